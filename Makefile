@@ -1,0 +1,30 @@
+# Everything a developer or CI runs. Each target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test lint check clean
+
+install: $(VENV)/.installed ## make .venv with all that development needs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install ## the whole walk on a synthetic data set: prepare, train, evaluate, export, run
+	$(BIN)/python -m matseg_trainer.demo demo
+
+test: install ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: install ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## what CI runs
+
+clean: ## remove what the targets made, not your data
+	rm -rf demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

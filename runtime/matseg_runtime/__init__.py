@@ -1,0 +1,1 @@
+"""Segment raw images and volumes with an exported model; needs no torch."""

@@ -1,0 +1,108 @@
+"""Every error a user can meet, in one tree; each class knows the exit code its command ends with.
+
+```
+MatsegError                1
+├── UsageError             2   what was asked for, or handed in, is wrong
+│   ├── ConfigError            a configuration, with all its problems
+│   ├── DatasetError           a data set's layout or content
+│   ├── ImageError             one image file
+│   └── ModelError             one model or checkpoint file
+│       └── MetadataError      its metadata document, with all its problems
+├── UnsupportedError       3   this machine or installation cannot do it
+│   ├── MissingExtraError      a package of an extra is not installed
+│   └── ProviderError          an execution provider cannot be had
+├── OutputError            1   results cannot be written
+└── ExportError            1   an export failed its own checks
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a document."""
+
+    where: str
+    """The place, as a dotted path: `tomography.v1.batch_size`."""
+    message: str
+    """What was expected and what was found, for a person."""
+    kind: str
+    """What a program can branch on: `missing`, `unknown_key`, `wrong_type`, ..."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class MatsegError(Exception):
+    """Base of all errors that MatSeg raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(MatsegError):
+    """What was asked for, or handed in, is wrong."""
+
+    exit_code = 2
+
+
+class _ProblemsError(UsageError):
+    """An error that carries every problem of a document at once."""
+
+    def __init__(self, summary: str, problems: Iterable[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join([summary, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class ConfigError(_ProblemsError):
+    """A configuration that cannot be used; `problems` lists everything wrong with it."""
+
+
+class DatasetError(UsageError):
+    """A data set whose layout or content cannot be used."""
+
+
+class ImageError(UsageError):
+    """One image file that cannot be read as what it should be; `path` names it."""
+
+    def __init__(self, path: Path | str, message: str) -> None:
+        self.path = Path(path)
+        super().__init__(f"{path}: {message}")
+
+
+class ModelError(UsageError):
+    """A model or checkpoint file that cannot be used."""
+
+
+class MetadataError(_ProblemsError, ModelError):
+    """A model's metadata document that cannot be used; `problems` lists everything wrong with it."""
+
+
+class UnsupportedError(MatsegError):
+    """This machine, or this installation, cannot do what was asked for."""
+
+    exit_code = 3
+
+
+class MissingExtraError(UnsupportedError):
+    """A package of one of the distribution's extras is not installed."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        self.extra = extra
+        super().__init__(f"{purpose} needs the extra `{extra}`: pip install 'matseg[{extra}]'")
+
+
+class ProviderError(UnsupportedError):
+    """An onnxruntime execution provider that cannot be had here."""
+
+
+class OutputError(MatsegError):
+    """Results cannot be written; nothing is left half written under its final name."""
+
+
+class ExportError(MatsegError):
+    """An export that failed its own checks; no file was written."""

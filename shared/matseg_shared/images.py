@@ -1,0 +1,249 @@
+"""Read micrographs exactly as they are stored, or say why not.
+
+TIFFs are read with tifffile, everything else with Pillow. What would change values on the way (Pillow opens
+16-bit colour PNGs as 8-bit without a word, tifffile hands out white-is-zero TIFFs inverted) is put right or refused.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.palette import Colour
+
+TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"}) | TIFF_SUFFIXES
+PIXEL_DTYPES = ("uint8", "uint16", "float32")
+"""The dtypes a model can take."""
+
+PixelArray = NDArray[Any]
+_ORIENTATION_TAG = 274
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredImage:
+    """One image as the file holds it."""
+
+    pixels: PixelArray
+    """(H, W) or (H, W, 3); for a palette image the indices. An alpha channel is dropped when it is opaque."""
+    palette: tuple[Colour, ...] | None = None
+    """RGB of each index of a palette image, else None."""
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that counts: `slice9` before `slice10`."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, everything else) directly in `folder`, each in natural order; hidden files are left out of both.
+
+    Raises:
+        UsageError: `folder` is not a folder that can be read.
+    """
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+    except OSError as error:
+        raise UsageError(f"{folder}: expected a folder of images: {error.strerror or error}") from error
+    entries = [path for path in entries if not path.name.startswith(".")]
+    images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    chosen = set(images)
+    return images, [path for path in entries if path not in chosen]
+
+
+def read_image(path: Path) -> PixelArray:
+    """The pixels of one image: (H, W) or (H, W, 3); uint8, uint16 or float32. A palette is applied.
+
+    Raises:
+        ImageError: the file cannot be read without loss, or holds something else than one image.
+    """
+    stored = read_stored(path)
+    pixels = stored.pixels
+    if stored.palette is not None:
+        pixels = np.asarray(stored.palette, dtype=np.uint8)[pixels]
+    if pixels.dtype.name not in PIXEL_DTYPES:
+        raise ImageError(
+            path,
+            f"expected pixels of {', '.join(PIXEL_DTYPES[:-1])} or {PIXEL_DTYPES[-1]}, found {pixels.dtype}; "
+            "convert it to one of these (the same way for every image of the set)",
+        )
+    if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
+        raise ImageError(path, "holds NaN or infinite pixels; replace them before segmenting")
+    return pixels
+
+
+def read_stored(path: Path) -> StoredImage:
+    """What the file holds, palette images as indices with their palette; used for label images.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    if not path.is_file():
+        raise ImageError(path, "there is no such file")
+    try:
+        stored = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _read_with_pillow(path)
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(path, "is too large for the memory of this machine") from error
+    except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
+        raise ImageError(path, _unreadable(path, error)) from error
+    if 0 in stored.pixels.shape:
+        raise ImageError(path, f"holds no pixels: its shape is {stored.pixels.shape}")
+    return stored
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if "imagecodecs" in str(error):
+        return f"its compression needs the extra `compressed-tiff`: pip install 'matseg[compressed-tiff]' ({error})"
+    return (
+        f"expected a readable {path.suffix.lower().lstrip('.')} image, found a damaged file or another format "
+        f"({str(error) or type(error).__name__}); save it again from its source"
+    )
+
+
+def _read_tiff(path: Path) -> StoredImage:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        if len(tiff.pages) != 1:
+            raise ImageError(
+                path,
+                f"expected one image, found a stack of {len(tiff.pages)} pages; run it as a stack by itself",
+            )
+        page = tiff.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        orientation = page.tags.get(_ORIENTATION_TAG)
+        _check_orientation(path, 1 if orientation is None else int(orientation.value))
+        pixels = page.asarray()
+        photometric = page.photometric
+        palette = None
+        if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+            palette = tuple((int(r), int(g), int(b)) for r, g, b in (page.colormap >> 8).T)
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
+            pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    if pixels.dtype.byteorder not in "=|":
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette)
+
+
+def _read_with_pillow(path: Path) -> StoredImage:
+    _refuse_16_bit_colour(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large images; its hard limit still holds
+        with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) != 1:
+                raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
+            image.load()
+            _check_orientation(path, int(image.getexif().get(_ORIENTATION_TAG, 1)))
+            if image.mode == "P":
+                return _palette_image(image)
+            if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "F"):
+                raise ImageError(path, f"expected a grey or RGB image, found the colour mode {image.mode!r}")
+            pixels = np.array(image.convert("L") if image.mode == "1" else image)
+    if pixels.dtype.byteorder not in "=|":
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    return StoredImage(pixels=_drop_alpha(path, pixels))
+
+
+def _palette_image(image: Image.Image) -> StoredImage:
+    flat = image.getpalette("RGB") or []
+    palette = [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+    indices = np.array(image)
+    palette += [(0, 0, 0)] * (int(indices.max(initial=0)) + 1 - len(palette))
+    return StoredImage(pixels=indices, palette=tuple(palette))
+
+
+def _refuse_16_bit_colour(path: Path) -> None:
+    """Pillow reads such PNGs as 8-bit; bit depth and colour type stand at bytes 24 and 25 (PNG, section 11.2.2)."""
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 and head[24] == 16 and head[25] != 0:
+        raise ImageError(
+            path, "is a PNG of 16 bits per colour channel, which would be read as 8 bits; save it as a TIFF"
+        )
+
+
+def _check_orientation(path: Path, orientation: int) -> None:
+    if orientation not in (0, 1):
+        raise ImageError(
+            path,
+            f"carries a rotation flag (orientation {orientation}), so its stored rows are not its upright rows; "
+            "save it upright without the flag",
+        )
+
+
+def _drop_alpha(path: Path, pixels: PixelArray) -> PixelArray:
+    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
+        alpha = pixels[..., -1]
+        opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
+        if (alpha != opaque).any():
+            raise ImageError(
+                path, "has transparent pixels, whose value nobody can know; save it without alpha"
+            )
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3):
+        return pixels
+    raise ImageError(path, f"expected a grey or RGB image, found pixels of shape {pixels.shape}")
+
+
+def is_grey(pixels: PixelArray) -> bool:
+    """Whether an image is grey: (H, W), or (H, W, 3) with three equal channels."""
+    return pixels.ndim == 2 or bool(
+        np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
+    )
+
+
+def to_channels(pixels: PixelArray, channels: Literal[1, 3], path: Path | str) -> PixelArray:
+    """The pixels as a model takes them, channels first.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+        channels: 1 or 3; three equal channels count as one grey channel, grey never as colour.
+        path: named in errors.
+
+    Returns:
+        (C, H, W), contiguous, dtype unchanged.
+
+    Raises:
+        ImageError: colour where grey is needed, or the other way round.
+    """
+    if channels == 1:
+        if not is_grey(pixels):
+            raise ImageError(path, "is a colour image; this model was trained on grey images (one channel)")
+        grey = pixels if pixels.ndim == 2 else pixels[..., 0]
+        return np.ascontiguousarray(grey[np.newaxis])
+    if pixels.ndim == 2:
+        raise ImageError(path, "is a grey image; this model was trained on colour images (three channels)")
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+
+
+def check_dtype(pixels: PixelArray, dtype: str, path: Path | str) -> None:
+    """Refuse pixels of another dtype than the model's.
+
+    Raises:
+        ImageError: naming both dtypes and the mapping that `matseg-run --window` offers.
+    """
+    if pixels.dtype.name != dtype:
+        low, high = int(np.floor(pixels.min())), int(np.ceil(pixels.max()))
+        raise ImageError(
+            path,
+            f"has {pixels.dtype} pixels, this model takes {dtype}; map them with --window LO,HI, the intensities "
+            f"that become the model's darkest and brightest (this image spans {low} to {high}), the same for a "
+            "whole volume",
+        )

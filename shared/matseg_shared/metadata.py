@@ -1,0 +1,277 @@
+"""The model contract: what an ONNX file says about itself, and how that is read and checked.
+
+The document is JSON under the key `matseg` of the file's `metadata_props`; the self-test's arrays stand under
+`matseg_self_test`. A few flat keys repeat what people look for in a graph viewer.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from matseg_shared.errors import MetadataError, Problem
+
+SCHEMA_VERSION = 1
+DOCUMENT_KEY = "matseg"
+SELF_TEST_KEY = "matseg_self_test"
+INPUT_NAME = "image"
+LABELS_NAME = "labels"
+PROBABILITIES_NAME = "probabilities"
+MAX_DOCUMENT_BYTES = 1 << 20
+MAX_SELF_TEST_BYTES = 8 << 20
+
+Precision = Literal["fp32", "fp16", "int8"]
+PixelDtype = Literal["uint8", "uint16", "float32"]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class ClassInfo(_Document):
+    """One class of the segmentation."""
+
+    index: int = Field(ge=0, le=254)
+    """The value in label arrays and output images."""
+    name: str = Field(min_length=1)
+    colour: tuple[Byte, Byte, Byte]
+    """RGB in palettes and overlays."""
+    label_value: int | tuple[Byte, Byte, Byte]
+    """What stood for it in the training label images: a grey value, a palette index or an RGB colour."""
+
+
+class Histogram(_Document):
+    """Intensities of the training images, for drift warnings."""
+
+    low: float
+    """Left edge of the first bin, in the data's own units."""
+    high: float
+    """Right edge of the last bin."""
+    counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Pixels per bin of equal width."""
+
+
+class InputInfo(_Document):
+    """What the input `image` (N, C, H, W) takes."""
+
+    channels: Literal[1, 3]
+    dtype: PixelDtype
+    mean: tuple[float, ...]
+    """Per channel over the training set, in the data's own units; subtracted inside the graph."""
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    """Per channel over the training set; divided by inside the graph."""
+    histogram: Histogram
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> InputInfo:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} values, one per channel")
+        return self
+
+
+class TilingInfo(_Document):
+    """How an image may be cut into tiles."""
+
+    stride: int = Field(ge=1, le=256)
+    """H and W must be multiples of it, and tiles start at multiples of it; pixels."""
+    halo: int = Field(ge=0, le=4096)
+    """Outputs this near a cut edge are dropped; measured at export; a multiple of `stride`; pixels."""
+
+    @model_validator(mode="after")
+    def _halo_on_the_grid(self) -> TilingInfo:
+        if self.halo % self.stride:
+            raise ValueError(f"the halo {self.halo} is not a multiple of the stride {self.stride}")
+        return self
+
+
+class TrainingInfo(_Document):
+    """Where the weights come from."""
+
+    dataset: str
+    version: str
+    network: str
+    config: dict[str, Any]
+    """The full set of hyperparameters."""
+    epoch: int = Field(ge=1)
+    """The best epoch by validation mean IoU, counted from 1."""
+    metrics: dict[str, Any]
+    """Validation metrics of that epoch."""
+    fingerprint: str
+    """SHA-256 over the training and validation images and label arrays."""
+    seed: int
+    packages: dict[str, str]
+    """Versions of matseg, torch, numpy and python."""
+
+
+class ParityInfo(_Document):
+    """How the exported graph compared with the torch network, on this many inputs of several sizes."""
+
+    cases: int = Field(ge=1)
+    pixels: int = Field(ge=1)
+    max_probability_difference: float
+    label_mismatches: int = Field(ge=0)
+    """Pixels whose label differs although their two best classes are not tied within rounding: always 0."""
+    label_ties: int = Field(ge=0)
+    """Pixels whose label differs because their two best probabilities are equal within rounding."""
+
+
+class ExportInfo(_Document):
+    """How the graph was made."""
+
+    precision: Precision
+    opset: int
+    parity: ParityInfo
+    calibration: dict[str, Any] | None = None
+    """For int8: method and calibration data; None otherwise."""
+    packages: dict[str, str]
+    """Versions of matseg, torch, onnx and onnxruntime."""
+
+
+class PixelSize(_Document):
+    """Edge length of a pixel, if known."""
+
+    value: float = Field(gt=0)
+    unit: str = Field(min_length=1)
+
+
+class ModelMetadata(_Document):
+    """The whole document of one model file."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    """`<dataset>_<version>`, as in `saved/`."""
+    classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
+    input: InputInfo
+    tiling: TilingInfo
+    training: TrainingInfo
+    export: ExportInfo
+    pixel_size: PixelSize | None = None
+
+    @model_validator(mode="after")
+    def _classes_in_order(self) -> ModelMetadata:
+        found = [item.index for item in self.classes]
+        if found != list(range(len(found))):
+            raise ValueError(f"class indices must be 0 to {len(found) - 1} in order, found {found}")
+        return self
+
+    @property
+    def colours(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB per class, by index."""
+        return tuple(item.colour for item in self.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SelfTest:
+    """A small real input and what the network made of it at export."""
+
+    image: NDArray[Any]
+    """(N, C, H, W) in the model's own dtype."""
+    labels: NDArray[np.uint8]
+    """(N, H, W) class indices."""
+    margin: NDArray[np.float32]
+    """(N, H, W) best minus second best probability: where it is nearly 0, rounding may decide the label."""
+
+
+def encode(metadata: ModelMetadata, self_test: SelfTest) -> dict[str, str]:
+    """The `metadata_props` of a model file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, image=self_test.image, labels=self_test.labels, margin=self_test.margin.astype(np.float16)
+    )
+    return {
+        DOCUMENT_KEY: metadata.model_dump_json(),
+        SELF_TEST_KEY: base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "matseg_schema_version": str(SCHEMA_VERSION),
+        "matseg_name": metadata.name,
+        "matseg_network": metadata.training.network,
+        "matseg_classes": ", ".join(item.name for item in metadata.classes),
+        "matseg_precision": metadata.export.precision,
+    }
+
+
+def decode(properties: Mapping[str, str], source: str) -> ModelMetadata:
+    """Read and check the document.
+
+    Args:
+        properties: the file's `metadata_props`.
+        source: the file, named in errors.
+
+    Raises:
+        MetadataError: not a MatSeg model, an unknown schema version, or a bad document; lists every problem.
+    """
+    text = properties.get(DOCUMENT_KEY)
+    if text is None:
+        raise MetadataError(
+            f"{source}: expected a model written by matseg-export, found an ONNX file without its metadata "
+            f"(key {DOCUMENT_KEY!r}); export the checkpoint again"
+        )
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise MetadataError(f"{source}: its metadata are larger than {MAX_DOCUMENT_BYTES} bytes")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MetadataError(f"{source}: its metadata are not JSON: {error}") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise MetadataError(
+            f"{source}: its metadata have schema version {version!r}, this version of matseg reads "
+            f"{SCHEMA_VERSION}; update matseg, or export the model again"
+        )
+    try:
+        return ModelMetadata.model_validate(document)
+    except ValidationError as error:
+        raise MetadataError(f"{source}: its metadata are not valid", problems_of(error)) from error
+
+
+def decode_self_test(properties: Mapping[str, str], metadata: ModelMetadata, source: str) -> SelfTest:
+    """Read the self-test that travels with a model.
+
+    Raises:
+        MetadataError: it is missing, damaged, or does not fit the model.
+    """
+    text = properties.get(SELF_TEST_KEY, "")
+    if not text or len(text) > MAX_SELF_TEST_BYTES:
+        raise MetadataError(f"{source}: its self-test is missing or oversized; export the model again")
+    try:
+        with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
+            test = SelfTest(
+                image=arrays["image"], labels=arrays["labels"], margin=arrays["margin"].astype(np.float32)
+            )
+    except Exception as error:  # numpy's zip and header readers raise many kinds for damaged data
+        raise MetadataError(
+            f"{source}: its self-test is damaged ({error}); export the model again"
+        ) from error
+    shape = test.image.shape
+    fits = (
+        test.image.ndim == 4
+        and test.image.dtype.name == metadata.input.dtype
+        and shape[1] == metadata.input.channels
+        and shape[2] % metadata.tiling.stride == shape[3] % metadata.tiling.stride == 0
+        and test.labels.dtype == np.uint8
+        and test.labels.shape == test.margin.shape == (shape[0], *shape[2:])
+        and test.labels.size > 0
+    )
+    if not fits:
+        raise MetadataError(f"{source}: its self-test does not fit the model; export the model again")
+    return test
+
+
+def problems_of(error: ValidationError) -> tuple[Problem, ...]:
+    """Every problem of a pydantic error, with its place."""
+    return tuple(
+        Problem(
+            where=".".join(str(part) for part in item["loc"]),
+            message=item["msg"].removeprefix("Value error, "),
+            kind=item["type"],
+        )
+        for item in error.errors(include_url=False, include_context=False)
+    )

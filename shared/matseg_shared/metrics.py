@@ -1,0 +1,74 @@
+"""The user guide's figures, all from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ConfusionMatrix = NDArray[np.int64]
+"""(K, K) pixel counts: row = labelled class, column = predicted class."""
+
+
+def confusion_matrix(
+    labels: NDArray[np.integer], predictions: NDArray[np.integer], n_class: int
+) -> ConfusionMatrix:
+    """Count each (labelled, predicted) pair of two arrays of one shape with values below `n_class`."""
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
+    pairs = labels.astype(np.int64).ravel() * n_class + predictions.ravel()
+    return np.bincount(pairs, minlength=n_class * n_class).reshape(n_class, n_class).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentationMetrics:
+    """Figures between 0 and 1; NaN where a class is in neither labels nor predictions."""
+
+    iou: tuple[float, ...]
+    """Intersection over union (Jaccard index) per class."""
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+    """Per class; the Dice coefficient."""
+    accuracy: float
+    """Share of pixels with the right class (global accuracy)."""
+    mean_iou: float
+    """Mean over the classes that occur."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON: NaN becomes None."""
+        return {
+            "accuracy": _or_none(self.accuracy),
+            "mean_iou": _or_none(self.mean_iou),
+            **{
+                name: [_or_none(value) for value in getattr(self, name)]
+                for name in ("iou", "precision", "recall", "f1")
+            },
+        }
+
+
+def segmentation_metrics(matrix: ConfusionMatrix) -> SegmentationMetrics:
+    """All figures of a (K, K) confusion matrix."""
+    hit = np.diag(matrix).astype(np.float64)
+    labelled = matrix.sum(axis=1)
+    predicted = matrix.sum(axis=0)
+    iou = _ratio(hit, labelled + predicted - hit)
+    return SegmentationMetrics(
+        iou=tuple(iou.tolist()),
+        precision=tuple(_ratio(hit, predicted).tolist()),
+        recall=tuple(_ratio(hit, labelled).tolist()),
+        f1=tuple(_ratio(2 * hit, labelled + predicted).tolist()),
+        accuracy=float(hit.sum() / matrix.sum()) if matrix.sum() else float("nan"),
+        mean_iou=float(np.nanmean(iou)) if not np.isnan(iou).all() else float("nan"),
+    )
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.number]) -> NDArray[np.float64]:
+    ratio: NDArray[np.float64] = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

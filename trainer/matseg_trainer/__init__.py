@@ -1,0 +1,1 @@
+"""Prepare data, train, evaluate and export (needs the `train` extra)."""

@@ -1,0 +1,206 @@
+"""Named hyperparameter versions, as the user guide has them, read from a workspace's `config.toml`.
+
+```toml
+[tomography.default]        # the data set's own
+n_class = 2
+size = [852, 852]
+
+[tomography.v7]             # one version: what differs from the defaults
+model = "unet"
+epoch = 4
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from matseg_shared.errors import ConfigError, Problem
+from matseg_shared.metadata import problems_of
+
+CONFIG_NAME = "config.toml"
+DEFAULT_VERSION = "default"
+
+Network = Literal["unet", "segnet", "pixelnet"]
+Optimizer = Literal["Adam", "SGD"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Schedule = Literal["plateau", "cosine", "polynomial"]
+Pixels = Annotated[int, Field(ge=1)]
+
+
+class VersionConfig(BaseModel):
+    """All hyperparameters of one version; the first block is the user guide's, with its defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    model: Network
+    """The network; upper and lower case are the same."""
+    n_class: int = Field(ge=2, le=255)
+    size: tuple[Pixels, Pixels] | None = None
+    """(H, W) in pixels that every image has; None: any size."""
+    batch_size: int = Field(default=4, ge=1)
+    optimizer: Optimizer = "Adam"
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate at the start."""
+    epoch: int = Field(default=40, ge=1)
+    aug: bool = False
+    """Augment training images: flips, quarter turns, small rotations and scalings."""
+    shuffle: bool = False
+    """Visit the training images in a new random order each epoch."""
+    patience: int = Field(default=0, ge=0)
+    """Epochs without a better validation loss after which the learning rate falls to a tenth; 0: `epoch`."""
+    balance: bool = False
+    """Weight each class's loss by the reciprocal of its share of the training pixels."""
+
+    width: int | None = Field(default=None, ge=1, le=1024)
+    """Channels of the network's first level; None: the paper's 64."""
+    crop: int | None = Field(default=None, ge=16)
+    """Train on random square crops of this edge in pixels; None: whole images."""
+    repeat: int = Field(default=1, ge=1)
+    """Crops taken of each training image per epoch."""
+    samples: int = Field(default=2048, ge=1)
+    """PixelNet: training pixels sampled per image."""
+    schedule: Schedule = "plateau"
+    """`plateau` is the guide's (see `patience`); `cosine` and `polynomial` fall to zero at the last epoch."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """L2 penalty on the weights."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
+    precision: Precision = "auto"
+    """Of training; `auto`: bf16 or fp16 where the device is faster with it."""
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _one_number_is_square(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value, value)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("lr", "weight_decay", "momentum", mode="before")
+    @classmethod
+    def _whole_numbers_are_numbers(cls, value: object) -> object:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @property
+    def effective_patience(self) -> int:
+        """`patience`, or the number of epochs when it is 0 (the guide's default: never)."""
+        return self.patience or self.epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All data sets and versions of one `config.toml`, each checked."""
+
+    source: Path
+    versions: Mapping[str, Mapping[str, VersionConfig]]
+    """Data set name -> version name -> hyperparameters."""
+
+    def version(self, dataset: str, version: str) -> VersionConfig:
+        """The hyperparameters of one version.
+
+        Raises:
+            ConfigError: no such data set or version; names the nearest.
+        """
+        if dataset not in self.versions:
+            raise ConfigError(
+                f"{self.source}: has no data set {dataset!r}; {_choices(dataset, self.versions)}; "
+                f"add a table [{dataset}.{version}]"
+            )
+        versions = self.versions[dataset]
+        if version not in versions:
+            raise ConfigError(
+                f"{self.source}: data set {dataset!r} has no version {version!r}; {_choices(version, versions)}"
+            )
+        return versions[version]
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a `config.toml`.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or anything in it is wrong; lists every problem.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: expected the workspace's configuration there, found nothing; run the command in the folder "
+            "that holds config.toml and data/, or name it with --workspace"
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    return parse_config(document, path)
+
+
+def parse_config(document: Mapping[str, Any], source: Path) -> Config:
+    """Check a document of tables `[dataset.version]`.
+
+    Raises:
+        ConfigError: lists every problem, each with its place.
+    """
+    problems: list[Problem] = []
+    versions: dict[str, dict[str, VersionConfig]] = {}
+    for dataset, tables in document.items():
+        if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+            problems.append(
+                Problem(
+                    where=dataset,
+                    message=f"expected tables [{dataset}.default], [{dataset}.v1], ..., found a value",
+                    kind="not_a_table",
+                )
+            )
+            continue
+        defaults = tables.get(DEFAULT_VERSION, {})
+        named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
+        if not named:
+            problems += _check({"model": "unet", **defaults}, f"{dataset}.{DEFAULT_VERSION}")[1]
+        versions[dataset] = {}
+        for name, table in named.items():
+            config, found = _check({**defaults, **table}, f"{dataset}.{name}")
+            problems += found
+            if config is not None:
+                versions[dataset][name] = config
+    if problems:
+        raise ConfigError(f"{source}: {len(problems)} problem(s) to mend", problems)
+    return Config(source=source, versions=versions)
+
+
+def _check(table: Mapping[str, Any], where: str) -> tuple[VersionConfig | None, list[Problem]]:
+    try:
+        return VersionConfig.model_validate(dict(table)), []
+    except ValidationError as error:
+        return None, [_explain(problem, table, where) for problem in problems_of(error)]
+
+
+def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
+    key = problem.where.split(".")[0]
+    place = f"{where}.{key}" if key else where
+    if problem.kind == "extra_forbidden":
+        return Problem(
+            where=place,
+            message=f"unknown key; {_choices(key, VersionConfig.model_fields)}",
+            kind="unknown_key",
+        )
+    if problem.kind == "missing":
+        return Problem(where=place, message="is missing and has no default", kind="missing")
+    message = problem.message[:1].lower() + problem.message[1:]
+    return Problem(where=place, message=f"{message}, found {table.get(key)!r}", kind=problem.kind)
+
+
+def _choices(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    listing = ", ".join(known) or "none"
+    return f"did you mean {near[0]!r}? (known: {listing})" if near else f"known: {listing}"

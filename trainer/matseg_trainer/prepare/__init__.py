@@ -1,0 +1,1 @@
+"""Labelled images in, a data set that training accepts out."""
