@@ -1,0 +1,291 @@
+"""A data set on disk: which image belongs to which label image and which label array.
+
+```
+data/<name>/classes.toml                        written by `matseg-prep labels`, yours to edit
+data/<name>/{train,validate,test}/images/       micrographs
+                                 /labels/       label images: <image stem> or <image stem>_L, any suffix
+                                 /labels_npy/   <image stem>.npy: (H, W) uint8 class indices
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matseg_shared.errors import DatasetError
+from matseg_shared.images import list_images
+from matseg_shared.metadata import ClassInfo
+from numpy.typing import NDArray
+
+from matseg_trainer.classes import CLASSES_NAME, read_classes
+
+SPLITS = ("train", "validate", "test")
+LABEL_MARK = "_L"
+"""What a label image's stem may have behind the image's."""
+_PUBLISHED = {
+    "tomography": "the published set is to be had under doi 10.18126/M2RM08 and doi 10.18126/M2W93J"
+}
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One image with its label array."""
+
+    stem: str
+    image: Path
+    array: Path
+    """`labels_npy/<image stem>.npy`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledPair:
+    """One image with its label image."""
+
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Which images and label images of a split belong together, and which are alone; natural order."""
+
+    pairs: tuple[LabelledPair, ...]
+    images_alone: tuple[Path, ...]
+    labels_alone: tuple[Path, ...]
+    repeated: tuple[str, ...]
+    """What is there more than once, each in words that name the files."""
+    others: tuple[Path, ...]
+    """Files and folders among the images or labels that are no images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One folder of `data/`."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """The data set in the folder `path`.
+
+        Raises:
+            DatasetError: there is no such folder, or it has none of the splits; shows the layout expected.
+        """
+        if path.is_dir() and any((path / split).is_dir() for split in SPLITS):
+            return cls(path)
+        found = "found a folder without any of them" if path.is_dir() else "found no such folder"
+        raise DatasetError(
+            f"{path}: expected a data set, {found}{_near(path)}\n{_layout(path)}{_published(path)}"
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.resolve().name
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of train, validate and test that are there."""
+        return tuple(split for split in SPLITS if (self.root / split).is_dir())
+
+    @property
+    def classes_path(self) -> Path:
+        """`classes.toml`."""
+        return self.root / CLASSES_NAME
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The class table in the order of the indices.
+
+        Raises:
+            DatasetError: it is missing or wrong; lists every problem.
+        """
+        return read_classes(self.classes_path)
+
+    def folder(self, split: str, kind: str) -> Path:
+        """The folder of a split's `images`, `labels` or `labels_npy`.
+
+        Raises:
+            DatasetError: the data set has no such split; names those it has.
+        """
+        if not (self.root / split).is_dir():
+            raise DatasetError(
+                f"{self.root / split}: expected the folder of the split {split!r}, found none; "
+                f"{self.name} has {', '.join(self.splits)}\n{_layout(self.root)}"
+            )
+        return self.root / split / kind
+
+    def images(self, split: str) -> tuple[Path, ...]:
+        """The images of a split in natural order.
+
+        Raises:
+            DatasetError: the folder is missing or holds no image, or two images share a stem.
+        """
+        folder = self.folder(split, "images")
+        images = list_images(folder)[0] if folder.is_dir() else []
+        if not images:
+            found = "none in it" if folder.is_dir() else "no such folder"
+            raise DatasetError(f"{folder}: expected the images of the split {split!r}, found {found}")
+        repeated = _repeated_stems(images)
+        if repeated:
+            raise DatasetError(
+                f"{folder}: expected one image per stem, found {'; '.join(repeated)}; rename or remove one of each"
+            )
+        return tuple(images)
+
+    def array_path(self, image: Path) -> Path:
+        """Where the label array of an image of this data set is kept."""
+        return image.parent.parent / "labels_npy" / f"{image.stem}.npy"
+
+    def unlabelled(self, split: str) -> tuple[Path, ...]:
+        """The images of a split that have no label array."""
+        return tuple(image for image in self.images(split) if not self.array_path(image).is_file())
+
+    def samples(self, split: str) -> tuple[Sample, ...]:
+        """The images of a split with their label arrays, in natural order.
+
+        Raises:
+            DatasetError: an image has no array (names them), or see `images`.
+        """
+        missing = self.unlabelled(split)
+        if missing:
+            raise DatasetError(
+                f"{self.folder(split, 'labels_npy')}: expected a label array for every image, found none for "
+                f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} {split}`"
+            )
+        return tuple(
+            Sample(stem=image.stem, image=image, array=self.array_path(image)) for image in self.images(split)
+        )
+
+    def pairing(self, split: str) -> Pairing:
+        """Match the images of a split with its label images, whose stem is the image's or `<stem>_L`.
+
+        Raises:
+            DatasetError: see `images`; or the folder of label images is missing or empty.
+        """
+        images = self.images(split)
+        folder = self.folder(split, "labels")
+        labels, others = list_images(folder) if folder.is_dir() else ([], [])
+        if not labels:
+            found = "none in it" if folder.is_dir() else "no such folder"
+            raise DatasetError(f"{folder}: expected the label images of the split {split!r}, found {found}")
+        return _pair(images, labels, [*list_images(images[0].parent)[1], *others])
+
+    def fingerprint(self, splits: Sequence[str]) -> str:
+        """SHA-256 (hex) over names, image bytes and label arrays of these splits.
+
+        Raises:
+            DatasetError: see `samples`.
+        """
+        digest = hashlib.sha256()
+        for split in splits:
+            for sample in self.samples(split):
+                for path in (sample.image, sample.array):
+                    content = path.read_bytes()
+                    digest.update(f"{split}/{path.name}\0{len(content)}\0".encode())
+                    digest.update(content)
+        return digest.hexdigest()
+
+
+def load_array(path: Path, n_class: int) -> NDArray[np.uint8]:
+    """Read one label array: (H, W) uint8 class indices below `n_class`.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or holds something else; names the values found.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: there is no such label array; run `matseg-prep labels`") from error
+    except Exception as error:  # numpy raises many kinds for damaged files
+        raise DatasetError(
+            f"{path}: expected a NumPy array, found a damaged file or another format ({error}); "
+            "write it again with `matseg-prep labels --overwrite`"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise DatasetError(f"{path}: expected one NumPy array, found an archive of several")
+    if array.ndim != 2 or array.dtype.kind not in "iu" or array.size == 0:
+        raise DatasetError(
+            f"{path}: expected class indices of shape (H, W) and an integer dtype, found shape {array.shape} and "
+            f"dtype {array.dtype}; write it again with `matseg-prep labels --overwrite`"
+        )
+    if array.min() < 0 or array.max() >= n_class:
+        strays = [str(value) for value in np.unique(array) if not 0 <= value < n_class]
+        raise DatasetError(
+            f"{path}: expected class indices from 0 to {n_class - 1}, found {shorten(strays)} as well; "
+            "correct n_class, or write it again with `matseg-prep labels --overwrite`"
+        )
+    return array.astype(np.uint8, copy=False)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """A list for a message: the first ten, and how many more there are."""
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest
+
+
+def _repeated_stems(paths: Iterable[Path]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(path.stem, []).append(path.name)
+    return [" and ".join(names) for names in groups.values() if len(names) > 1]
+
+
+def _pair(images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path]) -> Pairing:
+    stems = {image.stem for image in images}
+    by_stem: dict[str, list[Path]] = {}
+    for label in labels:
+        bare = label.stem.removesuffix(LABEL_MARK)
+        stem = label.stem if label.stem in stems or bare not in stems else bare
+        by_stem.setdefault(stem, []).append(label)
+    repeated = [
+        f"{image.name} has several label images ({', '.join(label.name for label in by_stem[image.stem])})"
+        for image in images
+        if len(by_stem.get(image.stem, ())) > 1
+    ]
+    return Pairing(
+        pairs=tuple(
+            LabelledPair(image=image, label=by_stem[image.stem][0])
+            for image in images
+            if image.stem in by_stem
+        ),
+        images_alone=tuple(image for image in images if image.stem not in by_stem),
+        labels_alone=tuple(label for stem, group in by_stem.items() if stem not in stems for label in group),
+        repeated=tuple(repeated),
+        others=tuple(others),
+    )
+
+
+def _near(path: Path) -> str:
+    try:
+        known = sorted(folder.name for folder in path.parent.iterdir() if (folder / "train").is_dir())
+    except OSError:
+        return ""
+    known = [name for name in known if name != path.name]
+    if not known:
+        return ""
+    near = difflib.get_close_matches(path.name, known, n=1)
+    listing = f"data sets there: {shorten(known)}"
+    return f"; did you mean {near[0]!r}? ({listing})" if near else f"; {listing}"
+
+
+def _layout(path: Path) -> str:
+    return (
+        "expected layout:\n"
+        f"  {path}/train/images/     a.png  b.png  ...\n"
+        f"  {path}/train/labels/     a.png or a_L.png, ...\n"
+        f"  {path}/validate/...      the same\n"
+        f"  {path}/test/...          the same\n"
+        "then run `matseg-prep labels` to make labels_npy/"
+    )
+
+
+def _published(path: Path) -> str:
+    note = _PUBLISHED.get(path.name)
+    return f"\n{note}" if note else ""

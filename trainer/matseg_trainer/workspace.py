@@ -1,0 +1,125 @@
+"""The folder that holds `config.toml` and `data/`, and where results go in it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from matseg_shared.errors import DatasetError, UsageError
+
+from matseg_trainer.config import CONFIG_NAME, DEFAULT_VERSION, Config, load_config
+from matseg_trainer.dataset import Dataset
+
+WORKSPACE_VARIABLE = "MATSEG_WORKSPACE"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders of one project, named as the user guide names them."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, option: Path | None = None) -> Workspace:
+        """The folder named on the command line, else by MATSEG_WORKSPACE, else the current one.
+
+        Raises:
+            UsageError: it is not a folder.
+        """
+        variable = os.environ.get(WORKSPACE_VARIABLE)
+        root = option or (Path(variable) if variable else Path())
+        if not root.is_dir():
+            source = "--workspace" if option else WORKSPACE_VARIABLE
+            raise UsageError(
+                f"{root}: expected the workspace folder that {source} names, found none; "
+                f"name the folder that holds {CONFIG_NAME} and data/"
+            )
+        return cls(root)
+
+    @property
+    def config_path(self) -> Path:
+        """`config.toml`."""
+        return self.root / CONFIG_NAME
+
+    @property
+    def data(self) -> Path:
+        """The data sets, one folder each."""
+        return self.root / "data"
+
+    @property
+    def saved(self) -> Path:
+        """The checkpoints."""
+        return self.root / "saved"
+
+    @property
+    def log(self) -> Path:
+        """The metrics per epoch."""
+        return self.root / "log"
+
+    @property
+    def plots(self) -> Path:
+        """The curves."""
+        return self.root / "plots"
+
+    def config(self) -> Config:
+        """`config.toml`, checked.
+
+        Raises:
+            ConfigError: see `load_config`.
+        """
+        return load_config(self.config_path)
+
+    def dataset_root(self, name: str) -> Path:
+        """Where a data set of that name is, or would be.
+
+        Raises:
+            DatasetError: `name` cannot be the name of a folder in `data/`.
+        """
+        if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\:"):
+            raise DatasetError(
+                f"{name!r}: expected the name of a data set, that is of a folder in {self.data}"
+            )
+        return self.data / name
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set `data/<name>`.
+
+        Raises:
+            DatasetError: there is none; see `Dataset.open`.
+        """
+        return Dataset.open(self.dataset_root(name))
+
+    def n_class(self, name: str) -> int:
+        """The number of classes that `config.toml` gives for a data set.
+
+        Raises:
+            ConfigError: the configuration is missing or wrong.
+            DatasetError: it gives none, or several, for this data set.
+        """
+        config = self.config()
+        if name in config.versions and not config.versions[name]:
+            document = tomllib.loads(self.config_path.read_text(encoding="utf-8"))
+            numbers = {int(document[name][DEFAULT_VERSION]["n_class"])}  # checked by load_config
+        else:
+            numbers = {version.n_class for version in config.versions.get(name, {}).values()}
+        if len(numbers) == 1:
+            return numbers.pop()
+        found = f"its versions differ ({sorted(numbers)})" if numbers else "found none"
+        raise DatasetError(
+            f"{self.config_path}: expected the number of classes of {name!r}, {found}; add a table "
+            f"[{name}.default] with n_class, or give the number with --classes"
+        )
+
+
+def workspace_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--workspace`; the command's argument `workspace` (Path or None) goes to `Workspace.find`."""
+    return click.option(
+        "--workspace",
+        type=click.Path(path_type=Path),
+        help=f"The folder that holds {CONFIG_NAME} and data/ (default: ${WORKSPACE_VARIABLE}, else here).",
+    )(command)
