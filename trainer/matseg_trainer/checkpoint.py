@@ -1,0 +1,161 @@
+"""Checkpoints: weights and everything needed to know what they are, loadable without executing anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from matseg_shared.errors import ModelError, Problem
+from matseg_shared.files import atomic_write
+from matseg_shared.metadata import ClassInfo, InputInfo, TrainingInfo, problems_of
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.networks import build_network
+from matseg_trainer.networks.base import SegmentationNetwork
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """The best epoch of one training."""
+
+    weights: Mapping[str, torch.Tensor]
+    training: TrainingInfo
+    classes: tuple[ClassInfo, ...]
+    input: InputInfo
+
+    @property
+    def config(self) -> VersionConfig:
+        """The hyperparameters it was trained with."""
+        return VersionConfig.model_validate(self.training.config)
+
+    def network(self) -> SegmentationNetwork:
+        """The trained network in evaluation mode."""
+        network = build_network(
+            self.training.network,
+            in_channels=self.input.channels,
+            n_class=len(self.classes),
+            width=self.config.width,
+        )
+        network.load_state_dict(dict(self.weights))
+        return network.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    save_tensors(
+        path,
+        {
+            "matseg_checkpoint": FORMAT,
+            "weights": dict(checkpoint.weights),
+            "training": checkpoint.training.model_dump(mode="json"),
+            "classes": [item.model_dump(mode="json") for item in checkpoint.classes],
+            "input": checkpoint.input.model_dump(mode="json"),
+        },
+    )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ModelError: the file is missing, damaged, not ours, or its weights do not fit its configuration.
+    """
+    document = load_tensors(path)
+    if document.get("matseg_checkpoint") != FORMAT:
+        raise ModelError(f"{path}: expected a checkpoint written by matseg-train, found something else")
+    try:
+        checkpoint = Checkpoint(
+            weights=document["weights"],
+            training=TrainingInfo.model_validate(document["training"]),
+            classes=tuple(ClassInfo.model_validate(item) for item in document["classes"]),
+            input=InputInfo.model_validate(document["input"]),
+        )
+        checkpoint.network()
+    except ValidationError as error:
+        listing = "; ".join(str(problem) for problem in problems_of(error))
+        raise ModelError(
+            f"{path}: its description is not valid ({listing}); train this version again"
+        ) from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"{path}: its weights do not fit its description ({error}); train this version again"
+        ) from error
+    return checkpoint
+
+
+def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> None:
+    """Refuse a checkpoint that was trained with other hyperparameters than the version has now.
+
+    Raises:
+        ModelError: lists every difference.
+    """
+    differences = config_differences(checkpoint.training.config, config)
+    if differences:
+        listing = "\n".join(f"  - {problem}" for problem in differences)
+        raise ModelError(
+            f"{path}: was trained with other hyperparameters than config.toml now gives for "
+            f"{checkpoint.training.dataset} {checkpoint.training.version}:\n{listing}\n"
+            "restore them, give the new ones another version name, or train again with --overwrite"
+        )
+
+
+def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> list[Problem]:
+    """Every hyperparameter that differs between a trained version and the configuration."""
+    now = config.model_dump(mode="json")
+    return [
+        Problem(where=key, message=f"trained with {trained.get(key)!r}, now {now.get(key)!r}", kind="changed")
+        for key in sorted({*trained, *now})
+        if trained.get(key) != now.get(key)
+    ]
+
+
+def save_tensors(path: Path, document: Mapping[str, Any]) -> None:
+    """Write tensors and plain values such that `weights_only=True` reads them."""
+    with atomic_write(path) as stream:
+        torch.save(dict(document), stream)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read what `save_tensors` wrote; nothing in the file is executed.
+
+    Raises:
+        ModelError: missing, damaged, or with content that is not tensors and plain values.
+    """
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path}: there is no such checkpoint; train this version first (matseg-train)"
+        ) from error
+    except Exception as error:  # torch, zipfile and pickle raise many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{path}: expected a checkpoint written by matseg-train, found a damaged or foreign file ({reason})"
+        ) from error
+    if not isinstance(document, dict):
+        raise ModelError(f"{path}: expected a checkpoint written by matseg-train, found something else")
+    return document
+
+
+def package_versions(*extra: str) -> dict[str, str]:
+    """Versions of python, matseg, torch and numpy, and of the distributions named."""
+    return {
+        "python": platform.python_version(),
+        "matseg": importlib.metadata.version("matseg"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        **{name: importlib.metadata.version(name) for name in extra},
+    }

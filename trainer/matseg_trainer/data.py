@@ -1,0 +1,255 @@
+"""Training samples in memory: what the networks see, and the statistics that go into the model.
+
+Every random choice comes from a generator seeded with (seed, epoch, position), so that an epoch is the same after
+an interruption, on one process or on several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matseg_shared.errors import DatasetError
+from matseg_shared.images import PixelArray, is_grey, read_image, to_channels
+from matseg_shared.metadata import Histogram, InputInfo
+from matseg_shared.tiling import padded_length
+from matseg_trainer.augment import random_view
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.dataset import Sample, load_array
+
+IGNORED = 255
+"""Label of pixels that count neither in the loss nor in a metric (padding)."""
+CACHE_BYTES = 4 << 30
+"""Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
+HISTOGRAM_BINS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledImage:
+    """One decoded sample."""
+
+    stem: str
+    pixels: PixelArray
+    """(C, H, W) in the data's own dtype."""
+    labels: NDArray[np.uint8]
+    """(H, W) class indices."""
+
+
+class LabelledImages(Sequence[LabelledImage]):
+    """The samples of one split, decoded on demand and kept while memory allows."""
+
+    def __init__(self, samples: Sequence[Sample], *, channels: Literal[1, 3], n_class: int) -> None:
+        self._samples = tuple(samples)
+        self._channels = channels
+        self._n_class = n_class
+        self._cache: dict[int, LabelledImage] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self._cache:
+            return self._cache[index]
+        sample = self._samples[index]
+        pixels = to_channels(read_image(sample.image), self._channels, sample.image)
+        labels = load_array(sample.array, self._n_class)
+        if pixels.shape[1:] != labels.shape:
+            raise DatasetError(
+                f"{sample.array}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "
+                f"{sample.image.name}, found {labels.shape[0]} x {labels.shape[1]}; run matseg-prep labels again"
+            )
+        image = LabelledImage(stem=sample.stem, pixels=pixels, labels=labels)
+        size = pixels.nbytes + labels.nbytes
+        if self._cached_bytes + size <= CACHE_BYTES:
+            self._cache[index] = image
+            self._cached_bytes += size
+        return image
+
+
+def detect_channels(samples: Sequence[Sample]) -> Literal[1, 3]:
+    """1 when every image is grey (stored so, or with three equal channels), 3 when every image is colour.
+
+    Raises:
+        DatasetError: some are grey, some colour, or the dtypes differ; names one of each.
+    """
+    kinds: dict[tuple[str, str], Sample] = {}
+    for sample in samples:
+        pixels = read_image(sample.image)
+        kinds.setdefault(("grey" if is_grey(pixels) else "colour", pixels.dtype.name), sample)
+    if len(kinds) != 1:
+        examples = ", ".join(
+            f"{sample.image.name}: {kind} {dtype}" for (kind, dtype), sample in kinds.items()
+        )
+        raise DatasetError(
+            f"{samples[0].image.parent}: expected images of one kind, found several ({examples}); "
+            "convert them to the same colour mode and dtype"
+        )
+    return 1 if next(iter(kinds))[0] == "grey" else 3
+
+
+def check_sizes(samples: Sequence[Sample], images: LabelledImages, config: VersionConfig) -> None:
+    """Refuse images whose size is not the version's `size`, or that cannot be batched.
+
+    Raises:
+        DatasetError: naming the images.
+    """
+    shapes = [images[index].labels.shape for index in range(len(images))]
+    expected = config.size
+    if expected is not None:
+        wrong = [
+            f"{s.image.name} ({h} x {w})"
+            for s, (h, w) in zip(samples, shapes, strict=True)
+            if (h, w) != expected
+        ]
+        if wrong:
+            raise DatasetError(
+                f"{samples[0].image.parent}: expected images of {expected[0]} x {expected[1]} pixels (`size` of this "
+                f"version), found {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}; change `size` in "
+                "config.toml, or leave it out to accept any"
+            )
+    elif config.crop is None and len(set(shapes)) > 1 and config.batch_size > 1:
+        raise DatasetError(
+            f"{samples[0].image.parent}: the images differ in size, so whole images cannot form a batch; set `crop` "
+            "or `batch_size = 1` for this version in config.toml"
+        )
+
+
+def input_statistics(images: LabelledImages) -> InputInfo:
+    """Mean, standard deviation and histogram of a training set, in the data's own units.
+
+    One fixed normalisation for every image: with statistics per image a tile would differ from the whole.
+    """
+    first: PixelArray = images[0].pixels
+    channels = first.shape[0]
+    low = min(float(image.pixels.min()) for image in images)
+    high = max(float(image.pixels.max()) for image in images)
+    edges = (low, high) if high > low else (low, low + 1.0)
+    total = np.zeros(channels)
+    squares = np.zeros(channels)
+    counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
+    pixels = 0
+    for image in images:
+        values = image.pixels.reshape(channels, -1).astype(np.float64)
+        total += values.sum(axis=1)
+        squares += np.square(values).sum(axis=1)
+        counts += np.histogram(values, bins=HISTOGRAM_BINS, range=edges)[0]
+        pixels += values.shape[1]
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return InputInfo(
+        channels=1 if channels == 1 else 3,
+        dtype=first.dtype.name,  # type: ignore[arg-type]  # read_image lets no other dtype pass
+        mean=tuple(mean.tolist()),
+        std=tuple(np.where(std > 0, std, 1.0).tolist()),
+        histogram=Histogram(low=edges[0], high=edges[1], counts=tuple(counts.tolist())),
+    )
+
+
+def class_shares(images: LabelledImages, n_class: int) -> NDArray[np.float64]:
+    """(K,) share of each class among all labelled pixels of a split."""
+    counts = sum(np.bincount(image.labels.ravel(), minlength=n_class) for image in images)
+    shares: NDArray[np.float64] = counts / np.sum(counts)
+    return shares
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """What one optimiser step sees of one process."""
+
+    images: Tensor
+    """(N, C, H, W) in the data's own dtype, except that augmented ones are float32."""
+    labels: Tensor
+    """(N, H, W) int64, `IGNORED` where padded."""
+    pixels: Tensor
+    """(N, P) int64 flat indices of sampled pixels, none of them padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """Which image each step of each epoch sees, and how."""
+
+    config: VersionConfig
+    seed: int
+    n_images: int
+    stride: int
+
+    def steps(self) -> list[list[int]]:
+        """Batches of positions in one epoch; position p shows image `order[p % n_images]`."""
+        positions = list(range(self.n_images * self.config.repeat))
+        return [
+            positions[start : start + self.config.batch_size]
+            for start in range(0, len(positions), self.config.batch_size)
+        ]
+
+    def image_of(self, epoch: int, position: int) -> int:
+        """The image at a position: natural order, or a new random order each pass with `shuffle`."""
+        visit, index = divmod(position, self.n_images)
+        if not self.config.shuffle:
+            return index
+        order = np.random.default_rng([self.seed, epoch, visit]).permutation(self.n_images)
+        return int(order[index])
+
+
+def load_batch(images: LabelledImages, plan: EpochPlan, epoch: int, positions: Sequence[int]) -> Batch:
+    """Cut, augment and pad the samples of one step."""
+    views = []
+    for position in positions:
+        image: LabelledImage = images[plan.image_of(epoch, position)]
+        rng = np.random.default_rng([plan.seed, epoch, position, 1])
+        pixels, labels = random_view(
+            image.pixels, image.labels, rng, crop=plan.config.crop, augment=plan.config.aug
+        )
+        views.append((*_pad(pixels, labels, plan), rng))
+    height, width = (max(view[1].shape[axis] for view in views) for axis in (0, 1))
+    if any(view[1].shape != (height, width) for view in views):
+        raise DatasetError(
+            "images of one batch differ in size (quarter turns of `aug` do that to images that are not square); "
+            "set `crop` or `batch_size = 1` for this version in config.toml"
+        )
+    return Batch(
+        images=torch.from_numpy(np.stack([view[0] for view in views])),
+        labels=torch.from_numpy(np.stack([view[1] for view in views]).astype(np.int64)),
+        pixels=torch.from_numpy(
+            np.stack([_sample_pixels(view[1], plan.config.samples, view[2]) for view in views])
+        ),
+    )
+
+
+def _pad(
+    pixels: PixelArray, labels: NDArray[np.uint8], plan: EpochPlan
+) -> tuple[PixelArray, NDArray[np.uint8]]:
+    """Reflect to multiples of the stride, and up to the crop where the image is smaller; padding is not learned."""
+    height, width = (
+        padded_length(max(length, plan.config.crop or 0), plan.stride) for length in labels.shape
+    )
+    below, right = height - labels.shape[0], width - labels.shape[1]
+    if below == right == 0:
+        return pixels, labels
+    return (
+        np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="reflect"),
+        np.pad(labels, ((0, below), (0, right)), constant_values=IGNORED),
+    )
+
+
+def _sample_pixels(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    known = np.flatnonzero(labels != IGNORED)
+    return rng.choice(known, size=count, replace=len(known) < count).astype(np.int64)
+
+
+def prefetched(load: Callable[[int], Batch], steps: int, *, depth: int = 2) -> Iterator[Batch]:
+    """`load(0)`, `load(1)`, ... in order, a few ahead in a thread of their own."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="matseg-data") as pool:
+        waiting = [pool.submit(load, step) for step in range(min(depth, steps))]
+        for step in range(steps):
+            batch = waiting.pop(0).result()
+            if step + depth < steps:
+                waiting.append(pool.submit(load, step + depth))
+            yield batch

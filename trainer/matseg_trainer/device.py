@@ -1,0 +1,81 @@
+"""Which device and precision to train with, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from matseg_shared.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeChoice:
+    """A device and a precision, with the reason for each."""
+
+    device: torch.device
+    device_reason: str
+    autocast: torch.dtype | None
+    """The dtype of mixed precision; None: everything in fp32."""
+    precision_reason: str
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        names = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names[self.autocast]
+
+
+def choose_compute(*, gpu: bool, precision: str, local_rank: int = 0) -> ComputeChoice:
+    """Resolve `--gpu` and the hyperparameter `precision` for this machine.
+
+    Args:
+        gpu: use a GPU should one be available, as the user guide says.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        local_rank: this process among those on the machine; picks the GPU.
+
+    Raises:
+        UnsupportedError: fp16 was demanded where there is none.
+    """
+    if gpu and torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        reason = torch.cuda.get_device_name(device)
+    else:
+        device = torch.device("cpu")
+        reason = f"no GPU: {why_no_cuda()}" if gpu else "as asked (no --gpu)"
+    autocast, why = _choose_precision(device, precision)
+    return ComputeChoice(device=device, device_reason=reason, autocast=autocast, precision_reason=why)
+
+
+def why_no_cuda() -> str:
+    """In words, what keeps torch from using CUDA here."""
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) is built without CUDA; install a CUDA build of torch"
+    return "torch finds no usable CUDA device or driver; see nvidia-smi"
+
+
+def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype | None, str]:
+    if precision == "fp32":
+        return None, "as configured"
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported()
+        if precision == "fp16" or (precision == "auto" and not bf16):
+            return torch.float16, "as configured" if precision == "fp16" else "this GPU has no bf16"
+        return torch.bfloat16, "as configured" if precision == "bf16" else "this GPU has bf16"
+    if precision == "fp16":
+        raise UnsupportedError(
+            "precision fp16 needs a GPU; set `precision` to auto, bf16 or fp32 in config.toml"
+        )
+    if precision == "bf16":
+        return torch.bfloat16, "as configured"
+    if _cpu_multiplies_bf16():
+        return torch.bfloat16, "this CPU multiplies bf16 natively"
+    return None, "this CPU has no native bf16, which would be slower than fp32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(probe() for probe in probes if probe is not None)

@@ -1,0 +1,73 @@
+"""Dense predictions with a torch network, in tiles whose memory is bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matseg_shared.images import PixelArray
+from matseg_shared.metadata import InputInfo
+from matseg_shared.tiling import pad_to_stride, plan_tiles, smallest_tile
+from matseg_trainer.halo import measure_halo
+from matseg_trainer.networks.base import SegmentationNetwork, normalise
+
+TILE_BYTES = 3 << 30
+"""Memory that the largest activations of one tile may take, about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TorchPredictor:
+    """A network with its normalisation: raw pixels in, labels and probabilities out."""
+
+    network: SegmentationNetwork
+    input: InputInfo
+    device: torch.device
+    halo: int
+    """Pixels; see `measure_halo`."""
+
+    @classmethod
+    def of(cls, network: SegmentationNetwork, input_info: InputInfo, device: torch.device) -> TorchPredictor:
+        """With the halo of this network measured."""
+        halo = measure_halo(network, input_info.channels)
+        return cls(network=network, input=input_info, device=device, halo=halo)
+
+    @property
+    def tile(self) -> int:
+        """Edge of the largest square tile that the memory bound allows, in pixels."""
+        edge = int((TILE_BYTES / (4 * self.network.peak_channels)) ** 0.5)
+        return max(
+            edge // self.network.stride * self.network.stride, smallest_tile(self.halo, self.network.stride)
+        )
+
+    @torch.inference_mode()
+    def logits(self, pixels: PixelArray) -> NDArray[np.float32]:
+        """Dense logits of one image.
+
+        Args:
+            pixels: (C, H, W) raw, in the data's own dtype.
+
+        Returns:
+            (K, H, W), the same as untiled.
+        """
+        stride = self.network.stride
+        shape = (pixels.shape[1], pixels.shape[2])
+        padded = np.moveaxis(pad_to_stride(np.moveaxis(pixels, 0, -1), stride), -1, 0)
+        result: NDArray[np.float32] | None = None
+        for tile in plan_tiles(shape, (self.tile, self.tile), halo=self.halo, stride=stride):
+            window = np.ascontiguousarray(padded[(slice(None), *tile.read.slices())])
+            part = self._run(window)[(slice(None), *tile.write.relative_to(tile.read).slices())]
+            if result is None:
+                result = np.empty((part.shape[0], *shape), dtype=np.float32)
+            result[(slice(None), *tile.write.slices())] = part
+        assert result is not None
+        return result
+
+    def _run(self, window: NDArray[Any]) -> NDArray[np.float32]:
+        images = torch.from_numpy(window[np.newaxis]).to(self.device)
+        logits = self.network(normalise(images, self.input.mean, self.input.std))
+        array: NDArray[np.float32] = logits[0].float().cpu().numpy()
+        return array

@@ -1,0 +1,81 @@
+"""What all networks have in common, and the blocks they share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class SegmentationNetwork(nn.Module):
+    """Maps a normalised image (N, C, H, W) float to logits (N, K, H, W); H and W are multiples of `stride`."""
+
+    stride: ClassVar[int]
+    """Pixels; a shift of the input by it is the same shift of the output."""
+
+    peak_channels: int
+    """Full-resolution channels alive at once at inference, about; for planning memory."""
+
+    def initialise(self) -> None:
+        """He initialisation for every convolution (He et al. 2015, arXiv:1502.01852)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def loss_inputs(self, images: Tensor, labels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and labels that the training loss compares; a network may look at fewer pixels than all.
+
+        Args:
+            images: (N, C, H, W) normalised.
+            labels: (N, H, W) int64.
+            pixels: (N, P) int64 flat indices of randomly sampled pixels, for networks that train on samples.
+
+        Returns:
+            (N, K, ...) logits and (N, ...) labels.
+        """
+        del pixels
+        return self(images), labels
+
+
+def conv_block(channels: Sequence[int], *, bias: bool) -> nn.Sequential:
+    """3 x 3 convolutions, each with batch norm (Ioffe and Szegedy 2015) and ReLU: `channels[0]` in, the rest out."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(channels):
+        layers += [
+            nn.Conv2d(before, after, kernel_size=3, padding=1, bias=bias),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def vgg16_blocks(in_channels: int, width: int) -> nn.ModuleList:
+    """The thirteen convolutions of VGG-16 with batch norm, as five blocks before each pooling.
+
+    Simonyan and Zisserman 2015 (arXiv:1409.1556), configuration D.
+    """
+    widths = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+    depths = [2, 2, 3, 3, 3]
+    before = [in_channels, *widths[:-1]]
+    return nn.ModuleList(
+        conv_block([first, *[after] * depth], bias=True)
+        for first, after, depth in zip(before, widths, depths, strict=True)
+    )
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable weights."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Raw pixels (N, C, H, W) of any dtype to float32 with the training set's mean 0 and deviation 1 per channel."""
+    shape = (1, len(mean), 1, 1)
+    offset = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
+    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    return (images.to(torch.float32) - offset) / scale

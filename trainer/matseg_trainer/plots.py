@@ -1,0 +1,112 @@
+"""Pictures of a training and of an evaluation."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from matseg_shared.files import atomic_write
+from matseg_shared.metadata import ClassInfo
+from matseg_shared.metrics import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from matseg_trainer.train import EpochRecord
+
+_TRAIN = "#0072b2"
+_VALIDATE = "#d55e00"
+
+
+def plot_training(
+    path: Path, title: str, records: Sequence[EpochRecord], classes: Sequence[ClassInfo]
+) -> None:
+    """Loss, accuracy, IoU and learning rate per epoch, as PNG.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    epochs = [record.epoch for record in records]
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    loss, accuracy, iou, rate = figure.subplots(2, 2).ravel()
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        for split, colour in (("train", _TRAIN), ("validate", _VALIDATE)):
+            values = [getattr(getattr(record, split), name) for record in records]
+            axes.plot(epochs, values, color=colour, marker=".", label=split)
+        axes.legend(frameon=False)
+    loss.set_ylabel("cross-entropy (nats)")
+    loss.set_yscale("log")
+    accuracy.set_ylabel("global accuracy")
+    best = max(records, key=lambda record: record.validate.mean_iou)
+    for item in classes:
+        values = [record.validate.iou[item.index] for record in records]
+        iou.plot(epochs, [np.nan if v is None else v for v in values], marker=".", lw=1, label=item.name)
+    iou.plot(epochs, [r.train.mean_iou for r in records], color=_TRAIN, ls=":", label="mean, train")
+    iou.plot(epochs, [r.validate.mean_iou for r in records], color="black", lw=2, label="mean")
+    iou.axvline(best.epoch, color="grey", lw=0.8, ls="--")
+    iou.annotate(
+        f"best {best.validate.mean_iou:.4f}\nin epoch {best.epoch}",
+        (best.epoch, iou.get_ylim()[0]),
+        xytext=(4, 4),
+        textcoords="offset points",
+        color="grey",
+        ha="left" if best.epoch < 0.8 * max(epochs) else "right",
+    )
+    iou.set_ylabel("validation IoU")
+    iou.legend(frameon=False, fontsize="small")
+    rate.plot(epochs, [record.lr for record in records], color="black", marker=".")
+    rate.set_ylabel("learning rate")
+    rate.set_yscale("log")
+    for axes in (loss, accuracy, iou, rate):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Sequence[ClassInfo]) -> None:
+    """The confusion matrix, each row as shares of the labelled class, with pixel counts, as PNG.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    names = [item.name for item in classes]
+    rows = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
+    size = 2.5 + 0.9 * len(names)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(
+            column,
+            row,
+            f"{share:.2%}\n{matrix[row, column]:,}",
+            ha="center",
+            va="center",
+            fontsize="small",
+            color="white" if share < 0.5 else "black",
+        )
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("labelled")
+    axes.set_title(title, fontsize="medium")
+    figure.colorbar(picture, ax=axes, label="share of the labelled class")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    with atomic_write(path) as stream:
+        stream.write(buffer.getvalue())

@@ -1,0 +1,405 @@
+"""Train one version: epochs of steps, a validation after each, the best epoch kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from matseg_shared.errors import DatasetError, ModelError, UsageError
+from matseg_shared.files import write_text
+from matseg_shared.metadata import InputInfo, TrainingInfo
+from matseg_shared.metrics import segmentation_metrics
+from matseg_trainer.checkpoint import (
+    Checkpoint,
+    config_differences,
+    load_tensors,
+    package_versions,
+    save_checkpoint,
+    save_tensors,
+)
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.data import (
+    IGNORED,
+    Batch,
+    EpochPlan,
+    LabelledImage,
+    LabelledImages,
+    check_sizes,
+    class_shares,
+    detect_channels,
+    input_statistics,
+    load_batch,
+    prefetched,
+)
+from matseg_trainer.dataset import Dataset
+from matseg_trainer.device import ComputeChoice
+from matseg_trainer.distributed import World
+from matseg_trainer.inference import TorchPredictor
+from matseg_trainer.networks import build_network
+from matseg_trainer.schedule import LearningRate
+from matseg_trainer.training_step import RunningScore, Stepper, weighted_cross_entropy
+from matseg_trainer.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitScore:
+    """What one split scored in one epoch."""
+
+    loss: float
+    accuracy: float
+    mean_iou: float
+    iou: tuple[float | None, ...]
+    """Per class; None where a class occurs neither in the labels nor in the predictions."""
+
+    @classmethod
+    def of(cls, score: RunningScore) -> SplitScore:
+        """From summed counts."""
+        metrics = segmentation_metrics(score.matrix)
+        iou = tuple(None if math.isnan(value) else value for value in metrics.iou)
+        return cls(loss=score.loss, accuracy=metrics.accuracy, mean_iou=metrics.mean_iou, iou=iou)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One line of the log."""
+
+    epoch: int
+    """Counted from 1."""
+    lr: float
+    """Learning rate of its last step."""
+    train: SplitScore
+    """Of the augmented samples, while the weights were changing."""
+    validate: SplitScore
+    """Of whole validation images, in fp32, after the epoch."""
+    seconds: float
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> EpochRecord:
+        """The inverse of `asdict`."""
+        splits = {
+            name: SplitScore(**{**values[name], "iou": tuple(values[name]["iou"])})
+            for name in ("train", "validate")
+        }
+        return cls(**{**values, **splits})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where a training of one version leaves its results."""
+
+    checkpoint: Path
+    resume: Path
+    """The state after the last finished epoch; removed when the training is complete."""
+    log: Path
+    plot: Path
+
+    @classmethod
+    def of(cls, workspace: Workspace, name: str) -> Outputs:
+        """The guide's folders, in a workspace."""
+        return cls(
+            checkpoint=workspace.saved / f"{name}.pth",
+            resume=workspace.saved / f"{name}.resume.pth",
+            log=workspace.log / f"{name}.jsonl",
+            plot=workspace.plots / f"{name}.png",
+        )
+
+    def prepare(self, *, resume: bool, overwrite: bool, save: bool) -> None:
+        """Refuse to lose an earlier result.
+
+        Raises:
+            UsageError: there is one and neither `resume` nor `overwrite` was given, or there is nothing to resume.
+        """
+        if resume and not self.resume.exists():
+            finished = f"; {self.checkpoint} is complete" if self.checkpoint.exists() else ""
+            raise UsageError(f"{self.resume}: there is no interrupted training to resume{finished}")
+        if resume:
+            return
+        wanted = (self.checkpoint, self.resume, self.log) if save else (self.log,)
+        existing = [path for path in wanted if path.exists()]
+        if existing and not overwrite:
+            hint = "--resume to go on with it, or --overwrite" if self.resume.exists() else "--overwrite"
+            raise UsageError(
+                f"{existing[0]}: an earlier result of this version exists; give {hint} to replace it"
+            )
+        for path in existing:
+            path.unlink()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """What `matseg-train` was asked for."""
+
+    workspace: Workspace
+    dataset: Dataset
+    version: str
+    config: VersionConfig
+    compute: ComputeChoice
+    seed: int
+    save: bool = True
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def name(self) -> str:
+        """`<dataset>_<version>`."""
+        return f"{self.dataset.name}_{self.version}"
+
+
+class Progress:
+    """What a training tells whoever watches; this one tells nobody."""
+
+    def start(self, job: TrainingJob, facts: dict[str, str]) -> None:
+        """Before the first epoch."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        """After each optimiser step."""
+
+    def validation(self, epoch: int, image: int, images: int) -> None:
+        """After each validation image."""
+
+    def epoch(self, records: Sequence[EpochRecord], best: int) -> None:
+        """After each epoch; `best` is the best epoch so far."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _State:
+    """What changes from epoch to epoch besides weights."""
+
+    records: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = 0
+    best_iou: float = -1.0
+
+
+def train(job: TrainingJob, world: World, progress: Progress) -> list[EpochRecord]:
+    """Train a version to its last epoch.
+
+    Returns:
+        One record per epoch.
+
+    Raises:
+        UsageError: the data, the configuration or earlier results stand in the way.
+    """
+    outputs = Outputs.of(job.workspace, job.name)
+    training = Training(job, world, outputs)
+    if world.is_main:
+        outputs.prepare(resume=job.resume, overwrite=job.overwrite, save=job.save)
+    world.barrier()
+    if job.resume:
+        training.restore()
+    if world.is_main:
+        progress.start(job, training.facts())
+    for epoch in range(len(training.state.records) + 1, job.config.epoch + 1):
+        training.run_epoch(epoch, progress)
+    if world.is_main and job.save:
+        outputs.resume.unlink(missing_ok=True)
+    return training.state.records
+
+
+class Training:
+    """The state of one training and the steps that change it."""
+
+    def __init__(self, job: TrainingJob, world: World, outputs: Outputs) -> None:
+        self.job, self.world, self.outputs = job, world, outputs
+        self.state = _State()
+        self.classes = job.dataset.classes
+        config = job.config
+        if len(self.classes) != config.n_class:
+            raise DatasetError(
+                f"{job.dataset.root}: its label arrays have {len(self.classes)} classes, the version's n_class is "
+                f"{config.n_class}; change config.toml, or run matseg-prep labels --classes {config.n_class} again"
+            )
+        samples = {split: job.dataset.samples(split) for split in ("train", "validate")}
+        channels = detect_channels([*samples["train"], *samples["validate"]])
+        self.train_images, self.validation_images = (
+            LabelledImages(samples[split], channels=channels, n_class=config.n_class)
+            for split in ("train", "validate")
+        )
+        check_sizes(samples["train"], self.train_images, config)
+        self.input: InputInfo = input_statistics(self.train_images)
+        self.fingerprint = job.dataset.fingerprint(("train", "validate"))
+        torch.manual_seed(job.seed)
+        network = build_network(
+            config.model, in_channels=channels, n_class=config.n_class, width=config.width
+        )
+        weights = self._class_weights() if config.balance else None
+        self.stepper = Stepper(network, config, self.input, job.compute, world, weights)
+        self.plan = EpochPlan(
+            config=config, seed=job.seed, n_images=len(self.train_images), stride=network.stride
+        )
+        self.rate = LearningRate(self.stepper.optimizer, config, len(self.plan.steps()))
+        self.predictor = TorchPredictor.of(network, self.input, job.compute.device)
+
+    def _class_weights(self) -> torch.Tensor:
+        """Reciprocal of each class's share, as the user guide balances; mean 1 over the classes that occur."""
+        shares = class_shares(self.train_images, self.job.config.n_class)
+        weights = np.divide(1.0, shares, out=np.zeros_like(shares), where=shares > 0)
+        return torch.from_numpy((weights / weights[weights > 0].mean()).astype(np.float32))
+
+    def facts(self) -> dict[str, str]:
+        """What a person wants to see before the first epoch."""
+        from matseg_trainer.networks.base import count_parameters
+
+        compute, config = self.job.compute, self.job.config
+        return {
+            "network": f"{config.model}, {count_parameters(self.stepper.network) / 1e6:.2f} M parameters",
+            "images": f"{len(self.train_images)} to train, {len(self.validation_images)} to validate, "
+            f"{self.input.channels} channel(s), {self.input.dtype}",
+            "device": f"{compute.device} ({compute.device_reason}), {self.world.size} process(es)",
+            "precision": f"{compute.precision} ({compute.precision_reason})",
+            "seed": str(self.job.seed),
+        }
+
+    def run_epoch(self, epoch: int, progress: Progress) -> None:
+        """One pass over the training samples, one validation, results written."""
+        started = time.monotonic()
+        trained = self._train_epoch(epoch, progress)
+        validated = self._validate(epoch, progress)
+        self.rate.after_epoch(validated.loss)
+        record = EpochRecord(
+            epoch=epoch,
+            lr=self.rate.now,
+            train=SplitScore.of(trained),
+            validate=SplitScore.of(validated),
+            seconds=time.monotonic() - started,
+        )
+        if not math.isfinite(record.train.loss):
+            raise UsageError(
+                f"training diverged in epoch {epoch}: the loss is {record.train.loss}; lower `lr` of "
+                f"{self.job.name} in config.toml (now {self.job.config.lr:g})"
+            )
+        self.state.records.append(record)
+        better = record.validate.mean_iou > self.state.best_iou
+        if better:
+            self.state.best_epoch, self.state.best_iou = epoch, record.validate.mean_iou
+        if self.world.is_main:
+            self._write(better)
+            progress.epoch(self.state.records, self.state.best_epoch)
+        self.world.barrier()
+
+    def _train_epoch(self, epoch: int, progress: Progress) -> RunningScore:
+        torch.manual_seed(hash_seed(self.job.seed, epoch, self.world.rank))
+        self.stepper.network.train()
+        score = RunningScore(n_class=self.job.config.n_class)
+        steps = self.plan.steps()
+
+        def load(step: int) -> Batch:
+            mine = self.world.share(steps[step])
+            # A process without a sample of its own still has to take part; what it looks at counts nothing
+            batch = load_batch(self.train_images, self.plan, epoch, mine or steps[step][:1])
+            if not mine:
+                batch.labels.fill_(IGNORED)
+            return batch
+
+        for step, batch in enumerate(prefetched(load, len(steps))):
+            self.rate.before_step((epoch - 1) * len(steps) + step)
+            self.stepper.step(batch, score)
+            if self.world.is_main:
+                progress.step(epoch, step + 1, len(steps), score.loss)
+        return score.gathered(self.world)
+
+    def _validate(self, epoch: int, progress: Progress) -> RunningScore:
+        self.stepper.network.eval()
+        score = RunningScore(n_class=self.job.config.n_class)
+        weights = None if self.stepper.weights is None else self.stepper.weights.cpu()
+        mine = self.world.share(list(range(len(self.validation_images))))
+        for count, index in enumerate(mine, start=1):
+            image: LabelledImage = self.validation_images[index]
+            logits = torch.from_numpy(self.predictor.logits(image.pixels)).unsqueeze(0)
+            labels = torch.from_numpy(image.labels.astype(np.int64)).unsqueeze(0)
+            loss, weight = weighted_cross_entropy(logits, labels, weights)
+            score.add(logits, labels, float(loss), float(weight))
+            if self.world.is_main:
+                progress.validation(epoch, count, len(mine))
+        return score.gathered(self.world)
+
+    def checkpoint(self) -> Checkpoint:
+        """The network as it is now, as the best epoch so far."""
+        job, best = self.job, self.state.records[-1]
+        return Checkpoint(
+            weights={
+                name: tensor.detach().cpu().contiguous().clone()
+                for name, tensor in self.stepper.network.state_dict().items()
+            },
+            training=TrainingInfo(
+                dataset=job.dataset.name,
+                version=job.version,
+                network=job.config.model,
+                config=job.config.model_dump(mode="json"),
+                epoch=best.epoch,
+                metrics=asdict(best.validate),
+                fingerprint=self.fingerprint,
+                seed=job.seed,
+                packages=package_versions(),
+            ),
+            classes=self.classes,
+            input=self.input,
+        )
+
+    def _write(self, better: bool) -> None:
+        from matseg_trainer.plots import plot_training
+
+        lines = [json.dumps(asdict(record)) for record in self.state.records]
+        write_text(self.outputs.log, "\n".join(lines) + "\n")
+        if self.job.save:
+            if better:
+                save_checkpoint(self.outputs.checkpoint, self.checkpoint())
+            save_tensors(self.outputs.resume, self._resume_state())
+        plot_training(self.outputs.plot, self.job.name, self.state.records, self.classes)
+
+    def _resume_state(self) -> dict[str, Any]:
+        return {
+            "matseg_resume": 1,
+            "config": self.job.config.model_dump(mode="json"),
+            "seed": self.job.seed,
+            "fingerprint": self.fingerprint,
+            "processes": self.world.size,
+            "network": self.stepper.network.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
+            "rate": self.rate.state(),
+            "records": [asdict(record) for record in self.state.records],
+            "best_epoch": self.state.best_epoch,
+            "best_iou": self.state.best_iou,
+        }
+
+    def restore(self) -> None:
+        """Go on after the last finished epoch of an interrupted training.
+
+        Raises:
+            ModelError: the state is damaged, or hyperparameters, seed or data have changed since.
+        """
+        path = self.outputs.resume
+        state = load_tensors(path)
+        if state.get("matseg_resume") != 1:
+            raise ModelError(f"{path}: expected the state of an interrupted training, found something else")
+        changed = [str(item) for item in config_differences(state["config"], self.job.config)]
+        if state["seed"] != self.job.seed:
+            changed.append(f"seed: was {state['seed']}, now {self.job.seed}")
+        if state["fingerprint"] != self.fingerprint:
+            changed.append("data: the training or validation images or labels have changed")
+        if state["processes"] != self.world.size:
+            changed.append(f"processes: was {state['processes']}, now {self.world.size}")
+        if changed:
+            raise ModelError(
+                f"{path}: the interrupted training cannot go on, since these have changed: {'; '.join(changed)}; "
+                "restore them, or start again with --overwrite"
+            )
+        self.stepper.network.load_state_dict(state["network"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        self.rate.restore(state["rate"])
+        self.state.records = [EpochRecord.from_json(values) for values in state["records"]]
+        self.state.best_epoch, self.state.best_iou = state["best_epoch"], state["best_iou"]
+
+
+def hash_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,130 @@
+"""One pass over a batch: forward, loss, backward, update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from matseg_shared.metadata import InputInfo
+from matseg_shared.metrics import ConfusionMatrix
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.data import IGNORED, Batch
+from matseg_trainer.device import ComputeChoice
+from matseg_trainer.distributed import World, synchronise_batch_norm
+from matseg_trainer.networks.base import SegmentationNetwork, normalise
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class RunningScore:
+    """Loss and confusion matrix of the pixels seen so far."""
+
+    n_class: int
+    loss_sum: float = 0.0
+    """Weighted cross-entropy, in nats."""
+    weight_sum: float = 0.0
+    matrix: ConfusionMatrix = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.matrix = np.zeros((self.n_class, self.n_class), dtype=np.int64)
+
+    def add(self, logits: Tensor, labels: Tensor, loss_sum: float, weight_sum: float) -> None:
+        """Count a batch: logits (N, K, ...), labels (N, ...)."""
+        self.loss_sum += loss_sum
+        self.weight_sum += weight_sum
+        known = labels != IGNORED
+        pairs = labels[known] * self.n_class + logits.argmax(dim=1)[known]
+        counts = torch.bincount(pairs, minlength=self.n_class**2).cpu().numpy()
+        self.matrix += counts.reshape(self.n_class, self.n_class)
+
+    def gathered(self, world: World) -> RunningScore:
+        """The sum over all processes."""
+        values = world.sum(np.concatenate([[self.loss_sum, self.weight_sum], self.matrix.ravel()]))
+        total = RunningScore(n_class=self.n_class, loss_sum=float(values[0]), weight_sum=float(values[1]))
+        total.matrix[:] = values[2:].reshape(self.n_class, self.n_class).astype(np.int64)
+        return total
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy over all pixels, weighted by class where the version balances."""
+        return self.loss_sum / self.weight_sum if self.weight_sum else float("nan")
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(sum of the weighted cross-entropy, sum of the weights) over all labelled pixels; both scalars."""
+    total = F.cross_entropy(logits.float(), labels, weight=weights, ignore_index=IGNORED, reduction="sum")
+    known = labels != IGNORED
+    if weights is None:
+        return total, known.sum().to(total.dtype)
+    return total, weights[labels[known]].sum()
+
+
+class _LossInputs(nn.Module):
+    """A network's training view as a module of its own, since DistributedDataParallel wraps `forward` only."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, labels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.loss_inputs(images, labels, pixels)
+
+
+class Stepper:
+    """A network with its optimiser on one device."""
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        config: VersionConfig,
+        input_info: InputInfo,
+        compute: ComputeChoice,
+        world: World,
+        class_weights: Tensor | None,
+    ) -> None:
+        self._compute = compute
+        self._world = world
+        self._input = input_info
+        self.weights = None if class_weights is None else class_weights.to(compute.device)
+        self.network = network.to(compute.device, memory_format=torch.channels_last)
+        self._module: nn.Module = _LossInputs(self.network)
+        if world.size > 1:
+            self._module = synchronise_batch_norm(self._module, compute.device)
+            self._module = DistributedDataParallel(self._module)
+        self.optimizer = _optimizer(self.network, config)
+        self.scaler = torch.amp.GradScaler(
+            compute.device.type, enabled=compute.autocast == torch.float16 and compute.device.type == "cuda"
+        )
+
+    def step(self, batch: Batch, score: RunningScore) -> None:
+        """Update the weights once and count the batch's pixels in `score`."""
+        device = self._compute.device
+        images = normalise(batch.images.to(device), self._input.mean, self._input.std)
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels, pixels = batch.labels.to(device), batch.pixels.to(device)
+        with torch.autocast(
+            device.type, dtype=self._compute.autocast, enabled=self._compute.autocast is not None
+        ):
+            logits, wanted = self._module(images, labels, pixels)
+        loss_sum, weight_sum = weighted_cross_entropy(logits, wanted, self.weights)
+        local = (float(loss_sum.detach()), float(weight_sum))
+        everywhere = float(self._world.sum(np.array([local[1]]))[0])
+        # DistributedDataParallel averages gradients over processes; the loss is the mean over the pixels of all
+        loss = loss_sum * (self._world.size / max(everywhere, 1e-12))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        score.add(logits.detach(), wanted, *local)
+
+
+def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "Adam":
+        return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
