@@ -14,11 +14,12 @@ epoch = 4
 from __future__ import annotations
 
 import difflib
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -38,7 +39,9 @@ Pixels = Annotated[int, Field(ge=1)]
 class VersionConfig(BaseModel):
     """All hyperparameters of one version; the first block is the user guide's, with its defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     model: Network
     """The network; upper and lower case are the same."""
@@ -75,24 +78,34 @@ class VersionConfig(BaseModel):
     """Of SGD."""
     precision: Precision = "auto"
     """Of training; `auto`: bf16 or fp16 where the device is faster with it."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     @field_validator("model", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _own_case(cls, value: object) -> object:
+        names = {"adam": "Adam", "sgd": "SGD"}
+        return names.get(value.lower(), value) if isinstance(value, str) else value
+
     @field_validator("size", mode="before")
     @classmethod
     def _one_number_is_square(cls, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
             return (value, value)
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
+            raise ValueError("expected [height, width] in pixels, or one number for square images")
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator("lr", "weight_decay", "momentum", mode="before")
     @classmethod
-    def _whole_numbers_are_numbers(cls, value: object) -> object:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    def _no_endless_numbers(cls, value: object) -> object:
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise ValueError("expected a number of ordinary size")
+        return value
 
     @property
     def effective_patience(self) -> int:
@@ -134,13 +147,14 @@ def load_config(path: Path) -> Config:
         ConfigError: the file is missing, is not TOML, or anything in it is wrong; lists every problem.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: expected the workspace's configuration there, found nothing; run the command in the folder "
             "that holds config.toml and data/, or name it with --workspace"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        # ValueError: broken UTF-8, broken TOML, or a whole number of more digits than Python reads
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     return parse_config(document, path)
 
@@ -152,37 +166,75 @@ def parse_config(document: Mapping[str, Any], source: Path) -> Config:
         ConfigError: lists every problem, each with its place.
     """
     problems: list[Problem] = []
-    versions: dict[str, dict[str, VersionConfig]] = {}
+    versions: dict[str, Mapping[str, VersionConfig]] = {}
     for dataset, tables in document.items():
-        if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-            problems.append(
-                Problem(
-                    where=dataset,
-                    message=f"expected tables [{dataset}.default], [{dataset}.v1], ..., found a value",
-                    kind="not_a_table",
-                )
-            )
-            continue
-        defaults = tables.get(DEFAULT_VERSION, {})
-        named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
-        if not named:
-            problems += _check({"model": "unet", **defaults}, f"{dataset}.{DEFAULT_VERSION}")[1]
-        versions[dataset] = {}
-        for name, table in named.items():
-            config, found = _check({**defaults, **table}, f"{dataset}.{name}")
-            problems += found
-            if config is not None:
-                versions[dataset][name] = config
+        found = _layout_problems(dataset, tables)
+        if not found:
+            versions[dataset], found = _check_dataset(dataset, tables)
+        problems += found
     if problems:
-        raise ConfigError(f"{source}: {len(problems)} problem(s) to mend", problems)
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(f"{source}: {count} to mend", problems)
     return Config(source=source, versions=versions)
+
+
+def _layout_problems(dataset: str, tables: object) -> list[Problem]:
+    """Names that cannot be file names, and keys that stand outside a version."""
+    if not isinstance(tables, dict):
+        message = f"expected tables [<data set>.default], [<data set>.v1], ..., found {_show(tables)}"
+        return [Problem(where=dataset, message=message, kind="not_a_table")]
+    problems = [] if _is_file_name(dataset) else [_bad_name(dataset)]
+    for name, table in tables.items():
+        place = f"{dataset}.{name}"
+        if not isinstance(table, dict):
+            message = f"stands outside a version; move it into [{dataset}.{DEFAULT_VERSION}]"
+            problems.append(Problem(where=place, message=message, kind="not_a_table"))
+        elif not _is_file_name(name):
+            problems.append(_bad_name(place))
+    return problems
+
+
+def _is_file_name(name: str) -> bool:
+    return name.isprintable() and name.strip(" .") == name != "" and not set(name) & set('/\\:*?"<>|')
+
+
+def _bad_name(where: str) -> Problem:
+    message = "the name is used for folders and files; use letters, digits, - and _"
+    return Problem(where=repr(where), message=message, kind="bad_name")
+
+
+def _check_dataset(
+    dataset: str, tables: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, VersionConfig], list[Problem]]:
+    """A mistake in the defaults is reported once, there, and not again for every version."""
+    defaults = tables.get(DEFAULT_VERSION, {})
+    named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
+    placeholders: dict[str, Any] = {"model": "unet"}
+    if any("n_class" in table for table in named.values()):
+        placeholders["n_class"] = 2
+    problems = _check({**placeholders, **defaults}, f"{dataset}.{DEFAULT_VERSION}")[1]
+    reported = {problem.where.rsplit(".", 1)[-1] for problem in problems}
+    versions: dict[str, VersionConfig] = {}
+    for name, table in named.items():
+        where = f"{dataset}.{name}"
+        config, found = _check({**defaults, **table}, where)
+        problems += [
+            problem
+            for problem in found
+            if (key := problem.where.removeprefix(f"{where}.")) in table or key not in reported
+        ]
+        if config is not None:
+            versions[name] = config
+    return versions, problems
 
 
 def _check(table: Mapping[str, Any], where: str) -> tuple[VersionConfig | None, list[Problem]]:
     try:
         return VersionConfig.model_validate(dict(table)), []
     except ValidationError as error:
-        return None, [_explain(problem, table, where) for problem in problems_of(error)]
+        # one problem per key: both numbers of a bad `size` are one mistake
+        found = [_explain(problem, table, where) for problem in problems_of(error)]
+        return None, list({problem.where: problem for problem in found}.values())
 
 
 def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
@@ -195,9 +247,29 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
             kind="unknown_key",
         )
     if problem.kind == "missing":
-        return Problem(where=place, message="is missing and has no default", kind="missing")
+        message = "is missing and has no default"
+        if key == "model":
+            message += f"; one of {', '.join(get_args(Network))}"
+        elif key == "n_class":
+            message += "; it is the number of classes, and two or more"
+        return Problem(where=place, message=message, kind="missing")
     message = problem.message[:1].lower() + problem.message[1:]
-    return Problem(where=place, message=f"{message}, found {table.get(key)!r}", kind=problem.kind)
+    near = (
+        difflib.get_close_matches(str(table.get(key)).lower(), get_args(Network), n=1)
+        if key == "model"
+        else []
+    )
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return Problem(where=place, message=f"{message}, found {_show(table.get(key))}{hint}", kind=problem.kind)
+
+
+def _show(value: object) -> str:
+    """As in the file, but short: Python refuses to print whole numbers of thousands of digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
+    return reprlib.repr(value)
 
 
 def _choices(name: str, known: Mapping[str, Any]) -> str:
