@@ -7,10 +7,11 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from matseg_shared.errors import DatasetError, Problem
 from matseg_shared.files import write_text
 from matseg_shared.metadata import ClassInfo, problems_of
-from pydantic import ValidationError
 
 CLASSES_NAME = "classes.toml"
 _KEYS = frozenset({"name", "colour", "label_value"})

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from matseg_shared.errors import DatasetError
 from matseg_shared.images import list_images
 from matseg_shared.metadata import ClassInfo
-from numpy.typing import NDArray
-
 from matseg_trainer.classes import CLASSES_NAME, read_classes
 
 SPLITS = ("train", "validate", "test")

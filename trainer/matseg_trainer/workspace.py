@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from matseg_shared.errors import DatasetError, UsageError
 
+from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.config import CONFIG_NAME, DEFAULT_VERSION, Config, load_config
 from matseg_trainer.dataset import Dataset
 
