@@ -29,9 +29,9 @@ import click
 from matseg_shared.command import debug_option
 from matseg_shared.errors import ConfigError, Problem, UsageError
 from matseg_shared.files import write_text
-from matseg_trainer.config import DEFAULT_VERSION, VersionConfig, parse_config
 from matseg_trainer.config_source import Settings, read_settings
 
+DEFAULT = "default"
 MAX_SOURCE_BYTES = 1 << 20
 RENAMED = {"class_num": "n_class"}
 DROPPED = {
@@ -72,6 +72,8 @@ def read_matseg_config(path: Path) -> ImportedConfig:
     Raises:
         ConfigError: as `import_config`.
     """
+    from matseg_trainer.config import parse_config  # pydantic and numpy: a quarter of a second
+
     tree = _parse(path)
     notes: list[str] = []
     try:
@@ -127,9 +129,9 @@ def _translate(settings: Settings, notes: list[str]) -> dict[str, dict[str, dict
                     f"{dataset}.{version}: its images stood in {root!r}; here they stand in data/{dataset}"
                 )
         _carry_patience(document[dataset], dataset, notes)
-        defaults = document[dataset].get(DEFAULT_VERSION)
+        defaults = document[dataset].get(DEFAULT)
         if defaults:
-            document[dataset][DEFAULT_VERSION] = _without_our_defaults(defaults)
+            document[dataset][DEFAULT] = _without_our_defaults(defaults)
     return document
 
 
@@ -139,7 +141,9 @@ def _translate_keys(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _carry_patience(versions: dict[str, dict[str, Any]], dataset: str, notes: list[str]) -> None:
     """There, `patience` was a plain number (by default the default's epochs); here 0 stands for a version's epochs."""
-    defaults = versions.get(DEFAULT_VERSION, {})
+    from matseg_trainer.config import VersionConfig
+
+    defaults = versions.get(DEFAULT, {})
     for name, table in versions.items():
         if table.get("patience") == 0:
             table["patience"] = 1
@@ -160,6 +164,8 @@ def _carry_patience(versions: dict[str, dict[str, Any]], dataset: str, notes: li
 
 def _without_our_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
     """What the user's own defaults change; of equal ones only those of the same type (1 is not true)."""
+    from matseg_trainer.config import VersionConfig
+
     ours = {name: field.default for name, field in VersionConfig.model_fields.items()}
     return {
         key: value
@@ -173,13 +179,13 @@ def _refuse_unwritable(document: Mapping[str, Mapping[str, Mapping[str, Any]]], 
     problems = [
         Problem(
             where=f"{dataset}.{version}.{key}",
-            message=f"None cannot undo the data set's default {versions[DEFAULT_VERSION][key]!r} here",
+            message=f"None cannot undo the data set's default {versions[DEFAULT][key]!r} here",
             kind="none",
         )
         for dataset, versions in document.items()
         for version, table in versions.items()
         for key, value in table.items()
-        if value is None and versions.get(DEFAULT_VERSION, {}).get(key) is not None
+        if value is None and versions.get(DEFAULT, {}).get(key) is not None
     ]
     if problems:
         raise ConfigError(f"{path}: has values that a config.toml cannot hold", problems)
