@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from matseg_shared.errors import ModelError, Problem
@@ -31,6 +32,8 @@ class Checkpoint:
     training: TrainingInfo
     classes: tuple[ClassInfo, ...]
     input: InputInfo
+    sample: NDArray[Any]
+    """(1, C, H, W) real pixels in the data's own dtype, with many classes; an exported model is tested on it."""
 
     @property
     def config(self) -> VersionConfig:
@@ -63,6 +66,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "training": checkpoint.training.model_dump(mode="json"),
             "classes": [item.model_dump(mode="json") for item in checkpoint.classes],
             "input": checkpoint.input.model_dump(mode="json"),
+            "sample": torch.from_numpy(np.ascontiguousarray(checkpoint.sample)),
         },
     )
 
@@ -82,6 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             training=TrainingInfo.model_validate(document["training"]),
             classes=tuple(ClassInfo.model_validate(item) for item in document["classes"]),
             input=InputInfo.model_validate(document["input"]),
+            sample=document["sample"].numpy(),
         )
         checkpoint.network()
     except ValidationError as error:

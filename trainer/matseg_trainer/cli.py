@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.command import EXIT_INTERRUPTED, console, debug_option
-from matseg_shared.errors import MissingExtraError
+from matseg_shared.command import EXIT_INTERRUPTED, console, debug_option, step_progress
+from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
-    from matseg_trainer.train import EpochRecord
+    from matseg_shared.metadata import Precision
+    from matseg_trainer.evaluate import Predictor
+    from matseg_trainer.train import EpochRecord, Outputs
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -96,10 +98,7 @@ def train_main(
     return None
 
 
-def _conclude(records: list[EpochRecord], outputs: object, *, saved: bool) -> None:
-    from matseg_trainer.train import Outputs
-
-    assert isinstance(outputs, Outputs)
+def _conclude(records: list[EpochRecord], outputs: Outputs, *, saved: bool) -> None:
     best = max(records, key=lambda record: record.validate.mean_iou)
     out = console()
     out.print(
@@ -109,3 +108,133 @@ def _conclude(records: list[EpochRecord], outputs: object, *, saved: bool) -> No
     if saved:
         out.print(f"  checkpoint {outputs.checkpoint}")
     out.print(f"  log        {outputs.log}\n  curves     {outputs.plot}")
+
+
+@click.command(context_settings=_CONTEXT)
+@click.argument("dataset")
+@click.argument("version")
+@click.option("--test-folder", default="test", show_default=True, help="The split to evaluate.")
+@click.option("--overlay", is_flag=True, help="Draw overlays that mark the wrong pixels.")
+@click.option("--gpu", is_flag=True, help="Use a GPU, should one be available.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Evaluate this exported ONNX file instead of the checkpoint.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@workspace_option
+@debug_option
+def evaluate_main(
+    dataset: str,
+    version: str,
+    test_folder: str,
+    overlay: bool,
+    gpu: bool,
+    model: Path | None,
+    as_json: bool,
+    workspace: Path | None,
+) -> None:
+    """Measure VERSION of DATASET on labelled images.
+
+    \b
+    Example: matseg-evaluate tomography v7 --overlay
+             matseg-evaluate tomography v7 --model tomography_v7.onnx
+
+    Overlays keep the label's colour where a pixel is right. Two classes: false positives green, false negatives
+    pink; more classes: wrong pixels pink.
+    """
+    place = Workspace.find(workspace)
+    data = place.dataset(dataset)
+    require_train_extra("matseg-evaluate")
+    from matseg_trainer.evaluate import EvaluationOutputs, evaluate
+    from matseg_trainer.report import print_evaluation
+
+    name = f"{dataset}_{version}"
+    if model is None:
+        predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
+    else:
+        predictor, network = _onnx_predictor(model, name, gpu=gpu)
+    folder = f"{version}_{network}" + ("_onnx" if model else "")
+    stem = f"{name}_{test_folder}" + ("_onnx" if model else "")
+    split_root = data.folder(test_folder, "predictions").parent
+    outputs = EvaluationOutputs(
+        predictions=split_root / "predictions" / folder,
+        overlays=split_root / "overlays" / folder if overlay else None,
+        metrics=place.log / f"{stem}.json",
+        confusion=place.plots / f"{stem}_confusion.png",
+    )
+    with step_progress("evaluating") as progress:
+        result = evaluate(data, test_folder, name, predictor, outputs, progress)
+    if as_json:
+        click.echo(outputs.metrics.read_text(encoding="utf-8"), nl=False)
+    else:
+        print_evaluation(result, outputs)
+
+
+def _checkpoint_predictor(
+    place: Workspace, dataset: str, version: str, *, gpu: bool
+) -> tuple[Predictor, str]:
+    from matseg_trainer.checkpoint import check_config, load_checkpoint
+    from matseg_trainer.device import choose_compute
+    from matseg_trainer.evaluate import Predictor
+
+    config = place.config().version(dataset, version)
+    path = place.saved / f"{dataset}_{version}.pth"
+    checkpoint = load_checkpoint(path)
+    check_config(path, checkpoint, config)
+    compute = choose_compute(gpu=gpu, precision="fp32")
+    if gpu and compute.device.type == "cpu":
+        click.secho(f"Warning: evaluating on the CPU: {compute.device_reason}", fg="yellow", err=True)
+    return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network
+
+
+@click.command(context_settings=_CONTEXT)
+@click.argument("dataset")
+@click.argument("version")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
+)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@workspace_option
+@debug_option
+def export_main(
+    dataset: str,
+    version: str,
+    output: Path | None,
+    precision: Precision,
+    overwrite: bool,
+    workspace: Path | None,
+) -> None:
+    """Export the best checkpoint of VERSION of DATASET to one self-describing ONNX file.
+
+    \b
+    Example: matseg-export tomography v7 -o tomography.onnx
+
+    The file is written only when the graph does what the torch network does.
+    """
+    place = Workspace.find(workspace)
+    config = place.config().version(dataset, version)
+    require_train_extra("matseg-export")
+    from matseg_trainer.checkpoint import check_config, load_checkpoint
+    from matseg_trainer.export import export_checkpoint
+
+    path = place.saved / f"{dataset}_{version}.pth"
+    target = output or place.saved / f"{dataset}_{version}.onnx"
+    if target.suffix != ".onnx":
+        raise UsageError(f"{target}: expected a file name that ends in .onnx")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
+    checkpoint = load_checkpoint(path)
+    check_config(path, checkpoint, config)
+    out = console()
+    with out.status(f"exporting {path.name}"):
+        result = export_checkpoint(checkpoint, target, precision=precision)
+    parity = result.metadata.export.parity
+    tiling = result.metadata.tiling
+    out.print(
+        f"{result.path}: {result.bytes / 1e6:.1f} MB, {precision}, opset {result.metadata.export.opset}\n"
+        f"  equal to torch on {parity.cases} inputs of {parity.pixels:,} pixels: probabilities within "
+        f"{parity.max_probability_difference:.1e}, {parity.label_mismatches} labels differ, {parity.label_ties} ties\n"
+        f"  tiles: stride {tiling.stride}, halo {tiling.halo} pixels (measured and confirmed)"
+    )

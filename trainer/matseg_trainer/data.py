@@ -160,6 +160,29 @@ def class_shares(images: LabelledImages, n_class: int) -> NDArray[np.float64]:
     return shares
 
 
+def representative_crop(
+    images: LabelledImages, stride: int, *, edge: int = 128, tries: int = 64
+) -> PixelArray:
+    """A small real input in which the classes are as evenly present as in any of `tries` random crops.
+
+    Returns:
+        (1, C, h, w) in the data's own dtype; h and w are multiples of `stride`, about `edge`.
+    """
+    rng = np.random.default_rng(0)
+    length = padded_length(edge, stride)
+    best: tuple[float, PixelArray] | None = None
+    for _ in range(tries):
+        image: LabelledImage = images[int(rng.integers(len(images)))]
+        pixels, labels = random_view(image.pixels, image.labels, rng, crop=length, augment=False)
+        shares = np.bincount(labels.ravel()) / labels.size
+        entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+        if best is None or entropy > best[0]:
+            best = (entropy, pixels)
+    assert best is not None
+    below, right = (padded_length(size, stride) - size for size in best[1].shape[1:])
+    return np.pad(best[1], ((0, 0), (0, below), (0, right)), mode="reflect")[np.newaxis]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
     """What one optimiser step sees of one process."""

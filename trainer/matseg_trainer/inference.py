@@ -66,6 +66,13 @@ class TorchPredictor:
         assert result is not None
         return result
 
+    def predict(self, pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
+        logits = torch.from_numpy(self.logits(pixels))
+        labels: NDArray[np.uint8] = logits.argmax(dim=0).to(torch.uint8).numpy()
+        probabilities: NDArray[np.float32] = torch.softmax(logits, dim=0).numpy()
+        return labels, probabilities
+
     def _run(self, window: NDArray[Any]) -> NDArray[np.float32]:
         images = torch.from_numpy(window[np.newaxis]).to(self.device)
         logits = self.network(normalise(images, self.input.mean, self.input.std))

@@ -38,6 +38,7 @@ from matseg_trainer.data import (
     input_statistics,
     load_batch,
     prefetched,
+    representative_crop,
 )
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import ComputeChoice
@@ -341,6 +342,7 @@ class Training:
             ),
             classes=self.classes,
             input=self.input,
+            sample=representative_crop(self.train_images, self.plan.stride),
         )
 
     def _write(self, better: bool) -> None:
