@@ -18,16 +18,31 @@ TEMPORARY_PREFIX = ".matseg-"
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder (so that a rename stays on one disk) that no reader takes for a result."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+    end = path.name[-40:]  # a name of the longest length that disks take leaves no room for a prefix
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{end}")
 
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` while writing `path` into an `OutputError` that says what to do."""
+    """Turn an `OSError` while writing `path` into an `OutputError` that says what to do.
+
+    A file that is missing elsewhere is an input's fault and passes through as it is.
+    """
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not _concerns(error, path):
+            raise
         raise OutputError(f"{path}: cannot be written: {_cause(error)}") from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether the error is of `path`, its folder, what lies in either, or of a folder above."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename)).absolute()
+    path = path.absolute()
+    return named.is_relative_to(path.parent) or path.is_relative_to(named)
 
 
 def _cause(error: OSError) -> str:
