@@ -115,6 +115,17 @@ class Workspace:
             f"[{name}.default] with n_class, or give the number with --classes"
         )
 
+    def n_class_of(self, dataset: Dataset) -> int:
+        """As `n_class`; where `config.toml` says nothing of the data set, what its `classes.toml` says.
+
+        Raises:
+            ConfigError, DatasetError: see `n_class` and `Dataset.classes`.
+        """
+        configured = self.config_path.exists() and dataset.name in self.config().versions
+        if not configured and dataset.classes_path.exists():
+            return len(dataset.classes)
+        return self.n_class(dataset.name)
+
 
 def workspace_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--workspace`; the command's argument `workspace` (Path or None) goes to `Workspace.find`."""

@@ -1,0 +1,180 @@
+"""Everything that is wrong with a data set, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.images import is_grey, read_image
+from matseg_shared.metadata import ClassInfo
+from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
+from matseg_trainer.prepare.label_images import scan_label
+
+_MOST_CLASSES = 255
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSummary:
+    """What one split holds."""
+
+    split: str
+    images: int
+    labels: int
+    """Label images that belong to an image."""
+    arrays: int
+    sizes: tuple[tuple[int, int], ...]
+    """(H, W) in pixels, each that occurs."""
+    dtypes: tuple[str, ...]
+    channels: tuple[int, ...]
+    """1 for grey, also when it is stored as RGB; 3 for colour."""
+    shares: tuple[float, ...]
+    """Of the labelled pixels, per class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """The outcome of a check."""
+
+    name: str
+    splits: tuple[SplitSummary, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def attempt(self, action: Callable[[], _T]) -> _T | None:
+        """The action's result; its error becomes a problem."""
+        try:
+            return action()
+        except (DatasetError, ImageError) as error:
+            self.problems.append(str(error))
+            return None
+
+
+def check_dataset(dataset: Dataset) -> CheckResult:
+    """Read every file of every split and list what is wrong; writes nothing."""
+    findings = _Findings()
+    classes = findings.attempt(lambda: dataset.classes)
+    rows = []
+    for split in SPLITS:
+        if split in dataset.splits:
+            rows.append(_check_split(dataset, split, classes, findings))
+        else:
+            findings.notes.append(f"{dataset.root / split}: there is no split {split!r}")
+    for what, values in (
+        ("dtype", {dtype for row in rows for dtype in row.dtypes}),
+        ("number of channels", {str(channels) for row in rows for channels in row.channels}),
+    ):
+        if len(values) > 1:
+            listing = ", ".join(sorted(values))
+            findings.problems.append(f"{dataset.root}: expected images of one {what}, found {listing}")
+    return CheckResult(
+        name=dataset.name, splits=tuple(rows), problems=tuple(findings.problems), notes=tuple(findings.notes)
+    )
+
+
+def _check_split(
+    dataset: Dataset, split: str, classes: tuple[ClassInfo, ...] | None, findings: _Findings
+) -> SplitSummary:
+    n_class = len(classes) if classes else _MOST_CLASSES
+    images = findings.attempt(lambda: dataset.images(split)) or ()
+    pairing = findings.attempt(lambda: dataset.pairing(split)) if images else None
+    labels = {} if pairing is None else {pair.image: pair.label for pair in pairing.pairs}
+    if pairing is not None:
+        _report_pairing(dataset, split, pairing, findings)
+    missing = [image.name for image in images if not dataset.array_path(image).is_file()]
+    if missing:
+        findings.problems.append(
+            f"{dataset.root / split}: no label array for {shorten(missing)}; run "
+            f"`matseg-prep labels {dataset.name} {split}`"
+        )
+    sizes: dict[tuple[int, int], None] = {}
+    dtypes: dict[str, None] = {}
+    channels: dict[int, None] = {}
+    counts = np.zeros(n_class, dtype=np.int64)
+    for image in images:
+        pixels = findings.attempt(lambda path=image: read_image(path))  # type: ignore[misc]
+        if pixels is None:
+            continue
+        shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+        sizes[shape], dtypes[pixels.dtype.name], channels[1 if is_grey(pixels) else 3] = None, None, None
+        _check_label(labels.get(image), image, shape, classes, findings)
+        counts += _check_array(dataset.array_path(image), image, shape, n_class, findings)
+    total = counts.sum()
+    return SplitSummary(
+        split=split,
+        images=len(images),
+        labels=len(labels),
+        arrays=len(images) - len(missing),
+        sizes=tuple(sizes),
+        dtypes=tuple(dtypes),
+        channels=tuple(channels),
+        shares=tuple((counts / total).tolist()) if classes and total else (),
+    )
+
+
+def _report_pairing(dataset: Dataset, split: str, pairing: Pairing, findings: _Findings) -> None:
+    place = dataset.root / split
+    if pairing.images_alone:
+        alone = shorten([image.name for image in pairing.images_alone])
+        findings.problems.append(f"{place}: no label image for {alone}")
+    findings.problems += [f"{place}: {words}" for words in pairing.repeated]
+    if pairing.labels_alone:
+        findings.notes.append(
+            f"{place}: no image for {shorten([label.name for label in pairing.labels_alone])}"
+        )
+    if pairing.others:
+        findings.notes.append(f"{place}: not an image: {shorten([path.name for path in pairing.others])}")
+
+
+def _check_label(
+    label: Path | None,
+    image: Path,
+    shape: tuple[int, int],
+    classes: tuple[ClassInfo, ...] | None,
+    findings: _Findings,
+) -> None:
+    scan = findings.attempt(lambda: scan_label(label)) if label is not None else None
+    if scan is None:
+        return
+    if scan.shape != shape:
+        findings.problems.append(_other_size(scan.path, image, shape, scan.shape))
+    if classes and isinstance(classes[0].label_value, int) and scan.kind != "colour":
+        strays = [
+            str(value) for value in scan.values.tolist() if value not in {c.label_value for c in classes}
+        ]
+        if strays:
+            message = f"{len(strays)} value(s) that stand for no class: {shorten(strays)}"
+            findings.notes.append(f"{scan.path}: {message}")
+
+
+def _check_array(
+    path: Path, image: Path, shape: tuple[int, int], n_class: int, findings: _Findings
+) -> NDArray[np.int64]:
+    """(n_class,) pixels per class; zeros when there is no good array."""
+    nothing = np.zeros(n_class, dtype=np.int64)
+    array = findings.attempt(lambda: load_array(path, n_class)) if path.is_file() else None
+    if array is None:
+        return nothing
+    if array.shape != shape:
+        findings.problems.append(_other_size(path, image, shape, (array.shape[0], array.shape[1])))
+        return nothing
+    return np.bincount(array.ravel(), minlength=n_class).astype(np.int64)
+
+
+def _other_size(path: Path, image: Path, expected: tuple[int, int], found: tuple[int, int]) -> str:
+    return (
+        f"{path}: expected {expected[0]} x {expected[1]} pixels as in {image.name}, found {found[0]} x {found[1]}; "
+        "save it again at the image's size"
+    )

@@ -1,0 +1,156 @@
+"""`matseg-prep`: from images and label images to a data set that can be trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from matseg_shared.command import console, debug_option
+from matseg_trainer.workspace import Workspace, workspace_option
+
+
+@click.group()
+def main() -> None:
+    """Prepare data sets: label arrays, crops, checks, and a synthetic set to try things on."""
+
+
+@main.command()
+@click.argument("dataset")
+@click.argument("splits", metavar="SPLIT...", nargs=-1, required=True)
+@click.option(
+    "--classes", type=click.IntRange(2, 255), help="Number of classes (default: n_class of config.toml)."
+)
+@click.option("--nearest", is_flag=True, help="Take a label value of no class for the nearest class.")
+@click.option(
+    "--append", "existing", flag_value="append", help="Keep label arrays that are there, make the others."
+)
+@click.option("--overwrite", "existing", flag_value="overwrite", help="Make all label arrays anew.")
+@workspace_option
+@debug_option
+def labels(
+    dataset: str,
+    splits: tuple[str, ...],
+    classes: int | None,
+    nearest: bool,
+    existing: str | None,
+    workspace: Path | None,
+) -> None:
+    """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
+    from matseg_trainer.prepare import report
+    from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
+
+    place = Workspace.find(workspace)
+    opened = place.dataset(dataset)
+    chosen = tuple(dict.fromkeys(splits))
+    mode = existing or "refuse"
+    found = existing_arrays(opened, chosen)
+    if found and existing is None:
+        question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
+        if not report.asks():
+            refuse_existing(found)
+        mode = "overwrite" if click.confirm(question) else "append"
+    n_class = classes or place.n_class_of(opened)
+    plan = plan_labels(opened, chosen, n_class, mode)  # type: ignore[arg-type]  # click knows these flag values only
+    if plan.strays and not nearest:
+        if not report.asks():
+            plan.refuse_strays()
+        click.echo(report.stray_lines(plan))
+        if not click.confirm("Take these values for their nearest classes?"):
+            plan.refuse_strays()
+    report.print_labels(console(), plan, list(write_labels(plan)))
+
+
+@main.command()
+@click.argument("dataset")
+@click.argument("size", type=click.IntRange(min=1))
+@click.argument("n_train", type=click.IntRange(min=1))
+@click.argument("n_validate", type=click.IntRange(min=1))
+@click.option(
+    "-r", "--rename", metavar="NAME", help="Name of the new data set (default: <dataset>_<size>pix<n>num)."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
+@workspace_option
+@debug_option
+def crop(
+    dataset: str,
+    size: int,
+    n_train: int,
+    n_validate: int,
+    rename: str | None,
+    seed: int,
+    overwrite: bool,
+    workspace: Path | None,
+) -> None:
+    """Make a data set of N_TRAIN and N_VALIDATE random crops of SIZE x SIZE pixels of train and validate."""
+    from matseg_trainer.prepare.crop import CropRequest, crop_dataset, default_name
+
+    place = Workspace.find(workspace)
+    opened = place.dataset(dataset)
+    name = rename or default_name(dataset, size, n_train)
+    target = place.dataset_root(name)
+    request = CropRequest(size=size, n_train=n_train, n_validate=n_validate, seed=seed)
+    crop_dataset(opened, target, request, overwrite=overwrite)
+    click.echo(
+        f"{target}: {n_train} crops to train on, {n_validate} to validate with, {size} x {size} pixels"
+    )
+    versions = f"Add to {place.config_path}, with versions of your choice:"
+    click.echo(f"{versions}\n\n[{name}.default]\nn_class = {len(opened.classes)}\nsize = [{size}, {size}]")
+
+
+@main.command()
+@click.argument("dataset")
+@workspace_option
+@debug_option
+def check(dataset: str, workspace: Path | None) -> int:
+    """Check all splits of a data set, print what is in it, and name every problem."""
+    from matseg_trainer.prepare import report
+    from matseg_trainer.prepare.check import check_dataset
+
+    result = check_dataset(Workspace.find(workspace).dataset(dataset))
+    report.print_check(console(), result)
+    return 2 if result.problems else 0
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--train", type=click.IntRange(min=1), default=12, show_default=True, help="Slices to train on."
+)
+@click.option(
+    "--validate", type=click.IntRange(min=1), default=3, show_default=True, help="Slices to validate with."
+)
+@click.option("--test", type=click.IntRange(min=1), default=3, show_default=True, help="Slices to test with.")
+@click.option(
+    "--raw", type=click.IntRange(min=0), default=20, show_default=True, help="Slices without labels."
+)
+@click.option(
+    "--size", type=click.IntRange(min=128, max=4096), default=256, show_default=True, help="Pixels."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
+@workspace_option
+@debug_option
+def demo(
+    name: str,
+    train: int,
+    validate: int,
+    test: int,
+    raw: int,
+    size: int,
+    seed: int,
+    overwrite: bool,
+    workspace: Path | None,
+) -> None:
+    """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
+    from matseg_trainer.prepare.demo import DemoRequest, make_demo
+
+    place = Workspace.find(workspace)
+    request = DemoRequest(train=train, validate=validate, test=test, raw=raw, size=size, seed=seed)
+    target = place.dataset_root(name)
+    stack = make_demo(target, request, overwrite=overwrite)
+    click.echo(f"{target}: {train} slices to train on, {validate} to validate with, {test} to test with")
+    if stack is not None:
+        click.echo(f"{stack}: {raw} consecutive slices without labels")
+    click.echo(f"next: matseg-prep labels {name} train validate test --classes 2")

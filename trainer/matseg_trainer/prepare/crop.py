@@ -1,0 +1,180 @@
+"""Random square crops of a data set, as a data set of their own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.files import atomic_write
+from matseg_shared.images import TIFF_SUFFIXES, StoredImage, read_stored
+from matseg_trainer.dataset import Dataset, LabelledPair, load_array, shorten
+from matseg_trainer.prepare.folders import new_folder
+
+CROPPED = ("train", "validate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRequest:
+    """How many crops of which size."""
+
+    size: int
+    """Edge in pixels."""
+    n_train: int
+    """Crops in total over the images of train."""
+    n_validate: int
+    """Crops in total over the images of validate."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One image with what is cropped along with it."""
+
+    pair: LabelledPair
+    array: Path
+    shape: tuple[int, int]
+    """(H, W) in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """One crop: its source and its upper-left corner in pixels."""
+
+    source: Source
+    x: int
+    y: int
+
+    def name(self, stem: str) -> str:
+        """The stem of a file cut from the file with this stem."""
+        return f"{stem}_x{self.x}_y{self.y}"
+
+
+def default_name(dataset: str, size: int, n_train: int) -> str:
+    """The user guide's name for a cropped data set."""
+    return f"{dataset}_{size}pix{n_train}num"
+
+
+def crop_dataset(dataset: Dataset, target: Path, request: CropRequest, *, overwrite: bool = False) -> None:
+    """Write the crops of train and validate as the data set `target`, all of it or nothing.
+
+    Raises:
+        DatasetError: an image is smaller than a crop, lacks its label or array, or has fewer places than asked for.
+        UsageError: `target` exists and `overwrite` is not given, or is the data set itself.
+        OutputError: it cannot be written.
+    """
+    if target.resolve() == dataset.root.resolve():
+        raise UsageError(f"{target}: a data set cannot be cropped onto itself; choose another name with -r")
+    n_class = len(dataset.classes)
+    plans = []
+    for split, count in zip(CROPPED, (request.n_train, request.n_validate), strict=True):
+        sources = _sources(dataset, split, n_class, request.size)
+        rng = np.random.default_rng([request.seed, CROPPED.index(split)])
+        plans.append((split, place_crops(sources, request.size, count, rng)))
+    with new_folder(target, overwrite=overwrite) as folder:
+        for split, crops in plans:
+            for source in dict.fromkeys(crop.source for crop in crops):
+                _write_crops(
+                    folder / split, [crop for crop in crops if crop.source == source], request.size, n_class
+                )
+        shutil.copyfile(dataset.classes_path, folder / dataset.classes_path.name)
+
+
+def place_crops(sources: Sequence[Source], size: int, count: int, rng: np.random.Generator) -> list[Crop]:
+    """Random places, images in turn, none twice.
+
+    Raises:
+        DatasetError: the images have fewer places than `count`.
+    """
+    places = [(s.shape[0] - size + 1) * (s.shape[1] - size + 1) for s in sources]
+    if sum(places) < count:
+        raise DatasetError(
+            f"{sources[0].pair.image.parent}: expected room for {count} different crops of {size} x {size} pixels, "
+            f"found {sum(places)}; ask for fewer or smaller ones"
+        )
+    crops: list[Crop] = []
+    used: list[set[int]] = [set() for _ in sources]
+    turn = 0
+    while len(crops) < count:
+        index = turn % len(sources)
+        turn += 1
+        if len(used[index]) == places[index]:
+            continue
+        place = int(rng.integers(places[index]))
+        while place in used[index]:
+            place = (place + 1) % places[index]
+        used[index].add(place)
+        y, x = divmod(place, sources[index].shape[1] - size + 1)
+        crops.append(Crop(source=sources[index], x=x, y=y))
+    return crops
+
+
+def _sources(dataset: Dataset, split: str, n_class: int, size: int) -> list[Source]:
+    samples = dataset.samples(split)
+    pairing = dataset.pairing(split)
+    if pairing.images_alone or pairing.repeated:
+        alone = [f"{image.name} has no label image" for image in pairing.images_alone]
+        raise DatasetError(
+            f"{dataset.folder(split, 'labels')}: expected one label image for every image, but "
+            f"{shorten([*alone, *pairing.repeated])}; correct that first"
+        )
+    sources = []
+    for sample, pair in zip(samples, pairing.pairs, strict=True):
+        shapes = [read_stored(path).pixels.shape[:2] for path in (pair.image, pair.label)]
+        shapes.append(load_array(sample.array, n_class).shape)
+        if len(set(shapes)) != 1:
+            found = ", ".join(f"{height} x {width}" for height, width in shapes)
+            raise DatasetError(
+                f"{pair.image}: expected one size of image, label and array, found {found}; run matseg-prep check"
+            )
+        sources.append(Source(pair=pair, array=sample.array, shape=(shapes[0][0], shapes[0][1])))
+    smallest = min(sources, key=lambda source: min(source.shape))
+    if min(smallest.shape) < size:
+        height, width = smallest.shape
+        raise DatasetError(
+            f"{smallest.pair.image}: expected images of at least {size} x {size} pixels for crops of that size, found "
+            f"{height} x {width}; use a SIZE of at most {min(smallest.shape)}"
+        )
+    return sources
+
+
+def _write_crops(folder: Path, crops: Sequence[Crop], size: int, n_class: int) -> None:
+    """All crops of one source, read once."""
+    source = crops[0].source
+    array = load_array(source.array, n_class)
+    for kind, path in (("images", source.pair.image), ("labels", source.pair.label)):
+        stored = read_stored(path)
+        for crop in crops:
+            pixels = stored.pixels[crop.y : crop.y + size, crop.x : crop.x + size]
+            name = crop.name(source.pair.image.stem)
+            suffix = path.stem[len(source.pair.image.stem) :] if kind == "labels" else ""
+            _write_image(
+                folder / kind / f"{name}{suffix}", StoredImage(pixels=pixels, palette=stored.palette)
+            )
+    for crop in crops:
+        with atomic_write(folder / "labels_npy" / f"{crop.name(source.pair.image.stem)}.npy") as stream:
+            np.save(stream, array[crop.y : crop.y + size, crop.x : crop.x + size], allow_pickle=False)
+
+
+def _write_image(stem: Path, stored: StoredImage) -> None:
+    """Without loss and in the mode it came in: PNG, or TIFF for what a PNG or Pillow cannot hold."""
+    from PIL import Image
+
+    pixels = np.ascontiguousarray(stored.pixels)
+    suffix = (
+        ".png" if pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and pixels.ndim == 2) else ".tif"
+    )
+    with atomic_write(stem.with_name(stem.name + suffix)) as stream:
+        if suffix in TIFF_SUFFIXES:
+            import tifffile
+
+            tifffile.imwrite(stream, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
+            return
+        image = Image.fromarray(pixels)
+        if stored.palette is not None:
+            image.putpalette([channel for colour in stored.palette for channel in colour])
+        image.save(stream, format="PNG", compress_level=1)

@@ -1,0 +1,106 @@
+"""Dendrites as they solidify: a trunk, secondary arms on it, tertiary arms on those, in one crystal orientation.
+
+Lengths are in units of the field of view; a dendrite is a union of tapered capsules whose arms are thinner at the
+root than at the tip, as coarsening makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+"""(3,) in (x, y, z) order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arm:
+    """A tapered capsule."""
+
+    start: Vector
+    end: Vector
+    root: float
+    """Radius at `start`."""
+    tip: float
+    """Radius at `end`."""
+
+
+def grow_dendrite(rng: np.random.Generator, centre: Vector, reach: float) -> tuple[Arm, ...]:
+    """One dendrite.
+
+    Args:
+        rng: decides orientation, lengths and spacings.
+        centre: middle of the trunk.
+        reach: length of the longest secondary arms.
+    """
+    across, along, trunk = _crystal_axes(rng)
+    half = 0.55
+    arms = [Arm(start=centre - half * trunk, end=centre + half * trunk, root=0.018, tip=0.018)]
+    spacing = rng.uniform(0.085, 0.11)
+    for height in np.arange(-half, half, spacing):
+        node = centre + (height + rng.uniform(-0.01, 0.01)) * trunk
+        for direction, side in ((across, along), (-across, along), (along, across), (-along, across)):
+            length = reach * rng.uniform(0.55, 1.0)
+            tip = rng.uniform(0.02, 0.032)
+            end = node + length * (direction + rng.uniform(0.0, 0.25) * trunk)
+            arms.append(Arm(start=node, end=end, root=0.6 * tip, tip=tip))
+            arms += _tertiary(rng, node, end, side, trunk)
+    return tuple(arms)
+
+
+def _tertiary(rng: np.random.Generator, node: Vector, end: Vector, side: Vector, trunk: Vector) -> list[Arm]:
+    arms = []
+    for part in np.arange(0.45, 0.95, rng.uniform(0.2, 0.28)):
+        start = node + part * (end - node)
+        for direction in (side, -side, trunk):
+            length = rng.uniform(0.03, 0.085) * (1.25 - part)
+            tip = rng.uniform(0.013, 0.02)
+            arms.append(Arm(start=start, end=start + length * direction, root=0.7 * tip, tip=tip))
+    return arms
+
+
+def _crystal_axes(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
+    """Three orthogonal directions; the last, the trunk's, is within 40 degrees of z."""
+    tilt, turn, spin = rng.uniform(0, np.radians(40)), *rng.uniform(0, 2 * np.pi, 2)
+    trunk = np.array([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)])
+    helper = np.array([np.cos(spin), np.sin(spin), 0.0])
+    across = helper - (helper @ trunk) * trunk
+    across /= np.linalg.norm(across)
+    return across, np.cross(trunk, across), trunk
+
+
+def depth_in_arms(arms: tuple[Arm, ...], axis: NDArray[np.float64], z: float, margin: float) -> NDArray[np.float64]:
+    """How deep each pixel of a slice lies within the nearest arm.
+
+    Args:
+        arms: of all dendrites.
+        axis: (N,) coordinates of pixel columns and of pixel rows.
+        z: of the slice.
+        margin: depth is exact down to this far outside.
+
+    Returns:
+        (N, N) float64, positive inside, `-margin` or less outside.
+    """
+    depth = np.full((axis.size, axis.size), -margin)
+    for arm in arms:
+        ends = np.stack([arm.start, arm.end])
+        around = max(arm.root, arm.tip) + margin
+        low, high = ends.min(axis=0) - around, ends.max(axis=0) + around
+        if not low[2] <= z <= high[2]:
+            continue
+        columns = slice(*np.searchsorted(axis, [low[0], high[0]]))
+        rows = slice(*np.searchsorted(axis, [low[1], high[1]]))
+        part = _depth_in_arm(arm, axis[np.newaxis, columns], axis[rows, np.newaxis], z)
+        np.maximum(depth[rows, columns], part, out=depth[rows, columns])
+    return depth
+
+
+def _depth_in_arm(arm: Arm, x: NDArray[np.float64], y: NDArray[np.float64], z: float) -> NDArray[np.float64]:
+    way = arm.end - arm.start
+    dx, dy, dz = x - arm.start[0], y - arm.start[1], z - arm.start[2]
+    part = np.clip((dx * way[0] + dy * way[1] + dz * way[2]) / (way @ way), 0.0, 1.0)
+    distance = np.sqrt((dx - part * way[0]) ** 2 + (dy - part * way[1]) ** 2 + (dz - part * way[2]) ** 2)
+    depth: NDArray[np.float64] = arm.root + part * (arm.tip - arm.root) - distance
+    return depth

@@ -1,0 +1,212 @@
+"""Label images to label arrays: everything is checked first, then written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.files import atomic_write
+from matseg_shared.images import list_images, read_image
+from matseg_trainer.classes import write_classes
+from matseg_trainer.dataset import Dataset, LabelledPair, Pairing, load_array, shorten
+from matseg_trainer.prepare.class_table import (
+    ClassTable,
+    StrayImage,
+    stray_message,
+    table_from_classes,
+    table_from_scans,
+)
+from matseg_trainer.prepare.label_images import LabelScan, read_values, scan_label, unify
+
+Existing = Literal["refuse", "append", "overwrite"]
+"""What happens when label arrays are there already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySummary:
+    """What one label array holds."""
+
+    path: Path
+    values: tuple[int, ...]
+    """Ascending."""
+    ndim: int
+    normalised: bool
+    """Whether all values are class indices 0 to N-1."""
+    kept: bool
+    """Whether it was there before and was left as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelPlan:
+    """Checked work: what is to be written, and what deserves a question first."""
+
+    dataset: Dataset
+    table: ClassTable
+    new_table: bool
+    """Whether `classes.toml` is to be written."""
+    pairs: tuple[LabelledPair, ...]
+    """To be written."""
+    kept: tuple[Path, ...]
+    """Arrays that stay."""
+    strays: tuple[StrayImage, ...]
+    """Label images of the whole data set with values of no class."""
+    labels_alone: tuple[Path, ...]
+    """Label images without an image; nothing is made of them."""
+
+    def refuse_strays(self) -> None:
+        """Raises DatasetError when a label image has more values than there are classes."""
+        if self.strays:
+            raise DatasetError(stray_message(self.table, self.strays, self.dataset.root))
+
+
+def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]:
+    """The label arrays that are there already."""
+    folders = [dataset.folder(split, "labels_npy") for split in splits]
+    return tuple(path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.npy")))
+
+
+def plan_labels(dataset: Dataset, splits: Sequence[str], n_class: int, existing: Existing) -> LabelPlan:
+    """Check the label images of `splits` and make the class table over all splits; writes nothing.
+
+    Args:
+        dataset: where the images and label images are.
+        splits: whose arrays are to be made.
+        n_class: number of classes.
+        existing: whether arrays that are there stay, are replaced, or are an error.
+
+    Raises:
+        DatasetError: names every image without label, every label of another size, every broken file.
+    """
+    if existing == "refuse":
+        refuse_existing(existing_arrays(dataset, splits))
+    pairings = [dataset.pairing(split) for split in splits]
+    _refuse_unpaired(dataset, splits, pairings)
+    chosen = [pair for pairing in pairings for pair in pairing.pairs]
+    scans, problems = _scan_all([pair.label for pair in chosen] + _other_labels(dataset, splits))
+    shapes = {scan.path: scan.shape for scan in scans}
+    problems += _size_problems([pair for pair in chosen if pair.label in shapes], shapes)
+    if problems:
+        listing = "\n".join(f"  - {problem}" for problem in problems)
+        raise DatasetError(
+            f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
+        )
+    kind, scans = unify(scans)
+    new_table = not dataset.classes_path.exists()
+    if new_table:
+        table = table_from_scans(kind, scans, n_class, dataset.root)
+    else:
+        table = table_from_classes(kind, scans, dataset.classes, dataset.classes_path)
+        _check_number(table, n_class, dataset.classes_path)
+    kept = [
+        path for pair in chosen if (path := dataset.array_path(pair.image)).exists() and existing == "append"
+    ]
+    for path in kept:
+        load_array(path, n_class)
+    return LabelPlan(
+        dataset=dataset,
+        table=table,
+        new_table=new_table,
+        pairs=tuple(pair for pair in chosen if dataset.array_path(pair.image) not in kept),
+        kept=tuple(kept),
+        strays=table.strays(scans),
+        labels_alone=tuple(label for pairing in pairings for label in pairing.labels_alone),
+    )
+
+
+def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
+    """Write the class table and the arrays, each whole or not at all; a stray value becomes the nearest class.
+
+    Raises:
+        OutputError: something cannot be written.
+    """
+    n_class = len(plan.table.classes)
+    if plan.new_table:
+        write_classes(plan.dataset.classes_path, plan.table.classes)
+    for path in plan.kept:
+        yield _summary(path, load_array(path, n_class), n_class, kept=True)
+    for pair in plan.pairs:
+        labels = plan.table.encode(read_values(pair.label, plan.table.kind))
+        path = plan.dataset.array_path(pair.image)
+        with atomic_write(path) as stream:
+            np.save(stream, labels, allow_pickle=False)
+        yield _summary(path, load_array(path, n_class), n_class, kept=False)
+
+
+def refuse_existing(paths: Sequence[Path]) -> None:
+    """Raises DatasetError when there are label arrays already; names the ways on."""
+    if paths:
+        folders = sorted({str(path.parent) for path in paths})
+        raise DatasetError(
+            f"{', '.join(folders)}: expected no label arrays yet, found {len(paths)}; add --append to keep them and "
+            "make the missing ones, or --overwrite to make all anew"
+        )
+
+
+def _summary(path: Path, array: np.ndarray, n_class: int, *, kept: bool) -> ArraySummary:  # type: ignore[type-arg]
+    values = tuple(np.unique(array).tolist())
+    normalised = array.ndim == 2 and values[0] >= 0 and values[-1] < n_class
+    return ArraySummary(path=path, values=values, ndim=array.ndim, normalised=normalised, kept=kept)
+
+
+def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence[Pairing]) -> None:
+    lines = []
+    for split, pairing in zip(splits, pairings, strict=True):
+        lines += [f"{split}: {words}" for words in pairing.repeated]
+        if pairing.images_alone:
+            alone = shorten([image.name for image in pairing.images_alone])
+            lines.append(f"{split}: no label image for {alone}")
+    if lines:
+        listing = "\n".join(f"  - {line}" for line in lines)
+        raise DatasetError(
+            f"{dataset.root}: expected one label image for every image, in labels/, with the image's stem or "
+            f"<stem>_L; nothing was written\n{listing}"
+        )
+
+
+def _other_labels(dataset: Dataset, splits: Sequence[str]) -> list[Path]:
+    """Paired label images of the other splits, which have a say in the class table."""
+    labels: list[Path] = []
+    for split in dataset.splits:
+        folders = [dataset.folder(split, kind) for kind in ("images", "labels")]
+        if split not in splits and all(folder.is_dir() and list_images(folder)[0] for folder in folders):
+            labels += [pair.label for pair in dataset.pairing(split).pairs]
+    return labels
+
+
+def _scan_all(paths: Sequence[Path]) -> tuple[tuple[LabelScan, ...], list[str]]:
+    scans, problems = [], []
+    for path in paths:
+        try:
+            scans.append(scan_label(path))
+        except ImageError as error:
+            problems.append(str(error))
+    return tuple(scans), problems
+
+
+def _size_problems(pairs: Sequence[LabelledPair], shapes: dict[Path, tuple[int, int]]) -> list[str]:
+    problems = []
+    for pair in pairs:
+        try:
+            height, width = read_image(pair.image).shape[:2]
+        except ImageError as error:
+            problems.append(str(error))
+            continue
+        if (height, width) != shapes[pair.label]:
+            rows, columns = shapes[pair.label]
+            problems.append(
+                f"{pair.label}: expected {height} x {width} pixels as in {pair.image.name}, found {rows} x {columns}"
+            )
+    return problems
+
+
+def _check_number(table: ClassTable, n_class: int, path: Path) -> None:
+    if len(table.classes) != n_class:
+        raise DatasetError(
+            f"{path}: expected {n_class} classes (from --classes or config.toml), found {len(table.classes)}; make them "
+            "agree, or remove the file to have it made anew"
+        )

@@ -1,0 +1,219 @@
+"""A synthetic tomography scan: dendrites in a lighter liquid, with what makes real scans hard to threshold.
+
+Pores share the dendrites' grey and differ from them by shape and a bright fringe; the crucible around the sample is
+as dark in places but coarse noise; the liquid's grey drifts. So a threshold fails where shape and context tell.
+Lengths are in units of the field of view, greys in 8-bit levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from matseg_trainer.prepare.dendrite import Arm, Vector, depth_in_arms, grow_dendrite
+
+LIQUID = 130.0
+DENDRITE = 96.0
+OUTSIDE = 128.0
+"""Beyond the circular field of view, where nothing was reconstructed."""
+_SAMPLE_RADIUS = 0.41
+_VIEW_RADIUS = 0.495
+_SMALLEST = 4e-4
+"""Sections of arms below this share of the picture are left out: nobody could label them."""
+_WAVES = 12
+_MARGIN = 0.03
+
+Plane = NDArray[np.float64]
+"""(N, N), one value per pixel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inclusion:
+    """A lumpy ellipsoid that is no dendrite."""
+
+    centre: Vector
+    radii: Vector
+    grey: float
+    fringe: float
+    """Grey added in a thin shell around it (phase contrast)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Waves:
+    """A sum of sines with random directions: a smooth field with values around 0."""
+
+    vectors: NDArray[np.float64]
+    """(W, 3) radians per unit of length."""
+    phases: NDArray[np.float64]
+    """(W,) radians."""
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, length: float) -> Waves:
+        """Waves of about this wavelength."""
+        vectors = rng.normal(size=(_WAVES, 3)) * 2 * np.pi / length / np.sqrt(3)
+        return cls(vectors=vectors, phases=rng.uniform(0, 2 * np.pi, _WAVES))
+
+    def at(self, x: Plane, y: Plane, z: float) -> Plane:
+        """The field in a slice; standard deviation 1."""
+        columns = np.exp(1j * x[:1].T * self.vectors[:, 0])
+        rows = np.exp(1j * (y[:, :1] * self.vectors[:, 1] + z * self.vectors[:, 2] + self.phases))
+        field: Plane = (rows @ columns.T).real * np.sqrt(2 / _WAVES)
+        return field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scan:
+    """One sample as it was scanned; slices at neighbouring z resemble each other."""
+
+    seed: int
+    arms: tuple[Arm, ...]
+    inclusions: tuple[Inclusion, ...]
+    bumps: Waves
+    """Of the arms' surfaces."""
+    wall: Waves
+    """Of the sample's outline."""
+    drift: Waves
+    cupping: float
+    """Grey by which the sample's middle differs from its rim."""
+    rings: NDArray[np.float64]
+    """(R,) grey of the ring artefact at each radius, from the rotation axis to the corner."""
+    rotation: Vector
+    """Where the rotation axis is."""
+
+
+def make_scan(seed: int) -> Scan:
+    """A new sample with two or three dendrites."""
+    rng = np.random.default_rng([seed, 0])
+    arms: list[Arm] = []
+    turn = rng.uniform(0, 2 * np.pi)
+    number = int(rng.integers(2, 4))
+    for index in range(number):
+        angle = turn + 2 * np.pi * index / number
+        centre = np.array([0.2 * np.cos(angle), 0.2 * np.sin(angle), rng.uniform(-0.1, 0.1)])
+        arms += grow_dendrite(rng, centre, rng.uniform(0.16, 0.24))
+    rings = np.where(rng.random(2000) < 0.06, rng.normal(0, 7, 2000), 0.0)
+    return Scan(
+        seed=seed,
+        arms=tuple(arms),
+        inclusions=_scatter_inclusions(rng),
+        bumps=Waves.random(rng, 0.07),
+        wall=Waves.random(rng, 0.25),
+        drift=Waves.random(rng, 1.2),
+        cupping=float(rng.uniform(8, 20)),
+        rings=ndimage.gaussian_filter1d(rings, 2.0) * 2.5,
+        rotation=np.array([*rng.uniform(-0.01, 0.01, 2), 0.0]),
+    )
+
+
+def _scatter_inclusions(rng: np.random.Generator) -> tuple[Inclusion, ...]:
+    """Pores, oxides and bright particles throughout the sample's height."""
+    inclusions = []
+    for number, radii, greys, fringe in (
+        (60, (0.014, 0.036), (88.0, 100.0), 70.0),
+        (50, (0.004, 0.012), (10.0, 50.0), 60.0),
+        (50, (0.004, 0.014), (200.0, 255.0), -60.0),
+    ):
+        for _ in range(number):
+            distance, angle = 0.38 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+            centre = np.array([distance * np.cos(angle), distance * np.sin(angle), rng.uniform(-0.6, 0.6)])
+            round_or_long = rng.uniform(0.9, 1.1, 3) if fringe == 70.0 else rng.uniform(0.6, 2.0, 3)
+            inclusions.append(
+                Inclusion(
+                    centre=centre, radii=rng.uniform(*radii) * round_or_long, grey=rng.uniform(*greys), fringe=fringe
+                )
+            )
+    return tuple(inclusions)
+
+
+def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One slice of a scan.
+
+    Args:
+        scan: the sample.
+        z: height of the slice, from -0.5 to 0.5.
+        size: edge of the picture in pixels.
+
+    Returns:
+        (size, size) uint8 grey image, and (size, size) uint8 labels: 1 dendrite, 0 everything else.
+    """
+    rng = np.random.default_rng([scan.seed, 1, round((z + 1) * 1e6)])
+    axis = (np.arange(size) + 0.5) / size - 0.5
+    x, y = np.meshgrid(axis, axis)
+    radius = np.hypot(x - scan.rotation[0], y - scan.rotation[1])
+    wall = _SAMPLE_RADIUS + 0.006 * scan.wall.at(x, y, z) - radius
+    depth = _dendrite_depth(scan, x, y, z, wall)
+    picture = LIQUID + (DENDRITE - LIQUID) * np.clip(0.5 + depth * size / 3.0, 0, 1)
+    labels = (depth > 0).astype(np.uint8)
+    _add_inclusions(scan, picture, labels, depth, axis, z)
+    picture += 5.0 * scan.drift.at(x, y, z) + scan.cupping * ((radius / _SAMPLE_RADIUS) ** 2 - 0.5)
+    _add_crucible(scan, picture, wall, x, y, z, rng)
+    picture = ndimage.gaussian_filter(picture, 0.6) + _noise(rng, size, wall)
+    picture += scan.rings[np.minimum((radius * 2 * scan.rings.size).astype(int), scan.rings.size - 1)]
+    picture[np.hypot(x, y) > _VIEW_RADIUS] = OUTSIDE
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8), labels
+
+
+def _dendrite_depth(scan: Scan, x: Plane, y: Plane, z: float, wall: Plane) -> Plane:
+    """Positive inside dendrites; sections too small to be told from noise are taken out altogether."""
+    depth = depth_in_arms(scan.arms, x[0], z, _MARGIN) + 0.0025 * scan.bumps.at(x, y, z)
+    depth = np.minimum(depth, wall - 0.03)
+    halo = depth > -1.5 / x.shape[0]  # the section with the blurred edge that shows in the picture
+    parts, number = ndimage.label(halo)
+    areas = ndimage.sum_labels(depth > 0, parts, np.arange(number + 1))
+    peaks = ndimage.maximum(depth, parts, np.arange(number + 1))
+    unclear = (areas < _SMALLEST * x.size) | (np.asarray(peaks) < 2.5 / x.shape[0])
+    unclear[0] = False
+    depth[unclear[parts]] = -_MARGIN
+    return depth
+
+
+def _add_inclusions(
+    scan: Scan, picture: Plane, labels: NDArray[np.uint8], depth: Plane, axis: NDArray[np.float64], z: float
+) -> None:
+    """Draw those that the slice cuts, in place; pores only in the liquid, particles anywhere."""
+    pixel = 1 / axis.size
+    lumps = scan.bumps.at(*np.meshgrid(axis, axis), z + 1.0)
+    for item in scan.inclusions:
+        around = item.radii.max() * 1.6 + 4 * pixel
+        if abs(z - item.centre[2]) > around:
+            continue
+        columns = slice(*np.searchsorted(axis, [item.centre[0] - around, item.centre[0] + around]))
+        rows = slice(*np.searchsorted(axis, [item.centre[1] - around, item.centre[1] + around]))
+        box = (rows, columns)
+        steps = (axis[np.newaxis, columns], axis[rows, np.newaxis], z)
+        scaled = sum(((step - at) / r) ** 2 for step, at, r in zip(steps, item.centre, item.radii, strict=True))
+        inside = (1 - np.sqrt(scaled)) * item.radii.min()
+        if item.fringe == 70.0:
+            if inside.max(initial=-1.0) < 2.5 * pixel or (depth[box][inside > -3 * pixel] > -3 * pixel).any():
+                continue
+        else:
+            inside = inside + 0.3 * item.radii.min() * lumps[box]
+        share = np.clip(0.5 + inside / pixel / 1.5, 0, 1)
+        shell = np.exp(-(((inside / pixel + 1.5) / 0.9) ** 2))
+        picture[box] += share * (item.grey - picture[box]) + (1 - share) * shell * item.fringe
+        labels[box][share > 0.5] = 0
+
+
+def _add_crucible(
+    scan: Scan, picture: Plane, wall: Plane, x: Plane, y: Plane, z: float, rng: np.random.Generator
+) -> None:
+    """The crucible around the sample, and the gap between them, dark with a bright rim, where they lost touch."""
+    size = picture.shape[0]
+    crucible = wall < 0
+    coarse = ndimage.gaussian_filter(rng.normal(0, 1, picture.shape), 0.9)
+    picture[crucible] = LIQUID - 8 + 26 / coarse.std() * coarse[crucible]
+    opening = np.clip(0.8 + 0.9 * scan.wall.at(x * 2, y * 2, z + 2.0), 0.15, 2.0)
+    gap = np.exp(-((wall * size / opening) ** 2))
+    rim = np.exp(-(((wall * size - 2 * opening) / 1.2) ** 2))
+    picture += gap * (15 - picture) + 35 * rim * opening / 2
+
+
+def _noise(rng: np.random.Generator, size: int, wall: Plane) -> Plane:
+    """Reconstruction noise: correlated over about a pixel, stronger towards the rim."""
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, (size, size)), 0.55)
+    level = 6.0 + 3.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
+    scaled: Plane = noise / noise.std() * level
+    return scaled
