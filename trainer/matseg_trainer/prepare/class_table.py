@@ -85,7 +85,8 @@ class ClassTable:
         )
         exact = present[:, np.newaxis] == self.values[np.newaxis]
         distance[exact] = -1.0  # two palette indices may share a colour
-        return distance.argmin(axis=1).astype(np.uint8)[inverse].reshape(values.shape)
+        nearest: NDArray[np.uint8] = distance.argmin(axis=1).astype(np.uint8)
+        return nearest[inverse].reshape(values.shape)
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
         if self.kind == "grey":

@@ -27,43 +27,45 @@ class Arm:
     """Radius at `end`."""
 
 
-def grow_dendrite(rng: np.random.Generator, centre: Vector, reach: float) -> tuple[Arm, ...]:
+def grow_dendrite(rng: np.random.Generator, centre: Vector, scale: float) -> tuple[Arm, ...]:
     """One dendrite.
 
     Args:
         rng: decides orientation, lengths and spacings.
         centre: middle of the trunk.
-        reach: length of the longest secondary arms.
+        scale: 1 for secondary arms about 0.03 thick and up to 0.2 long.
     """
     across, along, trunk = _crystal_axes(rng)
     half = 0.55
-    arms = [Arm(start=centre - half * trunk, end=centre + half * trunk, root=0.018, tip=0.018)]
-    spacing = rng.uniform(0.085, 0.11)
-    for height in np.arange(-half, half, spacing):
+    radius = 0.024 * scale
+    arms = [Arm(start=centre - half * trunk, end=centre + half * trunk, root=radius, tip=radius)]
+    for height in np.arange(-half, half, scale * rng.uniform(0.12, 0.15)):
         node = centre + (height + rng.uniform(-0.01, 0.01)) * trunk
         for direction, side in ((across, along), (-across, along), (along, across), (-along, across)):
-            length = reach * rng.uniform(0.55, 1.0)
-            tip = rng.uniform(0.02, 0.032)
+            length = scale * rng.uniform(0.1, 0.2)
+            tip = scale * rng.uniform(0.024, 0.035)
             end = node + length * (direction + rng.uniform(0.0, 0.25) * trunk)
-            arms.append(Arm(start=node, end=end, root=0.6 * tip, tip=tip))
-            arms += _tertiary(rng, node, end, side, trunk)
+            arms.append(Arm(start=node, end=end, root=0.7 * tip, tip=tip))
+            arms += _tertiary(rng, node, end, (side, -side, trunk), scale)
     return tuple(arms)
 
 
-def _tertiary(rng: np.random.Generator, node: Vector, end: Vector, side: Vector, trunk: Vector) -> list[Arm]:
+def _tertiary(
+    rng: np.random.Generator, node: Vector, end: Vector, directions: tuple[Vector, ...], scale: float
+) -> list[Arm]:
     arms = []
-    for part in np.arange(0.45, 0.95, rng.uniform(0.2, 0.28)):
+    for part in np.arange(0.4, 0.95, rng.uniform(0.24, 0.3)):
         start = node + part * (end - node)
-        for direction in (side, -side, trunk):
-            length = rng.uniform(0.03, 0.085) * (1.25 - part)
-            tip = rng.uniform(0.013, 0.02)
+        for direction in directions:
+            length = scale * rng.uniform(0.05, 0.09) * (1.3 - part)
+            tip = scale * rng.uniform(0.016, 0.023)
             arms.append(Arm(start=start, end=start + length * direction, root=0.7 * tip, tip=tip))
     return arms
 
 
 def _crystal_axes(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
-    """Three orthogonal directions; the last, the trunk's, is within 40 degrees of z."""
-    tilt, turn, spin = rng.uniform(0, np.radians(40)), *rng.uniform(0, 2 * np.pi, 2)
+    """Three orthogonal directions; the last, the trunk's, is within 35 degrees of z."""
+    tilt, turn, spin = rng.uniform(0, np.radians(35)), *rng.uniform(0, 2 * np.pi, 2)
     trunk = np.array([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)])
     helper = np.array([np.cos(spin), np.sin(spin), 0.0])
     across = helper - (helper @ trunk) * trunk
@@ -71,7 +73,9 @@ def _crystal_axes(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
     return across, np.cross(trunk, across), trunk
 
 
-def depth_in_arms(arms: tuple[Arm, ...], axis: NDArray[np.float64], z: float, margin: float) -> NDArray[np.float64]:
+def depth_in_arms(
+    arms: tuple[Arm, ...], axis: NDArray[np.float64], z: float, margin: float
+) -> NDArray[np.float64]:
     """How deep each pixel of a slice lies within the nearest arm.
 
     Args:

@@ -138,7 +138,7 @@ def unify(scans: Sequence[LabelScan]) -> tuple[LabelKind, tuple[LabelScan, ...]]
         grey = [scan.path.name for scan in scans if scan.kind == "grey"]
         raise DatasetError(
             f"{scans[0].path.parent}: expected label images of one kind, found palette images "
-            f"({shorten([scan.path.name for scan in coloured])}) among grey ones ({shorten(grey)}); save all the same way"
+            f"({shorten([scan.path.name for scan in coloured])}) among grey ones ({shorten(grey)}); save all alike"
         )
     wide = [scan.path.name for scan in scans if scan.kind == "grey" and scan.values[-1] > 255]
     if target == "colour" and wide:
@@ -169,6 +169,6 @@ def _check_palettes(scans: Sequence[LabelScan]) -> None:
             known, path = first.setdefault(value, (colour, scan.path))
             if known != colour:
                 raise DatasetError(
-                    f"{scan.path}: expected the palette of {path.name}, where index {value} is {known}, found {colour}; "
+                    f"{scan.path}: expected the palette of {path.name}, with {known} at index {value}, found {colour}; "
                     "save the label images with one palette, or as RGB without one"
                 )

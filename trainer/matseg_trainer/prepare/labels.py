@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.files import atomic_write
@@ -147,7 +148,7 @@ def refuse_existing(paths: Sequence[Path]) -> None:
         )
 
 
-def _summary(path: Path, array: np.ndarray, n_class: int, *, kept: bool) -> ArraySummary:  # type: ignore[type-arg]
+def _summary(path: Path, array: NDArray[np.uint8], n_class: int, *, kept: bool) -> ArraySummary:
     values = tuple(np.unique(array).tolist())
     normalised = array.ndim == 2 and values[0] >= 0 and values[-1] < n_class
     return ArraySummary(path=path, values=values, ndim=array.ndim, normalised=normalised, kept=kept)
@@ -207,6 +208,6 @@ def _size_problems(pairs: Sequence[LabelledPair], shapes: dict[Path, tuple[int, 
 def _check_number(table: ClassTable, n_class: int, path: Path) -> None:
     if len(table.classes) != n_class:
         raise DatasetError(
-            f"{path}: expected {n_class} classes (from --classes or config.toml), found {len(table.classes)}; make them "
-            "agree, or remove the file to have it made anew"
+            f"{path}: expected {n_class} classes (from --classes or config.toml), found {len(table.classes)}; "
+            "make them agree, or remove the file to have it made anew"
         )

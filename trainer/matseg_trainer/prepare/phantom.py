@@ -19,12 +19,15 @@ LIQUID = 130.0
 DENDRITE = 96.0
 OUTSIDE = 128.0
 """Beyond the circular field of view, where nothing was reconstructed."""
-_SAMPLE_RADIUS = 0.41
+_SAMPLE_RADIUS = 0.42
 _VIEW_RADIUS = 0.495
-_SMALLEST = 4e-4
+PORE_FRINGE = 70.0
+"""Grey of the fringe around pores, by which they are known."""
+_SMALLEST = 8e-4
 """Sections of arms below this share of the picture are left out: nobody could label them."""
 _WAVES = 12
 _MARGIN = 0.03
+"""Depths below minus this are not told apart."""
 
 Plane = NDArray[np.float64]
 """(N, N), one value per pixel."""
@@ -85,24 +88,25 @@ class Scan:
 
 
 def make_scan(seed: int) -> Scan:
-    """A new sample with two or three dendrites."""
+    """A new sample with one large dendrite or two smaller ones."""
     rng = np.random.default_rng([seed, 0])
     arms: list[Arm] = []
     turn = rng.uniform(0, 2 * np.pi)
-    number = int(rng.integers(2, 4))
+    number = int(rng.integers(1, 3))
+    away, scale = (0.05, 1.7) if number == 1 else (0.19, 1.3)
     for index in range(number):
         angle = turn + 2 * np.pi * index / number
-        centre = np.array([0.2 * np.cos(angle), 0.2 * np.sin(angle), rng.uniform(-0.1, 0.1)])
-        arms += grow_dendrite(rng, centre, rng.uniform(0.16, 0.24))
-    rings = np.where(rng.random(2000) < 0.06, rng.normal(0, 7, 2000), 0.0)
+        centre = np.array([away * np.cos(angle), away * np.sin(angle), rng.uniform(-0.1, 0.1)])
+        arms += grow_dendrite(rng, centre, scale * rng.uniform(0.85, 1.1))
+    rings = np.where(rng.random(2000) < 0.06, rng.normal(0, 12, 2000), 0.0)
     return Scan(
         seed=seed,
         arms=tuple(arms),
         inclusions=_scatter_inclusions(rng),
-        bumps=Waves.random(rng, 0.07),
+        bumps=Waves.random(rng, 0.09),
         wall=Waves.random(rng, 0.25),
         drift=Waves.random(rng, 1.2),
-        cupping=float(rng.uniform(8, 20)),
+        cupping=float(rng.uniform(6, 14)),
         rings=ndimage.gaussian_filter1d(rings, 2.0) * 2.5,
         rotation=np.array([*rng.uniform(-0.01, 0.01, 2), 0.0]),
     )
@@ -112,17 +116,20 @@ def _scatter_inclusions(rng: np.random.Generator) -> tuple[Inclusion, ...]:
     """Pores, oxides and bright particles throughout the sample's height."""
     inclusions = []
     for number, radii, greys, fringe in (
-        (60, (0.014, 0.036), (88.0, 100.0), 70.0),
+        (60, (0.014, 0.036), (88.0, 100.0), PORE_FRINGE),
         (50, (0.004, 0.012), (10.0, 50.0), 60.0),
         (50, (0.004, 0.014), (200.0, 255.0), -60.0),
     ):
         for _ in range(number):
             distance, angle = 0.38 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
             centre = np.array([distance * np.cos(angle), distance * np.sin(angle), rng.uniform(-0.6, 0.6)])
-            round_or_long = rng.uniform(0.9, 1.1, 3) if fringe == 70.0 else rng.uniform(0.6, 2.0, 3)
+            round_or_long = rng.uniform(0.9, 1.1, 3) if fringe == PORE_FRINGE else rng.uniform(0.6, 2.0, 3)
             inclusions.append(
                 Inclusion(
-                    centre=centre, radii=rng.uniform(*radii) * round_or_long, grey=rng.uniform(*greys), fringe=fringe
+                    centre=centre,
+                    radii=rng.uniform(*radii) * round_or_long,
+                    grey=rng.uniform(*greys),
+                    fringe=fringe,
                 )
             )
     return tuple(inclusions)
@@ -148,7 +155,7 @@ def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], ND
     picture = LIQUID + (DENDRITE - LIQUID) * np.clip(0.5 + depth * size / 3.0, 0, 1)
     labels = (depth > 0).astype(np.uint8)
     _add_inclusions(scan, picture, labels, depth, axis, z)
-    picture += 5.0 * scan.drift.at(x, y, z) + scan.cupping * ((radius / _SAMPLE_RADIUS) ** 2 - 0.5)
+    picture += 4.0 * scan.drift.at(x, y, z) + scan.cupping * ((radius / _SAMPLE_RADIUS) ** 2 - 0.5)
     _add_crucible(scan, picture, wall, x, y, z, rng)
     picture = ndimage.gaussian_filter(picture, 0.6) + _noise(rng, size, wall)
     picture += scan.rings[np.minimum((radius * 2 * scan.rings.size).astype(int), scan.rings.size - 1)]
@@ -158,15 +165,15 @@ def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], ND
 
 def _dendrite_depth(scan: Scan, x: Plane, y: Plane, z: float, wall: Plane) -> Plane:
     """Positive inside dendrites; sections too small to be told from noise are taken out altogether."""
-    depth = depth_in_arms(scan.arms, x[0], z, _MARGIN) + 0.0025 * scan.bumps.at(x, y, z)
+    depth = depth_in_arms(scan.arms, x[0], z, _MARGIN) + 0.003 * scan.bumps.at(x, y, z)
     depth = np.minimum(depth, wall - 0.03)
-    halo = depth > -1.5 / x.shape[0]  # the section with the blurred edge that shows in the picture
-    parts, number = ndimage.label(halo)
-    areas = ndimage.sum_labels(depth > 0, parts, np.arange(number + 1))
-    peaks = ndimage.maximum(depth, parts, np.arange(number + 1))
-    unclear = (areas < _SMALLEST * x.size) | (np.asarray(peaks) < 2.5 / x.shape[0])
-    unclear[0] = False
-    depth[unclear[parts]] = -_MARGIN
+    depth = ndimage.gaussian_filter(depth, 0.004 * x.shape[0])  # rounds the corners between arms
+    parts, number = ndimage.label(depth > 0)
+    sizes = np.bincount(parts.ravel(), minlength=number + 1)
+    sizes[0] = 0
+    clear = (sizes >= _SMALLEST * x.size)[parts]
+    depth[(depth > 0) & ~clear] = -_MARGIN
+    depth[~ndimage.binary_dilation(clear, iterations=3)] = -_MARGIN  # nor a shade of what is left out
     return depth
 
 
@@ -184,9 +191,11 @@ def _add_inclusions(
         rows = slice(*np.searchsorted(axis, [item.centre[1] - around, item.centre[1] + around]))
         box = (rows, columns)
         steps = (axis[np.newaxis, columns], axis[rows, np.newaxis], z)
-        scaled = sum(((step - at) / r) ** 2 for step, at, r in zip(steps, item.centre, item.radii, strict=True))
+        scaled = sum(
+            ((step - at) / r) ** 2 for step, at, r in zip(steps, item.centre, item.radii, strict=True)
+        )
         inside = (1 - np.sqrt(scaled)) * item.radii.min()
-        if item.fringe == 70.0:
+        if item.fringe == PORE_FRINGE:
             if inside.max(initial=-1.0) < 2.5 * pixel or (depth[box][inside > -3 * pixel] > -3 * pixel).any():
                 continue
         else:
@@ -204,7 +213,7 @@ def _add_crucible(
     size = picture.shape[0]
     crucible = wall < 0
     coarse = ndimage.gaussian_filter(rng.normal(0, 1, picture.shape), 0.9)
-    picture[crucible] = LIQUID - 8 + 26 / coarse.std() * coarse[crucible]
+    picture[crucible] = LIQUID - 8 + 16 / coarse.std() * coarse[crucible]
     opening = np.clip(0.8 + 0.9 * scan.wall.at(x * 2, y * 2, z + 2.0), 0.15, 2.0)
     gap = np.exp(-((wall * size / opening) ** 2))
     rim = np.exp(-(((wall * size - 2 * opening) / 1.2) ** 2))
@@ -214,6 +223,6 @@ def _add_crucible(
 def _noise(rng: np.random.Generator, size: int, wall: Plane) -> Plane:
     """Reconstruction noise: correlated over about a pixel, stronger towards the rim."""
     noise = ndimage.gaussian_filter(rng.normal(0, 1, (size, size)), 0.55)
-    level = 6.0 + 3.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
+    level = 5.0 + 3.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
     scaled: Plane = noise / noise.std() * level
     return scaled

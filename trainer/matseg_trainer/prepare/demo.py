@@ -1,0 +1,111 @@
+"""The synthetic data set: labelled slices of several scans, and a stack of raw ones of a scan of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.errors import DatasetError, MissingExtraError
+from matseg_shared.files import atomic_write
+from matseg_trainer.dataset import LABEL_MARK
+from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
+
+if TYPE_CHECKING:
+    from matseg_trainer.prepare.phantom import Scan
+
+_HEIGHT = 0.35
+"""Labelled slices lie within this of the scan's middle, in units of the field of view."""
+_SCAN = {"train": 0, "validate": 1, "test": 2, "raw": 3}
+"""Every split has scans of its own, so that a test slice resembles no training slice by more than its making."""
+_SMALLEST = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRequest:
+    """How many slices of which size."""
+
+    train: int = 12
+    validate: int = 3
+    test: int = 3
+    raw: int = 20
+    """Consecutive slices without labels; 0: no stack."""
+    size: int = 256
+    """Edge in pixels."""
+    seed: int = 0
+
+
+def make_demo(target: Path, request: DemoRequest, *, overwrite: bool = False) -> Path | None:
+    """Write the data set `target` and beside it the stack `<target>_raw`, each all of it or nothing.
+
+    Returns:
+        The folder of the stack, or None when none was asked for.
+
+    Raises:
+        UsageError: one of them exists and `overwrite` is not given.
+        DatasetError: the slices are too small to show anything.
+        MissingExtraError: scipy is not installed.
+        OutputError: they cannot be written.
+    """
+    if request.size < _SMALLEST:
+        raise DatasetError(
+            f"expected slices of at least {_SMALLEST} pixels, found {request.size}; ask for larger ones"
+        )
+    stack = target.with_name(f"{target.name}_raw") if request.raw else None
+    for folder in (target, stack):
+        if folder is not None:
+            refuse_existing_folder(folder, overwrite=overwrite)
+    _need_scipy()
+    with new_folder(target, overwrite=overwrite) as folder:
+        for split, number in (
+            ("train", request.train),
+            ("validate", request.validate),
+            ("test", request.test),
+        ):
+            for index in range(number):
+                scan = _make_scan(request, split, index)
+                z = np.random.default_rng([request.seed, _SCAN[split], index]).uniform(-_HEIGHT, _HEIGHT)
+                _write_pair(folder / split, f"{split}_{index:03d}", scan, float(z), request.size)
+    if stack is not None:
+        with new_folder(stack, overwrite=overwrite) as folder:
+            scan = _make_scan(request, "raw", 0)
+            for index in range(request.raw):
+                z = (index - request.raw / 2) / request.size  # cubic voxels
+                _write_png(folder / f"slice_{index:04d}.png", _render(scan, z, request.size)[0])
+    return stack
+
+
+def _need_scipy() -> None:
+    try:
+        import scipy.ndimage  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "drawing the synthetic data set") from error
+
+
+def _make_scan(request: DemoRequest, split: str, index: int) -> Scan:
+    from matseg_trainer.prepare.phantom import make_scan
+
+    sequence = np.random.SeedSequence([request.seed, _SCAN[split], index])
+    return make_scan(int(sequence.generate_state(1)[0]))
+
+
+def _render(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    from matseg_trainer.prepare.phantom import render_slice
+
+    return render_slice(scan, z, size)
+
+
+def _write_pair(folder: Path, stem: str, scan: Scan, z: float, size: int) -> None:
+    image, labels = _render(scan, z, size)
+    _write_png(folder / "images" / f"{stem}.png", image)
+    _write_png(folder / "labels" / f"{stem}{LABEL_MARK}.png", labels * np.uint8(255))
+
+
+def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    with atomic_write(path) as stream:
+        Image.fromarray(pixels).save(stream, format="PNG", compress_level=1)
