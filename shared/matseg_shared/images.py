@@ -7,7 +7,9 @@ TIFFs are read with tifffile, everything else with Pillow. What would change val
 from __future__ import annotations
 
 import re
+import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,8 @@ PIXEL_DTYPES = ("uint8", "uint16", "float32")
 
 PixelArray = NDArray[Any]
 _ORIENTATION_TAG = 274
+_PILLOW_WARNINGS = threading.Lock()
+"""`catch_warnings` exchanges the filters of the whole process; readers run in several threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,7 +55,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
         UsageError: `folder` is not a folder that can be read.
     """
     try:
-        entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+        entries = sorted(folder.iterdir(), key=lambda path: (natural_key(path.name), path.name))
     except OSError as error:
         raise UsageError(f"{folder}: expected a folder of images: {error.strerror or error}") from error
     entries = [path for path in entries if not path.name.startswith(".")]
@@ -115,13 +119,14 @@ def _read_tiff(path: Path) -> StoredImage:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        if len(tiff.pages) != 1:
+        page = tiff.pages.first
+        # a stack may also stand behind a single directory, as ImageJ writes large ones
+        images = max(len(tiff.pages), int(np.prod(tiff.series[0].shape)) // max(1, int(np.prod(page.shape))))
+        if images != 1:
             raise ImageError(
-                path,
-                f"expected one image, found a stack of {len(tiff.pages)} pages; run it as a stack by itself",
+                path, f"expected one image, found a stack of {images} images; run it as a stack by itself"
             )
-        page = tiff.pages[0]
-        assert isinstance(page, tifffile.TiffPage)
+        _check_segments(path, page.dataoffsets, page.databytecounts)
         orientation = page.tags.get(_ORIENTATION_TAG)
         _check_orientation(path, 1 if orientation is None else int(orientation.value))
         pixels = page.asarray()
@@ -134,29 +139,46 @@ def _read_tiff(path: Path) -> StoredImage:
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
-        pixels = np.iinfo(pixels.dtype).max - pixels
+        bits = 8 * pixels.itemsize if page.bitspersample == 1 else page.bitspersample
+        pixels = pixels.dtype.type((1 << bits) - 1) - pixels
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette)
 
 
+def _check_segments(path: Path, offsets: Sequence[int], counts: Sequence[int]) -> None:
+    """Decoders fill in what a cut-off file lacks, with zeros or grey."""
+    size = path.stat().st_size
+    missing = sum(count == 0 or offset + count > size for offset, count in zip(offsets, counts, strict=True))
+    if missing or not counts:
+        raise ImageError(
+            path,
+            f"is not whole: {missing} of its {len(counts)} strips or tiles are missing; save it again from its source",
+        )
+
+
 def _read_with_pillow(path: Path) -> StoredImage:
     _refuse_16_bit_colour(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large images; its hard limit still holds
-        with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) != 1:
-                raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
-            image.load()
-            _check_orientation(path, int(image.getexif().get(_ORIENTATION_TAG, 1)))
-            if image.mode == "P":
-                return _palette_image(image)
-            if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "F"):
-                raise ImageError(path, f"expected a grey or RGB image, found the colour mode {image.mode!r}")
-            pixels = np.array(image.convert("L") if image.mode == "1" else image)
+    with _open_with_pillow(path) as image:
+        if getattr(image, "n_frames", 1) != 1:
+            raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
+        image.load()
+        _check_orientation(path, int(image.getexif().get(_ORIENTATION_TAG, 1)))
+        if image.mode == "P":
+            return _palette_image(image)
+        if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L"):
+            raise ImageError(path, f"expected a grey or RGB image, found the colour mode {image.mode!r}")
+        pixels = np.array(image.convert("L") if image.mode == "1" else image)
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     return StoredImage(pixels=_drop_alpha(path, pixels))
+
+
+def _open_with_pillow(path: Path) -> Image.Image:
+    """Only formats that are read as they are stored: a TIFF named .png would lose its depth or its sign."""
+    with _PILLOW_WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large images; its hard limit still holds
+        return Image.open(path, formats=("PNG", "JPEG", "BMP"))
 
 
 def _palette_image(image: Image.Image) -> StoredImage:
@@ -240,10 +262,11 @@ def check_dtype(pixels: PixelArray, dtype: str, path: Path | str) -> None:
         ImageError: naming both dtypes and the mapping that `matseg-run --window` offers.
     """
     if pixels.dtype.name != dtype:
-        low, high = int(np.floor(pixels.min())), int(np.ceil(pixels.max()))
+        known = pixels[np.isfinite(pixels)]
+        span = f"{known.min():g} to {known.max():g}" if known.size else "nothing"
         raise ImageError(
             path,
             f"has {pixels.dtype} pixels, this model takes {dtype}; map them with --window LO,HI, the intensities "
-            f"that become the model's darkest and brightest (this image spans {low} to {high}), the same for a "
+            f"that become the model's darkest and brightest (this image spans {span}), the same for a "
             "whole volume",
         )
