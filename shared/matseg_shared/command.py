@@ -36,7 +36,7 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except click.ClickException:
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.exceptions.Abort):  # click's own: Ctrl-C at a question
             _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED, debug)
         except MatsegError as error:
             _end(str(error), error.exit_code, debug)
