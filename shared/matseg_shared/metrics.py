@@ -14,9 +14,23 @@ ConfusionMatrix = NDArray[np.int64]
 def confusion_matrix(
     labels: NDArray[np.integer], predictions: NDArray[np.integer], n_class: int
 ) -> ConfusionMatrix:
-    """Count each (labelled, predicted) pair of two arrays of one shape with values below `n_class`."""
+    """Count each (labelled, predicted) pair.
+
+    Args:
+        labels: class indices, any shape.
+        predictions: class indices of the same shape.
+        n_class: every index must be below it.
+
+    Raises:
+        ValueError: the shapes differ, or an index is out of range (it would be counted as another pair).
+    """
     if labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
+    for what, indices in (("labels", labels), ("predictions", predictions)):
+        if indices.size and not 0 <= indices.min() <= indices.max() < n_class:
+            raise ValueError(
+                f"{what} hold class indices {indices.min()} to {indices.max()}, expected 0 to {n_class - 1}"
+            )
     pairs = labels.astype(np.int64).ravel() * n_class + predictions.ravel()
     return np.bincount(pairs, minlength=n_class * n_class).reshape(n_class, n_class).astype(np.int64)
 

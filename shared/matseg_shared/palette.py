@@ -5,7 +5,9 @@ Default colours are those of Okabe and Ito (2008), told apart with every common 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import colorsys
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -28,17 +30,30 @@ FALSE_POSITIVE: Colour = (0, 255, 0)
 """Green, as in the user guide's overlays of two classes."""
 FALSE_NEGATIVE: Colour = (255, 105, 180)
 """Pink, as in the user guide; with more than two classes, every wrong pixel."""
+_MORE_HUES = 300
+"""Enough for 255 classes, some colours being the same after rounding."""
 
 
 def default_colours(n_class: int) -> tuple[Colour, ...]:
-    """`n_class` distinct colours: the eight of Okabe and Ito, then darker and lighter ones of them."""
-    colours: list[Colour] = list(OKABE_ITO)
-    shade = 0.72
-    while len(colours) < n_class:
-        for red, green, blue in OKABE_ITO[1:]:
-            colours.append((int(red * shade), int(green * shade), int(blue * shade)))
-        shade *= 0.72
-    return tuple(colours[:n_class])
+    """`n_class` distinct colours: the eight of Okabe and Ito, darker ones of them, then any hue.
+
+    A class keeps its colour when more classes are added.
+    """
+    darker = (
+        (int(red * shade), int(green * shade), int(blue * shade))
+        for shade in (0.72, 0.52)
+        for red, green, blue in OKABE_ITO[1:]
+    )
+    colours = dict.fromkeys(itertools.chain(OKABE_ITO, darker, _hues()) if n_class > 8 else OKABE_ITO)
+    return tuple(itertools.islice(colours, n_class))
+
+
+def _hues() -> Iterator[Colour]:
+    """Hues a golden section apart, each in its turn strong, pale or dark."""
+    for step in range(_MORE_HUES):
+        saturation, value = ((0.9, 0.95), (0.45, 0.95), (0.9, 0.6))[step % 3]
+        red, green, blue = colorsys.hsv_to_rgb(step * 0.618034 % 1, saturation, value)
+        yield round(red * 255), round(green * 255), round(blue * 255)
 
 
 def colourise(labels: NDArray[np.uint8], colours: Sequence[Colour]) -> NDArray[np.uint8]:
