@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -27,6 +28,7 @@ LABELS_NAME = "labels"
 PROBABILITIES_NAME = "probabilities"
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_SELF_TEST_BYTES = 8 << 20
+MAX_SELF_TEST_UNPACKED_BYTES = 64 << 20
 
 Precision = Literal["fp32", "fp16", "int8"]
 PixelDtype = Literal["uint8", "uint16", "float32"]
@@ -58,6 +60,12 @@ class Histogram(_Document):
     """Right edge of the last bin."""
     counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Pixels per bin of equal width."""
+
+    @model_validator(mode="after")
+    def _bins_with_a_width(self) -> Histogram:
+        if not self.low < self.high:
+            raise ValueError(f"its right edge {self.high:g} must lie above its left edge {self.low:g}")
+        return self
 
 
 class InputInfo(_Document):
@@ -242,7 +250,12 @@ def decode_self_test(properties: Mapping[str, str], metadata: ModelMetadata, sou
     if not text or len(text) > MAX_SELF_TEST_BYTES:
         raise MetadataError(f"{source}: its self-test is missing or oversized; export the model again")
     try:
-        with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
+        packed = io.BytesIO(base64.b64decode(text, validate=True))
+        with zipfile.ZipFile(packed) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        if unpacked > MAX_SELF_TEST_UNPACKED_BYTES:
+            raise ValueError(f"it unpacks to {unpacked} bytes")
+        with np.load(packed, allow_pickle=False) as arrays:
             test = SelfTest(
                 image=arrays["image"], labels=arrays["labels"], margin=arrays["margin"].astype(np.float32)
             )
@@ -259,6 +272,8 @@ def decode_self_test(properties: Mapping[str, str], metadata: ModelMetadata, sou
         and test.labels.dtype == np.uint8
         and test.labels.shape == test.margin.shape == (shape[0], *shape[2:])
         and test.labels.size > 0
+        and int(test.labels.max()) < len(metadata.classes)
+        and bool(np.isfinite(test.image).all() and np.isfinite(test.margin).all())
     )
     if not fits:
         raise MetadataError(f"{source}: its self-test does not fit the model; export the model again")
@@ -266,12 +281,21 @@ def decode_self_test(properties: Mapping[str, str], metadata: ModelMetadata, sou
 
 
 def problems_of(error: ValidationError) -> tuple[Problem, ...]:
-    """Every problem of a pydantic error, with its place."""
-    return tuple(
+    """Every problem of a pydantic error, with its place.
+
+    A sequence whose items are wrong is not reported once more as too short for lack of right ones.
+    """
+    problems = [
         Problem(
             where=".".join(str(part) for part in item["loc"]),
             message=item["msg"].removeprefix("Value error, "),
             kind=item["type"],
         )
         for item in error.errors(include_url=False, include_context=False)
+    ]
+    return tuple(
+        problem
+        for problem in problems
+        if problem.kind != "too_short"
+        or not any(item.where.startswith(f"{problem.where}.") for item in problems)
     )
