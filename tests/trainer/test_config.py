@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,17 @@ def test_the_shipped_file_has_no_key_twice_and_a_comment_for_each_version_of_our
     lines = text.splitlines()
     for table in ("tomography.v8", "uhcs.v7", "demo.v1", "demo.v2", "demo.v3"):
         assert lines[lines.index(f"[{table}]") - 1].startswith("# ")
+
+
+def test_the_documentation_has_every_key_with_its_default() -> None:
+    text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    keys_only = text.partition("## When something is wrong")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", keys_only, flags=re.MULTILINE))
+    assert list(rows) == list(VersionConfig.model_fields)
+    for key, field in VersionConfig.model_fields.items():
+        shown = rows[key].strip("`")
+        if field.is_required():
+            assert shown == "none, must be given"
+        elif field.default is not None:
+            assert tomllib.loads(f"value = {shown}")["value"] == field.default
+            assert rows[key].startswith("`")

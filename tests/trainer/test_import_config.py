@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from matseg_shared.errors import ConfigError
 from matseg_trainer.config import Config, parse_config
-from matseg_trainer.import_config import import_config, import_config_command, read_matseg_config
+from matseg_trainer.import_config import DROPPED, import_config, import_config_command, read_matseg_config
 
 Write = Callable[[str], Path]
 
@@ -382,3 +383,14 @@ def test_the_command_answers_a_bad_file_without_a_traceback(write: Write) -> Non
     assert result.exit_code == 2
     assert "line 1: expected the dict of versions of 'a', found the name `b`" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_documentation_names_every_key_that_is_left_out() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
+    table = text.partition("| key | instead |")[2]
+    named = [
+        key
+        for row in re.findall(r"^\| (`.+`) \|", table, re.M)
+        for key in re.findall(r"`(\w+)`", row.split("|")[0])
+    ]
+    assert named == list(DROPPED)
