@@ -92,7 +92,9 @@ def write_classes(path: Path, classes: Sequence[ClassInfo]) -> None:
     blocks = [_HEADER]
     for item in classes:
         value = item.label_value if isinstance(item.label_value, int) else list(item.label_value)
-        name = json.dumps(item.name, ensure_ascii=True)  # JSON's escapes are TOML's as long as it is ASCII
+        name = json.dumps(item.name, ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # else JSON's strings are TOML's
         blocks.append(
             f"[[class]] # {item.index}\nname = {name}\ncolour = {list(item.colour)}\nlabel_value = {value}\n"
         )

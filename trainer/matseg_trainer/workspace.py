@@ -101,6 +101,11 @@ class Workspace:
             ConfigError: the configuration is missing or wrong.
             DatasetError: it gives none, or several, for this data set.
         """
+        if not self.config_path.exists():
+            raise DatasetError(
+                f"{self.config_path}: expected the number of classes of {name!r} there, found no such file; write a "
+                f"table [{name}.default] with n_class, or give the number with --classes"
+            )
         config = self.config()
         if name in config.versions and not config.versions[name]:
             document = tomllib.loads(self.config_path.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ _SAMPLE_RADIUS = 0.42
 _VIEW_RADIUS = 0.495
 PORE_FRINGE = 70.0
 """Grey of the fringe around pores, by which they are known."""
-_SMALLEST = 8e-4
+_SMALLEST = 1.3e-3
 """Sections of arms below this share of the picture are left out: nobody could label them."""
 _WAVES = 12
 _MARGIN = 0.03
@@ -93,7 +93,7 @@ def make_scan(seed: int) -> Scan:
     arms: list[Arm] = []
     turn = rng.uniform(0, 2 * np.pi)
     number = int(rng.integers(1, 3))
-    away, scale = (0.05, 1.7) if number == 1 else (0.19, 1.3)
+    away, scale = (0.05, 1.95) if number == 1 else (0.19, 1.5)
     for index in range(number):
         angle = turn + 2 * np.pi * index / number
         centre = np.array([away * np.cos(angle), away * np.sin(angle), rng.uniform(-0.1, 0.1)])
@@ -116,9 +116,9 @@ def _scatter_inclusions(rng: np.random.Generator) -> tuple[Inclusion, ...]:
     """Pores, oxides and bright particles throughout the sample's height."""
     inclusions = []
     for number, radii, greys, fringe in (
-        (60, (0.014, 0.036), (88.0, 100.0), PORE_FRINGE),
-        (50, (0.004, 0.012), (10.0, 50.0), 60.0),
-        (50, (0.004, 0.014), (200.0, 255.0), -60.0),
+        (80, (0.014, 0.036), (88.0, 100.0), PORE_FRINGE),
+        (90, (0.006, 0.016), (10.0, 50.0), 60.0),
+        (90, (0.005, 0.016), (200.0, 255.0), -60.0),
     ):
         for _ in range(number):
             distance, angle = 0.38 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
@@ -152,7 +152,7 @@ def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], ND
     radius = np.hypot(x - scan.rotation[0], y - scan.rotation[1])
     wall = _SAMPLE_RADIUS + 0.006 * scan.wall.at(x, y, z) - radius
     depth = _dendrite_depth(scan, x, y, z, wall)
-    picture = LIQUID + (DENDRITE - LIQUID) * np.clip(0.5 + depth * size / 3.0, 0, 1)
+    picture = LIQUID + (DENDRITE - LIQUID) * np.clip(0.5 + depth * size / 2.0, 0, 1)
     labels = (depth > 0).astype(np.uint8)
     _add_inclusions(scan, picture, labels, depth, axis, z)
     picture += 4.0 * scan.drift.at(x, y, z) + scan.cupping * ((radius / _SAMPLE_RADIUS) ** 2 - 0.5)
@@ -165,7 +165,7 @@ def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], ND
 
 def _dendrite_depth(scan: Scan, x: Plane, y: Plane, z: float, wall: Plane) -> Plane:
     """Positive inside dendrites; sections too small to be told from noise are taken out altogether."""
-    depth = depth_in_arms(scan.arms, x[0], z, _MARGIN) + 0.003 * scan.bumps.at(x, y, z)
+    depth: Plane = depth_in_arms(scan.arms, x[0], z, _MARGIN) + 0.003 * scan.bumps.at(x, y, z)
     depth = np.minimum(depth, wall - 0.03)
     depth = ndimage.gaussian_filter(depth, 0.004 * x.shape[0])  # rounds the corners between arms
     parts, number = ndimage.label(depth > 0)
@@ -180,7 +180,7 @@ def _dendrite_depth(scan: Scan, x: Plane, y: Plane, z: float, wall: Plane) -> Pl
 def _add_inclusions(
     scan: Scan, picture: Plane, labels: NDArray[np.uint8], depth: Plane, axis: NDArray[np.float64], z: float
 ) -> None:
-    """Draw those that the slice cuts, in place; pores only in the liquid, particles anywhere."""
+    """Draw those that the slice cuts, in place; dark ones only in the liquid, bright ones anywhere."""
     pixel = 1 / axis.size
     lumps = scan.bumps.at(*np.meshgrid(axis, axis), z + 1.0)
     for item in scan.inclusions:
@@ -195,11 +195,12 @@ def _add_inclusions(
             ((step - at) / r) ** 2 for step, at, r in zip(steps, item.centre, item.radii, strict=True)
         )
         inside = (1 - np.sqrt(scaled)) * item.radii.min()
-        if item.fringe == PORE_FRINGE:
-            if inside.max(initial=-1.0) < 2.5 * pixel or (depth[box][inside > -3 * pixel] > -3 * pixel).any():
-                continue
-        else:
+        if item.fringe != PORE_FRINGE:
             inside = inside + 0.3 * item.radii.min() * lumps[box]
+        least = 2.5 if item.fringe == PORE_FRINGE else 1.0  # a mere graze would be anybody's guess
+        in_the_way = item.fringe > 0 and (depth[box][inside > -3 * pixel] > -3 * pixel).any()
+        if inside.max(initial=-1.0) < least * pixel or in_the_way:
+            continue
         share = np.clip(0.5 + inside / pixel / 1.5, 0, 1)
         shell = np.exp(-(((inside / pixel + 1.5) / 0.9) ** 2))
         picture[box] += share * (item.grey - picture[box]) + (1 - share) * shell * item.fringe
@@ -223,6 +224,6 @@ def _add_crucible(
 def _noise(rng: np.random.Generator, size: int, wall: Plane) -> Plane:
     """Reconstruction noise: correlated over about a pixel, stronger towards the rim."""
     noise = ndimage.gaussian_filter(rng.normal(0, 1, (size, size)), 0.55)
-    level = 5.0 + 3.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
+    level = 4.0 + 2.5 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
     scaled: Plane = noise / noise.std() * level
     return scaled

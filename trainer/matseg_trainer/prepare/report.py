@@ -28,15 +28,16 @@ def stray_lines(plan: LabelPlan) -> str:
 
 def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySummary]) -> None:
     """One row per array, the class table, and what deserves a note."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{plan.dataset.name}: label arrays")
+    table = Table(title=escape(f"{plan.dataset.name}: label arrays"))
     for heading in ("array", "unique values", "ndim", "normalised", "classes present", ""):
         table.add_column(heading, overflow="fold")
     n_class = len(plan.table.classes)
     for item in summaries:
         table.add_row(
-            str(item.path.relative_to(plan.dataset.root)),
+            escape(str(item.path.relative_to(plan.dataset.root))),
             ", ".join(map(str, item.values)),
             str(item.ndim),
             "yes" if item.normalised else "no",
@@ -65,9 +66,10 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
 
 def print_check(console: Console, result: CheckResult) -> None:
     """One row per split, then every problem and note."""
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{result.name}: splits")
+    table = Table(title=escape(f"{result.name}: splits"))
     for heading in ("split", "images", "labels", "arrays", "sizes", "dtype", "channels", "class shares"):
         table.add_column(heading, overflow="fold")
     for row in result.splits:

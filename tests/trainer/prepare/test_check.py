@@ -1,0 +1,68 @@
+"""A check names everything that is wrong at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+LABEL = np.array([[0, 0, 0, 255]], np.uint8)
+
+
+def test_a_good_set(small, prep):
+    for split in ("train", "validate", "test"):
+        small.add(split, "a", LABEL)
+    prep("labels", "steel", "train", "validate", "test", "--classes", 2)
+    before = small.files()
+    result = prep("check", "steel")
+    assert result.exit_code == 0, result.output
+    assert "no problem found" in result.output
+    assert "1 x 4" in result.output
+    assert "0: 75.00%, 1: 25.00%" in result.output
+    assert small.files() == before
+
+
+def test_everything_wrong_is_named(small, prep):
+    for stem in "abcdef":
+        small.add("train", stem, LABEL)
+    prep("labels", "steel", "train", "--classes", 2)
+    train = small.root / "train"
+    (train / "images" / "a.png").write_text("no picture")
+    (train / "labels" / "b_L.png").unlink()
+    (train / "labels_npy" / "c.npy").unlink()
+    np.save(train / "labels_npy" / "d.npy", np.zeros((2, 4), np.uint8))
+    np.save(train / "labels_npy" / "e.npy", np.full((1, 4), 9))
+    small.add("train", "f", LABEL, image=np.zeros((1, 4), np.uint16))
+    (train / "images" / "notes.txt").write_text("hello")
+    result = prep("check", "steel")
+    assert result.exit_code == 2
+    for words in (
+        "a.png: expected a readable png",
+        "no label image for b.png",
+        "no label array for c.png",
+        "d.npy: expected 1 x 4 pixels as in d.png, found 2 x 4",
+        "e.npy: expected class indices from 0 to 1, found 9",
+        "expected images of one dtype, found uint16, uint8",
+        "note: ",
+        "not an image: notes.txt",
+        "there is no split 'validate'",
+        "6 problem(s)",
+    ):
+        assert words in result.output
+
+
+def test_a_bad_class_table(small, prep):
+    small.add("train", "a", LABEL)
+    prep("labels", "steel", "train", "--classes", 2)
+    (small.root / "classes.toml").write_text('[[class]]\nname = ""\ncolour = [0, 0, 300]\nlabel = 3\n')
+    result = prep("check", "steel")
+    assert result.exit_code == 2
+    for words in ("class 0.name", "class 0.colour.2", "unknown key 'label'", "class 0.label_value"):
+        assert words in result.output
+
+
+def test_colour_among_grey(small, prep):
+    small.add("train", "a", LABEL)
+    small.add("train", "b", LABEL, image=np.arange(12, dtype=np.uint8).reshape(1, 4, 3))
+    prep("labels", "steel", "train", "--classes", 2)
+    result = prep("check", "steel")
+    assert result.exit_code == 2
+    assert "expected images of one number of channels, found 1, 3" in result.output

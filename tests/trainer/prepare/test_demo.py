@@ -1,0 +1,105 @@
+"""The synthetic set looks like tomography, cannot be thresholded, and repeats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from matseg_shared.images import list_images, read_image
+from matseg_trainer.dataset import Dataset
+from matseg_trainer.otsu import otsu_iou, otsu_threshold
+from matseg_trainer.prepare.phantom import OUTSIDE, make_scan, render_slice
+
+
+def pairs_of(root, split):
+    return [
+        (read_image(pair.image), read_image(pair.label) // 255)
+        for pair in Dataset.open(root).pairing(split).pairs
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_threshold_does_not_do(prep, workspace, seed):
+    assert prep("demo", "dendrites", "--seed", seed, "--train", 1, "--validate", 1, "--raw", 0).exit_code == 0
+    pairs = pairs_of(workspace / "data" / "dendrites", "test")
+    assert len(pairs) == 3
+    assert 0.1 < otsu_iou(pairs) < 0.80
+    assert 0.02 < np.mean([labels.mean() for _, labels in pairs]) < 0.3
+
+
+def test_slices_look_like_tomography():
+    image, labels = render_slice(make_scan(7), 0.0, 256)
+    assert image.dtype == labels.dtype == np.uint8
+    assert image.shape == labels.shape == (256, 256)
+    assert set(np.unique(labels)) == {0, 1}
+    assert image[0, 0] == image[-1, -1] == OUTSIDE
+    y, x = np.mgrid[:256, :256]
+    inside = np.hypot(x - 127.5, y - 127.5) < 0.38 * 256
+    liquid = image[inside & (labels == 0)]
+    assert image[labels == 1].mean() < liquid.mean() - 20
+    assert liquid.std() > 4
+    assert liquid.max() > 180  # bright inclusions
+    assert liquid.min() < 60  # dark ones
+    parts, number = ndimage.label(labels, np.ones((3, 3)))
+    assert number >= 1
+    assert np.bincount(parts.ravel())[1:].max() > 200
+
+
+def test_neighbours_in_the_stack_resemble_each_other(prep, workspace):
+    assert (
+        prep("demo", "d", "--train", 1, "--validate", 1, "--test", 1, "--raw", 9, "--size", 160).exit_code
+        == 0
+    )
+    names = list_images(workspace / "data" / "d_raw")[0]
+    slices = [ndimage.gaussian_filter(read_image(path).astype(float), 2) for path in names]
+    assert len(slices) == 9
+    y, x = np.mgrid[:160, :160]
+    inside = np.hypot(x - 80, y - 80) < 60
+    near, far = (np.abs(slices[0] - other)[inside].mean() for other in (slices[1], slices[8]))
+    assert near < 0.7 * far
+
+
+def test_the_same_seed_gives_the_same_files(prep, workspace):
+    small = ("--train", 2, "--validate", 1, "--test", 1, "--raw", 2, "--size", 128)
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert prep("demo", name, "--seed", seed, *small).exit_code == 0
+    images = {
+        name: [path.read_bytes() for path in sorted((workspace / "data" / name).rglob("*.png"))]
+        for name in "abc"
+    }
+    assert images["a"] == images["b"] != images["c"]
+    assert len(set(images["a"])) == 8
+
+
+def test_it_goes_through_the_other_commands(prep):
+    prep("demo", "d", "--train", 2, "--validate", 1, "--test", 1, "--raw", 0, "--size", 128)
+    assert prep("labels", "d", "train", "validate", "test", "--classes", 2).exit_code == 0
+    assert prep("check", "d").exit_code == 0
+    assert prep("crop", "d", 64, 3, 2).exit_code == 0
+
+
+def test_what_is_there_stays_unless_told(prep, workspace):
+    few = ("--train", 1, "--validate", 1, "--test", 1, "--raw", 1, "--size", 128)
+    stack = workspace / "data" / "d_raw"
+    stack.mkdir()
+    (stack / "mine.png").write_text("precious")
+    result = prep("demo", "d", *few)
+    assert result.exit_code == 2
+    assert "--overwrite" in result.output
+    assert not (workspace / "data" / "d").exists()
+    assert prep("demo", "d", *few, "--overwrite").exit_code == 0
+    assert [path.name for path in stack.iterdir()] == ["slice_0000.png"]
+
+
+def test_otsu_on_known_histograms():
+    image = np.array([[10] * 50 + [200] * 30], np.uint8)
+    assert 10 <= otsu_threshold(image) < 200
+    dark = (image < 100).astype(np.uint8)
+    assert otsu_iou([(image, dark)]) == 1.0
+    assert otsu_iou([(image, 1 - dark)]) == 1.0
+    half = dark.copy()
+    half[0, :25] = 0
+    assert otsu_iou([(image, half)]) == 0.5
+    assert otsu_iou([(image, dark), (image, half)]) == 0.75
+    assert otsu_threshold(np.full((3, 3), 7, np.uint8)) in range(256)

@@ -1,0 +1,299 @@
+"""Label images of every form become arrays of class indices, or are named with what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from matseg_trainer.dataset import Dataset
+from matseg_trainer.prepare import report
+
+GREY = np.array([[0, 85, 170, 255], [255, 170, 85, 0]], dtype=np.uint8)
+INDICES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], dtype=np.uint8)
+RGB = np.array([(0, 0, 255), (0, 255, 0), (255, 0, 0), (255, 255, 0)], dtype=np.uint8)
+
+
+def palette_image(indices: np.ndarray, colours: np.ndarray) -> Image.Image:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(colours.astype(np.uint8).tobytes())
+    return image
+
+
+def rgba(grey: np.ndarray) -> np.ndarray:
+    return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+
+
+@pytest.mark.parametrize(
+    ("label", "first_colour"),
+    [
+        (GREY, (0, 0, 0)),
+        (np.dstack([GREY] * 3), (0, 0, 0)),
+        (rgba(GREY), (0, 0, 0)),
+        (GREY.astype(np.uint16) * 257, (0, 0, 0)),
+        (INDICES, (0, 0, 0)),
+        (palette_image(INDICES, RGB), (0, 0, 255)),
+        (RGB[INDICES], (0, 0, 255)),
+    ],
+    ids=["grey", "grey as RGB", "grey as RGBA", "16-bit grey", "indices", "palette", "colour"],
+)
+def test_every_form_gives_the_same_indices(small, prep, label, first_colour):
+    small.add("train", "a", label)
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 0, result.output
+    array = small.array("train", "a")
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, INDICES)
+    assert Dataset.open(small.root).classes[0].colour == first_colour
+    assert "normalised" in result.output
+    assert "4 of 4" in result.output
+
+
+def test_an_image_that_lacks_classes_keeps_the_indices_of_the_set(small, prep):
+    small.add("train", "a", np.full((3, 3), 170, np.uint8))
+    small.add("test", "b", GREY, mark="")
+    assert prep("labels", "steel", "train", "--classes", 4).exit_code == 0
+    assert (small.array("train", "a") == 2).all()
+    assert not (small.root / "test" / "labels_npy").exists()
+
+
+def test_grey_among_colours_counts_as_colour(small, prep):
+    small.add("train", "a", np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8))
+    small.add("train", "b", np.zeros((2, 2), np.uint8))
+    assert prep("labels", "steel", "train", "--classes", 2).exit_code == 0
+    assert small.array("train", "a").tolist() == [[0, 1]]
+    assert not small.array("train", "b").any()
+
+
+def test_colours_of_plain_indices_are_told_apart(small, prep):
+    small.add("train", "a", INDICES)
+    prep("labels", "steel", "train", "--classes", 4)
+    assert len({item.colour for item in Dataset.open(small.root).classes}) == 4
+    assert max(max(item.colour) for item in Dataset.open(small.root).classes) > 100
+
+
+def test_stray_values_are_all_named_and_nothing_is_written(small, prep):
+    for stem, stray in (("a", 254), ("b", 3), ("c", None)):
+        label = np.repeat(np.array([[0, 255]], np.uint8), 8, axis=0)
+        if stray is not None:
+            label[0, 0] = label[1, 0] = stray
+        small.add("train", stem, label)
+    before = small.files()
+    result = prep("labels", "steel", "train", "--classes", 2)
+    assert result.exit_code == 2
+    assert "a_L.png: 2 pixel(s), value (pixels): 254 (2)" in result.output
+    assert "b_L.png: 2 pixel(s), value (pixels): 3 (2)" in result.output
+    assert "c_L.png" not in result.output
+    assert "--nearest" in result.output
+    assert "--classes" in result.output
+    assert small.files() == before
+
+    result = prep("labels", "steel", "train", "--classes", 2, "--nearest")
+    assert result.exit_code == 0
+    assert small.array("train", "a").sum() == 10
+    assert small.array("train", "b").sum() == 8
+    assert "a_L.png: 2 pixel(s)" in result.output
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2)])
+def test_somebody_at_a_terminal_is_asked(small, prep, monkeypatch, answer, code):
+    monkeypatch.setattr(report, "asks", lambda: True)
+    small.add("train", "a", np.array([[0, 0, 0, 255, 255, 250]], np.uint8))
+    assert prep("labels", "steel", "train", "--classes", 2, given=answer).exit_code == code
+    assert (small.root / "train" / "labels_npy").exists() == (code == 0)
+
+
+def test_nearest_colour(small, prep):
+    label = np.repeat(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8), 5, axis=0)
+    label[0, 0] = (250, 5, 5)
+    small.add("train", "a", label)
+    assert prep("labels", "steel", "train", "--classes", 2, "--nearest").exit_code == 0
+    assert small.array("train", "a").tolist() == [[1, 0]] * 5
+
+
+def test_palettes_that_disagree_are_named(small, prep):
+    small.add("train", "a", palette_image(INDICES, RGB))
+    small.add("train", "b", palette_image(INDICES, RGB[::-1]))
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert "b_L.png" in result.output
+    assert "palette" in result.output
+
+
+def test_palettes_among_grey_are_named(small, prep):
+    small.add("train", "a", palette_image(INDICES, RGB))
+    small.add("train", "b", GREY)
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert "palette images (a_L.png) among grey ones (b_L.png)" in result.output
+
+
+def test_fewer_values_than_classes(small, prep):
+    small.add("train", "a", np.array([[0, 255]], np.uint8))
+    result = prep("labels", "steel", "train", "--classes", 3)
+    assert result.exit_code == 2
+    assert "0, 255" in result.output
+    assert "--classes 2" in result.output
+
+
+def test_an_edited_class_table_is_kept_and_obeyed(small, prep):
+    small.add("train", "a", np.array([[0, 255]], np.uint8))
+    prep("labels", "steel", "train", "--classes", 2)
+    path = small.root / "classes.toml"
+    path.write_text(path.read_text().replace("class 1", "Zementit").replace("value = 255", "value = 200"))
+    edited = path.read_bytes()
+    result = prep("labels", "steel", "train", "--classes", 2, "--overwrite")
+    assert result.exit_code == 2
+    assert "255 (1)" in result.output
+    assert path.read_bytes() == edited
+    result = prep("labels", "steel", "train", "--classes", 3, "--overwrite")
+    assert "expected 3 classes" in result.output
+
+
+def test_existing_arrays(small, prep):
+    small.add("train", "a", np.array([[0, 255]], np.uint8))
+    prep("labels", "steel", "train", "--classes", 2)
+    old = small.root / "train" / "labels_npy" / "a.npy"
+    np.save(old, np.array([[1, 1]], np.uint8))
+    small.add("train", "b", np.array([[255, 0]], np.uint8))
+    result = prep("labels", "steel", "train")
+    assert result.exit_code == 2
+    assert "--append" in result.output
+    assert "--overwrite" in result.output
+    result = prep("labels", "steel", "train", "--append")
+    assert result.exit_code == 0
+    assert "kept" in result.output
+    assert small.array("train", "a").tolist() == [[1, 1]]
+    assert small.array("train", "b").tolist() == [[1, 0]]
+    assert prep("labels", "steel", "train", "--overwrite").exit_code == 0
+    assert small.array("train", "a").tolist() == [[0, 1]]
+
+
+def test_a_kept_array_must_be_good(small, prep):
+    small.add("train", "a", np.array([[0, 255]], np.uint8))
+    prep("labels", "steel", "train", "--classes", 2)
+    np.save(small.root / "train" / "labels_npy" / "a.npy", np.array([[7, 1]], np.uint8))
+    result = prep("labels", "steel", "train", "--append")
+    assert result.exit_code == 2
+    assert "a.npy" in result.output
+    assert "7" in result.output
+
+
+def test_all_bad_files_are_named_at_once(small, prep):
+    small.add("train", "a", GREY)
+    small.add("train", "b", GREY)
+    small.add("train", "c", GREY[:1], image=np.zeros((2, 4), np.uint8))
+    (small.root / "train" / "labels" / "a_L.png").write_text("not a picture")
+    image = small.root / "train" / "images" / "b.png"
+    image.write_bytes(image.read_bytes()[:-30])
+    before = small.files()
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert "a_L.png" in result.output
+    assert "b.png" in result.output
+    assert "c_L.png: expected 2 x 4 pixels as in c.png, found 1 x 4" in result.output
+    assert small.files() == before
+
+
+def test_images_and_labels_alone(small, prep):
+    small.add("train", "a", GREY)
+    small.add("train", "b", GREY)
+    (small.root / "train" / "labels" / "b_L.png").rename(small.root / "train" / "labels" / "other.png")
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert "no label image for b.png" in result.output
+    (small.root / "train" / "images" / "b.png").unlink()
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 0
+    assert "left out: other.png" in result.output
+
+
+def test_two_label_images_of_one_image(small, prep):
+    small.add("train", "a", GREY)
+    shutil.copy(small.root / "train" / "labels" / "a_L.png", small.root / "train" / "labels" / "a.png")
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert "several label images (a.png, a_L.png)" in result.output
+
+
+def test_labels_of_real_numbers(small, prep):
+    small.add("train", "a", GREY)
+    label = small.root / "train" / "labels" / "a_L.png"
+    label.unlink()
+    Image.fromarray(GREY.astype(np.float32)).save(label.with_suffix(".tif"))
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert "a_L.tif" in result.output
+    assert "float32" in result.output
+
+
+def test_the_number_of_classes_comes_from_the_configuration(small, prep, workspace):
+    small.add("train", "a", GREY)
+    result = prep("labels", "steel", "train")
+    assert result.exit_code == 2
+    assert "config.toml" in result.output
+    assert "--classes" in result.output
+    (workspace / "config.toml").write_text("[steel.default]\nn_class = 4\n")
+    assert prep("labels", "steel", "train").exit_code == 0
+    (workspace / "config.toml").write_text(
+        '[steel.v1]\nmodel = "unet"\nn_class = 4\n[steel.v2]\nmodel = "unet"\nn_class = 3\n'
+    )
+    result = prep("labels", "steel", "train", "--overwrite")
+    assert result.exit_code == 2
+    assert "[3, 4]" in result.output
+
+
+@pytest.mark.parametrize("words", [("stel", "train"), ("steel", "trian"), ("..", "train"), ("a/b", "train")])
+def test_wrong_names(small, prep, words):
+    small.add("train", "a", GREY)
+    result = prep("labels", *words, "--classes", 4)
+    assert result.exit_code == 2
+    assert "steel" in result.output or words[0] in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_empty_folders(small, prep, kind):
+    small.add("train", "a", GREY)
+    for path in (small.root / "train" / kind).iterdir():
+        path.unlink()
+    result = prep("labels", "steel", "train", "--classes", 4)
+    assert result.exit_code == 2
+    assert f"{kind}: expected the " in result.output
+    assert "none in it" in result.output
+
+
+def test_real_tomography(real, prep):
+    root = real("tomography")
+    result = prep("labels", "tomography", "train", "--classes", 2)
+    assert result.exit_code == 2
+    assert "c54_ObjT1_z057_L.png: 2 pixel(s)" in result.output
+    assert "c54_ObjT1_z160_L.png: 15 pixel(s)" in result.output
+    assert not (root / "train" / "labels_npy").exists()
+    assert (
+        prep("labels", "tomography", "train", "validate", "test", "--classes", 2, "--nearest").exit_code == 0
+    )
+    shares = [np.load(sample.array).mean() for sample in Dataset.open(root).samples("train")]
+    assert len(shares) == 30
+    assert 0.03 < np.mean(shares) < 0.06
+
+
+def test_real_uhcs(real, prep):
+    root = real("uhcs")
+    assert prep("labels", "uhcs", "train", "--classes", 4).exit_code == 0
+    arrays = [np.load(sample.array) for sample in Dataset.open(root).samples("train")]
+    alone = [np.unique(array).tolist() for array in arrays if np.ptp(array) == 0]
+    assert alone == [[2]]  # one image has spheroidite only
+
+
+def test_real_sandstone(real, prep):
+    root = real("sandstone")
+    assert prep("labels", "sandstone", "train", "--classes", 4).exit_code == 0
+    assert [item.label_value for item in Dataset.open(root).classes] == [
+        (0, 0, 255),
+        (0, 255, 0),
+        (255, 0, 0),
+        (255, 255, 0),
+    ]

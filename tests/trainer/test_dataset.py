@@ -1,0 +1,210 @@
+"""What a data set is on disk, and what is said when it is something else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.metadata import ClassInfo
+from matseg_trainer.classes import read_classes, write_classes
+from matseg_trainer.dataset import Dataset, load_array
+from matseg_trainer.workspace import Workspace, workspace_option
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Images a9 and a10 with arrays; their content does not matter here."""
+    for name in ("images/a10.png", "images/a9.tif", "labels/a9_L.png", "labels/a10.bmp"):
+        path = tmp_path / "data" / "steel" / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    root = tmp_path / "data" / "steel"
+    (root / "train" / "labels_npy").mkdir()
+    for stem in ("a9", "a10"):
+        np.save(root / "train" / "labels_npy" / f"{stem}.npy", np.zeros((2, 2), np.uint8))
+    return Dataset.open(root)
+
+
+def test_samples_are_in_natural_order(dataset):
+    assert [sample.stem for sample in dataset.samples("train")] == ["a9", "a10"]
+    assert dataset.samples("train")[0].array == dataset.root / "train" / "labels_npy" / "a9.npy"
+    assert dataset.unlabelled("train") == ()
+    assert dataset.name == "steel"
+    assert dataset.splits == ("train",)
+
+
+def test_images_without_arrays_are_named(dataset):
+    (dataset.root / "train" / "labels_npy" / "a9.npy").unlink()
+    assert [path.name for path in dataset.unlabelled("train")] == ["a9.tif"]
+    with pytest.raises(DatasetError, match=r"a9\.tif; run `matseg-prep labels steel train`"):
+        dataset.samples("train")
+
+
+def test_label_images_are_found_by_stem(dataset):
+    pairing = dataset.pairing("train")
+    assert [pair.label.name for pair in pairing.pairs] == ["a9_L.png", "a10.bmp"]
+    assert pairing.images_alone == pairing.labels_alone == pairing.repeated == ()
+
+
+def test_an_image_may_end_in_the_mark(dataset):
+    train = dataset.root / "train"
+    (train / "images" / "a9_L.png").write_text("an image of its own")
+    (train / "labels" / "a9_L_L.png").write_text("its label")
+    pairing = dataset.pairing("train")
+    found = {pair.image.name: pair.label.name for pair in pairing.pairs}
+    assert found["a9_L.png"] in ("a9_L.png", "a9_L_L.png")
+    assert pairing.repeated  # a9_L.png could be either's: said, not guessed
+    (train / "labels" / "a9_L.png").rename(train / "labels" / "a9.png")
+    found = {pair.image.name: pair.label.name for pair in dataset.pairing("train").pairs}
+    assert found["a9.tif"] == "a9.png"
+    assert found["a9_L.png"] == "a9_L_L.png"
+
+
+def test_two_images_of_one_stem(dataset):
+    (dataset.root / "train" / "images" / "a9.png").write_text("x")
+    with pytest.raises(DatasetError, match=r"a9\.png and a9\.tif"):
+        dataset.images("train")
+
+
+def test_a_missing_data_set_shows_the_layout(dataset):
+    with pytest.raises(DatasetError, match=r"(?s)did you mean 'steel'.*steal/train/images/.*labels"):
+        Dataset.open(dataset.root.parent / "steal")
+
+
+def test_the_published_set_has_its_address(dataset):
+    with pytest.raises(DatasetError, match=r"(?s)10\.18126/M2RM08.*10\.18126/M2W93J"):
+        Dataset.open(dataset.root.parent / "tomography")
+    with pytest.raises(DatasetError) as caught:
+        Dataset.open(dataset.root.parent / "other")
+    assert "doi" not in str(caught.value)
+
+
+def test_a_missing_split(dataset):
+    with pytest.raises(DatasetError, match="steel has train"):
+        dataset.samples("validate")
+
+
+def test_the_fingerprint_sees_every_change(dataset):
+    prints = [dataset.fingerprint(["train"])]
+    assert prints[0] == dataset.fingerprint(["train"])
+    array = dataset.root / "train" / "labels_npy" / "a9.npy"
+    np.save(array, np.ones((2, 2), np.uint8))
+    prints.append(dataset.fingerprint(["train"]))
+    image = dataset.root / "train" / "images" / "a9.tif"
+    image.write_text("changed")
+    prints.append(dataset.fingerprint(["train"]))
+    image.rename(image.with_name("a8.tif"))
+    array.rename(array.with_name("a8.npy"))
+    prints.append(dataset.fingerprint(["train"]))
+    assert len(set(prints)) == 4
+    assert all(len(text) == 64 for text in prints)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (np.full((2, 2), 2), "from 0 to 1, found 2"),
+        (np.full((2, 2), -1), "found -1"),
+        (np.zeros((2, 2, 1), np.uint8), r"shape \(2, 2, 1\)"),
+        (np.zeros((2, 2)), "dtype float64"),
+        (np.zeros((0, 2), np.uint8), r"shape \(0, 2\)"),
+        (b"not an array", "damaged"),
+        (b"", "damaged"),
+        (np.array([[{}]], dtype=object), "damaged"),
+        (None, "no such label array"),
+    ],
+)
+def test_bad_arrays(tmp_path, content, words):
+    path = tmp_path / "a.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(DatasetError, match=words) as caught:
+        load_array(path, 2)
+    assert "a.npy" in str(caught.value)
+
+
+def test_good_arrays_become_uint8(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0, 3]], np.int64))
+    array = load_array(tmp_path / "a.npy", 4)
+    assert array.dtype == np.uint8
+    assert array.tolist() == [[0, 3]]
+
+
+def test_class_tables_survive_writing(tmp_path):
+    classes = (
+        ClassInfo(index=0, name='Ferrit "α"\n', colour=(0, 1, 2), label_value=(1, 2, 3)),
+        ClassInfo(index=1, name="back\\slash 😀\x7f", colour=(255, 255, 255), label_value=(255, 0, 0)),
+    )
+    write_classes(tmp_path / "classes.toml", classes)
+    assert read_classes(tmp_path / "classes.toml") == classes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "one table"),
+        ("[class]\nname = 'x'", "one table"),
+        ("[[class]]\nname = 'x'\n[other]", "one table"),
+        ("[[class", "TOML"),
+        ("class = [1]", "class 0"),
+        ("[[class]]\nname = 'a'\ncolour = [0, 0]\nlabel_value = 0", "class 0.colour"),
+        ("[[class]]\nname='a'\ncolour=[0,0,0]\nlabel_value=0\n" * 2, "stands for class 0 already"),
+        (
+            "[[class]]\nname='a'\ncolour=[0,0,0]\nlabel_value=0\n"
+            "[[class]]\nname='b'\ncolour=[0,0,0]\nlabel_value=[1,1,1]",
+            "found both",
+        ),
+        (
+            "".join(f"[[class]]\nname='{i}'\ncolour=[0,0,0]\nlabel_value={i}\n" for i in range(256)),
+            "class 255.index",
+        ),
+    ],
+)
+def test_bad_class_tables(tmp_path, text, words):
+    path = tmp_path / "classes.toml"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=words) as caught:
+        read_classes(path)
+    assert "classes.toml" in str(caught.value)
+
+
+def test_a_workspace_is_found(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MATSEG_WORKSPACE", raising=False)
+    assert Workspace.find().root.resolve() == tmp_path.resolve()
+    monkeypatch.setenv("MATSEG_WORKSPACE", str(tmp_path / "other"))
+    assert Workspace.find().root == tmp_path / "other"
+    assert Workspace.find(tmp_path).data == tmp_path / "data"
+    monkeypatch.setenv("MATSEG_WORKSPACE", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"nowhere.*MATSEG_WORKSPACE"):
+        Workspace.find()
+    with pytest.raises(UsageError, match="--workspace"):
+        Workspace.find(tmp_path / "nowhere")
+
+
+def test_the_workspace_option(tmp_path):
+    @click.command()
+    @workspace_option
+    def command(workspace: Path | None) -> None:
+        click.echo(repr(Workspace.find(workspace).root == tmp_path))
+
+    assert CliRunner().invoke(command, ["--workspace", str(tmp_path)]).output == "True\n"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nimport matseg_trainer.prepare.cli\n"
+        "heavy = {'torch', 'zarr', 'scipy', 'onnxruntime', 'matplotlib', 'rich.table'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
