@@ -52,7 +52,8 @@ def random_view(
         pixels, labels = pixels[:, window[0], window[1]], labels[window]
     if not augment:
         return pixels, labels
-    turns = int(rng.integers(0, 4))
+    # Only a square stays the same size when turned by 90 degrees, and a batch needs one size
+    turns = int(rng.integers(0, 4)) if height == width else 2 * int(rng.integers(0, 2))
     pixels, labels = np.rot90(pixels, turns, axes=(1, 2)), np.rot90(labels, turns)
     if rng.random() < 0.5:
         pixels, labels = pixels[:, :, ::-1], labels[:, ::-1]

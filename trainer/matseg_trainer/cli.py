@@ -188,6 +188,20 @@ def _checkpoint_predictor(
     return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network
 
 
+def _onnx_predictor(path: Path, name: str, *, gpu: bool) -> tuple[Predictor, str]:
+    from matseg_runtime.session import Session
+    from matseg_trainer.evaluate import Predictor
+
+    session = Session.open(path, provider="cuda" if gpu else "cpu")
+    metadata = session.model.metadata
+    if metadata.name != name:
+        raise UsageError(
+            f"{path}: expected a model of {name}, found one of {metadata.name}; name its version"
+        )
+    session.require_self_test()
+    return Predictor.of_session(session), metadata.training.network
+
+
 @click.command(context_settings=_CONTEXT)
 @click.argument("dataset")
 @click.argument("version")

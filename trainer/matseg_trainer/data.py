@@ -231,12 +231,6 @@ def load_batch(images: LabelledImages, plan: EpochPlan, epoch: int, positions: S
             image.pixels, image.labels, rng, crop=plan.config.crop, augment=plan.config.aug
         )
         views.append((*_pad(pixels, labels, plan), rng))
-    height, width = (max(view[1].shape[axis] for view in views) for axis in (0, 1))
-    if any(view[1].shape != (height, width) for view in views):
-        raise DatasetError(
-            "images of one batch differ in size (quarter turns of `aug` do that to images that are not square); "
-            "set `crop` or `batch_size = 1` for this version in config.toml"
-        )
     return Batch(
         images=torch.from_numpy(np.stack([view[0] for view in views])),
         labels=torch.from_numpy(np.stack([view[1] for view in views]).astype(np.int64)),

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_runtime.segment import segment_image
+from matseg_runtime.session import Session
 from matseg_shared.errors import DatasetError
 from matseg_shared.files import atomic_write, write_text
 from matseg_shared.images import PixelArray, check_dtype
@@ -25,6 +27,8 @@ from matseg_trainer.dataset import Dataset
 from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.plots import plot_confusion
 
+_TILE = 1024
+"""Edge of the largest tile for an exported model, in pixels; results do not depend on it."""
 _SMALLEST_PROBABILITY = 1e-12
 
 
@@ -43,6 +47,16 @@ class Predictor:
         network = checkpoint.network().to(device)
         predictor = TorchPredictor.of(network, checkpoint.input, device)
         return cls(classes=checkpoint.classes, input=checkpoint.input, predict=predictor.predict)
+
+    @classmethod
+    def of_session(cls, session: Session) -> Predictor:
+        """An exported model, tiled as `matseg-run` does."""
+        metadata = session.model.metadata
+
+        def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            return segment_image(session, pixels, tile=(_TILE, _TILE), probabilities=True)
+
+        return cls(classes=metadata.classes, input=metadata.input, predict=predict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

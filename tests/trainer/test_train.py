@@ -1,0 +1,389 @@
+"""Training does what config.toml says, repeats exactly, survives interruption, and never loses a result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from matseg_shared.errors import ModelError, UnsupportedError
+from matseg_trainer.augment import random_view
+from matseg_trainer.checkpoint import load_checkpoint, save_tensors
+from matseg_trainer.cli import train_main
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.data import IGNORED, EpochPlan, LabelledImages, class_shares, load_batch
+from matseg_trainer.dataset import Dataset
+from matseg_trainer.device import choose_compute
+from matseg_trainer.schedule import LearningRate
+from matseg_trainer.train import Progress, Training
+from matseg_trainer.training_step import RunningScore, weighted_cross_entropy
+
+
+def run(workspace: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(train_main, [*arguments, "--workspace", str(workspace)])
+
+
+def log_of(workspace: Path, version: str) -> list[dict]:
+    lines = (workspace / "log" / f"discs_{version}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
+
+
+def weights_of(workspace: Path, version: str) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(workspace / "saved" / f"discs_{version}.pth").weights)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+def test_each_network_trains(workspace: Path, version: str) -> None:
+    result = run(workspace, "discs", version)
+    assert result.exit_code == 0, result.output
+    records = log_of(workspace, version)
+    assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
+    assert all(0 <= record[split]["accuracy"] <= 1 for record in records for split in ("train", "validate"))
+    checkpoint = load_checkpoint(workspace / "saved" / f"discs_{version}.pth")
+    best = max(records, key=lambda record: record["validate"]["mean_iou"])
+    assert checkpoint.training.epoch == best["epoch"]
+    assert checkpoint.training.metrics == best["validate"]
+    assert checkpoint.sample.dtype == np.uint8
+    assert (workspace / "plots" / f"discs_{version}.png").stat().st_size > 10_000
+    assert not (workspace / "saved" / f"discs_{version}.resume.pth").exists()
+
+
+def test_it_learns(workspace: Path) -> None:
+    run(workspace, "discs", "v1")
+    records = log_of(workspace, "v1")
+    assert records[-1]["train"]["loss"] < 0.7 * records[0]["train"]["loss"]
+
+
+def test_a_seeded_run_repeats_exactly_and_another_seed_does_not(workspace: Path) -> None:
+    run(workspace, "discs", "v1", "--seed", "5")
+    first, log = weights_of(workspace, "v1"), log_of(workspace, "v1")
+    run(workspace, "discs", "v1", "--seed", "5", "--overwrite")
+    assert log_of(workspace, "v1") == log
+    assert all(torch.equal(tensor, first[name]) for name, tensor in weights_of(workspace, "v1").items())
+    run(workspace, "discs", "v1", "--seed", "6", "--overwrite")
+    assert log_of(workspace, "v1") != log
+
+
+@pytest.mark.parametrize("version", ["v1", "v3"])
+def test_resume_is_bit_for_bit(workspace: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = (workspace / "config.toml").read_text(encoding="utf-8").replace("epoch = 1\n", "epoch = 3\n")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    run(workspace, "discs", version)
+    expected, log = weights_of(workspace, version), log_of(workspace, version)
+
+    original = Training._train_epoch
+
+    def interrupted(self: Training, epoch: int, progress: Progress) -> RunningScore:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return original(self, epoch, progress)
+
+    monkeypatch.setattr(Training, "_train_epoch", interrupted)
+    result = run(workspace, "discs", version, "--overwrite")
+    assert result.exit_code == 130
+    assert "--resume" in result.output
+    assert len(log_of(workspace, version)) == 2
+    monkeypatch.setattr(Training, "_train_epoch", original)
+    refused = run(workspace, "discs", version)
+    assert refused.exit_code == 2
+    assert "--resume" in refused.output
+    assert run(workspace, "discs", version, "--resume").exit_code == 0
+    assert log_of(workspace, version) == log
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(workspace, version).items())
+
+
+def test_resume_refuses_what_has_changed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Training._train_epoch
+
+    def interrupted(self: Training, epoch: int, progress: Progress) -> RunningScore:
+        if epoch > 1:
+            raise KeyboardInterrupt
+        return original(self, epoch, progress)
+
+    monkeypatch.setattr(Training, "_train_epoch", interrupted)
+    run(workspace, "discs", "v1")
+    config = (workspace / "config.toml").read_text(encoding="utf-8").replace("lr = 0.01", "lr = 0.02")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    label = workspace / "data" / "discs" / "train" / "labels_npy" / "slice0.npy"
+    np.save(label, 1 - np.load(label))
+    result = run(workspace, "discs", "v1", "--resume", "--seed", "9")
+    assert result.exit_code == 2
+    for fact in ("lr: trained with 0.01, now 0.02", "seed: was 0, now 9", "data: "):
+        assert fact in result.output
+
+
+def test_nothing_to_resume(workspace: Path) -> None:
+    result = run(workspace, "discs", "v1", "--resume")
+    assert result.exit_code == 2
+    assert "no interrupted training" in result.output
+
+
+def test_an_existing_result_is_kept_without_overwrite(workspace: Path) -> None:
+    run(workspace, "discs", "v2")
+    before = (workspace / "saved" / "discs_v2.pth").read_bytes()
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 2
+    assert "--overwrite" in result.output
+    assert (workspace / "saved" / "discs_v2.pth").read_bytes() == before
+
+
+def test_no_save_keeps_no_checkpoint(workspace: Path) -> None:
+    assert run(workspace, "discs", "v2", "--no-save").exit_code == 0
+    assert not (workspace / "saved").exists()
+    assert (workspace / "log" / "discs_v2.jsonl").exists()
+
+
+def test_two_processes_train_the_same_network_as_one(workspace: Path, tmp_path: Path) -> None:
+    config = (
+        (workspace / "config.toml").read_text(encoding="utf-8").replace("batch_size = 2", "batch_size = 4")
+    )
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    run(workspace, "discs", "v1")
+    alone = log_of(workspace, "v1")
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copytree(workspace / "data", other / "data")
+    shutil.copy(workspace / "config.toml", other)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--no-python",
+    ]
+    command = [
+        *torchrun,
+        sys.executable,
+        "-c",
+        "from matseg_trainer.cli import train_main; train_main()",
+        "discs",
+        "v1",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=other,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 process(es)" in done.stdout
+    together = log_of(other, "v1")
+    # The same steps on the same samples: they part only by rounding, which three epochs amplify a little
+    assert together[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=1e-3)
+    for one, two in zip(alone, together, strict=True):
+        assert two["validate"]["mean_iou"] == pytest.approx(one["validate"]["mean_iou"], abs=0.02)
+
+
+def test_without_a_gpu_it_says_so_and_trains(workspace: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = run(workspace, "discs", "v2", "--gpu")
+    assert result.exit_code == 0
+    assert "Warning: training on the CPU: no GPU" in result.output
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(UnsupportedError, match="needs a GPU"):
+        choose_compute(gpu=False, precision="fp16")
+
+
+def test_a_missing_data_set_shows_layout_and_source(workspace: Path) -> None:
+    (workspace / "config.toml").write_text('[tomography.v7]\nmodel = "unet"\nn_class = 2\n', encoding="utf-8")
+    result = run(workspace, "tomography", "v7")
+    assert result.exit_code == 2
+    for fact in ("train/images", "labels", "10.18126/M2RM08", "10.18126/M2W93J"):
+        assert fact in result.output
+
+
+def test_bad_data_is_named(workspace: Path) -> None:
+    images = workspace / "data" / "discs" / "train" / "images"
+    arrays = workspace / "data" / "discs" / "train" / "labels_npy"
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(images / "slice1.png")
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "slice1" in result.output
+    np.save(arrays / "slice1.npy", np.zeros((20, 20), np.uint8))
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "slice1.png (20 x 20)" in result.output
+    assert "`size`" in result.output
+    np.save(arrays / "slice1.npy", np.full((20, 20), 7, np.uint8))
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "slice1.npy" in result.output
+    assert "7" in result.output
+    (images / "slice1.png").write_text("not an image", encoding="utf-8")
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "slice1.png" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_grey_and_colour_do_not_mix(workspace: Path) -> None:
+    path = workspace / "data" / "discs" / "train" / "images" / "slice1.png"
+    rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(path)
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "slice1.png: colour" in result.output
+
+
+def test_colour_and_16_bit_images_train(workspace: Path) -> None:
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "validate"):
+        for path in sorted((workspace / "data" / "discs" / split / "images").iterdir()):
+            path.unlink()
+            tifffile.imwrite(path.with_suffix(".tif"), rng.integers(0, 4000, (48, 64, 3), dtype=np.uint16))
+    assert run(workspace, "discs", "v1").exit_code == 0
+    info = load_checkpoint(workspace / "saved" / "discs_v1.pth").input
+    assert (info.channels, info.dtype) == (3, "uint16")
+
+
+def test_class_count_must_agree(workspace: Path) -> None:
+    config = (workspace / "config.toml").read_text(encoding="utf-8").replace("n_class = 2", "n_class = 3")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "n_class" in result.output
+
+
+def test_a_diverging_training_stops(workspace: Path) -> None:
+    config = (workspace / "config.toml").read_text(encoding="utf-8").replace("lr = 0.01", "lr = 1e30")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 2
+    assert "diverged" in result.output
+
+
+def plan(**values: object) -> EpochPlan:
+    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
+    return EpochPlan(config=config, seed=3, n_images=5, stride=16)
+
+
+def test_shuffle_changes_the_order_each_epoch_and_visits_all() -> None:
+    shuffled = plan(shuffle=True)
+    orders = [[shuffled.image_of(epoch, position) for position in range(5)] for epoch in (1, 2, 3)]
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert [plan().image_of(1, position) for position in range(5)] == list(range(5))
+
+
+def test_batches_have_the_configured_size() -> None:
+    assert [len(step) for step in plan(batch_size=2, repeat=2).steps()] == [2, 2, 2, 2, 2]
+    assert [len(step) for step in plan(batch_size=4).steps()] == [4, 1]
+
+
+def test_padding_is_not_learned(workspace: Path) -> None:
+    dataset = Dataset.open(workspace / "data" / "discs")
+    images = LabelledImages(dataset.samples("train"), channels=1, n_class=2)
+    batch = load_batch(images, plan(crop=56), 1, [0, 1])
+    assert batch.images.shape == (2, 1, 64, 64)
+    assert (batch.labels[:, 48:, :] == IGNORED).all()
+    assert (batch.labels[:, :48, :56] != IGNORED).all()
+    assert (batch.labels.flatten(1).gather(1, batch.pixels) != IGNORED).all()
+
+
+@pytest.mark.parametrize("crop", [None, 24])
+def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
+    """An image that is its own label map stays that, up to interpolation at the edges of objects."""
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((8, 8))).astype(np.uint8)
+    seen = set()
+    for _ in range(40):
+        pixels, moved = random_view((labels * 200)[np.newaxis], labels, rng, crop=crop, augment=True)
+        assert set(np.unique(moved)) <= {0, 1}
+        assert np.mean((pixels[0] > 100) != (moved == 1)) < 0.03
+        seen.add(moved.tobytes())
+    assert len(seen) > 20
+
+
+def test_without_augmentation_pixels_are_untouched() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 65535, (1, 40, 40), dtype=np.uint16)
+    view, labels = random_view(pixels, pixels[0].astype(np.uint8), rng, crop=16, augment=False)
+    assert view.dtype == np.uint16
+    assert view.shape == (1, 16, 16)
+    assert (view[0].astype(np.uint8) == labels).all()
+
+
+def test_balance_weights_are_reciprocal_shares(workspace: Path) -> None:
+    dataset = Dataset.open(workspace / "data" / "discs")
+    images = LabelledImages(dataset.samples("train"), channels=1, n_class=2)
+    everything = np.concatenate([np.load(sample.array).ravel() for sample in dataset.samples("train")])
+    np.testing.assert_allclose(class_shares(images, 2)[1], everything.mean())
+    logits, labels = torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, IGNORED]])
+    loss, weight = weighted_cross_entropy(logits, labels, torch.tensor([0.5, 2.0]))
+    assert float(weight) == 3.0
+    assert float(loss) == pytest.approx(3 * math.log(2))
+
+
+def test_learning_rates() -> None:
+    def rate(**values: object) -> tuple[LearningRate, torch.optim.Optimizer]:
+        config = VersionConfig.model_validate(
+            {"model": "unet", "n_class": 2, "lr": 1.0, "epoch": 4, **values}
+        )
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return LearningRate(optimizer, config, steps_per_epoch=5), optimizer
+
+    plateau, _ = rate(patience=1)
+    values = []
+    for loss in (1.0, 1.0, 1.0, 0.5):
+        plateau.after_epoch(loss)
+        values.append(plateau.now)
+    assert values == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    cosine, _ = rate(schedule="cosine")
+    polynomial, _ = rate(schedule="polynomial")
+    for schedule, middle in ((cosine, 0.5), (polynomial, 0.5**0.9)):
+        schedule.before_step(0)
+        assert schedule.now == pytest.approx(1.0)
+        schedule.before_step(10)
+        assert schedule.now == pytest.approx(middle)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(workspace: Path, tmp_path: Path) -> None:
+    run(workspace, "discs", "v2")
+    path = workspace / "saved" / "discs_v2.pth"
+    content = path.read_bytes()
+    for damaged in (b"", b"text", content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"discs_v2\.pth"):
+            load_checkpoint(path)
+    foreign = tmp_path / "foreign.pth"
+    save_tensors(foreign, {"state_dict": {}})
+    with pytest.raises(ModelError, match="something else"):
+        load_checkpoint(foreign)
+
+
+def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    path = tmp_path / "evil.pth"
+    torch.save({"matseg_checkpoint": 1, "weights": Evil()}, path)
+    with pytest.raises(ModelError):
+        load_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_augmented_images_that_are_not_square_form_a_batch(workspace: Path) -> None:
+    images = LabelledImages(
+        Dataset.open(workspace / "data" / "discs").samples("train"), channels=1, n_class=2
+    )
+    for epoch in range(10):
+        assert load_batch(images, plan(aug=True), epoch, [0, 1, 2, 3]).images.shape == (4, 1, 48, 64)
