@@ -6,6 +6,7 @@ TIFFs are read with tifffile, everything else with Pillow. What would change val
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import warnings
@@ -121,12 +122,12 @@ def _read_tiff(path: Path) -> StoredImage:
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         # a stack may also stand behind a single directory, as ImageJ writes large ones
-        images = max(len(tiff.pages), int(np.prod(tiff.series[0].shape)) // max(1, int(np.prod(page.shape))))
+        images = max(len(tiff.pages), math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
         if images != 1:
             raise ImageError(
                 path, f"expected one image, found a stack of {images} images; run it as a stack by itself"
             )
-        _check_segments(path, page.dataoffsets, page.databytecounts)
+        _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
         orientation = page.tags.get(_ORIENTATION_TAG)
         _check_orientation(path, 1 if orientation is None else int(orientation.value))
         pixels = page.asarray()
@@ -146,14 +147,15 @@ def _read_tiff(path: Path) -> StoredImage:
     return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette)
 
 
-def _check_segments(path: Path, offsets: Sequence[int], counts: Sequence[int]) -> None:
+def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: Sequence[int]) -> None:
     """Decoders fill in what a cut-off file lacks, with zeros or grey."""
     size = path.stat().st_size
-    missing = sum(count == 0 or offset + count > size for offset, count in zip(offsets, counts, strict=True))
-    if missing or not counts:
+    present = sum(count > 0 and offset + count <= size for offset, count in zip(offsets, counts, strict=True))
+    if present != expected:
         raise ImageError(
             path,
-            f"is not whole: {missing} of its {len(counts)} strips or tiles are missing; save it again from its source",
+            f"is not whole: {expected - present} of its {expected} strips or tiles are missing; save it again from "
+            "its source",
         )
 
 

@@ -262,6 +262,13 @@ def test_a_tiff_with_missing_tiles_is_not_filled_with_zeros(save: Save) -> None:
     assert "1 of its 16 strips or tiles are missing" in refusal(path)
 
 
+def test_a_tiff_whose_header_promises_more_tiles_than_it_has(save: Save) -> None:
+    path = save(np.ones((64, 64), dtype=np.uint8), "long.tif", tile=(16, 16))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["ImageLength"].overwrite(128)
+    assert "16 of its 32 strips or tiles are missing" in refusal(path)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.bmp"])
 @pytest.mark.parametrize(
     "content", [b"", b"just some text\n", b"\x89PNG\r\n\x1a\n", b"II*\x00\x08\x00\x00\x00"]
