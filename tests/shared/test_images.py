@@ -178,7 +178,7 @@ def test_white_is_zero_is_put_right(save: Save, pixels: np.ndarray) -> None:
     np.testing.assert_array_equal(found, np.iinfo(pixels.dtype).max - pixels)
 
 
-def test_white_is_zero_with_few_bits(save: Save, tmp_path: Path) -> None:
+def test_white_is_zero_with_few_bits(save: Save) -> None:
     found = read_image(save(GREY > 100, "bits.tif", photometric="miniswhite"))
     np.testing.assert_array_equal(found, np.where(GREY > 100, 0, 255))
     nibbles = save(
@@ -188,7 +188,6 @@ def test_white_is_zero_with_few_bits(save: Save, tmp_path: Path) -> None:
         tiff.pages.first.tags["BitsPerSample"].overwrite(4)
         tiff.pages.first.tags["ImageWidth"].overwrite(4)
     np.testing.assert_array_equal(read_image(nibbles), [[15, 0, 14, 13]])
-    assert tmp_path in nibbles.parents
 
 
 @pytest.mark.parametrize(
@@ -304,7 +303,7 @@ def test_pixels_that_are_not_numbers(save: Save, value: float) -> None:
     assert "holds NaN or infinite pixels" in refusal(save(pixels, "a.tif"))
 
 
-def test_an_image_comment_and_a_huge_one_do_no_harm(tmp_path: Path) -> None:
+def test_a_comment_in_the_file_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "comment.png"
     info = PngInfo()
     info.add_text("Comment", "etched 10 s")
