@@ -87,7 +87,7 @@ class Dataset:
     @property
     def name(self) -> str:
         """The folder's name."""
-        return self.root.resolve().name
+        return self.root.absolute().name  # a linked folder has the link's name
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class Dataset:
         Raises:
             DatasetError: the data set has no such split; names those it has.
         """
-        if not (self.root / split).is_dir():
+        if split in ("", ".", "..") or Path(split).name != split or not (self.root / split).is_dir():
             raise DatasetError(
                 f"{self.root / split}: expected the folder of the split {split!r}, found none; "
                 f"{self.name} has {', '.join(self.splits)}\n{_layout(self.root)}"

@@ -7,13 +7,15 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_trainer.config import CONFIG_NAME, DEFAULT_VERSION, Config, load_config
-from matseg_trainer.dataset import Dataset
+
+if TYPE_CHECKING:  # they bring numpy and pydantic along, which `--help` need not wait for
+    from matseg_trainer.config import Config
+    from matseg_trainer.dataset import Dataset
 
 WORKSPACE_VARIABLE = "MATSEG_WORKSPACE"
 
@@ -37,13 +39,15 @@ class Workspace:
             source = "--workspace" if option else WORKSPACE_VARIABLE
             raise UsageError(
                 f"{root}: expected the workspace folder that {source} names, found none; "
-                f"name the folder that holds {CONFIG_NAME} and data/"
+                "name the folder that holds config.toml and data/"
             )
         return cls(root)
 
     @property
     def config_path(self) -> Path:
         """`config.toml`."""
+        from matseg_trainer.config import CONFIG_NAME
+
         return self.root / CONFIG_NAME
 
     @property
@@ -72,6 +76,8 @@ class Workspace:
         Raises:
             ConfigError: see `load_config`.
         """
+        from matseg_trainer.config import load_config
+
         return load_config(self.config_path)
 
     def dataset_root(self, name: str) -> Path:
@@ -92,6 +98,8 @@ class Workspace:
         Raises:
             DatasetError: there is none; see `Dataset.open`.
         """
+        from matseg_trainer.dataset import Dataset
+
         return Dataset.open(self.dataset_root(name))
 
     def n_class(self, name: str) -> int:
@@ -108,6 +116,8 @@ class Workspace:
             )
         config = self.config()
         if name in config.versions and not config.versions[name]:
+            from matseg_trainer.config import DEFAULT_VERSION
+
             document = tomllib.loads(self.config_path.read_text(encoding="utf-8"))
             numbers = {int(document[name][DEFAULT_VERSION]["n_class"])}  # checked by load_config
         else:
@@ -137,5 +147,5 @@ def workspace_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--workspace",
         type=click.Path(path_type=Path),
-        help=f"The folder that holds {CONFIG_NAME} and data/ (default: ${WORKSPACE_VARIABLE}, else here).",
+        help=f"The folder that holds config.toml and data/ (default: ${WORKSPACE_VARIABLE}, else here).",
     )(command)

@@ -105,6 +105,25 @@ def test_somebody_at_a_terminal_is_asked(small, prep, monkeypatch, answer, code)
     assert (small.root / "train" / "labels_npy").exists() == (code == 0)
 
 
+def test_an_interrupted_question_is_an_interruption(small, prep, monkeypatch):
+    monkeypatch.setattr(report, "asks", lambda: True)
+    small.add("train", "a", np.array([[0, 0, 0, 255, 255, 250]], np.uint8))
+    result = prep("labels", "steel", "train", "--classes", 2, given="")
+    assert result.exit_code == 130
+    assert "interrupted" in result.output
+    assert not (small.root / "classes.toml").exists()
+
+
+@pytest.mark.parametrize(("answer", "array"), [("y\n", [[0, 1]]), ("n\n", [[1, 1]])])
+def test_somebody_at_a_terminal_is_asked_about_arrays(small, prep, monkeypatch, answer, array):
+    small.add("train", "a", np.array([[0, 255]], np.uint8))
+    prep("labels", "steel", "train", "--classes", 2)
+    np.save(small.root / "train" / "labels_npy" / "a.npy", np.array([[1, 1]], np.uint8))
+    monkeypatch.setattr(report, "asks", lambda: True)
+    assert prep("labels", "steel", "train", given=answer).exit_code == 0
+    assert small.array("train", "a").tolist() == array
+
+
 def test_nearest_colour(small, prep):
     label = np.repeat(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8), 5, axis=0)
     label[0, 0] = (250, 5, 5)
