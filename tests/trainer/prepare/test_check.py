@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 LABEL = np.array([[0, 0, 0, 255]], np.uint8)
 
@@ -66,3 +67,17 @@ def test_colour_among_grey(small, prep):
     result = prep("check", "steel")
     assert result.exit_code == 2
     assert "expected images of one number of channels, found 1, 3" in result.output
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_values_of_no_class_are_noted(small, prep, colour):
+    label = np.array([[0, 0, 0, 255, 255, 250]], np.uint8)
+    strange = "250"
+    if colour:
+        label = np.dstack([label, label, np.full_like(label, 7)])
+        strange = "(250, 250, 7)"
+    small.add("train", "a", label)
+    assert prep("labels", "steel", "train", "--classes", 2, "--nearest").exit_code == 0
+    result = prep("check", "steel")
+    assert result.exit_code == 0
+    assert f"a_L.png: 1 pixel(s) with values that stand for no class: {strange}" in result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -92,6 +94,17 @@ def test_what_is_there_stays_unless_told(prep, workspace):
     assert not (workspace / "data" / "d").exists()
     assert prep("demo", "d", *few, "--overwrite").exit_code == 0
     assert [path.name for path in stack.iterdir()] == ["slice_0000.png"]
+
+
+def test_without_scipy_the_extra_is_named(prep, workspace, monkeypatch):
+    for name in [*sys.modules]:
+        if name.split(".")[0] == "scipy" or name.endswith("prepare.phantom"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    result = prep("demo", "d")
+    assert result.exit_code == 3
+    assert "pip install 'matseg[train]'" in result.output
+    assert list((workspace / "data").iterdir()) == []
 
 
 def test_otsu_on_known_histograms():

@@ -14,6 +14,7 @@ from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images import is_grey, read_image
 from matseg_shared.metadata import ClassInfo
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
+from matseg_trainer.prepare.class_table import ClassTable
 from matseg_trainer.prepare.label_images import scan_label
 
 _MOST_CLASSES = 255
@@ -150,12 +151,11 @@ def _check_label(
         return
     if scan.shape != shape:
         findings.problems.append(_other_size(scan.path, image, shape, scan.shape))
-    if classes and isinstance(classes[0].label_value, int) and scan.kind != "colour":
-        strays = [
-            str(value) for value in scan.values.tolist() if value not in {c.label_value for c in classes}
-        ]
-        if strays:
-            message = f"{len(strays)} value(s) that stand for no class: {shorten(strays)}"
+    if classes and isinstance(classes[0].label_value, int) == (scan.kind != "colour"):
+        table = ClassTable(kind=scan.kind, classes=classes)
+        for image_with_strays in table.strays([scan]):
+            shown = shorten([table.shown(stray.value) for stray in image_with_strays.strays])
+            message = f"{image_with_strays.pixels} pixel(s) with values that stand for no class: {shown}"
             findings.notes.append(f"{scan.path}: {message}")
 
 

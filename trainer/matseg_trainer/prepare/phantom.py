@@ -224,6 +224,6 @@ def _add_crucible(
 def _noise(rng: np.random.Generator, size: int, wall: Plane) -> Plane:
     """Reconstruction noise: correlated over about a pixel, stronger towards the rim."""
     noise = ndimage.gaussian_filter(rng.normal(0, 1, (size, size)), 0.55)
-    level = 4.0 + 2.5 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
+    level = 3.4 + 2.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
     scaled: Plane = noise / noise.std() * level
     return scaled
