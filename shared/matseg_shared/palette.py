@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 Colour = tuple[int, int, int]
 
@@ -86,14 +87,23 @@ def overlay(
     return picture
 
 
-def write_label_png(stream: BinaryIO, labels: NDArray[np.uint8], colours: Sequence[Colour]) -> None:
+def write_label_png(
+    stream: BinaryIO,
+    labels: NDArray[np.uint8],
+    colours: Sequence[Colour],
+    text: Mapping[str, str] | None = None,
+) -> None:
     """Write a palette PNG: its pixel values are the class indices, its palette the class colours.
 
     Args:
         stream: open for writing in binary mode.
         labels: (H, W) class indices.
         colours: RGB per class.
+        text: keywords and their values, kept in the file beside the pixels.
     """
     image = Image.fromarray(labels)
     image.putpalette([channel for colour in colours for channel in colour])
-    image.save(stream, format="PNG", compress_level=1)
+    notes = PngInfo()
+    for keyword, value in (text or {}).items():
+        notes.add_itxt(keyword, value)
+    image.save(stream, format="PNG", compress_level=1, pnginfo=notes)

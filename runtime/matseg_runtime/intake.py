@@ -1,0 +1,114 @@
+"""From stored pixels to what the model takes: channels, dtype, and an intensity window where one is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images import check_dtype, to_channels
+from matseg_shared.metadata import InputInfo
+
+PixelArray = NDArray[Any]
+_FAR_OUTSIDE = 0.5
+"""Share of a slice's pixels beyond the training intensities from which on its range is called misfit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Intensities that become the model's darkest and brightest; those beyond are clipped."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> Window:
+        """Read `LO,HI`.
+
+        Raises:
+            UsageError: not two ascending numbers.
+        """
+        parts = text.split(",")
+        try:
+            low, high = (float(part) for part in parts)
+        except ValueError as error:
+            raise UsageError(
+                f"--window {text}: expected two numbers LO,HI, such as --window 0,4095"
+            ) from error
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise UsageError(f"--window {text}: expected LO below HI, both finite")
+        return cls(low, high)
+
+    def __str__(self) -> str:
+        return f"{self.low:g},{self.high:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Turns slices as they are stored into the model's input."""
+
+    info: InputInfo
+    window: Window | None = None
+
+    def convert(self, pixels: PixelArray, where: str) -> PixelArray:
+        """(H, W) or (H, W, 3) of any dtype to (C, H, W) in the model's.
+
+        Raises:
+            ImageError: the dtype or the channels do not fit the model.
+        """
+        if self.window is not None:
+            pixels = self._map(pixels, where)
+        check_dtype(pixels, self.info.dtype, where)
+        _refuse_non_finite(pixels, where)
+        return to_channels(pixels, self.info.channels, where)
+
+    def check_range(self, image: PixelArray, where: str) -> None:
+        """Refuse intensities that have little in common with those the model was trained on.
+
+        Args:
+            image: (C, H, W) as `convert` gave it.
+            where: named in the error.
+
+        Raises:
+            ImageError: half of the pixels or more lie far outside; proposes a window.
+        """
+        low, high = self.info.histogram.low, self.info.histogram.high
+        reach = high - low  # as far again on either side is another exposure, farther is another scale
+        outside = np.mean((image < low - reach) | (image > high + reach))
+        if outside >= _FAR_OUTSIDE:
+            raise ImageError(
+                where,
+                f"expected intensities like those of the training set ({low:g} to {high:g}), found "
+                f"{image.min():g} to {image.max():g}; map them with --window LO,HI, the intensities that become "
+                "the model's darkest and brightest",
+            )
+
+    def _map(self, pixels: PixelArray, where: str) -> PixelArray:
+        assert self.window is not None
+        if pixels.dtype.kind not in "uif":
+            raise ImageError(where, f"has {pixels.dtype} pixels, which no window can map")
+        _refuse_non_finite(pixels, where)
+        values: NDArray[np.floating[Any]]
+        values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
+        values = (values - self.window.low) / (self.window.high - self.window.low)
+        np.clip(values, 0, 1, out=values)
+        darkest, brightest = self._model_range()
+        values *= brightest - darkest
+        values += darkest
+        if np.dtype(self.info.dtype).kind == "u":
+            np.rint(values, out=values)
+        return values.astype(self.info.dtype)
+
+    def _model_range(self) -> tuple[float, float]:
+        """Of an integer dtype the whole range; of float32 that of the training set."""
+        if self.info.dtype == "float32":
+            return self.info.histogram.low, self.info.histogram.high
+        return 0.0, float(np.iinfo(self.info.dtype).max)
+
+
+def _refuse_non_finite(pixels: PixelArray, where: str) -> None:
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise ImageError(where, "holds NaN or infinite pixels; replace them before segmenting")

@@ -1,0 +1,113 @@
+"""One model file: its bytes, its identity and what it says about itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matseg_shared.errors import ModelError
+from matseg_shared.metadata import (
+    INPUT_NAME,
+    LABELS_NAME,
+    PROBABILITIES_NAME,
+    ModelMetadata,
+    SelfTest,
+    decode,
+    decode_self_test,
+)
+
+_ELEMENT_TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Model:
+    """A checked model file."""
+
+    path: Path
+    sha256: str
+    """Of the whole file, in hexadecimal: the model's identity in ledgers and provenance."""
+    metadata: ModelMetadata
+    self_test: SelfTest
+
+
+def read_model_bytes(path: Path) -> bytes:
+    """The file's content, read once, so that what is hashed is what is run.
+
+    Raises:
+        ModelError: there is no such file, or it cannot be read.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such model file; matseg-export writes one") from error
+    except OSError as error:
+        raise ModelError(f"{path}: the model file cannot be read: {error.strerror or error}") from error
+
+
+def describe_model(path: Path, content: bytes, session: Any) -> Model:
+    """Check what a loaded onnxruntime session says about a model file.
+
+    Raises:
+        ModelError: its inputs and outputs are not those that its metadata promise.
+        MetadataError: it carries no metadata of ours, or bad ones.
+    """
+    properties = session.get_modelmeta().custom_metadata_map
+    metadata = decode(properties, str(path))
+    _check_graph(path, metadata, session)
+    return Model(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        metadata=metadata,
+        self_test=decode_self_test(properties, metadata, str(path)),
+    )
+
+
+def _check_graph(path: Path, metadata: ModelMetadata, session: Any) -> None:
+    inputs = {item.name: item for item in session.get_inputs()}
+    outputs = {item.name: item for item in session.get_outputs()}
+    _check_names(path, "input", tuple(inputs), (INPUT_NAME,))
+    _check_names(path, "output", tuple(outputs), (LABELS_NAME, PROBABILITIES_NAME))
+    image = inputs[INPUT_NAME]
+    _check_tensor(path, image, (_ELEMENT_TYPES[metadata.input.dtype],), 4)
+    _check_tensor(path, outputs[LABELS_NAME], ("tensor(uint8)",), 3)
+    _check_tensor(path, outputs[PROBABILITIES_NAME], ("tensor(float)", "tensor(float16)"), 4)
+    _check_axis(path, image, 1, metadata.input.channels, "channels")
+    _check_axis(path, outputs[PROBABILITIES_NAME], 1, len(metadata.classes), "classes")
+    for axis, name in ((2, "height"), (3, "width")):
+        if isinstance(image.shape[axis], int):
+            raise ModelError(
+                f"{path}: its input has the fixed {name} {image.shape[axis]}, expected one that is free; "
+                "export the checkpoint again"
+            )
+
+
+def _check_names(
+    path: Path, kind: Literal["input", "output"], found: Sequence[str], expected: Sequence[str]
+) -> None:
+    if set(found) != set(expected):
+        raise ModelError(
+            f"{path}: expected the {kind}s {', '.join(expected)}, found {', '.join(found) or 'none'}; "
+            "export the checkpoint again"
+        )
+
+
+def _check_tensor(path: Path, tensor: Any, types: Sequence[str], rank: int) -> None:
+    if tensor.type not in types or len(tensor.shape) != rank:
+        raise ModelError(
+            f"{path}: expected {tensor.name!r} to be a {' or '.join(types)} of {rank} axes, found a {tensor.type} "
+            f"of {len(tensor.shape)}; export the checkpoint again"
+        )
+
+
+def _check_axis(path: Path, tensor: Any, axis: int, expected: int, name: str) -> None:
+    found = tensor.shape[axis]
+    if isinstance(found, int) and found != expected:
+        raise ModelError(
+            f"{path}: its metadata speak of {expected} {name}, its {tensor.name!r} has {found}; "
+            "export the checkpoint again"
+        )

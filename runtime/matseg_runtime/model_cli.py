@@ -1,0 +1,111 @@
+"""`matseg-inspect` and `matseg-verify`: what a model says about itself, and whether this machine agrees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from matseg_shared.command import console, debug_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from matseg_runtime.model import Model
+    from matseg_runtime.providers import ProviderChoice
+
+
+@click.command(name="matseg-inspect")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the whole metadata document as JSON.")
+@debug_option
+def inspect_main(model: Path, as_json: bool) -> None:
+    """Print what MODEL says about itself: classes, input, tiling, training and export."""
+    from matseg_runtime.session import Session
+
+    found = Session.open(model, provider="cpu", threads=1).model
+    if as_json:
+        document = {"path": str(found.path), "sha256": found.sha256, **found.metadata.model_dump(mode="json")}
+        click.echo(json.dumps(document, indent=1))
+        return
+    out = console()
+    out.print(_facts_table(found))
+    out.print(_classes_table(found))
+
+
+@click.command(name="matseg-verify")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="Where the network runs; anything but auto is taken at its word or refused.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@debug_option
+def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_json: bool) -> None:
+    """Replay the self-test that travels in MODEL; ends with 3 when this machine gives other labels."""
+    import dataclasses
+
+    from matseg_runtime.session import Session
+
+    session = Session.open(model, provider=provider, threads=threads)
+    result = session.self_test()
+    if as_json:
+        click.echo(json.dumps({"model": str(model), "passed": result.passed, **dataclasses.asdict(result)}))
+    session.require_passed(result)
+    if not as_json:
+        click.echo(
+            f"{model}: passed on {result.provider} ({session.reason}): {result.pixels} pixels, "
+            f"{result.ties} decided by rounding, {result.seconds * 1e3:.1f} ms"
+        )
+
+
+def _facts_table(model: Model) -> Table:
+    from rich.table import Table
+
+    data = model.metadata
+    table = Table(title=f"{data.name} ({model.path})", show_header=False)
+    size = data.pixel_size
+    facts = (
+        ("SHA-256", model.sha256),
+        ("network", data.training.network),
+        ("data set, version", f"{data.training.dataset}, {data.training.version}"),
+        ("input", f"{data.input.channels} channel(s) of {data.input.dtype}"),
+        ("training intensities", f"{data.input.histogram.low:g} to {data.input.histogram.high:g}"),
+        ("stride, halo", f"{data.tiling.stride}, {data.tiling.halo} pixels"),
+        ("pixel size", "unknown" if size is None else f"{size.value:g} {size.unit}"),
+        ("best epoch", str(data.training.epoch)),
+        *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
+        ("precision, opset", f"{data.export.precision}, {data.export.opset}"),
+        ("trained with", _versions(data.training.packages)),
+        ("exported with", _versions(data.export.packages)),
+    )
+    for name, value in facts:
+        table.add_row(name, value)
+    return table
+
+
+def _classes_table(model: Model) -> Table:
+    from rich.table import Table
+
+    table = Table("class", "name", "colour (RGB)", "in the training labels", title="classes")
+    for item in model.metadata.classes:
+        table.add_row(str(item.index), item.name, str(item.colour), str(item.label_value))
+    return table
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_number(item) for item in value)
+    return str(value)
+
+
+def _versions(packages: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items()) or "unknown"

@@ -1,0 +1,276 @@
+"""Three stages side by side: read, infer, write, with bounded queues between them.
+
+```
+ units ─> readers ─[queue]─> inferrers ─[queue]─> writers
+```
+
+Each stage has its own threads. A full queue makes the stage before it wait, so memory stays bounded whatever is slow;
+the first error of any thread stops all stages and is raised in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Unit = TypeVar("Unit")
+Read = TypeVar("Read")
+Inferred = TypeVar("Inferred")
+Item = TypeVar("Item")
+
+_PATIENCE_SECONDS = 10.0
+"""How long a stage may take to notice that another has failed before its thread is left behind."""
+
+
+class Stopped(Exception):  # noqa: N818 (not an error: the way a stage learns that the work is over)
+    """Another stage has failed, or the caller has given up."""
+
+
+class Queue(Generic[Item]):
+    """A bounded queue that can end (no more items) and can be aborted (wake everybody)."""
+
+    def __init__(self, size: int, producers: int) -> None:
+        self._items: deque[Item] = deque()
+        self._size = size
+        self._producers = producers
+        self._aborted = False
+        self._changed = threading.Condition()
+
+    def put(self, item: Item) -> None:
+        """Add an item, waiting for room."""
+        with self._changed:
+            while len(self._items) >= self._size and not self._aborted:
+                self._changed.wait()
+            if self._aborted:
+                raise Stopped
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items until every producer has finished."""
+        while True:
+            with self._changed:
+                while not self._items and self._producers and not self._aborted:
+                    self._changed.wait()
+                if self._aborted:
+                    raise Stopped
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+    def producer_done(self) -> None:
+        """One producer will put nothing more."""
+        with self._changed:
+            self._producers -= 1
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Make every waiting or later `put` and iteration raise `Stopped`."""
+        with self._changed:
+            self._aborted = True
+            self._items.clear()
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """How many threads each stage has, and how many units may wait between two stages."""
+
+    readers: int = 1
+    inferrers: int = 1
+    writers: int = 1
+    queue: int = 2
+
+    @property
+    def units_in_flight(self) -> int:
+        """The most units that are in memory at a time."""
+        return self.readers + self.inferrers + self.writers + 2 * self.queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds that the threads of each stage were at work, not waiting."""
+
+    read: float
+    infer: float
+    write: float
+    wall: float
+    crew: Crew
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage whose threads had the least time to wait."""
+        load = {
+            "reading": self.read / self.crew.readers,
+            "inference": self.infer / self.crew.inferrers,
+            "writing": self.write / self.crew.writers,
+        }
+        return max(load, key=lambda stage: load[stage])
+
+
+class _Stage:
+    """Threads that apply one function; remembers the time they were busy."""
+
+    def __init__(self, pipeline: _Pipeline, name: str, threads: int) -> None:
+        self.seconds = 0.0
+        self._pipeline = pipeline
+        self._name = name
+        self._count = threads
+        self._lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+
+    def start(self, work: Callable[[], None]) -> None:
+        self.threads = [
+            threading.Thread(
+                target=self._guard, args=(work,), name=f"matseg-{self._name}-{number}", daemon=True
+            )
+            for number in range(self._count)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def timed(self, function: Callable[[Item], Read], item: Item) -> Read:
+        started = time.perf_counter()
+        result = function(item)
+        with self._lock:
+            self.seconds += time.perf_counter() - started
+        return result
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Stopped:
+            return
+        except BaseException as error:  # handed to the caller's thread, whatever it is
+            self._pipeline.fail(error)
+
+
+class _Pipeline:
+    """The shared state of one run."""
+
+    def __init__(self) -> None:
+        self.queues: list[Queue[object]] = []
+        self.error: BaseException | None = None
+        self._lock = threading.Lock()
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            self.error = self.error or error
+        for queue in self.queues:
+            queue.abort()
+
+
+class _Feed(Generic[Unit]):
+    """Hands out units to several readers, until it is told to stop."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._units = iter(units)
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[Unit]:
+        while True:
+            with self._lock:
+                if self._stopped:
+                    return
+                try:
+                    unit = next(self._units)
+                except StopIteration:
+                    return
+            yield unit
+
+    def stop(self) -> None:
+        self._stopped = True  # no lock: a feed that waits for new slices holds it
+
+
+def run_pipeline(
+    units: Iterable[Unit],
+    read: Callable[[Unit], Read],
+    infer: Callable[[Read], Inferred],
+    write: Callable[[Inferred], None],
+    crew: Crew,
+    *,
+    on_interrupt: Callable[[], None] | None = None,
+) -> StageTimes:
+    """Push every unit through the three stages; returns when the last is written.
+
+    Ctrl-C stops handing out units, lets those in flight be written, then is raised; a second one gives them up.
+
+    Args:
+        units: handed out in order; iterated in a reader's thread.
+        read, infer, write: the stages; called from several threads when `crew` says so.
+        crew: threads and queue lengths.
+        on_interrupt: called at the first Ctrl-C.
+
+    Raises:
+        BaseException: the first that any stage raised.
+    """
+    started = time.perf_counter()
+    pipeline, feed = _Pipeline(), _Feed(units)
+    stages = {
+        "read": _Stage(pipeline, "read", crew.readers),
+        "infer": _Stage(pipeline, "infer", crew.inferrers),
+        "write": _Stage(pipeline, "write", crew.writers),
+    }
+    to_infer: Queue[Read] = Queue(crew.queue, crew.readers)
+    to_write: Queue[Inferred] = Queue(crew.queue, crew.inferrers)
+    pipeline.queues += [to_infer, to_write]  # type: ignore[list-item]
+
+    def reading() -> None:
+        for unit in feed:
+            to_infer.put(stages["read"].timed(read, unit))
+        to_infer.producer_done()
+
+    def inferring() -> None:
+        for item in to_infer:
+            to_write.put(stages["infer"].timed(infer, item))
+        to_write.producer_done()
+
+    def writing() -> None:
+        for item in to_write:
+            stages["write"].timed(write, item)
+
+    for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
+        stages[name].start(work)
+    _wait(pipeline, feed, list(stages.values()), on_interrupt)
+    return StageTimes(
+        read=stages["read"].seconds,
+        infer=stages["infer"].seconds,
+        write=stages["write"].seconds,
+        wall=time.perf_counter() - started,
+        crew=crew,
+    )
+
+
+def _wait(
+    pipeline: _Pipeline, feed: _Feed[Unit], stages: list[_Stage], on_interrupt: Callable[[], None] | None
+) -> None:
+    """Wait for all threads, and raise what went wrong."""
+    interrupt: KeyboardInterrupt | None = None
+    threads = [thread for stage in stages for thread in stage.threads]
+    while any(thread.is_alive() for thread in threads) and pipeline.error is None:
+        try:
+            for thread in threads:
+                thread.join(timeout=0.05)
+        except KeyboardInterrupt as error:
+            if interrupt is not None:
+                pipeline.fail(error)
+                break
+            interrupt = error
+            feed.stop()
+            if on_interrupt is not None:
+                on_interrupt()
+    if pipeline.error is not None:
+        feed.stop()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for thread in threads:
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        raise pipeline.error
+    if interrupt is not None:
+        raise interrupt

@@ -1,0 +1,155 @@
+"""Execution providers: which one is used is decided here, said aloud, and never changed behind a user's back."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+from matseg_shared.errors import MissingExtraError, ProviderError, UnsupportedError
+
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+ProviderChoice = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+PROVIDER_CHOICES: tuple[str, ...] = get_args(ProviderChoice)
+
+EXECUTION_PROVIDERS: Mapping[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+_AUTO_ORDER: tuple[Provider, ...] = ("cuda", "openvino", "cpu")
+# TensorRT is not in it: it builds an engine for minutes, which nobody should meet unasked.
+
+_DISTRIBUTIONS: Mapping[str, str] = {
+    "onnxruntime": "cpu",
+    "onnxruntime-gpu": "cuda",
+    "onnxruntime-openvino": "openvino",
+}
+"""Distributions that own the module `onnxruntime`, and our extra for each."""
+
+_REMEDIES: Mapping[str, str] = {
+    "cpu": "install it again: pip install --force-reinstall onnxruntime",
+    "cuda": (
+        "install the extra `cuda` in an environment of its own (pip install 'matseg[cuda]') on a machine with an "
+        "NVIDIA GPU and driver, or use --provider cpu"
+    ),
+    "tensorrt": (
+        "install the extra `cuda` and TensorRT (pip install 'matseg[cuda]' tensorrt) on a machine with an NVIDIA "
+        "GPU and driver, or use --provider cpu"
+    ),
+    "openvino": (
+        "install the extra `openvino` in an environment of its own (pip install 'matseg[openvino]'), "
+        "or use --provider cpu"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One provider to try, with the reason for the choice that a user is told."""
+
+    provider: Provider
+    reason: str
+
+
+def installed_runtimes() -> tuple[str, ...]:
+    """Names of the installed distributions that bring the module `onnxruntime`."""
+    found = []
+    for name in _DISTRIBUTIONS:
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return tuple(found)
+
+
+def load_onnxruntime() -> ModuleType:
+    """Import onnxruntime, provided that exactly one distribution of it is installed.
+
+    Raises:
+        MissingExtraError: none is.
+        UnsupportedError: several are, which overwrite each other's files; or it cannot be loaded.
+    """
+    found = installed_runtimes()
+    if len(found) > 1:
+        names = " and ".join(found)
+        raise UnsupportedError(
+            f"{names} are installed side by side, but own the same module and overwrite each other's files; mend it "
+            f"with: pip uninstall --yes {' '.join(found)}, then pip install 'matseg[cpu]' (or 'matseg[cuda]' on a "
+            "machine with an NVIDIA GPU)"
+        )
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        if not found:
+            raise MissingExtraError(
+                "cpu", "running a model (on an NVIDIA GPU: with the extra `cuda` instead)"
+            ) from error
+        raise UnsupportedError(
+            f"{found[0]} is installed but cannot be loaded: {error}; install it again: "
+            f"pip install --force-reinstall {found[0]}"
+        ) from error
+
+
+def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]:
+    """Providers to try in order; only `auto` has more than one.
+
+    Raises:
+        ProviderError: the installed onnxruntime was built without the provider asked for.
+    """
+    offered = set(runtime.get_available_providers())
+    if choice == "auto":
+        absent = [name for name in _AUTO_ORDER if EXECUTION_PROVIDERS[name] not in offered]
+        reason = f"auto; this onnxruntime has no {' and no '.join(absent)}" if absent else "auto"
+        return tuple(
+            Attempt(provider=name, reason=reason)
+            for name in _AUTO_ORDER
+            if EXECUTION_PROVIDERS[name] in offered
+        )
+    if EXECUTION_PROVIDERS[choice] not in offered:
+        raise ProviderError(
+            f"provider {choice}: expected {EXECUTION_PROVIDERS[choice]} in onnxruntime {runtime.__version__}, "
+            f"found only {', '.join(sorted(offered))}; {_REMEDIES[choice]}"
+        )
+    return (Attempt(provider=choice, reason="as asked for"),)
+
+
+def provider_options(provider: Provider, threads: int) -> dict[str, Any]:
+    """onnxruntime's options of one provider."""
+    if provider == "cuda":
+        # TF32 rounds fp32 products to 10 bits of mantissa; HEURISTIC spares a search over kernels per shape
+        return {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "do_copy_in_default_stream": "1"}
+    if provider == "tensorrt":
+        return {"trt_fp16_enable": "0"}
+    if provider == "openvino":
+        # ACCURACY keeps fp32 models in fp32 also on devices whose default is lower
+        return {"device_type": "CPU", "precision": "ACCURACY", "num_of_threads": str(threads)}
+    return {}
+
+
+def not_available(provider: Provider, cause: str) -> ProviderError:
+    """The error for a provider that this onnxruntime offers but this machine does not."""
+    return ProviderError(f"provider {provider}: {cause}; {_REMEDIES[provider]}")
+
+
+def library_problem(provider: Provider, runtime: ModuleType) -> str | None:
+    """The loader's own words on why a provider's shared library does not load; None when it does."""
+    import ctypes
+
+    stem = {"cuda": "cuda", "tensorrt": "tensorrt", "openvino": "openvino"}.get(provider)
+    location = getattr(runtime, "__file__", None)
+    if stem is None or location is None:
+        return None
+    folder = Path(location).parent / "capi"
+    for library in sorted(folder.glob(f"*onnxruntime_providers_{stem}.*")):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            return str(error)
+    return None

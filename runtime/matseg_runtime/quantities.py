@@ -1,0 +1,106 @@
+"""Phase fractions: what the labels amount to, per slice and in all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.ledger import SliceRecord
+from matseg_shared.files import write_text
+from matseg_shared.metadata import Histogram, ModelMetadata
+
+CSV_NAME = "phase_fractions.csv"
+DRIFT_WARNING = 0.5
+"""Drift of the middle slice from which on a summary warns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseFraction:
+    """One class's share of all labelled pixels."""
+
+    name: str
+    pixels: int
+    fraction: float
+
+
+def class_counts(labels: NDArray[np.uint8], n_class: int) -> tuple[int, ...]:
+    """Pixels per class of (H, W) class indices."""
+    return tuple(int(count) for count in np.bincount(labels.ravel(), minlength=n_class))
+
+
+def drift(image: NDArray[np.generic], histogram: Histogram) -> float:
+    """How far intensities are from the training set's: 0 the same distribution, 1 nothing in common.
+
+    Total variation distance between the two histograms, with one bin more for what lies outside the training range.
+
+    Args:
+        image: (C, H, W) in the model's dtype.
+        histogram: of the training set.
+    """
+    expected = np.asarray(histogram.counts, np.float64)
+    if expected.sum() == 0 or image.size == 0:
+        return 0.0
+    found = _bin(image, histogram)
+    outside = image.size - found.sum()
+    distance = np.abs(found / image.size - expected / expected.sum()).sum() + outside / image.size
+    return round(float(distance) / 2, 4)
+
+
+def _bin(image: NDArray[np.generic], histogram: Histogram) -> NDArray[np.float64]:
+    """Pixels per training bin; 8- and 16-bit images by way of a count per value, which is ten times faster."""
+    edges = (histogram.low, max(histogram.high, np.nextafter(histogram.low, np.inf)))
+    bins = len(histogram.counts)
+    if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+        counts = np.bincount(image.ravel())
+        return np.histogram(np.arange(counts.size), bins=bins, range=edges, weights=counts)[0]
+    return np.histogram(image, bins=bins, range=edges)[0].astype(np.float64)
+
+
+def phase_fractions(records: Iterable[SliceRecord], metadata: ModelMetadata) -> tuple[PhaseFraction, ...]:
+    """Shares of the classes over all labelled slices; 0 where nothing is labelled."""
+    totals = np.zeros(len(metadata.classes), np.int64)
+    for record in records:
+        totals += np.asarray(record.counts, np.int64)
+    pixels = int(totals.sum())
+    return tuple(
+        PhaseFraction(name=item.name, pixels=int(count), fraction=float(count / pixels) if pixels else 0.0)
+        for item, count in zip(metadata.classes, totals, strict=True)
+    )
+
+
+def write_phase_fractions(path: Path, records: Sequence[SliceRecord], metadata: ModelMetadata) -> None:
+    """Write a CSV: a row per slice, then one with the totals.
+
+    Columns: file; height, width in pixels; for each class its fraction; for each class its pixels; drift; and, where
+    the model knows the pixel size, the area of each class in its unit squared.
+    """
+    names = [item.name for item in metadata.classes]
+    size = metadata.pixel_size
+    header = ["file", "height", "width", *names, *(f"{name} (pixels)" for name in names), "drift"]
+    if size is not None:
+        header += [f"{name} ({size.unit}^2)" for name in names]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    totals = np.zeros(len(names), np.int64)
+    for record in records:
+        totals += np.asarray(record.counts, np.int64)
+        writer.writerow(
+            [Path(record.where).name, *record.shape, *_row(record.counts, metadata, f"{record.drift:.4f}")]
+        )
+    writer.writerow(["total", "", "", *_row(totals.tolist(), metadata, "")])
+    write_text(path, text.getvalue())
+
+
+def _row(counts: Sequence[int], metadata: ModelMetadata, drift_text: str) -> list[str | int]:
+    pixels = max(1, sum(counts))
+    row: list[str | int] = [*(f"{count / pixels:.6f}" for count in counts), *counts, drift_text]
+    if metadata.pixel_size is not None:
+        row += [f"{count * metadata.pixel_size.value**2:.6g}" for count in counts]
+    return row

@@ -1,0 +1,167 @@
+"""What a run leaves behind about itself: provenance in the outputs, a report beside them, a summary on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matseg_runtime.ledger import JobKey, SetAsideRecord
+from matseg_runtime.pipeline import StageTimes
+from matseg_runtime.quantities import PhaseFraction
+from matseg_runtime.source.base import Skipped
+from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
+from matseg_shared.files import write_text
+
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One run of matseg-run, finished."""
+
+    key: JobKey
+    model: Path
+    input: str
+    output: Path
+    provider: str
+    provider_reason: str
+    threads: int
+    started: str
+    """UTC, ISO 8601."""
+    finished: str
+    slices: int
+    """Of the input."""
+    labelled: int
+    """In this run."""
+    labelled_before: int
+    pixels: int
+    """Labelled in this run."""
+    set_aside: tuple[SetAsideRecord, ...]
+    skipped: tuple[Skipped, ...]
+    fractions: tuple[PhaseFraction, ...]
+    times: StageTimes | None
+    """None when nothing was left to do."""
+    complete: bool
+    """Whether every slice of the input is labelled, by this process or others."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return EXIT_SET_ASIDE if self.set_aside else EXIT_DONE
+
+    @property
+    def megapixels_per_second(self) -> float:
+        """Of the whole pipeline, start-up excluded."""
+        return self.pixels / 1e6 / self.times.wall if self.times is not None and self.times.wall > 0 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": str(self.model),
+            "input": self.input,
+            "output": str(self.output),
+            "provenance": provenance_dict(self.key),
+            "provider_reason": self.provider_reason,
+            "threads": self.threads,
+            "started": self.started,
+            "finished": self.finished,
+            "platform": platform.platform(),
+            "slices": self.slices,
+            "labelled": self.labelled,
+            "labelled_before": self.labelled_before,
+            "complete": self.complete,
+            "set_aside": [record.model_dump(exclude={"index"}) for record in self.set_aside],
+            "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in self.skipped],
+            "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
+            "pixels": self.pixels,
+            "megapixels_per_second": round(self.megapixels_per_second, 3),
+            "stages": None if self.times is None else _stages(self.times),
+            "warnings": list(self.warnings),
+        }
+
+
+def provenance_dict(key: JobKey) -> dict[str, Any]:
+    """What made an output; without the time, so that equal jobs give equal bytes."""
+    return {
+        **key.model_dump(mode="json"),
+        "versions": {name: _version(name) for name in ("matseg", "numpy", *_runtime_names())},
+    }
+
+
+def provenance_text(key: JobKey) -> str:
+    """As compact JSON, for the outputs themselves."""
+    return json.dumps(provenance_dict(key), separators=(",", ":"))
+
+
+def write_report(path: Path, summary: Summary) -> None:
+    """Write the summary as JSON."""
+    write_text(path, json.dumps(summary.as_dict(), indent=1) + "\n")
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The summary for a person, one fact a line."""
+    lines = [
+        f"{summary.labelled} of {summary.slices} slices labelled in this run"
+        + (f", {summary.labelled_before} before" if summary.labelled_before else "")
+    ]
+    lines += [f"skipped {entry.path}: {entry.reason}" for entry in summary.skipped]
+    lines += [f"set aside {record.reason}" for record in summary.set_aside]
+    lines += [f"warning: {text}" for text in summary.warnings]
+    if summary.times is not None:
+        lines.append(
+            f"{summary.times.wall:.1f} s, {summary.megapixels_per_second:.2f} Mpixel/s on {summary.provider} "
+            f"({summary.provider_reason}); the slowest stage was {summary.times.bottleneck}"
+        )
+    lines += [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
+    lines.append(f"labels: {summary.output}")
+    return lines
+
+
+def drift_warning(drifts: Sequence[float], threshold: float) -> str | None:
+    """A warning when half of the slices look different from the training set."""
+    if not drifts:
+        return None
+    middle = sorted(drifts)[len(drifts) // 2]
+    if middle < threshold:
+        return None
+    return (
+        f"the intensities differ from those of the training set (drift {middle:.2f} of 1 in the middle slice): look "
+        "at some labels before you trust them"
+    )
+
+
+def _runtime_names() -> tuple[str, ...]:
+    from matseg_runtime.providers import installed_runtimes
+
+    return installed_runtimes()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _stages(times: StageTimes) -> dict[str, Any]:
+    return {
+        "seconds": round(times.wall, 3),
+        "busy_seconds": {
+            "reading": round(times.read, 3),
+            "inference": round(times.infer, 3),
+            "writing": round(times.write, 3),
+        },
+        "threads": {
+            "reading": times.crew.readers,
+            "inference": times.crew.inferrers,
+            "writing": times.crew.writers,
+        },
+        "bottleneck": times.bottleneck,
+    }

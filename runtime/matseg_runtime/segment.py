@@ -1,0 +1,159 @@
+"""Whole images through a session: pad, cut into tiles, predict in batches, stitch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.session import Labels, Probabilities, Session
+from matseg_shared.metadata import TilingInfo
+from matseg_shared.tiling import Tile, pad_to_stride, padded_length, plan_tiles
+
+PixelArray = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segmentation:
+    """What a model makes of one image."""
+
+    labels: Labels
+    """(H, W) uint8 class indices."""
+    probabilities: Probabilities | None = None
+    """(K, H, W) float32, when asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """One tile of one of several images."""
+
+    image: int
+    tile: Tile
+
+
+@overload
+def segment_image(
+    session: Session,
+    image: PixelArray,
+    *,
+    tile: tuple[int, int] | None = None,
+    batch: int = 1,
+    probabilities: Literal[False] = False,
+) -> Labels: ...
+
+
+@overload
+def segment_image(
+    session: Session,
+    image: PixelArray,
+    *,
+    tile: tuple[int, int] | None = None,
+    batch: int = 1,
+    probabilities: Literal[True],
+) -> tuple[Labels, Probabilities]: ...
+
+
+def segment_image(
+    session: Session,
+    image: PixelArray,
+    *,
+    tile: tuple[int, int] | None = None,
+    batch: int = 1,
+    probabilities: bool = False,
+) -> Labels | tuple[Labels, Probabilities]:
+    """Label one image of any size; the result does not depend on `tile` and `batch`.
+
+    Args:
+        session: an open model.
+        image: (C, H, W) raw pixels in the model's dtype.
+        tile: (rows, columns) of the largest tile in pixels; None: the whole image at once.
+        batch: tiles per call of the network.
+        probabilities: return class probabilities too.
+
+    Returns:
+        (H, W) uint8 class indices; with `probabilities` also (K, H, W) float32.
+
+    Raises:
+        UsageError: the tile is too small for the model's halo.
+    """
+    result = segment_images(session, [image], tile=tile, batch=batch, probabilities=probabilities)[0]
+    if result.probabilities is None:
+        return result.labels
+    return result.labels, result.probabilities
+
+
+def segment_images(
+    session: Session,
+    images: Sequence[PixelArray],
+    *,
+    tile: tuple[int, int] | None = None,
+    batch: int = 1,
+    probabilities: bool = False,
+) -> list[Segmentation]:
+    """As `segment_image` for several images, whose tiles share batches where their shapes are equal."""
+    tiling = session.model.metadata.tiling
+    padded = [_pad(image, tiling.stride) for image in images]
+    results = [
+        _empty(image, len(session.model.metadata.classes) if probabilities else None) for image in images
+    ]
+    pieces = [
+        _Piece(number, part)
+        for number, image in enumerate(images)
+        for part in image_tiles((image.shape[1], image.shape[2]), tile, tiling)
+    ]
+    for group in _batches(pieces, batch):
+        crops = np.stack([padded[piece.image][:, *piece.tile.read.slices()] for piece in group])
+        labels, likelihoods = _predict(session, crops, batch, probabilities)
+        for position, piece in enumerate(group):
+            inner = piece.tile.write.relative_to(piece.tile.read).slices()
+            result = results[piece.image]
+            result.labels[piece.tile.write.slices()] = labels[position][inner]
+            if result.probabilities is not None and likelihoods is not None:
+                result.probabilities[:, *piece.tile.write.slices()] = likelihoods[position][:, *inner]
+    return results
+
+
+def image_tiles(shape: tuple[int, int], tile: tuple[int, int] | None, tiling: TilingInfo) -> list[Tile]:
+    """The tiles of an (H, W) image; None as tile: the whole image."""
+    whole = (padded_length(shape[0], tiling.stride), padded_length(shape[1], tiling.stride))
+    return plan_tiles(shape, tile or whole, halo=tiling.halo, stride=tiling.stride)
+
+
+def _pad(image: PixelArray, stride: int) -> PixelArray:
+    """(C, H, W), padded to multiples of the stride."""
+    return np.moveaxis(pad_to_stride(np.moveaxis(image, 0, -1), stride), -1, 0)
+
+
+def _empty(image: PixelArray, n_class: int | None) -> Segmentation:
+    shape = image.shape[1:]
+    return Segmentation(
+        labels=np.empty(shape, np.uint8),
+        probabilities=None if n_class is None else np.empty((n_class, *shape), np.float32),
+    )
+
+
+def _batches(pieces: Sequence[_Piece], batch: int) -> Iterator[list[_Piece]]:
+    """Consecutive pieces whose tiles have one shape, at most `batch` of them."""
+    group: list[_Piece] = []
+    for piece in pieces:
+        if group and (len(group) == batch or group[0].tile.read.shape != piece.tile.read.shape):
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group
+
+
+def _predict(
+    session: Session, crops: PixelArray, batch: int, probabilities: bool
+) -> tuple[Labels, Probabilities | None]:
+    """Labels and, when asked for, probabilities; a short batch is filled up where shapes must stay the same."""
+    missing = batch - len(crops) if session.fixed_shapes else 0
+    if missing:
+        crops = np.concatenate([crops, np.repeat(crops[-1:], missing, axis=0)])
+    if probabilities:
+        return session.predict_with_probabilities(crops)
+    return session.predict(crops), None

@@ -1,0 +1,246 @@
+"""A model loaded on one execution provider, with threads that this process really has."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime import providers
+from matseg_runtime.machine import available_cpus
+from matseg_runtime.model import Model, describe_model, read_model_bytes
+from matseg_runtime.providers import Attempt, Provider, ProviderChoice
+from matseg_shared.errors import MatsegError, ModelError, ProviderError
+from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
+
+Labels = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
+
+TIE_MARGIN = 1e-3
+"""Where the two best probabilities of a floating-point model are closer than this, rounding may decide the label."""
+
+_UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
+_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTestResult:
+    """How the embedded self-test went on one provider."""
+
+    provider: Provider
+    pixels: int
+    mismatches: int
+    """Pixels with another label than at export that no rounding explains."""
+    ties: int
+    """Pixels with another label whose two best probabilities were nearly equal at export."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the provider gives the labels of the export."""
+        return self.mismatches == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Session:
+    """A model that is ready to run; `predict` may be called from several threads at a time."""
+
+    model: Model
+    provider: Provider
+    reason: str
+    """Why this provider, for the user."""
+    threads: int
+    """Threads of one call of `predict`."""
+    runtime_version: str
+    _session: Any
+
+    @classmethod
+    def open(
+        cls, path: Path, *, provider: ProviderChoice = "auto", threads: int | None = None, streams: int = 1
+    ) -> Session:
+        """Load a model file on the provider asked for, or fail.
+
+        Args:
+            path: a file that matseg-export wrote.
+            provider: `auto` takes the first of cuda, openvino and cpu that works, and says why.
+            threads: for all streams together; None: all cores this process may use.
+            streams: calls of `predict` that run at a time; the threads are shared out between them.
+
+        Raises:
+            ModelError: the file cannot be used.
+            ProviderError: the provider cannot be had here.
+            UnsupportedError: onnxruntime is missing or installed twice.
+        """
+        content = read_model_bytes(path)
+        runtime = providers.load_onnxruntime()
+        threads = max(1, (threads or available_cpus()) // streams)
+        session, attempt = _create(runtime, path, content, provider, threads)
+        return cls(
+            model=describe_model(path, content, session),
+            provider=attempt.provider,
+            reason=attempt.reason,
+            threads=threads,
+            runtime_version=runtime.__version__,
+            _session=session,
+        )
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether each new input shape costs this provider time or memory."""
+        return self.provider != "cpu"
+
+    def predict(self, batch: NDArray[Any]) -> Labels:
+        """Class indices of a batch.
+
+        Args:
+            batch: (N, C, H, W) raw pixels in the model's dtype; H and W multiples of its stride.
+
+        Returns:
+            (N, H, W) uint8.
+        """
+        labels: Labels = self._run((LABELS_NAME,), batch)[0]
+        return labels
+
+    def predict_with_probabilities(self, batch: NDArray[Any]) -> tuple[Labels, Probabilities]:
+        """As `predict`, with (N, K, H, W) float32 class probabilities too."""
+        labels, probabilities = self._run((LABELS_NAME, PROBABILITIES_NAME), batch)
+        return labels, np.asarray(probabilities, dtype=np.float32)
+
+    def self_test(self) -> SelfTestResult:
+        """Replay the self-test that travels in the model file.
+
+        An int8 graph is exact arithmetic, so no deviation is a matter of rounding there.
+        """
+        test = self.model.self_test
+        started = time.perf_counter()
+        labels = self.predict(test.image)
+        seconds = time.perf_counter() - started
+        wrong = labels != test.labels
+        exact = self.model.metadata.export.precision == "int8"
+        tied = wrong & (test.margin < TIE_MARGIN) & (not exact)
+        return SelfTestResult(
+            provider=self.provider,
+            pixels=wrong.size,
+            mismatches=int(wrong.sum() - tied.sum()),
+            ties=int(tied.sum()),
+            seconds=seconds,
+        )
+
+    def require_self_test(self) -> SelfTestResult:
+        """Replay the self-test and refuse to go on when it fails.
+
+        Raises:
+            ProviderError: the provider gives other labels than the export did.
+        """
+        result = self.self_test()
+        self.require_passed(result)
+        return result
+
+    def require_passed(self, result: SelfTestResult) -> None:
+        """Raise what `require_self_test` does, for a result at hand."""
+        if not result.passed:
+            raise ProviderError(
+                f"{self.model.path}: its self-test fails on the provider {self.provider}: {result.mismatches} of "
+                f"{result.pixels} pixels get another label than at export; results from here would be wrong; use "
+                "another provider, another version of onnxruntime, or (for int8) the fp32 export"
+            )
+
+    def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
+        try:
+            outputs: Sequence[Any] = self._session.run(list(names), {INPUT_NAME: batch})
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            if isinstance(error, MemoryError | MatsegError):
+                raise
+            raise _run_error(self, batch, error) from error
+        return outputs
+
+
+def _run_error(session: Session, batch: NDArray[Any], error: Exception) -> MatsegError:
+    shape = " x ".join(str(length) for length in batch.shape)
+    text = _first_line(error)
+    if any(word in text.lower() for word in ("alloc", "out of memory", "bad_alloc")):
+        return ProviderError(
+            f"{session.model.path}: a batch of {shape} does not fit into the memory of provider {session.provider}; "
+            f"use a smaller --tile or --batch ({text})"
+        )
+    return ProviderError(
+        f"{session.model.path}: provider {session.provider} failed on a batch of {shape}: {text}"
+    )
+
+
+def _create(
+    runtime: ModuleType, path: Path, content: bytes, choice: ProviderChoice, threads: int
+) -> tuple[Any, Attempt]:
+    """The first provider of the choice that really comes up."""
+    refusals: list[str] = []
+    for attempt in providers.attempts(choice, runtime):
+        try:
+            session = _create_on(runtime, path, content, attempt.provider, threads)
+        except ProviderError as error:
+            if choice != "auto" or attempt.provider == "cpu":
+                raise
+            refusals.append(str(error).split(";", 1)[0])
+            continue
+        reason = "; ".join([attempt.reason, *refusals])
+        return session, Attempt(provider=attempt.provider, reason=reason)
+    raise ProviderError(
+        f"onnxruntime {runtime.__version__} offers none of the providers that matseg can use; "
+        "install it again: pip install --force-reinstall onnxruntime"
+    )
+
+
+def _create_on(runtime: ModuleType, path: Path, content: bytes, provider: Provider, threads: int) -> Any:
+    name = providers.EXECUTION_PROVIDERS[provider]
+    if provider in ("cuda", "tensorrt") and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # CUDA and cuDNN from the pip packages of the extra, where they are installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a provider that is missing; checked below, in our words
+            session = runtime.InferenceSession(
+                content,
+                _session_options(runtime, threads),
+                providers=[(name, providers.provider_options(provider, threads))],
+            )
+    except Exception as error:
+        raise _creation_error(runtime, path, provider, error) from error
+    session.disable_fallback()
+    active = session.get_providers()[:1]
+    if active != [name]:
+        cause = (
+            providers.library_problem(provider, runtime) or "onnxruntime could not start it on this machine"
+        )
+        raise providers.not_available(provider, cause)
+    return session
+
+
+def _creation_error(runtime: ModuleType, path: Path, provider: Provider, error: Exception) -> MatsegError:
+    kind, text = type(error).__name__, _first_line(error)
+    if kind in _UNREADABLE:
+        return ModelError(
+            f"{path}: expected an ONNX model written by matseg-export, found a damaged file or another format "
+            f"({text}); copy or export it again"
+        )
+    if provider == "cpu":
+        return ModelError(f"{path}: onnxruntime {runtime.__version__} cannot load this model: {text}")
+    return providers.not_available(provider, providers.library_problem(provider, runtime) or text)
+
+
+def _session_options(runtime: ModuleType, threads: int) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # threads that spin while they wait take the time of those that read and write
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Where labels go: one image per slice, a TIFF stack, or a zarr volume."""

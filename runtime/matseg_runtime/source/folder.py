@@ -1,0 +1,94 @@
+"""A folder of images, in natural order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
+from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_stored
+
+
+def file_identity(path: Path) -> str:
+    """Size in bytes and time of the last change in nanoseconds.
+
+    Raises:
+        ImageError: the file is gone.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
+
+
+class FolderSource(Source):
+    """The images directly in a folder; everything else in it is skipped, and named."""
+
+    def __init__(self, folder: Path) -> None:
+        """List the folder, once: images that appear later belong to the next run.
+
+        Raises:
+            UsageError: no such folder, no image in it, or two images that would share one output name.
+        """
+        images, others = list_images(folder)
+        self._paths = tuple(images)
+        self.location = str(folder)
+        self.beside = folder.absolute()
+        self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
+        self.skipped = tuple(Skipped(path=path, reason=_reason(path)) for path in others)
+        if not images:
+            found = f"only {_listed(others)}" if others else "nothing"
+            raise UsageError(
+                f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found {found}; "
+                "name the folder that holds the slices themselves"
+            )
+        _refuse_equal_stems(folder, images)
+        self.slices = tuple(
+            Slice(index=index, name=path.stem, where=str(path), identity=file_identity(path))
+            for index, path in enumerate(images)
+        )
+
+    def read(self, start: int, stop: int) -> Sequence[PixelArray]:
+        return [read_any_dtype(path) for path in self._paths[start:stop]]
+
+    def current_identity(self, index: int) -> str:
+        return file_identity(self._paths[index])
+
+
+def read_any_dtype(path: Path) -> PixelArray:
+    """(H, W) or (H, W, 3) pixels of an image file as they are stored, a palette applied.
+
+    Raises:
+        ImageError: the file cannot be read without loss.
+    """
+    stored = read_stored(path)
+    if stored.palette is None:
+        return stored.pixels
+    return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
+
+
+def _reason(path: Path) -> str:
+    if path.is_dir():
+        return "a subfolder"
+    return f"not an image file ({path.suffix or 'no suffix'})" if path.is_file() else "not a file"
+
+
+def _listed(paths: Sequence[Path], limit: int = 3) -> str:
+    names = ", ".join(path.name for path in paths[:limit])
+    return names if len(paths) <= limit else f"{names} and {len(paths) - limit} more"
+
+
+def _refuse_equal_stems(folder: Path, images: Iterable[Path]) -> None:
+    """Also those that differ in case only, which are one file on Windows and macOS."""
+    seen: dict[str, Path] = {}
+    for path in images:
+        other = seen.setdefault(path.stem.casefold(), path)
+        if other is not path:
+            raise UsageError(
+                f"{folder}: {other.name} and {path.name} would both be written to {path.stem}.png; rename one of "
+                "them or move it away"
+            )

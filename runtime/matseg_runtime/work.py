@@ -1,0 +1,164 @@
+"""What each stage of the pipeline does with one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from matseg_runtime.intake import Intake
+from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord
+from matseg_runtime.plan import Plan
+from matseg_runtime.quantities import class_counts, drift
+from matseg_runtime.segment import Segmentation, segment_images
+from matseg_runtime.session import Session
+from matseg_runtime.sink.base import Result, Sink, Unit
+from matseg_runtime.source.base import Slice, Source
+from matseg_shared.errors import ImageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedSlice:
+    """One slice after reading."""
+
+    slice: Slice
+    identity: str
+    image: NDArray[Any] | None
+    """(C, H, W) in the model's dtype; None: it was set aside."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedUnit:
+    """A unit after reading."""
+
+    unit: Unit
+    slices: tuple[LoadedSlice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledUnit:
+    """A unit after inference."""
+
+    unit: Unit
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The three stages of one job, bound to its parts."""
+
+    source: Source
+    intake: Intake
+    session: Session
+    plan: Plan
+    sink: Sink
+    ledger: Ledger
+    probabilities: bool
+    advance: Callable[[int], None]
+
+    def read(self, unit: Unit) -> LoadedUnit:
+        """Read and convert a unit's slices; those that cannot be read are set aside."""
+        loaded: list[LoadedSlice] = []
+        for run in consecutive(unit.slices):
+            loaded += self._read_run(run)
+        return LoadedUnit(unit=unit, slices=tuple(loaded))
+
+    def infer(self, loaded: LoadedUnit) -> LabelledUnit:
+        """Label the slices of a unit that could be read."""
+        images = [item.image for item in loaded.slices if item.image is not None]
+        segmentations = iter(
+            segment_images(
+                self.session,
+                images,
+                tile=self.plan.tile,
+                batch=self.plan.batch,
+                probabilities=self.probabilities,
+            )
+        )
+        results = tuple(
+            self._result(item, None if item.image is None else next(segmentations)) for item in loaded.slices
+        )
+        return LabelledUnit(unit=loaded.unit, results=results)
+
+    def write(self, labelled: LabelledUnit) -> None:
+        """Make a unit's labels durable, then record that they are."""
+        written = self.sink.write(labelled.unit, labelled.results)
+        sizes = written.bytes or (0,) * len(labelled.results)
+        self.ledger.append(
+            [
+                _record(result, size)
+                for result, size in zip(labelled.results, sizes, strict=True)
+                if result.segmentation is not None
+            ],
+            [_set_aside(result) for result in labelled.results if result.segmentation is None],
+        )
+        self.advance(len(labelled.results))
+
+    def _read_run(self, run: Sequence[Slice]) -> list[LoadedSlice]:
+        """Consecutive slices at once; one at a time when that fails, to find those that are broken."""
+        try:
+            return self._read_together(run)
+        except ImageError as error:
+            if len(run) == 1:
+                reason = str(error)
+                return [LoadedSlice(slice=run[0], identity=run[0].identity, image=None, reason=reason)]
+        return [loaded for item in run for loaded in self._read_run([item])]
+
+    def _read_together(self, run: Sequence[Slice]) -> list[LoadedSlice]:
+        before = [self.source.current_identity(item.index) for item in run]
+        arrays = self.source.read(run[0].index, run[-1].index + 1)
+        loaded = []
+        for item, identity, pixels in zip(run, before, arrays, strict=True):
+            if self.source.current_identity(item.index) != identity:
+                raise ImageError(item.where, "changed while it was read; run again when it is complete")
+            image = self.intake.convert(pixels, item.where)
+            loaded.append(LoadedSlice(slice=item, identity=identity, image=image))
+        return loaded
+
+    def _result(self, item: LoadedSlice, segmentation: Segmentation | None) -> Result:
+        if segmentation is None or item.image is None:
+            return Result(slice=item.slice, identity=item.identity, segmentation=None, reason=item.reason)
+        metadata = self.session.model.metadata
+        return Result(
+            slice=item.slice,
+            identity=item.identity,
+            segmentation=segmentation,
+            counts=class_counts(segmentation.labels, len(metadata.classes)),
+            drift=drift(item.image, metadata.input.histogram),
+        )
+
+
+def consecutive(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
+    """Split into runs without gaps."""
+    run: list[Slice] = []
+    for item in slices:
+        if run and item.index != run[-1].index + 1:
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def _record(result: Result, size: int) -> SliceRecord:
+    assert result.segmentation is not None
+    height, width = result.segmentation.labels.shape
+    return SliceRecord(
+        name=result.slice.name,
+        index=result.slice.index,
+        where=result.slice.where,
+        identity=result.identity,
+        shape=(height, width),
+        counts=result.counts,
+        bytes=size,
+        drift=result.drift,
+    )
+
+
+def _set_aside(result: Result) -> SetAsideRecord:
+    return SetAsideRecord(
+        name=result.slice.name, index=result.slice.index, where=result.slice.where, reason=result.reason
+    )
