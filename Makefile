@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install ## the whole walk on a synthetic data set: prepare, train, evaluate, export, run
-	$(BIN)/python -m matseg_trainer.demo demo
+	$(BIN)/python -m matseg_trainer.walk
 
 test: install ## the whole test suite
 	$(BIN)/python -m pytest

@@ -14,6 +14,7 @@ from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from matseg_trainer.train import EpochRecord
@@ -40,6 +41,7 @@ def plot_training(
             values = [getattr(getattr(record, split), name) for record in records]
             axes.plot(epochs, values, color=colour, marker=".", label=split)
         axes.legend(frameon=False)
+    _forget_the_start(accuracy, [[r.train.accuracy for r in records], [r.validate.accuracy for r in records]])
     loss.set_ylabel("cross-entropy (nats)")
     loss.set_yscale("log")
     accuracy.set_ylabel("global accuracy")
@@ -49,6 +51,8 @@ def plot_training(
         iou.plot(epochs, [np.nan if v is None else v for v in values], marker=".", lw=1, label=item.name)
     iou.plot(epochs, [r.train.mean_iou for r in records], color=_TRAIN, ls=":", label="mean, train")
     iou.plot(epochs, [r.validate.mean_iou for r in records], color="black", lw=2, label="mean")
+    shown = [[value for value in record.validate.iou if value is not None] for record in records]
+    _forget_the_start(iou, [[min(values) for values in shown if values], [r.train.mean_iou for r in records]])
     iou.axvline(best.epoch, color="grey", lw=0.8, ls="--")
     iou.annotate(
         f"best {best.validate.mean_iou:.4f}\nin epoch {best.epoch}",
@@ -69,6 +73,12 @@ def plot_training(
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _forget_the_start(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Let the axis begin where the curves are after the first quarter, so that their ends can be told apart."""
+    lowest = min(min(values[len(values) // 4 :]) for values in curves if values)
+    axes.set_ylim(max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest))
 
 
 def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Sequence[ClassInfo]) -> None:
