@@ -123,17 +123,11 @@ class _Stage:
         self._name = name
         self._count = threads
         self._lock = threading.Lock()
-        self.threads: list[threading.Thread] = []
 
     def start(self, work: Callable[[], None]) -> None:
-        self.threads = [
-            threading.Thread(
-                target=self._guard, args=(work,), name=f"matseg-{self._name}-{number}", daemon=True
-            )
-            for number in range(self._count)
-        ]
-        for thread in self.threads:
-            thread.start()
+        for number in range(self._count):
+            name = f"matseg-{self._name}-{number}"
+            threading.Thread(target=self._guard, args=(work,), name=name, daemon=True).start()
 
     def timed(self, function: Callable[[Item], Read], item: Item) -> Read:
         started = time.perf_counter()
@@ -149,21 +143,44 @@ class _Stage:
             return
         except BaseException as error:  # handed to the caller's thread, whatever it is
             self._pipeline.fail(error)
+        finally:
+            self._pipeline.thread_ended()
 
 
 class _Pipeline:
     """The shared state of one run."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         self.queues: list[Queue[object]] = []
         self.error: BaseException | None = None
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._running = threads
 
     def fail(self, error: BaseException) -> None:
-        with self._lock:
+        with self._changed:
             self.error = self.error or error
+            self._changed.notify_all()
         for queue in self.queues:
             queue.abort()
+
+    def thread_ended(self) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def wait(self, seconds: float | None = None, *, until_failed: bool) -> None:
+        """Wait for all threads to end, or (when asked to) for one to fail.
+
+        Not `Thread.join`: interrupted, it takes the thread for ended.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        with self._changed:
+            while self._running and not (until_failed and self.error is not None):
+                # in short steps, because on Windows Ctrl-C does not wake a wait without end
+                step = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
+                if step <= 0:
+                    return
+                self._changed.wait(step)
 
 
 class _Feed(Generic[Unit]):
@@ -212,7 +229,8 @@ def run_pipeline(
         BaseException: the first that any stage raised.
     """
     started = time.perf_counter()
-    pipeline, feed = _Pipeline(), _Feed(units)
+    pipeline = _Pipeline(crew.readers + crew.inferrers + crew.writers)
+    feed = _Feed(units)
     stages = {
         "read": _Stage(pipeline, "read", crew.readers),
         "infer": _Stage(pipeline, "infer", crew.inferrers),
@@ -238,7 +256,7 @@ def run_pipeline(
 
     for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
         stages[name].start(work)
-    _wait(pipeline, feed, list(stages.values()), on_interrupt)
+    _wait(pipeline, feed, on_interrupt)
     return StageTimes(
         read=stages["read"].seconds,
         infer=stages["infer"].seconds,
@@ -248,29 +266,23 @@ def run_pipeline(
     )
 
 
-def _wait(
-    pipeline: _Pipeline, feed: _Feed[Unit], stages: list[_Stage], on_interrupt: Callable[[], None] | None
-) -> None:
+def _wait(pipeline: _Pipeline, feed: _Feed[Unit], on_interrupt: Callable[[], None] | None) -> None:
     """Wait for all threads, and raise what went wrong."""
     interrupt: KeyboardInterrupt | None = None
-    threads = [thread for stage in stages for thread in stage.threads]
-    while any(thread.is_alive() for thread in threads) and pipeline.error is None:
+    while True:
         try:
-            for thread in threads:
-                thread.join(timeout=0.05)
+            pipeline.wait(until_failed=True)
+            break
         except KeyboardInterrupt as error:
+            feed.stop()
             if interrupt is not None:
                 pipeline.fail(error)
-                break
             interrupt = error
-            feed.stop()
             if on_interrupt is not None:
                 on_interrupt()
     if pipeline.error is not None:
         feed.stop()
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        for thread in threads:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        pipeline.wait(_PATIENCE_SECONDS, until_failed=False)
         raise pipeline.error
     if interrupt is not None:
         raise interrupt

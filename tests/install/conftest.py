@@ -1,0 +1,57 @@
+"""The built wheel, installed into environments of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_models
+import pytest
+from environments import Environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = out.glob("matseg-*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Callable[[str], Environment]:
+    """Install the wheel, with extras such as `[cpu]`, into a fresh environment."""
+
+    def into_fresh_environment(extras: str) -> Environment:
+        environment = Environment(folder=tmp_path_factory.mktemp("environment"))
+        venv.create(environment.folder, with_pip=True, symlinks=sys.platform != "win32")
+        environment.call("python", "-m", "pip", "install", "--quiet", f"{wheel}{extras}")
+        return environment
+
+    return into_fresh_environment
+
+
+@pytest.fixture(scope="session")
+def with_cpu(install: Callable[[str], Environment]) -> Environment:
+    """What a facility installs."""
+    return install("[cpu]")
+
+
+@pytest.fixture(scope="session")
+def bare(install: Callable[[str], Environment]) -> Environment:
+    """The base install, without onnxruntime."""
+    return install("")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model file."""
+    return onnx_models.save_model(tmp_path_factory.mktemp("model") / "alloy_v1.onnx")

@@ -1,0 +1,83 @@
+"""The wheel works where torch has never been, and says what is missing where something is."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_models
+import pytest
+from environments import Environment
+from PIL import Image
+
+pytestmark = pytest.mark.install
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three slices of 48 x 64 pixels."""
+    slices = tmp_path / "scan"
+    slices.mkdir()
+    for number in range(3):
+        Image.fromarray(onnx_models.random_pixels((48, 64), "uint8", number)).save(slices / f"s{number}.png")
+    return slices
+
+
+def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "matseg_shared",
+        "matseg_runtime",
+        "matseg_trainer",
+    }
+
+
+def test_a_folder_is_segmented_without_torch(with_cpu: Environment, model: Path, folder: Path) -> None:
+    absent = "import importlib.util as u; print([n for n in ('torch', 'onnx', 'scipy') if u.find_spec(n)])"
+    assert with_cpu.call("python", "-c", absent).stdout.strip() == "[]"
+    done = with_cpu.call("matseg-run", model, folder, "--provider", "cpu")
+    assert "3 of 3 slices labelled" in done.stdout
+    graph = onnx.load(model)
+    for number in range(3):
+        pixels = np.array(Image.open(folder / f"s{number}.png"))
+        labels = np.array(Image.open(folder.parent / "scan_predictions" / "alloy_v1" / f"s{number}.png"))
+        np.testing.assert_array_equal(labels, onnx_models.run_graph(graph, pixels[None, None])[0][0])
+
+
+def test_inspect_and_verify_there(with_cpu: Environment, model: Path) -> None:
+    assert "alloy_v1" in with_cpu.call("matseg-inspect", model).stdout
+    assert "passed on cpu" in with_cpu.call("matseg-verify", model).stdout
+
+
+def test_cuda_is_refused_with_the_remedy(with_cpu: Environment, model: Path, folder: Path) -> None:
+    done = with_cpu.call("matseg-run", model, folder, "--provider", "cuda", check=False)
+    assert done.returncode == 3
+    assert "pip install 'matseg[cuda]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder.parent / "scan_predictions").exists()
+
+
+def test_without_onnxruntime_the_extras_are_named(bare: Environment, model: Path, folder: Path) -> None:
+    done = bare.call("matseg-run", model, folder, check=False)
+    assert done.returncode == 3
+    assert "pip install 'matseg[cpu]'" in done.stderr
+    assert "`cuda`" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Usage: matseg-run" in bare.call("matseg-run", "--help").stdout
+
+
+def test_both_onnxruntimes_are_told_apart(with_cpu: Environment, model: Path, folder: Path) -> None:
+    second = with_cpu.packages / "onnxruntime_gpu-1.99.0.dist-info"
+    second.mkdir()
+    metadata = second / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.99.0\n")
+    try:
+        done = with_cpu.call("matseg-run", model, folder, check=False)
+    finally:
+        metadata.unlink()
+        second.rmdir()
+    assert done.returncode == 3
+    assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in done.stderr

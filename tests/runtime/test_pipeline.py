@@ -1,0 +1,123 @@
+"""The pipeline never hangs, never grows, and raises what went wrong."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from matseg_runtime.pipeline import Crew, run_pipeline
+
+CREWS = [Crew(), Crew(readers=3, inferrers=2, writers=2, queue=1)]
+
+
+@pytest.mark.parametrize("crew", CREWS)
+def test_every_unit_passes_all_stages_once(crew: Crew) -> None:
+    written: list[int] = []
+    times = run_pipeline(range(100), lambda n: n * 2, lambda n: n + 1, written.append, crew)
+    assert sorted(written) == [2 * n + 1 for n in range(100)]
+    assert times.wall > 0
+
+
+def test_one_thread_each_keeps_the_order() -> None:
+    written: list[int] = []
+    run_pipeline(range(50), lambda n: n, lambda n: n, written.append, Crew())
+    assert written == list(range(50))
+
+
+def test_no_units() -> None:
+    run_pipeline([], lambda n: n, lambda n: n, [].append, Crew(readers=2))
+
+
+def _fails_at(number: int, error: BaseException) -> Callable[[int], int]:
+    def stage(n: int) -> int:
+        if n == number:
+            raise error
+        return n
+
+    return stage
+
+
+@pytest.mark.parametrize("crew", CREWS)
+@pytest.mark.parametrize("where", ["units", "read", "infer", "write"])
+@pytest.mark.parametrize("error", [ValueError("broken"), MemoryError(), SystemExit(9)])
+def test_a_dead_stage_raises(crew: Crew, where: str, error: BaseException) -> None:
+    def units() -> object:
+        for n in range(1000):
+            if where == "units" and n == 5:
+                raise error
+            yield n
+
+    stages = {
+        name: _fails_at(5, error) if where == name else (lambda n: n) for name in ("read", "infer", "write")
+    }
+    started = time.monotonic()
+    with pytest.raises(type(error)):
+        run_pipeline(units(), stages["read"], stages["infer"], stages["write"], crew)  # type: ignore[type-var]
+    assert time.monotonic() - started < 5
+    for thread in threading.enumerate():
+        if thread.name.startswith("matseg-"):
+            thread.join(timeout=2)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("crew", CREWS)
+def test_a_slow_writer_holds_the_readers_back(crew: Crew) -> None:
+    lock = threading.Lock()
+    in_flight, most = 0, 0
+
+    def read(n: int) -> int:
+        nonlocal in_flight, most
+        with lock:
+            in_flight += 1
+            most = max(most, in_flight)
+        return n
+
+    def write(_: int) -> None:
+        nonlocal in_flight
+        time.sleep(0.002)
+        with lock:
+            in_flight -= 1
+
+    run_pipeline(range(60), read, lambda n: n, write, crew)
+    assert crew.units_in_flight >= most > 1
+
+
+@pytest.mark.parametrize(
+    ("slow", "name"), [("read", "reading"), ("infer", "inference"), ("write", "writing")]
+)
+def test_the_bottleneck_is_named(slow: str, name: str) -> None:
+    def stage(kind: str) -> Callable[[int], int]:
+        return lambda n: (time.sleep(0.005 if kind == slow else 0.0005), n)[1]
+
+    times = run_pipeline(range(15), stage("read"), stage("infer"), stage("write"), Crew())
+    assert times.bottleneck == name
+
+
+def test_ctrl_c_finishes_what_is_in_flight() -> None:
+    read: list[int] = []
+    written: list[int] = []
+    told: list[bool] = []
+
+    def reading(n: int) -> int:
+        read.append(n)
+        if n == 10:
+            _thread.interrupt_main()
+        time.sleep(0.01)
+        return n
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(
+            range(10_000),
+            reading,
+            lambda n: n,
+            written.append,
+            Crew(),
+            on_interrupt=lambda: told.append(True),
+        )
+    assert told == [True]
+    assert written == read
+    assert 11 <= len(read) < 200
