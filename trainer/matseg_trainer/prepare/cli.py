@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from matseg_shared.command import console, debug_option
+from matseg_trainer.import_config import import_config_command
 from matseg_trainer.workspace import Workspace, workspace_option
 
 
@@ -153,4 +154,7 @@ def demo(
     click.echo(f"{target}: {train} slices to train on, {validate} to validate with, {test} to test with")
     if stack is not None:
         click.echo(f"{stack}: {raw} consecutive slices without labels")
-    click.echo(f"next: matseg-prep labels {name} train validate test --classes 2")
+    click.echo(f"next: matseg-prep labels {name} train validate test")
+
+
+main.add_command(import_config_command)

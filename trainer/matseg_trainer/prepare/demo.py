@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, MissingExtraError
 from matseg_shared.files import atomic_write
+from matseg_shared.metadata import ClassInfo
+from matseg_trainer.classes import CLASSES_NAME, write_classes
 from matseg_trainer.dataset import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
@@ -22,6 +24,13 @@ _HEIGHT = 0.35
 _SCAN = {"train": 0, "validate": 1, "test": 2, "raw": 3}
 """Every split has scans of its own, so that a test slice resembles no training slice by more than its making."""
 _SMALLEST = 128
+
+
+_CLASSES = (
+    ClassInfo(index=0, name="liquid", colour=(0, 0, 0), label_value=0),
+    ClassInfo(index=1, name="dendrite", colour=(255, 255, 255), label_value=255),
+)
+"""With everything that is no dendrite in class 0, as in the tomography set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,7 @@ def make_demo(target: Path, request: DemoRequest, *, overwrite: bool = False) ->
                 scan = _make_scan(request, split, index)
                 z = np.random.default_rng([request.seed, _SCAN[split], index]).uniform(-_HEIGHT, _HEIGHT)
                 _write_pair(folder / split, f"{split}_{index:03d}", scan, float(z), request.size)
+        write_classes(folder / CLASSES_NAME, _CLASSES)
     if stack is not None:
         with new_folder(stack, overwrite=overwrite) as folder:
             scan = _make_scan(request, "raw", 0)
