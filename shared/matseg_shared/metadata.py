@@ -31,6 +31,12 @@ MAX_SELF_TEST_BYTES = 8 << 20
 MAX_SELF_TEST_UNPACKED_BYTES = 64 << 20
 
 Precision = Literal["fp32", "fp16", "int8"]
+PAYS_ON: Mapping[Precision, tuple[str, ...]] = {
+    "fp32": ("cpu", "cuda", "tensorrt", "openvino"),
+    "fp16": ("cuda", "tensorrt"),
+    "int8": ("cpu", "openvino"),
+}
+"""Execution providers on which a precision is worth its while; elsewhere it runs, but no faster than fp32."""
 PixelDtype = Literal["uint8", "uint16", "float32"]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -132,14 +138,49 @@ class ParityInfo(_Document):
     """Pixels whose label differs because their two best probabilities are equal within rounding."""
 
 
+class CalibrationInfo(_Document):
+    """How real numbers became integers in an int8 graph."""
+
+    method: str
+    """How the range of each activation was chosen."""
+    split: str
+    """Of the data set whose fingerprint `training` gives."""
+    crops: int = Field(ge=1)
+    crop: int = Field(ge=1)
+    """Edge of a crop, in pixels."""
+    seed: int
+    ranges: str
+    """SHA-256 (hex) over the name, scale and zero point of every activation that is kept in uint8."""
+    weight_levels: int = Field(ge=1, le=127)
+    """Weights are integers from minus this to this."""
+    fp32_layers: tuple[str, ...] = ()
+    """Layers that stay in fp32, because int8 costs too much accuracy there; the costliest first."""
+
+
+class AccuracyInfo(_Document):
+    """What the precision cost, measured with the runtime on whole images."""
+
+    split: str
+    images: int = Field(ge=1)
+    mean_iou: float = Field(ge=0, le=1)
+    """Of this file."""
+    mean_iou_fp32: float = Field(ge=0, le=1)
+    """Of the same checkpoint in fp32."""
+
+
 class ExportInfo(_Document):
     """How the graph was made."""
 
     precision: Precision
     opset: int
     parity: ParityInfo
-    calibration: dict[str, Any] | None = None
-    """For int8: method and calibration data; None otherwise."""
+    """Of the fp32 graph; the graph of a lower precision is made from it and measured by `accuracy`."""
+    calibration: CalibrationInfo | None = None
+    """For int8; None otherwise."""
+    accuracy: AccuracyInfo | None = None
+    """For fp16 and int8; None otherwise."""
+    pays_on: tuple[str, ...] = ()
+    """Execution providers on which this precision is faster than fp32; for fp32 all."""
     packages: dict[str, str]
     """Versions of matseg, torch, onnx and onnxruntime."""
 
@@ -171,10 +212,32 @@ class ModelMetadata(_Document):
             raise ValueError(f"class indices must be 0 to {len(found) - 1} in order, found {found}")
         return self
 
+    def pays_on(self, provider: str) -> bool:
+        """Whether the model's precision is worth its while on an execution provider."""
+        return provider in (self.export.pays_on or PAYS_ON[self.export.precision])
+
+    def precision_warning(self, provider: str) -> str | None:
+        """What to tell a user whose provider gains nothing from the model's precision; None where it gains."""
+        if self.pays_on(provider):
+            return None
+        better = ", ".join(self.export.pays_on or PAYS_ON[self.export.precision])
+        return (
+            f"{self.export.precision} does not pay on the provider {provider}: it runs there, but no faster than fp32 "
+            f"(it pays on {better}); export the checkpoint with --precision {_best_precision(provider)} for {provider}"
+        )
+
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:
         """RGB per class, by index."""
         return tuple(item.colour for item in self.classes)
+
+
+def _best_precision(provider: str) -> Precision:
+    """The lowest precision that pays on a provider."""
+    for precision in ("int8", "fp16"):
+        if provider in PAYS_ON[precision]:
+            return precision
+    return "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -282,3 +282,58 @@ def test_a_small_self_test_that_unpacks_to_more_than_memory_is_refused(metadata:
     assert len(bomb) < MAX_SELF_TEST_BYTES
     with pytest.raises(MetadataError, match="its self-test is damaged"):
         decode_self_test({SELF_TEST_KEY: bomb}, metadata, "model.onnx")
+
+
+def with_precision(precision: str, **export: Any) -> ModelMetadata:
+    def change(document: Document) -> None:
+        document["export"].update(precision=precision, **export)
+
+    return decode(properties(change), "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("precision", "provider", "instead"),
+    [("fp16", "cpu", "int8"), ("int8", "cuda", "fp16"), ("fp16", "openvino", "int8")],
+)
+def test_a_precision_that_does_not_pay_is_said_with_the_one_that_does(
+    precision: str, provider: str, instead: str
+) -> None:
+    found = with_precision(precision)
+    assert not found.pays_on(provider)
+    warning = found.precision_warning(provider)
+    assert warning is not None
+    assert warning.startswith(f"{precision} does not pay on the provider {provider}")
+    assert warning.endswith(f"--precision {instead} for {provider}")
+
+
+@pytest.mark.parametrize(
+    ("precision", "provider"), [("fp32", "cpu"), ("fp32", "cuda"), ("int8", "cpu"), ("fp16", "tensorrt")]
+)
+def test_a_precision_that_pays_needs_no_word(precision: str, provider: str) -> None:
+    assert with_precision(precision).pays_on(provider)
+    assert with_precision(precision).precision_warning(provider) is None
+
+
+def test_what_the_file_says_of_its_providers_goes_before_the_table() -> None:
+    assert with_precision("fp16", pays_on=["cpu"]).pays_on("cpu")
+    assert not with_precision("fp16", pays_on=["cpu"]).pays_on("cuda")
+
+
+def test_calibration_and_accuracy_there_and_back() -> None:
+    calibration = {
+        "method": "least squared error",
+        "split": "train",
+        "crops": 32,
+        "crop": 256,
+        "seed": 0,
+        "ranges": "ab" * 32,
+        "weight_levels": 127,
+        "fp32_layers": ["decoder.0.0"],
+    }
+    accuracy = {"split": "validate", "images": 8, "mean_iou": 0.97, "mean_iou_fp32": 0.971}
+    found = with_precision("int8", calibration=calibration, accuracy=accuracy)
+    again = decode(encode(found, self_test()), "model.onnx")
+    assert again.export.calibration is not None
+    assert again.export.calibration.model_dump(mode="json") == calibration
+    assert again.export.accuracy is not None
+    assert again.export.accuracy.model_dump(mode="json") == accuracy
