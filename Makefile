@@ -16,7 +16,7 @@ demo: install ## the whole walk on a synthetic data set: prepare, train, evaluat
 	$(BIN)/python -m matseg_trainer.walk
 
 test: install ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: install ## style, types, layers
 	$(BIN)/ruff check .

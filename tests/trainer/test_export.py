@@ -19,8 +19,6 @@ from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer import export
 from matseg_trainer.checkpoint import load_checkpoint
 from matseg_trainer.cli import evaluate_main, export_main, train_main
-from matseg_trainer.networks.pixelnet import PixelNet
-from matseg_trainer.networks.segnet import SegNet
 
 
 def invoke(command: object, workspace: Path, *arguments: str) -> object:
@@ -164,15 +162,3 @@ def test_parity_inputs_hold_ties_for_max_pooling(trained: Path) -> None:
     assert any(np.unique(image).size == 1 for image in inputs)
     assert len({image.shape[0] for image in inputs}) >= 3
     assert len({image.shape[2:] for image in inputs}) >= 5
-
-
-def test_networks_are_exported_without_int64_traffic_or_gather() -> None:
-    """SegNet's unpooling is element-wise: no scatter, no index tensors."""
-    torch.manual_seed(0)
-    network = SegNet(in_channels=1, n_class=2, width=1).eval()
-    model = export.to_onnx(export.DeployedNetwork(network, [0.0], [1.0]), 1, "uint8")
-    kinds = {node.op_type for node in model.graph.node}
-    assert not kinds & {"ScatterND", "ScatterElements", "GatherND", "MaxUnpool"}
-    network = PixelNet(in_channels=1, n_class=2, width=1).eval()
-    model = export.to_onnx(export.DeployedNetwork(network, [0.0], [1.0]), 1, "uint8")
-    assert "GridSample" not in {node.op_type for node in model.graph.node}

@@ -126,5 +126,6 @@ def test_halo_is_exactly_what_tiles_need(name: str, monkeypatch: pytest.MonkeyPa
 
     whole = logits(halo)
     monkeypatch.setattr(inference, "TILE_BYTES", 1)
-    np.testing.assert_allclose(logits(halo), whole, atol=1e-4)
-    assert np.abs(logits(halo - network.stride) - whole).max() > 1e-3
+    rounding = np.abs(logits(halo) - whole).max()
+    assert rounding < 1e-4
+    assert np.abs(logits(halo - network.stride) - whole).max() > 10 * max(rounding, 1e-6)
