@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,65 +12,99 @@ from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_shared.command import debug_option
 
 if TYPE_CHECKING:
-    from matseg_runtime.providers import ProviderChoice
+    from matseg_runtime.options import RunOptions
     from matseg_runtime.report import Summary
 
 __all__ = ["inspect_main", "run_main", "verify_main"]
 
-PROVIDERS = click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
 # the same words as matseg_runtime.providers.PROVIDER_CHOICES, here because --help must not load that
+PROVIDERS = click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+input_options = _options(
+    click.option(
+        "--axis", type=click.IntRange(0, 2), help="Axis of a volume to cut slices along. Default: the first."
+    ),
+    click.option("--range", "range_", metavar="START:STOP", help="Only these slices of a volume, from 0."),
+    click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
+    click.option(
+        "--fill-missing-chunks", is_flag=True, help="Take chunks that a zarr lacks for its fill value."
+    ),
+    click.option(
+        "--window",
+        metavar="LO,HI",
+        help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
+    ),
+)
+output_options = _options(
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        help="A folder for label images, or a volume: labels.zarr, labels.tif. "
+        "Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
+    ),
+    click.option(
+        "--format",
+        "image_format",
+        type=click.Choice(["png", "tiff"]),
+        default="png",
+        show_default=True,
+        help="Of the label images in a folder.",
+    ),
+    click.option("--probabilities", is_flag=True, help="Write class probabilities too, 0 to 255."),
+    click.option("--pyramid", is_flag=True, help="Zarr: add levels of lower resolution."),
+    click.option("--shards", is_flag=True, help="Zarr: one file per layer of chunks, for slow file systems."),
+    click.option("--overwrite", is_flag=True, help="Replace earlier results instead of going on with them."),
+)
+machine_options = _options(
+    click.option(
+        "--provider",
+        type=PROVIDERS,
+        default="auto",
+        show_default=True,
+        help="Where the network runs; anything but auto is taken at its word or refused.",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use."),
+    click.option(
+        "--memory", metavar="SIZE", help="Most memory to take, such as 2GB. Default: 60 % of what is free."
+    ),
+    click.option(
+        "--tile",
+        type=click.IntRange(min=1),
+        help="Edge of the largest tile in pixels. Default: whole slices, or what memory allows.",
+    ),
+    click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
+    click.option("--part", metavar="K/N", help="Only every N-th unit, starting with the K-th."),
+    click.option(
+        "--finish", is_flag=True, help="Label nothing, only complete an output whose parts are done."
+    ),
+)
 
 
 @click.command(name="matseg-run")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("input_", metavar="INPUT")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
-)
-@click.option(
-    "--provider",
-    type=PROVIDERS,
-    default="auto",
-    show_default=True,
-    help="Where the network runs; anything but auto is taken at its word or refused.",
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    help="Default: all cores this process may use.",
-)
-@click.option(
-    "--tile", type=click.IntRange(min=1), help="Edge of the largest tile in pixels. Default: whole slices."
-)
-@click.option(
-    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call of the network."
-)
-@click.option(
-    "--window",
-    metavar="LO,HI",
-    help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace earlier results instead of going on with them.")
+@input_options
+@output_options
+@machine_options
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @debug_option
-def run_main(
-    model: Path,
-    input_: str,
-    output: Path | None,
-    provider: ProviderChoice,
-    threads: int | None,
-    tile: int | None,
-    batch: int,
-    window: str | None,
-    overwrite: bool,
-    as_json: bool,
-) -> int:
+def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: Any) -> int:
     """Label every slice of INPUT with MODEL, an ONNX file that matseg-export wrote.
 
-    INPUT is a folder of images. Run again after an interruption, the same command goes on where it stopped.
+    INPUT is a folder of images, a TIFF stack, a zarr or OME-Zarr volume, an HDF5 dataset (file.h5::/path) or a .npy
+    array. Run again after an interruption, the same command goes on where it stopped.
 
     \b
     Exit codes:
@@ -79,24 +114,62 @@ def run_main(
       4  done, but some inputs were set aside; each is named with the reason
       1  anything else, such as a full disk
     """
-    from matseg_runtime.intake import Window
-    from matseg_runtime.job import RunOptions, run_job
+    from matseg_runtime.job import plan_job, run_job
     from matseg_runtime.progress import slice_progress
 
-    options = RunOptions(
-        model=model,
-        input=input_,
-        output=output,
-        provider=provider,
-        threads=threads,
-        tile=tile,
-        batch=batch,
-        window=None if window is None else Window.parse(window),
-        overwrite=overwrite,
-    )
+    options = _run_options(model, input_, choices)
+    if dry_run:
+        for line in plan_job(options):
+            click.echo(line)
+        return 0
+    _interrupt_on_termination()
     summary = run_job(options, lambda total: slice_progress("labelling", total, quiet=as_json))
     _print_summary(summary, as_json)
     return summary.exit_code
+
+
+def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOptions:
+    from matseg_runtime.intake import Window
+    from matseg_runtime.ledger import Part
+    from matseg_runtime.options import OutputOptions, RunOptions, parse_range, parse_size
+    from matseg_runtime.source.base import SourceOptions
+
+    window, range_, memory, part = (choices[name] for name in ("window", "range_", "memory", "part"))
+    return RunOptions(
+        model=model,
+        input=input_,
+        source=SourceOptions(
+            axis=choices["axis"],
+            slices=None if range_ is None else parse_range(range_),
+            level=choices["level"],
+            fill_missing_chunks=choices["fill_missing_chunks"],
+        ),
+        output=OutputOptions(
+            path=choices["output"],
+            image_format=choices["image_format"],
+            probabilities=choices["probabilities"],
+            pyramid=choices["pyramid"],
+            shards=choices["shards"],
+            overwrite=choices["overwrite"],
+        ),
+        provider=choices["provider"],
+        threads=choices["threads"],
+        tile=choices["tile"],
+        batch=choices["batch"],
+        memory=None if memory is None else parse_size(memory),
+        window=None if window is None else Window.parse(window),
+        part=Part() if part is None else Part.parse(part),
+        finish=choices["finish"],
+    )
+
+
+def _interrupt_on_termination() -> None:
+    """Treat the signal with which schedulers announce the end of a job like Ctrl-C: finish what is in flight."""
+    import signal
+    import threading
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_summary(summary: Summary, as_json: bool) -> None:

@@ -15,7 +15,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -27,7 +28,7 @@ from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sync_folder, write_text
 
 _JOB_NAME = "job.json"
-_PART_FILE = re.compile(r"(?:done|part)-(\d+)-of-(\d+)\.(?:jsonl|lock)")
+_PART_FILE = re.compile(r"part-(\d+)-of-(\d+)\.lock")
 
 
 class _Document(BaseModel):
@@ -146,31 +147,81 @@ class Ledger:
         """False where the disk knows no locks, so that a second process would go unnoticed."""
         return self._lock.supported
 
-    def open(self, key: JobKey) -> None:
+    def open(self, key: JobKey, begin: Callable[[], None] | None = None) -> None:
         """Start the job, or go on with it.
+
+        Args:
+            key: what the job is.
+            begin: called when the ledger has been read, while no other process may start or finish.
 
         Raises:
             UsageError: the ledger belongs to another job, or another process works on it.
             OutputError: the ledger cannot be written.
         """
         self._take_part()
-        with held(FileLock(self.folder / "job.lock")):
-            earlier = read_key(self.folder)
-            if earlier is None:
-                write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
-            elif differences := earlier.differences(key):
-                self.close()
-                raise UsageError(
-                    f"{self.folder}: the results there are of another job ({'; '.join(differences)}); choose "
-                    "another output with -o, or replace them with --overwrite"
-                )
-        self.reload()
-        path = self.folder / f"done-{self.part}.jsonl"
-        with output_errors(path):
-            self._stream = path.open("ab")
-            sync_folder(self.folder)
-            if _ends_torn(path):
-                self._stream.write(b"\n")
+        try:
+            with self.job_lock():
+                self._require_same_job(key)
+                self.reload()
+                if begin is not None:
+                    begin()
+            path = self.folder / f"done-{self.part}.jsonl"
+            with output_errors(path):
+                self._stream = path.open("ab")
+                sync_folder(self.folder)
+                if _ends_torn(path):
+                    self._stream.write(b"\n")
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def job_lock(self) -> Iterator[None]:
+        """Only one process at a time may start or finish a job."""
+        lock = FileLock(self.folder / "job.lock")
+        lock.acquire(wait=True)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def busy_parts(self) -> list[str]:
+        """Parts that processes work on at this moment; not to be asked while this one does."""
+        return [name for name, _ in self._parts() if self._is_busy(name)]
+
+    def _require_same_job(self, key: JobKey) -> None:
+        earlier = read_key(self.folder)
+        if earlier is None:
+            write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
+        elif differences := earlier.differences(key):
+            raise UsageError(
+                f"{self.folder}: the results there are of another job ({'; '.join(differences)}); choose another "
+                "output with -o, or replace them with --overwrite"
+            )
+
+    def _parts(self) -> Iterator[tuple[str, int]]:
+        """Name of the lock file and number of parts, of every part that was ever started."""
+        for path in self.folder.glob("part-*-of-*.lock"):
+            match = _PART_FILE.fullmatch(path.name)
+            if match is not None:
+                yield path.name, int(match[2])
+
+    def _is_busy(self, name: str) -> bool:
+        lock = FileLock(self.folder / name)
+        if not lock.acquire():
+            return True
+        lock.release()
+        return False
+
+    def require_job(self, key: JobKey) -> None:
+        """Make sure that there is something to finish, and that it is this job.
+
+        Raises:
+            UsageError: there is not, or it is another.
+        """
+        if read_key(self.folder) is None:
+            raise UsageError(f"{self.folder}: there is no job to finish; run it first, without --finish")
+        self._require_same_job(key)
 
     def reload(self) -> None:
         """Read what all parts have finished so far."""
@@ -225,31 +276,13 @@ class Ledger:
                 f"{self.folder}: another matseg-run works on part {self.part} of this output at this moment; "
                 "wait for it, or choose another output with -o"
             )
-        for path in self.folder.glob("part-*-of-*.lock"):
-            match = _PART_FILE.fullmatch(path.name)
-            if match is None or int(match[2]) == self.part.total:
-                continue
-            other = FileLock(path)
-            if not other.acquire():
+        for name, total in self._parts():
+            if total != self.part.total and self._is_busy(name):
                 self._lock.release()
                 raise UsageError(
-                    f"{self.folder}: another matseg-run works on this output at this moment, cut into {match[2]} "
+                    f"{self.folder}: another matseg-run works on this output at this moment, cut into {total} "
                     f"parts instead of {self.part.total}; wait for it, or use the same number of parts"
                 )
-            other.release()
-
-
-class held:  # noqa: N801 (reads as a phrase)
-    """Hold a lock for the length of a block, waiting for it."""
-
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        self._lock.acquire(wait=True)
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def read_key(folder: Path) -> JobKey | None:
@@ -261,7 +294,7 @@ def read_key(folder: Path) -> JobKey | None:
     path = folder / _JOB_NAME
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(f"{path}: the ledger of this output cannot be read: {error}") from error

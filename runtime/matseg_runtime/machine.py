@@ -25,6 +25,36 @@ def available_memory() -> int | None:
     return min(known) if known else None
 
 
+def used_memory() -> int:
+    """Bytes of physical memory this process holds now; its peak where only that is told."""
+    fields = _read(Path("/proc/self/statm")).split()
+    if len(fields) > 1:
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """The most bytes of physical memory this process has held, since `reset_peak_memory` where that works."""
+    for line in _read(Path("/proc/self/status")).splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return _peak_memory_windows()
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> bool:
+    """Start counting the peak afresh; False where the system does not offer that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def _cpu_quota() -> float | None:
     """Cores' worth of time per period, the tightest of the cgroup and those above it."""
     quotas: list[float] = []
@@ -97,3 +127,24 @@ def _free_memory_windows() -> int | None:
     status.length = ctypes.sizeof(MemoryStatus)
     found = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
     return int(status.free) if found else None
+
+
+def _peak_memory_windows() -> int:
+    import ctypes
+
+    names = ("peak", "now", "peak_paged", "paged", "peak_nonpaged", "nonpaged", "pagefile", "peak_pagefile")
+
+    class Counters(ctypes.Structure):
+        _fields_ = [
+            ("size", ctypes.c_ulong),
+            ("faults", ctypes.c_ulong),
+            *[(n, ctypes.c_size_t) for n in names],
+        ]
+
+    counters = Counters()
+    counters.size = ctypes.sizeof(Counters)
+    process = ctypes.windll.kernel32.GetCurrentProcess()  # type: ignore[attr-defined]
+    ctypes.windll.psapi.GetProcessMemoryInfo(  # type: ignore[attr-defined]
+        process, ctypes.byref(counters), counters.size
+    )
+    return int(counters.peak)

@@ -1,35 +1,268 @@
-"""How a job is cut up: units of slices, tiles, batches and threads."""
+"""How a job is cut up: units of slices, tiles, streams and threads, so that memory stays within its limit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from matseg_runtime.ledger import Ledger, Part
+import numpy as np
+
+from matseg_runtime.ledger import Part
+from matseg_runtime.machine import available_memory
+from matseg_runtime.options import format_size
 from matseg_runtime.pipeline import Crew
+from matseg_runtime.probe import Probe
 from matseg_runtime.sink.base import Sink, Unit
 from matseg_runtime.source.base import Source
+from matseg_shared.errors import UsageError
+from matseg_shared.metadata import ModelMetadata, TilingInfo
+from matseg_shared.tiling import padded_length, plan_tiles, smallest_tile
+
+LARGEST_STREAMS = 4
+"""Slices that are inferred at a time: more of them only take memory."""
+_SHARE_OF_FREE_MEMORY = 0.6
+_MEMORY_UNKNOWN = 4 << 30
+_CHUNK_DEPTH = 16
+_DEPTHS = range(8, 65)
+"""Slices per output chunk that suit both readers of slices and readers of blocks."""
+_LEAST_EDGE = 512
+"""Pixels of the tiles that slices larger than the first are cut into, at least."""
+_TILE_ON_DEVICE = 1024
+"""Edge in pixels of the largest tile on providers whose memory cannot be seen from here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is decided before the first slice is read."""
 
+    shape: tuple[int, int]
+    """(H, W) of the first slice."""
     tile: tuple[int, int] | None
-    """(rows, columns) of the largest tile in pixels; None: whole slices."""
+    """(rows, columns) of the largest tile in pixels; None: slices like the first are taken whole."""
+    largest_tile: tuple[int, int]
+    """The same in numbers, for slices that are larger than the first."""
     batch: int
     """Tiles per call of the network."""
     unit: int
     """Slices that are read, written and recorded together."""
     crew: Crew
+    tiles: int
+    """Per slice."""
+    overhead: float
+    """Pixels that the network reads per pixel written, less one."""
+    base_bytes: int
+    unit_bytes: int
+    """Of all units in flight."""
+    tile_bytes: int
+    """Of all streams."""
+    budget: int
+    seconds_per_slice: float
+    """Of inference, over all streams."""
+
+    @property
+    def memory(self) -> int:
+        """The most bytes the job is expected to take."""
+        return self.base_bytes + self.unit_bytes + self.tile_bytes
+
+    def lines(self, slices: int) -> list[str]:
+        """For a person."""
+        tile = "the whole slice" if self.tile is None else f"{self.tile[0]} x {self.tile[1]} pixels"
+        crew = self.crew
+        return [
+            f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.unit} to a unit",
+            f"tiles: {self.tiles} per slice, {tile}, {self.batch} to a batch; halo overhead {self.overhead:.1%}",
+            f"threads: {crew.readers} reading, {crew.inferrers} streams of inference, {crew.writers} writing; "
+            f"at most {crew.units_in_flight} units in flight",
+            f"memory: {format_size(self.memory)} of {format_size(self.budget)} (program and weights "
+            f"{format_size(self.base_bytes)}, units {format_size(self.unit_bytes)}, network "
+            f"{format_size(self.tile_bytes)})",
+            f"inference: about {format_seconds(self.seconds_per_slice * slices)} "
+            f"({self.seconds_per_slice * 1e3:.0f} ms a slice, from a short probe)",
+        ]
 
 
-def pending_units(source: Source, sink: Sink, ledger: Ledger, unit: int, part: Part) -> Iterator[Unit]:
-    """Units with something left to do, in order; only those of this process's part."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user or an earlier run of the same job has fixed; None: free."""
+
+    tile: tuple[int, int] | None = None
+    whole_slices: bool = False
+    """The earlier run took whole slices."""
+    unit: int | None = None
+    batch: int = 1
+    memory: int | None = None
+    probabilities: bool = False
+    chunked_output: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Takes the largest tile, the preferred unit and as many streams as memory allows."""
+
+    source: Source
+    metadata: ModelMetadata
+    shape: tuple[int, int]
+    """(H, W) of the first slice."""
+    probe: Probe
+    wishes: Wishes
+    streams: int
+    """The most calls of the network at a time."""
+    on_cpu: bool
+    """Whether the network's memory is this process's."""
+
+    def plan(self) -> Plan:
+        """Decide.
+
+        Raises:
+            UsageError: memory does not suffice for the smallest tile, or a fixed tile is too small for the halo.
+        """
+        budget = self.wishes.memory or _default_budget()
+        for crew in self._crews():
+            unit = self._unit(crew, budget - self.probe.base)
+            left = (budget - self.probe.base - self._units_bytes(crew, unit)) // crew.inferrers
+            tile = self._tile(left if self.on_cpu else None)
+            if tile is not None:
+                return self._plan(crew, unit, tile, budget)
+        least = self.probe.base + self._units_bytes(crew, unit) + self._tile_bytes(self._smallest_tile())
+        raise UsageError(
+            f"{self.source.location}: {format_size(budget)} of memory do not suffice for this model and slices of "
+            f"{self.shape[0]} x {self.shape[1]} pixels; give at least --memory {math.ceil(least / 1e6)}MB"
+        )
+
+    def _plan(self, crew: Crew, unit: int, tile: tuple[int, int], budget: int) -> Plan:
+        tiling = self.metadata.tiling
+        tiles = plan_tiles(self.shape, tile, halo=tiling.halo, stride=tiling.stride)
+        read = sum(item.read.shape[0] * item.read.shape[1] for item in tiles)
+        whole = len(tiles) == 1 and self.wishes.tile is None
+        return Plan(
+            shape=self.shape,
+            tile=None if whole else self.wishes.tile or tile,
+            largest_tile=self._for_larger_slices(tile) if whole else self.wishes.tile or tile,
+            batch=self.wishes.batch,
+            unit=unit,
+            crew=crew,
+            tiles=len(tiles),
+            overhead=read / (self.shape[0] * self.shape[1]) - 1,
+            base_bytes=self.probe.base,
+            unit_bytes=self._units_bytes(crew, unit),
+            tile_bytes=crew.inferrers * self._tile_bytes(tile),
+            budget=budget,
+            seconds_per_slice=self.probe.seconds_per_pixel * read / crew.inferrers,
+        )
+
+    def _crews(self) -> Iterator[Crew]:
+        """From the most parallel to the leanest."""
+        unit = self.wishes.unit or self._preferred_unit()
+        streams = min(self.streams, max(1, len(self.source.slices) // unit))
+        hands = 2 if unit == 1 else 1
+        while streams >= 1:
+            yield Crew(readers=hands, inferrers=streams, writers=hands, queue=hands)
+            streams //= 2
+        yield Crew(readers=1, inferrers=1, writers=1, queue=1)
+
+    def _unit(self, crew: Crew, room: int) -> int:
+        """The preferred unit, halved until all in flight take no more than half of the room."""
+        if self.wishes.unit is not None:
+            return self.wishes.unit
+        unit = self._preferred_unit()
+        while unit > 1 and self._units_bytes(crew, unit) > room / 2:
+            unit = math.ceil(unit / 2)
+        return unit
+
+    def _preferred_unit(self) -> int:
+        """Input chunks are best read as a whole; output chunks must be written as a whole."""
+        chunk = 1 if self.source.volume is None else self.source.volume.slices_per_chunk
+        if self.wishes.chunked_output:
+            chunk = chunk if chunk in _DEPTHS else _CHUNK_DEPTH
+        return max(1, min(max(chunk, self.wishes.batch), len(self.source.slices)))
+
+    def _units_bytes(self, crew: Crew, unit: int) -> int:
+        """Of all units in flight: as they are stored, as the model takes them, and their labels."""
+        itemsize = np.dtype(self.metadata.input.dtype).itemsize
+        volume = self.source.volume
+        stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
+        # a grey image may be stored as RGB; decoders and encoders work on copies
+        per_pixel = 3 * stored + 2 * self.metadata.input.channels * itemsize + 3
+        if self.wishes.probabilities:
+            per_pixel += 6 * len(self.metadata.classes)
+        return crew.units_in_flight * unit * per_pixel * self.shape[0] * self.shape[1]
+
+    def _tile_bytes(self, tile: tuple[int, int]) -> int:
+        return self.probe.tile_bytes(tile[0] * tile[1] * self.wishes.batch)
+
+    def _whole(self) -> tuple[int, int]:
+        stride = self.metadata.tiling.stride
+        return padded_length(self.shape[0], stride), padded_length(self.shape[1], stride)
+
+    def _smallest_tile(self) -> tuple[int, int]:
+        least = smallest_tile(self.metadata.tiling.halo, self.metadata.tiling.stride)
+        rows, columns = self._whole()
+        return min(least, rows), min(least, columns)
+
+    def _for_larger_slices(self, tile: tuple[int, int]) -> tuple[int, int]:
+        least = max(_LEAST_EDGE, smallest_tile(self.metadata.tiling.halo, self.metadata.tiling.stride))
+        return max(tile[0], least), max(tile[1], least)
+
+    def _tile(self, left: int | None) -> tuple[int, int] | None:
+        """(rows, columns) to read at a time; None: memory does not suffice for the smallest.
+
+        Args:
+            left: bytes for one stream; None: not ours to count.
+        """
+        tiling, whole = self.metadata.tiling, self._whole()
+        if self.wishes.tile is not None:
+            _refuse_small_tile(self.wishes.tile, tiling)
+            return min(self.wishes.tile[0], whole[0]), min(self.wishes.tile[1], whole[1])
+        if self.wishes.whole_slices:
+            return whole
+        least = self._smallest_tile()
+        edge = max(whole) if left is not None else max(_TILE_ON_DEVICE, *least)
+        while edge > 0:
+            tile = (min(edge, whole[0]), min(edge, whole[1]))
+            if tile[0] < least[0] or tile[1] < least[1]:
+                return None
+            if left is None or self._tile_bytes(tile) <= left:
+                return tile
+            # in steps of an eighth: fine enough to use the memory, coarse enough to end soon
+            edge = min(edge - tiling.stride, edge * 7 // 8 // tiling.stride * tiling.stride)
+        return None
+
+
+def pending_units(source: Source, sink: Sink, done: Container[str], unit: int, part: Part) -> Iterator[Unit]:
+    """Units with something left to do, in order; only those of this process's part.
+
+    Args:
+        source: the input.
+        sink: whether it can write single slices of a unit.
+        done: names of the slices that are durable.
+        unit: slices per unit.
+        part: this process's share.
+    """
     for number, start in enumerate(range(0, len(source.slices), unit)):
         if not part.owns(number):
             continue
         slices = source.slices[start : start + unit]
-        missing = tuple(item for item in slices if item.name not in ledger.done)
+        missing = tuple(item for item in slices if item.name not in done)
         if missing:
             yield Unit(number=number, slices=slices if sink.whole_units else missing)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for a person."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _default_budget() -> int:
+    free = available_memory()
+    return _MEMORY_UNKNOWN if free is None else int(free * _SHARE_OF_FREE_MEMORY)
+
+
+def _refuse_small_tile(tile: tuple[int, int], tiling: TilingInfo) -> None:
+    """Also where this slice would fit into it: the next may not."""
+    least = smallest_tile(tiling.halo, tiling.stride)
+    plan_tiles((least + 1, least + 1), tile, halo=tiling.halo, stride=tiling.stride)

@@ -7,11 +7,11 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matseg_runtime.ledger import JobKey, SetAsideRecord
+from matseg_runtime.ledger import JobKey, Part, SetAsideRecord
 from matseg_runtime.pipeline import StageTimes
 from matseg_runtime.quantities import PhaseFraction
 from matseg_runtime.source.base import Skipped
@@ -47,8 +47,9 @@ class Summary:
     fractions: tuple[PhaseFraction, ...]
     times: StageTimes | None
     """None when nothing was left to do."""
-    complete: bool
-    """Whether every slice of the input is labelled, by this process or others."""
+    is_final: bool
+    """Whether every slice is labelled or set aside, by this process or others, and the output has its final form."""
+    part: Part = field(default_factory=Part)
     warnings: tuple[str, ...] = ()
 
     @property
@@ -74,9 +75,10 @@ class Summary:
             "finished": self.finished,
             "platform": platform.platform(),
             "slices": self.slices,
+            "part": str(self.part),
             "labelled": self.labelled,
             "labelled_before": self.labelled_before,
-            "complete": self.complete,
+            "complete": self.is_final and not self.set_aside,
             "set_aside": [record.model_dump(exclude={"index"}) for record in self.set_aside],
             "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in self.skipped],
             "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
@@ -120,8 +122,13 @@ def summary_lines(summary: Summary) -> list[str]:
             f"({summary.provider_reason}); the slowest stage was {summary.times.bottleneck}"
         )
     lines += [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
-    lines.append(f"labels: {summary.output}")
-    return lines
+    if summary.is_final:
+        return [*lines, f"labels: {summary.output}"]
+    left = summary.slices - summary.labelled - summary.labelled_before
+    return [
+        *lines,
+        f"part {summary.part} is done; {left} slices are left to others before {summary.output} is whole",
+    ]
 
 
 def drift_warning(drifts: Sequence[float], threshold: float) -> str | None:

@@ -157,3 +157,9 @@ def _predict(
     if probabilities:
         return session.predict_with_probabilities(crops)
     return session.predict(crops), None
+
+
+def scaled_probabilities(segmentation: Segmentation) -> NDArray[np.uint8]:
+    """(K, H, W) probabilities from 0..1 to 0..255."""
+    assert segmentation.probabilities is not None, "they were not asked for"
+    return np.rint(segmentation.probabilities * 255).astype(np.uint8)

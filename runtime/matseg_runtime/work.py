@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from matseg_runtime.intake import Intake
-from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import SetAsideRecord, SliceRecord
 from matseg_runtime.plan import Plan
 from matseg_runtime.quantities import class_counts, drift
 from matseg_runtime.segment import Segmentation, segment_images
@@ -17,6 +17,9 @@ from matseg_runtime.session import Session
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.source.base import Slice, Source
 from matseg_shared.errors import ImageError
+
+Record = Callable[[Sequence[SliceRecord], Sequence[SetAsideRecord]], None]
+"""Remember durably which slices of a unit are labelled, and which were set aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,8 +58,10 @@ class Work:
     session: Session
     plan: Plan
     sink: Sink
-    ledger: Ledger
+    record: Record
     probabilities: bool
+    slice_shape: tuple[int, int] | None
+    """(H, W) that every slice of an output volume must have; None: any."""
     advance: Callable[[int], None]
 
     def read(self, unit: Unit) -> LoadedUnit:
@@ -73,7 +78,7 @@ class Work:
             segment_images(
                 self.session,
                 images,
-                tile=self.plan.tile,
+                tile=self.plan.largest_tile,
                 batch=self.plan.batch,
                 probabilities=self.probabilities,
             )
@@ -85,9 +90,8 @@ class Work:
 
     def write(self, labelled: LabelledUnit) -> None:
         """Make a unit's labels durable, then record that they are."""
-        written = self.sink.write(labelled.unit, labelled.results)
-        sizes = written.bytes or (0,) * len(labelled.results)
-        self.ledger.append(
+        sizes = self.sink.write(labelled.unit, labelled.results)
+        self.record(
             [
                 _record(result, size)
                 for result, size in zip(labelled.results, sizes, strict=True)
@@ -115,8 +119,14 @@ class Work:
             if self.source.current_identity(item.index) != identity:
                 raise ImageError(item.where, "changed while it was read; run again when it is complete")
             image = self.intake.convert(pixels, item.where)
+            self._check_shape(image, item.where)
             loaded.append(LoadedSlice(slice=item, identity=identity, image=image))
         return loaded
+
+    def _check_shape(self, image: NDArray[Any], where: str) -> None:
+        if self.slice_shape is not None and image.shape[1:] != self.slice_shape:
+            expected, found = (" x ".join(map(str, shape)) for shape in (self.slice_shape, image.shape[1:]))
+            raise ImageError(where, f"expected {expected} pixels like the first slice, found {found}")
 
     def _result(self, item: LoadedSlice, segmentation: Segmentation | None) -> Result:
         if segmentation is None or item.image is None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.palette import Colour
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"}) | TIFF_SUFFIXES
@@ -101,13 +104,14 @@ def read_stored(path: Path) -> StoredImage:
     except MemoryError as error:
         raise ImageError(path, "is too large for the memory of this machine") from error
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
-        raise ImageError(path, _unreadable(path, error)) from error
+        raise ImageError(path, decoding_problem(path, error)) from error
     if 0 in stored.pixels.shape:
         raise ImageError(path, f"holds no pixels: its shape is {stored.pixels.shape}")
     return stored
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def decoding_problem(path: Path, error: Exception) -> str:
+    """What to say of a file that a decoder stumbled over."""
     if "imagecodecs" in str(error):
         return f"its compression needs the extra `compressed-tiff`: pip install 'matseg[compressed-tiff]' ({error})"
     return (
@@ -127,19 +131,33 @@ def _read_tiff(path: Path) -> StoredImage:
             raise ImageError(
                 path, f"expected one image, found a stack of {images} images; run it as a stack by itself"
             )
-        _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
-        orientation = page.tags.get(_ORIENTATION_TAG)
-        _check_orientation(path, 1 if orientation is None else int(orientation.value))
-        pixels = page.asarray()
-        photometric = page.photometric
-        palette = None
-        if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
-            palette = tuple((int(r), int(g), int(b)) for r, g, b in (page.colormap >> 8).T)
-        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
-            pixels = np.moveaxis(pixels, 0, -1)
+        return read_tiff_page(path, page)
+
+
+def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
+    """One page of an open TIFF, as the file holds it.
+
+    Args:
+        path: of the file, named in errors.
+        page: of a `tifffile.TiffFile`.
+
+    Raises:
+        ImageError: the page is not whole, or cannot be read without loss.
+    """
+    import tifffile
+
+    _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
+    orientation = page.tags.get(_ORIENTATION_TAG)
+    _check_orientation(path, 1 if orientation is None else int(orientation.value))
+    pixels = page.asarray()
+    palette = None
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in (page.colormap >> 8).T)
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
         bits = 8 * pixels.itemsize if page.bitspersample == 1 else page.bitspersample
         pixels = pixels.dtype.type((1 << bits) - 1) - pixels
     if pixels.dtype.byteorder not in "=|":

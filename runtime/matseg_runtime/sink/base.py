@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.segment import Segmentation
-from matseg_runtime.source.base import Slice
+from matseg_runtime.source.base import Slice, Spacing
 
 UNLABELLED = 255
 """In volumes: a pixel that no slice could give a label; no class has this index."""
@@ -17,7 +17,7 @@ UNLABELLED = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Consecutive slices that are read, written and recorded together."""
+    """Slices that are read, written and recorded together."""
 
     number: int
     """Position among the units of the whole input, from 0."""
@@ -42,12 +42,26 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A unit whose bytes are durable."""
+class LabelVolume:
+    """The shape of an output that holds all slices."""
 
-    unit: Unit
-    bytes: tuple[int, ...] = field(default=())
-    """Size of each slice's own file, where it has one."""
+    shape: tuple[int, int, int]
+    """(Z, Y, X), axes as in the input."""
+    axis: int
+    """Which of them the slices are cut along."""
+    spacing: Spacing | None
+    """Of the labels, the start of a range taken into account."""
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """(H, W) of one slice."""
+        rows, columns = (length for axis, length in enumerate(self.shape) if axis != self.axis)
+        return rows, columns
+
+    @property
+    def depth(self) -> int:
+        """Slices."""
+        return self.shape[self.axis]
 
 
 class Sink(ABC):
@@ -56,12 +70,30 @@ class Sink(ABC):
     path: Path
     """What the user will open."""
     ledger_folder: Path
+    report_folder: Path
+    """Where the report and the phase fractions go."""
     whole_units: bool
     """True: a unit is written with all its slices or not at all; False: single slices may be left out."""
 
     @abstractmethod
+    def check_place(self, *, overwrite: bool) -> None:
+        """Refuse to write where something stands that is not ours.
+
+        Raises:
+            UsageError: something does; says what to do.
+        """
+
+    @abstractmethod
+    def remove_earlier(self, names: Sequence[str]) -> None:
+        """Delete earlier results of ours, those of the slices `names` among them.
+
+        Raises:
+            OutputError: they cannot be deleted.
+        """
+
+    @abstractmethod
     def start(self) -> None:
-        """Make the place for the results; harmless when an earlier run has done so.
+        """Make the place for the results; harmless when an earlier run, or another part, has done so.
 
         Raises:
             OutputError: it cannot be made.
@@ -72,8 +104,11 @@ class Sink(ABC):
         """Whether the output of a slice that was done earlier is still there."""
 
     @abstractmethod
-    def write(self, unit: Unit, results: Sequence[Result]) -> Written:
+    def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
         """Write a unit's results; they are durable on return.
+
+        Returns:
+            For each result the bytes of its own file, 0 where it has none.
 
         Raises:
             OutputError: they cannot be written.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import numpy as np
-
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.segment import Segmentation
-from matseg_runtime.sink.base import Result, Sink, Unit, Written
+from matseg_runtime.segment import Segmentation, scaled_probabilities
+from matseg_runtime.sink.base import Result, Sink, Unit
+from matseg_runtime.sink.stack import palette_table
+from matseg_shared.errors import UsageError
 from matseg_shared.files import atomic_write, output_errors
 from matseg_shared.metadata import ModelMetadata
 from matseg_shared.palette import write_label_png
@@ -46,7 +47,7 @@ class ImageSink(Sink):
             image_format: `png` or `tiff`.
             probabilities: also write `<name>_probabilities.tif`, one uint8 page per class.
         """
-        self.path = folder
+        self.path = self.report_folder = folder
         self.ledger_folder = folder / LEDGER_NAME
         self._metadata = metadata
         self._provenance = provenance
@@ -56,6 +57,29 @@ class ImageSink(Sink):
     def file_of(self, name: str) -> Path:
         """Where the labels of a slice go."""
         return self.path / f"{name}{_SUFFIXES[self._format]}"
+
+    def check_place(self, *, overwrite: bool) -> None:
+        folder = self.path
+        with output_errors(folder):
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(
+                    f"{folder}: expected a folder for the label images, found a file; choose another output with -o"
+                )
+            ours = self.ledger_folder.exists()
+            if not ours and not overwrite and folder.exists() and any(folder.iterdir()):
+                raise UsageError(
+                    f"{folder}: is not empty and holds no earlier results of matseg-run; choose another output with "
+                    "-o, or add to it (replacing files of the same name) with --overwrite"
+                )
+
+    def remove_earlier(self, names: Sequence[str]) -> None:
+        with output_errors(self.path):
+            for name in names:
+                if Path(name).name == name:
+                    self.file_of(name).unlink(missing_ok=True)
+                    self._probability_file(name).unlink(missing_ok=True)
+            if self.ledger_folder.exists():
+                shutil.rmtree(self.ledger_folder)
 
     def start(self) -> None:
         with output_errors(self.path):
@@ -68,9 +92,8 @@ class ImageSink(Sink):
             return False
         return same and (not self._probabilities or self._probability_file(record.name).is_file())
 
-    def write(self, unit: Unit, results: Sequence[Result]) -> Written:
-        sizes = [0 if result.segmentation is None else self._write(result) for result in results]
-        return Written(unit=unit, bytes=tuple(sizes))
+    def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:  # noqa: ARG002 (a file per slice)
+        return tuple(0 if result.segmentation is None else self._write(result) for result in results)
 
     def finish(self) -> None:
         """Each image has had its final name from the start."""
@@ -96,13 +119,11 @@ class ImageSink(Sink):
     def _write_tiff(self, stream: BinaryIO, segmentation: Segmentation) -> None:
         import tifffile
 
-        table = np.zeros((3, 256), np.uint16)
-        table[:, : len(self._metadata.classes)] = np.asarray(self._metadata.colours, np.uint16).T * 257
         tifffile.imwrite(
             stream,
             segmentation.labels,
             photometric="palette",
-            colormap=table,
+            colormap=palette_table(self._metadata),
             compression="zlib",
             description=self._provenance,
             metadata=None,
@@ -113,7 +134,7 @@ class ImageSink(Sink):
 
         tifffile.imwrite(
             stream,
-            scaled(segmentation),
+            scaled_probabilities(segmentation),
             photometric="minisblack",
             compression="zlib",
             description=self._provenance,
@@ -122,9 +143,3 @@ class ImageSink(Sink):
 
     def _probability_file(self, name: str) -> Path:
         return self.path / f"{name}{PROBABILITIES_SUFFIX}"
-
-
-def scaled(segmentation: Segmentation) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(K, H, W) probabilities from 0..1 to 0..255."""
-    assert segmentation.probabilities is not None
-    return np.rint(segmentation.probabilities * 255).astype(np.uint8)

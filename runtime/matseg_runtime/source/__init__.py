@@ -4,24 +4,80 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matseg_runtime.source.base import Source
+from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import UsageError
 
+NODE_SEPARATOR = "::"
+_KINDS = "a folder of images, a TIFF stack (.tif, .tiff), a zarr volume (.zarr), an HDF5 file (.h5) or an array (.npy)"
 
-def open_source(location: str) -> Source:
+
+def split_location(location: str) -> tuple[str, str | None]:
+    """`file.h5::/exchange/data` to the file and the path within it; None without one."""
+    file, separator, node = location.partition(NODE_SEPARATOR)
+    return file, node if separator else None
+
+
+def open_source(location: str, options: SourceOptions | None = None) -> Source:
     """Open an input by what its path looks like.
 
     Args:
-        location: a folder of images.
+        location: a folder of images, a TIFF, HDF5 or npy file, or a zarr folder or URL; `::/path` after it names an
+            array within an HDF5 file or zarr group.
+        options: how to read a volume.
 
     Raises:
-        UsageError: there is nothing there that can be segmented.
+        UsageError: there is nothing there that can be segmented, or an option does not apply.
+        MissingExtraError: an optional package is needed for it.
     """
-    path = Path(location)
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such input; name a folder of images")
-    if path.is_dir():
-        from matseg_runtime.source.folder import FolderSource
+    options = options or SourceOptions()
+    file, node = split_location(location)
+    path = Path(file)
+    if "://" in file:
+        from matseg_runtime.source.zarr import open_zarr
 
-        return FolderSource(path)
-    raise UsageError(f"{path}: expected a folder of images, found a file; name the folder it lies in")
+        return open_zarr(file, node, options)
+    if not path.exists():
+        raise UsageError(f"{file}: there is no such input; name {_KINDS}")
+    if path.is_dir():
+        return _open_folder(path, node, options)
+    return _open_file(path, node, options)
+
+
+def _open_folder(path: Path, node: str | None, options: SourceOptions) -> Source:
+    from matseg_runtime.source.folder import FolderSource
+
+    # the names of zarr's own metadata files, so that an image folder costs no import of zarr
+    if path.suffix == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
+        from matseg_runtime.source.zarr import open_zarr
+
+        return open_zarr(str(path), node, options)
+    _refuse_node(path, node)
+    if (option := options.named()) is not None:
+        raise UsageError(f"{path}: is a folder of images, to which {option} does not apply")
+    return FolderSource(path)
+
+
+def _open_file(path: Path, node: str | None, options: SourceOptions) -> Source:
+    from matseg_runtime.source.hdf5 import HDF5_SUFFIXES, open_hdf5
+    from matseg_shared.images import TIFF_SUFFIXES
+
+    suffix = path.suffix.lower()
+    if options.level is not None:
+        raise UsageError(f"{path}: --level applies to OME-Zarr images only")
+    if suffix in HDF5_SUFFIXES:
+        return open_hdf5(path, node, options)
+    _refuse_node(path, node)
+    if suffix in TIFF_SUFFIXES:
+        from matseg_runtime.source.tiff import open_tiff
+
+        return open_tiff(path, options)
+    if suffix == ".npy":
+        from matseg_runtime.source.npy import open_npy
+
+        return open_npy(path, options)
+    raise UsageError(f"{path}: expected {_KINDS}, found a file with the suffix {suffix or 'of none'!r}")
+
+
+def _refuse_node(path: Path, node: str | None) -> None:
+    if node is not None:
+        raise UsageError(f"{path}: is neither HDF5 nor zarr, so {NODE_SEPARATOR}{node} names nothing in it")

@@ -24,7 +24,7 @@ class Slice:
     where: str
     """How messages name it: a path, or a path and a position."""
     identity: str
-    """Changes when the file behind it does; "" in a volume, whose identity is that of the whole."""
+    """Changes when the file behind it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +48,50 @@ class InputIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Volume:
-    """What is known of a source whose slices all have one shape."""
+class Spacing:
+    """Where a volume lies in space, as OME-Zarr says it; all in (z, y, x) order."""
 
-    shape: tuple[int, int, int]
-    """(slices, H, W)."""
-    dtype: str
+    scale: tuple[float, ...]
+    translation: tuple[float, ...]
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """What is known of a source that is one array."""
+
+    shape: tuple[int, ...]
+    """Of the stored array's spatial axes: (Z, Y, X), or (Y, X) for a single image."""
     axis: int
-    """The axis of the stored array that is sliced along."""
+    """Which of them is sliced along; 0 for a single image."""
+    start: int
+    """Position of the first slice along it, when only a range is taken."""
+    dtype: str
     slices_per_chunk: int
     """Slices that are decoded together; reading whole multiples of it is cheapest."""
+    spacing: Spacing | None = None
+    """None: the file does not tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """How a volume is to be read; all None for a folder."""
+
+    axis: int | None = None
+    """Spatial axis to slice along; None: the first."""
+    slices: tuple[int | None, int | None] | None = None
+    """First slice and the one after the last; None: all."""
+    level: int | None = None
+    """Resolution level of an OME-Zarr image; None: 0, the finest."""
+    fill_missing_chunks: bool = False
+    """Take chunks that a zarr array lacks for its fill value, instead of refusing them."""
+
+    def named(self) -> str | None:
+        """The first option that is set, as the user wrote it; for inputs to which none applies."""
+        for option, value in (("--axis", self.axis), ("--range", self.slices), ("--level", self.level)):
+            if value is not None:
+                return option
+        return None
 
 
 class Source(ABC):

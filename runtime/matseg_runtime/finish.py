@@ -1,0 +1,48 @@
+"""Completing an output: by the run that finds nothing left to do, whichever of several that is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from matseg_runtime.ledger import Ledger
+from matseg_runtime.quantities import CSV_NAME, phase_fractions, write_phase_fractions
+from matseg_runtime.report import REPORT_NAME, Summary, write_report
+from matseg_runtime.sink.base import Sink
+from matseg_runtime.source.base import Source
+from matseg_shared.metadata import ModelMetadata
+
+
+def settled(source: Source, ledger: Ledger) -> bool:
+    """Whether every slice is labelled, or was found to be unreadable."""
+    return all(item.name in ledger.done or item.name in ledger.set_aside for item in source.slices)
+
+
+def complete(
+    summary: Summary, sink: Sink, ledger: Ledger, metadata: ModelMetadata, source: Source
+) -> Summary:
+    """Give the output its final form if nothing is left to do and nobody works on it.
+
+    Two parts that end at the same time both come here; the lock lets one after the other look, and the later finds
+    either the work or the finished output.
+
+    Returns:
+        The summary, which says whether the output is final now.
+
+    Raises:
+        OutputError: the output cannot be completed.
+    """
+    with ledger.job_lock():
+        ledger.reload()
+        done = settled(source, ledger) and not ledger.busy_parts()
+        records = [ledger.done[item.name] for item in source.slices if item.name in ledger.done]
+        aside = tuple(ledger.set_aside[item.name] for item in source.slices if item.name in ledger.set_aside)
+        summary = dataclasses.replace(
+            summary, is_final=done, fractions=phase_fractions(records, metadata), set_aside=aside
+        )
+        if done:
+            sink.finish()
+            write_phase_fractions(sink.report_folder / CSV_NAME, records, metadata)
+            write_report(sink.report_folder / REPORT_NAME, summary)
+        else:
+            write_report(ledger.folder / f"report-{ledger.part}.json", summary)
+    return summary

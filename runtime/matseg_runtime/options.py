@@ -1,0 +1,93 @@
+"""What the user asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from matseg_runtime.intake import Window
+from matseg_runtime.ledger import Part
+from matseg_runtime.providers import ProviderChoice
+from matseg_runtime.source.base import SourceOptions
+from matseg_shared.errors import UsageError
+
+ImageFormat = Literal["png", "tiff"]
+_SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Where labels go, and in which form."""
+
+    path: Path | None = None
+    """`.zarr`: a volume; `.tif` or `.tiff`: a stack; else a folder. None: a folder beside the input."""
+    image_format: ImageFormat = "png"
+    """Of a folder."""
+    probabilities: bool = False
+    pyramid: bool = False
+    """Zarr: add levels of lower resolution."""
+    shards: bool = False
+    """Zarr: one file per layer of chunks."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """One call of matseg-run."""
+
+    model: Path
+    input: str
+    source: SourceOptions = field(default_factory=SourceOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    provider: ProviderChoice = "auto"
+    threads: int | None = None
+    tile: int | None = None
+    """Edge length of the largest tile in pixels; None: as large as memory allows."""
+    batch: int = 1
+    memory: int | None = None
+    """Bytes this process may take in all; None: some of what is free."""
+    window: Window | None = None
+    part: Part = field(default_factory=Part)
+    finish: bool = False
+    """Label nothing, only complete an output whose parts are done."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `2GB`, `500M` or `1.5 GiB`.
+
+    Raises:
+        UsageError: no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--memory {text}: expected a size such as 2GB or 500MB")
+    factor = _SIZE_UNITS[match[2].upper()]
+    if match[3]:
+        factor = 1 << (10 * list(_SIZE_UNITS).index(match[2].upper()))
+    return int(float(match[1]) * factor)
+
+
+def parse_range(text: str) -> tuple[int | None, int | None]:
+    """First slice and the one after the last of `START:STOP`; either may be left out.
+
+    Raises:
+        UsageError: no range.
+    """
+    match = re.fullmatch(r"(\d*):(\d*)", text)
+    if match is None:
+        raise UsageError(
+            f"--range {text}: expected START:STOP with slice numbers from 0, such as --range 100:200"
+        )
+    start, stop = (int(part) if part else None for part in match.groups())
+    return start, stop
+
+
+def format_size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

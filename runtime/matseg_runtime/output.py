@@ -1,0 +1,147 @@
+"""Which sink an output path stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from matseg_runtime.options import OutputOptions
+from matseg_runtime.sink.base import LabelVolume, Sink
+from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
+from matseg_runtime.sink.volume import SIDE_SUFFIX
+from matseg_runtime.source import split_location
+from matseg_runtime.source.base import Source, Spacing
+from matseg_shared.errors import UsageError
+from matseg_shared.metadata import ModelMetadata
+
+OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an output goes and what it will be."""
+
+    path: Path
+    format: OutputFormat
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether one output holds all slices."""
+        return self.format in ("tiff-stack", "zarr")
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Where the ledger is."""
+        return (
+            self.path.with_name(self.path.name + SIDE_SUFFIX) if self.is_volume else self.path / LEDGER_NAME
+        )
+
+
+def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata) -> Place:
+    """Decide by the suffix of the output's name.
+
+    Raises:
+        UsageError: the output overlaps the input, or an option does not apply to it.
+    """
+    path = options.path or source.beside.with_name(f"{source.beside.name}_predictions") / metadata.name
+    suffix = path.suffix.lower()
+    format_: OutputFormat = options.image_format
+    if suffix == ".zarr":
+        format_ = "zarr"
+    elif suffix in (".tif", ".tiff"):
+        format_ = "tiff-stack"
+    elif suffix in (".h5", ".hdf5", ".npy", ".png"):
+        raise UsageError(
+            f"{path}: outputs are a folder, a TIFF stack (.tif) or a zarr volume (.zarr), not {suffix}"
+        )
+    if format_ != "zarr" and (options.pyramid or options.shards):
+        raise UsageError(
+            f"{path}: --pyramid and --shards apply to zarr outputs only; name one with -o labels.zarr"
+        )
+    if format_ == "tiff-stack" and options.probabilities:
+        raise UsageError(f"{path}: --probabilities applies to folders and zarr outputs, not to a TIFF stack")
+    _refuse_overlap(source, path)
+    return Place(path=path, format=format_)
+
+
+def label_volume(source: Source, first: tuple[int, int]) -> LabelVolume:
+    """The shape of an output volume.
+
+    Args:
+        source: the input.
+        first: (H, W) of the first slice of a folder, which all others must have.
+    """
+    found = source.volume
+    if found is None:
+        return LabelVolume(shape=(len(source.slices), *first), axis=0, spacing=None)
+    if len(found.shape) == 2:
+        return LabelVolume(
+            shape=(1, found.shape[0], found.shape[1]), axis=0, spacing=_deepened(found.spacing)
+        )
+    shape = list(found.shape)
+    shape[found.axis] = len(source.slices)
+    spacing = found.spacing
+    if spacing is not None and found.start:
+        origin = list(spacing.translation)
+        origin[found.axis] += found.start * spacing.scale[found.axis]
+        spacing = Spacing(scale=spacing.scale, translation=tuple(origin), unit=spacing.unit)
+    return LabelVolume(shape=(shape[0], shape[1], shape[2]), axis=found.axis, spacing=spacing)
+
+
+def make_sink(
+    place: Place,
+    options: OutputOptions,
+    metadata: ModelMetadata,
+    provenance: str,
+    volume: LabelVolume,
+    unit: int,
+) -> Sink:
+    """The sink for a place; nothing is written yet."""
+    if place.format == "zarr":
+        from matseg_runtime.sink.zarr import ZarrSink
+
+        return ZarrSink(
+            place.path,
+            volume,
+            metadata,
+            provenance,
+            unit=unit,
+            shards=options.shards,
+            pyramid=options.pyramid,
+            probabilities=options.probabilities,
+        )
+    if place.format == "tiff-stack":
+        from matseg_runtime.sink.stack import StackSink
+
+        return StackSink(place.path, volume, metadata, provenance)
+    return ImageSink(
+        place.path,
+        metadata,
+        provenance,
+        image_format=place.format,
+        probabilities=options.probabilities,
+    )
+
+
+def _deepened(spacing: Spacing | None) -> Spacing | None:
+    """Of an image, for the same image as a volume of one slice."""
+    if spacing is None:
+        return None
+    return Spacing(scale=(1.0, *spacing.scale), translation=(0.0, *spacing.translation), unit=spacing.unit)
+
+
+def _refuse_overlap(source: Source, output: Path) -> None:
+    location = split_location(source.location)[0]
+    if "://" in location:
+        return
+    given, out = Path(location).resolve(), output.resolve()
+    if out == given or out.is_relative_to(given):
+        raise UsageError(
+            f"{output}: the output would lie inside the input {source.location}, and become part of it; choose a "
+            "place outside with -o"
+        )
+    if given.is_relative_to(out) and output.suffix:
+        raise UsageError(
+            f"{output}: the input {source.location} lies inside of it; choose another output with -o"
+        )

@@ -1,0 +1,115 @@
+"""What TIFF stacks and zarr volumes have in common: they grow under another name until they are whole.
+
+```
+<out>.matseg/partial    the growing output
+<out>.matseg/           ledger, report and phase fractions
+<out>                   appears by one rename when every slice is labelled or set aside
+```
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Sink
+from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.files import output_errors, sync_folder, temporary_beside
+
+SIDE_SUFFIX = ".matseg"
+
+
+class VolumeSink(Sink):
+    """One output for all slices."""
+
+    whole_units = True
+
+    def __init__(self, path: Path, volume: LabelVolume) -> None:
+        self.path = path
+        self.ledger_folder = self.report_folder = path.with_name(path.name + SIDE_SUFFIX)
+        self.partial = self.ledger_folder / "partial"
+        self.volume = volume
+
+    def check_place(self, *, overwrite: bool) -> None:
+        if not self.path.exists() or (self.ledger_folder / "job.json").exists():
+            return
+        if self.path.is_dir():
+            raise UsageError(
+                f"{self.path}: a folder of that name exists and is not known to be an earlier result of matseg-run; "
+                "delete it, or choose another output with -o"
+            )
+        if not overwrite:
+            raise UsageError(
+                f"{self.path}: exists and is not known to be an earlier result of matseg-run; replace it with "
+                "--overwrite, or choose another output with -o"
+            )
+
+    def remove_earlier(self, names: Sequence[str]) -> None:  # noqa: ARG002 (slices have no files of their own)
+        with output_errors(self.path):
+            for path in (self.path, self.ledger_folder):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def start(self) -> None:
+        with output_errors(self.path):
+            self.ledger_folder.mkdir(parents=True, exist_ok=True)
+            if self.partial.exists():
+                return
+            if self.path.exists():
+                # slices that were set aside are tried again; until that is done the output is not whole
+                self.path.rename(self.partial)
+                return
+            fresh = temporary_beside(self.partial)
+            self._create(fresh)
+            fresh.rename(self.partial)
+            sync_folder(self.ledger_folder)
+
+    def holds(self, record: SliceRecord) -> bool:  # noqa: ARG002 (all slices are in one place)
+        return self.path.exists() or self.partial.exists()
+
+    def finish(self) -> None:
+        with output_errors(self.path):
+            if not self.partial.exists():
+                if self.path.exists():
+                    return
+                raise OutputError(
+                    f"{self.path}: its unfinished form {self.partial} is gone; run with --overwrite"
+                )
+            self._complete()
+            self.partial.rename(self.path)
+            sync_folder(self.path.parent)
+            sync_folder(self.ledger_folder)
+
+    def block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
+        """(n, H, W) labels; a slice that was set aside is all `UNLABELLED`."""
+        block = np.full((len(results), *self.volume.slice_shape), UNLABELLED, np.uint8)
+        for target, result in zip(block, results, strict=True):
+            if result.segmentation is not None:
+                target[...] = result.segmentation.labels
+        return block
+
+    @abstractmethod
+    def _create(self, path: Path) -> None:
+        """Make the empty output."""
+
+    @abstractmethod
+    def _complete(self) -> None:
+        """Do what is left when every slice is in."""
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""A volume behind anything that is indexed like a numpy array: memory map, HDF5 dataset, zarr array."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matseg_runtime.source.base import (
+    InputIdentity,
+    PixelArray,
+    Slice,
+    Source,
+    SourceOptions,
+    Spacing,
+    Volume,
+)
+from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.layout import Layout, layout_of
+from matseg_shared.errors import ImageError, UsageError
+
+_FRESH_SECONDS = 2.0
+_SETTLE_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredArray:
+    """One array of a file, opened for reading."""
+
+    kind: str
+    """`tiff`, `zarr`, `hdf5` or `npy`."""
+    location: str
+    """As the user named it."""
+    path: Path
+    """The file or folder it lies in."""
+    array: Any
+    """Has `shape` and `dtype`, and is indexed with slices; safe for several threads."""
+    content: str
+    """Identifies its content as far as can be told without reading all of it."""
+    chunk_shape: tuple[int, ...] | None = None
+    axis_names: tuple[str, ...] | None = None
+    spacing: Spacing | None = None
+    watched: Path | None = None
+    """A file whose size and time of change tell when the content changes."""
+    check: Callable[[tuple[slice | int, ...]], None] | None = None
+    """Raises an ImageError when that part of the array is missing."""
+    explain: Callable[[tuple[slice | int, ...], Exception], str] | None = None
+    """What to say when that part cannot be read."""
+    closing: Callable[[], None] | None = None
+
+
+class ArraySource(Source):
+    """Slices of one array along one of its axes."""
+
+    def __init__(self, stored: StoredArray, options: SourceOptions) -> None:
+        """Lay out the slices.
+
+        Raises:
+            UsageError: an empty array, axes that cannot be told apart, or a range outside of it.
+        """
+        self._stored = stored
+        shape = tuple(int(length) for length in stored.array.shape)
+        self._layout = layout_of(stored.location, shape, options.axis, stored.axis_names)
+        self.location = stored.location
+        self.beside = _without_suffixes(stored.path.absolute())
+        self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=stored.content)
+        axis = self._layout.slice_axis
+        depth = 1 if axis is None else shape[axis]
+        self._start, stop = _range(stored.location, options.slices, depth)
+        self._identity = "" if stored.watched is None else file_identity(stored.watched)
+        self.slices = _slices(stored.location, self.beside.name, self._start, stop, depth, self._identity)
+        self.volume = Volume(
+            shape=tuple(shape[number] for number in self._layout.spatial),
+            axis=self._layout.axis,
+            start=self._start,
+            dtype=np.dtype(stored.array.dtype).name,
+            slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
+            spacing=stored.spacing,
+        )
+        refuse_growing_file(stored.watched)
+
+    @property
+    def layout(self) -> Layout:
+        """How the stored axes are used."""
+        return self._layout
+
+    def read(self, start: int, stop: int) -> Sequence[PixelArray]:
+        index = self._layout.index(self._start + start, self._start + stop)
+        where = self.slices[start].where
+        try:
+            if self._stored.check is not None:
+                self._stored.check(index)
+            block = np.asarray(self._stored.array[index])
+        except MemoryError:
+            raise
+        except ImageError as error:
+            raise ImageError(where, str(error).removeprefix(f"{error.path}: ")) from error
+        except Exception as error:  # each format's decoders raise their own kinds for damaged data
+            explain = self._stored.explain
+            reason = f"{type(error).__name__}: {error}" if explain is None else explain(index, error)
+            raise ImageError(where, f"cannot be read: {reason}") from error
+        if block.dtype.byteorder not in "=|":
+            block = block.astype(block.dtype.newbyteorder("="))
+        if block.dtype == np.bool_:
+            block = block.astype(np.uint8) * np.uint8(255)
+        return self._layout.images(block)
+
+    def current_identity(self, index: int) -> str:  # noqa: ARG002 (one file is behind all slices)
+        if self._stored.watched is None:
+            return self._identity
+        found = file_identity(self._stored.watched)
+        if found != self._identity:
+            raise UsageError(
+                f"{self.location}: has changed while it was being labelled ({self._identity}, now {found}); run "
+                "again with --overwrite when it is complete"
+            )
+        return found
+
+    def close(self) -> None:
+        if self._stored.closing is not None:
+            self._stored.closing()
+
+
+def refuse_growing_file(path: Path | None) -> None:
+    """Look twice at a file that has just changed.
+
+    Raises:
+        UsageError: it is still being written.
+    """
+    if path is None or not path.is_file() or time.time() - path.stat().st_mtime > _FRESH_SECONDS:
+        return
+    before = file_identity(path)
+    time.sleep(_SETTLE_SECONDS)
+    if file_identity(path) != before:
+        raise UsageError(f"{path}: is still being written; run again when it is complete")
+
+
+def _slices(location: str, stem: str, start: int, stop: int, depth: int, identity: str) -> tuple[Slice, ...]:
+    if depth == 1:
+        return (Slice(index=0, name=stem, where=location, identity=identity),)
+    digits = max(4, len(str(depth - 1)))
+    return tuple(
+        Slice(
+            index=number - start,
+            name=f"{stem}_{number:0{digits}d}",
+            where=f"{location}, slice {number}",
+            identity=identity,
+        )
+        for number in range(start, stop)
+    )
+
+
+def _range(location: str, asked: tuple[int | None, int | None] | None, depth: int) -> tuple[int, int]:
+    start, stop = (None, None) if asked is None else asked
+    start, stop = 0 if start is None else start, depth if stop is None else stop
+    if not 0 <= start < stop <= depth:
+        raise UsageError(
+            f"{location}: --range {start}:{stop} does not lie within its {depth} slices, 0:{depth}"
+        )
+    return start, stop
+
+
+def _without_suffixes(path: Path) -> Path:
+    """`scan.ome.zarr` and `scan.h5` to `scan`."""
+    stem = path.stem
+    for suffix in (".ome", ".nii"):
+        stem = stem.removesuffix(suffix)
+    return path.with_name(stem)

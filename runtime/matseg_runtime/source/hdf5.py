@@ -1,0 +1,98 @@
+"""HDF5 datasets, named as `file.h5::/exchange/data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matseg_runtime.source.array import ArraySource, StoredArray
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.folder import file_identity
+from matseg_shared.errors import MissingExtraError, UsageError
+
+HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
+
+
+def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArraySource:
+    """Open one dataset.
+
+    Args:
+        path: the file.
+        dataset: the path within it; None: the only volume of the file.
+        options: how to slice it.
+
+    Raises:
+        MissingExtraError: h5py is not installed.
+        UsageError: no HDF5 file, a damaged or still open one, or no such dataset.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("hdf5", f"{path}: reading HDF5") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UsageError(f"{path}: {_opening_problem(error)}") from error
+    try:
+        found = _dataset(h5py, file, path, dataset)
+        return ArraySource(_stored(path, file, found), options)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
+    name = str(dataset.name)
+    return StoredArray(
+        kind="hdf5",
+        location=f"{path}::{name}",
+        path=path,
+        array=dataset,
+        content=f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}",
+        chunk_shape=dataset.chunks,
+        watched=path,
+        explain=lambda _, error: _reading_problem(error),
+        closing=file.close,
+    )
+
+
+def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:
+    candidates: list[str] = []
+
+    def visit(_: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and node.ndim >= 2:
+            candidates.append(str(node.name))
+
+    file.visititems(visit)
+    listed = ", ".join(candidates[:8]) or "none"
+    if name is None:
+        volumes = [candidate for candidate in candidates if file[candidate].ndim >= 3] or candidates
+        if len(volumes) != 1:
+            raise UsageError(
+                f"{path}: name the dataset to segment, as {path}::/path/to/data; its images and volumes: {listed}"
+            )
+        name = volumes[0]
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise UsageError(f"{path}: has no dataset {name}; its images and volumes: {listed}")
+    if found.dtype.kind not in "uifb":
+        raise UsageError(f"{path}::{name}: expected an array of numbers, found {found.dtype}")
+    return found
+
+
+def _opening_problem(error: OSError) -> str:
+    text = str(error)
+    if "lock" in text:
+        return f"is open for writing in another program ({text}); run again when that is done"
+    if "truncated" in text:
+        return f"is damaged or still being written ({text}); run again when it is complete"
+    return f"expected an HDF5 file, found something else or a damaged file ({text})"
+
+
+def _reading_problem(error: Exception) -> str:
+    text = str(error)
+    if "filter" in text or "plugin" in text:
+        return (
+            f"its compression needs a filter that h5py does not bring along: pip install hdf5plugin ({text})"
+        )
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,112 @@
+"""Which axes of a stored array are space, which are colour, and how slices are cut from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from matseg_runtime.source.base import PixelArray
+from matseg_shared.errors import UsageError
+
+COLOURS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How the axes of an array are used.
+
+    ```
+    stored (T=1, C=3, Z, Y, X)   spatial = (2, 3, 4)   colour = 1   slicing along Z: axis = 0 of the spatial ones
+    ```
+    """
+
+    ndim: int
+    """Of the stored array."""
+    spatial: tuple[int, ...]
+    """Two or three stored axes, in stored order; every axis that is neither spatial nor colour has length 1."""
+    colour: int | None
+    """The stored axis of length 3, if there is one."""
+    axis: int
+    """Which of three spatial axes is sliced along."""
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The stored axis that is sliced along; None for a single image."""
+        return self.spatial[self.axis] if len(self.spatial) == 3 else None
+
+    def index(self, start: int, stop: int) -> tuple[slice | int, ...]:
+        """What to index the stored array with for slices `start` to `stop`."""
+        whole = (*self.spatial, *(() if self.colour is None else (self.colour,)))
+        index: list[slice | int] = [slice(None) if axis in whole else 0 for axis in range(self.ndim)]
+        if self.slice_axis is not None:
+            index[self.slice_axis] = slice(start, stop)
+        return tuple(index)
+
+    def images(self, block: PixelArray) -> list[PixelArray]:
+        """Cut what `index` gave into (H, W) or (H, W, 3) images."""
+        kept = sorted((*self.spatial, *(() if self.colour is None else (self.colour,))))
+        planes = [axis for axis in self.spatial if axis != self.slice_axis]
+        order = [kept.index(axis) for axis in planes]
+        if self.slice_axis is not None:
+            order.insert(0, kept.index(self.slice_axis))
+        if self.colour is not None:
+            order.append(kept.index(self.colour))
+        block = np.transpose(block, order)
+        return list(block) if self.slice_axis is not None else [block]
+
+
+def layout_of(
+    where: str, shape: Sequence[int], axis: int | None, names: Sequence[str] | None = None
+) -> Layout:
+    """Decide by the axes' names where a file has them, else by their lengths.
+
+    Args:
+        where: the array, named in errors.
+        shape: of the stored array.
+        axis: the spatial axis to slice along; None: the first.
+        names: `t`, `c`, `z`, `y`, `x` per axis, as OME-Zarr has them.
+
+    Raises:
+        UsageError: an empty array, or axes that cannot be told apart.
+    """
+    if 0 in shape:
+        raise UsageError(f"{where}: holds nothing to segment: its shape is {tuple(shape)}")
+    colour = _colour_axis(shape, names)
+    spatial = _spatial_axes(shape, names, colour)
+    extra = [number for number in range(len(shape)) if number not in (*spatial, colour)]
+    if len(spatial) not in (2, 3) or any(shape[number] != 1 for number in extra):
+        raise UsageError(
+            f"{where}: expected an image or a volume, grey or with {COLOURS} colours, found an array of shape "
+            f"{tuple(shape)}{'' if names is None else f' with the axes {chr(44).join(names)}'}"
+        )
+    if axis is not None and axis >= len(spatial):
+        raise UsageError(
+            f"{where}: has {len(spatial)} spatial axes, so --axis must be below {len(spatial)}, not {axis}"
+        )
+    if axis is not None and len(spatial) == 2:
+        raise UsageError(f"{where}: is a single image, which --axis cannot slice")
+    return Layout(ndim=len(shape), spatial=spatial, colour=colour, axis=axis or 0)
+
+
+def _colour_axis(shape: Sequence[int], names: Sequence[str] | None) -> int | None:
+    if names is not None:
+        found = [number for number, name in enumerate(names) if name == "c" and shape[number] == COLOURS]
+        return found[0] if found else None
+    if len(shape) >= 3 and shape[-1] == COLOURS:
+        return len(shape) - 1
+    if len(shape) == 4 and shape[1] == COLOURS and shape[0] != 1:
+        return 1
+    if len(shape) == 4 and shape[0] == COLOURS:
+        return 0
+    return None
+
+
+def _spatial_axes(shape: Sequence[int], names: Sequence[str] | None, colour: int | None) -> tuple[int, ...]:
+    if names is not None:
+        return tuple(number for number, name in enumerate(names) if name in ("z", "y", "x"))
+    axes = [number for number in range(len(shape)) if number != colour]
+    while len(axes) > 3 and shape[axes[0]] == 1:
+        axes.pop(0)
+    return tuple(axes)

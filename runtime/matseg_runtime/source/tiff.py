@@ -1,0 +1,137 @@
+"""TIFF stacks: one page per slice, or one contiguous array behind a single page as ImageJ writes large ones."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matseg_runtime.source.array import ArraySource, StoredArray
+from matseg_runtime.source.base import PixelArray, SourceOptions
+from matseg_runtime.source.folder import file_identity
+from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images import decoding_problem, read_tiff_page
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+
+class _Pages:
+    """The pages of a TIFF, indexed like an array of (pages, H, W) or (pages, H, W, 3).
+
+    Each reader borrows a `TiffFile` of its own: parsing pages moves the file's position without a lock.
+    """
+
+    def __init__(self, path: Path, tiff: TiffFile) -> None:
+        self._path = path
+        self._idle = [tiff]
+        self._lock = threading.Lock()
+        first = self._read(tiff, 0)
+        self.shape = (len(tiff.pages), *first.shape)
+        self.dtype = first.dtype
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> PixelArray:
+        pages = index[0]
+        assert isinstance(pages, slice), "a stack of pages is cut along its pages only"
+        with self._borrowed() as tiff:
+            return np.stack([self._read(tiff, number) for number in range(*pages.indices(self.shape[0]))])
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[TiffFile]:
+        import tifffile
+
+        with self._lock:
+            tiff = self._idle.pop() if self._idle else None
+        if tiff is None:
+            tiff = tifffile.TiffFile(self._path)
+        try:
+            yield tiff
+        finally:
+            with self._lock:
+                self._idle.append(tiff)
+
+    def _read(self, tiff: TiffFile, number: int) -> PixelArray:
+        page: Any = tiff.pages[number]
+        stored = read_tiff_page(self._path, page)
+        pixels = stored.pixels
+        if stored.palette is not None:
+            pixels = np.asarray(stored.palette, np.uint8)[pixels]
+        if number and pixels.shape != self.shape[1:]:
+            raise ImageError(
+                self._path,
+                f"has the shape {pixels.shape}, page 0 {self.shape[1:]}; split it into stacks of one shape",
+            )
+        return pixels
+
+    def close(self) -> None:
+        """Close all files; no reader may hold one."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
+    """Open a stack, or a single image.
+
+    Raises:
+        UsageError: no TIFF, a damaged one, or pages of different shapes.
+    """
+    import tifffile
+
+    try:
+        tiff = tifffile.TiffFile(path)
+    except Exception as error:  # tifffile raises many kinds for what is no TIFF
+        raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
+    try:
+        return _open(path, tiff, options)
+    except BaseException:
+        tiff.close()
+        raise
+
+
+def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
+    try:
+        array, content = _array(path, tiff, options)
+    except (ImageError, UsageError):
+        raise
+    except Exception as error:  # a file that ends early is noticed here
+        raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
+    return ArraySource(
+        StoredArray(
+            kind="tiff",
+            location=str(path),
+            path=path,
+            array=array,
+            content=f"{file_identity(path)}; {content}",
+            watched=path,
+            explain=lambda _, error: decoding_problem(path, error),
+            closing=array.close if isinstance(array, _Pages) else tiff.close,
+        ),
+        options,
+    )
+
+
+def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, str]:
+    import tifffile
+
+    if len(tiff.series) > 1:
+        shapes = ", ".join(str(series.shape) for series in tiff.series[:3])
+        raise UsageError(
+            f"{path}: expected one stack, found {len(tiff.series)} series of the shapes {shapes}; split it first"
+        )
+    series = tiff.series[0]
+    first: TiffPage = tiff.pages.first
+    behind_one_page = len(tiff.pages) == 1 and math.prod(series.shape) > math.prod(first.shape)
+    if behind_one_page or (options.axis or 0) != 0:
+        if series.dataoffset is None or first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            raise UsageError(
+                f"{path}: only an uncompressed stack can be cut along another axis than 0, because each slice would "
+                "mean decoding every page; save it as zarr or uncompressed first"
+            )
+        return tifffile.memmap(path, mode="r"), f"{series.shape} {series.dtype}"
+    pages = _Pages(path, tiff)
+    return pages, f"{pages.shape} {pages.dtype}"
