@@ -12,7 +12,7 @@ import pytest
 from environments import Environment
 from PIL import Image
 
-pytestmark = pytest.mark.install
+pytestmark = [pytest.mark.install, pytest.mark.xdist_group("install")]  # one process: environments are dear
 
 
 @pytest.fixture
