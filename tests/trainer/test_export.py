@@ -162,3 +162,14 @@ def test_parity_inputs_hold_ties_for_max_pooling(trained: Path) -> None:
     assert any(np.unique(image).size == 1 for image in inputs)
     assert len({image.shape[0] for image in inputs}) >= 3
     assert len({image.shape[2:] for image in inputs}) >= 5
+
+
+def test_an_output_that_cannot_be_written_is_named(trained: Path) -> None:
+    blocked = trained / "file"
+    blocked.write_text("in the way", encoding="utf-8")
+    result = invoke(export_main, trained, "discs", "v1", "-o", str(blocked / "model.onnx"))
+    assert result.exit_code == 1
+    assert "model.onnx: cannot be written" in result.output
+    result = invoke(export_main, trained, "discs", "v1", "-o", str(trained / "model.bin"))
+    assert result.exit_code == 2
+    assert ".onnx" in result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import json
 import math
 import os
@@ -16,7 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_shared.errors import ModelError, UnsupportedError
+from matseg_shared.errors import ModelError, OutputError, UnsupportedError
 from matseg_trainer.augment import random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
@@ -387,3 +389,50 @@ def test_augmented_images_that_are_not_square_form_a_batch(workspace: Path) -> N
     )
     for epoch in range(10):
         assert load_batch(images, plan(aug=True), epoch, [0, 1, 2, 3]).images.shape == (4, 1, 48, 64)
+
+
+def test_a_full_disk_loses_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while the second version of a checkpoint is written: the first stays whole."""
+    assert run(workspace, "discs", "v1").exit_code == 0
+    path = workspace / "saved" / "discs_v1.pth"
+    before = path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="no space is left"):
+        save_tensors(path, {"weights": {}})
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 1
+    assert "no space is left" in result.output
+    assert path.read_bytes() == before
+    assert sorted(item.name for item in path.parent.iterdir()) == ["discs_v1.pth"]
+
+
+def test_without_torch_the_extra_is_named(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else original(name, *rest)
+    )
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 3
+    assert "pip install 'matseg[train]'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "asked", "expected"),
+    [(True, "auto", "bf16"), (False, "auto", "fp16"), (True, "fp16", "fp16"), (True, "fp32", "fp32")],
+)
+def test_precision_on_a_gpu(
+    has_bf16: bool, asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for CUDA: the logic, not the hardware."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "stand-in")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    choice = choose_compute(gpu=True, precision=asked, local_rank=1)
+    assert choice.device == torch.device("cuda", 1)
+    assert choice.precision == expected
+    assert choice.device_reason == "stand-in"
+    assert choose_compute(gpu=False, precision="fp32").device.type == "cpu"
