@@ -37,7 +37,21 @@ class DeployedNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) raw pixels to labels (N, H, W) uint8 and probabilities (N, K, H, W)."""
         logits = self.network(normalise(image, self.mean, self.std))
-        return logits.argmax(dim=1).to(torch.uint8), torch.softmax(logits, dim=1)
+        if logits.shape[1] == 2:
+            return _decide_between_two(logits)
+        # not torch.softmax: onnxruntime turns the channels to the last axis for it, and back
+        powers = torch.exp(logits - logits.amax(dim=1, keepdim=True))
+        return logits.argmax(dim=1).to(torch.uint8), powers / powers.sum(dim=1, keepdim=True)
+
+
+def _decide_between_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels and probabilities from the difference of two logits: no int64 indices, and half the channels.
+
+    The same as argmax (whose first class wins a tie) and softmax.
+    """
+    margin = logits[:, 1:2] - logits[:, 0:1]
+    labels = (margin[:, 0] > 0).to(torch.uint8)
+    return labels, torch.cat([torch.sigmoid(-margin), torch.sigmoid(margin)], dim=1)
 
 
 def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:

@@ -1,0 +1,74 @@
+"""What a precision costs on the validation images, and when that is too much."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from matseg_runtime.segment import segment_image
+from matseg_runtime.session import Session
+from matseg_shared.metadata import AccuracyInfo
+from matseg_shared.metrics import confusion_matrix, segmentation_metrics
+from matseg_trainer.data import LabelledImage, LabelledImages
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST_LOSS = 0.002
+"""Of mean IoU against fp32 on the validation images."""
+SPLIT = "validate"
+_TILE = 1024
+"""Edge of the largest tile, in pixels; results do not depend on it."""
+
+Finish = Callable[["onnx.ModelProto"], bytes]
+"""Adds metadata and self-test to a graph: the content of a model file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gate:
+    """The measure that a model of lower precision must pass."""
+
+    images: LabelledImages
+    n_class: int
+    mean_iou_fp32: float
+
+    @classmethod
+    def of(cls, images: LabelledImages, n_class: int, fp32: bytes) -> Gate:
+        """With the fp32 model's figure measured."""
+        return cls(images=images, n_class=n_class, mean_iou_fp32=_mean_iou(images, n_class, fp32))
+
+    def measure(self, content: bytes) -> AccuracyInfo:
+        """Segment all images with the runtime.
+
+        Args:
+            content: a whole model file.
+        """
+        return AccuracyInfo(
+            split=SPLIT,
+            images=len(self.images),
+            mean_iou=_mean_iou(self.images, self.n_class, content),
+            mean_iou_fp32=self.mean_iou_fp32,
+        )
+
+
+def passes(accuracy: AccuracyInfo) -> bool:
+    """Whether the loss is small enough."""
+    return accuracy.mean_iou >= accuracy.mean_iou_fp32 - LARGEST_LOSS
+
+
+def _mean_iou(images: LabelledImages, n_class: int, content: bytes) -> float:
+    with tempfile.TemporaryDirectory(prefix="matseg-") as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        session = Session.open(path, provider="cpu")
+    matrix = np.zeros((n_class, n_class), dtype=np.int64)
+    for number in range(len(images)):
+        image: LabelledImage = images[number]
+        labels = segment_image(session, image.pixels, tile=(_TILE, _TILE))
+        matrix += confusion_matrix(image.labels, labels, n_class)
+    return segmentation_metrics(matrix).mean_iou
