@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from matseg_shared.command import console
-from matseg_trainer.train import EpochRecord, Progress, TrainingJob
+from matseg_trainer.train import EpochRecord, Progress, SplitScore, TrainingJob
 
 
 class TerminalProgress(Progress):
@@ -20,6 +20,7 @@ class TerminalProgress(Progress):
         self._out, self._bar = out, bar
         self._task = bar.add_task("starting", total=None)
         self._epochs = 0
+        self._headed = False
 
     def start(self, job: TrainingJob, facts: dict[str, str]) -> None:
         self._epochs = job.config.epoch
@@ -42,13 +43,23 @@ class TerminalProgress(Progress):
 
     def epoch(self, records: Sequence[EpochRecord], best: int) -> None:
         record = records[-1]
-        mark = "  * best so far" if record.epoch == best else ""
+        if not self._headed:
+            self._out.print(
+                f"{'train':>36}{'validate':>24}\n{'epoch':>9}{'time':>9}{'lr':>9}{_HEADINGS}{_HEADINGS}"
+            )
+            self._headed = True
+        mark = " best" if record.epoch == best else ""
         self._out.print(
-            f"epoch {record.epoch:>3}/{self._epochs}  {record.seconds:6.1f} s  lr {record.lr:.1e}"
-            f"  train: loss {record.train.loss:.4f} acc {record.train.accuracy:.4f} IoU {record.train.mean_iou:.4f}"
-            f"  validate: loss {record.validate.loss:.4f} acc {record.validate.accuracy:.4f}"
-            f" IoU {record.validate.mean_iou:.4f}{mark}"
+            f"{record.epoch:>4}/{self._epochs:<4}{record.seconds:>7.1f} s{record.lr:>9.1e}"
+            f"{_figures(record.train)}{_figures(record.validate)}{mark}"
         )
+
+
+_HEADINGS = f"  {'loss':>7}{'acc':>7}{'IoU':>7}"
+
+
+def _figures(score: SplitScore) -> str:
+    return f"  {score.loss:>7.4f}{score.accuracy:>7.4f}{score.mean_iou:>7.4f}"
 
 
 @contextmanager
