@@ -14,7 +14,7 @@ from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.networks import build_network
 
-NETWORKS = ("unet", "segnet", "pixelnet")
+NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
 WIDTH = 4
 
 

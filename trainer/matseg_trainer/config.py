@@ -29,7 +29,7 @@ from matseg_shared.metadata import problems_of
 CONFIG_NAME = "config.toml"
 DEFAULT_VERSION = "default"
 
-Network = Literal["unet", "segnet", "pixelnet"]
+Network = Literal["unet", "segnet", "pixelnet", "patchunet"]
 Optimizer = Literal["Adam", "SGD"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["plateau", "cosine", "polynomial"]
