@@ -14,6 +14,7 @@ from matseg_shared.command import debug_option
 if TYPE_CHECKING:
     from matseg_runtime.options import RunOptions
     from matseg_runtime.report import Summary
+    from matseg_runtime.source.watch import WatchOptions
 
 __all__ = ["inspect_main", "run_main", "verify_main"]
 
@@ -86,7 +87,26 @@ machine_options = _options(
     click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
     click.option("--part", metavar="K/N", help="Only every N-th unit, starting with the K-th."),
     click.option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Label on the workers of this dask scheduler (address or .json file).",
+    ),
+    click.option(
         "--finish", is_flag=True, help="Label nothing, only complete an output whose parts are done."
+    ),
+)
+
+
+watch_options = _options(
+    click.option("--watch", is_flag=True, help="INPUT is a folder in which images are still being written."),
+    click.option(
+        "--until", type=click.IntRange(min=1), help="With --watch: stop after so many slices in all."
+    ),
+    click.option(
+        "--idle",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="With --watch: stop when no slice has come for so long.",
     ),
 )
 
@@ -97,6 +117,7 @@ machine_options = _options(
 @input_options
 @output_options
 @machine_options
+@watch_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @debug_option
@@ -159,8 +180,21 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         memory=None if memory is None else parse_size(memory),
         window=None if window is None else Window.parse(window),
         part=Part() if part is None else Part.parse(part),
+        watch=_watch_options(choices),
+        dask=choices["dask"],
         finish=choices["finish"],
     )
+
+
+def _watch_options(choices: dict[str, Any]) -> WatchOptions | None:
+    from matseg_runtime.source.watch import WatchOptions
+
+    if choices["watch"]:
+        return WatchOptions(until=choices["until"], idle_seconds=choices["idle"])
+    for name in ("until", "idle"):
+        if choices[name] is not None:
+            raise click.UsageError(f"--{name} applies with --watch only")
+    return None
 
 
 def _interrupt_on_termination() -> None:

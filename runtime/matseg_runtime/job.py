@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from matseg_runtime.finish import complete, settled
-from matseg_runtime.intake import Intake
-from matseg_runtime.ledger import JobKey, Ledger, read_key
-from matseg_runtime.machine import available_cpus
+from matseg_runtime.ledger import Ledger, SliceRecord
 from matseg_runtime.options import RunOptions
-from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.pipeline import StageTimes, run_pipeline
-from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, pending_units
-from matseg_runtime.probe import probe
+from matseg_runtime.plan import pending_units
+from matseg_runtime.prepare import Job, now, open_input, prepare_job
 from matseg_runtime.progress import Advance
 from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
-from matseg_runtime.report import Summary, drift_warning, provenance_text
-from matseg_runtime.session import Session
+from matseg_runtime.report import Summary, drift_warning
 from matseg_runtime.sink.base import Sink, Unit
 from matseg_runtime.source import open_source
-from matseg_runtime.source.base import Source
-from matseg_runtime.work import Record, Work
-from matseg_shared.errors import ImageError, OutputError, UsageError
+from matseg_runtime.source.base import Slice, Source
+from matseg_runtime.source.watch import WatchSource
+from matseg_shared.errors import MissingExtraError, OutputError, UsageError
 
-ProgressFactory = Callable[[int], AbstractContextManager[Advance]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """Everything that is decided and open while a job runs; `prepare_job` makes it."""
-
-    options: RunOptions
-    source: Source
-    session: Session
-    plan: Plan
-    key: JobKey
-    place: Place
-    sink: Sink
-    started: str
-
-    def work(self, advance: Advance, record: Record) -> Work:
-        """The stages of the pipeline."""
-        volume = label_volume(self.source, self.plan.shape) if self.place.is_volume else None
-        return Work(
-            source=self.source,
-            intake=Intake(info=self.session.model.metadata.input, window=self.options.window),
-            session=self.session,
-            plan=self.plan,
-            sink=self.sink,
-            record=record,
-            probabilities=self.options.output.probabilities,
-            slice_shape=None if volume is None else volume.slice_shape,
-            advance=advance,
-        )
+ProgressFactory = Callable[[int | None], AbstractContextManager[Advance]]
 
 
 def run_job(options: RunOptions, progress: ProgressFactory) -> Summary:
@@ -71,7 +37,10 @@ def run_job(options: RunOptions, progress: ProgressFactory) -> Summary:
         UnsupportedError: this machine cannot run it.
         OutputError: results cannot be written; the same command goes on once that is mended.
     """
-    with closing(open_source(options.input, options.source)) as source:
+    _refuse_combinations(options)
+    with closing(open_input(options)) as source:
+        if isinstance(source, WatchSource):
+            source.wait_for_first()
         job = prepare_job(options, source)
         return _run(job, progress)
 
@@ -91,43 +60,6 @@ def plan_job(options: RunOptions) -> list[str]:
         return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines
 
 
-def prepare_job(options: RunOptions, source: Source) -> Job:
-    """Check everything and decide everything; writes nothing."""
-    started = _now()
-    session = _open_session(options, _streams(options))
-    metadata = session.model.metadata
-    place = choose_place(source, options.output, metadata)
-    session.require_self_test()
-    shape = _check_first_slice(source, Intake(info=metadata.input, window=options.window))
-    earlier = None if options.output.overwrite else read_key(place.ledger_folder)
-    plan = Planner(
-        source=source,
-        metadata=metadata,
-        shape=shape,
-        probe=probe(session, shape),
-        wishes=_wishes(options, place, earlier),
-        streams=_streams(options) if session.provider == "cpu" else 1,
-        on_cpu=session.provider == "cpu",
-    ).plan()
-    if session.provider == "cpu" and plan.crew.inferrers < _streams(options):
-        session = _open_session(options, plan.crew.inferrers)
-    key = _key(options, source, session, plan, place)
-    sink = make_sink(
-        place, options.output, metadata, provenance_text(key), label_volume(source, shape), plan.unit
-    )
-    sink.check_place(overwrite=options.output.overwrite)
-    return Job(
-        options=options,
-        source=source,
-        session=session,
-        plan=plan,
-        key=key,
-        place=place,
-        sink=sink,
-        started=started,
-    )
-
-
 def _run(job: Job, progress: ProgressFactory) -> Summary:
     ledger = Ledger(job.place.ledger_folder, job.options.part)
     if job.options.output.overwrite:
@@ -140,8 +72,7 @@ def _run(job: Job, progress: ProgressFactory) -> Summary:
         ledger.open(job.key, lambda: _begin(job, ledger))
         with closing(ledger):
             before = set(ledger.done)
-            units = list(pending_units(job.source, job.sink, ledger.done, job.plan.unit, job.options.part))
-            times = _process(job, ledger, units, progress)
+            times = _process(job, ledger, progress)
     summary = _summary(job, ledger, before, times)
     summary = complete(summary, job.sink, ledger, job.session.model.metadata, job.source)
     if job.options.finish and not summary.is_final:
@@ -154,17 +85,45 @@ def _run(job: Job, progress: ProgressFactory) -> Summary:
     return summary
 
 
-def _process(job: Job, ledger: Ledger, units: Sequence[Unit], progress: ProgressFactory) -> StageTimes | None:
+def _process(job: Job, ledger: Ledger, progress: ProgressFactory) -> StageTimes | None:
+    if isinstance(job.source, WatchSource):
+        with progress(None) as advance:
+            return _run_watching(job, job.source, ledger, advance)
+    units = list(pending_units(job.source, job.sink, ledger.done, job.plan.unit, job.options.part))
     if not units:
         return None
     with progress(sum(len(unit.slices) for unit in units)) as advance:
-        return run_units(job, ledger, units, advance)
+        if job.options.dask is not None:
+            return _on_dask(job, ledger, units, advance, job.options.dask)
+        work = job.work(advance, ledger.append)
+        return run_pipeline(units, work.read, work.infer, work.write, job.plan.crew)
 
 
-def run_units(job: Job, ledger: Ledger, units: Iterable[Unit], advance: Advance) -> StageTimes:
-    """Push units through the pipeline of this process."""
+def _run_watching(job: Job, source: WatchSource, ledger: Ledger, advance: Advance) -> StageTimes | None:
+    """Label slices as they come; Ctrl-C is a proper end here."""
     work = job.work(advance, ledger.append)
-    return run_pipeline(units, work.read, work.infer, work.write, job.plan.crew)
+    units = (
+        Unit(number=item.index, slices=(item,)) for item in source.arrivals() if not _is_done(item, ledger)
+    )
+    try:
+        return run_pipeline(units, work.read, work.infer, work.write, job.plan.crew, on_interrupt=source.stop)
+    except KeyboardInterrupt:
+        return None
+
+
+def _is_done(item: Slice, ledger: Ledger) -> bool:
+    record = ledger.done.get(item.name)
+    if record is not None:
+        _refuse_changed(item, record)
+    return record is not None
+
+
+def _on_dask(job: Job, ledger: Ledger, units: list[Unit], advance: Advance, address: str) -> StageTimes:
+    if importlib.util.find_spec("distributed") is None:
+        raise MissingExtraError("dask", "--dask")
+    from matseg_runtime.dask import run_units_on_dask
+
+    return run_units_on_dask(job, ledger, units, advance, address)
 
 
 def _begin(job: Job, ledger: Ledger) -> None:
@@ -202,7 +161,7 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
         provider_reason=job.session.reason,
         threads=job.session.threads * job.plan.crew.inferrers,
         started=job.started,
-        finished=_now(),
+        finished=now(),
         slices=len(slices),
         labelled=len(new),
         labelled_before=len(records) - len(new),
@@ -217,73 +176,22 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
     )
 
 
-def _streams(options: RunOptions) -> int:
-    return min(options.threads or available_cpus(), LARGEST_STREAMS)
-
-
-def _open_session(options: RunOptions, streams: int) -> Session:
-    return Session.open(options.model, provider=options.provider, threads=options.threads, streams=streams)
-
-
-def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes:
-    """An earlier run of the job has fixed how it is cut up, unless the user says otherwise now."""
-    tile = None if options.tile is None else (options.tile, options.tile)
-    if tile is None and earlier is not None:
-        tile = earlier.tile
-    return Wishes(
-        tile=tile,
-        whole_slices=earlier is not None and earlier.tile is None,
-        unit=None if earlier is None else earlier.unit,
-        batch=options.batch,
-        memory=options.memory,
-        probabilities=options.output.probabilities,
-        chunked_output=place.format == "zarr",
-    )
-
-
-def _key(options: RunOptions, source: Source, session: Session, plan: Plan, place: Place) -> JobKey:
-    content = source.identity.content
-    if source.volume is None and place.is_volume:
-        content = "\n".join(item.name for item in source.slices)  # a slice's place depends on all names
-    range_ = options.source.slices
-    flags = [name for name in ("pyramid", "shards") if getattr(options.output, name)]
-    return JobKey(
-        model_name=session.model.metadata.name,
-        model_sha256=session.model.sha256,
-        input_kind=source.identity.kind,
-        input_name=source.identity.name,
-        input_content=content,
-        output_format=place.format,
-        tile=plan.tile,
-        unit=plan.unit,
-        provider=session.provider,
-        window=None if options.window is None else str(options.window),
-        axis=options.source.axis or None,
-        slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
-        level=options.source.level or None,
-        probabilities=options.output.probabilities,
-        layout=", ".join(flags) or None,
-    )
-
-
-def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
-    """Refuse an input that does not fit the model before any work, by its first slice that can be read.
-
-    Returns:
-        (H, W) of that slice.
-    """
-    broken: list[ImageError] = []
-    for item in source.slices:
-        try:
-            pixels = source.read(item.index, item.index + 1)[0]
-        except ImageError as error:
-            broken.append(error)
-            continue
-        image = intake.convert(pixels, item.where)
-        intake.check_range(image, item.where)
-        return int(image.shape[1]), int(image.shape[2])
-    reasons = "\n".join(f"  - {error}" for error in broken[:5])
-    raise UsageError(f"{source.location}: none of its {len(broken)} slices can be read:\n{reasons}")
+def _refuse_combinations(options: RunOptions) -> None:
+    """Name options that exclude each other."""
+    chosen = {
+        "--watch": options.watch is not None,
+        "--dask": options.dask is not None,
+        "--part": options.part.total > 1,
+        "--finish": options.finish,
+    }
+    for first, second in (
+        ("--watch", "--dask"),
+        ("--watch", "--part"),
+        ("--watch", "--finish"),
+        ("--dask", "--part"),
+    ):
+        if chosen[first] and chosen[second]:
+            raise UsageError(f"{first} and {second} cannot be combined; leave one of them out")
 
 
 def _forget_lost_outputs(source: Source, sink: Sink, ledger: Ledger) -> None:
@@ -292,13 +200,17 @@ def _forget_lost_outputs(source: Source, sink: Sink, ledger: Ledger) -> None:
         record = ledger.done.get(item.name)
         if record is None:
             continue
-        if record.identity != item.identity:
-            raise UsageError(
-                f"{item.where}: has changed since it was labelled (then {record.identity}, now {item.identity}); "
-                "label everything again with --overwrite, or choose another output with -o"
-            )
+        _refuse_changed(item, record)
         if not sink.holds(record):
             ledger.forget(item.name)
+
+
+def _refuse_changed(item: Slice, record: SliceRecord) -> None:
+    if record.identity != item.identity:
+        raise UsageError(
+            f"{item.where}: has changed since it was labelled (then {record.identity}, now {item.identity}); label "
+            "everything again with --overwrite, or choose another output with -o"
+        )
 
 
 def _lock_warning(ledger: Ledger) -> str | None:
@@ -307,7 +219,3 @@ def _lock_warning(ledger: Ledger) -> str | None:
     return (
         f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,6 +11,7 @@ from matseg_runtime.intake import Window
 from matseg_runtime.ledger import Part
 from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.watch import WatchOptions
 from matseg_shared.errors import UsageError
 
 ImageFormat = Literal["png", "tiff"]
@@ -50,6 +51,10 @@ class RunOptions:
     """Bytes this process may take in all; None: some of what is free."""
     window: Window | None = None
     part: Part = field(default_factory=Part)
+    watch: WatchOptions | None = None
+    """Wait for more images in a folder; None: take what is there."""
+    dask: str | None = None
+    """Address or scheduler file of the cluster to label on; None: this process."""
     finish: bool = False
     """Label nothing, only complete an output whose parts are done."""
 

@@ -17,8 +17,11 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def slice_progress(description: str, total: int, *, quiet: bool) -> Iterator[Advance]:
-    """A bar on a terminal, else a line on standard error every ten seconds; nothing when `quiet`."""
+def slice_progress(description: str, total: int | None, *, quiet: bool) -> Iterator[Advance]:
+    """A bar on a terminal, else a line on standard error every ten seconds; nothing when `quiet`.
+
+    `total` None: nobody knows how many there will be.
+    """
     if quiet or total == 0:
         yield lambda _: None
         return
@@ -34,7 +37,7 @@ def slice_progress(description: str, total: int, *, quiet: bool) -> Iterator[Adv
         yield lambda count: bar.update(task, advance=count)
 
 
-def _plain(description: str, total: int) -> Advance:
+def _plain(description: str, total: int | None) -> Advance:
     done = 0
     last = time.monotonic()
 
@@ -43,6 +46,7 @@ def _plain(description: str, total: int) -> Advance:
         done += count
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            click.echo(f"{description}: {done} of {total} slices", err=True)
+            in_all = "" if total is None else f" of {total}"
+            click.echo(f"{description}: {done}{in_all} slices", err=True)
 
     return advance

@@ -316,7 +316,7 @@ def test_dry_run_writes_nothing(run: Run, model: Path, volume: Path, tmp_path: P
     assert result.exit_code == 0
     for text in (
         "20 of 45 x 50 pixels, 8 to a unit",
-        "9 per slice, 40 x 40 pixels",
+        "6 per slice, 40 x 40 pixels",
         "halo overhead",
         "memory:",
         "inference: about",

@@ -375,7 +375,7 @@ def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matseg_runtime.source import array
+    from matseg_runtime.source import folder
 
     path = tmp_path / "scan.npy"
     np.save(path, VOLUME)
@@ -384,7 +384,7 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         with path.open("ab") as stream:
             stream.write(b"more")
 
-    monkeypatch.setattr(array.time, "sleep", grow)
+    monkeypatch.setattr(folder.time, "sleep", grow)
     with pytest.raises(UsageError, match="still being written"):
         open_source(str(path))
 

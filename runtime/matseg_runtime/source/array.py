@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,9 @@ from matseg_runtime.source.base import (
     Spacing,
     Volume,
 )
-from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.folder import file_identity, refuse_growing_file
 from matseg_runtime.source.layout import Layout, layout_of
 from matseg_shared.errors import ImageError, UsageError
-
-_FRESH_SECONDS = 2.0
-_SETTLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,7 +77,8 @@ class ArraySource(Source):
             slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
             spacing=stored.spacing,
         )
-        refuse_growing_file(stored.watched)
+        if stored.watched is not None:
+            refuse_growing_file(stored.watched)
 
     @property
     def layout(self) -> Layout:
@@ -123,20 +120,6 @@ class ArraySource(Source):
     def close(self) -> None:
         if self._stored.closing is not None:
             self._stored.closing()
-
-
-def refuse_growing_file(path: Path | None) -> None:
-    """Look twice at a file that has just changed.
-
-    Raises:
-        UsageError: it is still being written.
-    """
-    if path is None or not path.is_file() or time.time() - path.stat().st_mtime > _FRESH_SECONDS:
-        return
-    before = file_identity(path)
-    time.sleep(_SETTLE_SECONDS)
-    if file_identity(path) != before:
-        raise UsageError(f"{path}: is still being written; run again when it is complete")
 
 
 def _slices(location: str, stem: str, start: int, stop: int, depth: int, identity: str) -> tuple[Slice, ...]:

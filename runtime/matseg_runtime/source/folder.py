@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_stored
+
+_FRESH_SECONDS = 2.0
+_SETTLE_SECONDS = 0.3
 
 
 def file_identity(path: Path) -> str:
@@ -39,7 +43,7 @@ class FolderSource(Source):
         self.location = str(folder)
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
-        self.skipped = tuple(Skipped(path=path, reason=_reason(path)) for path in others)
+        self.skipped = tuple(Skipped(path=path, reason=skip_reason(path)) for path in others)
         if not images:
             found = f"only {_listed(others)}" if others else "nothing"
             raise UsageError(
@@ -51,12 +55,29 @@ class FolderSource(Source):
             Slice(index=index, name=path.stem, where=str(path), identity=file_identity(path))
             for index, path in enumerate(images)
         )
+        refuse_growing_file(max(images, key=_changed))
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         return [read_any_dtype(path) for path in self._paths[start:stop]]
 
     def current_identity(self, index: int) -> str:
         return file_identity(self._paths[index])
+
+
+def refuse_growing_file(path: Path) -> None:
+    """Look twice at a file that has just changed.
+
+    Raises:
+        UsageError: it is still being written.
+    """
+    if time.time() - _changed(path) > _FRESH_SECONDS:
+        return
+    before = file_identity(path)
+    time.sleep(_SETTLE_SECONDS)
+    if file_identity(path) != before:
+        raise UsageError(
+            f"{path}: is still being written; run again when it is complete, or with --watch for a folder that fills up"
+        )
 
 
 def read_any_dtype(path: Path) -> PixelArray:
@@ -71,10 +92,18 @@ def read_any_dtype(path: Path) -> PixelArray:
     return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
 
 
-def _reason(path: Path) -> str:
+def skip_reason(path: Path) -> str:
+    """Why an entry of a folder is no image of it."""
     if path.is_dir():
         return "a subfolder"
     return f"not an image file ({path.suffix or 'no suffix'})" if path.is_file() else "not a file"
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _listed(paths: Sequence[Path], limit: int = 3) -> str:

@@ -1,0 +1,193 @@
+"""Units as tasks of a dask.distributed cluster: elastic, and indifferent to workers that come and go.
+
+The process that submits keeps the ledger; a worker writes a unit's bytes and reports what to record. A task that runs
+twice, because its worker was lost after it had written, writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import distributed
+
+from matseg_runtime.ledger import JobKey, Ledger, SetAsideRecord, SliceRecord
+from matseg_runtime.options import RunOptions
+from matseg_runtime.pipeline import Crew, StageTimes
+from matseg_runtime.plan import Plan
+from matseg_runtime.prepare import Job, worker_job
+from matseg_runtime.progress import Advance
+from matseg_runtime.sink.base import Unit
+from matseg_runtime.source import NODE_SEPARATOR, split_location
+from matseg_shared.errors import UnsupportedError
+
+_RETRIES = 3
+_CONNECT_SECONDS = 10
+_AHEAD = 3
+"""Units submitted per worker thread: enough to keep it busy, few enough to lose little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What a worker needs to know of a job; everything in it can be pickled."""
+
+    options: RunOptions
+    plan: Plan
+    key: JobKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitReport:
+    """What a worker has written."""
+
+    slices: int
+    done: tuple[SliceRecord, ...]
+    set_aside: tuple[SetAsideRecord, ...]
+    seconds: tuple[float, float, float]
+    """Reading, inference, writing."""
+
+
+class JobPlugin(distributed.WorkerPlugin):
+    """One open job per worker, whatever number of threads it has; workers that join later get it too."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobPlugin, (self._assignment,)
+
+    def job(self, threads: int) -> Job:
+        """The job, opened by the first task that asks."""
+        with self._lock:
+            if self._job is None:
+                found = self._assignment
+                self._job = worker_job(found.options, found.plan, found.key, threads)
+            return self._job
+
+    def teardown(self, worker: Any) -> None:  # noqa: ARG002 (the name is distributed's)
+        """Close the input."""
+        if self._job is not None:
+            self._job.source.close()
+        self._job = None
+
+
+def run_units_on_dask(
+    job: Job, ledger: Ledger, units: Sequence[Unit], advance: Advance, address: str
+) -> StageTimes:
+    """Label units on the workers of a cluster.
+
+    Args:
+        job: prepared by this process.
+        ledger: open.
+        units: what is left to do.
+        advance: told of finished slices.
+        address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
+
+    Raises:
+        UnsupportedError: the scheduler cannot be reached.
+        MatsegError: what a unit raised, after its retries.
+    """
+    started = time.perf_counter()
+    totals = [0.0, 0.0, 0.0]
+    with _client(address) as client:
+        threads = max(1, sum(client.nthreads().values()))
+        for report in _reports(client, job, units, threads):
+            ledger.append(report.done, report.set_aside)
+            totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
+            advance(report.slices)
+    return StageTimes(
+        read=totals[0],
+        infer=totals[1],
+        write=totals[2],
+        wall=time.perf_counter() - started,
+        crew=Crew(readers=threads, inferrers=threads, writers=threads),
+    )
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    try:
+        client = distributed.Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UnsupportedError(
+            f"--dask {address}: no scheduler answers there ({error}); start one with `dask scheduler` and workers with "
+            "`dask worker`, or label on this machine without --dask"
+        ) from error
+    with client:
+        yield client
+
+
+def _reports(client: Any, job: Job, units: Sequence[Unit], threads: int) -> Iterator[UnitReport]:
+    """Submit a few units ahead of those that are finished, and hand out reports as they come."""
+    assignment = Assignment(options=absolute(job.options), plan=job.plan, key=job.key)
+    name = f"matseg-{hashlib.sha256(repr(assignment).encode()).hexdigest()[:16]}"
+    client.register_plugin(JobPlugin(assignment), name=name)
+    waiting = iter(units)
+
+    def submit(unit: Unit) -> Any:
+        return client.submit(process_unit, name, unit, retries=_RETRIES, pure=False)
+
+    try:
+        running = distributed.as_completed(
+            [submit(unit) for unit, _ in zip(waiting, range(threads * _AHEAD), strict=False)]
+        )
+        for future in running:
+            yield future.result()
+            future.release()
+            unit = next(waiting, None)
+            if unit is not None:
+                running.add(submit(unit))
+    finally:
+        client.unregister_worker_plugin(name)
+
+
+def process_unit(plugin: str, unit: Unit) -> UnitReport:
+    """Read, infer and write one unit; runs on a worker that has the plugin of that name."""
+    worker = distributed.get_worker()
+    done: list[SliceRecord] = []
+    aside: list[SetAsideRecord] = []
+
+    def record(labelled: Sequence[SliceRecord], set_aside: Sequence[SetAsideRecord]) -> None:
+        done.extend(labelled)
+        aside.extend(set_aside)
+
+    holder = worker.plugins[plugin]
+    assert isinstance(holder, JobPlugin)
+    work = holder.job(worker.state.nthreads).work(lambda _: None, record)
+    times = [time.perf_counter()]
+    loaded = work.read(unit)
+    times.append(time.perf_counter())
+    labelled = work.infer(loaded)
+    times.append(time.perf_counter())
+    work.write(labelled)
+    times.append(time.perf_counter())
+    return UnitReport(
+        slices=len(unit.slices),
+        done=tuple(done),
+        set_aside=tuple(aside),
+        seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
+    )
+
+
+def absolute(options: RunOptions) -> RunOptions:
+    """The same options for a worker that runs in another folder."""
+    file, node = split_location(options.input)
+    if "://" not in file:
+        file = str(Path(file).absolute())
+    output = options.output
+    return dataclasses.replace(
+        options,
+        model=options.model.absolute(),
+        input=file if node is None else f"{file}{NODE_SEPARATOR}{node}",
+        output=dataclasses.replace(output, path=None if output.path is None else output.path.absolute()),
+    )

@@ -1,0 +1,234 @@
+"""Everything that is checked and decided before the first slice is labelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+from matseg_runtime.intake import Intake
+from matseg_runtime.ledger import JobKey, read_key
+from matseg_runtime.machine import available_cpus
+from matseg_runtime.options import RunOptions
+from matseg_runtime.output import Place, choose_place, label_volume, make_sink
+from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes
+from matseg_runtime.probe import probe
+from matseg_runtime.progress import Advance
+from matseg_runtime.providers import ProviderChoice
+from matseg_runtime.report import provenance_text
+from matseg_runtime.session import Session
+from matseg_runtime.sink.base import Sink
+from matseg_runtime.source import open_source
+from matseg_runtime.source.base import Source
+from matseg_runtime.source.watch import WatchSource
+from matseg_runtime.work import Record, Work
+from matseg_shared.errors import ImageError, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """Everything that is decided and open while a job runs; `prepare_job` makes it."""
+
+    options: RunOptions
+    source: Source
+    session: Session
+    plan: Plan
+    key: JobKey
+    place: Place
+    sink: Sink
+    started: str
+
+    def work(self, advance: Advance, record: Record) -> Work:
+        """The stages of the pipeline."""
+        volume = label_volume(self.source, self.plan.shape) if self.place.is_volume else None
+        return Work(
+            source=self.source,
+            intake=Intake(info=self.session.model.metadata.input, window=self.options.window),
+            session=self.session,
+            plan=self.plan,
+            sink=self.sink,
+            record=record,
+            probabilities=self.options.output.probabilities,
+            slice_shape=None if volume is None else volume.slice_shape,
+            advance=advance,
+        )
+
+
+def open_input(options: RunOptions) -> Source:
+    """The input, or a folder to watch."""
+    if options.watch is None:
+        return open_source(options.input, options.source)
+    if (option := options.source.named()) is not None:
+        raise UsageError(
+            f"{options.input}: --watch waits for images in a folder, to which {option} does not apply"
+        )
+    return WatchSource(Path(options.input), options.watch)
+
+
+def prepare_job(options: RunOptions, source: Source) -> Job:
+    """Check everything and decide everything; writes nothing."""
+    started = now()
+    session = _open_session(options, _streams(options))
+    metadata = session.model.metadata
+    place = choose_place(source, options.output, metadata)
+    session.require_self_test()
+    shape = _check_first_slice(source, Intake(info=metadata.input, window=options.window))
+    earlier = None if options.output.overwrite else read_key(place.ledger_folder)
+    plan = Planner(
+        source=source,
+        metadata=metadata,
+        shape=shape,
+        probe=probe(session, shape),
+        wishes=_wishes(options, place, earlier),
+        streams=_streams(options) if session.provider == "cpu" else 1,
+        on_cpu=session.provider == "cpu",
+    ).plan()
+    if session.provider == "cpu" and plan.crew.inferrers < _streams(options):
+        session = _open_session(options, plan.crew.inferrers)
+    key = _key(options, source, session, plan, place)
+    if options.watch is not None and place.is_volume:
+        raise UsageError(f"{place.path}: --watch writes label images into a folder, not one {place.format}")
+    sink = _sink(options, source, session, plan, key, place)
+    sink.check_place(overwrite=options.output.overwrite)
+    return Job(
+        options=options,
+        source=source,
+        session=session,
+        plan=plan,
+        key=key,
+        place=place,
+        sink=sink,
+        started=started,
+    )
+
+
+def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Job:
+    """The job of another process, opened again on a machine that helps with it.
+
+    Args:
+        options: with absolute paths.
+        plan: made by the other process.
+        key: what the job is.
+        threads: calls of the network at a time.
+
+    Raises:
+        UsageError: this machine sees another input or model than the other.
+    """
+    source = open_source(options.input, options.source)
+    session = Session.open(
+        options.model, provider=_provider_of(key), threads=options.threads, streams=threads
+    )
+    session.require_self_test()
+    place = choose_place(source, options.output, session.model.metadata)
+    found = _key(options, source, session, plan, place)
+    if differences := key.differences(found):
+        source.close()
+        raise UsageError(
+            f"{source.location}: a worker sees something else than the client: {'; '.join(differences)}"
+        )
+    return Job(
+        options=options,
+        source=source,
+        session=session,
+        plan=plan,
+        key=key,
+        place=place,
+        sink=_sink(options, source, session, plan, key, place),
+        started=now(),
+    )
+
+
+def _streams(options: RunOptions) -> int:
+    return min(options.threads or available_cpus(), LARGEST_STREAMS)
+
+
+def _open_session(options: RunOptions, streams: int) -> Session:
+    return Session.open(options.model, provider=options.provider, threads=options.threads, streams=streams)
+
+
+def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes:
+    """An earlier run of the job has fixed how it is cut up, unless the user says otherwise now."""
+    tile = None if options.tile is None else (options.tile, options.tile)
+    if tile is None and earlier is not None:
+        tile = earlier.tile
+    return Wishes(
+        tile=tile,
+        whole_slices=earlier is not None and earlier.tile is None,
+        unit=None if earlier is None else earlier.unit,
+        batch=options.batch,
+        memory=options.memory,
+        probabilities=options.output.probabilities,
+        chunked_output=place.format == "zarr",
+    )
+
+
+def _key(options: RunOptions, source: Source, session: Session, plan: Plan, place: Place) -> JobKey:
+    content = source.identity.content
+    if source.volume is None and place.is_volume:
+        content = "\n".join(item.name for item in source.slices)  # a slice's place depends on all names
+    range_ = options.source.slices
+    flags = [name for name in ("pyramid", "shards") if getattr(options.output, name)]
+    return JobKey(
+        model_name=session.model.metadata.name,
+        model_sha256=session.model.sha256,
+        input_kind=source.identity.kind,
+        input_name=source.identity.name,
+        input_content=content,
+        output_format=place.format,
+        tile=plan.tile,
+        unit=plan.unit,
+        provider=session.provider,
+        window=None if options.window is None else str(options.window),
+        axis=options.source.axis or None,
+        slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
+        level=options.source.level or None,
+        probabilities=options.output.probabilities,
+        layout=", ".join(flags) or None,
+    )
+
+
+def _sink(
+    options: RunOptions, source: Source, session: Session, plan: Plan, key: JobKey, place: Place
+) -> Sink:
+    return make_sink(
+        place,
+        options.output,
+        session.model.metadata,
+        provenance_text(key),
+        label_volume(source, plan.shape),
+        plan.unit,
+    )
+
+
+def _provider_of(key: JobKey) -> ProviderChoice:
+    """Each worker must use what the client found; a ledger holds it as text."""
+    for choice in get_args(ProviderChoice):
+        if choice == key.provider:
+            return choice  # type: ignore[no-any-return]
+    raise UsageError(f"this version of matseg does not know the provider {key.provider}")
+
+
+def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
+    """Refuse an input that does not fit the model before any work, by its first slice that can be read.
+
+    Returns:
+        (H, W) of that slice.
+    """
+    broken: list[ImageError] = []
+    for item in source.slices:
+        try:
+            pixels = source.read(item.index, item.index + 1)[0]
+        except ImageError as error:
+            broken.append(error)
+            continue
+        image = intake.convert(pixels, item.where)
+        intake.check_range(image, item.where)
+        return int(image.shape[1]), int(image.shape[2])
+    reasons = "\n".join(f"  - {error}" for error in broken[:5])
+    raise UsageError(f"{source.location}: none of its {len(broken)} slices can be read:\n{reasons}")
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
