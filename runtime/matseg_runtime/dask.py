@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -139,16 +140,28 @@ def _reports(client: Any, job: Job, units: Sequence[Unit], threads: int) -> Iter
 
     try:
         running = distributed.as_completed(
-            [submit(unit) for unit, _ in zip(waiting, range(threads * _AHEAD), strict=False)]
+            [submit(unit) for unit in itertools.islice(waiting, threads * _AHEAD)],
+            loop=client.loop,
         )
         for future in running:
-            yield future.result()
+            yield _result(future)
             future.release()
             unit = next(waiting, None)
             if unit is not None:
                 running.add(submit(unit))
     finally:
         client.unregister_worker_plugin(name)
+
+
+def _result(future: Any) -> UnitReport:
+    try:
+        report: UnitReport = future.result()
+    except distributed.KilledWorker as error:
+        raise UnsupportedError(
+            "one unit has cost several dask workers their life, most likely for lack of memory; give the workers more, "
+            f"or smaller --tile and --memory ({error})"
+        ) from error
+    return report
 
 
 def process_unit(plugin: str, unit: Unit) -> UnitReport:

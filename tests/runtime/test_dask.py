@@ -1,0 +1,121 @@
+"""Labelling on a real local cluster, also when a worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx_models
+import pytest
+import zarr
+from click.testing import Result
+from folders import snapshot
+
+distributed = pytest.importorskip("distributed")
+
+Run = Callable[..., Result]
+pytestmark = pytest.mark.filterwarnings("ignore")  # distributed warns of ports and clocks, not of us
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes of one thread each, which are started again when they die."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as found:
+        yield found
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """80 slices, ten to a chunk."""
+    data = onnx_models.random_pixels((80, 150, 160), "uint8", 1)
+    array = zarr.create_array(
+        str(tmp_path / "scan.zarr"), shape=data.shape, chunks=(8, 75, 80), dtype="uint8"
+    )
+    array[:] = data
+    return tmp_path / "scan.zarr"
+
+
+@pytest.fixture
+def slow_model(tmp_path: Path) -> Path:
+    """Wide enough for a unit to take a while."""
+    return onnx_models.save_model(tmp_path / "slow_v1.onnx", width=24, name="slow_v1")
+
+
+def _labels(path: Path) -> dict[str, bytes]:
+    return {name: content for name, content in snapshot(path).items() if ".json" not in name}
+
+
+@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif", "labels"])
+def test_a_cluster_makes_what_one_process_makes(
+    run: Run, model: Path, volume: Path, tmp_path: Path, cluster: Any, name: str
+) -> None:
+    for folder in ("one", "many"):
+        (tmp_path / folder).mkdir()
+    assert run(model, volume, "-o", tmp_path / "one" / name).exit_code == 0
+    result = run(model, volume, "-o", tmp_path / "many" / name, "--dask", cluster.scheduler_address)
+    assert result.exit_code == 0, result.output
+    assert "80 of 80 slices labelled" in result.output
+    keep = lambda root: {  # noqa: E731
+        name: content
+        for name, content in snapshot(tmp_path / root).items()
+        if not any(word in name for word in ("report", "job.", "part-", "done-"))
+    }
+    assert keep("many") == keep("one")
+
+
+def test_a_killed_worker_is_made_up_for(
+    run: Run, slow_model: Path, volume: Path, tmp_path: Path, cluster: Any
+) -> None:
+    out = tmp_path / "labels.zarr"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        ledger = tmp_path / "labels.zarr.matseg" / "done-1-of-1.jsonl"
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and (not ledger.exists() or ledger.stat().st_size == 0):
+            time.sleep(0.005)
+        worker = next(iter(cluster.workers.values()))
+        killed.append(worker.pid)
+        os.kill(worker.pid, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = run(slow_model, volume, "-o", out, "--dask", cluster.scheduler_address)
+    killer.join()
+    assert result.exit_code == 0, result.output
+    assert killed
+    assert "80 of 80 slices labelled" in result.output
+    assert run(slow_model, volume, "-o", tmp_path / "one.zarr").exit_code == 0
+    one = _labels(tmp_path / "one.zarr")
+    assert _labels(out) == one
+    assert len(one) > 8
+
+
+def test_no_scheduler(
+    run: Run, model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matseg_runtime.dask
+
+    monkeypatch.setattr(matseg_runtime.dask, "_CONNECT_SECONDS", 1)
+    result = run(model, volume, "-o", tmp_path / "a.zarr", "--dask", "tcp://127.0.0.1:9")
+    assert result.exit_code == 3
+    assert "no scheduler answers there" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_distributed(
+    run: Run, model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    result = run(model, volume, "-o", tmp_path / "a.zarr", "--dask", "tcp://127.0.0.1:9")
+    assert result.exit_code == 3
+    assert "pip install 'matseg[dask]'" in result.output
