@@ -14,7 +14,6 @@ from matseg_trainer.halo import measure_halo
 from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import count_parameters, vgg16_blocks
-from matseg_trainer.networks.patchunet import decide
 from matseg_trainer.networks.segnet import max_pool_with_origin, max_unpool
 
 NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
@@ -101,16 +100,6 @@ def test_pixelnet_trains_on_the_function_it_is_deployed_as() -> None:
     dense = network(images).flatten(2).gather(2, pixels.unsqueeze(1).expand(-1, 3, -1))
     torch.testing.assert_close(sampled, dense, rtol=1e-4, atol=1e-5)
     assert torch.equal(wanted, labels.flatten(1).gather(1, pixels))
-
-
-def test_patchunet_decides_before_it_rearranges() -> None:
-    """Labels of patch logits, moved as bytes, are the argmax of full-resolution logits; ties go to the first class."""
-    generator = torch.Generator().manual_seed(0)
-    patch_logits = torch.randint(0, 4, (2, 3 * 16, 5, 7), generator=generator).float()
-    expected = F.pixel_shuffle(patch_logits, 4).argmax(dim=1)
-    labels = decide(patch_logits, 3, 4)
-    assert labels.dtype == torch.uint8
-    assert torch.equal(labels.long(), expected)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
