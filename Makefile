@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint check clean
+.PHONY: install demo test lint check clean bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -23,6 +23,11 @@ lint: install ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-runtime: install ## time the runtime on this machine, which should have nothing else to do; reports in benchmarks/results/
+	for name in startup end_to_end parts memory peers; do \
+	  $(BIN)/python benchmarks/$$name.py --save benchmarks/results/$$name.md || exit 1; \
+	done
 
 check: lint test ## what CI runs
 
