@@ -117,7 +117,7 @@ class Planner:
         Raises:
             UsageError: memory does not suffice for the smallest tile, or a fixed tile is too small for the halo.
         """
-        budget = self.wishes.memory or _default_budget()
+        budget = self.wishes.memory or default_budget()
         for crew in self._crews():
             unit = self._unit(crew, budget - self.probe.base)
             left = (budget - self.probe.base - self._units_bytes(crew, unit)) // crew.inferrers
@@ -191,6 +191,16 @@ class Planner:
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.wishes.batch)
 
+    def _evened(self, tile: tuple[int, int]) -> tuple[int, int]:
+        """The smallest tile that cuts a slice into as many pieces: the last one overlaps less with its neighbour."""
+        tiling = self.metadata.tiling
+        edges = []
+        for length, edge in zip(self._whole(), tile, strict=True):
+            halo = padded_length(tiling.halo, tiling.stride) if tiling.halo else 0
+            count = 1 if edge >= length else -(-(length - 2 * halo) // (edge - 2 * halo))
+            edges.append(padded_length(-(-(length + 2 * halo * (count - 1)) // count), tiling.stride))
+        return edges[0], edges[1]
+
     def _whole(self) -> tuple[int, int]:
         stride = self.metadata.tiling.stride
         return padded_length(self.shape[0], stride), padded_length(self.shape[1], stride)
@@ -223,7 +233,7 @@ class Planner:
             if tile[0] < least[0] or tile[1] < least[1]:
                 return None
             if left is None or self._tile_bytes(tile) <= left:
-                return tile
+                return self._evened(tile)
             # in steps of an eighth: fine enough to use the memory, coarse enough to end soon
             edge = min(edge - tiling.stride, edge * 7 // 8 // tiling.stride * tiling.stride)
         return None
@@ -257,7 +267,8 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _default_budget() -> int:
+def default_budget() -> int:
+    """Bytes a job takes when the user does not say: a share of what is free."""
     free = available_memory()
     return _MEMORY_UNKNOWN if free is None else int(free * _SHARE_OF_FREE_MEMORY)
 

@@ -12,7 +12,7 @@ from matseg_runtime.ledger import JobKey, read_key
 from matseg_runtime.machine import available_cpus
 from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
-from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes
+from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
 from matseg_runtime.progress import Advance
 from matseg_runtime.providers import ProviderChoice
@@ -79,10 +79,10 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         source=source,
         metadata=metadata,
         shape=shape,
-        probe=probe(session, shape),
+        probe=probe(session, shape, options.memory or default_budget()),
         wishes=_wishes(options, place, earlier),
         streams=_streams(options) if session.provider == "cpu" else 1,
-        on_cpu=session.provider == "cpu",
+        on_cpu=session.provider in ("cpu", "openvino"),
     ).plan()
     if session.provider == "cpu" and plan.crew.inferrers < _streams(options):
         session = _open_session(options, plan.crew.inferrers)

@@ -133,6 +133,12 @@ def provider_options(provider: Provider, threads: int) -> dict[str, Any]:
     return {}
 
 
+def provider_list(provider: Provider, threads: int) -> list[tuple[str, dict[str, Any]]]:
+    """What onnxruntime is handed: the provider, and for TensorRT CUDA for the operators that it lacks."""
+    chain: tuple[Provider, ...] = ("tensorrt", "cuda") if provider == "tensorrt" else (provider,)
+    return [(EXECUTION_PROVIDERS[name], provider_options(name, threads)) for name in chain]
+
+
 def not_available(provider: Provider, cause: str) -> ProviderError:
     """The error for a provider that this onnxruntime offers but this machine does not."""
     return ProviderError(f"provider {provider}: {cause}; {_REMEDIES[provider]}")

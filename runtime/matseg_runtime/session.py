@@ -29,6 +29,7 @@ _TIE_MARGINS = {"fp32": TIE_MARGIN, "fp16": 0.03, "int8": 0.0}
 """The same for every precision: fp16 rounds to three digits, and an int8 graph is exact arithmetic."""
 
 _UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
+_DEVICE_PROVIDERS = ("cuda", "tensorrt")
 _ERRORS_ONLY = 3
 
 
@@ -73,7 +74,7 @@ class Session:
             path: a file that matseg-export wrote.
             provider: `auto` takes the first of cuda, openvino and cpu that works, and says why.
             threads: for all streams together; None: all cores this process may use.
-            streams: calls of `predict` that run at a time; the threads are shared out between them.
+            streams: calls of `predict` that run at a time on the CPU; the threads are shared out between them.
 
         Raises:
             ModelError: the file cannot be used.
@@ -82,13 +83,13 @@ class Session:
         """
         content = read_model_bytes(path)
         runtime = providers.load_onnxruntime()
-        threads = max(1, (threads or available_cpus()) // streams)
-        session, attempt = _create(runtime, path, content, provider, threads)
+        threads = threads or available_cpus()
+        session, attempt = _create(runtime, path, content, provider, threads, streams)
         return cls(
             model=describe_model(path, content, session),
             provider=attempt.provider,
             reason=attempt.reason,
-            threads=threads,
+            threads=_threads_per_call(attempt.provider, threads, streams),
             runtime_version=runtime.__version__,
             _session=session,
         )
@@ -151,12 +152,26 @@ class Session:
             )
 
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
+        run = self._run_bound if self.provider in _DEVICE_PROVIDERS else self._run_plain
         try:
-            outputs: Sequence[Any] = self._session.run(list(names), {INPUT_NAME: batch})
+            return run(names, batch)
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             if isinstance(error, MemoryError | MatsegError):
                 raise
             raise _run_error(self, batch, error) from error
+
+    def _run_plain(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
+        outputs: Sequence[Any] = self._session.run(list(names), {INPUT_NAME: batch})
+        return outputs
+
+    def _run_bound(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
+        """One copy to the device and one back for each output asked for."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(INPUT_NAME, np.ascontiguousarray(batch))
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        outputs: Sequence[Any] = binding.copy_outputs_to_cpu()
         return outputs
 
 
@@ -174,13 +189,14 @@ def _run_error(session: Session, batch: NDArray[Any], error: Exception) -> Matse
 
 
 def _create(
-    runtime: ModuleType, path: Path, content: bytes, choice: ProviderChoice, threads: int
+    runtime: ModuleType, path: Path, content: bytes, choice: ProviderChoice, threads: int, streams: int
 ) -> tuple[Any, Attempt]:
     """The first provider of the choice that really comes up."""
     refusals: list[str] = []
     for attempt in providers.attempts(choice, runtime):
         try:
-            session = _create_on(runtime, path, content, attempt.provider, threads)
+            share = _threads_per_call(attempt.provider, threads, streams)
+            session = _create_on(runtime, path, content, attempt.provider, share)
         except ProviderError as error:
             if choice != "auto" or attempt.provider == "cpu":
                 raise
@@ -194,6 +210,11 @@ def _create(
     )
 
 
+def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
+    """Other providers schedule on their own."""
+    return max(1, threads // streams) if provider == "cpu" else threads
+
+
 def _create_on(runtime: ModuleType, path: Path, content: bytes, provider: Provider, threads: int) -> Any:
     name = providers.EXECUTION_PROVIDERS[provider]
     if provider in ("cuda", "tensorrt") and hasattr(runtime, "preload_dlls"):
@@ -204,7 +225,7 @@ def _create_on(runtime: ModuleType, path: Path, content: bytes, provider: Provid
             session = runtime.InferenceSession(
                 content,
                 _session_options(runtime, threads),
-                providers=[(name, providers.provider_options(provider, threads))],
+                providers=providers.provider_list(provider, threads),
             )
     except Exception as error:
         raise _creation_error(runtime, path, provider, error) from error

@@ -213,6 +213,8 @@ class FakeRuntime:
             get_providers=lambda: [*active, "CPUExecutionProvider"],
             disable_fallback=lambda: setattr(self, "fallback", False),
             run=self._real.run,
+            io_binding=self._real.io_binding,
+            run_with_iobinding=self._real.run_with_iobinding,
         )
 
 
@@ -240,13 +242,31 @@ def test_cuda_fills_up_short_batches(monkeypatch: pytest.MonkeyPatch, model: Pat
     _use(monkeypatch, FakeRuntime(model, works=True))
     opened = Session.open(model, provider="cuda")
     shapes = []
-    inner = opened._session.run
-    opened._session.run = lambda names, feed: shapes.append(feed["image"].shape) or inner(names, feed)
+    inner = Session.predict
+
+    def recorded(self: Session, batch: Any) -> Any:
+        shapes.append(batch.shape)
+        return inner(self, batch)
+
+    monkeypatch.setattr(Session, "predict", recorded)
     image = onnx_models.random_pixels((1, 100, 60), "uint8", 1)
     labels = segment_image(opened, image, tile=(44, 64), batch=4)
     assert len(set(shapes)) == 1
     assert shapes[0][0] == 4
+    monkeypatch.undo()
     np.testing.assert_array_equal(labels, segment_image(Session.open(model, provider="cpu"), image))
+
+
+def test_cuda_goes_through_io_binding(monkeypatch: pytest.MonkeyPatch, model: Path, session: Session) -> None:
+    _use(monkeypatch, FakeRuntime(model, works=True))
+    opened = Session.open(model, provider="cuda")
+    opened._session.run = None
+    image = session.model.self_test.image
+    labels, probabilities = opened.predict_with_probabilities(image)
+    expected = session.predict_with_probabilities(image)
+    np.testing.assert_array_equal(labels, expected[0])
+    np.testing.assert_array_equal(probabilities, expected[1])
+    np.testing.assert_array_equal(opened.predict(image), expected[0])
 
 
 @pytest.mark.parametrize("raises", [False, True])
