@@ -151,7 +151,11 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
     records = [ledger.done[item.name] for item in slices if item.name in ledger.done]
     new = [record for record in records if record.name not in before]
     metadata = job.session.model.metadata
-    warnings = [drift_warning([record.drift for record in records], DRIFT_WARNING), _lock_warning(ledger)]
+    warnings = [
+        drift_warning([record.drift for record in records], DRIFT_WARNING),
+        _lock_warning(ledger),
+        _newcomers_warning(job.source),
+    ]
     return Summary(
         key=job.key,
         model=job.options.model,
@@ -218,4 +222,13 @@ def _lock_warning(ledger: Ledger) -> str | None:
         return None
     return (
         f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
+    )
+
+
+def _newcomers_warning(source: Source) -> str | None:
+    found = source.newcomers()
+    if not found:
+        return None
+    return (
+        f"{len(found)} images, {found[0].name} first, have come since the start; run again to label them, too"
     )

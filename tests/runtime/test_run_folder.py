@@ -158,6 +158,23 @@ def test_overwrite_removes_what_the_new_run_does_not_replace(
     assert (out / "mine.txt").exists()
 
 
+def test_images_that_come_during_a_run_are_told_of(
+    run: Run, model: Path, slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matseg_runtime.sink.images import ImageSink
+
+    real = ImageSink.write
+
+    def write(self: ImageSink, *arguments: Any) -> Any:
+        (slices / "late.png").write_bytes((slices / "s1.png").read_bytes())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(ImageSink, "write", write)
+    result = run(model, slices, "-o", tmp_path / "out")
+    assert "6 of 6 slices labelled" in result.output
+    assert "1 images, late.png first, have come since the start" in result.output
+
+
 def test_what_is_no_image_is_named_and_skipped(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
     (slices / "notes.txt").write_text("beam was fine")
     (slices / "more").mkdir()

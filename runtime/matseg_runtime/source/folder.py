@@ -39,6 +39,7 @@ class FolderSource(Source):
             UsageError: no such folder, no image in it, or two images that would share one output name.
         """
         images, others = list_images(folder)
+        self._folder = folder
         self._paths = tuple(images)
         self.location = str(folder)
         self.beside = folder.absolute()
@@ -62,6 +63,10 @@ class FolderSource(Source):
 
     def current_identity(self, index: int) -> str:
         return file_identity(self._paths[index])
+
+    def newcomers(self) -> tuple[Path, ...]:
+        known = set(self._paths)
+        return tuple(path for path in list_images(self._folder)[0] if path not in known)
 
 
 def refuse_growing_file(path: Path) -> None:
