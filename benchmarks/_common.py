@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,10 +56,10 @@ class Report:
 
 
 @contextmanager
-def reporting(title: str, command: str, path: Path | None) -> Iterator[Report]:
+def reporting(title: str, path: Path | None) -> Iterator[Report]:
     """A report that begins with the machine and ends with what disturbed it; saved only if all went well."""
     report = Report(path=path)
-    report.say(f"# {title}\n\n`{command}`, {datetime.now(UTC).date().isoformat()}\n")
+    report.say(f"# {title}\n\n`{_command_line()}`, {datetime.now(UTC).date().isoformat()}\n")
     for line in machine_lines():
         report.say(f"- {line}")
     report.say()
@@ -118,7 +120,11 @@ def paired_ratio(values: Sequence[float], reference: Sequence[float]) -> float:
 
 def spread(values: Sequence[float]) -> str:
     """`1.23 (1.20 to 1.31)`: median, smallest and largest."""
-    return f"{median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    return f"{_number(median(values))} ({_number(min(values))} to {_number(max(values))})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def interleaved(
@@ -191,6 +197,18 @@ def common_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _command_line() -> str:
+    """What was typed, without where the report and the scratch files go."""
+    words: list[str] = []
+    arguments = iter(sys.argv[1:])
+    for word in arguments:
+        if word in ("--save", "--scratch"):
+            next(arguments, None)
+        elif not word.startswith(("--save=", "--scratch=")):
+            words.append(word)
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def _processor() -> tuple[str, list[str]]:

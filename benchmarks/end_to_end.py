@@ -105,7 +105,7 @@ def main(
     """Time all four side by side, and compare their labels."""
     threads = threads or available_cpus()
     with (
-        reporting("End to end", "python benchmarks/end_to_end.py", save) as report,
+        reporting("End to end", save) as report,
         scratch_folder(scratch) as folder,
     ):
         file = model_file(model, folder, width)

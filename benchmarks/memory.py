@@ -72,7 +72,7 @@ def main(
     """Compare the peaks; the volumes are sparse, so that 20 GB take hardly any disk."""
     _require_wait4()
     with (
-        reporting("Memory", "python benchmarks/memory.py" + " --full" * full, save) as report,
+        reporting("Memory", save) as report,
         scratch_folder(scratch) as folder,
     ):
         file = model_file(model, folder, width)
@@ -144,7 +144,7 @@ def sparse_volume(path: Path, shape: tuple[int, int, int], stored: int) -> Path:
 
 def _runner(model: Path, volume: Path, out: Path, limits: Limits) -> Callable[[], float]:
     chosen = [] if limits.slices is None else ["--range", f"0:{limits.slices}"]
-    options = ["--fill-missing-chunks", "--memory", limits.memory, "--provider", "cpu", *chosen]
+    options = ["--json", "--fill-missing-chunks", "--memory", limits.memory, "--provider", "cpu", *chosen]
     return lambda: peak_of([matseg_run_command(), str(model), str(volume), "-o", str(fresh(out)), *options])
 
 

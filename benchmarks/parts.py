@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Time both, for a folder and for a zarr volume, and compare their labels."""
     with (
-        reporting("Parts", "python benchmarks/parts.py", save) as report,
+        reporting("Parts", save) as report,
         scratch_folder(scratch) as folder,
     ):
         file = model_file(model, folder, width)

@@ -24,6 +24,7 @@ from _common import (
     spread,
 )
 from _workload import Slices, model_file, model_options, real_slices, synthetic_slices
+from numpy.typing import NDArray
 
 from matseg_runtime.machine import available_cpus
 from matseg_runtime.session import Session
@@ -157,7 +158,7 @@ def main(
 ) -> None:
     """Time all that can be installed, each in a process of its own, and compare their labels with the untiled ones."""
     with (
-        reporting("Peers", "python benchmarks/peers.py", save) as report,
+        reporting("Peers", save) as report,
         scratch_folder(scratch) as folder,
     ):
         pixels = synthetic_slices(slices, size) if images is None else real_slices(images, slices)[1]
@@ -292,23 +293,33 @@ def _print(
     titles = {item.name: item.title for item in contestants}
     expected = np.load(race.labels(CONTESTANTS[0]))
     times = {title: [lap.seconds for lap in entries] for title, entries in laps.items()}
+    inner = slice(race.tiling.halo, -race.tiling.halo or None)
     rows = []
     for item in contestants:
         seconds = times[item.title]
-        wrong = int((np.load(race.labels(item)) != expected).sum())
+        wrong = np.load(race.labels(item)) != expected
         rows.append(
             [
                 item.title,
                 spread([value / len(pixels) * 1e3 for value in seconds]),
                 f"{paired_ratio(seconds, times[titles[BARE]]):.2f}",
                 f"{paired_ratio(seconds, times[titles['matseg-whole']]):.2f}",
-                f"{wrong} ({wrong / expected.size:.2%})" if wrong else "0",
+                _share(wrong),
+                _share(wrong[:, inner, inner]),
                 laps[item.title][-1].versions,
             ]
         )
-    report.table(["what", "ms a slice", "x bare", "x MatSeg", "pixels unlike untiled", "versions"], rows)
+    header = ["what", "ms a slice", "x bare", "x MatSeg", "pixels unlike untiled", "farther in than the halo"]
+    report.table([*header, "versions"], rows)
     fastest = median(times[titles["matseg-whole"]]) / len(pixels)
     report.say(f"MatSeg, whole slices: {pixels[0].size / fastest / 1e6:.1f} Mpixel/s.\n")
+
+
+def _share(wrong: NDArray[np.bool_]) -> str:
+    if wrong.size == 0:
+        return "no such pixels"
+    count = int(wrong.sum())
+    return f"{count} ({count / wrong.size:.2%})" if count else "0"
 
 
 def _last_line(text: str) -> str:

@@ -48,7 +48,7 @@ def main(
 ) -> None:
     """Time `matseg-run --help` and the first label image of a folder; Python's own start stands beside them."""
     with (
-        reporting("Start-up", "python benchmarks/startup.py", save) as report,
+        reporting("Start-up", save) as report,
         scratch_folder(scratch) as folder,
     ):
         file = model_file(model, folder, width)

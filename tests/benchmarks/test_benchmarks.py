@@ -44,6 +44,7 @@ def test_startup(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = table_rows(done.stdout)
     assert [row[0] for row in rows] == ["python -c pass", "matseg-run --help", "start to first label image"]
+    assert "`python benchmarks/startup.py --repeats 1 --slices 4 --size 48`" in done.stdout
     assert "processor: " in done.stdout
     assert (tmp_path / "report.md").read_text() == done.stdout.rstrip() + "\n"
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"], "inputs and outputs are left behind"
@@ -113,7 +114,7 @@ def test_peers_without_their_environments(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = table_rows(done.stdout)
     assert len(rows) == 3
-    assert [row[4] for row in rows] == ["0", "0", "0"], "tiles must label as whole slices do"
+    assert [row[4:6] for row in rows] == [["0", "0"]] * 3, "tiles must label as whole slices do"
 
 
 def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path: Path) -> None:
@@ -147,6 +148,7 @@ def test_statistics(common: ModuleType) -> None:
     assert common.median([3.0, 1.0, 2.0]) == 2.0
     assert common.paired_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
     assert common.spread([3.0, 1.0, 2.0]) == "2 (1 to 3)"
+    assert common.spread([1234.5]) == "1234 (1234 to 1234)"
     assert common.verdict(1.2, 1.05) == "at most 1.05: MISSED"
     assert common.verdict(1.9, 1.8, at_least=True) == "at least 1.8: met"
     assert common.markdown_table(["a", "bb"], [["ccc", "d"]]) == "| a   | bb |\n|-----|----|\n| ccc | d  |"
