@@ -63,14 +63,6 @@ def test_an_existing_file_is_kept_without_overwrite(trained: Path) -> None:
     assert invoke(export_main, trained, "discs", "v1", "-o", str(target), "--overwrite").exit_code == 0
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_precision_that_is_not_there_yet_is_refused(trained: Path, precision: str) -> None:
-    result = invoke(export_main, trained, "discs", "v1", "--precision", precision)
-    assert result.exit_code == 2
-    assert precision in result.output
-    assert not (trained / "saved" / "discs_v1.onnx").exists()
-
-
 def test_a_graph_that_differs_is_not_written(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = export.to_onnx
 

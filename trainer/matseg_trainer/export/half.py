@@ -8,7 +8,7 @@ import numpy as np
 
 from matseg_shared.errors import ExportError
 from matseg_trainer.export.index import GraphIndex, constant, layer_name, prune
-from matseg_trainer.export.plan import computed_tensors, decision_inputs, normalised_image
+from matseg_trainer.export.plan import decision_inputs, normalised_image
 from matseg_trainer.export.ranges import Samples
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def to_half(model: onnx.ModelProto, samples: Samples) -> onnx.ModelProto:
 def _require_range(index: GraphIndex, samples: Samples) -> None:
     wide = {
         name: float(np.abs(samples[name]).max())
-        for name in computed_tensors(index)
-        if name in samples and not float(np.abs(samples[name]).max()) <= LARGEST
+        for name in _in_order(index, samples)
+        if not float(np.abs(samples[name]).max()) <= LARGEST
     }
     if wide:
         named = ", ".join(f"{_layer_of(name, index)} ({value:.3g})" for name, value in list(wide.items())[:5])
@@ -70,6 +70,10 @@ def _require_range(index: GraphIndex, samples: Samples) -> None:
             f"activations come near the largest number of fp16, {np.finfo(np.float16).max:.0f}: {named}; "
             "export this version in fp32 or int8; nothing was written"
         )
+
+
+def _in_order(index: GraphIndex, samples: Samples) -> list[str]:
+    return [name for node in index.nodes for name in node.output if name in samples]
 
 
 def _layer_of(name: str, index: GraphIndex) -> str:

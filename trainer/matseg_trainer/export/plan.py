@@ -147,8 +147,6 @@ def _score_tensors(index: GraphIndex) -> frozenset[str]:
         if node is not None and node.op_type == "Add":
             found.add(name)
             waiting += node.input
-        elif found and node is not None and node.op_type == "Conv":
-            found.add(name)
     return frozenset(found)
 
 
@@ -177,9 +175,10 @@ def normalised_image(index: GraphIndex) -> str | None:
     name = INPUT_NAME
     for kind in ("Cast", "Sub", "Div"):
         following = [node for node in index.readers(name) if node.op_type == kind]
-        if len(following) != 1 or following[0].input[0] != name:
+        if len(following) == 1 and following[0].input[0] == name:
+            name = following[0].output[0]
+        elif kind != "Cast":  # which float32 pixels do without
             return None
-        name = following[0].output[0]
     return name
 
 

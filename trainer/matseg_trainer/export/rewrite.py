@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_trainer.export.index import GraphIndex, attribute, constant, prune
+from matseg_trainer.export.index import LAYERS, GraphIndex, attribute, constant, prune
 
 if TYPE_CHECKING:
     import onnx
@@ -125,9 +125,14 @@ def _differences(name: str, index: GraphIndex, readers: set[int]) -> dict[str, N
     node = index.producer.get(name)
     if node is None or not {id(reader) for reader in index.readers(name)} <= readers:
         return None
-    if node.op_type == "Conv" and all(item in index.constants for item in node.input[1:]):
-        changed = {item: index.constants[item] for item in node.input[1:]}
-        return {item: value[1:] - value[:1] for item, value in changed.items()}
+    if node.op_type in LAYERS and all(item in index.constants for item in node.input[1:]):
+        weight = index.constants[node.input[1]]
+        if node.op_type == "ConvTranspose":  # (C in, C out, k, k)
+            folded = {node.input[1]: weight[:, 1:] - weight[:, :1]}
+        else:
+            folded = {node.input[1]: weight[1:] - weight[:1]}
+        biases = {item: index.constants[item] for item in node.input[2:]}
+        return {**folded, **{item: value[1:] - value[:1] for item, value in biases.items()}}
     if node.op_type == "Add":
         found = [_differences(item, index, {id(node)}) for item in node.input]
         return None if None in found else {k: v for part in found if part for k, v in part.items()}
