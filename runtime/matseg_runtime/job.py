@@ -152,6 +152,7 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
     new = [record for record in records if record.name not in before]
     metadata = job.session.model.metadata
     warnings = [
+        metadata.precision_warning(job.session.provider),
         drift_warning([record.drift for record in records], DRIFT_WARNING),
         _lock_warning(ledger),
         _newcomers_warning(job.source),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matseg_runtime.providers import ProviderChoice
 
 
+_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
+
+
 @click.command(name="matseg-inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the whole metadata document as JSON.")
@@ -39,7 +42,7 @@ def inspect_main(model: Path, as_json: bool) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
+    type=click.Choice(["auto", *_PROVIDERS]),
     default="auto",
     show_default=True,
     help="Where the network runs; anything but auto is taken at its word or refused.",
@@ -63,6 +66,8 @@ def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_j
             f"{model}: passed on {result.provider} ({session.reason}): {result.pixels} pixels, "
             f"{result.ties} decided by rounding, {result.seconds * 1e3:.1f} ms"
         )
+        if warning := session.model.metadata.precision_warning(session.provider):
+            click.echo(f"warning: {warning}")
 
 
 def _facts_table(model: Model) -> Table:
@@ -82,6 +87,7 @@ def _facts_table(model: Model) -> Table:
         ("best epoch", str(data.training.epoch)),
         *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
         ("precision, opset", f"{data.export.precision}, {data.export.opset}"),
+        ("precision pays on", ", ".join(name for name in _PROVIDERS if data.pays_on(name)) or "no provider"),
         ("trained with", _versions(data.training.packages)),
         ("exported with", _versions(data.export.packages)),
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx_models
 from click.testing import CliRunner
+from PIL import Image
 
-from matseg_runtime.cli import inspect_main, verify_main
+from matseg_runtime.cli import inspect_main, run_main, verify_main
 from matseg_shared.metadata import SelfTest, encode
 
 
@@ -62,3 +63,17 @@ def test_bad_model_files_end_with_2(tmp_path: Path) -> None:
             assert result.exit_code == 2
             assert result.stderr.startswith("Error: ")
             assert "Traceback" not in result.output
+
+
+def test_a_precision_that_gains_nothing_is_told(tmp_path: Path) -> None:
+    """fp16 is for GPUs: on the CPU verify and run say so, and inspect says where it pays."""
+    path = onnx_models.save_model(tmp_path / "half.onnx", precision="fp16")
+    verified = CliRunner().invoke(verify_main, [str(path), "--provider", "cpu"])
+    assert verified.exit_code == 0
+    assert "warning: fp16 does not pay on the provider cpu" in verified.output
+    assert "cuda, tensorrt" in CliRunner().invoke(inspect_main, [str(path)]).output
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    Image.fromarray(onnx_models.random_pixels((20, 20), "uint8")).save(folder / "a.png")
+    done = CliRunner().invoke(run_main, [str(path), str(folder), "--provider", "cpu"])
+    assert "warning: fp16 does not pay on the provider cpu" in done.output
