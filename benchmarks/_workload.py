@@ -192,10 +192,18 @@ def matseg_run_command() -> str:
     return found
 
 
-def start_matseg_run(*arguments: object) -> subprocess.Popen[str]:
-    """Start matseg-run, with the summary as JSON on its standard output."""
+def start_matseg_run(*arguments: object, core: int | None = None) -> subprocess.Popen[str]:
+    """Start matseg-run, with the summary as JSON on its standard output.
+
+    Args:
+        arguments: of the command.
+        core: confine the process to this core, where the system can, as a scheduler confines a task of one CPU.
+    """
     command = [matseg_run_command(), *map(str, arguments), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, {core})
+    return process
 
 
 def finish_matseg_run(process: subprocess.Popen[str], started: float) -> CommandTimes:
@@ -219,10 +227,10 @@ def finish_matseg_run(process: subprocess.Popen[str], started: float) -> Command
     return CommandTimes(inside=stages["seconds"], command=command, bottleneck=stages["bottleneck"])
 
 
-def matseg_run(*arguments: object) -> CommandTimes:
-    """Run matseg-run to its end."""
+def matseg_run(*arguments: object, core: int | None = None) -> CommandTimes:
+    """Run matseg-run to its end; see `start_matseg_run`."""
     started = time.perf_counter()
-    return finish_matseg_run(start_matseg_run(*arguments), started)
+    return finish_matseg_run(start_matseg_run(*arguments, core=core), started)
 
 
 def read_labels(path: Path) -> Slices:
