@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import onnx_models
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = ("--repeats", "1", "--slices", "4")
@@ -83,8 +85,23 @@ def test_end_to_end_on_images_of_a_folder(tmp_path: Path) -> None:
 def test_parts(tmp_path: Path) -> None:
     done = call("parts.py", "--repeats", 1, "--slices", 18, "--size", 48, "--scratch", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [row[0] for row in table_rows(done.stdout)] == ["PNG folder", "zarr"]
+    confinable = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) >= 2
+    kinds = ["a core each", "one thread each"] if confinable else ["one thread each"]
+    rows = [row[:2] for row in table_rows(done.stdout)]
+    assert rows == [[sink, kind] for sink in ("PNG folder", "zarr") for kind in kinds]
     assert done.stdout.count("labels of the whole and of the parts are equal") == 2
+
+
+def test_kills(tmp_path: Path) -> None:
+    """A few real kills for each sink; any difference from the undisturbed run would fail it."""
+    model = onnx_models.save_model(tmp_path / "model.onnx")
+    scan = tmp_path / "scan"
+    scan.mkdir()
+    for number in range(12):
+        Image.fromarray(onnx_models.random_pixels((64, 64), "uint8", number)).save(scan / f"s{number}.png")
+    done = call("kills.py", model, scan, "--kills", 3)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("0 failure(s)") == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not account for memory")
