@@ -19,7 +19,7 @@ from matseg_runtime.source.base import (
     Volume,
 )
 from matseg_runtime.source.folder import file_identity, refuse_growing_file
-from matseg_runtime.source.layout import Layout, layout_of
+from matseg_runtime.source.layout import layout_of
 from matseg_shared.errors import ImageError, UsageError
 
 
@@ -79,11 +79,6 @@ class ArraySource(Source):
         )
         if stored.watched is not None:
             refuse_growing_file(stored.watched)
-
-    @property
-    def layout(self) -> Layout:
-        """How the stored axes are used."""
-        return self._layout
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         index = self._layout.index(self._start + start, self._start + stop)

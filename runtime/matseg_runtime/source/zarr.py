@@ -14,8 +14,6 @@ from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_shared.errors import ImageError, MissingExtraError, UsageError
 
-_METADATA_NAMES = ("zarr.json", ".zarray", ".zgroup")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
@@ -24,11 +22,6 @@ class _Chosen:
     array: Any
     axis_names: tuple[str, ...] | None = None
     spacing: Spacing | None = None
-
-
-def is_zarr(path: Path) -> bool:
-    """Whether a folder is a zarr array or group."""
-    return any((path / name).is_file() for name in _METADATA_NAMES)
 
 
 def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArraySource:
