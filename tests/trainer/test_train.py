@@ -19,16 +19,17 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
-from matseg_trainer.augment import random_view
+from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.config import VersionConfig
-from matseg_trainer.data import IGNORED, EpochPlan, LabelledImages, class_shares, load_batch
+from matseg_trainer.data import EpochPlan, LabelledImages, class_shares, load_batch
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import choose_compute
+from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.train import Progress, Training
-from matseg_trainer.training_step import RunningScore, weighted_cross_entropy
+from matseg_trainer.training_step import RunningScore
 
 
 def run(workspace: Path, *arguments: str) -> Result:
@@ -307,20 +308,53 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
     labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((8, 8))).astype(np.uint8)
     seen = set()
     for _ in range(40):
-        pixels, moved = random_view((labels * 200)[np.newaxis], labels, rng, crop=crop, augment=True)
-        assert set(np.unique(moved)) <= {0, 1}
-        assert np.mean((pixels[0] > 100) != (moved == 1)) < 0.03
-        seen.add(moved.tobytes())
+        soft = np.stack([1 - labels, labels]).astype(np.float16)
+        whole = View(pixels=(labels * 200)[np.newaxis], labels=labels, soft=soft)
+        view = random_view(whole, rng, ViewOptions(crop=crop, augment=True))
+        assert set(np.unique(view.labels)) <= {0, 1}
+        assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < 0.03
+        assert view.soft is not None
+        assert np.mean((view.soft[1] > 0.5) != (view.labels == 1)) < 0.03
+        seen.add(view.labels.tobytes())
     assert len(seen) > 20
 
 
 def test_without_augmentation_pixels_are_untouched() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 65535, (1, 40, 40), dtype=np.uint16)
-    view, labels = random_view(pixels, pixels[0].astype(np.uint8), rng, crop=16, augment=False)
-    assert view.dtype == np.uint16
-    assert view.shape == (1, 16, 16)
-    assert (view[0].astype(np.uint8) == labels).all()
+    whole = View(pixels=pixels, labels=pixels[0].astype(np.uint8))
+    view = random_view(whole, rng, ViewOptions(crop=16))
+    assert view.pixels.dtype == np.uint16
+    assert view.pixels.shape == (1, 16, 16)
+    assert (view.pixels[0].astype(np.uint8) == view.labels).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (59, 59), (30, 7)])
+def test_focused_crops_hold_the_rare_class(place: tuple[int, int]) -> None:
+    """One labelled pixel in 3600: nearly half of the focused crops hold it, few of the others do."""
+    labels = np.zeros((60, 60), np.uint8)
+    labels[place] = 1
+    whole = View(pixels=labels[np.newaxis], labels=labels)
+    rng = np.random.default_rng(0)
+
+    def hits(focus: float) -> int:
+        views = (random_view(whole, rng, ViewOptions(crop=16, focus=focus)) for _ in range(200))
+        return sum(int(view.labels.any()) for view in views)
+
+    assert hits(1.0) > 80
+    assert hits(0.0) < 40
+
+
+def test_jitter_changes_intensities_only() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (1, 40, 40), dtype=np.uint8)
+    whole = View(pixels=pixels, labels=(pixels[0] > 128).astype(np.uint8))
+    views = [random_view(whole, rng, ViewOptions(jitter=0.3)) for _ in range(20)]
+    changed = [view for view in views if view.pixels.dtype == np.float32]
+    assert 4 < len(changed) < 17
+    for view in views:
+        assert (view.labels == whole.labels).all()
+        assert np.corrcoef(view.pixels.ravel(), pixels.ravel())[0, 1] > 0.9
 
 
 def test_balance_weights_are_reciprocal_shares(workspace: Path) -> None:

@@ -1,9 +1,11 @@
-"""Random views of a labelled image: crops, flips, quarter turns, small rotations and scalings.
+"""Random views of a labelled image: crops, flips, quarter turns, small rotations and scalings, other intensities.
 
-Image and labels always get the same transformation; labels are never interpolated.
+Image, labels and a teacher's probabilities always get the same transformation; labels are never interpolated.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,55 +19,125 @@ MAX_SCALING = 1.2
 """Scalings are drawn between 1/this and this, uniformly in the logarithm."""
 WARP_SHARE = 0.5
 """Share of the views that are rotated and scaled by interpolation; the others keep their pixels as they are."""
+JITTER_SHARE = 0.5
+"""Share of the views whose intensities change, where a version asks for it."""
+IGNORED = 255
+"""Label of pixels that count neither in the loss nor in a metric: padding, and what nobody has labelled."""
 
 
-def random_view(
-    pixels: PixelArray,
-    labels: NDArray[np.uint8],
-    rng: np.random.Generator,
-    *,
-    crop: int | None,
-    augment: bool,
-) -> tuple[PixelArray, NDArray[np.uint8]]:
-    """One random view.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """An image, or a part of it, with what is known of its pixels."""
+
+    pixels: PixelArray
+    """(C, H, W), any dtype."""
+    labels: NDArray[np.uint8]
+    """(H, W) class indices, `IGNORED` where there are none."""
+    soft: NDArray[np.float16] | None = None
+    """(K, H, W) class probabilities by a teacher."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewOptions:
+    """Which views are drawn."""
+
+    crop: int | None = None
+    """Edge of a square crop in pixels; None: the whole image."""
+    augment: bool = False
+    """Flip, turn, rotate and scale."""
+    focus: float = 0.0
+    """Share of the crops that are placed on a random pixel of a random class of the image, instead of anywhere."""
+    jitter: float = 0.0
+    """Strength of intensity changes; see `_jitter`."""
+
+
+def random_view(view: View, rng: np.random.Generator, options: ViewOptions) -> View:
+    """One random view of an image.
+
+    Args:
+        view: the whole image.
+        rng: the only source of randomness.
+        options: what may change.
+
+    Returns:
+        `crop` pixels square, or as large as the image where that is smaller; the pixels are float32 when anything
+        was changed, else of their own dtype.
+    """
+    shape = view.labels.shape
+    height, width = (min(length, options.crop or length) for length in shape)
+    top, left = _corner(view.labels, (height, width), rng, options.focus)
+    if options.augment and rng.random() < WARP_SHARE:
+        view = _warp(view, rng, (top, left, height, width))
+    else:
+        window = (slice(top, top + height), slice(left, left + width))
+        view = _each(view, lambda array: array[..., window[0], window[1]])
+    if options.augment:
+        view = _turn(view, rng)
+    if options.jitter and rng.random() < JITTER_SHARE:
+        view = View(pixels=_jitter(view.pixels, rng, options.jitter), labels=view.labels, soft=view.soft)
+    if options.augment:
+        view = View(pixels=np.asarray(view.pixels, dtype=np.float32), labels=view.labels, soft=view.soft)
+    return _each(view, np.ascontiguousarray)
+
+
+def _each(view: View, change) -> View:  # type: ignore[no-untyped-def]  # one function for arrays of three dtypes
+    return View(
+        pixels=change(view.pixels),
+        labels=change(view.labels),
+        soft=None if view.soft is None else change(view.soft),
+    )
+
+
+def _corner(
+    labels: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator, focus: float
+) -> tuple[int, int]:
+    """Upper-left corner of a crop: anywhere, or so that a pixel of a class drawn at random lies in it."""
+    room = [full - part for full, part in zip(labels.shape, size, strict=True)]
+    if focus and max(room) and rng.random() < focus:
+        classes = np.unique(labels)
+        classes = classes[classes != IGNORED]
+        if len(classes):
+            places = np.flatnonzero(labels == rng.choice(classes))
+            place = np.unravel_index(int(rng.choice(places)), labels.shape)
+            corner = (int(p) - int(rng.integers(0, s)) for p, s in zip(place, size, strict=True))
+            top, left = (min(max(start, 0), most) for start, most in zip(corner, room, strict=True))
+            return top, left
+    top, left = (int(rng.integers(0, most + 1)) for most in room)
+    return top, left
+
+
+def _turn(view: View, rng: np.random.Generator) -> View:
+    """A random element of the symmetry group of the square, or of the rectangle."""
+    height, width = view.labels.shape
+    # Only a square stays the same size when turned by 90 degrees, and a batch needs one size
+    turns = int(rng.integers(0, 4)) if height == width else 2 * int(rng.integers(0, 2))
+    view = _each(view, lambda array: np.rot90(array, turns, axes=(-2, -1)))
+    return _each(view, lambda array: array[..., ::-1]) if rng.random() < 0.5 else view
+
+
+def _jitter(pixels: PixelArray, rng: np.random.Generator, strength: float) -> NDArray[np.float32]:
+    """Other contrast, brightness, gamma and noise, in units of the view's own spread.
 
     Args:
         pixels: (C, H, W), any dtype.
-        labels: (H, W).
-        rng: the only source of randomness.
-        crop: edge of a square crop in pixels, cut at a random place; None: the whole image.
-        augment: whether to flip, turn, rotate and scale.
-
-    Returns:
-        (C, h, w) pixels (float32 when augmented, else their own dtype) and (h, w) labels; h and w are `crop`, or
-        the image's where that is smaller.
+        rng: source of randomness.
+        strength: half-width of the range of the logarithm of contrast and gamma, and of the shift in standard
+            deviations; the noise has up to half of it.
     """
-    height, width = (min(length, crop or length) for length in labels.shape)
-    top, left = (
-        int(rng.integers(0, full - part + 1))
-        for full, part in zip(labels.shape, (height, width), strict=True)
-    )
-    if augment and rng.random() < WARP_SHARE:
-        pixels, labels = _warp(pixels, labels, rng, (top, left, height, width))
-    else:
-        window = slice(top, top + height), slice(left, left + width)
-        pixels, labels = pixels[:, window[0], window[1]], labels[window]
-    if not augment:
-        return pixels, labels
-    # Only a square stays the same size when turned by 90 degrees, and a batch needs one size
-    turns = int(rng.integers(0, 4)) if height == width else 2 * int(rng.integers(0, 2))
-    pixels, labels = np.rot90(pixels, turns, axes=(1, 2)), np.rot90(labels, turns)
-    if rng.random() < 0.5:
-        pixels, labels = pixels[:, :, ::-1], labels[:, ::-1]
-    return np.ascontiguousarray(pixels, dtype=np.float32), np.ascontiguousarray(labels)
+    values = pixels.astype(np.float32)
+    mean, spread = float(values.mean()), float(values.std())
+    if spread == 0:
+        return values
+    low, high = float(values.min()), float(values.max())
+    gamma = float(np.exp(rng.uniform(-strength, strength)))
+    values = low + (high - low) * ((values - low) / (high - low)) ** np.float32(gamma)
+    contrast = float(np.exp(rng.uniform(-strength, strength)))
+    values = (values - mean) * contrast + mean + rng.uniform(-strength, strength) * spread
+    noise = rng.standard_normal(values.shape, dtype=np.float32) * (rng.uniform(0, strength / 2) * spread)
+    return np.asarray(values + noise, dtype=np.float32)
 
 
-def _warp(
-    pixels: PixelArray,
-    labels: NDArray[np.uint8],
-    rng: np.random.Generator,
-    window: tuple[int, int, int, int],
-) -> tuple[PixelArray, NDArray[np.uint8]]:
+def _warp(view: View, rng: np.random.Generator, window: tuple[int, int, int, int]) -> View:
     """Rotate and scale about the window's centre while cutting it; what lies outside the image is reflected."""
     top, left, height, width = window
     angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
@@ -74,7 +146,7 @@ def _warp(
     y, x = (y - (height - 1) / 2) / zoom, (x - (width - 1) / 2) / zoom
     source_y = np.cos(angle) * y - np.sin(angle) * x + top + (height - 1) / 2
     source_x = np.sin(angle) * y + np.cos(angle) * x + left + (width - 1) / 2
-    full_height, full_width = labels.shape
+    full_height, full_width = view.labels.shape
     grid = np.stack([(source_x + 0.5) / full_width * 2 - 1, (source_y + 0.5) / full_height * 2 - 1], axis=-1)
     grid_tensor = torch.from_numpy(grid.astype(np.float32)).unsqueeze(0)
 
@@ -84,4 +156,8 @@ def _warp(
         result: NDArray[np.float32] = warped.squeeze(0).numpy()
         return result
 
-    return sample(pixels, "bilinear"), sample(labels[np.newaxis], "nearest")[0].astype(np.uint8)
+    return View(
+        pixels=sample(view.pixels, "bilinear"),
+        labels=sample(view.labels[np.newaxis], "nearest")[0].astype(np.uint8),
+        soft=None if view.soft is None else sample(view.soft, "bilinear").astype(np.float16),
+    )

@@ -20,12 +20,10 @@ from matseg_shared.errors import DatasetError
 from matseg_shared.images import PixelArray, is_grey, read_image, to_channels
 from matseg_shared.metadata import Histogram, InputInfo
 from matseg_shared.tiling import padded_length
-from matseg_trainer.augment import random_view
+from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.dataset import Sample, load_array
 
-IGNORED = 255
-"""Label of pixels that count neither in the loss nor in a metric (padding)."""
 CACHE_BYTES = 4 << 30
 """Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
 HISTOGRAM_BINS = 256
@@ -39,7 +37,13 @@ class LabelledImage:
     pixels: PixelArray
     """(C, H, W) in the data's own dtype."""
     labels: NDArray[np.uint8]
-    """(H, W) class indices."""
+    """(H, W) class indices, `IGNORED` everywhere when nobody has labelled it."""
+    soft: NDArray[np.float16] | None = None
+    """(K, H, W) class probabilities by a teacher."""
+
+    def view(self) -> View:
+        """The whole of it."""
+        return View(pixels=self.pixels, labels=self.labels, soft=self.soft)
 
 
 class LabelledImages(Sequence[LabelledImage]):
@@ -173,7 +177,8 @@ def representative_crop(
     best: tuple[float, PixelArray] | None = None
     for _ in range(tries):
         image: LabelledImage = images[int(rng.integers(len(images)))]
-        pixels, labels = random_view(image.pixels, image.labels, rng, crop=length, augment=False)
+        view = random_view(image.view(), rng, ViewOptions(crop=length))
+        pixels, labels = view.pixels, view.labels
         shares = np.bincount(labels.ravel()) / labels.size
         entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
         if best is None or entropy > best[0]:
@@ -190,9 +195,11 @@ class Batch:
     images: Tensor
     """(N, C, H, W) in the data's own dtype, except that augmented ones are float32."""
     labels: Tensor
-    """(N, H, W) int64, `IGNORED` where padded."""
+    """(N, H, W) int64, `IGNORED` where padded or unlabelled."""
     pixels: Tensor
-    """(N, P) int64 flat indices of sampled pixels, none of them padding."""
+    """(N, P) int64 flat indices of sampled pixels, none of them without a label where there are labels."""
+    soft: Tensor | None = None
+    """(N, K, H, W) float16 class probabilities by a teacher, 0 where padded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,43 +228,52 @@ class EpochPlan:
         return int(order[index])
 
 
-def load_batch(images: LabelledImages, plan: EpochPlan, epoch: int, positions: Sequence[int]) -> Batch:
+def load_batch(
+    images: Sequence[LabelledImage], plan: EpochPlan, epoch: int, positions: Sequence[int]
+) -> Batch:
     """Cut, augment and pad the samples of one step."""
-    views = []
+    config = plan.config
+    options = ViewOptions(crop=config.crop, augment=config.aug, focus=config.focus, jitter=config.jitter)
+    views, pixels = [], []
     for position in positions:
-        image: LabelledImage = images[plan.image_of(epoch, position)]
         rng = np.random.default_rng([plan.seed, epoch, position, 1])
-        pixels, labels = random_view(
-            image.pixels, image.labels, rng, crop=plan.config.crop, augment=plan.config.aug
-        )
-        views.append((*_pad(pixels, labels, plan), rng))
+        view = _pad(random_view(images[plan.image_of(epoch, position)].view(), rng, options), plan)
+        views.append(view)
+        pixels.append(_sample_pixels(view.labels, config.samples, rng))
+    soft = [view.soft for view in views if view.soft is not None]
     return Batch(
-        images=torch.from_numpy(np.stack([view[0] for view in views])),
-        labels=torch.from_numpy(np.stack([view[1] for view in views]).astype(np.int64)),
-        pixels=torch.from_numpy(
-            np.stack([_sample_pixels(view[1], plan.config.samples, view[2]) for view in views])
-        ),
+        images=torch.from_numpy(_stacked([view.pixels for view in views])),
+        labels=torch.from_numpy(np.stack([view.labels for view in views]).astype(np.int64)),
+        pixels=torch.from_numpy(np.stack(pixels)),
+        soft=torch.from_numpy(np.stack(soft)) if soft else None,
     )
 
 
-def _pad(
-    pixels: PixelArray, labels: NDArray[np.uint8], plan: EpochPlan
-) -> tuple[PixelArray, NDArray[np.uint8]]:
+def _stacked(pixels: Sequence[PixelArray]) -> PixelArray:
+    """(N, C, H, W); where only some were changed, all become float32."""
+    dtype = np.result_type(*{array.dtype for array in pixels})
+    return np.stack(pixels).astype(dtype, copy=False)
+
+
+def _pad(view: View, plan: EpochPlan) -> View:
     """Reflect to multiples of the stride, and up to the crop where the image is smaller; padding is not learned."""
-    height, width = (
-        padded_length(max(length, plan.config.crop or 0), plan.stride) for length in labels.shape
-    )
-    below, right = height - labels.shape[0], width - labels.shape[1]
+    shape = view.labels.shape
+    height, width = (padded_length(max(length, plan.config.crop or 0), plan.stride) for length in shape)
+    below, right = height - shape[0], width - shape[1]
     if below == right == 0:
-        return pixels, labels
-    return (
-        np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="reflect"),
-        np.pad(labels, ((0, below), (0, right)), constant_values=IGNORED),
+        return view
+    corner = ((0, below), (0, right))
+    return View(
+        pixels=np.pad(view.pixels, ((0, 0), *corner), mode="reflect"),
+        labels=np.pad(view.labels, corner, constant_values=IGNORED),
+        soft=None if view.soft is None else np.pad(view.soft, ((0, 0), *corner)),
     )
 
 
 def _sample_pixels(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     known = np.flatnonzero(labels != IGNORED)
+    if not len(known):
+        return rng.integers(0, labels.size, size=count)
     return rng.choice(known, size=count, replace=len(known) < count).astype(np.int64)
 
 

@@ -17,6 +17,7 @@ from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
 from matseg_shared.metadata import InputInfo, TrainingInfo
 from matseg_shared.metrics import segmentation_metrics
+from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import (
     Checkpoint,
     config_differences,
@@ -27,7 +28,6 @@ from matseg_trainer.checkpoint import (
 )
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.data import (
-    IGNORED,
     Batch,
     EpochPlan,
     LabelledImage,
@@ -44,9 +44,10 @@ from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World
 from matseg_trainer.inference import TorchPredictor
+from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks import build_network
 from matseg_trainer.schedule import LearningRate
-from matseg_trainer.training_step import RunningScore, Stepper, weighted_cross_entropy
+from matseg_trainer.training_step import RunningScore, Stepper
 from matseg_trainer.workspace import Workspace
 
 
@@ -236,7 +237,7 @@ class Training:
             config=config, seed=job.seed, n_images=len(self.train_images), stride=network.stride
         )
         self.rate = LearningRate(self.stepper.optimizer, config, len(self.plan.steps()))
-        self.predictor = TorchPredictor.of(network, self.input, job.compute.device)
+        self.predictor = TorchPredictor.of(self.stepper.result, self.input, job.compute.device)
 
     def _class_weights(self) -> torch.Tensor:
         """Reciprocal of each class's share, as the user guide balances; mean 1 over the classes that occur."""
@@ -307,7 +308,7 @@ class Training:
         return score.gathered(self.world)
 
     def _validate(self, epoch: int, progress: Progress) -> RunningScore:
-        self.stepper.network.eval()
+        self.stepper.result.eval()
         score = RunningScore(n_class=self.job.config.n_class)
         weights = None if self.stepper.weights is None else self.stepper.weights.cpu()
         mine = self.world.share(list(range(len(self.validation_images))))
@@ -327,7 +328,7 @@ class Training:
         return Checkpoint(
             weights={
                 name: tensor.detach().cpu().contiguous().clone()
-                for name, tensor in self.stepper.network.state_dict().items()
+                for name, tensor in self.stepper.result.state_dict().items()
             },
             training=TrainingInfo(
                 dataset=job.dataset.name,
@@ -364,6 +365,7 @@ class Training:
             "fingerprint": self.fingerprint,
             "processes": self.world.size,
             "network": self.stepper.network.state_dict(),
+            "average": self.stepper.average_state(),
             "optimizer": self.stepper.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
             "rate": self.rate.state(),
@@ -395,6 +397,7 @@ class Training:
                 "restore them, or start again with --overwrite"
             )
         self.stepper.network.load_state_dict(state["network"])
+        self.stepper.restore_average(state["average"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.rate.restore(state["rate"])

@@ -1,0 +1,276 @@
+"""Compare training recipes: every arm with several seeds, a few at a time, and a table with medians and spread.
+
+`python benchmarks/recipes.py benchmarks/recipes/tomography.toml --data FOLDER --work build/recipes`
+
+FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
+share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (train on
+N slices only, evenly spread), `folds = K` (cross-validation: seed i leaves fold i of all labelled images out as test
+set) and `network_init = ARM` (start from that arm's checkpoint of the same seed). Finished trainings are not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from _common import markdown_table
+
+from matseg_shared.files import write_text
+
+_KINDS = ("images", "labels", "labels_npy")
+_OURS = ("images", "folds", "network_init", "dataset", "n_class")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One recipe."""
+
+    name: str
+    dataset: str
+    n_class: int
+    settings: dict[str, Any]
+    """Hyperparameters for config.toml."""
+    images: int | None = None
+    folds: int | None = None
+    init: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One arm with one seed."""
+
+    arm: Arm
+    seed: int
+
+    @property
+    def version(self) -> str:
+        """Its name in config.toml."""
+        return f"{self.arm.name}-{self.seed}"
+
+    @property
+    def dataset(self) -> str:
+        """The data set it is trained on: the original or a variant of it."""
+        if self.arm.folds is not None:
+            return f"{self.arm.dataset}-fold{self.seed}of{self.arm.folds}"
+        if self.arm.images is not None:
+            return f"{self.arm.dataset}-{self.arm.images}slices"
+        return self.arm.dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one trial gave."""
+
+    best_epoch: int
+    validate: float
+    """Mean IoU of the best epoch."""
+    classes: tuple[float, ...]
+    """IoU per class of the best epoch on validation, NaN where undefined."""
+    last: float
+    """Mean IoU of the last epoch."""
+    minutes: float
+    test: float
+    """Mean IoU on the test split."""
+
+
+def arms_of(path: Path) -> list[Arm]:
+    """The arms of a TOML file."""
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    arms = []
+    for name, changes in document["arms"].items():
+        table = {**document["base"], **changes}
+        arms.append(
+            Arm(
+                name=name,
+                dataset=table.get("dataset", document.get("dataset")),
+                n_class=table.get("n_class", document.get("n_class")),
+                settings={key: value for key, value in table.items() if key not in _OURS},
+                images=table.get("images"),
+                folds=table.get("folds"),
+                init=table.get("network_init"),
+            )
+        )
+    return arms
+
+
+def prepare(work: Path, data: Path, trials: Sequence[Trial]) -> None:
+    """Data sets, their variants, and a config.toml with one version per trial."""
+    lines = []
+    for trial in trials:
+        original = work / "data" / trial.arm.dataset
+        if not original.exists():
+            shutil.copytree(data / trial.arm.dataset, original)
+            _label_arrays(work, trial.arm, original)
+        variant = work / "data" / trial.dataset
+        if not variant.exists():
+            _make_variant(original, variant, trial)
+        if f"[{trial.dataset}.default]" not in lines:
+            lines += [f"[{trial.dataset}.default]", f"n_class = {trial.arm.n_class}"]
+        lines.append(f"[{trial.dataset}.{trial.version}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in trial.arm.settings.items()]
+    (work / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _label_arrays(work: Path, arm: Arm, original: Path) -> None:
+    (work / "config.toml").write_text(f"[{arm.dataset}.default]\nn_class = {arm.n_class}\n", encoding="utf-8")
+    splits = [folder.name for folder in sorted(original.iterdir()) if (folder / "images").is_dir()]
+    missing = [name for name in splits if not (original / name / "labels_npy").exists()]
+    if missing:
+        _command("matseg-prep", "labels", arm.dataset, *missing, "--nearest", "--workspace", str(work))
+
+
+def _make_variant(original: Path, variant: Path, trial: Trial) -> None:
+    """Copy a part of the samples, or another split of all of them."""
+    if trial.arm.folds is None:
+        shutil.copytree(original, variant)
+        stems = sorted(path.stem for path in (variant / "train" / "images").iterdir())
+        count = trial.arm.images or len(stems)
+        chosen = {stems[int(i)] for i in np.linspace(0, len(stems) - 1, count + 2)[1:-1].round()}
+        for path in [path for kind in _KINDS for path in (variant / "train" / kind).iterdir()]:
+            if not any(path.stem == stem or path.stem.removesuffix("_L") == stem for stem in chosen):
+                path.unlink()
+        return
+    pairs = sorted(
+        (split.name, path.name) for split in original.iterdir() for path in (split / "images").glob("*")
+    )
+    order = np.random.default_rng(0).permutation(len(pairs))
+    held_out = set(order[trial.seed :: trial.arm.folds].tolist())
+    rest = [int(index) for index in order if index not in held_out]
+    for index, (split, name) in enumerate(pairs):
+        target = "test" if index in held_out else "validate" if index in rest[:2] else "train"
+        for kind in _KINDS:
+            stem = Path(name).stem
+            for found in (original / split / kind).glob(f"{stem}*"):
+                if found.stem.removesuffix("_L") == stem:
+                    (variant / target / kind).mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(found, variant / target / kind / found.name)
+    shutil.copy2(original / "classes.toml", variant) if (original / "classes.toml").exists() else None
+
+
+def _command(name: str, *arguments: str, threads: int = 1) -> str:
+    """Standard output of one of our commands; its errors are ours."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    script = Path(sys.executable).with_name(name)
+    done = subprocess.run([str(script), *arguments], env=environment, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        raise click.ClickException(f"{name} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def run(work: Path, trial: Trial, threads: int) -> Result:
+    """Train and evaluate, unless both were done before."""
+    name = f"{trial.dataset}_{trial.version}"
+    record, summary = work / "log" / f"{name}.jsonl", work / "log" / f"{name}.recipe.json"
+    if not summary.exists():
+        started = time.monotonic()
+        words = [trial.dataset, trial.version, "--seed", str(trial.seed), "--overwrite"]
+        if trial.arm.init is not None:
+            words += ["--init", str(work / "saved" / f"{trial.arm.init}-{trial.seed}.pth")]
+        _command("matseg-train", *words, "--workspace", str(work), threads=threads)
+        minutes = (time.monotonic() - started) / 60
+        test = json.loads(
+            _command(
+                "matseg-evaluate", trial.dataset, trial.version, "--json", "--workspace", str(work), threads=threads
+            )
+        )
+        write_text(summary, json.dumps({"minutes": minutes, "test": test["mean_iou"]}))
+    done = json.loads(summary.read_text(encoding="utf-8"))
+    records = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    best = max(records, key=lambda item: item["validate"]["mean_iou"])
+    return Result(
+        best_epoch=best["epoch"],
+        validate=best["validate"]["mean_iou"],
+        classes=tuple(float("nan") if value is None else value for value in best["validate"]["iou"]),
+        last=records[-1]["validate"]["mean_iou"],
+        minutes=done["minutes"],
+        test=done["test"],
+    )
+
+
+def _median_and_range(values: Sequence[float], digits: int = 4) -> str:
+    middle = statistics.median(values)
+    if len(values) == 1:
+        return f"{middle:.{digits}f}"
+    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def rows_of(arms: Sequence[Arm], results: dict[tuple[str, int], Result]) -> Iterator[list[str]]:
+    """One row per arm that has results."""
+    for arm in arms:
+        mine = [result for (name, _), result in sorted(results.items()) if name == arm.name]
+        if mine:
+            classes = " ".join(
+                f"{statistics.median(values):.3f}"
+                for values in zip(*(result.classes for result in mine), strict=True)
+            )
+            yield [
+                arm.name,
+                str(len(mine)),
+                _median_and_range([result.validate for result in mine]),
+                classes,
+                _median_and_range([result.last for result in mine]),
+                _median_and_range([result.test for result in mine]),
+                _median_and_range([result.minutes for result in mine], 1),
+            ]
+
+
+HEADER = (
+    "arm",
+    "seeds",
+    "validation mean IoU, best epoch",
+    "per class",
+    "last epoch",
+    "test mean IoU",
+    "minutes",
+)
+
+
+@click.command()
+@click.argument("arms_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of data sets.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/recipes"), show_default=True)
+@click.option("--only", multiple=True, help="Arms to train; all when not given.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds 0, 1, ...")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Trainings at a time.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Of each.")
+def main(
+    arms_file: Path, data: Path, work: Path, only: tuple[str, ...], seeds: int, jobs: int, threads: int
+) -> None:
+    """Train every arm of ARMS_FILE and print the table."""
+    arms = [arm for arm in arms_of(arms_file) if not only or arm.name in only]
+    trials = [Trial(arm=arm, seed=seed) for seed in range(seeds) for arm in arms]
+    work = work / arms_file.stem
+    work.mkdir(parents=True, exist_ok=True)
+    prepare(work, data, trials)
+    results: dict[tuple[str, int], Result] = {}
+
+    def measure(trial: Trial) -> None:
+        result = run(work, trial, threads)
+        results[trial.arm.name, trial.seed] = result
+        click.echo(
+            f"{trial.version}: validation {result.validate:.4f} in epoch {result.best_epoch}, last {result.last:.4f}, "
+            f"test {result.test:.4f}, {result.minutes:.1f} min",
+            err=True,
+        )
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(measure, trial) for trial in trials]:
+            done.result()
+    click.echo(markdown_table(HEADER, list(rows_of(arms, results))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What a training minimises: cross-entropy, alone or with a term for whole regions, and a teacher's opinion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from matseg_trainer.augment import IGNORED
+
+TEACHER_SHARE = 0.5
+"""Of the loss, where a pixel has both a label and a teacher's probabilities."""
+_SMOOTH = 1.0
+"""Pixels added to both parts of the Dice ratio, so that a class that is absent and not predicted costs nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Target:
+    """What the logits (N, K, ...) of a step are compared with."""
+
+    labels: Tensor
+    """(N, ...) int64 class indices, `IGNORED` where unknown."""
+    soft: Tensor | None = None
+    """(N, K, ...) float class probabilities by a teacher."""
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(sum of the weighted cross-entropy, sum of the weights) over all labelled pixels; both scalars."""
+    total = F.cross_entropy(logits.float(), labels, weight=weights, ignore_index=IGNORED, reduction="sum")
+    known = labels != IGNORED
+    if weights is None:
+        return total, known.sum().to(total.dtype)
+    return total, weights[labels[known]].sum()
+
+
+def distillation(logits: Tensor, soft: Tensor) -> Tensor:
+    """Mean cross-entropy in nats between a teacher's probabilities and ours (Hinton et al. 2015, arXiv:1503.02531).
+
+    At temperature 1: a segmentation teacher is unsure just where the boundary is, which is what there is to learn.
+
+    Args:
+        logits: (N, K, ...).
+        soft: (N, K, ...), sums to 1 over K.
+    """
+    return -(soft.float() * F.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+
+
+def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - Dice coefficient of the probabilities, mean over the classes (Milletari et al. 2016, arXiv:1606.04797).
+
+    Args:
+        logits: (N, K, ...).
+        labels: (N, ...) int64.
+    """
+    known = (labels != IGNORED).unsqueeze(1)
+    probabilities = torch.softmax(logits.float(), dim=1) * known
+    wanted = torch.zeros_like(probabilities).scatter_(
+        1, labels.clamp(max=logits.shape[1] - 1).unsqueeze(1), 1.0
+    )
+    wanted = wanted * known
+    over = [0, *range(2, logits.dim())]
+    both = (probabilities * wanted).sum(over)
+    either = probabilities.sum(over) + wanted.sum(over)
+    return 1 - ((2 * both + _SMOOTH) / (either + _SMOOTH)).mean()
+
+
+def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
+    """A convex surrogate of 1 - mean IoU over the classes present (Berman et al. 2018, arXiv:1705.08790).
+
+    Args:
+        logits: (N, K, ...).
+        labels: (N, ...) int64.
+    """
+    known = labels != IGNORED
+    probabilities = torch.softmax(logits.float(), dim=1).movedim(1, -1)[known]
+    wanted = labels[known]
+    terms = []
+    for index in range(logits.shape[1]):
+        truth = (wanted == index).float()
+        if not truth.any():
+            continue
+        errors, order = torch.sort((truth - probabilities[:, index]).abs(), descending=True)
+        terms.append(torch.dot(errors, _jaccard_gradient(truth[order])))
+    return torch.stack(terms).mean() if terms else probabilities.sum() * 0.0
+
+
+def _jaccard_gradient(truth: Tensor) -> Tensor:
+    """Growth of the Jaccard loss with each further wrong pixel, in the order given; (P,)."""
+    total = truth.sum()
+    intersection = total - truth.cumsum(0)
+    union = total + (1 - truth).cumsum(0)
+    loss = 1 - intersection / union
+    return torch.cat([loss[:1], loss[1:] - loss[:-1]])
+
+
+REGION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": soft_dice, "lovasz": lovasz_softmax}
+"""Terms that a version may add to its cross-entropy, by the name `loss` has in config.toml."""
