@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+
+from matseg_shared.png import write_palette_png
 
 Colour = tuple[int, int, int]
 
@@ -100,10 +100,8 @@ def write_label_png(
         labels: (H, W) class indices.
         colours: RGB per class.
         text: keywords and their values, kept in the file beside the pixels.
+
+    Raises:
+        ValueError: an index that no class has.
     """
-    image = Image.fromarray(labels)
-    image.putpalette([channel for colour in colours for channel in colour])
-    notes = PngInfo()
-    for keyword, value in (text or {}).items():
-        notes.add_itxt(keyword, value)
-    image.save(stream, format="PNG", compress_level=1, pnginfo=notes)
+    write_palette_png(stream, labels, colours, text)
