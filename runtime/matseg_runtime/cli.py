@@ -122,7 +122,7 @@ watch_options = _options(
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @debug_option
 def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: Any) -> int:
-    """Label every slice of INPUT with MODEL, an ONNX file that matseg-export wrote.
+    """Label every slice of INPUT with MODEL, an ONNX file that matseg-export wrote, or zoo:NAME (matseg-inspect zoo:).
 
     INPUT is a folder of images, a TIFF stack, a zarr or OME-Zarr volume, an HDF5 dataset (file.h5::/path) or a .npy
     array. Run again after an interruption, the same command goes on where it stopped.
@@ -154,10 +154,11 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
     from matseg_runtime.ledger import Part
     from matseg_runtime.options import OutputOptions, RunOptions, parse_range, parse_size
     from matseg_runtime.source.base import SourceOptions
+    from matseg_runtime.zoo import locate
 
     window, range_, memory, part = (choices[name] for name in ("window", "range_", "memory", "part"))
     return RunOptions(
-        model=model,
+        model=locate(model),
         input=input_,
         source=SourceOptions(
             axis=choices["axis"],

@@ -25,10 +25,18 @@ _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole metadata document as JSON.")
 @debug_option
 def inspect_main(model: Path, as_json: bool) -> None:
-    """Print what MODEL says about itself: classes, input, tiling, training and export."""
+    """Print what MODEL says about itself: classes, input, tiling, training and export.
+
+    MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone lists the zoo.
+    """
+    from matseg_runtime.zoo import PREFIX, locate
+
+    if str(model) == PREFIX:
+        _print_zoo(as_json)
+        return
     from matseg_runtime.session import Session
 
-    found = Session.open(model, provider="cpu", threads=1).model
+    found = Session.open(locate(model), provider="cpu", threads=1).model
     if as_json:
         document = {"path": str(found.path), "sha256": found.sha256, **found.metadata.model_dump(mode="json")}
         click.echo(json.dumps(document, indent=1))
@@ -51,12 +59,13 @@ def inspect_main(model: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @debug_option
 def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_json: bool) -> None:
-    """Replay the self-test that travels in MODEL; ends with 3 when this machine gives other labels."""
+    """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
     import dataclasses
 
     from matseg_runtime.session import Session
+    from matseg_runtime.zoo import locate
 
-    session = Session.open(model, provider=provider, threads=threads)
+    session = Session.open(locate(model), provider=provider, threads=threads)
     result = session.self_test()
     if as_json:
         click.echo(json.dumps({"model": str(model), "passed": result.passed, **dataclasses.asdict(result)}))
@@ -68,6 +77,25 @@ def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_j
         )
         if warning := session.model.metadata.precision_warning(session.provider):
             click.echo(f"warning: {warning}")
+
+
+def _print_zoo(as_json: bool) -> None:
+    """The index, and which of its models are on this machine."""
+    from rich.table import Table
+
+    from matseg_runtime.zoo import PREFIX, find, read_index
+
+    index = read_index()
+    if as_json:
+        click.echo(index.model_dump_json(indent=1))
+        return
+    table = Table("name", "labels", "network", "MB", "here", title="models zoo")
+    for item in index.models:
+        found = find(item)
+        here = "no" if found is None else ("" if found.fits(item) else "another file: ") + str(found.path)
+        network = f"{item.network}, {item.precision}"
+        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", here)
+    console().print(table)
 
 
 def _facts_table(model: Model) -> Table:

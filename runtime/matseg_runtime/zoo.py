@@ -1,0 +1,185 @@
+"""The models zoo: trained models by name, `zoo:NAME` wherever a command takes a model file.
+
+The index travels with the program, the models do not (they would make the wheel many times as large); they are looked
+for on this machine only, and a file is used only when it is the very one that the index of this version names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matseg_runtime.model import read_model_bytes
+from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.metadata import Precision
+
+PREFIX = "zoo:"
+MODEL_NAME = "model.onnx"
+ZOO_VARIABLE = "MATSEG_ZOO"
+FOLDER_NAME = "models_zoo"
+INDEX_NAME = "zoo_index.json"
+
+
+class ZooModel(BaseModel):
+    """One model of the zoo, as the index has it; all of it is repeated from the model file's own metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    summary: str
+    """What it labels, in half a sentence."""
+    dataset: str
+    version: str
+    network: str
+    precision: Precision
+    classes: tuple[str, ...]
+    """Names in the order of the indices."""
+    channels: int
+    dtype: str
+    """Of the pixels it takes."""
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the whole file."""
+
+    @property
+    def file(self) -> str:
+        """Its path in a zoo's folder, the same on all machines."""
+        return f"{self.name}/{MODEL_NAME}"
+
+
+class ZooIndex(BaseModel):
+    """All models of the zoo, by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    models: tuple[ZooModel, ...]
+
+    def model(self, name: str) -> ZooModel:
+        """The model of that name.
+
+        Raises:
+            UsageError: there is none; names all, and the nearest.
+        """
+        for item in self.models:
+            if item.name == name:
+                return item
+        names = [item.name for item in self.models]
+        listing = f"the zoo has {', '.join(names) or 'no model yet'}"
+        if not name:
+            raise UsageError(f"{PREFIX}: expected the name of a model, as in {PREFIX}NAME; {listing}")
+        near = difflib.get_close_matches(name.lower(), names, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}? ({listing})" if near else listing
+        raise UsageError(f"{PREFIX}{name}: there is no such model in the zoo; {hint}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What lies where a model of the zoo is looked for."""
+
+    path: Path
+    sha256: str
+
+    def fits(self, model: ZooModel) -> bool:
+        """Whether it is the file that the index names."""
+        return self.sha256 == model.sha256
+
+
+def read_index() -> ZooIndex:
+    """The index that this version of the program carries.
+
+    Raises:
+        ModelError: the installation is damaged.
+    """
+    source = resources.files("matseg_runtime").joinpath(INDEX_NAME)
+    try:
+        return ZooIndex.model_validate_json(source.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ModelError(
+            f"{source}: expected the index of the models zoo, found a missing or damaged file; install matseg again"
+        ) from error
+
+
+def locate(model: Path | str) -> Path:
+    """The file that a MODEL argument means: a path as it is, `zoo:NAME` as the path of that model's file here.
+
+    Raises:
+        UsageError: the zoo has no model of that name, or MATSEG_ZOO names no folder.
+        ModelError: its file is not on this machine, or another file stands in its place.
+    """
+    text = str(model)
+    if not text.startswith(PREFIX):
+        return Path(model)
+    wanted = read_index().model(text.removeprefix(PREFIX))
+    found = find(wanted)
+    if found is None:
+        raise ModelError(
+            f"{text}: its file is not on this machine; copy {FOLDER_NAME}/{wanted.file} ({wanted.bytes / 1e6:.1f} MB, "
+            f"SHA-256 {wanted.sha256}) of MatSeg's source repository, release {_release()}, to "
+            f"{user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds {wanted.file}"
+        )
+    if not found.fits(wanted):
+        raise ModelError(
+            f"{found.path}: expected the model {text} of matseg {_release()} (SHA-256 {wanted.sha256}), found another "
+            f"file (SHA-256 {found.sha256}); copy {FOLDER_NAME}/{wanted.file} of that release there, or name the file "
+            f"by its path instead of {text} if it is the one you want"
+        )
+    return found.path
+
+
+def find(model: ZooModel) -> Found | None:
+    """The first file in the places of a zoo that stands where this model should.
+
+    Raises:
+        UsageError: MATSEG_ZOO names no folder.
+    """
+    for place in places():
+        path = place / model.file
+        if path.is_file():
+            return Found(path=path, sha256=hashlib.sha256(read_model_bytes(path)).hexdigest())
+    return None
+
+
+def places() -> Iterator[Path]:
+    """Folders that may hold `<name>/model.onnx`: MATSEG_ZOO, a source checkout's, the user's.
+
+    Raises:
+        UsageError: MATSEG_ZOO names no folder.
+    """
+    if variable := os.environ.get(ZOO_VARIABLE):
+        if not Path(variable).is_dir():
+            raise UsageError(
+                f"{variable}: expected the folder of a models zoo that {ZOO_VARIABLE} names, found none; name a folder "
+                f"that holds <name>/{MODEL_NAME}, or unset the variable"
+            )
+        yield Path(variable)
+    if (checkout := checkout_root()) is not None:
+        yield checkout / FOLDER_NAME
+    yield user_folder()
+
+
+def checkout_root() -> Path | None:
+    """The source checkout that this module is run from; None when the program was installed from a wheel."""
+    package = Path(__file__).resolve().parent
+    root = package.parents[1]
+    return root if package.parent.name == "runtime" and (root / FOLDER_NAME).is_dir() else None
+
+
+def user_folder() -> Path:
+    """Where a user keeps models of the zoo: `~/.local/share/matseg/models_zoo` on Linux."""
+    import platformdirs
+
+    return platformdirs.user_data_path("matseg", appauthor=False) / FOLDER_NAME
+
+
+def _release() -> str:
+    return importlib.metadata.version("matseg")
