@@ -1,16 +1,22 @@
-"""What all commands do the same way: exit codes, one-sentence errors, a console that is plain when nobody watches."""
+"""What all commands do the same way: exit codes, one-sentence errors, JSON for scripts, a console that is plain when
+nobody watches."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from matseg_shared.errors import MatsegError
+from matseg_shared.errors import MatsegError, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,46 +26,133 @@ EXIT_SET_ASIDE = 4
 """Finished, but some inputs were set aside; each is named with the reason."""
 EXIT_INTERRUPTED = 130
 
+_DOCUMENT = "matseg_shared.command.document"
+"""Where a command's JSON document waits in click's context until the command ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSummary:
+    """What stands under `error` in the JSON document of a command that failed."""
+
+    kind: str
+    """The error's class: `DatasetError`, `UsageError`, ..."""
+    message: str
+    """What standard error says."""
+    exit_code: int
+    problems: tuple[Problem, ...] = ()
+    """Everything that is wrong with a configuration or a model's metadata, each with its place."""
+
 
 def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--debug`, and end the command with the exit code of its error instead of a traceback.
 
-    The wrapped function may return an exit code; None means 0.
+    The wrapped function may return an exit code; None means 0. With `json_option`, what it hands to `print_json` is
+    printed when it ends, with the error beside it should there be one.
     """
 
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
         try:
-            code = command(*args, **kwargs)
+            code = command(*args, **kwargs) or EXIT_DONE
         except click.exceptions.Exit:
             raise
-        except click.ClickException:
+        except click.ClickException as error:
+            if as_json:
+                print_error(error)
             raise
-        except (KeyboardInterrupt, click.exceptions.Abort):  # click's own: Ctrl-C at a question
-            _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED, debug)
-        except MatsegError as error:
-            _end(str(error), error.exit_code, debug)
-        except MemoryError:
-            _end("this machine's memory does not suffice; use smaller tiles, crops or batches", 1, debug)
-        except Exception as error:
-            _end(
-                f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)",
-                1,
-                debug,
-            )
-        sys.exit(code or EXIT_DONE)
+        except (Exception, KeyboardInterrupt) as error:
+            summary = _summary(error)
+            if debug:
+                import traceback
+
+                traceback.print_exc()
+            click.echo(f"Error: {summary.message}", err=True)
+            if as_json:
+                _print({"error": summary})
+            code = summary.exit_code
+        else:
+            if as_json and _DOCUMENT in click.get_current_context().meta:
+                _print({})
+        sys.exit(code)
 
     return wrapped
 
 
-def _end(message: str, code: int, debug: bool) -> None:
-    if debug:
-        import traceback
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json` as the argument `as_json`."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON document on standard output, everything else on standard error.",
+    )(command)
 
-        traceback.print_exc()
-    click.echo(f"Error: {message}", err=True)
-    sys.exit(code)
+
+def print_json(document: object) -> None:
+    """Print a command's summary when it ends, as its one JSON document.
+
+    Args:
+        document: a dataclass or a mapping.
+    """
+    click.get_current_context().meta[_DOCUMENT] = jsonable(document)
+
+
+def print_error(error: Exception) -> None:
+    """Print the JSON document of a command that click refused, which says the same on standard error."""
+    _print({"error": _summary(error)})
+
+
+def jsonable(value: object) -> Any:
+    """Plain lists, dicts, numbers and texts for JSON; paths become texts, and what is no number null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: jsonable(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _print(more: Mapping[str, object]) -> None:
+    import json
+
+    context = click.get_current_context(silent=True)
+    document = {} if context is None else context.meta.get(_DOCUMENT, {})
+    click.echo(json.dumps({**document, **jsonable(more)}, indent=1, ensure_ascii=False))
+
+
+def _summary(error: BaseException) -> ErrorSummary:
+    """The one sentence, or sentences, for a person, and the exit code."""
+    kind, problems = type(error).__name__, getattr(error, "problems", ())
+    if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):  # click's own: Ctrl-C at a question
+        message, code = "interrupted; run the same command again to go on", EXIT_INTERRUPTED
+        kind = "Interrupted"
+    elif isinstance(error, click.ClickException):
+        message, code = error.format_message(), error.exit_code
+    elif isinstance(error, MatsegError):
+        message, code = str(error), error.exit_code
+    elif isinstance(error, MemoryError):
+        message, code = "this machine's memory does not suffice; use smaller tiles, crops or batches", 1
+    else:
+        message, code = f"unexpected {kind}: {error} (--debug shows where; please report it)", 1
+    return ErrorSummary(kind=kind, message=message, exit_code=code, problems=tuple(problems))
+
+
+def is_watched(stream: IO[str]) -> bool:
+    """Whether somebody looks at a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def warn(message: str) -> None:
+    """A line on standard error that a person should not miss."""
+    out = console(stderr=True)
+    out.print(f"Warning: {message}", style="yellow", markup=False)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -70,13 +163,8 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, width=None if terminal else 200, soft_wrap=not terminal)
 
 
-@contextmanager
-def step_progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal for the length of the block; the function takes (steps done, steps in all)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def step_progress(description: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """See `matseg_shared.progress.step_progress`."""
+    from matseg_shared import progress
 
-    out = console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return progress.step_progress(description)

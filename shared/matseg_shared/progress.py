@@ -1,0 +1,139 @@
+"""How far long work is: a bar where somebody watches a terminal, else a plain line now and then for a log.
+
+On a terminal: what is done, how much, how fast, how long it will take, and what holds it up.
+
+```
+labelling ━━━━━━━━╸━━━━━━━━━━━━━ 87/200 slices  12.1/s  0:00:09 left, inference is slowest
+```
+
+Without one, on standard error, a line per stage and one every ten seconds: no colours, no control characters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from matseg_shared.command import console, is_watched
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """What long work tells whoever watches; this one tells nobody. Any thread may call it."""
+
+    def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
+        """Something else begins, and has so many steps; None: nobody knows how many."""
+
+    def advance(self, count: int = 1) -> None:
+        """So many more steps are done."""
+
+    def reach(self, done: int, total: int | None = None) -> None:
+        """So many steps of the stage are done, of so many."""
+
+    def note(self, text: str) -> None:
+        """What is worth knowing at this moment, such as what holds the work up; replaces the last note."""
+
+
+SILENT = Progress()
+
+
+class _Lines(Progress):
+    """A line when a stage begins, and one every ten seconds."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix, self._name, self._unit, self._note = prefix, "", "", ""
+        self._done = 0
+        self._total: int | None = None
+        self._begun = self._last = time.monotonic()
+
+    def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
+        """See the base class."""
+        self._name, self._unit, self._note = name, unit, ""
+        self._done, self._total = 0, total
+        self._begun = self._last = time.monotonic()
+        if self._prefix:  # without one there is a single stage, whose end is told by the command
+            click.echo(f"{self._prefix}: {name}", err=True)
+
+    def advance(self, count: int = 1) -> None:
+        """See the base class."""
+        self.reach(self._done + count, self._total)
+
+    def reach(self, done: int, total: int | None = None) -> None:
+        """See the base class."""
+        self._done = done
+        self._total = self._total if total is None else total
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            click.echo(self._line(now - self._begun), err=True)
+
+    def note(self, text: str) -> None:
+        """See the base class."""
+        self._note = text
+
+    def _line(self, seconds: float) -> str:
+        title = f"{self._prefix}: {self._name}" if self._prefix else self._name
+        in_all = "" if self._total is None else f" of {self._total}"
+        rate = self._done / seconds
+        parts = [" ".join(filter(None, (f"{self._done}{in_all}", self._unit))), f"{speed(rate)}"]
+        if self._total is not None and rate > 0:
+            parts.append(f"{duration((self._total - self._done) / rate)} left")
+        return f"{title}: {', '.join(filter(None, (*parts, self._note)))}"
+
+
+@contextmanager
+def shown_progress(
+    prefix: str = "", *, quiet: bool = False, out: Console | None = None
+) -> Iterator[Progress]:
+    """Show progress for the length of the block.
+
+    Args:
+        prefix: the work as a whole, before the name of each stage.
+        quiet: show nothing.
+        out: the console that prints other lines in the meantime, above the bar; None: one on standard error.
+    """
+    out = console(stderr=True) if out is None else out
+    if quiet:
+        yield SILENT
+    elif not is_watched(out.file):
+        yield _Lines(prefix)
+    else:
+        from matseg_shared.progress_bar import shown_bar
+
+        with shown_bar(prefix, out) as progress:
+            yield progress
+
+
+@contextmanager
+def step_progress(
+    description: str, *, unit: str = "", quiet: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """Progress of a single stage; the function takes (steps done, steps in all)."""
+    with shown_progress(quiet=quiet) as progress:
+        progress.stage(description, unit=unit)
+        yield progress.reach
+
+
+def speed(per_second: float) -> str:
+    """Steps per second, or per minute where that is the handier number."""
+    if per_second <= 0 or not math.isfinite(per_second):
+        return ""
+    if per_second < 0.1:
+        return f"{per_second * 60:.2g}/min"
+    return f"{per_second:.3g}/s" if per_second < 100 else f"{per_second:.0f}/s"
+
+
+def duration(seconds: float) -> str:
+    """`H:MM:SS`, and `M:SS` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
