@@ -7,9 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from matseg_runtime.ledger import SliceRecord
 from matseg_shared.files import write_text
@@ -18,6 +20,8 @@ from matseg_shared.metadata import Histogram, ModelMetadata
 CSV_NAME = "phase_fractions.csv"
 DRIFT_WARNING = 0.5
 """Drift of the middle slice from which on a summary warns."""
+_FEW_CLASSES = 12
+"""So many passes that compare 32 pixels at a time are faster than one that counts pixel by pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,9 @@ class PhaseFraction:
 
 def class_counts(labels: NDArray[np.uint8], n_class: int) -> tuple[int, ...]:
     """Pixels per class of (H, W) class indices."""
-    return tuple(int(count) for count in np.bincount(labels.ravel(), minlength=n_class))
+    if n_class > _FEW_CLASSES:
+        return tuple(int(count) for count in _value_counts(labels)[:n_class])
+    return tuple(int(np.count_nonzero(labels == index)) for index in range(n_class))
 
 
 def drift(image: NDArray[np.generic], histogram: Histogram) -> float:
@@ -57,9 +63,18 @@ def _bin(image: NDArray[np.generic], histogram: Histogram) -> NDArray[np.float64
     edges = (histogram.low, max(histogram.high, np.nextafter(histogram.low, np.inf)))
     bins = len(histogram.counts)
     if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
-        counts = np.bincount(image.ravel())
+        counts = _value_counts(image)
         return np.histogram(np.arange(counts.size), bins=bins, range=edges, weights=counts)[0]
     return np.histogram(image, bins=bins, range=edges)[0].astype(np.float64)
+
+
+def _value_counts(values: NDArray[Any]) -> NDArray[np.int64]:
+    """How often each value occurs; 8-bit ones are counted by Pillow, which need not widen them to 64 bits first."""
+    flat = np.ascontiguousarray(values).reshape(1, -1)
+    if values.dtype == np.uint8:
+        size = (flat.shape[1], 1)
+        return np.asarray(Image.frombuffer("L", size, flat, "raw", "L", 0, 1).histogram(), np.int64)
+    return np.bincount(flat[0])
 
 
 def phase_fractions(records: Iterable[SliceRecord], metadata: ModelMetadata) -> tuple[PhaseFraction, ...]:

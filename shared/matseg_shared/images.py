@@ -6,6 +6,7 @@ TIFFs are read with tifffile, everything else with Pillow. What would change val
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import threading
@@ -178,8 +179,9 @@ def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: S
 
 
 def _read_with_pillow(path: Path) -> StoredImage:
-    _refuse_16_bit_colour(path)
-    with _open_with_pillow(path) as image:
+    content = path.read_bytes()  # at once: Pillow asks for a few bytes at a time
+    _refuse_16_bit_colour(path, content)
+    with _open_with_pillow(content) as image:
         if getattr(image, "n_frames", 1) != 1:
             raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.load()
@@ -188,17 +190,30 @@ def _read_with_pillow(path: Path) -> StoredImage:
             return _palette_image(image)
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L"):
             raise ImageError(path, f"expected a grey or RGB image, found the colour mode {image.mode!r}")
+        if image.mode == "RGB":
+            return StoredImage(pixels=_rgb_pixels(image))
         pixels = np.array(image.convert("L") if image.mode == "1" else image)
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     return StoredImage(pixels=_drop_alpha(path, pixels))
 
 
-def _open_with_pillow(path: Path) -> Image.Image:
+def _open_with_pillow(content: bytes) -> Image.Image:
     """Only formats that are read as they are stored: a TIFF named .png would lose its depth or its sign."""
     with _PILLOW_WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large images; its hard limit still holds
-        return Image.open(path, formats=("PNG", "JPEG", "BMP"))
+        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP"))
+
+
+def _rgb_pixels(image: Image.Image) -> PixelArray:
+    """(H, W, 3); of an image whose channels are equal one is kept, which a read-only array shows three times.
+
+    So grey stored as RGB, as tomography often is, costs a third of the memory, and `is_grey` need not look again.
+    """
+    red, green, blue = (np.asarray(band) for band in image.split())
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return np.broadcast_to(red[..., np.newaxis], (*red.shape, 3))
+    return np.stack((red, green, blue), axis=-1)
 
 
 def _palette_image(image: Image.Image) -> StoredImage:
@@ -209,10 +224,9 @@ def _palette_image(image: Image.Image) -> StoredImage:
     return StoredImage(pixels=indices, palette=tuple(palette))
 
 
-def _refuse_16_bit_colour(path: Path) -> None:
+def _refuse_16_bit_colour(path: Path, content: bytes) -> None:
     """Pillow reads such PNGs as 8-bit; bit depth and colour type stand at bytes 24 and 25 (PNG, section 11.2.2)."""
-    with path.open("rb") as stream:
-        head = stream.read(26)
+    head = content[:26]
     if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 and head[24] == 16 and head[25] != 0:
         raise ImageError(
             path, "is a PNG of 16 bits per colour channel, which would be read as 8 bits; save it as a TIFF"
@@ -246,7 +260,9 @@ def _drop_alpha(path: Path, pixels: PixelArray) -> PixelArray:
 
 def is_grey(pixels: PixelArray) -> bool:
     """Whether an image is grey: (H, W), or (H, W, 3) with three equal channels."""
-    return pixels.ndim == 2 or bool(
+    if pixels.ndim == 2 or pixels.strides[-1] == 0:
+        return True  # one channel in memory, as `read_image` gives grey stored as RGB
+    return bool(
         np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
     )
 
@@ -260,7 +276,7 @@ def to_channels(pixels: PixelArray, channels: Literal[1, 3], path: Path | str) -
         path: named in errors.
 
     Returns:
-        (C, H, W), contiguous, dtype unchanged.
+        (C, H, W), contiguous and writable, dtype unchanged.
 
     Raises:
         ImageError: colour where grey is needed, or the other way round.
@@ -269,7 +285,7 @@ def to_channels(pixels: PixelArray, channels: Literal[1, 3], path: Path | str) -
         if not is_grey(pixels):
             raise ImageError(path, "is a colour image; this model was trained on grey images (one channel)")
         grey = pixels if pixels.ndim == 2 else pixels[..., 0]
-        return np.ascontiguousarray(grey[np.newaxis])
+        return np.require(grey[np.newaxis], requirements=("C", "W"))
     if pixels.ndim == 2:
         raise ImageError(path, "is a grey image; this model was trained on colour images (three channels)")
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))

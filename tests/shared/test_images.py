@@ -388,3 +388,28 @@ def test_another_dtype_is_refused_with_the_way_out(pixels: np.ndarray, span: str
     assert "--window LO,HI" in message
     assert span in message
     check_dtype(GREY, "uint8", "a.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_grey_stored_as_rgb_is_one_channel_seen_three_times(save: Save, suffix: str) -> None:
+    stored = np.repeat(GREY[..., np.newaxis], 3, axis=-1)
+    pixels = read_image(save(stored, f"grey{suffix}"))
+    np.testing.assert_array_equal(pixels, stored)
+    assert pixels.strides[-1] == 0
+    assert is_grey(pixels)
+    grey = to_channels(pixels, 1, "grey")
+    assert grey.flags.writeable
+    assert grey.flags.c_contiguous
+    np.testing.assert_array_equal(grey, GREY[np.newaxis])
+    np.testing.assert_array_equal(to_channels(pixels, 3, "grey"), np.stack([GREY] * 3))
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_pixel_of_colour_is_noticed(save: Save, channel: int) -> None:
+    stored = np.repeat(GREY[..., np.newaxis], 3, axis=-1)
+    stored[-1, -1, channel] ^= 1
+    pixels = read_image(save(stored))
+    np.testing.assert_array_equal(pixels, stored)
+    assert not is_grey(pixels)
+    with pytest.raises(ImageError, match="is a colour image"):
+        to_channels(pixels, 1, "colour")
