@@ -1,0 +1,170 @@
+"""How large a voxel is, as far as anybody knows; without that, lengths are in pixels and say so."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from matseg_shared.errors import UsageError
+from matseg_shared.metadata import PixelSize
+
+PIXEL = "pixel"
+"""The unit of lengths where no voxel size is known."""
+_IN_METRES = {
+    "m": 1.0,
+    "cm": 1e-2,
+    "mm": 1e-3,
+    "um": 1e-6,
+    "nm": 1e-9,
+    "pm": 1e-12,
+    "angstrom": 1e-10,
+    "inch": 0.0254,
+}
+_SPELLINGS = {
+    "metre": "m", "meter": "m",
+    "centimetre": "cm", "centimeter": "cm",
+    "millimetre": "mm", "millimeter": "mm",
+    "micrometre": "um", "micrometer": "um", "micron": "um", "microns": "um", "µm": "um", "μm": "um", "\\u00b5m": "um",
+    "nanometre": "nm", "nanometer": "nm",
+    "picometre": "pm", "picometer": "pm",
+    "å": "angstrom", "a": "angstrom", "ångström": "angstrom", "ångstrom": "angstrom",
+    "inches": "inch", "in": "inch",
+}  # fmt: skip
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelSize:
+    """Edge lengths of a voxel as slices show it."""
+
+    step: float | None
+    """From one slice to the next; None: not known, so there are areas but no volumes."""
+    row: float
+    """From one row of a slice to the next: the height of a pixel."""
+    column: float
+    """The width of a pixel."""
+    unit: str
+    """`um`, `nm`, ...; never `pixel`."""
+    origin: str
+    """Who says so, for a person."""
+
+    @property
+    def area(self) -> float:
+        """Of a pixel, in the unit squared."""
+        return self.row * self.column
+
+    def agrees_with(self, other: VoxelSize) -> bool:
+        """Whether both mean the same pixels, within one per cent."""
+        factor = _IN_METRES[other.unit] / _IN_METRES[self.unit]
+        return math.isclose(self.row, other.row * factor, rel_tol=_TOLERANCE) and math.isclose(
+            self.column, other.column * factor, rel_tol=_TOLERANCE
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "step": self.step,
+            "row": self.row,
+            "column": self.column,
+            "unit": self.unit,
+            "origin": self.origin,
+        }
+
+    def __str__(self) -> str:
+        step = "?" if self.step is None else f"{self.step:g}"
+        return f"{step} x {self.row:g} x {self.column:g} {self.unit}"
+
+
+def unit_of(text: str | None) -> str | None:
+    """The short name of a unit of length; None when it is none, or pixels."""
+    if text is None:
+        return None
+    name = text.strip().lower()
+    name = _SPELLINGS.get(name, name)
+    return name if name in _IN_METRES else None
+
+
+def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
+    """Read `0.65um`, `1.3,0.65um` (step between slices, pixel) or `1.3,0.65,0.65um` (z, y, x of the volume).
+
+    Args:
+        text: what the user wrote.
+        axis: spatial axis of the volume that slices are cut along.
+
+    Raises:
+        UsageError: anything else; shows the forms.
+    """
+    match = re.fullmatch(r"\s*([0-9.,eE+\-\s]*[0-9.])\s*([^\d\s.,][^\d.,]*)", text)
+    unit = None if match is None else unit_of(match[2])
+    values = _positive(match[1]) if match is not None else []
+    if unit is None or len(values) not in (1, 2, 3):
+        raise UsageError(
+            f"--voxel-size {text}: expected the edge of a voxel with its unit ({', '.join(_IN_METRES)}), such as "
+            "0.65um, or Z,Y,X as 1.3,0.65,0.65um"
+        )
+    z, y, x = values if len(values) == 3 else (values[0], values[-1], values[-1])
+    return _cut(z, y, x, axis, unit, "--voxel-size")
+
+
+def _positive(text: str) -> list[float]:
+    """None of them when one is not a finite number above 0."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return values if all(math.isfinite(value) and value > 0 for value in values) else []
+
+
+def _cut(z: float, y: float, x: float, axis: int, unit: str, origin: str) -> VoxelSize:
+    edges = [z, y, x]
+    step = edges.pop(axis)
+    return VoxelSize(step=step, row=edges[0], column=edges[1], unit=unit, origin=origin)
+
+
+def voxel_of_scale(scale: tuple[float, ...], unit: str | None, axis: int, origin: str) -> VoxelSize | None:
+    """Of a file's own statement.
+
+    Args:
+        scale: (z, y, x) or, of a single image, (y, x).
+        unit: as the file spells it.
+        axis: spatial axis that slices are cut along.
+        origin: who says so.
+
+    Returns:
+        None where the unit is missing or no length, or a number is not positive.
+    """
+    name = unit_of(unit)
+    if name is None or not all(math.isfinite(value) and value > 0 for value in scale):
+        return None
+    if len(scale) == 2:
+        return VoxelSize(step=None, row=scale[0], column=scale[1], unit=name, origin=origin)
+    return _cut(scale[0], scale[1], scale[2], axis, name, origin)
+
+
+def voxel_of_model(size: PixelSize | None) -> VoxelSize | None:
+    """Of the images a model was trained on; how far apart slices are, it does not know."""
+    name = None if size is None else unit_of(size.unit)
+    if size is None or name is None:
+        return None
+    return VoxelSize(step=None, row=size.value, column=size.value, unit=name, origin="the model")
+
+
+def choose_voxel_size(
+    asked: VoxelSize | None, found: VoxelSize | None, model: VoxelSize | None
+) -> tuple[VoxelSize | None, str | None]:
+    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels.
+
+    Args:
+        asked: `--voxel-size`.
+        found: in the input.
+        model: of the images it was trained on.
+    """
+    chosen = asked or found or model
+    if chosen is None or model is None or chosen.agrees_with(model):
+        return chosen, None
+    return chosen, (
+        f"the model was trained on pixels of {model.column:g} {model.unit}, these are of {chosen.row:g} x "
+        f"{chosen.column:g} {chosen.unit} ({chosen.origin} says so): look at some labels before you trust them"
+    )
