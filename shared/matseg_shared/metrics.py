@@ -50,17 +50,6 @@ class SegmentationMetrics:
     mean_iou: float
     """Mean over the classes that occur."""
 
-    def as_dict(self) -> dict[str, object]:
-        """For JSON: NaN becomes None."""
-        return {
-            "accuracy": _or_none(self.accuracy),
-            "mean_iou": _or_none(self.mean_iou),
-            **{
-                name: [_or_none(value) for value in getattr(self, name)]
-                for name in ("iou", "precision", "recall", "f1")
-            },
-        }
-
 
 def segmentation_metrics(matrix: ConfusionMatrix) -> SegmentationMetrics:
     """All figures of a (K, K) confusion matrix."""
@@ -84,5 +73,6 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.number]) -> NDArray[np.f
     return ratio
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A figure for JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matseg_shared.metrics import confusion_matrix, segmentation_metrics
+from matseg_shared.metrics import confusion_matrix, or_none, segmentation_metrics
 
 LABELS = np.array([[0, 0, 0, 1], [0, 1, 1, 1]], dtype=np.uint8)
 PREDICTIONS = np.array([[0, 0, 1, 1], [0, 1, 1, 0]], dtype=np.uint8)
@@ -80,17 +79,10 @@ def test_a_class_that_is_missed_or_invented_counts_as_zero() -> None:
 
 
 def test_for_json_nan_is_null() -> None:
-    document = segmentation_metrics(confusion_matrix(LABELS, PREDICTIONS, 3)).as_dict()
-    assert json.loads(json.dumps(document, allow_nan=False)) == {
-        "accuracy": 0.75,
-        "mean_iou": 0.6,
-        "iou": [0.6, 0.6, None],
-        "precision": [0.75, 0.75, None],
-        "recall": [0.75, 0.75, None],
-        "f1": [0.75, 0.75, None],
-    }
-    empty = segmentation_metrics(np.zeros((2, 2), dtype=np.int64)).as_dict()
-    assert empty["accuracy"] is empty["mean_iou"] is None
+    metrics = segmentation_metrics(confusion_matrix(LABELS, PREDICTIONS, 3))
+    assert [or_none(value) for value in metrics.iou] == [0.6, 0.6, None]
+    empty = segmentation_metrics(np.zeros((2, 2), dtype=np.int64))
+    assert or_none(empty.accuracy) is or_none(empty.mean_iou) is None
 
 
 def test_values_of_255_classes_do_not_overflow() -> None:

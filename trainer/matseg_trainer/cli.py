@@ -10,6 +10,7 @@ import click
 
 from matseg_shared.command import EXIT_INTERRUPTED, console, debug_option, step_progress
 from matseg_shared.errors import MissingExtraError, UsageError
+from matseg_shared.evaluation import BOUNDARY_TOLERANCE
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
@@ -122,6 +123,13 @@ def _conclude(records: list[EpochRecord], outputs: Outputs, *, saved: bool) -> N
     type=click.Path(path_type=Path, dir_okay=False),
     help="Evaluate this exported ONNX file instead of the checkpoint.",
 )
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=BOUNDARY_TOLERANCE,
+    show_default=True,
+    help="How far from a boundary is near, in pixels.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @workspace_option
 @debug_option
@@ -132,6 +140,7 @@ def evaluate_main(
     overlay: bool,
     gpu: bool,
     model: Path | None,
+    tolerance: float,
     as_json: bool,
     workspace: Path | None,
 ) -> None:
@@ -142,12 +151,13 @@ def evaluate_main(
              matseg-evaluate tomography v7 --model tomography_v7.onnx
 
     Overlays keep the label's colour where a pixel is right. Two classes: false positives green, false negatives
-    pink; more classes: wrong pixels pink.
+    pink; more classes: wrong pixels pink. log/ gets the figures as JSON and, image by image with the worst first, as
+    CSV; plots/ the confusion matrix and the reliability diagram.
     """
     place = Workspace.find(workspace)
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")
-    from matseg_trainer.evaluate import EvaluationOutputs, evaluate
+    from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.report import print_evaluation
 
     name = f"{dataset}_{version}"
@@ -162,10 +172,18 @@ def evaluate_main(
         predictions=split_root / "predictions" / folder,
         overlays=split_root / "overlays" / folder if overlay else None,
         metrics=place.log / f"{stem}.json",
+        table=place.log / f"{stem}_images.csv",
         confusion=place.plots / f"{stem}_confusion.png",
+        reliability=place.plots / f"{stem}_reliability.png",
+    )
+    request = EvaluationRequest(
+        name=name,
+        split=test_folder,
+        model=model or place.saved / f"{name}.pth",
+        tolerance=tolerance,
     )
     with step_progress("evaluating") as progress:
-        result = evaluate(data, test_folder, name, predictor, outputs, progress)
+        result = evaluate(data, request, predictor, outputs, progress)
     if as_json:
         click.echo(outputs.metrics.read_text(encoding="utf-8"), nl=False)
     else:

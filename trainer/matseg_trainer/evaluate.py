@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +13,24 @@ from PIL import Image
 
 from matseg_runtime.segment import segment_image
 from matseg_runtime.session import Session
-from matseg_shared.errors import DatasetError
-from matseg_shared.files import atomic_write, write_text
+from matseg_shared.errors import DatasetError, ModelError
+from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
+from matseg_shared.files import atomic_write, relative_path, write_text
 from matseg_shared.images import PixelArray, check_dtype
 from matseg_shared.metadata import ClassInfo, InputInfo
-from matseg_shared.metrics import ConfusionMatrix, confusion_matrix, segmentation_metrics
+from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.palette import overlay, write_label_png
 from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.data import LabelledImage, LabelledImages
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.dataset import Dataset, Sample
+from matseg_trainer.evaluation.disagreement import WrongPixels, rank_images, wrong_pixels
+from matseg_trainer.evaluation.figures import Tally, pool, spread_of_images, tally_image
+from matseg_trainer.evaluation.table import image_table
 from matseg_trainer.inference import TorchPredictor
-from matseg_trainer.plots import plot_confusion
+from matseg_trainer.plots import plot_confusion, plot_reliability
 
 _TILE = 1024
 """Edge of the largest tile for an exported model, in pixels; results do not depend on it."""
-_SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,54 +60,6 @@ class Predictor:
         return cls(classes=metadata.classes, input=metadata.input, predict=predict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ImageScore:
-    """One image's figures."""
-
-    stem: str
-    matrix: ConfusionMatrix
-    loss: float
-    """Mean cross-entropy over its pixels, in nats."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Evaluation:
-    """A model's figures on one folder of labelled images."""
-
-    name: str
-    """`<dataset>_<version>`."""
-    split: str
-    classes: tuple[ClassInfo, ...]
-    images: tuple[ImageScore, ...]
-
-    @property
-    def matrix(self) -> ConfusionMatrix:
-        """Pooled over all images."""
-        total: ConfusionMatrix = np.sum([image.matrix for image in self.images], axis=0)
-        return total
-
-    @property
-    def loss(self) -> float:
-        """Mean over all pixels."""
-        pixels = [image.matrix.sum() for image in self.images]
-        return float(np.average([image.loss for image in self.images], weights=pixels))
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "name": self.name,
-            "split": self.split,
-            "classes": [item.name for item in self.classes],
-            "loss": self.loss,
-            **segmentation_metrics(self.matrix).as_dict(),
-            "confusion_matrix": self.matrix.tolist(),
-            "images": [
-                {"stem": image.stem, "loss": image.loss, **segmentation_metrics(image.matrix).as_dict()}
-                for image in self.images
-            ],
-        }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOutputs:
     """Where an evaluation leaves its results."""
@@ -114,29 +67,53 @@ class EvaluationOutputs:
     predictions: Path
     overlays: Path | None
     metrics: Path
+    """The document, `matseg_shared.evaluation.EvaluationDocument`."""
+    table: Path
+    """One line per image, CSV."""
     confusion: Path
+    reliability: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What is evaluated on what."""
+
+    name: str
+    """`<dataset>_<version>`."""
+    split: str
+    """`test`, or another folder of the data set."""
+    model: Path
+    """The checkpoint or ONNX file."""
+    tolerance: float = BOUNDARY_TOLERANCE
+    """How far from a boundary is near, pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scored:
+    sample: Sample
+    tally: Tally
+    wrong: WrongPixels
 
 
 def evaluate(
     dataset: Dataset,
-    split: str,
-    name: str,
+    request: EvaluationRequest,
     predictor: Predictor,
     outputs: EvaluationOutputs,
     progress: Callable[[int, int], None],
-) -> Evaluation:
-    """Score every labelled image of a split and write predictions, overlays, metrics and the confusion matrix.
+) -> EvaluationDocument:
+    """Score every labelled image of a split and write predictions, overlays, figures and plots.
 
     Args:
         dataset: with label arrays for the split.
-        split: `test`, or another folder of the data set.
-        name: `<dataset>_<version>`.
+        request: what is evaluated.
         predictor: the model.
         outputs: where results go; those of an earlier evaluation are replaced.
         progress: called with (images done, images in all).
 
     Raises:
         UsageError: the data do not fit the model.
+        ModelError: the model gives probabilities that are no numbers.
         OutputError: results cannot be written.
     """
     classes = predictor.classes
@@ -144,31 +121,39 @@ def evaluate(
         raise DatasetError(
             f"{dataset.root}: its label arrays have {len(dataset.classes)} classes, the model has {len(classes)}"
         )
-    samples = dataset.samples(split)
+    samples = dataset.samples(request.split)
     images = LabelledImages(samples, channels=predictor.input.channels, n_class=len(classes))
-    scores = []
+    scored = []
     for index, sample in enumerate(samples):
-        image: LabelledImage = images[index]
-        check_dtype(image.pixels, predictor.input.dtype, sample.image)
-        labels, probabilities = predictor.predict(image.pixels)
-        scores.append(_score(image, labels, probabilities, len(classes)))
-        _write_pictures(image, labels, classes, outputs)
+        scored.append(_score(images[index], sample, predictor, request, outputs))
         progress(index + 1, len(samples))
-    result = Evaluation(name=name, split=split, classes=classes, images=tuple(scores))
-    write_text(outputs.metrics, json.dumps(result.as_dict(), indent=2) + "\n")
-    plot_confusion(outputs.confusion, f"{name} on {split}", result.matrix, classes)
-    return result
+    document = _document(dataset, request, classes, scored, outputs)
+    write_text(outputs.metrics, document.model_dump_json(indent=2) + "\n")
+    write_text(outputs.table, image_table(document))
+    title = f"{request.name} on {request.split}"
+    plot_confusion(outputs.confusion, title, np.array(document.confusion_matrix), classes)
+    plot_reliability(outputs.reliability, title, document)
+    return document
 
 
 def _score(
-    image: LabelledImage, labels: NDArray[np.uint8], probabilities: NDArray[np.float32], n_class: int
-) -> ImageScore:
-    index = image.labels.astype(np.intp)[np.newaxis]
-    right = np.take_along_axis(probabilities, index, axis=0)
-    loss = -np.log(np.maximum(right, _SMALLEST_PROBABILITY), dtype=np.float64).mean()
-    return ImageScore(
-        stem=image.stem, matrix=confusion_matrix(image.labels, labels, n_class), loss=float(loss)
-    )
+    image: LabelledImage,
+    sample: Sample,
+    predictor: Predictor,
+    request: EvaluationRequest,
+    outputs: EvaluationOutputs,
+) -> _Scored:
+    check_dtype(image.pixels, predictor.input.dtype, sample.image)
+    labels, probabilities = predictor.predict(image.pixels)
+    if not np.isfinite(probabilities).all():
+        raise ModelError(
+            f"{request.model}: gives probabilities that are not finite on {sample.image}; train again with a "
+            "lower learning rate"
+        )
+    tally = tally_image(image.labels, labels, probabilities, request.tolerance)
+    wrong = wrong_pixels(image.labels, labels, probabilities, tally.matrix, request.tolerance)
+    _write_pictures(image, labels, predictor.classes, outputs)
+    return _Scored(sample=sample, tally=tally, wrong=wrong)
 
 
 def _write_pictures(
@@ -180,3 +165,60 @@ def _write_pictures(
     if outputs.overlays is not None:
         with atomic_write(outputs.overlays / f"{image.stem}.png") as stream:
             Image.fromarray(overlay(image.labels, labels, colours)).save(stream, format="PNG")
+
+
+def _document(
+    dataset: Dataset,
+    request: EvaluationRequest,
+    classes: tuple[ClassInfo, ...],
+    scored: Sequence[_Scored],
+    outputs: EvaluationOutputs,
+) -> EvaluationDocument:
+    figures = [item.tally.figures() for item in scored]
+    ranking = rank_images(figures, [item.wrong for item in scored], classes, request.tolerance)
+    label_images = _label_images(dataset, request.split)
+
+    def link(path: Path) -> str:
+        return relative_path(path, outputs.metrics.parent)
+
+    images = []
+    for item, own, disagreement in zip(scored, figures, ranking, strict=True):
+        label = label_images.get(item.sample.image)
+        picture = f"{item.sample.stem}.png"
+        images.append(
+            ImageResult(
+                **dict(own),
+                stem=item.sample.stem,
+                image=link(item.sample.image),
+                label=None if label is None else link(label),
+                array=link(item.sample.array),
+                prediction=link(outputs.predictions / picture),
+                overlay=None if outputs.overlays is None else link(outputs.overlays / picture),
+                confusion_matrix=_rows(item.tally.matrix),
+                disagreement=disagreement,
+            )
+        )
+    total = pool([item.tally for item in scored])
+    return EvaluationDocument(
+        **dict(total.figures()),
+        name=request.name,
+        split=request.split,
+        model=link(request.model),
+        classes=classes,
+        boundary_tolerance=request.tolerance,
+        confusion_matrix=_rows(total.matrix),
+        spread=spread_of_images(images),
+        reliability=total.calibration.bins(),
+        images=tuple(images),
+    )
+
+
+def _label_images(dataset: Dataset, split: str) -> dict[Path, Path]:
+    try:
+        return {pair.image: pair.label for pair in dataset.pairing(split).pairs}
+    except DatasetError:
+        return {}  # a split may have label arrays only
+
+
+def _rows(matrix: ConfusionMatrix) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in matrix.tolist())

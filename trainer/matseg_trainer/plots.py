@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matseg_shared.evaluation import EvaluationDocument
 from matseg_shared.files import atomic_write
 from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
@@ -112,6 +113,39 @@ def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Seq
     axes.set_ylabel("labelled")
     axes.set_title(title, fontsize="medium")
     figure.colorbar(picture, ax=axes, label="share of the labelled class")
+    _save(figure, path)
+
+
+def plot_reliability(path: Path, title: str, result: EvaluationDocument) -> None:
+    """The reliability diagram: accuracy against confidence per bin, and how many pixels each bin holds, as PNG.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 6.5), layout="constrained")
+    curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = [item for item in result.reliability if item.pixels]
+    confidence = [np.nan if item.confidence is None else item.confidence for item in bins]
+    accuracy = [np.nan if item.accuracy is None else item.accuracy for item in bins]
+    curve.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="calibrated")
+    curve.plot(confidence, accuracy, color=_TRAIN, marker="o", label="model")
+    curve.set_ylabel("share of right pixels")
+    curve.set_ylim(0, 1.02)
+    curve.legend(frameon=False, loc="upper left")
+    curve.set_title(
+        f"{title}\ncalibration error {result.calibration_error:.4f}, Brier score {result.brier:.4f}",
+        fontsize="medium",
+    )
+    for item in result.reliability:
+        counts.bar(item.lower, item.pixels, width=item.upper - item.lower, align="edge", color=_TRAIN)
+    counts.set_yscale("log")
+    counts.set_ylabel("pixels")
+    counts.set_xlabel("probability of the predicted class")
+    counts.set_xlim(0, 1.02)
+    for axes in (curve, counts):
+        axes.grid(alpha=0.25)
     _save(figure, path)
 
 

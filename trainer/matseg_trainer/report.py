@@ -1,43 +1,123 @@
-"""An evaluation as tables on the terminal."""
+"""An evaluation as tables on the terminal, legible at 80 columns."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from matseg_shared.command import console
-from matseg_shared.metrics import segmentation_metrics
-from matseg_trainer.evaluate import Evaluation, EvaluationOutputs
+from matseg_shared.evaluation import EvaluationDocument, Spread
+from matseg_trainer.evaluate import EvaluationOutputs
+
+_WORST = 5
 
 
-def print_evaluation(result: Evaluation, outputs: EvaluationOutputs) -> None:
-    """Per-class figures, totals, the worst images, and where the pictures are."""
-    metrics = segmentation_metrics(result.matrix)
-    table = Table(
-        title=f"{result.name} on {result.split}: {len(result.images)} image(s)", title_justify="left"
-    )
-    table.add_column("class")
-    for heading in ("IoU", "precision", "recall", "F1", "labelled pixels"):
-        table.add_column(heading, justify="right")
-    for item, labelled in zip(result.classes, result.matrix.sum(axis=1), strict=True):
-        figures = (getattr(metrics, name)[item.index] for name in ("iou", "precision", "recall", "f1"))
-        table.add_row(item.name, *(_figure(value) for value in figures), f"{labelled:,}")
+def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> None:
+    """Figures per class, boundaries and phase fractions, spread over the images, the worst images, the files."""
     out = console()
-    out.print(table)
+    out.print(_class_table(result))
     out.print(
-        f"mean IoU {_figure(metrics.mean_iou)}   accuracy {_figure(metrics.accuracy)}   loss {result.loss:.5f}"
+        f"mean IoU {_figure(result.mean_iou)}   accuracy {_figure(result.accuracy)}   loss {result.loss:.5f}"
     )
-    by_iou = sorted(result.images, key=lambda image: segmentation_metrics(image.matrix).mean_iou)
-    worst = ", ".join(
-        f"{image.stem} ({_figure(segmentation_metrics(image.matrix).mean_iou)})" for image in by_iou[:3]
+    out.print(_shape_table(result))
+    out.print(
+        f"calibration error {result.calibration_error:.5f}   Brier score {result.brier:.5f}   "
+        f"all boundaries: {_number(result.boundary.displacement)} px, F1 {_number(result.boundary.f1)}"
     )
-    out.print(f"lowest mean IoU: {worst}")
-    out.print(f"  predictions  {outputs.predictions}")
+    if len(result.images) > 1:
+        out.print(_spread_table(result))
+    _print_worst(out, result)
+    out.print(f"  predictions  {outputs.predictions}", markup=False)
     if outputs.overlays is not None:
-        out.print(f"  overlays     {outputs.overlays}")
-    out.print(f"  metrics      {outputs.metrics}\n  confusion    {outputs.confusion}")
+        out.print(f"  overlays     {outputs.overlays}", markup=False)
+    for name in ("metrics", "table", "confusion", "reliability"):
+        out.print(f"  {name:<12} {getattr(outputs, name)}", markup=False)
 
 
-def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.5f}"
+def _class_table(result: EvaluationDocument) -> Table:
+    title = f"{result.name} on {result.split}: {len(result.images)} image(s)"
+    table = _table(title, "class", "IoU", "precision", "recall", "F1", "labelled px")
+    labelled = [sum(row) for row in result.confusion_matrix]
+    for item in result.classes:
+        figures = (getattr(result, name)[item.index] for name in ("iou", "precision", "recall", "f1"))
+        table.add_row(escape(item.name), *map(_figure, figures), f"{labelled[item.index]:,}")
+    return table
+
+
+def _shape_table(result: EvaluationDocument) -> Table:
+    table = _table(
+        f"phase fractions, and boundaries (F1 within {result.boundary_tolerance:g} px)",
+        *("class", "labelled", "predicted", "error", "displaced px", "F1"),
+    )
+    for item in result.classes:
+        boundary = result.class_boundaries[item.index]
+        table.add_row(
+            escape(item.name),
+            f"{result.labelled_fraction[item.index]:.3%}",
+            f"{result.predicted_fraction[item.index]:.3%}",
+            f"{result.fraction_error[item.index]:+.3%}",
+            _number(boundary.displacement),
+            _number(boundary.f1),
+        )
+    return table
+
+
+def _spread_table(result: EvaluationDocument) -> Table:
+    table = _table("image by image", "", "median", "quartiles", "lowest", "highest")
+    for name, spread, form in _spreads(result):
+        if spread is None:
+            table.add_row(escape(name), "-", "-", "-", "-")
+            continue
+        median, lower, upper, lowest, highest = (
+            format(value, form)
+            for value in (
+                spread.median,
+                spread.lower_quartile,
+                spread.upper_quartile,
+                spread.minimum,
+                spread.maximum,
+            )
+        )
+        table.add_row(escape(name), median, f"{lower} {upper}", lowest, highest)
+    return table
+
+
+def _spreads(result: EvaluationDocument) -> Iterator[tuple[str, Spread | None, str]]:
+    spread = result.spread
+    yield "mean IoU", spread.mean_iou, ".4f"
+    yield "accuracy", spread.accuracy, ".4f"
+    yield "displaced px", spread.boundary_displacement, ".4f"
+    yield "boundary F1", spread.boundary_f1, ".4f"
+    yield "calibration error", spread.calibration_error, ".4f"
+    for item in result.classes:
+        yield f"IoU {item.name}", spread.iou[item.index], ".4f"
+    for item in result.classes:
+        yield f"error {item.name}", spread.fraction_error[item.index], "+.3%"
+
+
+def _print_worst(out: Console, result: EvaluationDocument) -> None:
+    out.print("worst images first:")
+    for image in result.worst_first[:_WORST]:
+        why = image.disagreement
+        out.print(
+            f"  {why.rank}. {image.stem}, mean IoU {_number(image.mean_iou)}: {why.reason}", markup=False
+        )
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

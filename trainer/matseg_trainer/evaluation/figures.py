@@ -1,0 +1,140 @@
+"""What is counted on an image, and the figures that follow from the counts of one image or of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.evaluation import Figures, ImageResult, Spread, SpreadOfImages
+from matseg_shared.metrics import ConfusionMatrix, confusion_matrix, or_none, segmentation_metrics
+from matseg_trainer.boundary import BoundaryEdges, BoundaryTally, compare_boundaries
+from matseg_trainer.evaluation.calibration import CalibrationTally, calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tally:
+    """Counts that add up over images."""
+
+    matrix: ConfusionMatrix
+    calibration: CalibrationTally
+    boundary: BoundaryTally
+    class_boundaries: tuple[BoundaryTally, ...]
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            matrix=self.matrix + other.matrix,
+            calibration=self.calibration + other.calibration,
+            boundary=self.boundary + other.boundary,
+            class_boundaries=tuple(map(add, self.class_boundaries, other.class_boundaries)),
+        )
+
+    def figures(self) -> Figures:
+        """Undefined ones are None."""
+        metrics = segmentation_metrics(self.matrix)
+        pixels = int(self.matrix.sum())
+        labelled, predicted = (self.matrix.sum(axis=axis) / pixels for axis in (1, 0))
+        return Figures(
+            pixels=pixels,
+            accuracy=or_none(metrics.accuracy),
+            mean_iou=or_none(metrics.mean_iou),
+            iou=tuple(map(or_none, metrics.iou)),
+            precision=tuple(map(or_none, metrics.precision)),
+            recall=tuple(map(or_none, metrics.recall)),
+            f1=tuple(map(or_none, metrics.f1)),
+            loss=self.calibration.mean_loss,
+            brier=self.calibration.mean_brier,
+            calibration_error=self.calibration.expected_error,
+            labelled_fraction=tuple(labelled.tolist()),
+            predicted_fraction=tuple(predicted.tolist()),
+            fraction_error=tuple((predicted - labelled).tolist()),
+            boundary=self.boundary.figures(),
+            class_boundaries=tuple(tally.figures() for tally in self.class_boundaries),
+        )
+
+
+def tally_image(
+    labels: NDArray[np.uint8],
+    predictions: NDArray[np.uint8],
+    probabilities: NDArray[np.float32],
+    tolerance: float,
+) -> Tally:
+    """Count everything on one image.
+
+    Args:
+        labels: (H, W) class indices.
+        predictions: (H, W) class indices.
+        probabilities: (K, H, W).
+        tolerance: for boundary precision and recall, pixels.
+    """
+    n_class = len(probabilities)
+    labelled, predicted = BoundaryEdges.of(labels), BoundaryEdges.of(predictions)
+    whole = compare_boundaries(labelled.midpoints, predicted.midpoints, tolerance)
+    by_class = (
+        (whole, whole)  # both classes have the one boundary between them
+        if n_class == 2
+        else tuple(
+            compare_boundaries(labelled.of_class(index), predicted.of_class(index), tolerance)
+            for index in range(n_class)
+        )
+    )
+    return Tally(
+        matrix=confusion_matrix(labels, predictions, n_class),
+        calibration=calibration(labels, predictions, probabilities),
+        boundary=whole,
+        class_boundaries=by_class,
+    )
+
+
+def pool(tallies: Sequence[Tally]) -> Tally:
+    """The counts of all images together."""
+    return reduce(add, tallies)
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Mean, quartiles (by linear interpolation) and extremes of the values that are defined."""
+    known = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not known.size:
+        return None
+    minimum, lower, median, upper, maximum = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return Spread(
+        images=known.size,
+        mean=float(known.mean()),
+        median=median,
+        lower_quartile=lower,
+        upper_quartile=upper,
+        minimum=minimum,
+        maximum=maximum,
+    )
+
+
+def spread_of_images(images: Sequence[ImageResult]) -> SpreadOfImages:
+    """The spread of every figure over the images."""
+
+    def one(value: Callable[[ImageResult], float | None]) -> Spread | None:
+        return spread_of([value(image) for image in images])
+
+    def per_class(values: Callable[[ImageResult], Sequence[float | None]]) -> tuple[Spread | None, ...]:
+        return tuple(spread_of(column) for column in zip(*map(values, images), strict=True))
+
+    return SpreadOfImages(
+        accuracy=one(lambda image: image.accuracy),
+        mean_iou=one(lambda image: image.mean_iou),
+        iou=per_class(lambda image: image.iou),
+        f1=per_class(lambda image: image.f1),
+        loss=one(lambda image: image.loss),
+        brier=one(lambda image: image.brier),
+        calibration_error=one(lambda image: image.calibration_error),
+        fraction_error=per_class(lambda image: image.fraction_error),
+        absolute_fraction_error=per_class(lambda image: [abs(value) for value in image.fraction_error]),
+        boundary_displacement=one(lambda image: image.boundary.displacement),
+        boundary_f1=one(lambda image: image.boundary.f1),
+        class_boundary_displacement=per_class(
+            lambda image: [item.displacement for item in image.class_boundaries]
+        ),
+        class_boundary_f1=per_class(lambda image: [item.f1 for item in image.class_boundaries]),
+    )

@@ -1,0 +1,49 @@
+"""The images of an evaluation as CSV, the worst first."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from matseg_shared.evaluation import EvaluationDocument, ImageResult
+from matseg_shared.metadata import ClassInfo
+
+Cell = str | int | float | None
+
+
+def image_table(document: EvaluationDocument) -> str:
+    """One line per image, by rank; an undefined figure is an empty cell. RFC 4180 with a line of names."""
+    text = io.StringIO()
+    rows = [dict(_cells(image, document.classes)) for image in document.worst_first]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cells(image: ImageResult, classes: Sequence[ClassInfo]) -> Iterator[tuple[str, Cell]]:
+    why = image.disagreement
+    yield "rank", why.rank
+    yield "image", image.stem
+    yield "mean_iou", image.mean_iou
+    yield "accuracy", image.accuracy
+    yield "loss", image.loss
+    yield "brier", image.brier
+    yield "calibration_error", image.calibration_error
+    yield "boundary_displacement_px", image.boundary.displacement
+    yield "boundary_f1", image.boundary.f1
+    yield "wrong_pixels", why.wrong_pixels
+    yield "wrong_near_boundary", why.near_boundary
+    for item in classes:
+        boundary = image.class_boundaries[item.index]
+        mark = f"{item.index}:{item.name}"
+        yield f"iou {mark}", image.iou[item.index]
+        yield f"precision {mark}", image.precision[item.index]
+        yield f"recall {mark}", image.recall[item.index]
+        yield f"f1 {mark}", image.f1[item.index]
+        yield f"fraction_labelled {mark}", image.labelled_fraction[item.index]
+        yield f"fraction_error {mark}", image.fraction_error[item.index]
+        yield f"boundary_displacement_px {mark}", boundary.displacement
+        yield f"boundary_f1 {mark}", boundary.f1
+    yield "reason", why.reason
