@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.stereology import QUANTILES, ClassQuantities, Pixel, quantities
+from matseg_runtime.stereology import QUANTILES, ClassQuantities, Diameters, Pixel, quantities
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.files import write_text
 
@@ -133,25 +133,14 @@ class RegionTables:
         self, writer: Any, slice_name: str, position: int | str, items: Sequence[ClassQuantities]
     ) -> None:
         for item, (_, name) in zip(items, self.classes, strict=True):
-            sizes = item.diameters
-            lengths = [None] * (len(QUANTILES) + 2) if sizes is None else [
-                sizes.mean, *sizes.quantiles, sizes.largest,
-            ]  # fmt: skip
+            measured = (item.boundary_per_area, item.specific_surface)
             writer.writerow(
                 [
-                    slice_name,
-                    position,
-                    name,
-                    item.value,
-                    item.pixels,
-                    f"{item.fraction:.6f}",
-                    f"{item.area:.6g}",
-                    item.regions,
-                    item.regions_at_edge,
-                    *("" if length is None else f"{length:.6g}" for length in lengths),
-                    f"{item.boundary_per_area:.6g}",
-                    f"{item.specific_surface:.6g}",
-                ]  # fmt: skip
+                    *(slice_name, position, name, item.value, item.pixels),
+                    *(f"{item.fraction:.6f}", f"{item.area:.6g}", item.regions, item.regions_at_edge),
+                    *_lengths(item.diameters),
+                    *(f"{value:.6g}" for value in measured),
+                ]
             )
 
     def _sizes(self, total: Sequence[ClassQuantities]) -> str:
@@ -182,8 +171,15 @@ class RegionTables:
         found = []
         for item, (_, name) in zip(self.total(), self.classes, strict=True):
             sizes = item.diameters
-            text = f"{name}: {item.fraction:.4%} of the area, {item.regions} regions ({item.regions_at_edge} at the edge)"
+            text = f"{name}: {item.fraction:.4%}, {item.regions} regions ({item.regions_at_edge} at the edge)"
             if sizes is not None:
                 text += f", diameter {sizes.quantiles[QUANTILES.index(50)]:.4g} {unit} in the middle"
             found.append(f"{text}, specific surface {item.specific_surface:.4g} 1/{unit}")
         return found
+
+
+def _lengths(sizes: Diameters | None) -> list[str]:
+    """Mean, quantiles and largest; empty where no region has a size."""
+    if sizes is None:
+        return [""] * (len(QUANTILES) + 2)
+    return [f"{length:.6g}" for length in (sizes.mean, *sizes.quantiles, sizes.largest)]

@@ -32,6 +32,14 @@ _SPELLINGS = {
     "å": "angstrom", "a": "angstrom", "ångström": "angstrom", "ångstrom": "angstrom",
     "inches": "inch", "in": "inch",
 }  # fmt: skip
+_OME_NAMES = {
+    "m": "meter",
+    "cm": "centimeter",
+    "mm": "millimeter",
+    "um": "micrometer",
+    "nm": "nanometer",
+    "pm": "picometer",
+}
 _TOLERANCE = 0.01
 
 
@@ -84,6 +92,11 @@ def unit_of(text: str | None) -> str | None:
     name = text.strip().lower()
     name = _SPELLINGS.get(name, name)
     return name if name in _IN_METRES else None
+
+
+def ome_unit(name: str) -> str:
+    """A unit that `unit_of` gave, as OME-Zarr spells it out."""
+    return _OME_NAMES.get(name, name)
 
 
 def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:

@@ -12,13 +12,13 @@ from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.segment import Segmentation, scaled_probabilities
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.sink.stack import palette_table
+from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_shared.errors import UsageError
 from matseg_shared.files import atomic_write, output_errors
 from matseg_shared.metadata import ModelMetadata
 from matseg_shared.palette import write_label_png
 
 LEDGER_NAME = ".matseg"
-PROBABILITIES_SUFFIX = "_probabilities.tif"
 
 ImageFormat = Literal["png", "tiff"]
 _SUFFIXES = {"png": ".png", "tiff": ".tif"}

@@ -54,7 +54,7 @@ def _open_folder(path: Path, node: str | None, options: SourceOptions) -> Source
     _refuse_node(path, node)
     if (option := options.named()) is not None:
         raise UsageError(f"{path}: is a folder of images, to which {option} does not apply")
-    return FolderSource(path)
+    return FolderSource(path, as_labels=options.as_labels)
 
 
 def _open_file(path: Path, node: str | None, options: SourceOptions) -> Source:

@@ -20,6 +20,7 @@ from matseg_runtime.source.base import (
 )
 from matseg_runtime.source.folder import file_identity, refuse_growing_file
 from matseg_runtime.source.layout import layout_of
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 
 
@@ -40,6 +41,8 @@ class StoredArray:
     chunk_shape: tuple[int, ...] | None = None
     axis_names: tuple[str, ...] | None = None
     spacing: Spacing | None = None
+    voxel: VoxelSize | None = None
+    """Of slices along the first axis, where too little is known for a spacing."""
     watched: Path | None = None
     """A file whose size and time of change tell when the content changes."""
     check: Callable[[tuple[slice | int, ...]], None] | None = None
@@ -111,6 +114,10 @@ class ArraySource(Source):
                 "again with --overwrite when it is complete"
             )
         return found
+
+    def voxel_size(self) -> VoxelSize | None:
+        known = super().voxel_size()
+        return known or (self._stored.voxel if self._layout.axis == 0 else None)
 
     def close(self) -> None:
         if self._stored.closing is not None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from matseg_runtime.voxel import VoxelSize, voxel_of_scale
+
 PixelArray = NDArray[Any]
 
 
@@ -85,6 +87,8 @@ class SourceOptions:
     """Resolution level of an OME-Zarr image; None: 0, the finest."""
     fill_missing_chunks: bool = False
     """Take chunks that a zarr array lacks for its fill value, instead of refusing them."""
+    as_labels: bool = False
+    """Take a palette image's indices, not their colours, and leave out the probabilities that lie beside labels."""
 
     def named(self) -> str | None:
         """The first option that is set, as the user wrote it; for inputs to which none applies."""
@@ -122,6 +126,13 @@ class Source(ABC):
     def newcomers(self) -> tuple[Path, ...]:
         """Images that have come to the input since it was opened, and are not among its slices."""
         return ()
+
+    def voxel_size(self) -> VoxelSize | None:
+        """What the input itself says of its voxels; None where it says nothing that can be relied on."""
+        if self.volume is None or self.volume.spacing is None:
+            return None
+        spacing = self.volume.spacing
+        return voxel_of_scale(spacing.scale, spacing.unit, self.volume.axis, "the input")
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""

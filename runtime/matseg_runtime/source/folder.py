@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
+from matseg_runtime.source.tiff_scale import tiff_voxel_size
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_stored
 
+PROBABILITIES_SUFFIX = "_probabilities.tif"
+"""Of the file with a slice's class probabilities, beside its label image."""
 _FRESH_SECONDS = 2.0
 _SETTLE_SECONDS = 0.3
 
@@ -32,14 +37,23 @@ def file_identity(path: Path) -> str:
 class FolderSource(Source):
     """The images directly in a folder; everything else in it is skipped, and named."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, as_labels: bool = False) -> None:
         """List the folder, once: images that appear later belong to the next run.
+
+        Args:
+            folder: holds the images themselves.
+            as_labels: see `SourceOptions`.
 
         Raises:
             UsageError: no such folder, no image in it, or two images that would share one output name.
         """
         images, others = list_images(folder)
+        if as_labels:
+            chances = [path for path in images if _is_probability_file(path, images)]
+            images = [path for path in images if path not in chances]
+            others += chances
         self._folder = folder
+        self._as_labels = as_labels
         self._paths = tuple(images)
         self.location = str(folder)
         self.beside = folder.absolute()
@@ -59,10 +73,19 @@ class FolderSource(Source):
         refuse_growing_file(max(images, key=_changed))
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
+        if self._as_labels:
+            return [read_stored(path).pixels for path in self._paths[start:stop]]
         return [read_any_dtype(path) for path in self._paths[start:stop]]
 
     def current_identity(self, index: int) -> str:
         return file_identity(self._paths[index])
+
+    def voxel_size(self) -> VoxelSize | None:
+        """Of its TIFFs, when the first and the last agree."""
+        first, last = (tiff_voxel_size(path) for path in (self._paths[0], self._paths[-1]))
+        if first is None or last is None or not first.agrees_with(last):
+            return None
+        return dataclasses.replace(first, step=None)  # nobody knows how far apart single images are
 
     def newcomers(self) -> tuple[Path, ...]:
         known = set(self._paths)
@@ -95,6 +118,14 @@ def read_any_dtype(path: Path) -> PixelArray:
     if stored.palette is None:
         return stored.pixels
     return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
+
+
+def _is_probability_file(path: Path, images: Sequence[Path]) -> bool:
+    """Whether `matseg-run --probabilities` has written it beside a label image."""
+    if not path.name.endswith(PROBABILITIES_SUFFIX):
+        return False
+    stem = path.name.removesuffix(PROBABILITIES_SUFFIX)
+    return any(image.stem == stem for image in images)
 
 
 def skip_reason(path: Path) -> str:

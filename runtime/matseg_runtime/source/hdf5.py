@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.source.array import ArraySource, StoredArray
-from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
 from matseg_shared.errors import MissingExtraError, UsageError
 
@@ -50,10 +50,22 @@ def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
         array=dataset,
         content=f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}",
         chunk_shape=dataset.chunks,
+        spacing=_spacing(dataset),
         watched=path,
         explain=lambda _, error: _reading_problem(error),
         closing=file.close,
     )
+
+
+def _spacing(dataset: Any) -> Spacing | None:
+    """As Fiji's HDF5 plugin and ilastik note it: (z, y, x) in micrometres."""
+    try:
+        scale = tuple(float(value) for value in dataset.attrs.get("element_size_um", ()))
+    except (TypeError, ValueError):
+        return None
+    if len(scale) != 3 or dataset.ndim != 3:
+        return None
+    return Spacing(scale=scale, translation=(0.0, 0.0, 0.0), unit="micrometer")
 
 
 def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matseg_runtime.source.array import ArraySource, StoredArray
-from matseg_runtime.source.base import PixelArray, SourceOptions
+from matseg_runtime.source.base import PixelArray, SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.tiff_scale import tiff_scale
+from matseg_runtime.voxel import VoxelSize, ome_unit, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import decoding_problem, read_tiff_page
 
@@ -27,8 +29,9 @@ class _Pages:
     Each reader borrows a `TiffFile` of its own: parsing pages moves the file's position without a lock.
     """
 
-    def __init__(self, path: Path, tiff: TiffFile) -> None:
+    def __init__(self, path: Path, tiff: TiffFile, *, as_labels: bool) -> None:
         self._path = path
+        self._as_labels = as_labels
         self._idle = [tiff]
         self._lock = threading.Lock()
         first = self._read(tiff, 0)
@@ -59,7 +62,7 @@ class _Pages:
         page: Any = tiff.pages[number]
         stored = read_tiff_page(self._path, page)
         pixels = stored.pixels
-        if stored.palette is not None:
+        if stored.palette is not None and not self._as_labels:
             pixels = np.asarray(stored.palette, np.uint8)[pixels]
         if number and pixels.shape != self.shape[1:]:
             raise ImageError(
@@ -100,6 +103,7 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
         raise
     except Exception as error:  # a file that ends early is noticed here
         raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
+    spacing = _spacing(tiff)
     return ArraySource(
         StoredArray(
             kind="tiff",
@@ -107,12 +111,32 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
             path=path,
             array=array,
             content=f"{file_identity(path)}; {content}",
+            spacing=spacing,
+            voxel=_voxel(tiff) if spacing is None else None,
             watched=path,
             explain=lambda _, error: decoding_problem(path, error),
             closing=array.close if isinstance(array, _Pages) else tiff.close,
         ),
         options,
     )
+
+
+def _spacing(tiff: TiffFile) -> Spacing | None:
+    """Of a stack only when it is whole: an unknown distance of the pages must not be taken for 1."""
+    scale = tiff_scale(tiff)
+    if scale is None:
+        return None
+    if len(tiff.series[0].shape) == 2:
+        return Spacing(scale=(scale.y, scale.x), translation=(0.0, 0.0), unit=ome_unit(scale.unit))
+    if scale.z is None:
+        return None
+    return Spacing(scale=(scale.z, scale.y, scale.x), translation=(0.0, 0.0, 0.0), unit=ome_unit(scale.unit))
+
+
+def _voxel(tiff: TiffFile) -> VoxelSize | None:
+    """Of pages whose distance is not known."""
+    scale = tiff_scale(tiff)
+    return None if scale is None else voxel_of_scale((scale.y, scale.x), scale.unit, 0, "the input")
 
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, str]:
@@ -133,5 +157,5 @@ def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, str
                 "mean decoding every page; save it as zarr or uncompressed first"
             )
         return tifffile.memmap(path, mode="r"), f"{series.shape} {series.dtype}"
-    pages = _Pages(path, tiff)
+    pages = _Pages(path, tiff, as_labels=options.as_labels)
     return pages, f"{pages.shape} {pages.dtype}"
