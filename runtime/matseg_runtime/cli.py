@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from matseg_runtime.model_cli import inspect_main, verify_main
-from matseg_shared.command import debug_option
+from matseg_shared.command import debug_option, json_option, print_json
+from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.progress import shown_progress
 
 if TYPE_CHECKING:
     from matseg_runtime.options import RunOptions
@@ -19,19 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["inspect_main", "run_main", "verify_main"]
 
 # the same words as matseg_runtime.providers.PROVIDER_CHOICES, here because --help must not load that
-PROVIDERS = click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
+PROVIDERS = Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-input_options = _options(
+input_options = option_group(
+    "Input",
     click.option(
         "--axis", type=click.IntRange(0, 2), help="Axis of a volume to cut slices along. Default: the first."
     ),
@@ -46,7 +39,8 @@ input_options = _options(
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
     ),
 )
-output_options = _options(
+output_options = option_group(
+    "Output",
     click.option(
         "-o",
         "--output",
@@ -57,7 +51,7 @@ output_options = _options(
     click.option(
         "--format",
         "image_format",
-        type=click.Choice(["png", "tiff"]),
+        type=Choice(["png", "tiff"]),
         default="png",
         show_default=True,
         help="Of the label images in a folder.",
@@ -67,7 +61,8 @@ output_options = _options(
     click.option("--shards", is_flag=True, help="Zarr: one file per layer of chunks, for slow file systems."),
     click.option("--overwrite", is_flag=True, help="Replace earlier results instead of going on with them."),
 )
-machine_options = _options(
+machine_options = option_group(
+    "Machine and parts",
     click.option(
         "--provider",
         type=PROVIDERS,
@@ -97,7 +92,8 @@ machine_options = _options(
 )
 
 
-watch_options = _options(
+watch_options = option_group(
+    "Watching a scan",
     click.option("--watch", is_flag=True, help="INPUT is a folder in which images are still being written."),
     click.option(
         "--until", type=click.IntRange(min=1), help="With --watch: stop after so many slices in all."
@@ -111,7 +107,32 @@ watch_options = _options(
 )
 
 
-@click.command(name="matseg-run")
+_EXAMPLES = (
+    Example("label a folder of images; the results appear beside it", "matseg-run steel.onnx raw_slices/"),
+    Example(
+        "label a volume in an HDF5 file into one zarr volume, within 2 GB of memory",
+        "matseg-run steel.onnx scan.h5::/exchange/data -o labels.zarr --memory 2GB",
+    ),
+    Example(
+        "see the plan first: tiles, memory, threads",
+        "matseg-run steel.onnx scan.tif --dry-run",
+    ),
+    Example(
+        "float32 slices for a model of 8-bit images: say what becomes black and white",
+        "matseg-run steel.onnx recon.zarr --window -0.001,0.004",
+    ),
+    Example(
+        "label while the scan is being written, until ten minutes pass without a slice",
+        "matseg-run steel.onnx incoming/ --watch --idle 600",
+    ),
+    Example(
+        "the third of sixteen jobs, for instance of a SLURM array, and what completes them",
+        "matseg-run steel.onnx scan.tif -o labels.zarr --part 3/16",
+    ),
+)
+
+
+@click.command(name="matseg-run", cls=Command, examples=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("input_", metavar="INPUT")
 @input_options
@@ -119,7 +140,7 @@ watch_options = _options(
 @machine_options
 @watch_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 @debug_option
 def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: Any) -> int:
     """Label every slice of INPUT with MODEL, an ONNX file that matseg-export wrote, or zoo:NAME (matseg-inspect zoo:).
@@ -136,15 +157,18 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
       1  anything else, such as a full disk
     """
     from matseg_runtime.job import plan_job, run_job
-    from matseg_runtime.progress import slice_progress
 
     options = _run_options(model, input_, choices)
     if dry_run:
-        for line in plan_job(options):
-            click.echo(line)
+        lines = plan_job(options)
+        if as_json:
+            print_json({"plan": lines})
+        else:
+            click.echo("\n".join(lines))
         return 0
     _interrupt_on_termination()
-    summary = run_job(options, lambda total: slice_progress("labelling", total, quiet=as_json))
+    with shown_progress() as progress:
+        summary = run_job(options, progress)
     _print_summary(summary, as_json)
     return summary.exit_code
 
@@ -208,12 +232,9 @@ def _interrupt_on_termination() -> None:
 
 
 def _print_summary(summary: Summary, as_json: bool) -> None:
-    import json
-
     from matseg_runtime.report import summary_lines
 
     if as_json:
-        click.echo(json.dumps(summary.as_dict(), indent=1))
-        return
+        print_json(summary.as_dict())
     for line in summary_lines(summary):
-        click.echo(line)
+        click.echo(line, err=as_json)

@@ -24,10 +24,10 @@ from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import Crew, StageTimes
 from matseg_runtime.plan import Plan
 from matseg_runtime.prepare import Job, worker_job
-from matseg_runtime.progress import Advance
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import NODE_SEPARATOR, split_location
 from matseg_shared.errors import UnsupportedError
+from matseg_shared.progress import Progress
 
 _RETRIES = 3
 _CONNECT_SECONDS = 10
@@ -82,7 +82,7 @@ class JobPlugin(distributed.WorkerPlugin):
 
 
 def run_units_on_dask(
-    job: Job, ledger: Ledger, units: Sequence[Unit], advance: Advance, address: str
+    job: Job, ledger: Ledger, units: Sequence[Unit], progress: Progress, address: str
 ) -> StageTimes:
     """Label units on the workers of a cluster.
 
@@ -90,7 +90,7 @@ def run_units_on_dask(
         job: prepared by this process.
         ledger: open.
         units: what is left to do.
-        advance: told of finished slices.
+        progress: told of finished slices.
         address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
 
     Raises:
@@ -104,7 +104,7 @@ def run_units_on_dask(
         for report in _reports(client, job, units, threads):
             ledger.append(report.done, report.set_aside)
             totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
-            advance(report.slices)
+            progress.advance(report.slices)
     return StageTimes(
         read=totals[0],
         infer=totals[1],

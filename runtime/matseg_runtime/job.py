@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 
 from matseg_runtime.finish import complete, settled
 from matseg_runtime.ledger import Ledger, SliceRecord
@@ -12,7 +12,6 @@ from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
 from matseg_runtime.prepare import Job, now, open_input, prepare_job
-from matseg_runtime.progress import Advance
 from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
 from matseg_runtime.report import Summary, drift_warning
 from matseg_runtime.sink.base import Sink, Unit
@@ -20,16 +19,15 @@ from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_shared.errors import MissingExtraError, OutputError, UsageError
+from matseg_shared.progress import SILENT, Progress
 
-ProgressFactory = Callable[[int | None], AbstractContextManager[Advance]]
 
-
-def run_job(options: RunOptions, progress: ProgressFactory) -> Summary:
+def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
     """Segment an input; goes on where an earlier run of the same job stopped.
 
     Args:
         options: what the user asked for.
-        progress: given the number of slices to do, opens a display of them.
+        progress: told of stages and slices.
 
     Raises:
         UsageError: the input, the output or an option does not fit; nothing was written.
@@ -38,6 +36,7 @@ def run_job(options: RunOptions, progress: ProgressFactory) -> Summary:
         OutputError: results cannot be written; the same command goes on once that is mended.
     """
     _refuse_combinations(options)
+    progress.stage("opening the input and the model")
     with closing(open_input(options)) as source:
         if isinstance(source, WatchSource):
             source.wait_for_first()
@@ -60,7 +59,7 @@ def plan_job(options: RunOptions) -> list[str]:
         return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines
 
 
-def _run(job: Job, progress: ProgressFactory) -> Summary:
+def _run(job: Job, progress: Progress) -> Summary:
     ledger = Ledger(job.place.ledger_folder, job.options.part)
     if job.options.output.overwrite:
         _remove_earlier(job, ledger)
@@ -73,6 +72,7 @@ def _run(job: Job, progress: ProgressFactory) -> Summary:
         with closing(ledger):
             before = set(ledger.done)
             times = _process(job, ledger, progress)
+    progress.stage("completing the output")
     summary = _summary(job, ledger, before, times)
     summary = complete(summary, job.sink, ledger, job.session.model.metadata, job.source)
     if job.options.finish and not summary.is_final:
@@ -85,23 +85,29 @@ def _run(job: Job, progress: ProgressFactory) -> Summary:
     return summary
 
 
-def _process(job: Job, ledger: Ledger, progress: ProgressFactory) -> StageTimes | None:
+def _process(job: Job, ledger: Ledger, progress: Progress) -> StageTimes | None:
     if isinstance(job.source, WatchSource):
-        with progress(None) as advance:
-            return _run_watching(job, job.source, ledger, advance)
+        progress.stage("labelling", unit="slices")
+        return _run_watching(job, job.source, ledger, progress)
     units = list(pending_units(job.source, job.sink, ledger.done, job.plan.unit, job.options.part))
     if not units:
         return None
-    with progress(sum(len(unit.slices) for unit in units)) as advance:
-        if job.options.dask is not None:
-            return _on_dask(job, ledger, units, advance, job.options.dask)
-        work = job.work(advance, ledger.append)
-        return run_pipeline(units, work.read, work.infer, work.write, job.plan.crew)
+    progress.stage("labelling", sum(len(unit.slices) for unit in units), unit="slices")
+    if job.options.dask is not None:
+        return _on_dask(job, ledger, units, progress, job.options.dask)
+    work = job.work(progress.advance, ledger.append)
+    return run_pipeline(
+        units, work.read, work.infer, work.write, job.plan.crew, watch=_tell_bottleneck(progress)
+    )
 
 
-def _run_watching(job: Job, source: WatchSource, ledger: Ledger, advance: Advance) -> StageTimes | None:
+def _tell_bottleneck(progress: Progress) -> Callable[[StageTimes], None]:
+    return lambda times: progress.note(f"{times.bottleneck} is slowest")
+
+
+def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progress) -> StageTimes | None:
     """Label slices as they come; Ctrl-C is a proper end here."""
-    work = job.work(advance, ledger.append)
+    work = job.work(progress.advance, ledger.append)
     units = (
         Unit(number=item.index, slices=(item,)) for item in source.arrivals() if not _is_done(item, ledger)
     )
@@ -118,12 +124,12 @@ def _is_done(item: Slice, ledger: Ledger) -> bool:
     return record is not None
 
 
-def _on_dask(job: Job, ledger: Ledger, units: list[Unit], advance: Advance, address: str) -> StageTimes:
+def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, address: str) -> StageTimes:
     if importlib.util.find_spec("distributed") is None:
         raise MissingExtraError("dask", "--dask")
     from matseg_runtime.dask import run_units_on_dask
 
-    return run_units_on_dask(job, ledger, units, advance, address)
+    return run_units_on_dask(job, ledger, units, progress, address)
 
 
 def _begin(job: Job, ledger: Ledger) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.command import console, debug_option
+from matseg_shared.command import console, debug_option, json_option, print_json
+from matseg_shared.help import Choice, Command, Example
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 
 
-@click.command(name="matseg-inspect")
+@click.command(
+    name="matseg-inspect",
+    cls=Command,
+    examples=[
+        Example("classes, input, tiling, training and export", "matseg-inspect steel.onnx"),
+        Example("the models that can be named as zoo:NAME", "matseg-inspect zoo:"),
+        Example("the whole metadata document, for a script", "matseg-inspect steel.onnx --json"),
+    ],
+)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the whole metadata document as JSON.")
+@json_option
 @debug_option
 def inspect_main(model: Path, as_json: bool) -> None:
     """Print what MODEL says about itself: classes, input, tiling, training and export.
@@ -38,25 +46,31 @@ def inspect_main(model: Path, as_json: bool) -> None:
 
     found = Session.open(locate(model), provider="cpu", threads=1).model
     if as_json:
-        document = {"path": str(found.path), "sha256": found.sha256, **found.metadata.model_dump(mode="json")}
-        click.echo(json.dumps(document, indent=1))
+        print_json({"path": found.path, "sha256": found.sha256, **found.metadata.model_dump(mode="json")})
         return
     out = console()
     out.print(_facts_table(found))
     out.print(_classes_table(found))
 
 
-@click.command(name="matseg-verify")
+@click.command(
+    name="matseg-verify",
+    cls=Command,
+    examples=[
+        Example("does this machine give the labels that were right at export?", "matseg-verify steel.onnx"),
+        Example("does its GPU?", "matseg-verify steel.onnx --provider cuda"),
+    ],
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--provider",
-    type=click.Choice(["auto", *_PROVIDERS]),
+    type=Choice(["auto", *_PROVIDERS]),
     default="auto",
     show_default=True,
     help="Where the network runs; anything but auto is taken at its word or refused.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 @debug_option
 def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_json: bool) -> None:
     """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
@@ -68,7 +82,7 @@ def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_j
     session = Session.open(locate(model), provider=provider, threads=threads)
     result = session.self_test()
     if as_json:
-        click.echo(json.dumps({"model": str(model), "passed": result.passed, **dataclasses.asdict(result)}))
+        print_json({"model": model, "passed": result.passed, **dataclasses.asdict(result)})
     session.require_passed(result)
     if not as_json:
         click.echo(
@@ -87,7 +101,7 @@ def _print_zoo(as_json: bool) -> None:
 
     index = read_index()
     if as_json:
-        click.echo(index.model_dump_json(indent=1))
+        print_json(index.model_dump(mode="json"))
         return
     table = Table("name", "labels", "network", "MB", "here", title="models zoo")
     for item in index.models:

@@ -214,6 +214,7 @@ def run_pipeline(
     crew: Crew,
     *,
     on_interrupt: Callable[[], None] | None = None,
+    watch: Callable[[StageTimes], None] | None = None,
 ) -> StageTimes:
     """Push every unit through the three stages; returns when the last is written.
 
@@ -224,6 +225,7 @@ def run_pipeline(
         read, infer, write: the stages; called from several threads when `crew` says so.
         crew: threads and queue lengths.
         on_interrupt: called at the first Ctrl-C.
+        watch: called after each unit, from a writer's thread, with the times so far.
 
     Raises:
         BaseException: the first that any stage raised.
@@ -253,17 +255,17 @@ def run_pipeline(
     def writing() -> None:
         for item in to_write:
             stages["write"].timed(write, item)
+            if watch is not None:
+                watch(times())
+
+    def times() -> StageTimes:
+        busy = {name: stage.seconds for name, stage in stages.items()}
+        return StageTimes(**busy, wall=time.perf_counter() - started, crew=crew)
 
     for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
         stages[name].start(work)
     _wait(pipeline, feed, on_interrupt)
-    return StageTimes(
-        read=stages["read"].seconds,
-        infer=stages["infer"].seconds,
-        write=stages["write"].seconds,
-        wall=time.perf_counter() - started,
-        crew=crew,
-    )
+    return times()
 
 
 def _wait(pipeline: _Pipeline, feed: _Feed[Unit], on_interrupt: Callable[[], None] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,6 @@ from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
-from matseg_runtime.progress import Advance
 from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.report import provenance_text
 from matseg_runtime.session import Session
@@ -39,7 +39,7 @@ class Job:
     sink: Sink
     started: str
 
-    def work(self, advance: Advance, record: Record) -> Work:
+    def work(self, advance: Callable[[int], None], record: Record) -> Work:
         """The stages of the pipeline."""
         volume = label_volume(self.source, self.plan.shape) if self.place.is_volume else None
         return Work(
