@@ -36,7 +36,7 @@ from matseg_trainer.export.index import GraphIndex
 from matseg_trainer.export.plan import computed_tensors, layers_of
 from matseg_trainer.export.quantise import quantise
 from matseg_trainer.export.ranges import Code, least_confusion_code, least_error_code, sample_tensors
-from matseg_trainer.export.rewrite import with_one_score, without_transposed_convolutions
+from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
 from matseg_trainer.inference import TorchPredictor
 
 Make = Callable[..., tuple[Checkpoint, Dataset]]
@@ -125,7 +125,7 @@ def fp32_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def int8_graph(checkpoint: Checkpoint, keep: frozenset[str] = frozenset()) -> onnx.ModelProto:
-    model = without_transposed_convolutions(fp32_graph(checkpoint))
+    model = in_integer_operators(fp32_graph(checkpoint))
     samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), [checkpoint.sample])
     return quantise(model, samples, checkpoint.input, keep=keep, weight_levels=127)[0]
 
@@ -235,7 +235,7 @@ def test_weights_and_activations_have_the_types_that_are_fast() -> None:
 
 def test_a_layer_that_is_kept_computes_in_fp32() -> None:
     checkpoint = make_checkpoint("unet")
-    layers = layers_of(GraphIndex.of(without_transposed_convolutions(fp32_graph(checkpoint))))
+    layers = layers_of(GraphIndex.of(in_integer_operators(fp32_graph(checkpoint))))
     assert {"encoder.0.0", "up.0", "classifier"} <= set(layers)
     expected = run(fp32_graph(checkpoint), checkpoint.sample)[1]
     error = {
@@ -254,7 +254,7 @@ def test_rewriting_changes_no_result(n_class: int) -> None:
         checkpoint = make_checkpoint(name, n_class=n_class)
         deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
         plain = to_onnx(deployed, 1, "uint8")
-        rewritten = without_transposed_convolutions(with_one_score(plain))
+        rewritten = in_integer_operators(with_one_score(plain))
         assert "ConvTranspose" not in {node.op_type for node in rewritten.graph.node}
         assert (len(with_one_score(plain).graph.node) < len(plain.graph.node)) == (n_class == 2)
         image = smooth(0, (96, 64))[np.newaxis, np.newaxis]

@@ -41,7 +41,7 @@ from matseg_trainer.export.index import GraphIndex
 from matseg_trainer.export.parity import TIE_MARGIN, check_parity, confirm_halo, parity_inputs, top_margin
 from matseg_trainer.export.plan import computed_tensors
 from matseg_trainer.export.ranges import sample_tensors
-from matseg_trainer.export.rewrite import with_one_score, without_transposed_convolutions
+from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
 from matseg_trainer.halo import measure_halo
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class _Maker:
         """The graph in int8, measured, with the layers in fp32 that need it."""
         training = crops.split_images(self.checkpoint, dataset, crops.SPLIT)
         quantiser = sensitive.Quantiser.of(
-            without_transposed_convolutions(model),
+            in_integer_operators(model),
             self.checkpoint.input,
             crops.calibration_crops(training, self.stride),
             self._gate(model, dataset),

@@ -50,8 +50,9 @@ def _decide_between_two(logits: Tensor) -> tuple[Tensor, Tensor]:
     The same as argmax (whose first class wins a tie) and softmax.
     """
     margin = logits[:, 1:2] - logits[:, 0:1]
-    labels = (margin[:, 0] > 0).to(torch.uint8)
-    return labels, torch.cat([torch.sigmoid(-margin), torch.sigmoid(margin)], dim=1)
+    labels = (margin > 0).to(torch.uint8).squeeze(1)  # a view; to select the channel first would copy it
+    second = torch.sigmoid(margin)
+    return labels, torch.cat([1 - second, second], dim=1)
 
 
 def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:

@@ -79,7 +79,8 @@ def constant(name: str, value: NDArray[Any]) -> onnx.TensorProto:
     """An initialiser."""
     import onnx
 
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+    # not ascontiguousarray, which makes vectors of scalars; onnxruntime fuses int8 sums with scalar scales only
+    return onnx.numpy_helper.from_array(np.asarray(value, order="C"), name)
 
 
 def prune(model: onnx.ModelProto) -> None:

@@ -38,7 +38,7 @@ ARITHMETIC = frozenset({"Add", "AveragePool", "GlobalAveragePool", "Resize"})
 """Operators without weights that onnxruntime computes in int8 between dequantised inputs and a quantised output."""
 RECTIFIERS = frozenset({"Relu", "Clip"})
 """Taken together with the operator before them."""
-_SELECTIONS = frozenset({"Gather", "Reshape", "Slice", "Squeeze"})
+_SELECTIONS = frozenset({"Gather", "Slice", "Squeeze"})
 _WIDEST_SHARE = 4.0
 """Inputs of a Concat share a code unless their ranges differ by more than this factor."""
 _LARGEST_SHIFT = 0.5

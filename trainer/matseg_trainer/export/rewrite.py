@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     import onnx
 
 
-def without_transposed_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write each transposed convolution whose kernel is its stride as 1 x 1 convolutions.
+def in_integer_operators(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write what has no fast integer kernel in operators that have one; every move of values is one of whole lines.
 
-    No runtime has an integer kernel for the former. Every input pixel makes k x k output pixels of its own: one
-    1 x 1 convolution per row of the k x k block makes the k pixels of that row, and rows of whole lines are then
-    interleaved. The moves are written with channels last, where they copy lines instead of single bytes.
+    Transposed convolutions whose kernel is their stride become 1 x 1 convolutions; patches of pixels, as a strided
+    convolution reads them or a shuffle writes them, become moves with the channels last.
     """
     import onnx
 
@@ -27,12 +26,14 @@ def without_transposed_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     index = GraphIndex.of(model)
     del result.graph.node[:]
     for node in index.nodes:
-        if not _is_blockwise(node, index):
+        for applies, replacement in _REPLACEMENTS:
+            if applies(node, index):
+                nodes, constants = replacement(node, index)
+                result.graph.node.extend(nodes)
+                result.graph.initializer.extend(constants)
+                break
+        else:
             result.graph.node.append(node)
-            continue
-        nodes, constants = _blockwise(node, index)
-        result.graph.node.extend(nodes)
-        result.graph.initializer.extend(constants)
     prune(result)
     return result
 
@@ -53,7 +54,11 @@ def _is_blockwise(node: onnx.NodeProto, index: GraphIndex) -> bool:
 def _blockwise(
     node: onnx.NodeProto, index: GraphIndex
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes and constants that replace one transposed convolution."""
+    """The nodes and constants that replace one transposed convolution.
+
+    Every input pixel makes k x k output pixels of its own: one 1 x 1 convolution per row of the k x k block makes the
+    k pixels of that row, and rows of whole lines are then interleaved.
+    """
     from onnx import helper
 
     weight = index.constants[node.input[1]]  # (C in, C out, k, k)
@@ -93,6 +98,87 @@ def _row_matrix(weight: NDArray[Any], row: int) -> NDArray[Any]:
     return block.reshape(-1, weight.shape[0], 1, 1)
 
 
+def _is_patch_reader(node: onnx.NodeProto, index: GraphIndex) -> bool:
+    """A convolution of one channel whose square kernel is its stride."""
+    if node.op_type != "Conv" or node.input[1] not in index.constants:
+        return False
+    _, channels, *kernel = index.constants[node.input[1]].shape
+    return (
+        channels == 1
+        and kernel[0] == kernel[1] > 1
+        and list(attribute(node, "strides", [1, 1])) == kernel
+        and not any(attribute(node, "pads", [0]))
+        and all(step == 1 for step in attribute(node, "dilations", [1]))
+    )
+
+
+def _patch_reader(
+    node: onnx.NodeProto, index: GraphIndex
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The pixels of a patch as channels, and a 1 x 1 convolution of them."""
+    from onnx import helper
+
+    weight = index.constants[node.input[1]]
+    edge = weight.shape[2]
+    name, matrix = f"{node.output[0]}_patches", f"{node.input[1]}_patch"
+    constants = [
+        constant(matrix, weight.reshape(len(weight), -1, 1, 1)),
+        constant(f"{name}_rows", np.array([0, -1, edge, 0], np.int64)),
+        constant(f"{name}_columns", np.array([0, 0, 0, -1, edge], np.int64)),
+        constant(f"{name}_channels", np.array([0, 0, 0, edge * edge], np.int64)),
+    ]
+    nodes = [
+        helper.make_node("Reshape", [node.input[0], f"{name}_rows"], [f"{name}_by_row"]),
+        helper.make_node("Reshape", [f"{name}_by_row", f"{name}_columns"], [f"{name}_by_column"]),
+        helper.make_node("Transpose", [f"{name}_by_column"], [f"{name}_square"], perm=[0, 1, 3, 2, 4]),
+        helper.make_node("Reshape", [f"{name}_square", f"{name}_channels"], [f"{name}_last"]),
+        helper.make_node("Transpose", [f"{name}_last"], [name], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", [name, matrix, *node.input[2:]], [node.output[0]], kernel_shape=[1, 1]),
+    ]
+    return nodes, constants
+
+
+def _is_patch_writer(node: onnx.NodeProto, index: GraphIndex) -> bool:
+    """A shuffle of a convolution's channels into patches of a single output channel."""
+    if node.op_type != "DepthToSpace":
+        return False
+    layer = index.producer.get(node.input[0])
+    if layer is None or layer.op_type != "Conv" or layer.input[1] not in index.constants:
+        return False
+    return len(index.constants[layer.input[1]]) == attribute(node, "blocksize", 0) ** 2
+
+
+def _patch_writer(
+    node: onnx.NodeProto, index: GraphIndex
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """(N, k * k, h, w) to (N, 1, k * h, k * w), moving k values at a time."""
+    from onnx import helper
+
+    del index
+    edge = attribute(node, "blocksize", 0)
+    name = node.output[0]
+    constants = [
+        constant(f"{name}_square", np.array([0, 0, 0, edge, edge], np.int64)),
+        constant(f"{name}_lines", np.array([0, 0, 0, -1], np.int64)),
+        constant(f"{name}_image", np.array([0, 1, -1, 0], np.int64)),
+    ]
+    nodes = [
+        helper.make_node("Transpose", [node.input[0]], [f"{name}_last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", [f"{name}_last", f"{name}_square"], [f"{name}_patches"]),
+        helper.make_node("Transpose", [f"{name}_patches"], [f"{name}_by_row"], perm=[0, 1, 3, 2, 4]),
+        helper.make_node("Reshape", [f"{name}_by_row", f"{name}_lines"], [f"{name}_by_line"]),
+        helper.make_node("Reshape", [f"{name}_by_line", f"{name}_image"], [name]),
+    ]
+    return nodes, constants
+
+
+_REPLACEMENTS = (
+    (_is_blockwise, _blockwise),
+    (_is_patch_reader, _patch_reader),
+    (_is_patch_writer, _patch_writer),
+)
+
+
 def with_one_score(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let the last layer of a two-class network compute the difference of its two logits at once.
 
@@ -117,8 +203,17 @@ def with_one_score(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _differences(name: str, index: GraphIndex, readers: set[int]) -> dict[str, NDArray[Any]] | None:
-    """The constants that make a sum of layers compute channel 1 less channel 0; None where that is not all it is."""
+def _differences(
+    name: str, index: GraphIndex, readers: set[int], pixels: int = 1
+) -> dict[str, NDArray[Any]] | None:
+    """The constants that make a sum of layers compute channel 1 less channel 0; None where that is not all it is.
+
+    Args:
+        name: what the two channels are read from.
+        index: of the graph.
+        readers: identities of the nodes that may read it.
+        pixels: channels that hold one class each, where a shuffle into patches follows.
+    """
     if name in index.constants:
         value = index.constants[name]
         return {name: value[:, 1:] - value[:, :1]} if value.ndim == 4 and value.shape[1] == 2 else None
@@ -130,9 +225,11 @@ def _differences(name: str, index: GraphIndex, readers: set[int]) -> dict[str, N
         if node.op_type == "ConvTranspose":  # (C in, C out, k, k)
             folded = {node.input[1]: weight[:, 1:] - weight[:, :1]}
         else:
-            folded = {node.input[1]: weight[1:] - weight[:1]}
+            folded = {node.input[1]: weight[pixels:] - weight[:pixels]}
         biases = {item: index.constants[item] for item in node.input[2:]}
-        return {**folded, **{item: value[1:] - value[:1] for item, value in biases.items()}}
+        return {**folded, **{item: value[pixels:] - value[:pixels] for item, value in biases.items()}}
+    if node.op_type == "DepthToSpace" and attribute(node, "mode", b"DCR") == b"CRD":
+        return _differences(node.input[0], index, {id(node)}, pixels * attribute(node, "blocksize", 1) ** 2)
     if node.op_type == "Add":
         found = [_differences(item, index, {id(node)}) for item in node.input]
         return None if None in found else {k: v for part in found if part for k, v in part.items()}

@@ -42,7 +42,10 @@ class PatchUNet(SegmentationNetwork):
         self.decoder = nn.ModuleList(
             conv_block([level, level, level], bias=False) for level, _ in reversed(steps)
         )
-        self.classifier = nn.ConvTranspose2d(width, n_class, kernel_size=self.patch, stride=self.patch)
+        # A kernel of 3 x 3 sees the patches around: with 1 x 1, boundaries would break at the edges of patches
+        self.classifier = nn.Sequential(
+            nn.Conv2d(width, n_class * self.patch**2, kernel_size=3, padding=1), nn.PixelShuffle(self.patch)
+        )
         self.peak_channels = 2 * n_class + 1 + 4 * width // self.patch**2
         self.initialise()
 
