@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from matseg_runtime.locks import FileLock
+from matseg_runtime.records import Record, SliceRegions, SliceUncertainty
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sync_folder, write_text
 
@@ -31,11 +32,7 @@ _JOB_NAME = "job.json"
 _PART_FILE = re.compile(r"part-(\d+)-of-(\d+)\.lock")
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class JobKey(_Document):
+class JobKey(Record):
     """Everything that decides the bytes of the outputs."""
 
     ledger_version: Literal[1] = 1
@@ -69,7 +66,7 @@ class JobKey(_Document):
         ]
 
 
-class SliceRecord(_Document):
+class SliceRecord(Record):
     """One slice that is labelled and durable."""
 
     name: str
@@ -85,9 +82,13 @@ class SliceRecord(_Document):
     """Size of the slice's own output file; 0 when it shares one."""
     drift: float = 0.0
     """Distance of its intensities from the training set's, 0 to 1."""
+    regions: SliceRegions | None = None
+    """None: not asked for."""
+    uncertainty: SliceUncertainty | None = None
+    """None: not asked for."""
 
 
-class SetAsideRecord(_Document):
+class SetAsideRecord(Record):
     """One slice that could not be read."""
 
     name: str
@@ -96,7 +97,7 @@ class SetAsideRecord(_Document):
     reason: str
 
 
-class _Line(_Document):
+class _Line(Record):
     done: tuple[SliceRecord, ...] = ()
     set_aside: tuple[SetAsideRecord, ...] = ()
 

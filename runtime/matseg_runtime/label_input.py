@@ -1,0 +1,217 @@
+"""Labels as an input: what is known of them, and how their slices are read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from matseg_runtime.report import REPORT_NAME
+from matseg_runtime.sink.base import UNLABELLED
+from matseg_runtime.sink.images import LEDGER_NAME
+from matseg_runtime.sink.volume import SIDE_SUFFIX
+from matseg_runtime.source import open_source, split_location
+from matseg_runtime.source.base import PixelArray, Source, SourceOptions
+from matseg_runtime.voxel import VoxelSize, unit_of
+from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images import is_grey
+
+Labels = NDArray[np.integer[Any]]
+
+
+class _Voxel(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    step: float | None
+    row: float
+    column: float
+    unit: str
+
+
+class _Fraction(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+
+
+class _Provenance(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    axis: int | None = None
+    output_format: str
+
+
+class _Report(BaseModel):
+    """What is needed of the report that matseg-run left beside its labels."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    phase_fractions: tuple[_Fraction, ...]
+    provenance: _Provenance
+    voxel_size: _Voxel | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFacts:
+    """What is known of some labels beside their pixels."""
+
+    ours: bool
+    """Whether matseg-run wrote them, so that 255 means no label and absent chunks hold it."""
+    names: tuple[str, ...] = ()
+    """Of the classes 0, 1, ...; empty: not known."""
+    voxel: VoxelSize | None = None
+    axis: int | None = None
+    """That the slices were cut along, when it is not the first."""
+    report_folder: Path | None = None
+    """Where matseg-run left its report."""
+
+
+def facts_of(location: str) -> LabelFacts:
+    """What matseg-run left beside its output; of a zarr that was moved away from it, what its attributes say."""
+    file, _ = split_location(location)
+    path = Path(file)
+    for folder, ledger in (
+        (path, path / LEDGER_NAME),
+        (path.with_name(path.name + SIDE_SUFFIX), path.with_name(path.name + SIDE_SUFFIX)),
+    ):
+        if (
+            "://" not in file
+            and ledger.is_dir()
+            and (report := _read_report(folder / REPORT_NAME)) is not None
+        ):
+            return _facts(report, folder)
+    return _attributes(location)
+
+
+def _facts(report: _Report, folder: Path) -> LabelFacts:
+    voxel, unit = report.voxel_size, None if report.voxel_size is None else unit_of(report.voxel_size.unit)
+    size = None
+    if voxel is not None and unit is not None:
+        size = VoxelSize(
+            step=voxel.step, row=voxel.row, column=voxel.column, unit=unit, origin="the run's report"
+        )
+    chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice
+    return LabelFacts(
+        ours=True,
+        names=tuple(item.name for item in report.phase_fractions),
+        voxel=size,
+        axis=report.provenance.axis if chunked else None,
+        report_folder=folder,
+    )
+
+
+def _read_report(path: Path) -> _Report | None:
+    """None where it is missing or not what matseg-run writes: then less is known, and nothing wrong."""
+    try:
+        return _Report.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _attributes(location: str) -> LabelFacts:
+    """Of an OME-Zarr label image."""
+    file, node = split_location(location)
+    if Path(file.rstrip("/")).suffix != ".zarr" or "://" in file or not Path(file).is_dir():
+        return LabelFacts(ours=False)
+    import zarr
+
+    try:
+        attributes: dict[str, Any] = dict(zarr.open(file, path=(node or "").strip("/"), mode="r").attrs)
+        label = attributes.get("ome", attributes).get("image-label", {})
+        named = {int(item["label-value"]): str(item["name"]) for item in label.get("properties", ())}
+    except Exception:  # what cannot be opened is told when it is opened to be read
+        return LabelFacts(ours=False)
+    whole = sorted(named) == list(range(len(named)))
+    names = tuple(named[value] for value in range(len(named))) if whole else ()
+    return LabelFacts(ours="matseg" in attributes and bool(names), names=names)
+
+
+def open_labels(location: str, options: SourceOptions, facts: LabelFacts) -> Source:
+    """Open labels for reading.
+
+    Raises:
+        UsageError: they cannot be opened, or are no labels.
+        MissingExtraError: an optional package is needed for their format.
+    """
+    source = open_source(
+        location,
+        dataclasses.replace(
+            options,
+            as_labels=True,
+            axis=facts.axis if options.axis is None else options.axis,
+            fill_missing_chunks=options.fill_missing_chunks or facts.ours,
+        ),
+    )
+    if source.volume is not None and np.dtype(source.volume.dtype).kind not in "iub":
+        dtype = source.volume.dtype
+        source.close()
+        raise UsageError(_no_labels(location, dtype))
+    return source
+
+
+def as_labels(pixels: PixelArray, where: str) -> Labels:
+    """(H, W) class values of a slice as it is stored.
+
+    Raises:
+        ImageError: it holds no class values.
+    """
+    if pixels.ndim == 3:
+        if not is_grey(pixels):
+            raise ImageError(
+                where, "expected one class value per pixel, found colours; save it as a palette or grey image"
+            )
+        pixels = pixels[..., 0]
+    if pixels.dtype.kind not in "iu":
+        raise ImageError(where, _no_labels("", pixels.dtype.name).removeprefix(": "))
+    if pixels.dtype.kind == "i" and pixels.size and int(pixels.min()) < 0:
+        raise ImageError(where, f"expected class values from 0 up, found {int(pixels.min())}")
+    return pixels
+
+
+def class_names(
+    values: Sequence[int], names: Sequence[str], given: bool, location: str
+) -> list[tuple[int, str]]:
+    """Value and name of every class, those that do not occur included where they are known.
+
+    Args:
+        values: that occur, ascending.
+        names: of the classes 0, 1, ...; empty: not known.
+        given: whether the user gave the names, in the order of the values that occur.
+        location: of the labels, named in errors.
+
+    Raises:
+        UsageError: there are more values than names.
+    """
+    if not names:
+        return [(value, f"class {value}") for value in values]
+    if values and values[-1] < len(names):
+        return list(enumerate(names))
+    if given and len(values) == len(names):
+        return list(zip(values, names, strict=True))
+    found = ", ".join(map(str, values[:12])) + (" ..." if len(values) > 12 else "")
+    if not values:
+        return list(enumerate(names))
+    raise UsageError(
+        f"{location}: expected {len(names)} classes ({', '.join(names)}), found the values {found}; give the name of "
+        "every value with --names, or leave out a value with --ignore"
+    )
+
+
+def unlabelled_value(facts: LabelFacts, ignore: int | None) -> int | None:
+    """The value of pixels without a class."""
+    if ignore is not None:
+        return ignore
+    return UNLABELLED if facts.ours else None
+
+
+def _no_labels(location: str, dtype: str) -> str:
+    return (
+        f"{location}: expected labels, one whole number per class, found {dtype} pixels; name what matseg-run wrote, "
+        "or save the classes as 8-bit numbers"
+    )

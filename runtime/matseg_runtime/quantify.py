@@ -1,0 +1,316 @@
+"""Measure labels that lie on a disk, slice by slice; memory does not depend on how many slices there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matseg_runtime.label_input import (
+    LabelFacts,
+    as_labels,
+    class_names,
+    facts_of,
+    open_labels,
+    unlabelled_value,
+)
+from matseg_runtime.machine import available_cpus
+from matseg_runtime.records import Connectivity, SliceRegions
+from matseg_runtime.region_tables import RegionTables, SliceRow
+from matseg_runtime.regions import (
+    DEFAULT_CONNECTIVITY,
+    MOST_CLASSES,
+    TooManyClassesError,
+    measure_regions,
+    require_scikit_image,
+)
+from matseg_runtime.source.base import Slice, Source, SourceOptions
+from matseg_runtime.voxel import VoxelSize, choose_voxel_size
+from matseg_shared.errors import ImageError, UnsupportedError, UsageError
+from matseg_shared.progress import SILENT, Progress
+
+_SLICES_PER_TASK = 32
+_PIXELS_PER_WORKER = 40_000_000
+"""Work below this is done sooner than another process has started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantifyOptions:
+    """One call of matseg-quantify."""
+
+    labels: str
+    source: SourceOptions = field(default_factory=SourceOptions)
+    output: Path | None = None
+    """A folder; None: where matseg-run left its report, else beside the labels."""
+    voxel: VoxelSize | None = None
+    """Goes before what the labels themselves say."""
+    connectivity: Connectivity = DEFAULT_CONNECTIVITY
+    names: tuple[str, ...] = ()
+    """Of the classes; empty: what is known from elsewhere."""
+    ignore: int | None = None
+    """Value of pixels that have no class; None: 255 in what matseg-run wrote, else there are none."""
+    workers: int | None = None
+    """Processes; None: one per core, when there is work enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A slice that could not be measured."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantified:
+    """What became of it."""
+
+    tables: RegionTables
+    folder: Path
+    set_aside: tuple[SetAside, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Some slices, measured by one process; everything in it can be pickled."""
+
+    location: str
+    source: SourceOptions
+    facts: LabelFacts
+    slices: tuple[int, ...]
+    """Positions in the source, ascending."""
+    connectivity: Connectivity
+    unlabelled: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One slice of a task."""
+
+    slice: Slice
+    regions: SliceRegions | None
+    reason: str = ""
+    """Why it could not be measured."""
+
+
+def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantified:
+    """Measure all slices and write the tables.
+
+    Raises:
+        UsageError: the labels cannot be opened, are no labels, or an option does not fit them.
+        MissingExtraError: scikit-image, or what their format needs, is not installed.
+        OutputError: the tables cannot be written.
+    """
+    require_scikit_image("matseg-quantify")
+    facts = facts_of(options.labels)
+    with closing(open_labels(options.labels, options.source, facts)) as source:
+        tasks = list(_tasks(options, facts, source))
+        workers = options.workers or _worth(source)
+        voxel, _ = choose_voxel_size(options.voxel, _known_voxel(options, facts, source), None)
+        folder = (
+            options.output
+            or facts.report_folder
+            or source.beside.with_name(f"{source.beside.name}_quantities")
+        )
+        location = source.location
+    progress.stage("measuring", sum(len(task.slices) for task in tasks), unit="slices")
+    found: list[Measured] = []
+    for measured in run_tasks(tasks, workers):
+        found += measured
+        progress.advance(len(measured))
+    tables = _tables(options, facts, found, voxel, location)
+    tables.write(folder)
+    aside = tuple(
+        SetAside(where=item.slice.where, reason=item.reason) for item in found if item.regions is None
+    )
+    return Quantified(tables=tables, folder=folder, set_aside=aside)
+
+
+def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
+    """The run's own figure is of slices as the run cut them."""
+    as_the_run = options.source.axis is None or options.source.axis == (facts.axis or 0)
+    return (facts.voxel if as_the_run else None) or source.voxel_size()
+
+
+def _tasks(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[Task]:
+    """Whole chunks of a chunked volume, so that none is decoded twice."""
+    chunk = 1 if source.volume is None else source.volume.slices_per_chunk
+    step = -(-_SLICES_PER_TASK // chunk) * chunk
+    for start in range(0, len(source.slices), step):
+        yield Task(
+            location=options.labels,
+            source=options.source,
+            facts=facts,
+            slices=tuple(range(start, min(start + step, len(source.slices)))),
+            connectivity=options.connectivity,
+            unlabelled=unlabelled_value(facts, options.ignore),
+        )
+
+
+def _worth(source: Source) -> int:
+    """Processes that pay for their start."""
+    if source.volume is None:
+        shape: tuple[int, ...] = (len(source.slices), *_first_shape(source))
+    else:
+        shape = source.volume.shape
+    pixels = math.prod(shape)
+    return max(1, min(available_cpus(), len(source.slices) // _SLICES_PER_TASK, pixels // _PIXELS_PER_WORKER))
+
+
+def _first_shape(source: Source) -> tuple[int, ...]:
+    """Of the first image of a folder; nothing of one that is broken, which is found out later."""
+    try:
+        return source.read(0, 1)[0].shape[:2]
+    except ImageError:
+        return (0, 0)
+
+
+def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[list[Measured]]:
+    """Results in the order of the tasks; at most a few tasks are under way.
+
+    Raises:
+        UsageError: the labels are no labels.
+        UnsupportedError: a process was lost.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        yield from map(measure, tasks)
+        return
+    # never a fork: threads of this process may hold locks that nobody in a copy would release
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield from _in_order(pool, tasks, 2 * workers)
+        except BrokenProcessPool as error:
+            raise UnsupportedError(
+                "a measuring process was killed, most likely for lack of memory; run again with --workers 1"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(pool: ProcessPoolExecutor, tasks: Sequence[Task], ahead: int) -> Iterator[list[Measured]]:
+    waiting: list[Future[list[Measured]]] = []
+    for task in tasks:
+        waiting.append(pool.submit(measure, task))
+        if len(waiting) >= ahead:
+            yield waiting.pop(0).result()
+    while waiting:
+        yield waiting.pop(0).result()
+
+
+def measure(task: Task) -> list[Measured]:
+    """Do one task; runs in a process of its own, or in this one.
+
+    Raises:
+        UsageError: a slice has more values than there can be classes.
+    """
+    with closing(open_labels(task.location, task.source, task.facts)) as source:
+        chunk = 1 if source.volume is None else source.volume.slices_per_chunk
+        found: list[Measured] = []
+        for positions in _runs(task.slices, chunk):
+            found += _measure_run(task, source, positions)
+        return found
+
+
+def _runs(positions: Sequence[int], longest: int) -> Iterator[list[int]]:
+    """Consecutive positions, to be read at once."""
+    run: list[int] = []
+    for position in positions:
+        if run and (position != run[-1] + 1 or len(run) == longest):
+            yield run
+            run = []
+        run.append(position)
+    if run:
+        yield run
+
+
+def _measure_run(task: Task, source: Source, positions: Sequence[int]) -> list[Measured]:
+    first, last = positions[0], positions[-1]
+    try:
+        block = source.read(first, last + 1)
+    except ImageError as error:
+        if len(positions) > 1:  # find out which of them it is
+            return [item for position in positions for item in _measure_run(task, source, [position])]
+        return [Measured(slice=source.slices[first], regions=None, reason=str(error))]
+    found = []
+    for position in positions:
+        item = source.slices[position]
+        try:
+            labels = as_labels(block[position - first], item.where)
+            regions = measure_regions(labels, connectivity=task.connectivity, unlabelled=task.unlabelled)
+        except ImageError as error:
+            found.append(Measured(slice=item, regions=None, reason=str(error)))
+        except TooManyClassesError as error:
+            raise UsageError(_too_many(item.where, str(error))) from error
+        else:
+            found.append(Measured(slice=item, regions=regions))
+    return found
+
+
+def _too_many(where: str, found: str) -> str:
+    return (
+        f"{where}: expected labels of at most {MOST_CLASSES} classes, found {found}; this looks like an image, or like "
+        "numbered objects: give class labels"
+    )
+
+
+def _tables(
+    options: QuantifyOptions,
+    facts: LabelFacts,
+    found: Sequence[Measured],
+    voxel: VoxelSize | None,
+    location: str,
+) -> RegionTables:
+    rows = [
+        SliceRow(name=item.slice.name, position=item.slice.index, regions=item.regions)
+        for item in found
+        if item.regions is not None
+    ]
+    if not rows:
+        reasons = "\n".join(f"  - {item.reason}" for item in found[:5])
+        raise UsageError(f"{location}: none of its {len(found)} slices can be measured:\n{reasons}")
+    values = sorted({item.value for row in rows for item in row.regions.classes})
+    if len(values) > MOST_CLASSES:
+        raise UsageError(_too_many(location, f"{len(values)} values"))
+    labelled = [row for row in rows if row.regions.classes]
+    return RegionTables(
+        labels=location,
+        rows=labelled,
+        classes=class_names(values, options.names or facts.names, bool(options.names), location),
+        voxel=voxel,
+        connectivity=options.connectivity,
+        unlabelled=len(rows) - len(labelled),
+    )
+
+
+def measure_again(
+    location: str, facts: LabelFacts, axis: int, positions: Sequence[int], connectivity: Connectivity
+) -> dict[int, SliceRegions]:
+    """Measure some slices of an output of matseg-run that were not measured when they were written.
+
+    Returns:
+        By position in the output.
+
+    Raises:
+        UsageError: the output cannot be read.
+    """
+    task = Task(
+        location=location,
+        source=SourceOptions(axis=axis or None),
+        facts=dataclasses.replace(facts, ours=True),
+        slices=tuple(positions),
+        connectivity=connectivity,
+        unlabelled=unlabelled_value(facts, None),
+    )
+    found = {}
+    for item in measure(task):
+        if item.regions is None:
+            raise UsageError(f"its labels cannot be measured: {item.reason}")
+        found[item.slice.index] = item.regions
+    return found
