@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from matseg_runtime.finish import complete, settled
+from matseg_runtime.leave import leave_page
 from matseg_runtime.ledger import Ledger, SliceRecord
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import StageTimes, run_pipeline
@@ -82,6 +83,9 @@ def _run(job: Job, progress: Progress) -> Summary:
             f"{job.sink.path}: cannot be finished: {left} of {summary.slices} slices are not labelled yet{busy}; run "
             "the parts that are missing again"
         )
+    if summary.is_final:
+        progress.stage("making the report")
+        summary = leave_page(job, summary)
     return summary
 
 

@@ -24,6 +24,8 @@ class OutputOptions:
 
     path: Path | None = None
     """`.zarr`: a volume; `.tif` or `.tiff`: a stack; else a folder. None: a folder beside the input."""
+    label: str | None = None
+    """Write into the group of the OME-Zarr input itself, as `labels/<label>`; instead of `path`."""
     image_format: ImageFormat = "png"
     """Of a folder."""
     probabilities: bool = False
@@ -57,6 +59,8 @@ class RunOptions:
     """Address or scheduler file of the cluster to label on; None: this process."""
     finish: bool = False
     """Label nothing, only complete an output whose parts are done."""
+    page: bool = False
+    """Make `report.html` when the output is complete, if the extra `report` is installed."""
 
 
 def parse_size(text: str) -> int:

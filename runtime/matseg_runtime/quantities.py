@@ -52,13 +52,13 @@ def drift(image: NDArray[np.generic], histogram: Histogram) -> float:
     expected = np.asarray(histogram.counts, np.float64)
     if expected.sum() == 0 or image.size == 0:
         return 0.0
-    found = _bin(image, histogram)
+    found = binned(image, histogram)
     outside = image.size - found.sum()
     distance = np.abs(found / image.size - expected / expected.sum()).sum() + outside / image.size
     return round(float(distance) / 2, 4)
 
 
-def _bin(image: NDArray[np.generic], histogram: Histogram) -> NDArray[np.float64]:
+def binned(image: NDArray[np.generic], histogram: Histogram) -> NDArray[np.float64]:
     """Pixels per training bin; 8- and 16-bit images by way of a count per value, which is ten times faster."""
     edges = (histogram.low, max(histogram.high, np.nextafter(histogram.low, np.inf)))
     bins = len(histogram.counts)

@@ -51,6 +51,10 @@ class Summary:
     """Whether every slice is labelled or set aside, by this process or others, and the output has its final form."""
     part: Part = field(default_factory=Part)
     warnings: tuple[str, ...] = ()
+    page: Path | None = None
+    """The report for people, where one was made."""
+    no_page: str | None = None
+    """Why none was made although it was wanted."""
 
     @property
     def exit_code(self) -> int:
@@ -86,6 +90,7 @@ class Summary:
             "megapixels_per_second": round(self.megapixels_per_second, 3),
             "stages": None if self.times is None else _stages(self.times),
             "warnings": list(self.warnings),
+            "page": None if self.page is None else str(self.page),
         }
 
 
@@ -123,12 +128,17 @@ def summary_lines(summary: Summary) -> list[str]:
         )
     lines += [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
     if summary.is_final:
-        return [*lines, f"labels: {summary.output}"]
+        lines.append(f"labels: {summary.output}")
+        return lines if summary.page is None and summary.no_page is None else [*lines, _page_line(summary)]
     left = summary.slices - summary.labelled - summary.labelled_before
     return [
         *lines,
         f"part {summary.part} is done; {left} slices are left to others before {summary.output} is whole",
     ]
+
+
+def _page_line(summary: Summary) -> str:
+    return f"report: {summary.page}" if summary.page is not None else f"no report: {summary.no_page}"
 
 
 def drift_warning(drifts: Sequence[float], threshold: float) -> str | None:

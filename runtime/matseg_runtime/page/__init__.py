@@ -1,0 +1,13 @@
+"""A run as one HTML page: what was labelled, how it looks, what it amounts to, and how it came about.
+
+```
+ report.json, ledger, origin ──> record ─┐
+                                         ├──> build ──> report.html
+ chosen slices and labels ──> slices ────┘
+```
+"""
+
+from matseg_runtime.page.build import PAGE_NAME, write_run_page
+from matseg_runtime.page.record import RunRecord, find_run, read_run
+
+__all__ = ["PAGE_NAME", "RunRecord", "find_run", "read_run", "write_run_page"]

@@ -1,0 +1,253 @@
+"""The page of a run, from what is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matseg_runtime.origin import Origin
+from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
+from matseg_runtime.page.content import run_content, stack_names
+from matseg_runtime.page.record import RunPlaces, RunRecord, read_run
+from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
+from matseg_runtime.quantities import DRIFT_WARNING
+from matseg_runtime.source import open_source, split_location
+from matseg_runtime.source.base import Source, SourceOptions
+from matseg_shared.errors import MatsegError
+from matseg_shared.palette import default_colours
+from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Series, thinned
+from matseg_shared.report_page.page import Template, count, css_colour, require_report_extra, write_page
+from matseg_shared.report_page.pictures import distinct, visible_colours
+
+PAGE_NAME = "report.html"
+_TEMPLATE = Template(package="matseg_runtime.page", name="run.html.j2", scripts=("slices.js",))
+_SEPARATE_CLASSES = 4
+"""Up to so many classes have a chart each, because rare and common ones do not fit on one scale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownClass:
+    """One class, for the page's script."""
+
+    name: str
+    colour: str
+    """The model's."""
+    first: str
+    """What the page starts with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrowserData:
+    """What the slice browser works with."""
+
+    classes: tuple[ShownClass, ...]
+    palette: tuple[str, ...]
+    """Of the label pictures: one colour per class, none twice."""
+    safe_palette: tuple[str, ...]
+    slices: tuple[ShownSlice, ...]
+    stack_charts: tuple[str, ...]
+    """Charts whose x is the position of a slice."""
+
+
+def write_run_page(places: RunPlaces, *, source: Source | None = None, location: str | None = None) -> Path:
+    """Make `report.html` beside `report.json`; only the slices it shows are read again.
+
+    Args:
+        places: of the run; see `find_run`.
+        source: the input, where it is open already.
+        location: of the input, where it has been moved; None: where it was.
+
+    Returns:
+        The page.
+
+    Raises:
+        MissingExtraError: the extra `report` is not installed.
+        UsageError: the run is not finished, or its report is none.
+        OutputError: the page cannot be written, or the ledger is damaged.
+    """
+    path = places.report.with_name(PAGE_NAME)
+    require_report_extra(PAGE_NAME)
+    record = read_run(places)
+    missing: list[str] = []
+    if not record.slices:
+        missing.append(
+            f"{places.ledger}: there is no record of the slices any more, so only the totals are known."
+        )
+    colours = [item.colour for item in record.classes]
+    choices = choose_slices(record.slices, [item.name for item in record.classes])
+    with _input(record, source, location, missing) as found:
+        pictures = take_pictures(record, choices, found, colours)
+    if any(item.problems for item in pictures.slices):
+        bad = sum(bool(item.problems) for item in pictures.slices)
+        missing.append(
+            f"{bad} of the {len(choices)} slices shown here are missing or have changed; each says how."
+        )
+    fractions, others, intensities = (
+        _fraction_charts(record),
+        _along_stack(record),
+        _histogram(record, pictures),
+    )
+    names = [[chart.id for chart in charts] for charts in (fractions, [*intensities, *others])]
+    write_page(
+        path,
+        _TEMPLATE,
+        title=f"{record.report.provenance.get('model_name', 'model')}: run",
+        content=run_content(record, pictures, missing, *names),
+        charts=[*fractions, *intensities, *others],
+        data=BrowserData(
+            classes=tuple(
+                ShownClass(name=item.name, colour=css_colour(item.colour), first=css_colour(first))
+                for item, first in zip(record.classes, visible_colours(colours), strict=True)
+            ),
+            palette=tuple(css_colour(colour) for colour in distinct(colours)),
+            safe_palette=tuple(css_colour(colour) for colour in default_colours(len(colours))),
+            slices=pictures.slices,
+            stack_charts=tuple(chart.id for chart in [*fractions, *others]),
+        ),
+    )
+    return path
+
+
+@contextlib.contextmanager
+def _input(
+    record: RunRecord, source: Source | None, location: str | None, missing: list[str]
+) -> Iterator[Source | None]:
+    """The input, wherever it is now; without it the page shows labels only, and says so."""
+    if source is not None:
+        yield source
+        return
+    try:
+        found = open_source(location or _location(record), _source_options(record))
+    except MatsegError as error:
+        missing.append(f"The input cannot be read any more, so there are labels without slices. {error}")
+        yield None
+        return
+    with contextlib.closing(found):
+        yield found
+
+
+def _location(record: RunRecord) -> str:
+    """Where the input was; or, for a default output, beside which it still is."""
+    origin: Origin | None = record.origin
+    wanted = record.report.input if origin is None else origin.input
+    beside = record.places.labels.absolute().parent
+    if Path(split_location(wanted)[0]).exists() or not beside.name.endswith("_predictions"):
+        return wanted
+    default = beside.with_name(beside.name.removesuffix("_predictions"))
+    return str(default) if default.is_dir() else wanted
+
+
+def _source_options(record: RunRecord) -> SourceOptions:
+    key = record.report.provenance
+    slices = key.get("slices")
+    start, stop = (int(part) if part else None for part in slices.split(":")) if slices else (None, None)
+    return SourceOptions(
+        axis=key.get("axis"),
+        slices=(start, stop) if slices else None,
+        level=key.get("level"),
+        fill_missing_chunks=record.origin is not None and record.origin.fill_missing_chunks,
+    )
+
+
+def _fraction_charts(record: RunRecord) -> list[Chart]:
+    """The phase fractions along the stack."""
+    if not record.slices:
+        return []
+    series = [
+        Series(
+            name=item.name,
+            x=[entry.index for entry in record.slices],
+            y=thinned([fraction(entry, item.index) for entry in record.slices]),
+            colour=css_colour(colour),
+            names=stack_names(record.slices),
+            group=item.index,
+        )
+        for item, colour in zip(
+            record.classes, visible_colours([item.colour for item in record.classes]), strict=True
+        )
+    ]
+    if len(series) > _SEPARATE_CLASSES:
+        return [_stack_chart("fractions", "Phase fractions along the stack", series, "share of the slice")]
+    return [
+        _stack_chart(f"fraction-{line.group}", f"{line.name} along the stack", [line], "share of the slice")
+        for line in series
+    ]
+
+
+def _stack_chart(
+    name: str, title: str, series: Sequence[Series], y_title: str, *, percent: bool = True
+) -> Chart:
+    values = [value for line in series for value in line.y if value is not None]
+    shown = "{:.2%}" if percent else "{:.2f}"
+    spread = f"{shown.format(min(values))} to {shown.format(max(values))} in {count(len(series[0].x))} slices"
+    return Chart(
+        id=name,
+        title=title,
+        summary=f"{spread}. Choose a point to see the nearest slice shown above.",
+        x_title="slice",
+        y_title=y_title,
+        series=series,
+        y_percent=percent,
+        height=250 if len(series) == 1 else 340,
+    )
+
+
+def _along_stack(record: RunRecord) -> list[Chart]:
+    """What tells where along the stack to look."""
+    if not record.slices:
+        return []
+    positions = [entry.index for entry in record.slices]
+    names = stack_names(record.slices)
+    limit = Series(
+        name="warning",
+        x=[positions[0], positions[-1]],
+        y=[DRIFT_WARNING, DRIFT_WARNING],
+        colour=VERMILION,
+        dash="dash",
+        width=1.5,
+    )
+    drift = Series(
+        name="drift", x=positions, y=[entry.drift for entry in record.slices], colour=BLUE, names=names
+    )
+    charts = [_stack_chart("drift", "Drift along the stack", [drift, limit], "drift, 0 to 1", percent=False)]
+    doubt = [doubtful_share(entry) for entry in record.slices]
+    if any(doubt):
+        line = Series(name="doubtful", x=positions, y=thinned(doubt), colour=VERMILION, names=names)
+        charts.append(_stack_chart("doubt", "Doubtful pixels along the stack", [line], "share of the slice"))
+    return charts
+
+
+def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
+    """Intensities of the training set and of the slices shown."""
+    if record.origin is None or pictures.histogram is None:
+        return []
+    expected = record.origin.model.input.histogram
+    width = (expected.high - expected.low) / len(expected.counts)
+    centres = thinned([expected.low + (bin_ + 0.5) * width for bin_ in range(len(expected.counts))])
+    total = max(1, sum(expected.counts))
+    trained = thinned([number / total for number in expected.counts], 4)
+    outside = (
+        f" {pictures.outside:.2%} of the run's pixels lie beyond it." if pictures.outside >= 5e-5 else ""
+    )
+    return [
+        Chart(
+            id="histogram",
+            title="Intensity histograms",
+            summary=f"The training set's {expected.low:g} to {expected.high:g}, and the slices shown above.{outside}",
+            x_title="intensity",
+            y_title="share of the pixels",
+            y_percent=True,
+            series=[
+                Series(name="training set", x=centres, y=trained, kind="bars", colour=SKY),
+                Series(
+                    name="this run",
+                    x=centres,
+                    y=thinned(pictures.histogram, 4),
+                    kind="steps",
+                    colour=VERMILION,
+                ),
+            ],
+        )
+    ]

@@ -1,0 +1,82 @@
+"""Which slices of a run to show: evenly spread ones, and those that stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matseg_runtime.ledger import SliceRecord
+
+SPREAD = 24
+"""Slices evenly spread from the first to the last."""
+MOST = 40
+"""Slices in all: what one looks at in a sitting, and what keeps a page light."""
+_CLASSES = 4
+"""The classes whose extremes are shown; with many classes the most common ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One slice to show."""
+
+    record: SliceRecord
+    reasons: tuple[str, ...]
+    """Why; empty for an evenly spread one."""
+
+
+def choose_slices(records: Sequence[SliceRecord], names: Sequence[str]) -> tuple[Choice, ...]:
+    """Choose at most `MOST` slices.
+
+    Args:
+        records: of all labelled slices, by position.
+        names: of the classes.
+
+    Returns:
+        The choices by position.
+    """
+    reasons: dict[int, list[str]] = {}
+    for position, reason in _outstanding(records, names):
+        if position in reasons or len(reasons) < MOST - SPREAD:
+            reasons.setdefault(position, []).append(reason)
+    free = min(len(records), MOST if len(records) <= MOST else SPREAD)
+    for step in range(free):
+        reasons.setdefault(round(step * (len(records) - 1) / max(1, free - 1)), [])
+    return tuple(
+        Choice(record=records[position], reasons=tuple(reasons[position])) for position in sorted(reasons)
+    )
+
+
+def fraction(record: SliceRecord, index: int) -> float:
+    """Share of a class in a slice."""
+    return record.counts[index] / max(1, sum(record.counts))
+
+
+def _outstanding(records: Sequence[SliceRecord], names: Sequence[str]) -> list[tuple[int, str]]:
+    """(position, reason) of extremes; a stack in which all slices are equal has none."""
+    totals = [sum(record.counts[index] for record in records) for index in range(len(names))]
+    common = sorted(range(len(names)), key=lambda index: -totals[index])[:_CLASSES]
+    found: list[tuple[int, str]] = []
+
+    def extreme(measure: Callable[[SliceRecord], float], most: str, least: str | None = None) -> None:
+        values = [measure(record) for record in records]
+        if not values or max(values) <= min(values):
+            return
+        found.append((values.index(max(values)), most))
+        if least is not None:
+            found.append((values.index(min(values)), least))
+
+    extreme(doubtful_share, "most doubtful pixels")
+    extreme(lambda record: record.drift, "intensities least like the training set's")
+    for index in common:
+
+        def share(record: SliceRecord, index: int = index) -> float:
+            return fraction(record, index)
+
+        extreme(share, f"most {names[index]}", f"least {names[index]}")
+    return found
+
+
+def doubtful_share(record: SliceRecord) -> float:
+    """Share of pixels in doubtful places; 0 where the run did not measure it."""
+    uncertainty = getattr(record, "uncertainty", None)
+    return 0.0 if uncertainty is None else uncertainty.doubtful / max(1, sum(record.counts))

@@ -1,0 +1,193 @@
+"""What a finished run left on disk about itself, read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
+from matseg_runtime.origin import Origin, read_origin
+from matseg_runtime.report import REPORT_NAME
+from matseg_runtime.sink.images import LEDGER_NAME
+from matseg_runtime.sink.volume import SIDE_SUFFIX
+from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.metadata import ClassInfo, problems_of
+from matseg_shared.palette import default_colours
+
+
+class _Written(BaseModel):
+    """Part of `report.json`; what later versions add is left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class WrittenFraction(_Written):
+    """One class's share."""
+
+    name: str
+    pixels: int
+    fraction: float
+
+
+class WrittenStages(_Written):
+    """Where the time went."""
+
+    seconds: float
+    busy_seconds: dict[str, float]
+    threads: dict[str, int]
+    bottleneck: str
+
+
+class WrittenSkipped(_Written):
+    """An entry of the input that is no image."""
+
+    path: str
+    reason: str
+
+
+class WrittenVoxel(_Written):
+    """Edge lengths of a voxel."""
+
+    step: float | None = None
+    row: float
+    column: float
+    unit: str
+    origin: str = ""
+
+
+class WrittenReport(_Written):
+    """`report.json`, as `Summary.as_dict` wrote it."""
+
+    model: str
+    input: str
+    output: str
+    provenance: dict[str, Any]
+    provider_reason: str = ""
+    threads: int
+    started: str
+    finished: str
+    platform: str = ""
+    slices: int
+    part: str = ""
+    labelled: int
+    labelled_before: int
+    phase_fractions: tuple[WrittenFraction, ...] = Field(min_length=1)
+    skipped: tuple[WrittenSkipped, ...] = ()
+    pixels: int
+    megapixels_per_second: float = 0.0
+    stages: WrittenStages | None = None
+    warnings: tuple[str, ...] = ()
+    voxel_size: WrittenVoxel | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlaces:
+    """Where a run's results are."""
+
+    report: Path
+    """`report.json`; the page goes beside it."""
+    ledger: Path
+    labels: Path
+    """A folder of label images, or a volume."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """Everything a page tells in words and numbers."""
+
+    places: RunPlaces
+    report: WrittenReport
+    origin: Origin | None
+    """None where an earlier version of matseg labelled."""
+    slices: tuple[SliceRecord, ...]
+    """Labelled slices by position; empty when the ledger is gone."""
+    set_aside: tuple[SetAsideRecord, ...]
+    parts: tuple[WrittenReport, ...] = ()
+    """Of the processes that shared the work and were not the last."""
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Of the model; without its colours when those are not known any more."""
+        if self.origin is not None:
+            return self.origin.model.classes
+        names = [item.name for item in self.report.phase_fractions]
+        return tuple(
+            ClassInfo(index=index, name=name, colour=colour, label_value=index)
+            for index, (name, colour) in enumerate(zip(names, default_colours(len(names)), strict=True))
+        )
+
+
+def find_run(path: Path) -> RunPlaces | None:
+    """The run whose output, side folder or report a path names; None where it names none.
+
+    A folder of label images holds its report; a volume `labels.zarr` has it in `labels.zarr.matseg`.
+    """
+    if path.name == REPORT_NAME and path.is_file():
+        path = path.parent
+    beside = path.with_name(path.name + SIDE_SUFFIX)
+    if (beside / REPORT_NAME).is_file() or (beside / "job.json").is_file():
+        return RunPlaces(report=beside / REPORT_NAME, ledger=beside, labels=path)
+    if path.name.endswith(SIDE_SUFFIX) and path.is_dir() and path.name != LEDGER_NAME:
+        labels = path.with_name(path.name.removesuffix(SIDE_SUFFIX))
+        return RunPlaces(report=path / REPORT_NAME, ledger=path, labels=labels)
+    folder = path.parent if path.name == LEDGER_NAME else path
+    if (folder / REPORT_NAME).is_file() or (folder / LEDGER_NAME).is_dir():
+        return RunPlaces(report=folder / REPORT_NAME, ledger=folder / LEDGER_NAME, labels=folder)
+    return None
+
+
+def read_run(places: RunPlaces) -> RunRecord:
+    """Read a finished run's report and ledger.
+
+    Raises:
+        UsageError: there is no report, or none of this version.
+        OutputError: the ledger is damaged.
+    """
+    report = _read_report(places.report)
+    ledger = Ledger(places.ledger, Part())
+    ledger.reload()
+    count = len(report.phase_fractions)
+    records = [record for record in ledger.done.values() if len(record.counts) == count]
+    return RunRecord(
+        places=places,
+        report=report,
+        origin=read_origin(places.ledger),
+        slices=tuple(sorted(records, key=lambda record: record.index)),
+        set_aside=tuple(sorted(ledger.set_aside.values(), key=lambda record: record.index)),
+        parts=_parts(places.ledger, report),
+    )
+
+
+def _read_report(path: Path) -> WrittenReport:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path}: the run there is not finished; run the same matseg-run command again, or complete its parts "
+            "with --finish"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        return WrittenReport.model_validate_json(text)
+    except ValidationError as error:
+        listed = "; ".join(str(problem) for problem in problems_of(error)[:3])
+        raise UsageError(
+            f"{path}: expected a report that matseg-run wrote, found something else ({listed}); run matseg-run again"
+        ) from error
+
+
+def _parts(ledger: Path, last: WrittenReport) -> tuple[WrittenReport, ...]:
+    """Reports of the other processes; those that cannot be read are history and not missed."""
+    found = []
+    for path in sorted(ledger.glob("report-*.json")):
+        try:
+            report = _read_report(path)
+        except (UsageError, OutputError):
+            continue
+        if report.part != last.part or report.started != last.started:
+            found.append(report)
+    return tuple(found)

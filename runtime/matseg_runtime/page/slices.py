@@ -1,0 +1,235 @@
+"""Pictures of chosen slices: read once more, shrunk, with what is missing or has changed said in their place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.intake import Intake, Window
+from matseg_runtime.machine import available_cpus
+from matseg_runtime.page.choose import Choice
+from matseg_runtime.page.record import RunRecord
+from matseg_runtime.quantities import binned
+from matseg_runtime.source import open_source
+from matseg_runtime.source.base import Source, SourceOptions
+from matseg_shared.errors import ImageError, MatsegError
+from matseg_shared.images import read_stored
+from matseg_shared.palette import Colour
+from matseg_shared.report_page.pictures import (
+    GreyWindow,
+    distinct,
+    jpeg_uri,
+    label_uri,
+    shrink,
+    shrink_labels,
+)
+
+EDGES = (768, 560, 400, 280)
+"""Longer edge of a picture in pixels; the first at which all pictures fit the budget."""
+BUDGET = 9_000_000
+"""Characters of all pictures together; a page of them, the charts and their library stays below 15 MB."""
+_LARGE_SLICE = 64 << 20
+"""Pixels from which on slices are read one at a time, for the memory's sake."""
+
+PixelArray = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSlice:
+    """One slice as the page shows it."""
+
+    index: int
+    """Position in the input, from 0."""
+    name: str
+    shape: tuple[int, int]
+    """(H, W) in pixels."""
+    reasons: tuple[str, ...]
+    fractions: tuple[float, ...]
+    drift: float
+    image: str
+    """Data URI, or "" when it cannot be shown."""
+    labels: str
+    """Data URI, or "" when they cannot be shown."""
+    problems: tuple[str, ...]
+    """What is missing or has changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """All chosen slices."""
+
+    slices: tuple[ShownSlice, ...]
+    window: GreyWindow | None
+    """What is shown as black and white; None when there is no picture."""
+    histogram: tuple[float, ...] | None
+    """Share of their pixels in each bin of the training histogram; None when none could be read."""
+    outside: float
+    """Share of their pixels beyond the training histogram."""
+    edge: int
+    """Longer edge of the pictures in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Loaded:
+    """A slice at the largest size that a page may show."""
+
+    choice: Choice
+    image: PixelArray | None
+    labels: NDArray[np.uint8] | None
+    bins: NDArray[np.float64] | None
+    pixels: int
+    problems: tuple[str, ...]
+
+
+def take_pictures(
+    record: RunRecord, choices: Sequence[Choice], source: Source | None, colours: Sequence[Colour]
+) -> Pictures:
+    """Read the chosen slices and their labels, and make pictures of them.
+
+    Args:
+        record: of the run.
+        choices: the slices to show.
+        source: the input; None when it is out of reach.
+        colours: RGB per class.
+    """
+    with _labels_of(record) as labels:
+        reader = _Reader(record=record, source=source, labels=labels, n_class=len(colours))
+        large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
+        with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
+            loaded = list(pool.map(reader.load, choices))
+    images = [item.image for item in loaded if item.image is not None]
+    window = GreyWindow.of(images) if images else None
+    for edge in EDGES:
+        slices = tuple(_shown(item, window, edge, distinct(colours)) for item in loaded)
+        if sum(len(item.image) + len(item.labels) for item in slices) <= BUDGET:
+            break
+    histogram, outside = _pooled(loaded)
+    return Pictures(slices=slices, window=window, histogram=histogram, outside=outside, edge=edge)
+
+
+@contextlib.contextmanager
+def _labels_of(record: RunRecord) -> Iterator[Source | str | None]:
+    """The output volume, why it cannot be opened, or None for a folder of label images."""
+    key = record.report.provenance
+    if key.get("output_format") in ("png", "tiff"):
+        yield None
+        return
+    try:
+        source = open_source(str(record.places.labels), SourceOptions(axis=key.get("axis")))
+    except MatsegError as error:
+        yield f"its labels: {error}"
+        return
+    with contextlib.closing(source):
+        yield source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Reader:
+    """Reads one slice and its labels, whatever is left of them."""
+
+    record: RunRecord
+    source: Source | None
+    labels: Source | str | None
+    n_class: int
+
+    def load(self, choice: Choice) -> _Loaded:
+        problems: list[str] = []
+        image = bins = labels = None
+        pixels = 0
+        try:
+            stored = self._read_image(choice, problems)
+            if stored is not None:
+                image = shrink(stored, EDGES[0])
+                bins, pixels = self._bins(stored, choice)
+        except ImageError as error:
+            problems.append(f"its image: {error}")
+        try:
+            whole = self._read_labels(choice)
+            labels = shrink_labels(whole, EDGES[0])
+            if tuple(np.bincount(whole.ravel(), minlength=self.n_class)) != choice.record.counts:
+                problems.append("its labels have changed since the run counted them")
+        except (ImageError, _Missing) as error:
+            problems.append(f"its labels: {error}")
+        return _Loaded(
+            choice=choice, image=image, labels=labels, bins=bins, pixels=pixels, problems=tuple(problems)
+        )
+
+    def _read_image(self, choice: Choice, problems: list[str]) -> PixelArray | None:
+        if self.source is None:
+            return None  # said once, above all slices
+        index = choice.record.index
+        slices = self.source.slices
+        if index >= len(slices) or slices[index].name != choice.record.name:
+            index = next((item.index for item in slices if item.name == choice.record.name), -1)
+        if index < 0:
+            problems.append(f"its image is no longer in {self.source.location}")
+            return None
+        if slices[index].identity != choice.record.identity:
+            problems.append("its image has changed since it was labelled; what is shown is the image of now")
+        return np.asarray(self.source.read(index, index + 1)[0])
+
+    def _bins(self, stored: PixelArray, choice: Choice) -> tuple[NDArray[np.float64] | None, int]:
+        """Pixels per bin of the training histogram, as the model sees them."""
+        origin = self.record.origin
+        if origin is None:
+            return None, 0
+        window = self.record.report.provenance.get("window")
+        intake = Intake(info=origin.model.input, window=None if window is None else Window.parse(window))
+        image = intake.convert(stored, choice.record.where)
+        return binned(image, origin.model.input.histogram), image.size
+
+    def _read_labels(self, choice: Choice) -> NDArray[np.uint8]:
+        if isinstance(self.labels, str):
+            raise _Missing(self.labels)
+        if self.labels is None:
+            suffix = ".png" if self.record.report.provenance["output_format"] == "png" else ".tif"
+            labels = read_stored(self.record.places.labels / f"{choice.record.name}{suffix}").pixels
+        else:
+            if choice.record.index >= len(self.labels.slices):
+                raise _Missing(f"{self.labels.location} has only {len(self.labels.slices)} slices")
+            labels = np.asarray(self.labels.read(choice.record.index, choice.record.index + 1)[0])
+        if labels.dtype != np.uint8 or labels.ndim != 2 or int(labels.max()) >= self.n_class:
+            raise _Missing(
+                f"expected class indices below {self.n_class}, found other values; they have changed"
+            )
+        if labels.shape != choice.record.shape:
+            raise _Missing(f"expected {choice.record.shape} pixels, found {labels.shape}; they have changed")
+        return labels
+
+
+class _Missing(Exception):  # noqa: N818 (told in the page, not to the user's terminal)
+    """Labels that cannot be shown."""
+
+
+def _shown(item: _Loaded, window: GreyWindow | None, edge: int, colours: Sequence[Colour]) -> ShownSlice:
+    record = item.choice.record
+    total = max(1, sum(record.counts))
+    image = ""
+    if item.image is not None and window is not None:
+        image = jpeg_uri(window.apply(shrink(item.image, edge)))
+    return ShownSlice(
+        index=record.index,
+        name=record.name,
+        shape=record.shape,
+        reasons=item.choice.reasons,
+        fractions=tuple(round(count / total, 6) for count in record.counts),
+        drift=record.drift,
+        image=image,
+        labels="" if item.labels is None else label_uri(shrink_labels(item.labels, edge), colours),
+        problems=item.problems,
+    )
+
+
+def _pooled(loaded: Sequence[_Loaded]) -> tuple[tuple[float, ...] | None, float]:
+    counted = [item for item in loaded if item.bins is not None]
+    pixels = sum(item.pixels for item in counted)
+    if not pixels:
+        return None, 0.0
+    total = np.sum([item.bins for item in counted if item.bins is not None], axis=0)
+    return tuple((total / pixels).tolist()), float(1 - total.sum() / pixels)

@@ -1,0 +1,129 @@
+"""Pictures inside a page: small, as data URIs; label pictures keep whole class indices."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from matseg_shared.palette import Colour, default_colours
+
+JPEG_QUALITY = 85
+_WINDOW_PERCENTILES = (0.2, 99.8)
+_LEAST_CHROMA = 40
+"""Between the largest and the smallest of R, G and B; less looks grey over a grey image."""
+
+
+@dataclass(frozen=True, slots=True)
+class GreyWindow:
+    """Intensities that a page shows as black and as white; the same for all pictures that are compared."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, pictures: Sequence[NDArray[Any]]) -> GreyWindow:
+        """From the 0.2 to the 99.8 percentile of all pixels of some pictures."""
+        pixels = np.concatenate([picture.ravel() for picture in pictures])
+        low, high = np.percentile(pixels, _WINDOW_PERCENTILES)
+        return cls(float(low), float(high) if high > low else float(low) + 1)
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+    def apply(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
+        """Intensities to 0 ... 255, clipped."""
+        scaled = (picture.astype(np.float32) - self.low) * (255 / (self.high - self.low))
+        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def fit(shape: tuple[int, int], edge: int) -> tuple[int, int]:
+    """(H, W) of a picture whose longer edge is at most `edge` pixels; never larger than it was."""
+    scale = min(1.0, edge / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def shrink(pixels: NDArray[Any], edge: int) -> NDArray[Any]:
+    """Average (H, W) or (H, W, 3) pixels of any real dtype down; uint8 stays uint8, others become float32."""
+    height, width = fit((pixels.shape[0], pixels.shape[1]), edge)
+    if (height, width) == pixels.shape[:2]:
+        return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+    planes = np.atleast_3d(pixels.astype(np.float32))
+    small = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(planes[..., channel])).resize(
+                (width, height), Image.Resampling.BOX
+            )
+        )
+        for channel in range(planes.shape[2])
+    ]
+    return small[0] if pixels.ndim == 2 else np.stack(small, axis=-1)
+
+
+def shrink_labels(labels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    """Give each pixel of a smaller picture the class that covers most of it; ties go to the lower index."""
+    height, width = fit((labels.shape[0], labels.shape[1]), edge)
+    if (height, width) == labels.shape:
+        return labels
+    best = np.full((height, width), -1, np.int16)
+    result = np.zeros((height, width), np.uint8)
+    for index in np.unique(labels):
+        mask = Image.fromarray((labels == index).astype(np.uint8) * 255)
+        share = np.asarray(mask.resize((width, height), Image.Resampling.BOX)).astype(np.int16)
+        better = share > best
+        result[better] = index
+        best[better] = share[better]
+    return result
+
+
+def jpeg_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H, W) or (H, W, 3) as a JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return _uri("image/jpeg", buffer)
+
+
+def label_uri(labels: NDArray[np.uint8], colours: Sequence[Colour]) -> str:
+    """(H, W) class indices as a palette PNG; `colours` must differ, so that a script can read the indices back."""
+    picture = Image.fromarray(labels)
+    picture.putpalette([channel for colour in colours for channel in colour])
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return _uri("image/png", buffer)
+
+
+def png_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H, W) or (H, W, 3) as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return _uri("image/png", buffer)
+
+
+def distinct(colours: Sequence[Colour]) -> tuple[Colour, ...]:
+    """The same colours, those that repeat moved by as little as makes all differ."""
+    found: dict[Colour, None] = {}
+    for red, green, blue in colours:
+        candidate, step = (red, green, blue), 0
+        while candidate in found:
+            step += 1
+            candidate = (red, green, (blue + step) % 256)
+        found[candidate] = None
+    return tuple(found)
+
+
+def visible_colours(colours: Sequence[Colour]) -> tuple[Colour, ...]:
+    """Class colours that can be seen over grey images: the classes' own, or the default where several are grey."""
+    grey = sum(max(colour) - min(colour) < _LEAST_CHROMA for colour in colours)
+    return tuple(colours) if grey <= 1 else default_colours(len(colours))
+
+
+def _uri(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
