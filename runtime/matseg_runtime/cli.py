@@ -80,6 +80,11 @@ machine_options = option_group(
         help="Edge of the largest tile in pixels. Default: whole slices, or what memory allows.",
     ),
     click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
+    click.option(
+        "--skip-constant/--no-skip-constant",
+        default=True,
+        help="Ask the network once for what is constant as far as it can see, or every time. Default: once.",
+    ),
     click.option("--part", metavar="K/N", help="Only every N-th unit, starting with the K-th."),
     click.option(
         "--dask",
@@ -204,6 +209,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         batch=choices["batch"],
         memory=None if memory is None else parse_size(memory),
         window=None if window is None else Window.parse(window),
+        skip_constant=choices["skip_constant"],
         part=Part() if part is None else Part.parse(part),
         watch=_watch_options(choices),
         dask=choices["dask"],

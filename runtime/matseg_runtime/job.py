@@ -181,6 +181,7 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
         labelled=len(new),
         labelled_before=len(records) - len(new),
         pixels=sum(record.shape[0] * record.shape[1] for record in new),
+        constant=sum(record.constant for record in new),
         set_aside=tuple(ledger.set_aside[item.name] for item in slices if item.name in ledger.set_aside),
         skipped=job.source.skipped,
         fractions=phase_fractions(records, metadata),

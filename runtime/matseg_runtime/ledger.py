@@ -54,6 +54,7 @@ class JobKey(Record):
     """`START:STOP` when not all slices of the input."""
     level: int | None = None
     probabilities: bool = False
+    skip_constant: bool = True
     layout: str | None = None
     """Chunks and shards of a chunked output."""
 
@@ -82,6 +83,8 @@ class SliceRecord(Record):
     """Size of the slice's own output file; 0 when it shares one."""
     drift: float = 0.0
     """Distance of its intensities from the training set's, 0 to 1."""
+    constant: int = 0
+    """Pixels in constant regions, for which the network was not asked again."""
     regions: SliceRegions | None = None
     """None: not asked for."""
     uncertainty: SliceUncertainty | None = None

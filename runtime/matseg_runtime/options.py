@@ -52,6 +52,8 @@ class RunOptions:
     memory: int | None = None
     """Bytes this process may take in all; None: some of what is free."""
     window: Window | None = None
+    skip_constant: bool = True
+    """Ask the network once for what is constant over tile and halo, not every time."""
     part: Part = field(default_factory=Part)
     watch: WatchOptions | None = None
     """Wait for more images in a folder; None: take what is there."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
+from matseg_runtime.constant import Answers
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, read_key
 from matseg_runtime.machine import available_cpus
@@ -17,6 +18,7 @@ from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_
 from matseg_runtime.probe import probe
 from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.report import provenance_text
+from matseg_runtime.segment import constant_answers
 from matseg_runtime.session import Session
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source import open_source
@@ -37,6 +39,8 @@ class Job:
     key: JobKey
     place: Place
     sink: Sink
+    answers: Answers | None
+    """For constant regions; None: the network is to read them, too."""
     started: str
 
     def work(self, advance: Callable[[int], None], record: Record) -> Work:
@@ -50,6 +54,7 @@ class Job:
             sink=self.sink,
             record=record,
             probabilities=self.options.output.probabilities,
+            answers=self.answers,
             slice_shape=None if volume is None else volume.slice_shape,
             advance=advance,
         )
@@ -99,6 +104,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         key=key,
         place=place,
         sink=sink,
+        answers=_answers(options, session, plan),
         started=started,
     )
 
@@ -135,6 +141,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
         key=key,
         place=place,
         sink=_sink(options, source, session, plan, key, place),
+        answers=_answers(options, session, plan),
         started=now(),
     )
 
@@ -145,6 +152,12 @@ def _streams(options: RunOptions) -> int:
 
 def _open_session(options: RunOptions, streams: int) -> Session:
     return Session.open(options.model, provider=options.provider, threads=options.threads, streams=streams)
+
+
+def _answers(options: RunOptions, session: Session, plan: Plan) -> Answers | None:
+    if not options.skip_constant:
+        return None
+    return constant_answers(session, batch=plan.batch, probabilities=options.output.probabilities)
 
 
 def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes:
@@ -184,6 +197,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
         probabilities=options.output.probabilities,
+        skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,
     )
 

@@ -42,6 +42,8 @@ class Summary:
     labelled_before: int
     pixels: int
     """Labelled in this run."""
+    constant: int
+    """Of these pixels, those in constant regions, for which the network was not asked again."""
     set_aside: tuple[SetAsideRecord, ...]
     skipped: tuple[Skipped, ...]
     fractions: tuple[PhaseFraction, ...]
@@ -87,6 +89,7 @@ class Summary:
             "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in self.skipped],
             "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
             "pixels": self.pixels,
+            "constant_pixels": self.constant,
             "megapixels_per_second": round(self.megapixels_per_second, 3),
             "stages": None if self.times is None else _stages(self.times),
             "warnings": list(self.warnings),
@@ -126,6 +129,8 @@ def summary_lines(summary: Summary) -> list[str]:
             f"{summary.times.wall:.1f} s, {summary.megapixels_per_second:.2f} Mpixel/s on {summary.provider} "
             f"({summary.provider_reason}); the slowest stage was {summary.times.bottleneck}"
         )
+    if summary.constant:
+        lines.append(f"{summary.constant / summary.pixels:.1%} of the pixels needed no network: constant regions")
     lines += [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
     if summary.is_final:
         lines.append(f"labels: {summary.output}")

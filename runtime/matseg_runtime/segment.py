@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.constant import Answer, Answers, surrounded
 from matseg_runtime.session import Labels, Probabilities, Session
 from matseg_shared.metadata import TilingInfo
 from matseg_shared.tiling import Tile, pad_to_stride, padded_length, plan_tiles
@@ -24,6 +25,8 @@ class Segmentation:
     """(H, W) uint8 class indices."""
     probabilities: Probabilities | None = None
     """(K, H, W) float32, when asked for."""
+    constant: int = 0
+    """Pixels whose label is that of a constant tile, for which the network was not asked again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +95,14 @@ def segment_images(
     tile: tuple[int, int] | None = None,
     batch: int = 1,
     probabilities: bool = False,
+    answers: Answers | None = None,
 ) -> list[Segmentation]:
-    """As `segment_image` for several images, whose tiles share batches where their shapes are equal."""
+    """As `segment_image` for several images, whose tiles share batches where their shapes are equal.
+
+    Args:
+        session, images, tile, batch, probabilities: as there.
+        answers: of `constant_answers`, to spare the network what is constant; None: it reads everything.
+    """
     tiling = session.model.metadata.tiling
     padded = [_pad(image, tiling.stride) for image in images]
     results = [
@@ -104,16 +113,60 @@ def segment_images(
         for number, image in enumerate(images)
         for part in image_tiles((image.shape[1], image.shape[2]), tile, tiling)
     ]
+    spared = [0] * len(images)
+    if answers is not None:
+        pieces = _without_constant(pieces, session, padded, results, spared, answers)
     for group in _batches(pieces, batch):
         crops = np.stack([padded[piece.image][:, *piece.tile.read.slices()] for piece in group])
         labels, likelihoods = _predict(session, crops, batch, probabilities)
         for position, piece in enumerate(group):
-            inner = piece.tile.write.relative_to(piece.tile.read).slices()
-            result = results[piece.image]
-            result.labels[piece.tile.write.slices()] = labels[position][inner]
-            if result.probabilities is not None and likelihoods is not None:
-                result.probabilities[:, *piece.tile.write.slices()] = likelihoods[position][:, *inner]
-    return results
+            answer = Answer(
+                labels=labels[position],
+                probabilities=None if likelihoods is None else likelihoods[position],
+            )
+            _paste(answer, piece.tile, results[piece.image])
+    return [replace(result, constant=count) for result, count in zip(results, spared, strict=True)]
+
+
+def constant_answers(session: Session, *, batch: int, probabilities: bool) -> Answers:
+    """What `segment_images` spares work with, when it is called with the same arguments; for several threads."""
+    return Answers(lambda crops: _predict(session, crops, batch, probabilities))
+
+
+def _without_constant(
+    pieces: Sequence[_Piece],
+    session: Session,
+    padded: Sequence[PixelArray],
+    results: Sequence[Segmentation],
+    spared: list[int],
+    answers: Answers,
+) -> list[_Piece]:
+    """Fill in what is constant, count its pixels, and return what is left to read."""
+    left = []
+    for piece in pieces:
+        crop = padded[piece.image][:, *piece.tile.read.slices()]
+        found = surrounded(crop, session.model.metadata.tiling, whole_only=session.fixed_shapes)
+        if found is None:
+            left.append(piece)
+            continue
+        _paste(answers.of(found.value, crop), piece.tile, results[piece.image])
+        spared[piece.image] += piece.tile.write.area
+        if found.rest is None:
+            continue
+        origin = piece.tile.read
+        write = found.rest.write.moved(origin.y0, origin.x0).common(piece.tile.write)
+        if write is not None:
+            spared[piece.image] -= write.area
+            left.append(_Piece(piece.image, Tile(found.rest.read.moved(origin.y0, origin.x0), write)))
+    return left
+
+
+def _paste(answer: Answer, tile: Tile, result: Segmentation) -> None:
+    """Keep what counts of a tile's output."""
+    inner = tile.write.relative_to(tile.read).slices()
+    result.labels[tile.write.slices()] = answer.labels[inner]
+    if result.probabilities is not None and answer.probabilities is not None:
+        result.probabilities[:, *tile.write.slices()] = answer.probabilities[:, *inner]
 
 
 def image_tiles(shape: tuple[int, int], tile: tuple[int, int] | None, tiling: TilingInfo) -> list[Tile]:

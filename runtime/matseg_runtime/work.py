@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from matseg_runtime.constant import Answers
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import SetAsideRecord, SliceRecord
 from matseg_runtime.plan import Plan
@@ -60,6 +61,8 @@ class Work:
     sink: Sink
     record: Record
     probabilities: bool
+    answers: Answers | None
+    """For constant regions; None: the network reads them like all others."""
     slice_shape: tuple[int, int] | None
     """(H, W) that every slice of an output volume must have; None: any."""
     advance: Callable[[int], None]
@@ -81,6 +84,7 @@ class Work:
                 tile=self.plan.largest_tile,
                 batch=self.plan.batch,
                 probabilities=self.probabilities,
+                answers=self.answers,
             )
         )
         results = tuple(
@@ -165,6 +169,7 @@ def _record(result: Result, size: int) -> SliceRecord:
         counts=result.counts,
         bytes=size,
         drift=result.drift,
+        constant=result.segmentation.constant,
     )
 
 

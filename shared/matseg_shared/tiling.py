@@ -39,13 +39,29 @@ class Box:
         """(rows, columns) in pixels."""
         return self.y1 - self.y0, self.x1 - self.x0
 
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return (self.y1 - self.y0) * (self.x1 - self.x0)
+
     def slices(self) -> tuple[slice, slice]:
         """Index an (H, W) array with it."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def relative_to(self, other: Box) -> Box:
         """The same pixels, counted from the upper-left corner of `other`."""
-        return Box(self.y0 - other.y0, self.x0 - other.x0, self.y1 - other.y0, self.x1 - other.x0)
+        return self.moved(-other.y0, -other.x0)
+
+    def moved(self, down: int, right: int) -> Box:
+        """As large, somewhere else."""
+        return Box(self.y0 + down, self.x0 + right, self.y1 + down, self.x1 + right)
+
+    def common(self, other: Box) -> Box | None:
+        """The pixels of both; None where there are none."""
+        box = Box(
+            max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1)
+        )
+        return box if box.y0 < box.y1 and box.x0 < box.x1 else None
 
 
 @dataclass(frozen=True, slots=True)
