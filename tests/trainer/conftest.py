@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from matseg_shared.classes import write_classes
 from matseg_shared.metadata import ClassInfo
-from matseg_trainer.classes import write_classes
 
 CONFIG = """
 [discs.default]

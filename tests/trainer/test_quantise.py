@@ -20,12 +20,12 @@ from PIL import Image
 
 from matseg_runtime.segment import segment_image
 from matseg_runtime.session import Session
+from matseg_shared.classes import write_classes
 from matseg_shared.errors import DatasetError, ExportError, UsageError
 from matseg_shared.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.tiling import smallest_tile
 from matseg_trainer import export
 from matseg_trainer.checkpoint import Checkpoint, save_checkpoint
-from matseg_trainer.classes import write_classes
 from matseg_trainer.cli import export_main
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.export import export_checkpoint, sensitive

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.classes import CLASSES_NAME, read_classes
 from matseg_shared.errors import DatasetError
 from matseg_shared.images import list_images
 from matseg_shared.metadata import ClassInfo
-from matseg_trainer.classes import CLASSES_NAME, read_classes
 
 SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.classes import CLASSES_NAME, write_classes
 from matseg_shared.errors import DatasetError, MissingExtraError
 from matseg_shared.files import atomic_write
 from matseg_shared.metadata import ClassInfo
-from matseg_trainer.classes import CLASSES_NAME, write_classes
 from matseg_trainer.dataset import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 

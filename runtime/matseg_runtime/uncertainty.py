@@ -1,0 +1,143 @@
+"""How unsure a model is of a slice: where a person's label would teach it most.
+
+A network is unsure of the pixels along every boundary, right or wrong: of a sharp boundary two or three pixels wide, a
+person could not say better. What is worth a label is a *place* of which it is unsure. So the confidence (probability of
+the best class) is averaged over 9 x 9 pixels, in which a boundary drowns and a doubtful grain does not; a pixel whose
+average is below 0.8 lies in a doubtful place. The **score** of a slice is the share of its pixels that do. Where scores
+are equal, as among slices without any such place, the **unsureness** decides, the mean of one minus the confidence.
+
+Confidence is taken in 255ths, as `--probabilities` stores it, and everything after that is counted in whole numbers:
+scores are the same with any tiles, and an int8 model, whose probabilities have no more than 256 levels anyhow, is ranked as
+finely as another, since a score counts many pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.records import CropScore, SliceUncertainty
+
+LEAST_CONFIDENCE = 0.8
+"""On average over a neighbourhood; below it is a doubtful place."""
+NEIGHBOURHOOD = 9
+"""Its edge in pixels."""
+FULL = 255
+"""Stands for the probability 1."""
+_STEPS_PER_EDGE = 8
+"""Crops begin at multiples of an eighth of their edge."""
+Counts = NDArray[np.int64]
+
+
+def unsureness(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """One minus the probability of the best class, in 255ths.
+
+    Args:
+        probabilities: (K, H, W), 0 to 1.
+
+    Returns:
+        (H, W) uint8.
+    """
+    return (FULL - np.rint(probabilities.max(axis=0) * FULL)).astype(np.uint8)
+
+
+def doubtful_places(unsure: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(H, W) whether the confidence around a pixel is below `LEAST_CONFIDENCE` on average; (H, W) uint8 as above."""
+    limit = round((1 - LEAST_CONFIDENCE) * FULL)
+    rows, columns = (_pixels_around(length) for length in unsure.shape)
+    padded = np.pad(unsure.astype(np.uint16), NEIGHBOURHOOD // 2)
+    sums = _sums_of_nine(_sums_of_nine(padded).T).T
+    return sums > limit * rows[:, np.newaxis] * columns
+
+
+def _sums_of_nine(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Of nine consecutive rows each, in four additions; 81 times 255 is well within 16 bits."""
+    two = values[:-1] + values[1:]
+    four = two[:-2] + two[2:]
+    eight = four[:-4] + four[4:]
+    result: NDArray[np.uint16] = eight[:-1] + values[NEIGHBOURHOOD - 1 :]
+    return result
+
+
+def _pixels_around(length: int) -> NDArray[np.uint16]:
+    """How many of its neighbourhood's rows (or columns) an image has, for each of them."""
+    reach = NEIGHBOURHOOD // 2
+    centre = np.arange(length)
+    last, first = np.minimum(centre + reach, length - 1), np.maximum(centre - reach, 0)
+    return (last - first + 1).astype(np.uint16)
+
+
+def measure_uncertainty(
+    probabilities: NDArray[np.floating], *, edge: int | None = None, most: int = 0
+) -> SliceUncertainty:
+    """Score a slice, and its most uncertain crops when they are asked for.
+
+    Args:
+        probabilities: (K, H, W), 0 to 1.
+        edge: of a crop in pixels; one that is longer than the slice is cut to it; None: no crops.
+        most: crops to find.
+    """
+    unsure = unsureness(probabilities)
+    doubtful = doubtful_places(unsure)
+    return SliceUncertainty(
+        doubtful=int(np.count_nonzero(doubtful)),
+        unsureness=int(unsure.sum(dtype=np.int64)),
+        edge=edge,
+        most=most,
+        crops=() if edge is None else _crops(doubtful, unsure, edge, most),
+    )
+
+
+def _crops(
+    doubtful: NDArray[np.bool_], unsure: NDArray[np.uint8], edge: int, most: int
+) -> tuple[CropScore, ...]:
+    """The best square, then the best of those that do not overlap it, and so on."""
+    height, width = (min(edge, length) for length in unsure.shape)
+    y, x = _starts(unsure.shape[0], height, edge), _starts(unsure.shape[1], width, edge)
+    places, levels = (_box_sums(values, y, height, x, width) for values in (doubtful, unsure))
+    key = places * (FULL * height * width + 1) + levels  # by places first, then by levels
+    found: list[CropScore] = []
+    while len(found) < most and key.max() >= 0:
+        row, column = np.unravel_index(int(key.argmax()), key.shape)
+        found.append(
+            CropScore(
+                y=int(y[row]),
+                x=int(x[column]),
+                doubtful=int(places[row, column]),
+                unsureness=int(levels[row, column]),
+            )
+        )
+        near = (np.abs(y - y[row]) < height)[:, np.newaxis] & (np.abs(x - x[column]) < width)
+        key[near] = -1
+    return tuple(found)
+
+
+def _starts(length: int, crop: int, edge: int) -> Counts:
+    """Where crops may begin: on a grid, and flush with the far end."""
+    step = max(1, edge // _STEPS_PER_EDGE)
+    return np.unique(np.append(np.arange(0, length - crop + 1, step), length - crop)).astype(np.int64)
+
+
+def _box_sums(values: NDArray[np.generic], y: Counts, height: int, x: Counts, width: int) -> Counts:
+    """Sums over boxes of one size.
+
+    Args:
+        values: (H, W).
+        y: (M,) ascending rows of their upper edges, of which the first is 0.
+        height: of each.
+        x: (N,) the same of the columns.
+        width: of each.
+
+    Returns:
+        (M, N) int64.
+    """
+    rows, columns = np.union1d(y, y + height), np.union1d(x, x + width)
+    # only sums up to where boxes begin or end are needed, which are few
+    strips = np.add.reduceat(values, rows[rows < values.shape[0]], axis=0, dtype=np.int64)
+    cells = np.add.reduceat(strips, columns[columns < values.shape[1]], axis=1)
+    sums = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.int64)
+    sums[1:, 1:] = cells.cumsum(axis=0).cumsum(axis=1)
+    top, bottom = (np.searchsorted(rows, edge)[:, np.newaxis] for edge in (y, y + height))
+    left, right = (np.searchsorted(columns, edge) for edge in (x, x + width))
+    result: Counts = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return result
