@@ -37,8 +37,10 @@ def make_checkpoint(name: str, *, channels: int = 1, n_class: int = 3) -> Checkp
         network.train()(torch.randn(4, channels, 96, 96))
         network.eval()
         spread = network(torch.randn(1, channels, 96, 96)).flatten(2)
-        network.classifier.weight.div_(spread.std())
-        network.classifier.bias.sub_(spread.mean(dim=(0, 2)) / spread.std())
+        last = next(module for module in network.classifier.modules() if hasattr(module, "weight"))
+        last.weight.div_(spread.std())
+        offsets = spread.mean(dim=(0, 2)) / spread.std()
+        last.bias.sub_(offsets.repeat_interleave(len(last.bias) // n_class))
     config = VersionConfig.model_validate({"model": name, "n_class": n_class, "width": WIDTH})
     rng = np.random.default_rng(0)
     return Checkpoint(

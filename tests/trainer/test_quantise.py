@@ -190,8 +190,19 @@ def test_a_u_net_is_all_integers(tmp_path: Path) -> None:
     assert kinds["NhwcMaxPool"] == 4
     assert not {"Conv", "FusedConv", "ConvTranspose", "MaxPool", "ArgMax"} & set(kinds)
     assert kinds["QuantizeLinear"] == 0
-    assert kinds["DequantizeLinear"] == 2  # the score, for either probability
-    assert "Sub" not in kinds  # raw pixels are the first codes
+    assert kinds["DequantizeLinear"] == 1  # the score, for the probabilities
+    assert "Div" not in kinds  # raw pixels are the first codes
+
+
+def test_a_patch_u_net_moves_whole_lines(tmp_path: Path) -> None:
+    """Patches are read and written with the channels last, and skips are summed in integers."""
+    model = int8_graph(make_checkpoint("patchunet", n_class=2))
+    kinds = optimised(model, tmp_path / "optimised.onnx")
+    assert kinds["QLinearConv"] == 1 + 8 + 3 + 3 * 2 + 6 + 1  # stem, encoder, down, up, decoder, classifier
+    assert kinds["QLinearAdd"] == 3
+    assert kinds["QuantizeLinear"] == 0
+    assert kinds["DequantizeLinear"] == 1
+    assert not {"Conv", "ConvTranspose", "DepthToSpace", "Add", "Gather", "Div"} & set(kinds)
 
 
 @pytest.mark.parametrize("name", ["segnet", "pixelnet"])
