@@ -49,6 +49,12 @@ output_options = option_group(
         "Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
     ),
     click.option(
+        "--label",
+        metavar="NAME",
+        help="Write into the OME-Zarr INPUT itself, as labels/NAME, where napari shows them over the image, whose own "
+        "data stay as they are.",
+    ),
+    click.option(
         "--format",
         "image_format",
         type=Choice(["png", "tiff"]),
@@ -204,6 +210,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
             overwrite=choices["overwrite"],
         ),
         provider=choices["provider"],
+            label=choices["label"],
         threads=choices["threads"],
         tile=choices["tile"],
         batch=choices["batch"],

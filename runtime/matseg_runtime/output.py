@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from matseg_runtime.options import OutputOptions
 from matseg_runtime.sink.base import LabelVolume, Sink
 from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
-from matseg_runtime.sink.volume import SIDE_SUFFIX
+from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source import split_location
 from matseg_runtime.source.base import Source, Spacing
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    from matseg_runtime.sink.label_group import ImageGroup
 
 OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr"]
 
@@ -24,6 +27,8 @@ class Place:
 
     path: Path
     format: OutputFormat
+    image: ImageGroup | None = None
+    """The OME-Zarr image that it becomes a part of."""
 
     @property
     def is_volume(self) -> bool:
@@ -33,9 +38,7 @@ class Place:
     @property
     def ledger_folder(self) -> Path:
         """Where the ledger is."""
-        return (
-            self.path.with_name(self.path.name + SIDE_SUFFIX) if self.is_volume else self.path / LEDGER_NAME
-        )
+        return side_folder(self.path) if self.is_volume else self.path / LEDGER_NAME
 
 
 def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata) -> Place:
@@ -44,6 +47,8 @@ def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata
     Raises:
         UsageError: the output overlaps the input, or an option does not apply to it.
     """
+    if options.label is not None:
+        return _place_in_image(source, options, options.label)
     path = options.path or source.beside.with_name(f"{source.beside.name}_predictions") / metadata.name
     suffix = path.suffix.lower()
     format_: OutputFormat = options.image_format
@@ -63,6 +68,32 @@ def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata
         raise UsageError(f"{path}: --probabilities applies to folders and zarr outputs, not to a TIFF stack")
     _refuse_overlap(source, path)
     return Place(path=path, format=format_)
+
+
+def _place_in_image(source: Source, options: OutputOptions, label: str) -> Place:
+    from matseg_runtime.sink.label_group import ImageGroup, check_label_name
+
+    for option, given in (
+        ("-o", options.path is not None),
+        ("--pyramid", options.pyramid),  # there are as many levels as the image has
+        ("--probabilities", options.probabilities),
+    ):
+        if given:
+            raise UsageError(f"--label {label}: cannot be combined with {option}; leave one of them out")
+    image = ImageGroup.open(*split_location(source.location))
+    levels = image.multiscale.levels
+    found = source.volume
+    depth = 1 if found is None or len(found.shape) == 2 else found.shape[found.axis]
+    if found is None or found.shape != levels[0].shape or len(source.slices) != depth:
+        raise UsageError(
+            f"{source.location}: --label labels the whole image at its finest level, {levels[0].shape} voxels; leave "
+            "--range and --level out, or write a label image of its own with -o labels.zarr"
+        )
+    if options.shards and image.multiscale.zarr_format == 2:
+        raise UsageError(
+            f"{source.location}: is stored as zarr version 2, which knows no shards; leave --shards out"
+        )
+    return Place(path=image.label_path(check_label_name(label)), format="zarr", image=image)
 
 
 def label_volume(source: Source, first: tuple[int, int]) -> LabelVolume:
@@ -99,18 +130,7 @@ def make_sink(
 ) -> Sink:
     """The sink for a place; nothing is written yet."""
     if place.format == "zarr":
-        from matseg_runtime.sink.zarr import ZarrSink
-
-        return ZarrSink(
-            place.path,
-            volume,
-            metadata,
-            provenance,
-            unit=unit,
-            shards=options.shards,
-            pyramid=options.pyramid,
-            probabilities=options.probabilities,
-        )
+        return _zarr_sink(place, options, metadata, provenance, volume, unit)
     if place.format == "tiff-stack":
         from matseg_runtime.sink.stack import StackSink
 
@@ -120,6 +140,40 @@ def make_sink(
         metadata,
         provenance,
         image_format=place.format,
+        probabilities=options.probabilities,
+    )
+
+
+def _zarr_sink(
+    place: Place,
+    options: OutputOptions,
+    metadata: ModelMetadata,
+    provenance: str,
+    volume: LabelVolume,
+    unit: int,
+) -> Sink:
+    from matseg_runtime.sink.label_group import LabelGroupSink
+    from matseg_runtime.sink.multiscale import alone
+    from matseg_runtime.sink.zarr import ZarrSink
+
+    if place.image is not None:
+        return LabelGroupSink(
+            place.image,
+            place.path.name,
+            volume,
+            metadata,
+            provenance,
+            unit=unit,
+            shards=options.shards,
+        )
+    return ZarrSink(
+        place.path,
+        volume,
+        metadata,
+        provenance,
+        alone(volume, metadata, pyramid=options.pyramid),
+        unit=unit,
+        shards=options.shards,
         probabilities=options.probabilities,
     )
 

@@ -24,6 +24,8 @@ from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sync_folder, temporary_beside
 
 SIDE_SUFFIX = ".matseg"
+LABELS_GROUP = "labels"
+"""Where OME-Zarr looks for the label images of an image, within its group."""
 
 
 class VolumeSink(Sink):
@@ -33,7 +35,7 @@ class VolumeSink(Sink):
 
     def __init__(self, path: Path, volume: LabelVolume) -> None:
         self.path = path
-        self.ledger_folder = self.report_folder = path.with_name(path.name + SIDE_SUFFIX)
+        self.ledger_folder = self.report_folder = side_folder(path)
         self.partial = self.ledger_folder / "partial"
         self.volume = volume
 
@@ -104,6 +106,26 @@ class VolumeSink(Sink):
     @abstractmethod
     def _complete(self) -> None:
         """Do what is left when every slice is in."""
+
+
+def side_folder(output: Path) -> Path:
+    """Where the ledger, the report and the growing output of a volume are.
+
+    Beside it; for labels in the zarr of their image beside that zarr, in which nothing may lie but arrays and groups:
+    of `scan.zarr/labels/phases` it is `scan.zarr.phases.matseg`.
+    """
+    if output.parent.name != LABELS_GROUP or not is_zarr_group(output.parent.parent):
+        return output.with_name(output.name + SIDE_SUFFIX)
+    root = output.parent.parent
+    while root.suffix != ".zarr" and is_zarr_group(root.parent):
+        root = root.parent
+    parts = [part for part in output.relative_to(root).parts if part != LABELS_GROUP]
+    return root.with_name(".".join([root.name, *parts]) + SIDE_SUFFIX)
+
+
+def is_zarr_group(folder: Path) -> bool:
+    """Whether a folder holds the metadata of a zarr group, of either version."""
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def sync_file(path: Path) -> None:

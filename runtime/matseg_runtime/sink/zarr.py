@@ -1,4 +1,4 @@
-"""An OME-Zarr 0.5 label image: zarr version 3, class names and colours, optionally a resolution pyramid."""
+"""An OME-Zarr label image: class names and colours, optionally levels of lower resolution."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from numpy.typing import NDArray
 
 from matseg_runtime.segment import scaled_probabilities
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Unit
+from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_runtime.source.base import Spacing
 from matseg_shared.files import output_errors, sync_folder
 from matseg_shared.metadata import ModelMetadata
 
-_OME_VERSION = "0.5"
-_AXES = ("z", "y", "x")
 _PLANE_CHUNK = 256
 """About the edge of a chunk within a slice, in pixels: a slice and a block are both read at a bearable price."""
-_SMALLEST_LEVEL = 64
-"""A pyramid ends when no edge within a slice is longer than this."""
 _UNFINISHED = "*.partial"
 """What zarr calls a chunk's file while it is written; a killed process leaves it behind."""
 
@@ -37,10 +33,10 @@ class ZarrSink(VolumeSink):
         volume: LabelVolume,
         metadata: ModelMetadata,
         provenance: str,
+        multiscale: Multiscale,
         *,
         unit: int,
         shards: bool = False,
-        pyramid: bool = False,
         probabilities: bool = False,
     ) -> None:
         """Describe the output; nothing is written yet.
@@ -50,17 +46,17 @@ class ZarrSink(VolumeSink):
             volume: its shape and axes.
             metadata: for class names and colours.
             provenance: JSON that goes into the attributes.
+            multiscale: its levels, the first of the volume's own shape; those after it are made at the end.
             unit: slices per chunk, so that no two units write to one chunk.
-            shards: one file per unit instead of one per chunk.
-            pyramid: add levels of half the resolution at the end.
+            shards: one file per unit instead of one per chunk; not in zarr version 2.
             probabilities: add the array `probabilities`, (K, Z, Y, X) uint8 from 0 to 255.
         """
         super().__init__(path, volume)
         self._metadata = metadata
         self._provenance = provenance
+        self._multiscale = multiscale
         self._unit = unit
         self._shards = shards
-        self._pyramid = pyramid
         self._probabilities = probabilities
         self._arrays: dict[str, Any] = {}
 
@@ -78,6 +74,9 @@ class ZarrSink(VolumeSink):
 
     def _store(self, name: str, region: tuple[slice, ...], block: NDArray[np.uint8]) -> None:
         array = self._open(name)
+        if len(region) > array.ndim:  # of a single image: without the axis of its one slice
+            axis = self.volume.axis + len(region) - 3
+            region, block = region[:axis] + region[axis + 1 :], block.squeeze(axis)
         array[region] = block
         folders = set()
         for key in _chunk_keys(array, region):
@@ -93,7 +92,9 @@ class ZarrSink(VolumeSink):
         if name not in self._arrays:
             # looking whether a chunk holds only the fill value takes as long as compressing it
             with zarr.config.set({"array.write_empty_chunks": True}):
-                self._arrays[name] = zarr.open_array(str(self.partial), path=name, mode="r+", zarr_format=3)
+                self._arrays[name] = zarr.open_array(
+                    str(self.partial), path=name, mode="r+", zarr_format=self._multiscale.zarr_format
+                )
         return self._arrays[name]
 
     def _probability_block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
@@ -107,33 +108,35 @@ class ZarrSink(VolumeSink):
     def _create(self, path: Path) -> None:
         import zarr
 
-        levels = len(list(self._level_shapes()))
-        attributes = {
-            "ome": self._ome_attributes(levels),
-            "matseg": json.loads(self._provenance),
-        }
-        group = zarr.create_group(str(path), zarr_format=3, attributes=attributes)
-        for number, shape in enumerate(self._level_shapes()):
-            self._create_array(group, str(number), shape)
+        shown = self._multiscale.attributes(self.path.stem, self._metadata)
+        group = zarr.create_group(
+            str(path),
+            zarr_format=self._multiscale.zarr_format,
+            attributes=shown | {"matseg": json.loads(self._provenance)},
+        )
+        levels = self._multiscale.levels
+        for number, level in enumerate(levels):
+            self._create_array(group, str(number), level.shape)
         if self._probabilities:
-            self._create_array(group, "probabilities", (len(self._metadata.classes), *self.volume.shape))
-        for file in path.rglob("zarr.json"):
+            self._create_array(group, "probabilities", (len(self._metadata.classes), *levels[0].shape))
+        for file in files_below(path):
             sync_file(file)
             sync_folder(file.parent)
 
     def _create_array(self, group: Any, name: str, shape: tuple[int, ...]) -> None:
-        from zarr.codecs import ZstdCodec
-
-        spatial = shape[-3:]
+        axes = self._multiscale.axes
+        spatial = shape[-len(axes) :]
+        sliced = self.volume.axis if len(axes) == 3 else None
         chunks = [
-            min(self._unit, length) if axis == self.volume.axis else _even_chunk(length)
+            min(self._unit, length) if axis == sliced else _even_chunk(length)
             for axis, length in enumerate(spatial)
         ]
-        extra = (1,) * (len(shape) - 3)
+        extra = (1,) * (len(shape) - len(axes))
         shards = None
         if self._shards:
             whole = [-(-length // chunk) * chunk for length, chunk in zip(spatial, chunks, strict=True)]
-            whole[self.volume.axis] = chunks[self.volume.axis]
+            if sliced is not None:
+                whole[sliced] = chunks[sliced]
             shards = (*extra, *whole)
         group.create_array(
             name,
@@ -141,66 +144,45 @@ class ZarrSink(VolumeSink):
             dtype="uint8",
             chunks=(*extra, *chunks),
             shards=shards,
-            compressors=ZstdCodec(level=1),
             fill_value=0 if name == "probabilities" else UNLABELLED,
-            dimension_names=("c", *_AXES) if extra else _AXES,
+            **self._stored_as(("c", *axes) if extra else axes),
         )
 
-    def _ome_attributes(self, levels: int) -> dict[str, Any]:
-        spacing = self._spacing()
-        unit = {} if spacing.unit is None else {"unit": spacing.unit}
-        return {
-            "version": _OME_VERSION,
-            "multiscales": [
-                {
-                    "name": self.path.stem,
-                    "axes": [{"name": name, "type": "space", **unit} for name in _AXES],
-                    "datasets": [
-                        {"path": str(level), "coordinateTransformations": _transformations(spacing, level)}
-                        for level in range(levels)
-                    ],
-                }
-            ],
-            "image-label": {
-                "version": _OME_VERSION,
-                "colors": [
-                    {"label-value": item.index, "rgba": [*item.colour, 255]}
-                    for item in self._metadata.classes
-                ],
-                "properties": [
-                    {"label-value": item.index, "name": item.name} for item in self._metadata.classes
-                ],
-            },
-        }
+    def _stored_as(self, axes: tuple[str, ...]) -> dict[str, Any]:
+        """What both versions of zarr call differently."""
+        if self._multiscale.zarr_format == 2:
+            from numcodecs import Zstd
 
-    def _spacing(self) -> Spacing:
-        if self.volume.spacing is not None:
-            return self.volume.spacing
-        size = self._metadata.pixel_size
-        scale = 1.0 if size is None else size.value
-        return Spacing(
-            scale=(scale,) * 3, translation=(0.0,) * 3, unit=None if size is None else _ome_unit(size.unit)
-        )
+            separator = {"name": "v2", "separator": "/"}
+            return {"compressors": Zstd(level=1), "chunk_key_encoding": separator}
+        from zarr.codecs import ZstdCodec
 
-    def _level_shapes(self) -> Iterator[tuple[int, int, int]]:
-        shape = self.volume.shape
-        yield shape
-        while self._pyramid and max(shape[1:]) > _SMALLEST_LEVEL:
-            shape = (-(-shape[0] // 2), -(-shape[1] // 2), -(-shape[2] // 2))
-            yield shape
+        return {"compressors": ZstdCodec(level=1), "dimension_names": axes}
 
     def _complete(self) -> None:
         for leftover in self.partial.rglob(_UNFINISHED):
             leftover.unlink(missing_ok=True)
-        levels = [self._open(str(number)) for number, _ in enumerate(self._level_shapes())]
+        levels = [self._open(str(number)) for number in range(len(self._multiscale.levels))]
         for fine, coarse in itertools.pairwise(levels):
             for box in _stored_boxes(coarse):
-                # nearest, not mean: between class 0 and class 2 there is no class 1
-                source = tuple(slice(2 * part.start, 2 * part.stop) for part in box)
-                coarse[box] = np.asarray(fine[source])[::2, ::2, ::2]
+                coarse[box] = _sample(fine, coarse.shape, box)
         for number in range(1, len(levels)):
-            for file in _files(self.partial / str(number)):
+            for file in files_below(self.partial / str(number)):
                 sync_file(file)
+
+
+def _sample(fine: Any, shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.uint8]:
+    """A box of the level of that `shape`: every second voxel, say, of the finer level.
+
+    Not their mean: between class 0 and class 2 there is no class 1.
+    """
+    indices = []
+    for part, length, finer in zip(box, shape, fine.shape, strict=True):
+        factor = max(1, round(finer / length))
+        indices.append(np.minimum(np.arange(part.start, part.stop) * factor, finer - 1))
+    block = np.asarray(fine[tuple(slice(index[0], index[-1] + 1) for index in indices)])
+    sampled: NDArray[np.uint8] = block[np.ix_(*(index - index[0] for index in indices))]
+    return sampled
 
 
 def _even_chunk(length: int) -> int:
@@ -219,27 +201,9 @@ def _stored_boxes(array: Any) -> Iterator[tuple[slice, ...]]:
         )
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and those in it."""
     return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _transformations(spacing: Spacing, level: int) -> list[dict[str, Any]]:
-    """Level n keeps every 2**n-th voxel, so its first voxel stays where it was."""
-    steps: list[dict[str, Any]] = [{"type": "scale", "scale": [value * 2**level for value in spacing.scale]}]
-    if any(spacing.translation):
-        steps.append({"type": "translation", "translation": list(spacing.translation)})
-    return steps
-
-
-def _ome_unit(unit: str) -> str:
-    """OME-Zarr spells units out."""
-    return {
-        "nm": "nanometer",
-        "um": "micrometer",
-        "µm": "micrometer",
-        "μm": "micrometer",
-        "mm": "millimeter",
-    }.get(unit, unit)
 
 
 def _chunk_keys(array: Any, region: tuple[slice, ...]) -> Iterator[str]:

@@ -125,24 +125,41 @@ def _ome_image(where: str, root: Any, image: Mapping[str, Any], level: int) -> _
     if len(names) != array.ndim:
         raise ValueError(f"{len(names)} axes for an array of {array.ndim}")
     units = [axis.get("unit") for axis in image["axes"] if axis["name"] in "zyx"]
-    scale, translation = [1.0] * array.ndim, [0.0] * array.ndim
-    steps = (
-        *datasets[level].get("coordinateTransformations", ()),
-        *image.get("coordinateTransformations", ()),
+    placed = placement(image, datasets[level], array.ndim)
+    spatial = [number for number, name in enumerate(names) if name in "zyx"]
+    spacing = Spacing(
+        scale=tuple(placed.scale[number] for number in spatial),
+        translation=tuple(placed.translation[number] for number in spatial),
+        unit=units[0] if units and len(set(units)) == 1 else None,
     )
-    for step in steps:
+    return _Chosen(array=array, axis_names=names, spacing=spacing)
+
+
+def placement(image: Mapping[str, Any], dataset: Mapping[str, Any], ndim: int) -> Spacing:
+    """Where one level of an OME-Zarr image lies, by its own transformations and those of all levels.
+
+    Args:
+        image: an item of `multiscales`.
+        dataset: an item of its `datasets`.
+        ndim: of the level's array.
+
+    Returns:
+        Scale and translation along every axis of the array.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not as the specification has them.
+    """
+    scale, translation = [1.0] * ndim, [0.0] * ndim
+    for step in (
+        *dataset.get("coordinateTransformations", ()),
+        *image.get("coordinateTransformations", ()),
+    ):
         if step["type"] == "scale":
             scale = [a * float(b) for a, b in zip(scale, step["scale"], strict=True)]
             translation = [a * float(b) for a, b in zip(translation, step["scale"], strict=True)]
         elif step["type"] == "translation":
             translation = [a + float(b) for a, b in zip(translation, step["translation"], strict=True)]
-    spatial = [number for number, name in enumerate(names) if name in "zyx"]
-    spacing = Spacing(
-        scale=tuple(scale[number] for number in spatial),
-        translation=tuple(translation[number] for number in spatial),
-        unit=units[0] if units and len(set(units)) == 1 else None,
-    )
-    return _Chosen(array=array, axis_names=names, spacing=spacing)
+    return Spacing(scale=tuple(scale), translation=tuple(translation))
 
 
 def _chunk_boxes(

@@ -1,0 +1,219 @@
+"""Labels in the group of the OME-Zarr image they belong to, where viewers show them over it.
+
+```
+<image>/                      the image's own arrays, which are never opened for writing
+<image>/labels/               lists the label images by name
+<image>/labels/<name>/        appears, whole, when every slice is labelled; listed after that
+```
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matseg_runtime.locks import FileLock
+from matseg_runtime.sink.base import LabelVolume
+from matseg_runtime.sink.multiscale import Level, Multiscale
+from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group, sync_file
+from matseg_runtime.sink.zarr import ZarrSink
+from matseg_runtime.source.zarr import placement
+from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.files import output_errors, sync_folder
+from matseg_shared.metadata import ModelMetadata
+
+_EXPECTED = "--label expected the group of an OME-Zarr image of version 0.4 or 0.5 on this disk"
+_REMEDY = "write a label image of its own with -o labels.zarr"
+_SPACE = ("z", "y", "x")
+_METADATA_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageGroup:
+    """An OME-Zarr image on this disk that labels can be added to."""
+
+    store: Path
+    """The zarr folder."""
+    node: str
+    """Path of the image's group within it; "" for the whole."""
+    multiscale: Multiscale
+    """Of its labels: the image's own spatial axes and levels."""
+
+    @property
+    def path(self) -> Path:
+        """Folder of the group."""
+        return self.store / self.node
+
+    def label_path(self, name: str) -> Path:
+        """Folder of one of its label images."""
+        return self.path / LABELS_GROUP / name
+
+    @classmethod
+    def open(cls, location: str, node: str | None) -> ImageGroup:
+        """Look at an image.
+
+        Raises:
+            UsageError: it is none, or not on this disk.
+        """
+        import zarr
+
+        where = location if node is None else f"{location}::{node}"
+        store, node = Path(location), (node or "").strip("/")
+        if "://" in location or not is_zarr_group(store / node):
+            raise UsageError(f"{where}: {_EXPECTED}, found none; {_REMEDY}")
+        try:
+            multiscale = _multiscale_of(zarr.open_group(str(store), path=node, mode="r"))
+        except (
+            Exception
+        ) as error:  # zarr has its own kinds for what is no group, documents many for what they lack
+            raise UsageError(
+                f"{where}: {_EXPECTED}, found {type(error).__name__}: {error}; {_REMEDY}"
+            ) from error
+        return cls(store=store, node=node, multiscale=multiscale)
+
+
+class LabelGroupSink(ZarrSink):
+    """`<image>/labels/<name>`, with as many levels as the image has."""
+
+    def __init__(
+        self,
+        image: ImageGroup,
+        name: str,
+        volume: LabelVolume,
+        metadata: ModelMetadata,
+        provenance: str,
+        *,
+        unit: int,
+        shards: bool = False,
+    ) -> None:
+        """Describe the output; nothing is written yet. For the arguments see `ZarrSink`."""
+        super().__init__(
+            image.label_path(name),
+            volume,
+            metadata,
+            provenance,
+            image.multiscale,
+            unit=unit,
+            shards=shards,
+        )
+        self.image = image
+
+    def check_place(self, *, overwrite: bool) -> None:
+        super().check_place(overwrite=overwrite)
+        if not os.access(self.image.path, os.W_OK):  # found out before hours of work, not after
+            raise OutputError(
+                f"{self.path}: cannot be written: no permission to add to {self.image.path}; {_REMEDY}"
+            )
+
+    def remove_earlier(self, names: Sequence[str]) -> None:
+        self._list(listed=False)
+        super().remove_earlier(names)
+
+    def start(self) -> None:
+        if self.path.exists() and not self.partial.exists():
+            self._list(listed=False)  # it is about to become the growing output again
+        super().start()
+
+    def finish(self) -> None:
+        with output_errors(self.path):
+            _require_labels_group(self.image)
+        super().finish()
+        self._list(listed=True)
+
+    def _list(self, *, listed: bool) -> None:
+        """Enter the name among the image's label images, or take it out; others do so at the same time."""
+        lock = FileLock(self.image.store.with_name(f"{self.image.store.name}.labels.lock"))
+        lock.acquire(wait=True)
+        try:
+            with output_errors(self.path):
+                if listed or self.path.parent.exists():
+                    _enter(self.image, self.path.name, listed=listed)
+        finally:
+            lock.release()
+
+
+def check_label_name(name: str) -> str:
+    """A name that zarr and every file system take.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:
+        raise UsageError(
+            f"--label {name}: expected a name of letters, digits, '_', '-' and '.', such as --label phases"
+        )
+    return name
+
+
+def _multiscale_of(group: Any) -> Multiscale:
+    attributes = group.attrs.asdict()
+    document = attributes.get("ome", attributes)
+    image = document["multiscales"][0]
+    names = [str(axis["name"]) for axis in image["axes"]]
+    spatial = [number for number, name in enumerate(names) if name in _SPACE]
+    if len(spatial) not in (2, 3):
+        raise ValueError(f"{len(spatial)} spatial axes")
+    return Multiscale(
+        version="0.4" if group.metadata.zarr_format == 2 else "0.5",
+        axes=tuple(names[number] for number in spatial),
+        units=tuple(image["axes"][number].get("unit") for number in spatial),
+        levels=tuple(_levels(group, image, spatial)),
+    )
+
+
+def _levels(group: Any, image: Mapping[str, Any], spatial: Sequence[int]) -> Iterator[Level]:
+    for dataset in image["datasets"]:
+        shape = group[dataset["path"]].shape
+        placed = placement(image, dataset, len(shape))
+        yield Level(
+            shape=tuple(shape[number] for number in spatial),
+            scale=tuple(placed.scale[number] for number in spatial),
+            translation=tuple(placed.translation[number] for number in spatial),
+        )
+
+
+def _require_labels_group(image: ImageGroup) -> Any:
+    import zarr
+
+    group = zarr.open_group(
+        str(image.path), mode="r+", zarr_format=image.multiscale.zarr_format, use_consolidated=False
+    )
+    return group.require_group(LABELS_GROUP)
+
+
+def _enter(image: ImageGroup, name: str, *, listed: bool) -> None:
+    group = _require_labels_group(image)
+    attributes = group.attrs.asdict()
+    version = image.multiscale.version
+    holder = attributes if version == "0.4" else attributes.setdefault("ome", {"version": version})
+    names = [other for other in holder.get(LABELS_GROUP, []) if other != name]
+    holder[LABELS_GROUP] = [*names, name] if listed else names
+    group.attrs.put(attributes)
+    _consolidate_again(image)
+    for folder in (image.path / LABELS_GROUP, image.path, image.store):
+        for file in _METADATA_FILES:
+            if (folder / file).is_file():
+                sync_file(folder / file)
+        sync_folder(folder)
+
+
+def _consolidate_again(image: ImageGroup) -> None:
+    """Readers believe a copy of all metadata at the top, where there is one; it must know of the labels, too."""
+    import zarr
+    from zarr.errors import ZarrUserWarning
+
+    version = image.multiscale.zarr_format
+    folders = [image.path, *(image.store / part for part in Path(image.node).parents)]
+    for folder in dict.fromkeys(folders):
+        group = zarr.open_group(str(folder), mode="r", zarr_format=version)
+        if group.metadata.consolidated_metadata is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", ZarrUserWarning
+                )  # that not all readers know it: its maker's choice
+                zarr.consolidate_metadata(str(folder), zarr_format=version)
