@@ -108,6 +108,8 @@ def jsonable(value: object) -> Any:
     """Plain lists, dicts, numbers and texts for JSON; paths become texts, and what is no number null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: jsonable(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if hasattr(value, "model_dump"):  # of pydantic, which is not imported for that
+        return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -131,7 +133,8 @@ def _summary(error: BaseException) -> ErrorSummary:
     """The one sentence, or sentences, for a person, and the exit code."""
     kind, problems = type(error).__name__, getattr(error, "problems", ())
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):  # click's own: Ctrl-C at a question
-        message, code = "interrupted; run the same command again to go on", EXIT_INTERRUPTED
+        hint = error.args[0] if error.args else "run the same command again to go on"
+        message, code = f"interrupted; {hint}", EXIT_INTERRUPTED
         kind = "Interrupted"
     elif isinstance(error, click.ClickException):
         message, code = error.format_message(), error.exit_code

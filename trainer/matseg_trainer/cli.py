@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.command import EXIT_INTERRUPTED, console, debug_option, step_progress
+from matseg_shared.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE
+from matseg_shared.help import Choice, Command, Example
+from matseg_shared.progress import shown_progress, step_progress
+from matseg_trainer.complete import complete_split, dataset_argument, version_argument
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_shared.metadata import Precision
     from matseg_trainer.evaluate import Predictor
-    from matseg_trainer.export import ExportResult
-    from matseg_trainer.train import EpochRecord, Outputs
-
-_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 def require_train_extra(command: str) -> None:
@@ -32,15 +32,27 @@ def require_train_extra(command: str) -> None:
         raise MissingExtraError("train", command)
 
 
-@click.command(context_settings=_CONTEXT)
-@click.argument("dataset")
-@click.argument("version")
+@click.command(
+    name="matseg-train",
+    cls=Command,
+    examples=[
+        Example("train, on a GPU should there be one", "matseg-train tomography v7 --gpu"),
+        Example("go on after an interruption", "matseg-train tomography v7 --resume"),
+        Example(
+            "try the same version with another seed, and keep nothing",
+            "matseg-train tomography v7 --seed 1 --no-save",
+        ),
+    ],
+)
+@dataset_argument
+@version_argument
 @click.option("--gpu", is_flag=True, help="Use a GPU, should one be available.")
 @click.option("--no-save", is_flag=True, help="Keep no checkpoint; log and plot are still written.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the version's own seed.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result of this version.")
 @workspace_option
+@json_option
 @debug_option
 def train_main(
     dataset: str,
@@ -51,11 +63,9 @@ def train_main(
     resume: bool,
     overwrite: bool,
     workspace: Path | None,
-) -> int | None:
+    as_json: bool,
+) -> None:
     """Train VERSION of DATASET, as config.toml describes it.
-
-    \b
-    Example: matseg-train tomography v7 --gpu
 
     The best epoch by validation mean IoU is kept in saved/; metrics per epoch go to log/, curves to plots/.
     """
@@ -68,12 +78,13 @@ def train_main(
     from matseg_trainer.device import choose_compute
     from matseg_trainer.distributed import join_world
     from matseg_trainer.progress import terminal_progress
+    from matseg_trainer.summaries import TrainingSummary
     from matseg_trainer.train import Outputs, Progress, TrainingJob, train
 
     with join_world(gpu=gpu) as world:
         compute = choose_compute(gpu=gpu, precision=config.precision, local_rank=world.local_rank)
         if gpu and compute.device.type == "cpu" and world.is_main:
-            click.secho(f"Warning: training on the CPU: {compute.device_reason}", fg="yellow", err=True)
+            warn(f"training on the CPU: {compute.device_reason}")
         job = TrainingJob(
             workspace=place,
             dataset=data,
@@ -88,34 +99,47 @@ def train_main(
         outputs = Outputs.of(place, job.name)
         try:
             if world.is_main:
-                with terminal_progress() as progress:
+                out = console(stderr=as_json)
+                with terminal_progress(out) as progress:
                     records = train(job, world, progress)
-                _conclude(records, outputs, saved=job.save)
+                summary = TrainingSummary.of(job, records, outputs)
+                if as_json:
+                    print_json(summary)
+                out.print("\n".join(summary.lines()), markup=False)
             else:
                 train(job, world, Progress())
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             hint = "go on with --resume" if outputs.resume.exists() else "nothing was saved yet"
-            click.echo(f"Interrupted: {hint}", err=True)
-            return EXIT_INTERRUPTED
-    return None
+            raise KeyboardInterrupt(hint) from error
 
 
-def _conclude(records: list[EpochRecord], outputs: Outputs, *, saved: bool) -> None:
-    best = max(records, key=lambda record: record.validate.mean_iou)
-    out = console()
-    out.print(
-        f"best epoch {best.epoch}: validation mean IoU {best.validate.mean_iou:.4f}, "
-        f"accuracy {best.validate.accuracy:.4f}"
-    )
-    if saved:
-        out.print(f"  checkpoint {outputs.checkpoint}")
-    out.print(f"  log        {outputs.log}\n  curves     {outputs.plot}")
-
-
-@click.command(context_settings=_CONTEXT)
-@click.argument("dataset")
-@click.argument("version")
-@click.option("--test-folder", default="test", show_default=True, help="The split to evaluate.")
+@click.command(
+    name="matseg-evaluate",
+    cls=Command,
+    examples=[
+        Example(
+            "figures per class and image, and pictures of what is wrong",
+            "matseg-evaluate tomography v7 --overlay",
+        ),
+        Example(
+            "the same of an exported file, as machines without torch will see it",
+            "matseg-evaluate tomography v7 --model saved/tomography_v7.onnx",
+        ),
+        Example(
+            "on other labelled images than those of test/",
+            "matseg-evaluate tomography v7 --test-folder validate",
+        ),
+    ],
+)
+@dataset_argument
+@version_argument
+@click.option(
+    "--test-folder",
+    default="test",
+    show_default=True,
+    help="The split to evaluate.",
+    shell_complete=complete_split,
+)
 @click.option("--overlay", is_flag=True, help="Draw overlays that mark the wrong pixels.")
 @click.option("--gpu", is_flag=True, help="Use a GPU, should one be available.")
 @click.option(
@@ -130,8 +154,8 @@ def _conclude(records: list[EpochRecord], outputs: Outputs, *, saved: bool) -> N
     show_default=True,
     help="How far from a boundary is near, in pixels.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @workspace_option
+@json_option
 @debug_option
 def evaluate_main(
     dataset: str,
@@ -145,10 +169,6 @@ def evaluate_main(
     workspace: Path | None,
 ) -> None:
     """Measure VERSION of DATASET on labelled images.
-
-    \b
-    Example: matseg-evaluate tomography v7 --overlay
-             matseg-evaluate tomography v7 --model tomography_v7.onnx
 
     Overlays keep the label's colour where a pixel is right. Two classes: false positives green, false negatives
     pink; more classes: wrong pixels pink. log/ gets the figures as JSON and, image by image with the worst first, as
@@ -182,10 +202,10 @@ def evaluate_main(
         model=model or place.saved / f"{name}.pth",
         tolerance=tolerance,
     )
-    with step_progress("evaluating") as progress:
+    with step_progress("evaluating", unit="images") as progress:
         result = evaluate(data, request, predictor, outputs, progress)
     if as_json:
-        click.echo(outputs.metrics.read_text(encoding="utf-8"), nl=False)
+        print_json(json.loads(outputs.metrics.read_text(encoding="utf-8")))
     else:
         print_evaluation(result, outputs)
 
@@ -203,7 +223,7 @@ def _checkpoint_predictor(
     check_config(path, checkpoint, config)
     compute = choose_compute(gpu=gpu, precision="fp32")
     if gpu and compute.device.type == "cpu":
-        click.secho(f"Warning: evaluating on the CPU: {compute.device_reason}", fg="yellow", err=True)
+        warn(f"evaluating on the CPU: {compute.device_reason}")
     return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network
 
 
@@ -221,15 +241,26 @@ def _onnx_predictor(path: Path, name: str, *, gpu: bool) -> tuple[Predictor, str
     return Predictor.of_session(session), metadata.training.network
 
 
-@click.command(context_settings=_CONTEXT)
-@click.argument("dataset")
-@click.argument("version")
+@click.command(
+    name="matseg-export",
+    cls=Command,
+    examples=[
+        Example("one file that runs anywhere", "matseg-export steel v1 -o steel.onnx"),
+        Example(
+            "for CPUs: several times as fast", "matseg-export steel v1 --precision int8 -o steel_int8.onnx"
+        ),
+        Example("for GPUs", "matseg-export steel v1 --precision fp16 -o steel_fp16.onnx"),
+    ],
+)
+@dataset_argument
+@version_argument
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option("--precision", type=Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @workspace_option
+@json_option
 @debug_option
 def export_main(
     dataset: str,
@@ -238,11 +269,9 @@ def export_main(
     precision: Precision,
     overwrite: bool,
     workspace: Path | None,
+    as_json: bool,
 ) -> None:
     """Export the best checkpoint of VERSION of DATASET to one self-describing ONNX file.
-
-    \b
-    Example: matseg-export tomography v7 -o tomography.onnx
 
     The file is written only when the graph does what the torch network does. fp16 (for GPUs) and int8 (for CPUs)
     need the data set: ranges are chosen on its training images, and a mean IoU on its validation images that is more
@@ -254,6 +283,7 @@ def export_main(
     require_train_extra("matseg-export")
     from matseg_trainer.checkpoint import check_config, load_checkpoint
     from matseg_trainer.export import export_checkpoint
+    from matseg_trainer.summaries import ExportSummary
 
     path = place.saved / f"{dataset}_{version}.pth"
     target = output or place.saved / f"{dataset}_{version}.onnx"
@@ -263,29 +293,10 @@ def export_main(
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
     checkpoint = load_checkpoint(path)
     check_config(path, checkpoint, config)
-    out = console()
-    with out.status(f"exporting {path.name}"):
-        result = export_checkpoint(checkpoint, target, precision=precision, dataset=data)
-    _print_export(result)
-
-
-def _print_export(result: ExportResult) -> None:
-    export = result.metadata.export
-    out = console()
-    parity = export.parity
-    tiling = result.metadata.tiling
-    graph = "" if export.precision == "fp32" else "in fp32 "
-    out.print(
-        f"{result.path}: {result.bytes / 1e6:.1f} MB, {export.precision}, opset {export.opset}\n"
-        f"  {graph}equal to torch on {parity.cases} inputs of {parity.pixels:,} pixels: probabilities within "
-        f"{parity.max_probability_difference:.1e}, {parity.label_mismatches} labels differ, {parity.label_ties} ties\n"
-        f"  tiles: stride {tiling.stride}, halo {tiling.halo} pixels (measured and confirmed)"
-    )
-    if export.accuracy is not None:
-        out.print(
-            f"  mean IoU on {export.accuracy.images} images of {export.accuracy.split}: "
-            f"{export.accuracy.mean_iou:.4f}, in fp32 {export.accuracy.mean_iou_fp32:.4f}"
-        )
-    if export.calibration is not None and export.calibration.fp32_layers:
-        out.print(f"  left in fp32: {', '.join(export.calibration.fp32_layers)}")
-    out.print(f"  this precision pays on: {', '.join(export.pays_on)}")
+    with shown_progress("exporting") as progress:
+        result = export_checkpoint(checkpoint, target, precision=precision, dataset=data, progress=progress)
+    summary = ExportSummary.of(result)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo("\n".join(summary.lines()))

@@ -6,6 +6,7 @@ an interruption, on one process or on several.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -286,3 +287,24 @@ def prefetched(load: Callable[[int], Batch], steps: int, *, depth: int = 2) -> I
             if step + depth < steps:
                 waiting.append(pool.submit(load, step + depth))
             yield batch
+
+
+class Waiting(Iterator[Batch]):
+    """Batches, and the share of the time that went by in waiting for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._begun = time.perf_counter()
+        self._waited = 0.0
+
+    @property
+    def share(self) -> float:
+        """From 0, when every batch was there before it was needed, to 1."""
+        return self._waited / max(time.perf_counter() - self._begun, 1e-9)
+
+    def __next__(self) -> Batch:
+        asked = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self._waited += time.perf_counter() - asked

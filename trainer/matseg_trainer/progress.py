@@ -6,40 +6,41 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from matseg_shared.command import console
+from matseg_shared import progress
 from matseg_trainer.train import EpochRecord, Progress, SplitScore, TrainingJob
+
+_WAITS = 0.3
+"""With more of its time spent on waiting for images than this, a training could be faster."""
 
 
 class TerminalProgress(Progress):
     """A bar that moves while an epoch lasts, and a line for each epoch that stays."""
 
-    def __init__(self, out: Console, bar: Bar) -> None:
-        self._out, self._bar = out, bar
-        self._task = bar.add_task("starting", total=None)
+    def __init__(self, out: Console, shown: progress.Progress) -> None:
+        self._out, self._shown = out, shown
         self._epochs = 0
+        self._left = ""
         self._headed = False
 
     def start(self, job: TrainingJob, facts: dict[str, str]) -> None:
         self._epochs = job.config.epoch
         self._out.print(f"[bold]{job.name}[/bold]")
         for name, value in facts.items():
-            self._out.print(f"  {name:<10} {value}")
+            self._out.print(f"  {name:<10} {value}", markup=False)
 
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        self._bar.update(
-            self._task,
-            description=f"epoch {epoch}/{self._epochs} train, loss {loss:.4f}",
-            total=steps,
-            completed=step,
-        )
+    def step(self, epoch: int, step: int, steps: int, loss: float, waiting: float) -> None:
+        if step == 1:
+            self._shown.stage(f"epoch {epoch}/{self._epochs} train", steps, unit="steps")
+        slowest = "loading is slowest" if waiting > _WAITS else ""
+        self._shown.note(", ".join(filter(None, (f"loss {loss:.4f}", slowest, self._left))))
+        self._shown.reach(step, steps)
 
     def validation(self, epoch: int, image: int, images: int) -> None:
-        self._bar.update(
-            self._task, description=f"epoch {epoch}/{self._epochs} validate", total=images, completed=image
-        )
+        if image == 1:
+            self._shown.stage(f"epoch {epoch}/{self._epochs} validate", images, unit="images")
+            self._shown.note(self._left)
+        self._shown.reach(image, images)
 
     def epoch(self, records: Sequence[EpochRecord], best: int) -> None:
         record = records[-1]
@@ -53,6 +54,8 @@ class TerminalProgress(Progress):
             f"{record.epoch:>4}/{self._epochs:<4}{record.seconds:>7.1f} s{record.lr:>9.1e}"
             f"{_figures(record.train)}{_figures(record.validate)}{mark}"
         )
+        mean = sum(item.seconds for item in records) / len(records)
+        self._left = f"all in {progress.duration(mean * (self._epochs - record.epoch))}"
 
 
 _HEADINGS = f"  {'loss':>7}{'acc':>7}{'IoU':>7}"
@@ -63,15 +66,7 @@ def _figures(score: SplitScore) -> str:
 
 
 @contextmanager
-def terminal_progress() -> Iterator[TerminalProgress]:
-    """Progress for the length of one training."""
-    out = console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        yield TerminalProgress(out, bar)
+def terminal_progress(out: Console) -> Iterator[TerminalProgress]:
+    """Progress for the length of one training; lines that stay go to `out`."""
+    with progress.shown_progress(out=out) as shown:
+        yield TerminalProgress(out, shown)

@@ -32,6 +32,7 @@ from matseg_trainer.data import (
     EpochPlan,
     LabelledImage,
     LabelledImages,
+    Waiting,
     check_sizes,
     class_shares,
     detect_channels,
@@ -161,8 +162,8 @@ class Progress:
     def start(self, job: TrainingJob, facts: dict[str, str]) -> None:
         """Before the first epoch."""
 
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """After each optimiser step."""
+    def step(self, epoch: int, step: int, steps: int, loss: float, waiting: float) -> None:
+        """After each optimiser step; `waiting` is the share of the epoch's time that went by until images came."""
 
     def validation(self, epoch: int, image: int, images: int) -> None:
         """After each validation image."""
@@ -300,11 +301,12 @@ class Training:
                 batch.labels.fill_(IGNORED)
             return batch
 
-        for step, batch in enumerate(prefetched(load, len(steps))):
+        batches = Waiting(prefetched(load, len(steps)))
+        for step, batch in enumerate(batches):
             self.rate.before_step((epoch - 1) * len(steps) + step)
             self.stepper.step(batch, score)
             if self.world.is_main:
-                progress.step(epoch, step + 1, len(steps), score.loss)
+                progress.step(epoch, step + 1, len(steps), score.loss, batches.share)
         return score.gathered(self.world)
 
     def _validate(self, epoch: int, progress: Progress) -> RunningScore:

@@ -32,6 +32,7 @@ from matseg_shared.metadata import (
     TilingInfo,
     encode,
 )
+from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.export import crops, gate, half, sensitive
@@ -80,7 +81,12 @@ class _Finished:
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, path: Path, *, precision: Precision = "fp32", dataset: Dataset | None = None
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    precision: Precision = "fp32",
+    dataset: Dataset | None = None,
+    progress: Progress = SILENT,
 ) -> ExportResult:
     """Write a model file, or nothing.
 
@@ -89,6 +95,7 @@ def export_checkpoint(
         path: the file.
         precision: fp16 and int8 need the data set.
         dataset: the data set it was trained on, unchanged.
+        progress: told of each stage.
 
     Raises:
         UsageError: the precision needs a data set and there is none.
@@ -98,13 +105,16 @@ def export_checkpoint(
     """
     source = crops.require_dataset(checkpoint, dataset, precision) if precision != "fp32" else None
     network = checkpoint.network()
+    progress.stage("writing the graph")
     deployed = DeployedNetwork(network, checkpoint.input.mean, checkpoint.input.std).eval()
     model = with_one_score(to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype))
     graph = Graph(model.SerializeToString())
+    progress.stage("comparing with torch")
     parity = check_parity(deployed, graph, parity_inputs(checkpoint, network.stride))
+    progress.stage("measuring the halo")
     halo = measure_halo(network, checkpoint.input.channels)
     confirm_halo(graph, checkpoint, network.stride, halo)
-    maker = _Maker(checkpoint=checkpoint, parity=parity, stride=network.stride, halo=halo)
+    maker = _Maker(checkpoint=checkpoint, parity=parity, stride=network.stride, halo=halo, progress=progress)
     finished = _Finished(model=model, precision="fp32")
     if source is not None:
         finished = maker.int8(model, source) if precision == "int8" else maker.fp16(model, source)
@@ -120,6 +130,7 @@ class _Maker:
     parity: ParityInfo
     stride: int
     halo: int
+    progress: Progress = SILENT
 
     def metadata(self, finished: _Finished) -> ModelMetadata:
         """The whole document."""
@@ -157,7 +168,8 @@ class _Maker:
         """The graph in fp16, measured."""
         training = crops.split_images(self.checkpoint, dataset, crops.SPLIT)
         chosen = crops.calibration_crops(training, self.stride)
-        samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), chosen)
+        tensors = computed_tensors(GraphIndex.of(model))
+        samples = sample_tensors(model, tensors, chosen, progress=self.progress)
         halved = half.to_half(model, samples)
         accuracy = self._gate(model, dataset).measure(self.content(_Finished(model=halved, precision="fp16")))
         if not gate.passes(accuracy):
@@ -196,7 +208,7 @@ class _Maker:
     def _gate(self, model: onnx.ModelProto, dataset: Dataset) -> Gate:
         images = crops.split_images(self.checkpoint, dataset, gate.SPLIT)
         fp32 = self.content(_Finished(model=model, precision="fp32"))
-        return Gate.of(images, len(self.checkpoint.classes), fp32)
+        return Gate.of(images, len(self.checkpoint.classes), fp32, self.progress)
 
     def write(self, finished: _Finished, path: Path) -> ExportResult:
         """The file, whole or not at all."""

@@ -14,6 +14,7 @@ from matseg_runtime.segment import segment_image
 from matseg_runtime.session import Session
 from matseg_shared.metadata import AccuracyInfo
 from matseg_shared.metrics import confusion_matrix, segmentation_metrics
+from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.data import LabelledImage, LabelledImages
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ class Gate:
     images: LabelledImages
     n_class: int
     mean_iou_fp32: float
+    progress: Progress = SILENT
 
     @classmethod
-    def of(cls, images: LabelledImages, n_class: int, fp32: bytes) -> Gate:
+    def of(cls, images: LabelledImages, n_class: int, fp32: bytes, progress: Progress = SILENT) -> Gate:
         """With the fp32 model's figure measured."""
-        return cls(images=images, n_class=n_class, mean_iou_fp32=_mean_iou(images, n_class, fp32))
+        progress.stage("measuring fp32", len(images), unit="images")
+        mean_iou = _mean_iou(images, n_class, fp32, progress)
+        return cls(images=images, n_class=n_class, mean_iou_fp32=mean_iou, progress=progress)
 
     def measure(self, content: bytes) -> AccuracyInfo:
         """Segment all images with the runtime.
@@ -48,10 +52,11 @@ class Gate:
         Args:
             content: a whole model file.
         """
+        self.progress.stage("measuring the new precision", len(self.images), unit="images")
         return AccuracyInfo(
             split=SPLIT,
             images=len(self.images),
-            mean_iou=_mean_iou(self.images, self.n_class, content),
+            mean_iou=_mean_iou(self.images, self.n_class, content, self.progress),
             mean_iou_fp32=self.mean_iou_fp32,
         )
 
@@ -61,7 +66,7 @@ def passes(accuracy: AccuracyInfo) -> bool:
     return accuracy.mean_iou >= accuracy.mean_iou_fp32 - LARGEST_LOSS
 
 
-def _mean_iou(images: LabelledImages, n_class: int, content: bytes) -> float:
+def _mean_iou(images: LabelledImages, n_class: int, content: bytes, progress: Progress) -> float:
     with tempfile.TemporaryDirectory(prefix="matseg-") as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(content)
@@ -71,4 +76,5 @@ def _mean_iou(images: LabelledImages, n_class: int, content: bytes) -> float:
         image: LabelledImage = images[number]
         labels = segment_image(session, image.pixels, tile=(_TILE, _TILE))
         matrix += confusion_matrix(image.labels, labels, n_class)
+        progress.advance()
     return segmentation_metrics(matrix).mean_iou

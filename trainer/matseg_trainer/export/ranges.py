@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.metadata import INPUT_NAME
+from matseg_shared.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import onnx
@@ -50,7 +51,12 @@ class Code:
 
 
 def sample_tensors(
-    model: onnx.ModelProto, tensors: Sequence[str], crops: Sequence[NDArray[Any]], *, seed: int = 0
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    crops: Sequence[NDArray[Any]],
+    *,
+    seed: int = 0,
+    progress: Progress = SILENT,
 ) -> Samples:
     """Run a graph on crops and keep some values of each tensor.
 
@@ -59,9 +65,11 @@ def sample_tensors(
         tensors: float tensors of 4 axes (N, C, H, W).
         crops: (N, C, H, W) raw pixels each.
         seed: chooses the pixels.
+        progress: told of each crop.
     """
     import onnxruntime
 
+    progress.stage("sampling the ranges of activations", len(crops), unit="crops")
     probed = _with_probes(model, tensors)
     session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(seed)
@@ -74,6 +82,7 @@ def sample_tensors(
             if columns.shape[1] > pixels:
                 columns = columns[:, rng.choice(columns.shape[1], pixels, replace=False)]
             kept[name].append(columns)
+        progress.advance()
     return {name: np.concatenate(parts, axis=1) for name, parts in kept.items()}
 
 

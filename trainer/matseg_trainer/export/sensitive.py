@@ -67,7 +67,8 @@ class Quantiser:
         finish: Callable[[onnx.ModelProto], bytes],
     ) -> Quantiser:
         """With the ranges of all activations sampled."""
-        samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), crops)
+        tensors = computed_tensors(GraphIndex.of(model))
+        samples = sample_tensors(model, tensors, crops, progress=gate.progress)
         return cls(model=model, info=info, crops=crops, samples=samples, gate=gate, finish=finish)
 
     def run(self) -> Quantised:
@@ -118,7 +119,13 @@ class Quantiser:
             )
 
         everything = error(())
-        return {name: everything - error((name,)) for name in self._candidates()}
+        candidates = self._candidates()
+        self.gate.progress.stage("leaving layers in fp32", len(candidates), unit="layers")
+        gains = {}
+        for name in candidates:
+            gains[name] = everything - error((name,))
+            self.gate.progress.advance()
+        return gains
 
     def _candidates(self) -> list[str]:
         """The layers whose own rounding, of weights and of results, loses most of the signal."""

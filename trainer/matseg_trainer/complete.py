@@ -1,0 +1,85 @@
+"""What a shell may complete: data sets, versions and splits of the workspace. Fast, and silent about what is wrong."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matseg_shared.errors import UsageError
+from matseg_trainer.workspace import Workspace
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_CONFIG_NAME = "config.toml"  # as in `config`, which imports too much for the time between two keystrokes
+_DEFAULT = "default"
+
+
+def dataset_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument DATASET, completed from `data/` and `config.toml`."""
+    return click.argument("dataset", shell_complete=complete_dataset)(command)
+
+
+def version_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument VERSION, completed from `config.toml`."""
+    return click.argument("version", shell_complete=complete_version)(command)
+
+
+def complete_dataset(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Names of data sets that are there, or that `config.toml` has versions of."""
+    place = _workspace(ctx)
+    folders = _folders(place.data)
+    sets = {folder.name for folder in folders if (folder / "train").is_dir()}
+    return _starting(dict.fromkeys(sorted(sets | set(_tables(place)))), incomplete)
+
+
+def complete_version(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Versions of the data set named before, each with its network."""
+    versions = _tables(_workspace(ctx)).get(str(ctx.params.get("dataset")), {})
+    if not isinstance(versions, dict):
+        return []
+    networks = {
+        name: str(table.get("model", "")) if isinstance(table, dict) else None
+        for name, table in versions.items()
+        if name != _DEFAULT
+    }
+    return _starting(networks, incomplete)
+
+
+def complete_split(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Splits of the data set named before that are not on the line yet."""
+    root = _workspace(ctx).data / str(ctx.params.get("dataset"))
+    given = ctx.params.get("splits") or ()
+    names = sorted(folder.name for folder in _folders(root) if (folder / "images").is_dir())
+    return _starting({name: None for name in names if name not in given}, incomplete)
+
+
+def _workspace(ctx: click.Context) -> Workspace:
+    try:
+        return Workspace.find(ctx.params.get("workspace"))
+    except UsageError:
+        return Workspace(Path())
+
+
+def _tables(place: Workspace) -> dict[str, Any]:
+    try:
+        return tomllib.loads((place.root / _CONFIG_NAME).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _folders(parent: Path) -> Iterable[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _starting(names: Mapping[str, str | None], incomplete: str) -> list[CompletionItem[str]]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name, help=text) for name, text in names.items() if name.startswith(incomplete)]

@@ -1,0 +1,193 @@
+"""What the trainer's commands print with `--json`: one frozen dataclass a command. Documented in docs/terminal.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision
+
+if TYPE_CHECKING:  # its modules import torch
+    from matseg_trainer.export import ExportResult
+    from matseg_trainer.train import EpochRecord, Outputs, SplitScore, TrainingJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSummary:
+    """`matseg-train`."""
+
+    dataset: str
+    version: str
+    network: str
+    epochs: int
+    """That were trained, those before a `--resume` included."""
+    best_epoch: int
+    """By validation mean IoU, counted from 1."""
+    validation: SplitScore
+    """Of the best epoch."""
+    seconds: float
+    """Of all epochs."""
+    device: str
+    precision: str
+    seed: int
+    checkpoint: Path | None
+    """None with `--no-save`."""
+    log: Path
+    curves: Path
+
+    @classmethod
+    def of(cls, job: TrainingJob, records: list[EpochRecord], outputs: Outputs) -> TrainingSummary:
+        """Of a finished training."""
+        best = max(records, key=lambda record: record.validate.mean_iou)
+        return cls(
+            dataset=job.dataset.name,
+            version=job.version,
+            network=job.config.model,
+            epochs=len(records),
+            best_epoch=best.epoch,
+            validation=best.validate,
+            seconds=round(sum(record.seconds for record in records), 3),
+            device=str(job.compute.device),
+            precision=job.compute.precision,
+            seed=job.seed,
+            checkpoint=outputs.checkpoint if job.save else None,
+            log=outputs.log,
+            curves=outputs.plot,
+        )
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        score = self.validation
+        head = f"best epoch {self.best_epoch}: validation mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
+        files = (("checkpoint", self.checkpoint), ("log", self.log), ("curves", self.curves))
+        return [head, *(f"  {name:<10} {path}" for name, path in files if path is not None)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSummary:
+    """`matseg-export`."""
+
+    path: Path
+    bytes: int
+    name: str
+    """`<dataset>_<version>`."""
+    precision: Precision
+    opset: int
+    stride: int
+    """Pixels."""
+    halo: int
+    """Pixels."""
+    parity: ParityInfo
+    """Of the fp32 graph with the torch network."""
+    accuracy: AccuracyInfo | None
+    """Of fp16 and int8 on the validation images; None for fp32."""
+    fp32_layers: tuple[str, ...]
+    """Layers of an int8 graph that stay in fp32."""
+    pays_on: tuple[str, ...]
+    """Providers on which the precision is worth its while."""
+
+    @classmethod
+    def of(cls, result: ExportResult) -> ExportSummary:
+        """Of a file that was written."""
+        export, tiling = result.metadata.export, result.metadata.tiling
+        return cls(
+            path=result.path,
+            bytes=result.bytes,
+            name=result.metadata.name,
+            precision=export.precision,
+            opset=export.opset,
+            stride=tiling.stride,
+            halo=tiling.halo,
+            parity=export.parity,
+            accuracy=export.accuracy,
+            fp32_layers=() if export.calibration is None else export.calibration.fp32_layers,
+            pays_on=export.pays_on,
+        )
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        parity, accuracy = self.parity, self.accuracy
+        graph = "" if self.precision == "fp32" else "in fp32 "
+        lines = [
+            f"{self.path}: {self.bytes / 1e6:.1f} MB, {self.precision}, opset {self.opset}",
+            f"  {graph}equal to torch on {parity.cases} inputs of {parity.pixels:,} pixels: probabilities within "
+            f"{parity.max_probability_difference:.1e}, {parity.label_mismatches} labels differ, "
+            f"{parity.label_ties} ties",
+            f"  tiles: stride {self.stride}, halo {self.halo} pixels (measured and confirmed)",
+        ]
+        if accuracy is not None:
+            lines.append(
+                f"  mean IoU on {accuracy.images} images of {accuracy.split}: {accuracy.mean_iou:.4f}, "
+                f"in fp32 {accuracy.mean_iou_fp32:.4f}"
+            )
+        if self.fp32_layers:
+            lines.append(f"  left in fp32: {', '.join(self.fp32_layers)}")
+        return [*lines, f"  this precision pays on: {', '.join(self.pays_on)}"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropSummary:
+    """`matseg-prep crop`."""
+
+    dataset: Path
+    """The new data set's folder."""
+    size: int
+    """Edge of a crop in pixels."""
+    train: int
+    """Crops."""
+    validate: int
+    """Crops."""
+    n_class: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSummary:
+    """`matseg-prep demo`."""
+
+    dataset: Path
+    """The data set's folder."""
+    train: int
+    """Slices, as of the other splits."""
+    validate: int
+    test: int
+    raw: Path | None
+    """The stack of slices without labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySummaryLine:
+    """One label array."""
+
+    path: Path
+    values: tuple[int, ...]
+    """Ascending."""
+    kept: bool
+    """Whether it was there before and was left as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsSummary:
+    """`matseg-prep labels`."""
+
+    dataset: str
+    n_class: int
+    classes: Path
+    """The class table."""
+    arrays: tuple[ArraySummaryLine, ...]
+    strays: tuple[str, ...]
+    """Label images some of whose pixels were taken for the nearest class."""
+    labels_alone: tuple[str, ...]
+    """Label images without an image, left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSummary:
+    """`matseg-prep import-config`."""
+
+    output: Path | None
+    """None: `text` holds what would be in it."""
+    text: str | None
+    notes: tuple[str, ...]
+    """What was left out or means something else here."""
