@@ -125,8 +125,11 @@ def find_run(path: Path) -> RunPlaces | None:
 
     A folder of label images holds its report; a volume `labels.zarr` has it in `labels.zarr.matseg`.
     """
+    path = path.absolute()
     if path.name == REPORT_NAME and path.is_file():
         path = path.parent
+    if not path.name:
+        return None
     beside = path.with_name(path.name + SIDE_SUFFIX)
     if (beside / REPORT_NAME).is_file() or (beside / "job.json").is_file():
         return RunPlaces(report=beside / REPORT_NAME, ledger=beside, labels=path)

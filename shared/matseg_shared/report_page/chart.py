@@ -26,7 +26,8 @@ class Series:
     """None leaves a gap."""
     colour: str | None = None
     """#rrggbb; None: the page's text colour."""
-    kind: Literal["line", "steps", "points", "bars"] = "line"
+    kind: Literal["line", "steps", "marked", "points", "bars"] = "line"
+    """`marked`: a line with a point at each value."""
     dash: Literal["solid", "dash", "dot"] = "solid"
     width: float = 2
     names: Sequence[str] = ()

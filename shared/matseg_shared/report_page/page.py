@@ -121,6 +121,7 @@ def _environment(package: str) -> Environment:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters["percent"] = percent
     environment.filters["figure"] = figure
+    environment.filters["signed"] = signed_percent
     environment.filters["count"] = count
     environment.filters["css"] = css_colour
     return environment
@@ -129,6 +130,14 @@ def _environment(package: str) -> Environment:
 def percent(value: float | None, digits: int = 2) -> str:
     """A share for a person; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}%}"
+
+
+def signed_percent(value: float | None, digits: int = 2) -> str:
+    """A difference of shares for a person; never minus nothing."""
+    if value is None:
+        return "–"
+    shown = f"{value:+.{digits}%}"
+    return f"{0:.{digits}%}" if float(shown[:-1]) == 0 else shown.replace("-", "\u2212")
 
 
 def figure(value: float | None, digits: int = 4) -> str:

@@ -96,14 +96,14 @@ def label_uri(labels: NDArray[np.uint8], colours: Sequence[Colour]) -> str:
     picture = Image.fromarray(labels)
     picture.putpalette([channel for colour in colours for channel in colour])
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG")
     return _uri("image/png", buffer)
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
     """(H, W) or (H, W, 3) as a PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return _uri("image/png", buffer)
 
 

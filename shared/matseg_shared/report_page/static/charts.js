@@ -39,6 +39,8 @@ matseg.charts = (() => {
     return own === null ? css("--ink") : legible(own);
   };
 
+  const modes = { points: "markers", marked: "lines+markers" };
+
   const hover = (spec) => (spec.y_percent ? "%{y:.3%}" : "%{y:.5~g}");
 
   const trace = (spec) => (series) => {
@@ -51,7 +53,7 @@ matseg.charts = (() => {
     if (series.names.length) base.text = series.names.map((name) => name.replace(/</g, "&lt;"));
     if (series.kind === "bars") return { ...base, type: "bar", marker: { color: colour, opacity: 0.75 } };
     return {
-      ...base, type: "scatter", mode: series.kind === "points" ? "markers" : series.x.length === 1 ? "markers" : "lines",
+      ...base, type: "scatter", mode: modes[series.kind] ?? (series.x.length === 1 ? "markers" : "lines"),
       line: { color: colour, dash: series.dash, width: series.width, shape: series.kind === "steps" ? "hvh" : "linear" },
       marker: { color: colour, size: 8, line: { width: 1.5, color: css("--card") } },
     };

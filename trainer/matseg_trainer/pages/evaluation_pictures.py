@@ -1,0 +1,175 @@
+"""The images of an evaluation that a page shows, each in four layers that a reader wipes between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.evaluation import EvaluationDocument, ImageResult
+from matseg_shared.images import read_image, read_stored
+from matseg_shared.metrics import confusion_matrix
+from matseg_shared.palette import Colour, overlay
+from matseg_shared.report_page.pictures import (
+    GreyWindow,
+    jpeg_uri,
+    label_uri,
+    png_uri,
+    shrink,
+    shrink_labels,
+)
+from matseg_trainer.dataset import load_array
+
+WORST, BEST = 6, 3
+"""Images to show from either end of the ranking; up to `ALL` images all are shown."""
+ALL = 12
+EDGES = (1024, 720, 480, 320)
+"""Longer edge of a picture in pixels; the first at which all pictures fit the budget."""
+BUDGET = 10_000_000
+"""Characters of all pictures together."""
+
+PixelArray = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ring:
+    """Where the largest wrong region is, in per cent of width and height."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownImage:
+    """One image; each layer is a data URI, or "" when it cannot be shown."""
+
+    stem: str
+    rank: int
+    mean_iou: float | None
+    shape: tuple[int, int]
+    """(H, W) in pixels."""
+    image: str
+    label: str
+    prediction: str
+    wrong: str
+    reason: str
+    ring: Ring | None
+    problems: tuple[str, ...]
+    """What is missing or has changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Loaded:
+    result: ImageResult
+    image: PixelArray | None
+    labels: NDArray[np.uint8] | None
+    prediction: NDArray[np.uint8] | None
+    problems: tuple[str, ...]
+
+
+def choose_images(document: EvaluationDocument) -> tuple[ImageResult, ...]:
+    """The worst and the best, the worst first."""
+    ranked = document.worst_first
+    return ranked if len(ranked) <= ALL else (*ranked[:WORST], *ranked[-BEST:])
+
+
+def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImage, ...]:
+    """Read images, labels and predictions of the chosen images.
+
+    Args:
+        document: the evaluation.
+        folder: of the document, which its paths are relative to.
+    """
+    colours = [item.colour for item in document.classes]
+    loaded = [_load(result, folder, len(colours)) for result in choose_images(document)]
+    names = [item.name for item in document.classes]
+    shown: tuple[ShownImage, ...] = ()
+    for edge in EDGES:
+        shown = tuple(_shown(item, edge, colours, names) for item in loaded)
+        if sum(len(i.image) + len(i.label) + len(i.prediction) + len(i.wrong) for i in shown) <= BUDGET:
+            break
+    return shown
+
+
+def _load(result: ImageResult, folder: Path, n_class: int) -> _Loaded:
+    problems: list[str] = []
+    image = labels = prediction = None
+    try:
+        image = read_image(folder / result.image)
+    except ImageError as error:
+        problems.append(f"its image: {error}")
+    try:
+        labels = load_array(folder / result.array, n_class)
+    except DatasetError as error:
+        problems.append(f"its labels: {error}")
+    try:
+        prediction = read_stored(folder / result.prediction).pixels
+        if prediction.dtype != np.uint8 or prediction.ndim != 2 or int(prediction.max()) >= n_class:
+            problems.append(
+                f"its prediction: {folder / result.prediction}: expected class indices, found others"
+            )
+            prediction = None
+    except ImageError as error:
+        problems.append(f"its prediction: {error}")
+    if labels is not None and prediction is not None and not _same(labels, prediction, result, n_class):
+        problems.append(
+            "its labels or its prediction have changed since the evaluation; run matseg-evaluate again"
+        )
+        if labels.shape != prediction.shape:
+            prediction = None
+    return _Loaded(result=result, image=image, labels=labels, prediction=prediction, problems=tuple(problems))
+
+
+def _same(
+    labels: NDArray[np.uint8], prediction: NDArray[np.uint8], result: ImageResult, n_class: int
+) -> bool:
+    if labels.shape != prediction.shape:
+        return False
+    return confusion_matrix(labels, prediction, n_class).tolist() == [
+        list(r) for r in result.confusion_matrix
+    ]
+
+
+def _shown(item: _Loaded, edge: int, colours: Sequence[Colour], names: Sequence[str]) -> ShownImage:
+    known = [array for array in (item.image, item.labels, item.prediction) if array is not None]
+    shape = (known[0].shape[0], known[0].shape[1]) if known else (3, 4)
+    image = wrong = ""
+    if item.image is not None:
+        small = shrink(item.image, edge)
+        image = jpeg_uri(small if small.dtype == np.uint8 else GreyWindow.of([small]).apply(small))
+    if item.labels is not None and item.prediction is not None:
+        wrong = png_uri(shrink(overlay(item.labels, item.prediction, colours), edge))
+    disagreement = item.result.disagreement
+    return ShownImage(
+        stem=item.result.stem,
+        rank=disagreement.rank,
+        mean_iou=item.result.mean_iou,
+        shape=shape,
+        image=image,
+        label="" if item.labels is None else label_uri(shrink_labels(item.labels, edge), colours),
+        prediction=""
+        if item.prediction is None
+        else label_uri(shrink_labels(item.prediction, edge), colours),
+        wrong=wrong,
+        reason=disagreement.reason,
+        ring=_ring(item.result, shape, names),
+        problems=item.problems,
+    )
+
+
+def _ring(result: ImageResult, shape: tuple[int, int], names: Sequence[str]) -> Ring | None:
+    region = result.disagreement.largest_region
+    if region is None:
+        return None
+    return Ring(
+        x=round(100 * (region.x + 0.5) / shape[1], 2),
+        y=round(100 * (region.y + 0.5) / shape[0], 2),
+        text=f"largest wrong region: {region.pixels} pixels at x {region.x}, y {region.y}, labelled "
+        f"{names[region.labelled]}, predicted {names[region.predicted]} with probability {region.confidence:.2f}",
+    )

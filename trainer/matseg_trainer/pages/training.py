@@ -1,0 +1,418 @@
+"""The page of a training, from its log and what was noted at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matseg_shared.errors import MatsegError
+from matseg_shared.palette import Colour, default_colours
+from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
+from matseg_shared.report_page.page import (
+    Template,
+    count,
+    css_colour,
+    figure,
+    percent,
+    require_report_extra,
+    write_page,
+)
+from matseg_shared.report_page.parts import Fact
+from matseg_shared.report_page.pictures import visible_colours
+from matseg_trainer.config import VersionConfig, load_config
+from matseg_trainer.pages.training_log import LoggedEpoch, TrainingLog, read_log
+from matseg_trainer.training_record import TrainingRecord, read_record
+
+_TEMPLATE = Template(package="matseg_trainer.pages", name="training.html.j2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingRow:
+    """One hyperparameter."""
+
+    name: str
+    value: str
+    default: str
+    is_default: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassRow:
+    """One class in the best epoch."""
+
+    name: str
+    colour: Colour
+    train_iou: float | None
+    validate_iou: float | None
+    train_share: float | None
+    """None where nothing was noted at the start."""
+    validate_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingContent:
+    """What the template shows."""
+
+    title: str
+    lead: str
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    tiles: tuple[Fact, ...]
+    classes: tuple[ClassRow, ...]
+    best_epoch: int
+    curves: tuple[str, ...]
+    settings: tuple[SettingRow, ...]
+    settings_text: str
+    data: tuple[Fact, ...]
+    data_charts: tuple[str, ...]
+
+
+def training_page_path(log: Path) -> Path:
+    """Where the page of a training goes: `plots/` for a log in `log/`, else beside it."""
+    name = f"{log.stem}.html"
+    return log.parent.parent / "plots" / name if log.parent.name == "log" else log.with_name(name)
+
+
+def write_training_page(log: Path, path: Path | None = None) -> Path:
+    """Make the page of a training, finished or not.
+
+    Args:
+        log: `log/<dataset>_<version>.jsonl`.
+        path: of the page; None: `training_page_path`.
+
+    Returns:
+        The page.
+
+    Raises:
+        MissingExtraError: the extra `report` is not installed.
+        UsageError: the log is missing or none.
+        OutputError: the page cannot be written.
+    """
+    target = path or training_page_path(log.absolute())
+    require_report_extra(target.name)
+    epochs = read_log(log)
+    missing = _unread(epochs, log)
+    try:
+        record = read_record(log)
+    except MatsegError as error:
+        record = None
+        missing.append(str(error))
+    if record is not None and len(record.classes) != len(epochs.best.validate_.iou):
+        missing.append(
+            f"{log}: has another number of classes than what was noted at its start; they do not belong together."
+        )
+        record = None
+    config, origin = _config(log, record)
+    curves, data_charts = _curves(epochs, record), _intensities(record)
+    write_page(
+        target,
+        _TEMPLATE,
+        title=f"{log.stem}: training",
+        content=TrainingContent(
+            title=log.stem,
+            lead=_lead(epochs, record, config),
+            missing=tuple(missing),
+            notes=_notes(epochs, config),
+            tiles=_tiles(epochs, config),
+            classes=_class_rows(epochs, record),
+            best_epoch=epochs.best.epoch,
+            curves=tuple(chart.id for chart in curves),
+            settings=_settings(config),
+            settings_text=origin,
+            data=_data(record),
+            data_charts=tuple(chart.id for chart in data_charts),
+        ),
+        charts=[*curves, *data_charts],
+    )
+    return target
+
+
+def _unread(epochs: TrainingLog, log: Path) -> list[str]:
+    if not epochs.unread:
+        return []
+    listed = ", ".join(map(str, epochs.unread[:10]))
+    return [f"{log}: {len(epochs.unread)} of its lines cannot be read and are left out here (line {listed})."]
+
+
+def _config(log: Path, record: TrainingRecord | None) -> tuple[VersionConfig | None, str]:
+    """Hyperparameters and where they are from: the start of the training, or else config.toml as it is now."""
+    if record is not None:
+        try:
+            return VersionConfig.model_validate_json(
+                _json(record.config)
+            ), "As they were when the training started."
+        except ValueError:
+            return None, "They were noted by another version of MatSeg, which knows other hyperparameters."
+    toml = log.absolute().parent.parent / "config.toml"
+    try:
+        versions = load_config(toml).versions
+    except MatsegError:
+        versions = {}
+    for dataset, configs in versions.items():
+        for version, config in configs.items():
+            if f"{dataset}_{version}" == log.stem:
+                return config, f"As {toml.name} has them now; nothing was noted when the training started."
+    return (
+        None,
+        "Nothing was noted when the training started, and no config.toml beside its log knows this version.",
+    )
+
+
+def _json(config: dict[str, object]) -> str:
+    import json
+
+    return json.dumps(config)
+
+
+def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionConfig | None) -> str:
+    done = len(epochs.epochs)
+    planned = f" of {config.epoch}" if config is not None and config.epoch != done else ""
+    started = (
+        "" if record is None else f", started {record.started.replace('T', ' ').replace('+00:00', ' UTC')}"
+    )
+    return f"{done}{planned} epochs{started}"
+
+
+def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]:
+    """What an experienced eye sees in the curves, with the numbers it rests on."""
+    notes: list[str] = []
+    last, best = epochs.epochs[-1], epochs.best
+    if config is not None and len(epochs.epochs) < config.epoch:
+        notes.append(
+            f"The training ended after {len(epochs.epochs)} of {config.epoch} epochs; matseg-train --resume goes on."
+        )
+    lowest = min(epochs.epochs, key=lambda epoch: epoch.validate_.loss)
+    if last.validate_.loss > 1.5 * lowest.validate_.loss and last.train.loss < lowest.train.loss:
+        notes.append(
+            f"The validation loss was lowest in epoch {lowest.epoch} ({lowest.validate_.loss:.4f}) and has risen to "
+            f"{last.validate_.loss:.4f} while the training loss still fell: the network begins to learn the training "
+            "images by heart; more labels, or `aug`, help."
+        )
+    if best.epoch == last.epoch and len(epochs.epochs) > 1:
+        notes.append("The last epoch is the best: a longer training (`epoch`) may give more.")
+    return tuple(notes)
+
+
+def _tiles(epochs: TrainingLog, config: VersionConfig | None) -> tuple[Fact, ...]:
+    best = epochs.best
+    seconds = sum(epoch.seconds for epoch in epochs.epochs)
+    network = () if config is None else (Fact(name="network", value=config.model, note=_width(config)),)
+    return (
+        Fact(
+            name="validation mean IoU",
+            value=figure(best.validate_.mean_iou),
+            note="in the best epoch, which is kept",
+        ),
+        Fact(
+            name="validation accuracy",
+            value=percent(best.validate_.accuracy),
+            note="share of pixels that are right",
+        ),
+        Fact(name="best epoch", value=str(best.epoch), note=f"of {len(epochs.epochs)}"),
+        Fact(
+            name="time",
+            value=f"{seconds / 60:.1f} min",
+            note=f"{seconds / len(epochs.epochs):.1f} s an epoch, validation included",
+        ),
+        *network,
+    )
+
+
+def _width(config: VersionConfig) -> str:
+    return "full width" if config.width is None else f"width {config.width}"
+
+
+def _colours(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Colour, ...]:
+    if record is None:
+        return default_colours(len(epochs.best.validate_.iou))
+    return visible_colours([item.colour for item in record.classes])
+
+
+def _names(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[str, ...]:
+    if record is None:
+        return tuple(f"class {index}" for index in range(len(epochs.best.validate_.iou)))
+    return tuple(item.name for item in record.classes)
+
+
+def _class_rows(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[ClassRow, ...]:
+    best = epochs.best
+    return tuple(
+        ClassRow(
+            name=name,
+            colour=colour,
+            train_iou=best.train.iou[index],
+            validate_iou=best.validate_.iou[index],
+            train_share=None if record is None else record.train.class_shares[index],
+            validate_share=None if record is None else record.validate_.class_shares[index],
+        )
+        for index, (name, colour) in enumerate(
+            zip(_names(epochs, record), _colours(epochs, record), strict=True)
+        )
+    )
+
+
+def _curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
+    all_, best = epochs.epochs, epochs.best
+    x = [epoch.epoch for epoch in all_]
+    mark = [Mark(x=best.epoch, text=f"best: {best.epoch}")]
+    classes = [
+        Series(
+            name=name,
+            x=x,
+            y=[epoch.validate_.iou[index] for epoch in all_],
+            colour=css_colour(colour),
+            width=1.5,
+        )
+        for index, (name, colour) in enumerate(
+            zip(_names(epochs, record), _colours(epochs, record), strict=True)
+        )
+    ]
+    losses = _both("loss", all_)
+    ious = _both("mean_iou", all_)
+    return [
+        _curve("loss", "Loss", "cross-entropy (nats)", losses, mark, y_log=True),
+        _curve("mean-iou", "Mean IoU", "mean IoU", ious, mark, y_range=_late_range(ious)),
+        _curve("class-iou", "Validation IoU per class", "IoU", classes, mark, y_range=_late_range(classes)),
+        _curve(
+            "rate",
+            "Learning rate",
+            "learning rate",
+            [Series(name="learning rate", x=x, y=[epoch.lr if epoch.lr > 0 else None for epoch in all_])],
+            mark,
+            y_log=True,
+        ),
+    ]
+
+
+def _both(name: str, epochs: Sequence[LoggedEpoch]) -> list[Series]:
+    x = [epoch.epoch for epoch in epochs]
+    return [
+        Series(
+            name="train",
+            x=x,
+            y=thinned([getattr(epoch.train, name) for epoch in epochs]),
+            colour=BLUE,
+            dash="dash",
+        ),
+        Series(
+            name="validate",
+            x=x,
+            y=thinned([getattr(epoch.validate_, name) for epoch in epochs]),
+            colour=VERMILION,
+        ),
+    ]
+
+
+def _curve(
+    name: str,
+    title: str,
+    y_title: str,
+    series: Sequence[Series],
+    marks: Sequence[Mark],
+    *,
+    y_log: bool = False,
+    y_range: tuple[float, float] | None = None,
+) -> Chart:
+    ends = [(line.name, line.y[-1]) for line in series if line.y[-1] is not None]
+    return Chart(
+        id=name,
+        title=title,
+        summary="In the last epoch: "
+        + ", ".join(f"{called} {value:.4g}" for called, value in ends[:6])
+        + ".",
+        x_title="epoch",
+        y_title=y_title,
+        series=series,
+        marks=marks,
+        y_log=y_log,
+        y_range=y_range,
+        height=320,
+    )
+
+
+def _late_range(series: Sequence[Series]) -> tuple[float, float]:
+    """Begin where the curves are after the first quarter, so that their ends can be told apart."""
+    late = [value for line in series for value in line.y[len(line.y) // 4 :] if value is not None]
+    lowest = min(late, default=0.0)
+    return max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest)
+
+
+def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
+    """Those that differ from the defaults first."""
+    if config is None:
+        return ()
+    rows = []
+    for name, field in VersionConfig.model_fields.items():
+        value = getattr(config, name)
+        default = None if field.is_required() else field.default
+        rows.append(
+            SettingRow(
+                name=name,
+                value=_shown(value),
+                default="must be given" if field.is_required() else _shown(default),
+                is_default=not field.is_required() and value == default,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: row.is_default))
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " × ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+def _data(record: TrainingRecord | None) -> tuple[Fact, ...]:
+    if record is None:
+        return ()
+    info = record.input
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (info.mean, info.std))
+    return (
+        *(Fact(name=name, value=value) for name, value in record.facts.items()),
+        Fact(name="training pixels", value=count(record.train.pixels), note=f"{record.train.images} images"),
+        Fact(
+            name="validation pixels",
+            value=count(record.validate_.pixels),
+            note=f"{record.validate_.images} images",
+        ),
+        Fact(
+            name="intensities",
+            value=f"mean {mean}, deviation {std}",
+            note=f"{info.channels} channel(s) of {info.dtype}",
+        ),
+        Fact(name="data SHA-256", value=record.fingerprint, code=True),
+        *(Fact(name=f"{name} version", value=value) for name, value in record.packages.items()),
+    )
+
+
+def _intensities(record: TrainingRecord | None) -> list[Chart]:
+    if record is None:
+        return []
+    histogram = record.input.histogram
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    total = max(1, sum(histogram.counts))
+    return [
+        Chart(
+            id="histogram",
+            title="Intensities of the training images",
+            summary=f"From {histogram.low:g} to {histogram.high:g}; a run warns when its input's differ.",
+            x_title="intensity",
+            y_title="share of the pixels",
+            y_percent=True,
+            series=[
+                Series(
+                    name="training set",
+                    x=thinned(
+                        [histogram.low + (bin_ + 0.5) * width for bin_ in range(len(histogram.counts))]
+                    ),
+                    y=thinned([number / total for number in histogram.counts], 4),
+                    kind="bars",
+                    colour=SKY,
+                )
+            ],
+            height=260,
+        )
+    ]

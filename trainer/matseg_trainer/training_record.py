@@ -1,0 +1,83 @@
+"""What a training started from, kept beside its log: hyperparameters, data and machine, readable without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matseg_shared.errors import UsageError
+from matseg_shared.files import write_text
+from matseg_shared.metadata import ClassInfo, InputInfo, problems_of
+
+SUFFIX = ".training.json"
+
+
+class SplitFacts(BaseModel):
+    """One split of the data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int = Field(ge=1)
+    pixels: int = Field(ge=1)
+    class_shares: tuple[float, ...]
+    """Share of each class among its labelled pixels."""
+
+
+class TrainingRecord(BaseModel):
+    """The document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    record_version: Literal[1] = 1
+    name: str
+    """`<dataset>_<version>`."""
+    started: str
+    """UTC, ISO 8601."""
+    config: dict[str, Any]
+    """All hyperparameters."""
+    facts: dict[str, str]
+    """What the terminal said before the first epoch."""
+    classes: tuple[ClassInfo, ...]
+    input: InputInfo
+    train: SplitFacts
+    validate_: SplitFacts = Field(alias="validate")
+    fingerprint: str
+    """SHA-256 over the training and validation images and label arrays."""
+    seed: int
+    packages: dict[str, str]
+
+
+def record_path(log: Path) -> Path:
+    """Beside the log of a training."""
+    return log.with_name(f"{log.stem}{SUFFIX}")
+
+
+def write_record(log: Path, record: TrainingRecord) -> None:
+    """Write it beside the log.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(record_path(log), record.model_dump_json(indent=1, by_alias=True) + "\n")
+
+
+def read_record(log: Path) -> TrainingRecord | None:
+    """Of the training with this log; None where an earlier version of matseg trained.
+
+    Raises:
+        UsageError: it is damaged, or of a later version.
+    """
+    path = record_path(log)
+    try:
+        return TrainingRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        listed = "; ".join(str(problem) for problem in problems_of(error)[:3])
+        raise UsageError(
+            f"{path}: expected what matseg-train noted there, found something else ({listed}); move it away"
+        ) from error
