@@ -12,6 +12,7 @@ from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source import split_location
 from matseg_runtime.source.base import Source, Spacing
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import ModelMetadata
 
@@ -127,18 +128,30 @@ def make_sink(
     provenance: str,
     volume: LabelVolume,
     unit: int,
+    voxel: VoxelSize | None = None,
 ) -> Sink:
-    """The sink for a place; nothing is written yet."""
+    """The sink for a place; nothing is written yet.
+
+    Args:
+        place: where, and what.
+        options: what the user asked for.
+        metadata: for class names and colours.
+        provenance: JSON that goes into each file.
+        volume: of an output that holds all slices.
+        unit: slices that are written together.
+        voxel: for TIFFs; a zarr's scale is the volume's own.
+    """
     if place.format == "zarr":
         return _zarr_sink(place, options, metadata, provenance, volume, unit)
     if place.format == "tiff-stack":
         from matseg_runtime.sink.stack import StackSink
 
-        return StackSink(place.path, volume, metadata, provenance)
+        return StackSink(place.path, volume, metadata, provenance, voxel)
     return ImageSink(
         place.path,
         metadata,
         provenance,
+        voxel,
         image_format=place.format,
         probabilities=options.probabilities,
     )

@@ -26,6 +26,7 @@ from matseg_runtime.source.base import Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
+from matseg_runtime.voxel import voxel_of_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -208,13 +209,14 @@ def _sink(
     return make_sink(
         place,
         options.output,
-        session.model.metadata,
+        metadata,
         provenance_text(key),
         label_volume(source, plan.shape),
         plan.unit,
     )
 
 
+    metadata = session.model.metadata
 def _provider_of(key: JobKey) -> ProviderChoice:
     """Each worker must use what the client found; a ledger holds it as text."""
     for choice in get_args(ProviderChoice):
@@ -222,6 +224,7 @@ def _provider_of(key: JobKey) -> ProviderChoice:
             return choice  # type: ignore[no-any-return]
     raise UsageError(f"this version of matseg does not know the provider {key.provider}")
 
+        source.voxel_size() or voxel_of_model(metadata.pixel_size),
 
 def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
     """Refuse an input that does not fit the model before any work, by its first slice that can be read.

@@ -179,7 +179,8 @@ def test_a_stack_opens_page_by_page_with_its_colours(
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert len(tiff.pages) == 20
         assert (tiff.pages[0].colormap[:, 1] >> 8).tolist() == [230, 159, 0]
-        assert json.loads(tiff.pages[0].description)["model_name"] == "alloy_v1"
+        assert tiff.imagej_metadata["slices"] == 20
+        assert json.loads(tiff.imagej_metadata["matseg"])["model_name"] == "alloy_v1"
 
 
 def test_report_and_fractions_stand_beside_a_volume(

@@ -11,8 +11,9 @@ from typing import BinaryIO, Literal
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.segment import Segmentation, scaled_probabilities
 from matseg_runtime.sink.base import Result, Sink, Unit
-from matseg_runtime.sink.stack import palette_table
+from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
 from matseg_shared.files import atomic_write, output_errors
 from matseg_shared.metadata import ModelMetadata
@@ -34,6 +35,7 @@ class ImageSink(Sink):
         folder: Path,
         metadata: ModelMetadata,
         provenance: str,
+        voxel: VoxelSize | None = None,
         *,
         image_format: ImageFormat = "png",
         probabilities: bool = False,
@@ -44,6 +46,7 @@ class ImageSink(Sink):
             folder: made when it is missing.
             metadata: for the palette.
             provenance: JSON that each file carries.
+            voxel: None where nobody knows how large a pixel is.
             image_format: `png` or `tiff`.
             probabilities: also write `<name>_probabilities.tif`, one uint8 page per class.
         """
@@ -51,6 +54,7 @@ class ImageSink(Sink):
         self.ledger_folder = folder / LEDGER_NAME
         self._metadata = metadata
         self._provenance = provenance
+        self._voxel = voxel
         self._format = image_format
         self._probabilities = probabilities
 
@@ -101,7 +105,7 @@ class ImageSink(Sink):
     def _write(self, result: Result) -> int:
         assert result.segmentation is not None
         path = self.file_of(result.slice.name)
-        if result.segmentation.probabilities is not None:
+        if self._probabilities:
             with atomic_write(self._probability_file(result.slice.name)) as stream:
                 self._write_probabilities(stream, result.segmentation)
         with atomic_write(path) as stream:
@@ -122,11 +126,8 @@ class ImageSink(Sink):
         tifffile.imwrite(
             stream,
             segmentation.labels,
-            photometric="palette",
-            colormap=palette_table(self._metadata),
             compression="zlib",
-            description=self._provenance,
-            metadata=None,
+            **tiff_tags(self._metadata, self._provenance, self._voxel, slices=1),
         )
 
     def _write_probabilities(self, stream: BinaryIO, segmentation: Segmentation) -> None:

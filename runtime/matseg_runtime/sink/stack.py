@@ -7,23 +7,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from matseg_runtime.sink.base import LabelVolume, Result, Unit
+from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.files import output_errors
 from matseg_shared.metadata import ModelMetadata
 
-_BIG = 1 << 31
+_BIG = (1 << 32) - (1 << 25)
+"""Bytes of pixels beyond which offsets of 32 bits may not do; ImageJ alone reads no BigTIFF, so not a byte earlier."""
 
 
 class StackSink(VolumeSink):
-    """`<out>.tif`, BigTIFF from 2 GB on; class indices as pixel values, class colours as palette."""
+    """`<out>.tif`, BigTIFF from 4 GB on; class indices as pixel values, class colours as palette."""
 
-    def __init__(self, path: Path, volume: LabelVolume, metadata: ModelMetadata, provenance: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        volume: LabelVolume,
+        metadata: ModelMetadata,
+        provenance: str,
+        voxel: VoxelSize | None = None,
+    ) -> None:
+        """Describe the output; nothing is written yet.
+
+        Args:
+            path: made by `finish`.
+            volume: its shape and axes.
+            metadata: for the palette.
+            provenance: JSON that the file carries.
+            voxel: as slices show it; None where nobody knows.
+        """
         super().__init__(path, volume)
         self._metadata = metadata
         self._provenance = provenance
+        self._voxel = voxel
 
     def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
         page = int(np.prod(self.volume.slice_shape))
@@ -50,11 +69,8 @@ class StackSink(VolumeSink):
             path,
             shape=shape,
             dtype=np.uint8,
-            photometric="palette",
-            colormap=palette_table(self._metadata),
-            description=self._provenance,
-            metadata=None,
             bigtiff=int(np.prod(shape)) >= _BIG,
+            **tiff_tags(self._metadata, self._provenance, self._voxel, slices=self.volume.depth),
         )
         pages.flush()
         del pages
@@ -62,10 +78,3 @@ class StackSink(VolumeSink):
 
     def _complete(self) -> None:
         """Nothing: every page is in its place."""
-
-
-def palette_table(metadata: ModelMetadata) -> NDArray[np.uint16]:
-    """(3, 256) 16-bit RGB, as TIFF stores palettes."""
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(metadata.classes)] = np.asarray(metadata.colours, np.uint16).T * 257
-    return table

@@ -1,0 +1,56 @@
+"""What TIFFs tell ImageJ and Fiji: that their pages are slices, how large a voxel is, and the classes' colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.voxel import VoxelSize
+from matseg_shared.metadata import ModelMetadata
+
+_WRITTEN_BY = "ImageJ=1.11a"
+"""The first line by which ImageJ knows its own descriptions; other programs' writers give this version."""
+_PROVENANCE = "matseg="
+_UNITS = {"um": "micron"}
+"""Where ImageJ's name of a unit is not ours."""
+_RESOLUTION_UNIT_NONE = 1
+
+
+def tiff_tags(
+    metadata: ModelMetadata, provenance: str, voxel: VoxelSize | None, *, slices: int
+) -> dict[str, Any]:
+    """Keywords for tifffile's writers that make an image, or stack, of labels with the class colours as palette.
+
+    ImageJ opens palettes as indexed colour: pixel values stay class indices.
+
+    Args:
+        metadata: for class colours.
+        provenance: JSON, kept as a line of the description that ImageJ passes over.
+        voxel: None where nobody knows.
+        slices: pages that belong together.
+    """
+    lines = [_WRITTEN_BY, f"images={slices}"]
+    if slices > 1:
+        lines += [f"slices={slices}", "loop=false"]
+    tags: dict[str, Any] = {}
+    if voxel is not None:
+        lines.append(f"unit={_UNITS.get(voxel.unit, voxel.unit)}")
+        if slices > 1 and voxel.step is not None:
+            lines.append(f"spacing={voxel.step:.9g}")
+        tags = {"resolution": (1 / voxel.column, 1 / voxel.row), "resolutionunit": _RESOLUTION_UNIT_NONE}
+    lines.append(_PROVENANCE + provenance)
+    return tags | {
+        "photometric": "palette",
+        "colormap": palette_table(metadata),
+        "description": "\n".join([*lines, ""]),
+        "metadata": None,
+    }
+
+
+def palette_table(metadata: ModelMetadata) -> NDArray[np.uint16]:
+    """(3, 256) 16-bit RGB, as TIFF stores palettes."""
+    table = np.zeros((3, 256), np.uint16)
+    table[:, : len(metadata.classes)] = np.asarray(metadata.colours, np.uint16).T * 257
+    return table
