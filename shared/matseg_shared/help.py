@@ -69,7 +69,8 @@ class _Explained(click.Command):
         if self.examples:
             with formatter.section("Examples"):
                 indent = " " * formatter.current_indent
-                for example in self.examples:
+                for number, example in enumerate(self.examples):
+                    formatter.write("\n" * (number > 0))
                     for words in textwrap.wrap(example.purpose, formatter.width - len(indent) - 2):
                         formatter.write(f"{indent}# {words}\n")
                     formatter.write(f"{indent}{example.line}\n")

@@ -76,6 +76,7 @@ def test_options_stand_in_their_groups_and_examples_last() -> None:
         "  # a purpose that is told in so many words that one line of eighty columns\n"
         "  # cannot hold it\n"
         "  go a b\n"
+        "\n"
         "  # another\n"
         "  go --speed fast x\n"
     )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.classes import CLASSES_NAME, read_classes
 from matseg_shared.errors import DatasetError
+from matseg_shared.help import did_you_mean
 from matseg_shared.images import list_images
 from matseg_shared.metadata import ClassInfo
 
@@ -117,7 +118,7 @@ class Dataset:
         if split in ("", ".", "..") or Path(split).name != split or not (self.root / split).is_dir():
             raise DatasetError(
                 f"{self.root / split}: expected the folder of the split {split!r}, found none; "
-                f"{self.name} has {', '.join(self.splits)}\n{_layout(self.root)}"
+                f"{self.name} has {', '.join(self.splits)}{did_you_mean(split, self.splits)}\n{_layout(self.root)}"
             )
         return self.root / split / kind
 

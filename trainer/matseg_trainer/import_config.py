@@ -26,10 +26,12 @@ from typing import Any
 
 import click
 
-from matseg_shared.command import debug_option
+from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.errors import ConfigError, Problem, UsageError
 from matseg_shared.files import write_text
+from matseg_shared.help import Command, Example
 from matseg_trainer.config_source import Settings, read_settings
+from matseg_trainer.summaries import ImportSummary
 
 DEFAULT = "default"
 MAX_SOURCE_BYTES = 1 << 20
@@ -234,7 +236,12 @@ def _toml_value(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no place in a config.toml")
 
 
-@click.command("import-config", short_help="Turn an existing MatSeg config.py into a config.toml.")
+@click.command(
+    "import-config",
+    cls=Command,
+    short_help="Turn an existing MatSeg config.py into a config.toml.",
+    examples=[Example("bring your versions along", "matseg-prep import-config old/config.py -o config.toml")],
+)
 @click.argument("config_py", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -242,8 +249,9 @@ def _toml_value(value: object) -> str:
     type=click.Path(path_type=Path),
     help="Write this file instead of printing; must not exist.",
 )
+@json_option
 @debug_option
-def import_config_command(config_py: Path, output: Path | None) -> None:
+def import_config_command(config_py: Path, output: Path | None, as_json: bool) -> None:
     """Turn an existing MatSeg CONFIG_PY into a config.toml.
 
     The file is read, never executed. What is left out or means something else is said in notes.
@@ -251,10 +259,13 @@ def import_config_command(config_py: Path, output: Path | None) -> None:
     if output is not None and output.exists():
         raise UsageError(f"{output}: is there already and is left as it is; choose another name")
     imported = read_matseg_config(config_py)
-    if output is None:
-        click.echo(imported.text, nl=False)
-    else:
+    if output is not None:
         write_text(output, imported.text)
         click.echo(f"wrote {output}", err=True)
+    elif not as_json:
+        click.echo(imported.text, nl=False)
+    if as_json:
+        text = imported.text if output is None else None
+        print_json(ImportSummary(output=output, text=text, notes=imported.notes))
     for note in imported.notes:
         click.echo(f"note: {note}", err=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision
-
-if TYPE_CHECKING:  # its modules import torch
+if TYPE_CHECKING:  # torch, or all of pydantic, which `--help` need not wait for
+    from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision
     from matseg_trainer.export import ExportResult
+    from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
     from matseg_trainer.train import EpochRecord, Outputs, SplitScore, TrainingJob
 
 
@@ -157,7 +158,7 @@ class DemoSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArraySummaryLine:
+class ArrayFacts:
     """One label array."""
 
     path: Path
@@ -175,11 +176,24 @@ class LabelsSummary:
     n_class: int
     classes: Path
     """The class table."""
-    arrays: tuple[ArraySummaryLine, ...]
-    strays: tuple[str, ...]
+    arrays: tuple[ArrayFacts, ...]
+    strays: tuple[Path, ...]
     """Label images some of whose pixels were taken for the nearest class."""
-    labels_alone: tuple[str, ...]
+    labels_alone: tuple[Path, ...]
     """Label images without an image, left out."""
+
+    @classmethod
+    def of(cls, plan: LabelPlan, arrays: Sequence[ArraySummary]) -> LabelsSummary:
+        """Of arrays that were written or kept."""
+        written = {pair.label for pair in plan.pairs}
+        return cls(
+            dataset=plan.dataset.name,
+            n_class=len(plan.table.classes),
+            classes=plan.dataset.classes_path,
+            arrays=tuple(ArrayFacts(path=item.path, values=item.values, kept=item.kept) for item in arrays),
+            strays=tuple(image.path for image in plan.strays if image.path in written),
+            labels_alone=plan.labels_alone,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

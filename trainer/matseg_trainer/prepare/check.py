@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images import is_grey, read_image
 from matseg_shared.metadata import ClassInfo
+from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.prepare.class_table import ClassTable
 from matseg_trainer.prepare.label_images import scan_label
@@ -63,14 +64,14 @@ class _Findings:
             return None
 
 
-def check_dataset(dataset: Dataset) -> CheckResult:
+def check_dataset(dataset: Dataset, progress: Progress = SILENT) -> CheckResult:
     """Read every file of every split and list what is wrong; writes nothing."""
     findings = _Findings()
     classes = findings.attempt(lambda: dataset.classes)
     rows = []
     for split in SPLITS:
         if split in dataset.splits:
-            rows.append(_check_split(dataset, split, classes, findings))
+            rows.append(_check_split(dataset, split, classes, findings, progress))
         else:
             findings.notes.append(f"{dataset.root / split}: there is no split {split!r}")
     for what, values in (
@@ -86,7 +87,11 @@ def check_dataset(dataset: Dataset) -> CheckResult:
 
 
 def _check_split(
-    dataset: Dataset, split: str, classes: tuple[ClassInfo, ...] | None, findings: _Findings
+    dataset: Dataset,
+    split: str,
+    classes: tuple[ClassInfo, ...] | None,
+    findings: _Findings,
+    progress: Progress,
 ) -> SplitSummary:
     n_class = len(classes) if classes else _MOST_CLASSES
     images = findings.attempt(lambda: dataset.images(split)) or ()
@@ -104,7 +109,9 @@ def _check_split(
     dtypes: dict[str, None] = {}
     channels: dict[int, None] = {}
     counts = np.zeros(n_class, dtype=np.int64)
+    progress.stage(f"checking {split}", len(images), unit="images")
     for image in images:
+        progress.advance()
         pixels = findings.attempt(lambda path=image: read_image(path))  # type: ignore[misc]
         if pixels is None:
             continue

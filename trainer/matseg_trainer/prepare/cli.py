@@ -6,19 +6,42 @@ from pathlib import Path
 
 import click
 
-from matseg_shared.command import console, debug_option
+from matseg_shared.command import console, debug_option, json_option, print_json
+from matseg_shared.help import Example, Group
+from matseg_shared.progress import shown_progress
+from matseg_trainer.complete import complete_split, dataset_argument
 from matseg_trainer.import_config import import_config_command
 from matseg_trainer.workspace import Workspace, workspace_option
 
 
-@click.group()
+@click.group(
+    name="matseg-prep",
+    cls=Group,
+    examples=[
+        Example(
+            "label images to arrays, then see what is in the set",
+            "matseg-prep labels steel train validate test",
+        ),
+        Example("is everything as training needs it?", "matseg-prep check steel"),
+        Example("something to try things on", "matseg-prep demo demo"),
+    ],
+)
 def main() -> None:
     """Prepare data sets: label arrays, crops, checks, and a synthetic set to try things on."""
 
 
-@main.command()
-@click.argument("dataset")
-@click.argument("splits", metavar="SPLIT...", nargs=-1, required=True)
+@main.command(
+    examples=[
+        Example("arrays for all splits", "matseg-prep labels steel train validate test"),
+        Example(
+            "label images with anti-aliased edges: take their pixels for the nearest class",
+            "matseg-prep labels tomography train validate test --nearest",
+        ),
+        Example("only for label images that are new", "matseg-prep labels steel train --append"),
+    ]
+)
+@dataset_argument
+@click.argument("splits", metavar="SPLIT...", nargs=-1, required=True, shell_complete=complete_split)
 @click.option(
     "--classes", type=click.IntRange(2, 255), help="Number of classes (default: n_class of config.toml)."
 )
@@ -28,6 +51,7 @@ def main() -> None:
 )
 @click.option("--overwrite", "existing", flag_value="overwrite", help="Make all label arrays anew.")
 @workspace_option
+@json_option
 @debug_option
 def labels(
     dataset: str,
@@ -36,10 +60,12 @@ def labels(
     nearest: bool,
     existing: str | None,
     workspace: Path | None,
+    as_json: bool,
 ) -> None:
     """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
     from matseg_trainer.prepare import report
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
+    from matseg_trainer.summaries import LabelsSummary
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
@@ -48,22 +74,40 @@ def labels(
     found = existing_arrays(opened, chosen)
     if found and existing is None:
         question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
-        if not report.asks():
+        if as_json or not report.asks():
             refuse_existing(found)
         mode = "overwrite" if click.confirm(question) else "append"
     n_class = classes or place.n_class_of(opened)
-    plan = plan_labels(opened, chosen, n_class, mode)  # type: ignore[arg-type]  # click knows these flag values only
+    with shown_progress() as progress:
+        plan = plan_labels(opened, chosen, n_class, mode, progress)  # type: ignore[arg-type]  # click knows these flag values only
     if plan.strays and not nearest:
-        if not report.asks():
+        if as_json or not report.asks():
             plan.refuse_strays()
         click.echo(report.stray_lines(plan))
         if not click.confirm("Take these values for their nearest classes?"):
             plan.refuse_strays()
-    report.print_labels(console(), plan, list(write_labels(plan)))
+    arrays = []
+    with shown_progress() as progress:
+        progress.stage("writing label arrays", len(plan.pairs) + len(plan.kept), unit="arrays")
+        for array in write_labels(plan):
+            arrays.append(array)
+            progress.advance()
+    if as_json:
+        print_json(LabelsSummary.of(plan, arrays))
+    else:
+        report.print_labels(console(), plan, arrays)
 
 
-@main.command()
-@click.argument("dataset")
+@main.command(
+    examples=[
+        Example(
+            "400 crops of 224 pixels to train on, 50 to validate with",
+            "matseg-prep crop tomography 224 400 50",
+        ),
+        Example("under a name of your choice", "matseg-prep crop steel 128 1000 100 -r steel_small"),
+    ]
+)
+@dataset_argument
 @click.argument("size", type=click.IntRange(min=1))
 @click.argument("n_train", type=click.IntRange(min=1))
 @click.argument("n_validate", type=click.IntRange(min=1))
@@ -73,6 +117,7 @@ def labels(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
 @workspace_option
+@json_option
 @debug_option
 def crop(
     dataset: str,
@@ -83,38 +128,60 @@ def crop(
     seed: int,
     overwrite: bool,
     workspace: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a data set of N_TRAIN and N_VALIDATE random crops of SIZE x SIZE pixels of train and validate."""
     from matseg_trainer.prepare.crop import CropRequest, crop_dataset, default_name
+    from matseg_trainer.summaries import CropSummary
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
     name = rename or default_name(dataset, size, n_train)
     target = place.dataset_root(name)
     request = CropRequest(size=size, n_train=n_train, n_validate=n_validate, seed=seed)
-    crop_dataset(opened, target, request, overwrite=overwrite)
+    with shown_progress() as progress:
+        crop_dataset(opened, target, request, overwrite=overwrite, progress=progress)
+    n_class = len(opened.classes)
+    if as_json:
+        print_json(
+            CropSummary(
+                dataset=target, size=size, train=n_train, validate=n_validate, n_class=n_class, seed=seed
+            )
+        )
+        return
     click.echo(
         f"{target}: {n_train} crops to train on, {n_validate} to validate with, {size} x {size} pixels"
     )
     versions = f"Add to {place.config_path}, with versions of your choice:"
-    click.echo(f"{versions}\n\n[{name}.default]\nn_class = {len(opened.classes)}\nsize = [{size}, {size}]")
+    click.echo(f"{versions}\n\n[{name}.default]\nn_class = {n_class}\nsize = [{size}, {size}]")
 
 
-@main.command()
-@click.argument("dataset")
+@main.command(examples=[Example("every file of every split", "matseg-prep check steel")])
+@dataset_argument
 @workspace_option
+@json_option
 @debug_option
-def check(dataset: str, workspace: Path | None) -> int:
+def check(dataset: str, workspace: Path | None, as_json: bool) -> int:
     """Check all splits of a data set, print what is in it, and name every problem."""
     from matseg_trainer.prepare import report
     from matseg_trainer.prepare.check import check_dataset
 
-    result = check_dataset(Workspace.find(workspace).dataset(dataset))
-    report.print_check(console(), result)
+    opened = Workspace.find(workspace).dataset(dataset)
+    with shown_progress() as progress:
+        result = check_dataset(opened, progress)
+    if as_json:
+        print_json(result)
+    else:
+        report.print_check(console(), result)
     return 2 if result.problems else 0
 
 
-@main.command()
+@main.command(
+    examples=[
+        Example("a small set, in seconds", "matseg-prep demo demo"),
+        Example("larger slices, and more of them", "matseg-prep demo big --size 512 --train 30 --raw 200"),
+    ]
+)
 @click.argument("name")
 @click.option(
     "--train", type=click.IntRange(min=1), default=12, show_default=True, help="Slices to train on."
@@ -132,6 +199,7 @@ def check(dataset: str, workspace: Path | None) -> int:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
 @workspace_option
+@json_option
 @debug_option
 def demo(
     name: str,
@@ -143,14 +211,20 @@ def demo(
     seed: int,
     overwrite: bool,
     workspace: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
     from matseg_trainer.prepare.demo import DemoRequest, make_demo
+    from matseg_trainer.summaries import DemoSummary
 
     place = Workspace.find(workspace)
     request = DemoRequest(train=train, validate=validate, test=test, raw=raw, size=size, seed=seed)
     target = place.dataset_root(name)
-    stack = make_demo(target, request, overwrite=overwrite)
+    with shown_progress() as progress:
+        stack = make_demo(target, request, overwrite=overwrite, progress=progress)
+    if as_json:
+        print_json(DemoSummary(dataset=target, train=train, validate=validate, test=test, raw=stack))
+        return
     click.echo(f"{target}: {train} slices to train on, {validate} to validate with, {test} to test with")
     if stack is not None:
         click.echo(f"{stack}: {raw} consecutive slices without labels")

@@ -12,6 +12,7 @@ import numpy as np
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.files import atomic_write
 from matseg_shared.images import TIFF_SUFFIXES, StoredImage, read_stored
+from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import Dataset, LabelledPair, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
 
@@ -59,7 +60,14 @@ def default_name(dataset: str, size: int, n_train: int) -> str:
     return f"{dataset}_{size}pix{n_train}num"
 
 
-def crop_dataset(dataset: Dataset, target: Path, request: CropRequest, *, overwrite: bool = False) -> None:
+def crop_dataset(
+    dataset: Dataset,
+    target: Path,
+    request: CropRequest,
+    *,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> None:
     """Write the crops of train and validate as the data set `target`, all of it or nothing.
 
     Raises:
@@ -77,10 +85,11 @@ def crop_dataset(dataset: Dataset, target: Path, request: CropRequest, *, overwr
         plans.append((split, place_crops(sources, request.size, count, rng)))
     with new_folder(target, overwrite=overwrite) as folder:
         for split, crops in plans:
+            progress.stage(f"cropping {split}", len(crops), unit="crops")
             for source in dict.fromkeys(crop.source for crop in crops):
-                _write_crops(
-                    folder / split, [crop for crop in crops if crop.source == source], request.size, n_class
-                )
+                chosen = [crop for crop in crops if crop.source == source]
+                _write_crops(folder / split, chosen, request.size, n_class)
+                progress.advance(len(chosen))
         shutil.copyfile(dataset.classes_path, folder / dataset.classes_path.name)
 
 

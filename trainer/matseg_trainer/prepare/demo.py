@@ -13,6 +13,7 @@ from matseg_shared.classes import CLASSES_NAME, write_classes
 from matseg_shared.errors import DatasetError, MissingExtraError
 from matseg_shared.files import atomic_write
 from matseg_shared.metadata import ClassInfo
+from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
@@ -47,7 +48,9 @@ class DemoRequest:
     seed: int = 0
 
 
-def make_demo(target: Path, request: DemoRequest, *, overwrite: bool = False) -> Path | None:
+def make_demo(
+    target: Path, request: DemoRequest, *, overwrite: bool = False, progress: Progress = SILENT
+) -> Path | None:
     """Write the data set `target` and beside it the stack `<target>_raw`, each all of it or nothing.
 
     Returns:
@@ -74,17 +77,21 @@ def make_demo(target: Path, request: DemoRequest, *, overwrite: bool = False) ->
             ("validate", request.validate),
             ("test", request.test),
         ):
+            progress.stage(f"making {split}", number, unit="slices")
             for index in range(number):
                 scan = _make_scan(request, split, index)
                 z = np.random.default_rng([request.seed, _SCAN[split], index]).uniform(-_HEIGHT, _HEIGHT)
                 _write_pair(folder / split, f"{split}_{index:03d}", scan, float(z), request.size)
+                progress.advance()
         write_classes(folder / CLASSES_NAME, _CLASSES)
     if stack is not None:
+        progress.stage("making slices without labels", request.raw, unit="slices")
         with new_folder(stack, overwrite=overwrite) as folder:
             scan = _make_scan(request, "raw", 0)
             for index in range(request.raw):
                 z = (index - request.raw / 2) / request.size  # cubic voxels
                 _write_png(folder / f"slice_{index:04d}.png", _render(scan, z, request.size)[0])
+                progress.advance()
     return stack
 
 

@@ -14,6 +14,7 @@ from matseg_shared.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.files import atomic_write
 from matseg_shared.images import list_images, read_image
+from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import Dataset, LabelledPair, Pairing, load_array, shorten
 from matseg_trainer.prepare.class_table import (
     ClassTable,
@@ -71,7 +72,13 @@ def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]
     return tuple(path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.npy")))
 
 
-def plan_labels(dataset: Dataset, splits: Sequence[str], n_class: int, existing: Existing) -> LabelPlan:
+def plan_labels(
+    dataset: Dataset,
+    splits: Sequence[str],
+    n_class: int,
+    existing: Existing,
+    progress: Progress = SILENT,
+) -> LabelPlan:
     """Check the label images of `splits` and make the class table over all splits; writes nothing.
 
     Args:
@@ -79,6 +86,7 @@ def plan_labels(dataset: Dataset, splits: Sequence[str], n_class: int, existing:
         splits: whose arrays are to be made.
         n_class: number of classes.
         existing: whether arrays that are there stay, are replaced, or are an error.
+        progress: told of each label image.
 
     Raises:
         DatasetError: names every image without label, every label of another size, every broken file.
@@ -88,7 +96,7 @@ def plan_labels(dataset: Dataset, splits: Sequence[str], n_class: int, existing:
     pairings = [dataset.pairing(split) for split in splits]
     _refuse_unpaired(dataset, splits, pairings)
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
-    scans, problems = _scan_all([pair.label for pair in chosen] + _other_labels(dataset, splits))
+    scans, problems = _scan_all([pair.label for pair in chosen] + _other_labels(dataset, splits), progress)
     shapes = {scan.path: scan.shape for scan in scans}
     problems += _size_problems([pair for pair in chosen if pair.label in shapes], shapes)
     if problems:
@@ -179,9 +187,11 @@ def _other_labels(dataset: Dataset, splits: Sequence[str]) -> list[Path]:
     return labels
 
 
-def _scan_all(paths: Sequence[Path]) -> tuple[tuple[LabelScan, ...], list[str]]:
+def _scan_all(paths: Sequence[Path], progress: Progress) -> tuple[tuple[LabelScan, ...], list[str]]:
     scans, problems = [], []
+    progress.stage("reading label images", len(paths), unit="images")
     for path in paths:
+        progress.advance()
         try:
             scans.append(scan_label(path))
         except ImageError as error:
