@@ -107,6 +107,15 @@ class TilingInfo(_Document):
         return self
 
 
+class InitInfo(_Document):
+    """The checkpoint that a training started from instead of random weights."""
+
+    name: str
+    """`<dataset>_<version>` of that checkpoint."""
+    sha256: str
+    """Over its weights, by name."""
+
+
 class TrainingInfo(_Document):
     """Where the weights come from."""
 
@@ -124,6 +133,8 @@ class TrainingInfo(_Document):
     seed: int
     packages: dict[str, str]
     """Versions of matseg, torch, numpy and python."""
+    init: InitInfo | None = None
+    """What it was fine-tuned from; None: random weights."""
 
 
 class ParityInfo(_Document):

@@ -54,6 +54,7 @@ DOCUMENT: Document = {
         "fingerprint": "ab" * 32,
         "seed": 0,
         "packages": {"torch": "2.6"},
+        "init": {"name": "phantom_v1", "sha256": "cd" * 32},
     },
     "export": {
         "precision": "fp32",

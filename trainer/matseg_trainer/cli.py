@@ -49,6 +49,11 @@ def require_train_extra(command: str) -> None:
 @click.option("--gpu", is_flag=True, help="Use a GPU, should one be available.")
 @click.option("--no-save", is_flag=True, help="Keep no checkpoint; log and plot are still written.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the version's own seed.")
+@click.option(
+    "--init",
+    metavar="CHECKPOINT",
+    help="Fine-tune: start from the weights of this one, a name in saved/ (tomography_v8) or a .pth file.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result of this version.")
 @workspace_option
@@ -60,6 +65,7 @@ def train_main(
     gpu: bool,
     no_save: bool,
     seed: int | None,
+    init: str | None,
     resume: bool,
     overwrite: bool,
     workspace: Path | None,
@@ -77,6 +83,7 @@ def train_main(
         raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
     from matseg_trainer.device import choose_compute
     from matseg_trainer.distributed import join_world
+    from matseg_trainer.initial import InitialWeights
     from matseg_trainer.progress import terminal_progress
     from matseg_trainer.summaries import TrainingSummary
     from matseg_trainer.train import Outputs, Progress, TrainingJob, train
@@ -92,6 +99,7 @@ def train_main(
             config=config,
             compute=compute,
             seed=config.seed if seed is None else seed,
+            init=None if init is None else InitialWeights.load(place, init),
             save=not no_save,
             resume=resume,
             overwrite=overwrite,

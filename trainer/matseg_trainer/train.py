@@ -15,7 +15,7 @@ import torch
 
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
-from matseg_shared.metadata import InputInfo, TrainingInfo
+from matseg_shared.metadata import InitInfo, InputInfo, TrainingInfo
 from matseg_shared.metrics import segmentation_metrics
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import (
@@ -45,6 +45,7 @@ from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World
 from matseg_trainer.inference import TorchPredictor
+from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks import build_network
 from matseg_trainer.schedule import LearningRate
@@ -146,6 +147,8 @@ class TrainingJob:
     config: VersionConfig
     compute: ComputeChoice
     seed: int
+    init: InitialWeights | None = None
+    """Start from these instead of random weights."""
     save: bool = True
     resume: bool = False
     overwrite: bool = False
@@ -232,6 +235,11 @@ class Training:
         network = build_network(
             config.model, in_channels=channels, n_class=config.n_class, width=config.width
         )
+        self.init: InitInfo | None = None
+        self.start = "random weights"
+        if job.init is not None:
+            self.init = job.init.info
+            self.start = job.init.copy_into(network, config.model, self.classes)
         weights = self._class_weights() if config.balance else None
         self.stepper = Stepper(network, config, self.input, job.compute, world, weights)
         self.plan = EpochPlan(
@@ -258,6 +266,7 @@ class Training:
             "device": f"{compute.device} ({compute.device_reason}), {self.world.size} process(es)",
             "precision": f"{compute.precision} ({compute.precision_reason})",
             "seed": str(self.job.seed),
+            "start": self.start,
         }
 
     def run_epoch(self, epoch: int, progress: Progress) -> None:
@@ -342,6 +351,7 @@ class Training:
                 fingerprint=self.fingerprint,
                 seed=job.seed,
                 packages=package_versions(),
+                init=self.init,
             ),
             classes=self.classes,
             input=self.input,
@@ -365,6 +375,7 @@ class Training:
             "config": self.job.config.model_dump(mode="json"),
             "seed": self.job.seed,
             "fingerprint": self.fingerprint,
+            "init": None if self.init is None else self.init.model_dump(mode="json"),
             "processes": self.world.size,
             "network": self.stepper.network.state_dict(),
             "average": self.stepper.average_state(),
@@ -391,6 +402,8 @@ class Training:
             changed.append(f"seed: was {state['seed']}, now {self.job.seed}")
         if state["fingerprint"] != self.fingerprint:
             changed.append("data: the training or validation images or labels have changed")
+        started = None if state.get("init") is None else InitInfo.model_validate(state["init"])
+        changed += origin_changes(started, self.init)
         if state["processes"] != self.world.size:
             changed.append(f"processes: was {state['processes']}, now {self.world.size}")
         if changed:
@@ -398,6 +411,9 @@ class Training:
                 f"{path}: the interrupted training cannot go on, since these have changed: {'; '.join(changed)}; "
                 "restore them, or start again with --overwrite"
             )
+        self.init = started
+        if started is not None:
+            self.start = started.name
         self.stepper.network.load_state_dict(state["network"])
         self.stepper.restore_average(state["average"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,155 @@
+"""Fine-tuning: start a training from the weights of another one instead of from random ones.
+
+Everything that means the same for both is taken over: all layers with their batch norm statistics. What may mean
+something else is not: the classifier where the classes are others, the normalisation (always the new images' own),
+the optimiser's state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.metadata import ClassInfo, InitInfo
+from matseg_trainer.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
+from matseg_trainer.networks import DEFAULT_WIDTH
+from matseg_trainer.networks.base import SegmentationNetwork
+from matseg_trainer.workspace import Workspace
+
+_CLASSIFIER = "classifier."
+"""What the names of the weights of the last layer begin with, in all networks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InitialWeights:
+    """A checkpoint to start from."""
+
+    path: Path
+    checkpoint: Checkpoint
+
+    @classmethod
+    def load(cls, workspace: Workspace, choice: str) -> InitialWeights:
+        """Read what `--init` names.
+
+        Args:
+            workspace: where names are looked for.
+            choice: `<dataset>_<version>`, a checkpoint in `saved/`, or the path of a `.pth` file.
+
+        Raises:
+            UsageError: it is an exported model, which cannot be trained.
+            ModelError: there is no such checkpoint (names the nearest), or it is damaged.
+        """
+        if choice.endswith(".onnx") or choice.startswith("zoo:"):
+            raise UsageError(
+                f"--init {choice}: expected a checkpoint ({CHECKPOINT_SUFFIX}), found an exported model, which cannot "
+                "be trained; name the checkpoint it was exported from"
+            )
+        path = find_checkpoint(workspace, choice, "--init")
+        return cls(path=path, checkpoint=load_checkpoint(path))
+
+    @property
+    def info(self) -> InitInfo:
+        """What the new checkpoint says of its origin."""
+        training = self.checkpoint.training
+        return InitInfo(
+            name=f"{training.dataset}_{training.version}", sha256=weights_sha256(self.checkpoint.weights)
+        )
+
+    def copy_into(self, network: SegmentationNetwork, kind: str, classes: Sequence[ClassInfo]) -> str:
+        """Give a fresh network these weights.
+
+        The classifier is taken over only when the classes have the same names in the same order. Weights of the first
+        convolution for grey images are spread evenly over three colours, so that grey stored as colour gives what grey
+        gave; those for colour are summed for grey images, which is the same the other way round.
+
+        Args:
+            network: with random weights.
+            kind: `unet`, ...
+            classes: of the new data set.
+
+        Returns:
+            What was and what was not taken over, in words.
+
+        Raises:
+            ModelError: the checkpoint is of another network or width.
+        """
+        self._check_architecture(network, kind)
+        state = network.state_dict()
+        notes = []
+        if [item.name for item in classes] != [item.name for item in self.checkpoint.classes]:
+            notes.append("a new classifier, as the classes are others")
+        for name, fresh in state.items():
+            if notes and name.startswith(_CLASSIFIER):
+                continue
+            stored = self.checkpoint.weights[name]
+            state[name] = stored if stored.shape == fresh.shape else _with_channels(stored, fresh.shape[1])
+        if self.checkpoint.input.channels != (channels := _input_channels(network)):
+            notes.append(
+                "first layer from colour to grey" if channels == 1 else "first layer from grey to colour"
+            )
+        network.load_state_dict(state)
+        return "; ".join([self.info.name, *notes])
+
+    def _check_architecture(self, network: SegmentationNetwork, kind: str) -> None:
+        trained = self.checkpoint.training.network
+        theirs = {name: tensor.shape for name, tensor in self.checkpoint.weights.items()}
+        ours = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        same = theirs.keys() == ours.keys() and all(
+            theirs[name] == shape
+            or name.startswith(_CLASSIFIER)
+            or _differ_in_channels_only(theirs[name], shape)
+            for name, shape in ours.items()
+        )
+        if trained != kind or not same:
+            width = self.checkpoint.config.width or DEFAULT_WIDTH
+            raise ModelError(
+                f"{self.path}: expected a checkpoint of the new version's own network to start from, found a {trained} "
+                f'of width {width}; give the version model = "{trained}" and width = {width}, or leave out --init'
+            )
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and values, whatever file they are stored in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def origin_changes(started: InitInfo | None, given: InitInfo | None) -> list[str]:
+    """What keeps a training from being resumed, in words.
+
+    Args:
+        started: what it started from; None: random weights.
+        given: what `--init` names now; None: nothing, it goes on from what it started from.
+    """
+    if given is None or given == started:
+        return []
+    was = "random weights" if started is None else f"{started.name} ({started.sha256[:12]})"
+    return [f"init: was {was}, now {given.name} ({given.sha256[:12]})"]
+
+
+def _input_channels(network: SegmentationNetwork) -> int:
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    return first.in_channels
+
+
+def _differ_in_channels_only(stored: torch.Size, fresh: torch.Size) -> bool:
+    return (
+        len(stored) == len(fresh) == 4
+        and {stored[1], fresh[1]} == {1, 3}
+        and (stored[0], *stored[2:]) == (fresh[0], *fresh[2:])
+    )
+
+
+def _with_channels(weight: Tensor, channels: int) -> Tensor:
+    """(out, 1 or 3, h, w) for the other number of input channels, with the same answer to grey."""
+    return weight.sum(dim=1, keepdim=True) if channels == 1 else weight.expand(-1, 3, -1, -1) / 3
