@@ -1,0 +1,30 @@
+"""End a command with its page, or with one line that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matseg_shared.errors import MatsegError
+from matseg_shared.report_page.page import is_installed
+
+
+def leave_page(write: Callable[[Path], Path], source: Path) -> str:
+    """Make a page; the command's own results are safe by now, so that one which cannot be made is no failure.
+
+    Args:
+        write: `write_training_page` or `write_evaluation_page`.
+        source: what it reads.
+
+    Returns:
+        A line for the user.
+    """
+    if not is_installed():
+        return (
+            "  no report: it needs the extra `report` (pip install 'matseg[report]', then "
+            f"matseg-report {source})"
+        )
+    try:
+        return f"  report     {write(source)}"
+    except MatsegError as error:
+        return f"  no report: {error}"
