@@ -10,6 +10,7 @@ import click
 from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.report_page.option import page_option
 from matseg_shared.progress import shown_progress
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ _EXAMPLES = (
 @output_options
 @machine_options
 @watch_options
+@page_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @json_option
 @debug_option
@@ -221,6 +223,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         watch=_watch_options(choices),
         dask=choices["dask"],
         finish=choices["finish"],
+        page=choices["page"],
     )
 
 

@@ -14,6 +14,7 @@ from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE
 from matseg_shared.help import Choice, Command, Example
 from matseg_shared.progress import shown_progress, step_progress
+from matseg_shared.report_page.option import page_option
 from matseg_trainer.complete import complete_split, dataset_argument, version_argument
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -57,6 +58,7 @@ def require_train_extra(command: str) -> None:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result of this version.")
 @workspace_option
+@page_option
 @json_option
 @debug_option
 def train_main(
@@ -69,6 +71,7 @@ def train_main(
     resume: bool,
     overwrite: bool,
     workspace: Path | None,
+    page: bool,
     as_json: bool,
 ) -> None:
     """Train VERSION of DATASET, as config.toml describes it.
@@ -83,6 +86,8 @@ def train_main(
         raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
     from matseg_trainer.device import choose_compute
     from matseg_trainer.distributed import join_world
+    from matseg_trainer.pages.leave import leave_page
+    from matseg_trainer.pages.training import write_training_page
     from matseg_trainer.initial import InitialWeights
     from matseg_trainer.progress import terminal_progress
     from matseg_trainer.summaries import TrainingSummary
@@ -114,6 +119,8 @@ def train_main(
                 if as_json:
                     print_json(summary)
                 out.print("\n".join(summary.lines()), markup=False)
+                if page:
+                    out.print(leave_page(write_training_page, outputs.log), markup=False)
             else:
                 train(job, world, Progress())
         except KeyboardInterrupt as error:
@@ -163,6 +170,7 @@ def train_main(
     help="How far from a boundary is near, in pixels.",
 )
 @workspace_option
+@page_option
 @json_option
 @debug_option
 def evaluate_main(
@@ -173,6 +181,7 @@ def evaluate_main(
     gpu: bool,
     model: Path | None,
     tolerance: float,
+    page: bool,
     as_json: bool,
     workspace: Path | None,
 ) -> None:
@@ -186,6 +195,8 @@ def evaluate_main(
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")
     from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, evaluate
+    from matseg_trainer.pages.evaluation import write_evaluation_page
+    from matseg_trainer.pages.leave import leave_page
     from matseg_trainer.report import print_evaluation
 
     name = f"{dataset}_{version}"
@@ -216,6 +227,8 @@ def evaluate_main(
         print_json(json.loads(outputs.metrics.read_text(encoding="utf-8")))
     else:
         print_evaluation(result, outputs)
+    if page:
+        click.echo(leave_page(write_evaluation_page, outputs.metrics), err=as_json)
 
 
 def _checkpoint_predictor(
