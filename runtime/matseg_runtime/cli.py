@@ -10,8 +10,8 @@ import click
 from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
-from matseg_shared.report_page.option import page_option
 from matseg_shared.progress import shown_progress
+from matseg_shared.report_page.option import page_option
 
 if TYPE_CHECKING:
     from matseg_runtime.options import RunOptions
