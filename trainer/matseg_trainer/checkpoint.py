@@ -16,12 +16,15 @@ from pydantic import ValidationError
 
 from matseg_shared.errors import ModelError, Problem
 from matseg_shared.files import atomic_write
+from matseg_shared.help import did_you_mean
 from matseg_shared.metadata import ClassInfo, InputInfo, TrainingInfo, problems_of
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import SegmentationNetwork
+from matseg_trainer.workspace import Workspace
 
 FORMAT = 1
+CHECKPOINT_SUFFIX = ".pth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +53,29 @@ class Checkpoint:
         )
         network.load_state_dict(dict(self.weights))
         return network.eval()
+
+
+def find_checkpoint(workspace: Workspace, choice: str, option: str) -> Path:
+    """The checkpoint that an option names.
+
+    Args:
+        workspace: where names are looked for.
+        choice: `<dataset>_<version>`, a checkpoint in `saved/`, or the path of a `.pth` file.
+        option: which option, for the error.
+
+    Raises:
+        ModelError: there is no such checkpoint; names the nearest.
+    """
+    named = workspace.saved / f"{choice}{CHECKPOINT_SUFFIX}"
+    path = Path(choice) if choice.endswith(CHECKPOINT_SUFFIX) else named
+    if not path.is_file():
+        names = sorted(item.stem for item in workspace.saved.glob(f"*{CHECKPOINT_SUFFIX}"))
+        known = [name for name in names if not name.endswith(".resume")]
+        raise ModelError(
+            f"{path}: expected the checkpoint of {option} {choice}, found no such file"
+            f"{did_you_mean(choice, known)}; {workspace.saved} has {', '.join(known) or 'none'}"
+        )
+    return path
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

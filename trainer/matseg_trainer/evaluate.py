@@ -7,57 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.segment import segment_image
-from matseg_runtime.session import Session
 from matseg_shared.errors import DatasetError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
 from matseg_shared.files import atomic_write, relative_path, write_text
-from matseg_shared.images import PixelArray, check_dtype
-from matseg_shared.metadata import ClassInfo, InputInfo
+from matseg_shared.images import check_dtype
+from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.palette import overlay, write_label_png
-from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.data import LabelledImage, LabelledImages
 from matseg_trainer.dataset import Dataset, Sample
 from matseg_trainer.evaluation.disagreement import WrongPixels, rank_images, wrong_pixels
 from matseg_trainer.evaluation.figures import Tally, pool, spread_of_images, tally_image
 from matseg_trainer.evaluation.table import image_table
-from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.plots import plot_confusion, plot_reliability
-
-_TILE = 1024
-"""Edge of the largest tile for an exported model, in pixels; results do not depend on it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Predictor:
-    """A model of either kind: a torch network, or an exported file on onnxruntime."""
-
-    classes: tuple[ClassInfo, ...]
-    input: InputInfo
-    predict: Callable[[PixelArray], tuple[NDArray[np.uint8], NDArray[np.float32]]]
-    """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
-
-    @classmethod
-    def of_checkpoint(cls, checkpoint: Checkpoint, device: torch.device) -> Predictor:
-        """The torch network, in fp32."""
-        network = checkpoint.network().to(device)
-        predictor = TorchPredictor.of(network, checkpoint.input, device)
-        return cls(classes=checkpoint.classes, input=checkpoint.input, predict=predictor.predict)
-
-    @classmethod
-    def of_session(cls, session: Session) -> Predictor:
-        """An exported model, tiled as `matseg-run` does."""
-        metadata = session.model.metadata
-
-        def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-            return segment_image(session, pixels, tile=(_TILE, _TILE), probabilities=True)
-
-        return cls(classes=metadata.classes, input=metadata.input, predict=predict)
+from matseg_trainer.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,86 @@
+"""Loss terms against what their definitions give on a few pixels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from matseg_trainer.augment import IGNORED
+from matseg_trainer.losses import (
+    REGION_LOSSES,
+    distillation,
+    lovasz_softmax,
+    soft_dice,
+    weighted_cross_entropy,
+)
+
+SURE = 40.0
+"""A difference of logits after which probabilities are 0 and 1."""
+
+
+def logits_of(classes: torch.Tensor, n_class: int = 2) -> torch.Tensor:
+    """Logits (N, K, P) that are sure of the classes (N, P)."""
+    return SURE * torch.nn.functional.one_hot(classes, n_class).movedim(-1, 1).float()
+
+
+@pytest.mark.parametrize("name", sorted(REGION_LOSSES))
+def test_right_costs_nothing_and_wrong_everything(name: str) -> None:
+    labels = torch.tensor([[0, 0, 1, 1, 0, 1, 0, 0] * 100])
+    assert float(REGION_LOSSES[name](logits_of(labels), labels)) == pytest.approx(0, abs=1e-3)
+    assert float(REGION_LOSSES[name](logits_of(1 - labels), labels)) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("name", sorted(REGION_LOSSES))
+def test_unknown_pixels_count_nothing(name: str) -> None:
+    labels = torch.tensor([[0, 1, 1, 0, 1]])
+    wrong_there = torch.tensor([[0, 1, 0, 0, 1]])
+    known = labels.clone()
+    known[0, 2] = IGNORED
+    without = [0, 1, 3, 4]
+    expected = REGION_LOSSES[name](logits_of(wrong_there[:, without]), labels[:, without])
+    assert float(REGION_LOSSES[name](logits_of(wrong_there), known)) == pytest.approx(float(expected))
+    nothing = torch.full_like(labels, IGNORED)
+    assert math.isfinite(float(REGION_LOSSES[name](logits_of(labels), nothing)))
+
+
+def test_lovasz_of_hard_decisions_is_one_less_mean_iou() -> None:
+    labels = torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2]])
+    found = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]])
+    iou = [3 / 4, 1 / 3, 2 / 3]
+    assert float(lovasz_softmax(logits_of(found, 3), labels)) == pytest.approx(1 - sum(iou) / 3, abs=1e-5)
+
+
+def test_dice_of_hard_decisions() -> None:
+    labels, found = torch.tensor([[0] * 600 + [1] * 400]), torch.tensor([[0] * 800 + [1] * 200])
+    dice = [2 * 600 / 1400, 2 * 200 / 600]
+    assert float(soft_dice(logits_of(found), labels)) == pytest.approx(1 - sum(dice) / 2, abs=2e-3)
+
+
+def test_distillation_is_least_for_the_teachers_own_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, generator=generator)
+    soft = torch.softmax(logits, dim=1)
+    entropy = -(soft * soft.log()).sum(dim=1).mean()
+    assert float(distillation(logits, soft)) == pytest.approx(float(entropy))
+    assert float(distillation(logits + torch.randn(2, 3, 5, generator=generator), soft)) > float(entropy)
+
+
+def test_one_hot_distillation_is_cross_entropy() -> None:
+    logits, labels = (
+        torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([[0, 1] * 3]),
+    )
+    soft = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
+    total, count = weighted_cross_entropy(logits, labels, None)
+    assert float(distillation(logits, soft)) == pytest.approx(float(total / count))
+
+
+@pytest.mark.parametrize("name", sorted(REGION_LOSSES))
+def test_gradients_point_to_the_labels(name: str) -> None:
+    labels = torch.tensor([[0, 1, 1, 0]])
+    logits = torch.zeros(1, 2, 4, requires_grad=True)
+    REGION_LOSSES[name](logits, labels).backward()
+    assert logits.grad is not None
+    assert (logits.grad.argmin(dim=1) == labels).all()

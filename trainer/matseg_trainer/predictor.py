@@ -1,0 +1,50 @@
+"""One face for both kinds of trained models: torch checkpoints and exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matseg_runtime.segment import segment_image
+from matseg_shared.images import PixelArray
+from matseg_shared.metadata import ClassInfo, InputInfo
+from matseg_trainer.checkpoint import Checkpoint
+from matseg_trainer.inference import TorchPredictor
+
+if TYPE_CHECKING:
+    from matseg_runtime.session import Session
+
+_TILE = 1024
+"""Edge of the largest tile for an exported model, in pixels; results do not depend on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predictor:
+    """A model of either kind: a torch network, or an exported file on onnxruntime."""
+
+    classes: tuple[ClassInfo, ...]
+    input: InputInfo
+    predict: Callable[[PixelArray], tuple[NDArray[np.uint8], NDArray[np.float32]]]
+    """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint, device: torch.device) -> Predictor:
+        """The torch network, in fp32."""
+        network = checkpoint.network().to(device)
+        predictor = TorchPredictor.of(network, checkpoint.input, device)
+        return cls(classes=checkpoint.classes, input=checkpoint.input, predict=predictor.predict)
+
+    @classmethod
+    def of_session(cls, session: Session) -> Predictor:
+        """An exported model, tiled as `matseg-run` does."""
+        metadata = session.model.metadata
+
+        def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            return segment_image(session, pixels, tile=(_TILE, _TILE), probabilities=True)
+
+        return cls(classes=metadata.classes, input=metadata.input, predict=predict)
