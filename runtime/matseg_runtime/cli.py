@@ -14,9 +14,12 @@ from matseg_shared.progress import shown_progress
 from matseg_shared.report_page.option import page_option
 
 if TYPE_CHECKING:
+    from matseg_runtime.gauge import Wanted
     from matseg_runtime.options import RunOptions
+    from matseg_runtime.records import Connectivity
     from matseg_runtime.report import Summary
     from matseg_runtime.source.watch import WatchOptions
+    from matseg_runtime.voxel import VoxelSize
 
 __all__ = ["inspect_main", "run_main", "verify_main"]
 
@@ -67,6 +70,42 @@ output_options = option_group(
     click.option("--pyramid", is_flag=True, help="Zarr: add levels of lower resolution."),
     click.option("--shards", is_flag=True, help="Zarr: one file per layer of chunks, for slow file systems."),
     click.option("--overwrite", is_flag=True, help="Replace earlier results instead of going on with them."),
+)
+measure_options = option_group(
+    "Quantities and next labels",
+    click.option(
+        "--quantify",
+        is_flag=True,
+        help="Measure connected regions too: quantities.csv, region_sizes.csv and quantities.json (extra quantify).",
+    ),
+    click.option(
+        "--connectivity",
+        type=Choice(["4", "8"]),
+        help="With --quantify: pixels belong together that share an edge (4), or a corner too (8, the default).",
+    ),
+    click.option(
+        "--voxel-size",
+        metavar="SIZE",
+        help="Edge of a voxel, such as 0.65um, or Z,Y,X as 1.3,0.65,0.65um. Default: what the input or the model says.",
+    ),
+    click.option(
+        "--uncertain",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Copy the N most uncertain slices, with their labels to be corrected, to <OUT>_uncertain/.",
+    ),
+    click.option(
+        "--uncertain-crop",
+        type=click.IntRange(min=16),
+        metavar="EDGE",
+        help="With --uncertain: crops of so many pixels instead of whole slices.",
+    ),
+    click.option(
+        "--uncertain-spacing",
+        type=click.IntRange(min=1),
+        metavar="SLICES",
+        help="With --uncertain: so far apart at least. Default: half of an even spread over the stack.",
+    ),
 )
 machine_options = option_group(
     "Machine and parts",
@@ -134,6 +173,10 @@ _EXAMPLES = (
         "matseg-run steel.onnx recon.zarr --window -0.001,0.004",
     ),
     Example(
+        "measure regions on the way, and copy the ten most uncertain slices to be labelled next",
+        "matseg-run steel.onnx raw_slices/ --quantify --voxel-size 0.65um --uncertain 10",
+    ),
+    Example(
         "label while the scan is being written, until ten minutes pass without a slice",
         "matseg-run steel.onnx incoming/ --watch --idle 600",
     ),
@@ -149,6 +192,7 @@ _EXAMPLES = (
 @click.argument("input_", metavar="INPUT")
 @input_options
 @output_options
+@measure_options
 @machine_options
 @watch_options
 @page_option
@@ -205,6 +249,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         ),
         output=OutputOptions(
             path=choices["output"],
+            label=choices["label"],
             image_format=choices["image_format"],
             probabilities=choices["probabilities"],
             pyramid=choices["pyramid"],
@@ -212,7 +257,6 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
             overwrite=choices["overwrite"],
         ),
         provider=choices["provider"],
-            label=choices["label"],
         threads=choices["threads"],
         tile=choices["tile"],
         batch=choices["batch"],
@@ -221,6 +265,9 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         skip_constant=choices["skip_constant"],
         part=Part() if part is None else Part.parse(part),
         watch=_watch_options(choices),
+        voxel=_voxel_size(choices),
+        wanted=_wanted(choices),
+        uncertain_spacing=choices["uncertain_spacing"],
         dask=choices["dask"],
         finish=choices["finish"],
         page=choices["page"],
@@ -236,6 +283,30 @@ def _watch_options(choices: dict[str, Any]) -> WatchOptions | None:
         if choices[name] is not None:
             raise click.UsageError(f"--{name} applies with --watch only")
     return None
+
+
+def _voxel_size(choices: dict[str, Any]) -> VoxelSize | None:
+    from matseg_runtime.voxel import parse_voxel_size
+
+    text = choices["voxel_size"]
+    return None if text is None else parse_voxel_size(text, choices["axis"] or 0)
+
+
+def _wanted(choices: dict[str, Any]) -> Wanted:
+    from matseg_runtime.gauge import Wanted
+    from matseg_runtime.regions import DEFAULT_CONNECTIVITY
+
+    for name in ("uncertain_crop", "uncertain_spacing"):
+        if choices[name] is not None and choices["uncertain"] is None:
+            raise click.UsageError(f"--{name.replace('_', '-')} applies with --uncertain only")
+    if choices["connectivity"] is not None and not choices["quantify"]:
+        raise click.UsageError("--connectivity applies with --quantify only")
+    connectivity: Connectivity = 4 if choices["connectivity"] == "4" else DEFAULT_CONNECTIVITY
+    return Wanted(
+        regions=connectivity if choices["quantify"] else None,
+        uncertain=choices["uncertain"],
+        crop=choices["uncertain_crop"],
+    )
 
 
 def _interrupt_on_termination() -> None:

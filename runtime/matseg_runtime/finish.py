@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
-from matseg_runtime.ledger import Ledger
-from matseg_runtime.quantities import CSV_NAME, phase_fractions, write_phase_fractions
+from matseg_runtime.ledger import Ledger, SliceRecord
+from matseg_runtime.quantities import phase_fractions
 from matseg_runtime.report import REPORT_NAME, Summary, write_report
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source.base import Source
 from matseg_shared.metadata import ModelMetadata
+
+TakeStock = Callable[[Summary, Sequence[SliceRecord]], Summary]
 
 
 def settled(source: Source, ledger: Ledger) -> bool:
@@ -18,12 +21,25 @@ def settled(source: Source, ledger: Ledger) -> bool:
 
 
 def complete(
-    summary: Summary, sink: Sink, ledger: Ledger, metadata: ModelMetadata, source: Source
+    summary: Summary,
+    sink: Sink,
+    ledger: Ledger,
+    metadata: ModelMetadata,
+    source: Source,
+    take_stock: TakeStock,
 ) -> Summary:
     """Give the output its final form if nothing is left to do and nobody works on it.
 
     Two parts that end at the same time both come here; the lock lets one after the other look, and the later finds
     either the work or the finished output.
+
+    Args:
+        summary: of this run so far.
+        sink: of the output.
+        ledger: of the output, not open.
+        metadata: of the model.
+        source: the input.
+        take_stock: called once the output has its final form, with the summary and the records of all labelled slices.
 
     Returns:
         The summary, which says whether the output is final now.
@@ -41,7 +57,7 @@ def complete(
         )
         if done:
             sink.finish()
-            write_phase_fractions(sink.report_folder / CSV_NAME, records, metadata)
+            summary = take_stock(summary, records)
             write_report(sink.report_folder / REPORT_NAME, summary)
         else:
             write_report(ledger.folder / f"report-{ledger.part}.json", summary)

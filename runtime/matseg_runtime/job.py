@@ -19,6 +19,8 @@ from matseg_runtime.sink.base import Sink, Unit
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
+from matseg_runtime.stock import take_stock
+from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_shared.errors import MissingExtraError, OutputError, UsageError
 from matseg_shared.progress import SILENT, Progress
 
@@ -75,7 +77,14 @@ def _run(job: Job, progress: Progress) -> Summary:
             times = _process(job, ledger, progress)
     progress.stage("completing the output")
     summary = _summary(job, ledger, before, times)
-    summary = complete(summary, job.sink, ledger, job.session.model.metadata, job.source)
+    summary = complete(
+        summary,
+        job.sink,
+        ledger,
+        job.session.model.metadata,
+        job.source,
+        lambda so_far, records: take_stock(job, so_far, records, progress),
+    )
     if job.options.finish and not summary.is_final:
         left = summary.slices - summary.labelled_before - len(summary.set_aside)
         busy = f" by {len(ledger.busy_parts())} running parts" if ledger.busy_parts() else ""
@@ -139,6 +148,7 @@ def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, ad
 def _begin(job: Job, ledger: Ledger) -> None:
     """Under the ledger's lock: find out what is done, and make room for the rest."""
     _forget_lost_outputs(job.source, job.sink, ledger)
+    _forget_unscored(job, ledger)
     if any(item.name not in ledger.done for item in job.source.slices):
         job.sink.start()
 
@@ -161,7 +171,11 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
     records = [ledger.done[item.name] for item in slices if item.name in ledger.done]
     new = [record for record in records if record.name not in before]
     metadata = job.session.model.metadata
+    voxel, voxel_warning = choose_voxel_size(
+        job.options.voxel, job.source.voxel_size(), voxel_of_model(metadata.pixel_size)
+    )
     warnings = [
+        voxel_warning,
         metadata.precision_warning(job.session.provider),
         drift_warning([record.drift for record in records], DRIFT_WARNING),
         _lock_warning(ledger),
@@ -188,6 +202,8 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
         times=times,
         is_final=settled(job.source, ledger),
         part=job.options.part,
+        voxel=voxel,
+        costs=None if job.gauge.wanted.nothing or job.options.dask is not None else job.gauge.costs,
         warnings=tuple(text for text in warnings if text is not None),
     )
 
@@ -218,6 +234,14 @@ def _forget_lost_outputs(source: Source, sink: Sink, ledger: Ledger) -> None:
             continue
         _refuse_changed(item, record)
         if not sink.holds(record):
+            ledger.forget(item.name)
+
+
+def _forget_unscored(job: Job, ledger: Ledger) -> None:
+    """Label again what was labelled without finding out how uncertain it is: probabilities are not kept."""
+    for item in job.source.slices:
+        record = ledger.done.get(item.name)
+        if record is not None and not job.gauge.wanted.is_scored(record):
             ledger.forget(item.name)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
-from matseg_runtime.sink.volume import SIDE_SUFFIX
+from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source import open_source, split_location
 from matseg_runtime.source.base import PixelArray, Source, SourceOptions
 from matseg_runtime.voxel import VoxelSize, unit_of
@@ -74,12 +74,10 @@ class LabelFacts:
 
 def facts_of(location: str) -> LabelFacts:
     """What matseg-run left beside its output; of a zarr that was moved away from it, what its attributes say."""
-    file, _ = split_location(location)
-    path = Path(file)
-    for folder, ledger in (
-        (path, path / LEDGER_NAME),
-        (path.with_name(path.name + SIDE_SUFFIX), path.with_name(path.name + SIDE_SUFFIX)),
-    ):
+    file, node = split_location(location)
+    path = Path(file) / (node or "").strip("/")
+    beside = side_folder(path)
+    for folder, ledger in ((path, path / LEDGER_NAME), (beside, beside)):
         if (
             "://" not in file
             and ledger.is_dir()

@@ -261,7 +261,7 @@ class Ledger:
 
     def _take(self, line: _Line) -> None:
         for record in line.done:
-            self.done[record.name] = record
+            self.done[record.name] = _with_measurements(record, self.done.get(record.name))
             self.set_aside.pop(record.name, None)
         for aside in line.set_aside:
             if aside.name not in self.done:
@@ -287,6 +287,18 @@ class Ledger:
                     f"{self.folder}: another matseg-run works on this output at this moment, cut into {total} "
                     f"parts instead of {self.part.total}; wait for it, or use the same number of parts"
                 )
+
+
+def _with_measurements(record: SliceRecord, earlier: SliceRecord | None) -> SliceRecord:
+    """A slice that was done twice keeps what was measured only once: the files of the parts have no order in time."""
+    if earlier is None or earlier.identity != record.identity:
+        return record
+    return record.model_copy(
+        update={
+            "regions": record.regions or earlier.regions,
+            "uncertainty": record.uncertainty or earlier.uncertainty,
+        }
+    )
 
 
 def read_key(folder: Path) -> JobKey | None:

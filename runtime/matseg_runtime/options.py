@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from matseg_runtime.gauge import Wanted
 from matseg_runtime.intake import Window
 from matseg_runtime.ledger import Part
 from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.watch import WatchOptions
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
 
 ImageFormat = Literal["png", "tiff"]
@@ -59,6 +61,12 @@ class RunOptions:
     """Wait for more images in a folder; None: take what is there."""
     dask: str | None = None
     """Address or scheduler file of the cluster to label on; None: this process."""
+    voxel: VoxelSize | None = None
+    """Goes before what the input and the model say."""
+    wanted: Wanted = field(default_factory=Wanted)
+    """What is measured on the way."""
+    uncertain_spacing: int | None = None
+    """Slices between two that are proposed for labelling; None: so that they are spread over half of the stack."""
     finish: bool = False
     """Label nothing, only complete an output whose parts are done."""
     page: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from matseg_runtime.constant import Answers
+from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, read_key
 from matseg_runtime.machine import available_cpus
@@ -17,6 +18,7 @@ from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
 from matseg_runtime.providers import ProviderChoice
+from matseg_runtime.regions import require_scikit_image
 from matseg_runtime.report import provenance_text
 from matseg_runtime.segment import constant_answers
 from matseg_runtime.session import Session
@@ -24,9 +26,9 @@ from matseg_runtime.sink.base import Sink
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.watch import WatchSource
+from matseg_runtime.voxel import voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
-from matseg_runtime.voxel import voxel_of_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +44,7 @@ class Job:
     sink: Sink
     answers: Answers | None
     """For constant regions; None: the network is to read them, too."""
+    gauge: Gauge
     started: str
 
     def work(self, advance: Callable[[int], None], record: Record) -> Work:
@@ -54,9 +57,10 @@ class Job:
             plan=self.plan,
             sink=self.sink,
             record=record,
-            probabilities=self.options.output.probabilities,
+            probabilities=_probabilities_needed(self.options),
             answers=self.answers,
             slice_shape=None if volume is None else volume.slice_shape,
+            gauge=self.gauge,
             advance=advance,
         )
 
@@ -75,6 +79,8 @@ def open_input(options: RunOptions) -> Source:
 def prepare_job(options: RunOptions, source: Source) -> Job:
     """Check everything and decide everything; writes nothing."""
     started = now()
+    if options.wanted.regions is not None:
+        require_scikit_image("--quantify")
     session = _open_session(options, _streams(options))
     metadata = session.model.metadata
     place = choose_place(source, options.output, metadata)
@@ -106,6 +112,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         place=place,
         sink=sink,
         answers=_answers(options, session, plan),
+        gauge=Gauge(wanted=options.wanted),
         started=started,
     )
 
@@ -122,6 +129,8 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
     Raises:
         UsageError: this machine sees another input or model than the other.
     """
+    if options.wanted.regions is not None:
+        require_scikit_image("--quantify on a worker")
     source = open_source(options.input, options.source)
     session = Session.open(
         options.model, provider=_provider_of(key), threads=options.threads, streams=threads
@@ -143,6 +152,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
         place=place,
         sink=_sink(options, source, session, plan, key, place),
         answers=_answers(options, session, plan),
+        gauge=Gauge(wanted=options.wanted),
         started=now(),
     )
 
@@ -158,7 +168,7 @@ def _open_session(options: RunOptions, streams: int) -> Session:
 def _answers(options: RunOptions, session: Session, plan: Plan) -> Answers | None:
     if not options.skip_constant:
         return None
-    return constant_answers(session, batch=plan.batch, probabilities=options.output.probabilities)
+    return constant_answers(session, batch=plan.batch, probabilities=_probabilities_needed(options))
 
 
 def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes:
@@ -172,7 +182,7 @@ def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes
         unit=None if earlier is None else earlier.unit,
         batch=options.batch,
         memory=options.memory,
-        probabilities=options.output.probabilities,
+        probabilities=_probabilities_needed(options),
         chunked_output=place.format == "zarr",
     )
 
@@ -206,6 +216,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
 def _sink(
     options: RunOptions, source: Source, session: Session, plan: Plan, key: JobKey, place: Place
 ) -> Sink:
+    metadata = session.model.metadata
     return make_sink(
         place,
         options.output,
@@ -213,10 +224,14 @@ def _sink(
         provenance_text(key),
         label_volume(source, plan.shape),
         plan.unit,
+        source.voxel_size() or voxel_of_model(metadata.pixel_size),
     )
 
 
-    metadata = session.model.metadata
+def _probabilities_needed(options: RunOptions) -> bool:
+    return options.output.probabilities or options.wanted.uncertain is not None
+
+
 def _provider_of(key: JobKey) -> ProviderChoice:
     """Each worker must use what the client found; a ledger holds it as text."""
     for choice in get_args(ProviderChoice):
@@ -224,7 +239,6 @@ def _provider_of(key: JobKey) -> ProviderChoice:
             return choice  # type: ignore[no-any-return]
     raise UsageError(f"this version of matseg does not know the provider {key.provider}")
 
-        source.voxel_size() or voxel_of_model(metadata.pixel_size),
 
 def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
     """Refuse an input that does not fit the model before any work, by its first slice that can be read.

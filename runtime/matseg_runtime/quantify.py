@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from matseg_runtime.label_input import (
     open_labels,
     unlabelled_value,
 )
+from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.machine import available_cpus
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.region_tables import RegionTables, SliceRow
@@ -289,22 +289,39 @@ def _tables(
     )
 
 
-def measure_again(
-    location: str, facts: LabelFacts, axis: int, positions: Sequence[int], connectivity: Connectivity
-) -> dict[int, SliceRegions]:
-    """Measure some slices of an output of matseg-run that were not measured when they were written.
+def measure_output(
+    location: str,
+    records: Sequence[SliceRecord],
+    *,
+    axis: int,
+    by_name: bool,
+    connectivity: Connectivity,
+) -> dict[str, SliceRegions]:
+    """Measure some slices of a complete output of matseg-run.
+
+    Args:
+        location: of the output.
+        records: of the slices wanted.
+        axis: the spatial axis that the output is cut along.
+        by_name: whether slices are files of their own; else their positions are those of the records.
+        connectivity: which pixels belong together.
 
     Returns:
-        By position in the output.
+        By the records' names.
 
     Raises:
         UsageError: the output cannot be read.
     """
+    facts = LabelFacts(ours=True)
+    options = SourceOptions(axis=axis or None)
+    with closing(open_labels(location, options, facts)) as source:
+        positions = {item.name: item.index for item in source.slices}
+    wanted = {(positions[record.name] if by_name else record.index): record.name for record in records}
     task = Task(
         location=location,
-        source=SourceOptions(axis=axis or None),
-        facts=dataclasses.replace(facts, ours=True),
-        slices=tuple(positions),
+        source=options,
+        facts=facts,
+        slices=tuple(sorted(wanted)),
         connectivity=connectivity,
         unlabelled=unlabelled_value(facts, None),
     )
@@ -312,5 +329,5 @@ def measure_again(
     for item in measure(task):
         if item.regions is None:
             raise UsageError(f"its labels cannot be measured: {item.reason}")
-        found[item.slice.index] = item.regions
+        found[wanted[item.slice.index]] = item.regions
     return found

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.voxel import VoxelSize
 from matseg_shared.files import write_text
 from matseg_shared.metadata import Histogram, ModelMetadata
 
@@ -89,17 +90,18 @@ def phase_fractions(records: Iterable[SliceRecord], metadata: ModelMetadata) -> 
     )
 
 
-def write_phase_fractions(path: Path, records: Sequence[SliceRecord], metadata: ModelMetadata) -> None:
+def write_phase_fractions(
+    path: Path, records: Sequence[SliceRecord], metadata: ModelMetadata, voxel: VoxelSize | None
+) -> None:
     """Write a CSV: a row per slice, then one with the totals.
 
     Columns: file; height, width in pixels; for each class its fraction; for each class its pixels; drift; and, where
-    the model knows the pixel size, the area of each class in its unit squared.
+    the voxel size is known, the area of each class in its unit squared.
     """
     names = [item.name for item in metadata.classes]
-    size = metadata.pixel_size
     header = ["file", "height", "width", *names, *(f"{name} (pixels)" for name in names), "drift"]
-    if size is not None:
-        header += [f"{name} ({size.unit}^2)" for name in names]
+    if voxel is not None:
+        header += [f"{name} ({voxel.unit}^2)" for name in names]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -107,15 +109,15 @@ def write_phase_fractions(path: Path, records: Sequence[SliceRecord], metadata: 
     for record in records:
         totals += np.asarray(record.counts, np.int64)
         writer.writerow(
-            [Path(record.where).name, *record.shape, *_row(record.counts, metadata, f"{record.drift:.4f}")]
+            [Path(record.where).name, *record.shape, *_row(record.counts, voxel, f"{record.drift:.4f}")]
         )
-    writer.writerow(["total", "", "", *_row(totals.tolist(), metadata, "")])
+    writer.writerow(["total", "", "", *_row(totals.tolist(), voxel, "")])
     write_text(path, text.getvalue())
 
 
-def _row(counts: Sequence[int], metadata: ModelMetadata, drift_text: str) -> list[str | int]:
+def _row(counts: Sequence[int], voxel: VoxelSize | None, drift_text: str) -> list[str | int]:
     pixels = max(1, sum(counts))
     row: list[str | int] = [*(f"{count / pixels:.6f}" for count in counts), *counts, drift_text]
-    if metadata.pixel_size is not None:
-        row += [f"{count * metadata.pixel_size.value**2:.6g}" for count in counts]
+    if voxel is not None:
+        row += [f"{count * voxel.area:.6g}" for count in counts]
     return row

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,14 @@ def measure_regions(
     Raises:
         TooManyClassesError: more than 255 values.
     """
-    from skimage.measure import label
+    from skimage import measure
 
     values, dense = _dense(labels, unlabelled)
     gaps = dense == _UNLABELLED if unlabelled is not None and (dense == _UNLABELLED).any() else None
-    regions = label(dense, background=_UNLABELLED, connectivity=1 if connectivity == 4 else 2)
+    label: Any = measure.label  # untyped
+    regions: NDArray[np.integer] = label(
+        dense, background=_UNLABELLED, connectivity=1 if connectivity == 4 else 2
+    )
     count = int(regions.max(initial=0))
     areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     owner = np.zeros(count + 1, np.uint8)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matseg_runtime.gauge import Costs
 from matseg_runtime.ledger import JobKey, Part, SetAsideRecord
 from matseg_runtime.pipeline import StageTimes
 from matseg_runtime.quantities import PhaseFraction
 from matseg_runtime.source.base import Skipped
+from matseg_runtime.voxel import PIXEL, VoxelSize
 from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
 from matseg_shared.files import write_text
 
@@ -53,6 +55,15 @@ class Summary:
     """Whether every slice is labelled or set aside, by this process or others, and the output has its final form."""
     part: Part = field(default_factory=Part)
     warnings: tuple[str, ...] = ()
+    voxel: VoxelSize | None = None
+    """None: not known, so lengths are in pixels."""
+    quantities: tuple[str, ...] = ()
+    """Of the regions of each class, for a person; empty when they were not measured."""
+    uncertain: Path | None = None
+    """Folder of what is proposed for labelling."""
+    proposals: int = 0
+    costs: Costs | None = None
+    """Of measuring; None when nothing was to be measured, or others have measured it."""
     page: Path | None = None
     """The report for people, where one was made."""
     no_page: str | None = None
@@ -88,6 +99,11 @@ class Summary:
             "set_aside": [record.model_dump(exclude={"index"}) for record in self.set_aside],
             "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in self.skipped],
             "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
+            "voxel_size": None if self.voxel is None else self.voxel.as_dict(),
+            "unit": PIXEL if self.voxel is None else self.voxel.unit,
+            "uncertain": None if self.uncertain is None else str(self.uncertain),
+            "proposals": self.proposals,
+            "measuring_seconds": None if self.costs is None else self.costs.as_dict(),
             "pixels": self.pixels,
             "constant_pixels": self.constant,
             "megapixels_per_second": round(self.megapixels_per_second, 3),
@@ -130,8 +146,18 @@ def summary_lines(summary: Summary) -> list[str]:
             f"({summary.provider_reason}); the slowest stage was {summary.times.bottleneck}"
         )
     if summary.constant:
-        lines.append(f"{summary.constant / summary.pixels:.1%} of the pixels needed no network: constant regions")
-    lines += [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
+        lines.append(
+            f"{summary.constant / summary.pixels:.1%} of the pixels needed no network: constant regions"
+        )
+    # what is said of the regions begins with the fraction
+    lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
+    if summary.costs is not None:
+        costs = summary.costs
+        lines.append(
+            f"measuring took {costs.regions:.1f} s (regions), {costs.uncertainty:.1f} s (uncertainty)"
+        )
+    if summary.uncertain is not None:
+        lines.append(f"{summary.proposals} proposals for labelling: {summary.uncertain}")
     if summary.is_final:
         lines.append(f"labels: {summary.output}")
         return lines if summary.page is None and summary.no_page is None else [*lines, _page_line(summary)]

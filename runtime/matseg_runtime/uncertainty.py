@@ -7,8 +7,8 @@ average is below 0.8 lies in a doubtful place. The **score** of a slice is the s
 are equal, as among slices without any such place, the **unsureness** decides, the mean of one minus the confidence.
 
 Confidence is taken in 255ths, as `--probabilities` stores it, and everything after that is counted in whole numbers:
-scores are the same with any tiles, and an int8 model, whose probabilities have no more than 256 levels anyhow, is ranked as
-finely as another, since a score counts many pixels.
+scores are the same with any tiles, and an int8 model, whose probabilities have no more than 256 levels anyhow, is
+ranked as finely as another, since a score counts many pixels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def unsureness(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
     Returns:
         (H, W) uint8.
     """
-    return (FULL - np.rint(probabilities.max(axis=0) * FULL)).astype(np.uint8)
+    confidence: NDArray[np.floating] = np.rint(probabilities.max(axis=0) * FULL)
+    return (FULL - confidence).astype(np.uint8)
 
 
 def doubtful_places(unsure: NDArray[np.uint8]) -> NDArray[np.bool_]:

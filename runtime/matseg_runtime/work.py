@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from matseg_runtime.constant import Answers
+from matseg_runtime.gauge import Gauge, Measurement
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import SetAsideRecord, SliceRecord
 from matseg_runtime.plan import Plan
@@ -65,6 +66,7 @@ class Work:
     """For constant regions; None: the network reads them like all others."""
     slice_shape: tuple[int, int] | None
     """(H, W) that every slice of an output volume must have; None: any."""
+    gauge: Gauge
     advance: Callable[[int], None]
 
     def read(self, unit: Unit) -> LoadedUnit:
@@ -93,12 +95,16 @@ class Work:
         return LabelledUnit(unit=loaded.unit, results=results)
 
     def write(self, labelled: LabelledUnit) -> None:
-        """Make a unit's labels durable, then record that they are."""
+        """Measure a unit's labels and make them durable, then record that they are."""
+        measured = [
+            Measurement() if result.segmentation is None else self.gauge.measure(result.segmentation)
+            for result in labelled.results
+        ]
         sizes = self.sink.write(labelled.unit, labelled.results)
         self.record(
             [
-                _record(result, size)
-                for result, size in zip(labelled.results, sizes, strict=True)
+                _record(result, size, found)
+                for result, size, found in zip(labelled.results, sizes, measured, strict=True)
                 if result.segmentation is not None
             ],
             [_set_aside(result) for result in labelled.results if result.segmentation is None],
@@ -157,7 +163,7 @@ def consecutive(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
         yield run
 
 
-def _record(result: Result, size: int) -> SliceRecord:
+def _record(result: Result, size: int, found: Measurement) -> SliceRecord:
     assert result.segmentation is not None
     height, width = result.segmentation.labels.shape
     return SliceRecord(
@@ -170,6 +176,8 @@ def _record(result: Result, size: int) -> SliceRecord:
         bytes=size,
         drift=result.drift,
         constant=result.segmentation.constant,
+        regions=found.regions,
+        uncertainty=found.uncertainty,
     )
 
 

@@ -66,7 +66,7 @@ def tiff_scale(tiff: TiffFile) -> TiffScale | None:
 
 def _resolution(tiff: TiffFile) -> tuple[float, float, str] | None:
     """Height and width of a pixel, and their unit; "" where the tags name none."""
-    tags: Any = tiff.pages.first.tags  # type: ignore[union-attr]
+    tags: Any = tiff.pages.first.tags
     edges = []
     for name in ("YResolution", "XResolution"):
         tag = tags.get(name)

@@ -1,0 +1,104 @@
+"""What a run measures on its labels on the way, beside the phase fractions, and what that costs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import Connectivity, SliceRegions, SliceUncertainty
+
+if TYPE_CHECKING:
+    from matseg_runtime.segment import Segmentation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be measured."""
+
+    regions: Connectivity | None = None
+    """None: no regions."""
+    uncertain: int | None = None
+    """So many slices or crops are to be proposed for labelling; None: none."""
+    crop: int | None = None
+    """Edge of those crops in pixels; None: whole slices."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether a run is as fast as one that knows nothing of measurements."""
+        return self.regions is None and self.uncertain is None
+
+    def is_scored(self, record: SliceRecord) -> bool:
+        """Whether an earlier run has found out how uncertain a slice is, as it is wanted now."""
+        if self.uncertain is None:
+            return True
+        found = record.uncertainty
+        if found is None or self.crop is None:
+            return found is not None
+        return found.edge == self.crop and found.most >= self.uncertain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Of one slice; None: not wanted."""
+
+    regions: SliceRegions | None = None
+    uncertainty: SliceUncertainty | None = None
+
+
+class Costs:
+    """Seconds spent, summed over threads."""
+
+    def __init__(self) -> None:
+        self.regions = 0.0
+        self.uncertainty = 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Add what the block takes to `regions` or `uncertainty`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                setattr(self, name, getattr(self, name) + time.perf_counter() - started)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"regions": round(self.regions, 3), "uncertainty": round(self.uncertainty, 3)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gauge:
+    """Measures slices as they are written; several threads may use it at a time."""
+
+    wanted: Wanted
+    costs: Costs = field(default_factory=Costs)
+
+    def measure(self, segmentation: Segmentation) -> Measurement:
+        """Measure what is wanted of one slice."""
+        return Measurement(regions=self._regions(segmentation), uncertainty=self._uncertainty(segmentation))
+
+    def _regions(self, segmentation: Segmentation) -> SliceRegions | None:
+        if self.wanted.regions is None:
+            return None
+        from matseg_runtime.regions import measure_regions
+
+        with self.costs.of("regions"):
+            return measure_regions(segmentation.labels, connectivity=self.wanted.regions)
+
+    def _uncertainty(self, segmentation: Segmentation) -> SliceUncertainty | None:
+        if self.wanted.uncertain is None:
+            return None
+        from matseg_runtime.uncertainty import measure_uncertainty
+
+        assert segmentation.probabilities is not None, "the session was not asked for them"
+        with self.costs.of("uncertainty"):
+            return measure_uncertainty(
+                segmentation.probabilities, edge=self.wanted.crop, most=self.wanted.uncertain
+            )

@@ -1,0 +1,122 @@
+"""Taking stock of a complete output: tables of quantities, and what to label next."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.prepare import Job
+from matseg_runtime.quantities import CSV_NAME, write_phase_fractions
+from matseg_runtime.records import Connectivity, SliceRegions
+from matseg_runtime.region_tables import RegionTables, SliceRow
+from matseg_runtime.report import Summary
+from matseg_shared.progress import Progress
+
+
+def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progress: Progress) -> Summary:
+    """Write the tables and proposals that were asked for.
+
+    Args:
+        job: whose output has its final form.
+        summary: of the run that completed it.
+        records: of all labelled slices, in order.
+        progress: told of what takes long.
+
+    Returns:
+        The summary with what was found out.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    folder = job.sink.report_folder
+    write_phase_fractions(folder / CSV_NAME, records, job.session.model.metadata, summary.voxel)
+    connectivity = job.gauge.wanted.regions or _measured_by_all(records)
+    if connectivity is not None:
+        tables = _tables(job, summary, records, connectivity, progress)
+        tables.write(folder)
+        summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
+    if job.gauge.wanted.uncertain is not None:
+        summary = _propose(job, summary, records, job.gauge.wanted.uncertain, progress)
+    return summary
+
+
+def _measured_by_all(records: Sequence[SliceRecord]) -> Connectivity | None:
+    """How all slices were measured by earlier runs, or by other parts; None: not all were."""
+    found = {None if record.regions is None else record.regions.connectivity for record in records}
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _tables(
+    job: Job, summary: Summary, records: Sequence[SliceRecord], connectivity: Connectivity, progress: Progress
+) -> RegionTables:
+    missing = [
+        record for record in records if record.regions is None or record.regions.connectivity != connectivity
+    ]
+    measured = _measure_again(job, missing, connectivity, progress)
+    rows = [
+        SliceRow(name=record.name, position=record.index, regions=regions)
+        for record in records
+        if (regions := measured.get(record.name) or record.regions) is not None
+    ]
+    return RegionTables(
+        labels=str(job.sink.path),
+        rows=rows,
+        classes=list(enumerate(item.name for item in job.session.model.metadata.classes)),
+        voxel=summary.voxel,
+        connectivity=connectivity,
+        unlabelled=len(summary.set_aside) if job.place.is_volume else 0,
+    )
+
+
+def _measure_again(
+    job: Job, records: Sequence[SliceRecord], connectivity: Connectivity, progress: Progress
+) -> dict[str, SliceRegions]:
+    """From the labels on the disk, for slices that were labelled without being measured."""
+    if not records:
+        return {}
+    from matseg_runtime.quantify import measure_output
+
+    progress.stage("measuring what was labelled before", len(records), unit="slices")
+    axis = 0 if job.source.volume is None or job.place.format != "zarr" else job.source.volume.axis
+    with job.gauge.costs.of("regions"):
+        return measure_output(
+            str(job.sink.path), records, axis=axis, by_name=not job.place.is_volume, connectivity=connectivity
+        )
+
+
+def _propose(
+    job: Job, summary: Summary, records: Sequence[SliceRecord], count: int, progress: Progress
+) -> Summary:
+    from matseg_runtime.uncertain_choice import choose, default_spacing
+    from matseg_runtime.uncertain_folder import propose
+    from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
+    from matseg_runtime.uncertain_table import write_scores
+
+    unknown = sum(not job.gauge.wanted.is_scored(record) for record in records)
+    if unknown:
+        return _warned(
+            summary,
+            f"{unknown} slices were labelled without --uncertain, by other parts or earlier; run the same command once "
+            "more without --finish and --part to have them scored",
+        )
+    spacing = job.options.uncertain_spacing or default_spacing(len(job.source.slices), count)
+    chosen = choose(records, count, job.gauge.wanted.crop, spacing)
+    write_scores(job.sink.report_folder / SCORES_NAME, records, chosen)
+    progress.stage("copying uncertain slices")
+    with job.gauge.costs.of("uncertainty"):
+        result = propose(job, chosen, spacing)
+    summary = dataclasses.replace(summary, uncertain=result.folder, proposals=result.count)
+    if result.warning is not None:
+        return _warned(summary, result.warning)
+    if result.count < count:
+        return _warned(
+            summary,
+            f"{result.count} of {count} uncertain places were found that are {spacing} slices apart; "
+            "--uncertain-spacing 1 takes near ones, too",
+        )
+    return summary
+
+
+def _warned(summary: Summary, text: str) -> Summary:
+    return dataclasses.replace(summary, warnings=(*summary.warnings, text))

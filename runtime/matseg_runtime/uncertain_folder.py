@@ -1,0 +1,234 @@
+"""Proposals for labelling: images with the prediction as a first label, laid out as the trainer's data sets are.
+
+```
+<OUT>_uncertain/train/images/     the slices or crops, pixels as they were
+               /train/labels/     the prediction, with the data set's own label values, to be corrected
+               /maps/             where the model is unsure
+               /classes.toml      what the label values mean
+               /index.json        scores and places
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from matseg_runtime.intake import Intake
+from matseg_runtime.prepare import Job
+from matseg_runtime.segment import Segmentation, segment_images
+from matseg_runtime.uncertain_choice import Box, Chosen
+from matseg_runtime.uncertain_index import (
+    ItemBox,
+    UncertainIndex,
+    UncertainItem,
+    folder_beside,
+    read_index,
+    write_index,
+)
+from matseg_runtime.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
+from matseg_shared.classes import CLASSES_NAME, write_classes
+from matseg_shared.errors import ImageError
+from matseg_shared.files import atomic_write, output_errors, temporary_beside
+from matseg_shared.metadata import ClassInfo
+from matseg_shared.palette import write_label_png
+
+_IMAGES, _LABELS, _MAPS = "train/images", "train/labels", "maps"
+_LARGEST_INDEX = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposals:
+    """What became of the wish for proposals."""
+
+    folder: Path | None
+    """None: there are none."""
+    count: int = 0
+    warning: str | None = None
+
+
+def propose(job: Job, chosen: Sequence[Chosen], spacing: int) -> Proposals:
+    """Write the folder, unless it is there already with the same proposals; never over labels somebody worked on.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    folder = folder_beside(job.place.ledger_folder, job.place.path, is_volume=job.place.is_volume)
+    before = read_index(folder) if folder.exists() else None
+    index = _index(job, chosen, spacing)
+    if before is not None and before.proposes(index):
+        return Proposals(folder=folder, count=len(before.items))
+    if folder.exists() and (before is None or _touched(folder, before)):
+        return Proposals(
+            folder=None,
+            warning=f"{folder}: holds other proposals whose labels somebody has worked on, or something else; nothing "
+            "was changed there; move it away and run the same command again",
+        )
+    return _write(job, folder, index, chosen)
+
+
+def _write(job: Job, folder: Path, index: UncertainIndex, chosen: Sequence[Chosen]) -> Proposals:
+    """Under another name first: half of it must not look like the whole."""
+    fresh = temporary_beside(folder)
+    items, failures = [], []
+    try:
+        for item, choice in zip(index.items, chosen, strict=True):
+            try:
+                items.append(_write_item(job, fresh, item, choice))
+            except ImageError as error:
+                failures.append(str(error))
+        write_classes(fresh / CLASSES_NAME, job.session.model.metadata.classes)
+        write_index(fresh, index.model_copy(update={"items": tuple(items)}))
+        with output_errors(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    warning = f"{len(failures)} uncertain slices could not be copied: {failures[0]}" if failures else None
+    return Proposals(folder=folder, count=len(items), warning=warning)
+
+
+def _index(job: Job, chosen: Sequence[Chosen], spacing: int) -> UncertainIndex:
+    wanted, window = job.gauge.wanted, job.options.window
+    assert wanted.uncertain is not None
+    return UncertainIndex(
+        model_name=job.key.model_name,
+        model_sha256=job.key.model_sha256,
+        input=job.source.location,
+        output=str(job.place.path),
+        asked=wanted.uncertain,
+        crop=wanted.crop,
+        spacing=spacing,
+        least_confidence=LEAST_CONFIDENCE,
+        neighbourhood=NEIGHBOURHOOD,
+        window=None if window is None else str(window),
+        items=tuple(_item(job, item) for item in chosen),
+    )
+
+
+def _item(job: Job, chosen: Chosen) -> UncertainItem:
+    record, box = chosen.record, chosen.box
+    # a slice of a volume has the volume's name in its own; an image alone could be called as one of the training set
+    name = record.name if job.source.volume is not None else f"{job.source.beside.name}_{record.name}"
+    if box is not None:
+        name = f"{name}_x{box.x}_y{box.y}"
+    suffix = Path(record.where).suffix.lower() if _is_copied(job, box) else _suffix(job)
+    return UncertainItem(
+        name=name,
+        slice=record.name,
+        position=record.index,
+        where=record.where,
+        box=None if box is None else ItemBox(y=box.y, x=box.x, height=box.height, width=box.width),
+        score=chosen.score,
+        unsureness=chosen.unsureness,
+        image=f"{_IMAGES}/{name}{suffix}",
+        label=f"{_LABELS}/{name}.png",
+        map=f"{_MAPS}/{name}.png",
+        label_sha256="",
+    )
+
+
+def _is_copied(job: Job, box: Box | None) -> bool:
+    """A whole image file is copied as it is."""
+    return job.source.volume is None and box is None and job.options.window is None
+
+
+def _suffix(job: Job) -> str:
+    """PNG for what any annotation program opens; TIFF for what PNGs cannot hold."""
+    return ".png" if job.session.model.metadata.input.dtype == "uint8" else ".tif"
+
+
+def _write_item(job: Job, folder: Path, item: UncertainItem, chosen: Chosen) -> UncertainItem:
+    record = chosen.record
+    stored = job.source.read(record.index, record.index + 1)[0]
+    if job.source.current_identity(record.index) != record.identity:
+        raise ImageError(record.where, "has changed since it was labelled")
+    image = Intake(info=job.session.model.metadata.input, window=job.options.window).convert(
+        stored, record.where
+    )
+    segmentation = _segment(job, image)
+    rows, columns = _region(chosen.box)
+    if _is_copied(job, chosen.box):
+        with atomic_write(folder / item.image) as stream, Path(record.where).open("rb") as original:
+            shutil.copyfileobj(original, stream)
+    else:
+        pixels = stored if job.options.window is None else np.moveaxis(image, 0, -1).squeeze()
+        _write_pixels(folder / item.image, pixels[rows, columns])
+    label = _label_bytes(segmentation.labels[rows, columns], job.session.model.metadata.classes)
+    with atomic_write(folder / item.label) as stream:
+        stream.write(label)
+    with atomic_write(folder / item.map) as stream:
+        Image.fromarray(_map(segmentation)[rows, columns]).save(stream, format="PNG")
+    return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
+
+
+def _segment(job: Job, image: NDArray[Any]) -> Segmentation:
+    """Again, because the probabilities of all slices would fill the disk."""
+    return segment_images(
+        job.session, [image], tile=job.plan.largest_tile, batch=job.plan.batch, probabilities=True
+    )[0]
+
+
+def _region(box: Box | None) -> tuple[slice, slice]:
+    if box is None:
+        return slice(None), slice(None)
+    return slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
+
+
+def _write_pixels(path: Path, pixels: NDArray[Any]) -> None:
+    with atomic_write(path) as stream:
+        if path.suffix == ".png":
+            Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
+            return
+        import tifffile
+
+        photometric = "rgb" if pixels.ndim == 3 else "minisblack"
+        tifffile.imwrite(stream, np.ascontiguousarray(pixels), photometric=photometric, metadata=None)
+
+
+def _map(segmentation: Segmentation) -> NDArray[np.uint8]:
+    """(H, W) from sure, 0, to all classes equally probable, 255."""
+    probabilities = segmentation.probabilities
+    assert probabilities is not None
+    most = 1 - 1 / len(probabilities)
+    picture: NDArray[np.uint8] = np.minimum(np.rint(unsureness(probabilities) / most), FULL).astype(np.uint8)
+    return picture
+
+
+def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
+    """A PNG with the values that stand for the classes in the training set, so that it can join that set.
+
+    Whole numbers are the indices of a palette with the class colours, which an annotator sees.
+    """
+    stream = io.BytesIO()
+    values = np.array([item.label_value for item in classes])
+    if values.ndim == 2:
+        Image.fromarray(values.astype(np.uint8)[labels]).save(stream, format="PNG")
+    elif values.max() > _LARGEST_INDEX:
+        Image.fromarray(values.astype(np.uint16)[labels]).save(stream, format="PNG")
+    else:
+        colours = dict.fromkeys(range(int(values.max()) + 1), (0, 0, 0))
+        colours.update({int(value): item.colour for value, item in zip(values, classes, strict=True)})
+        write_label_png(stream, values.astype(np.uint8)[labels], list(colours.values()))
+    return stream.getvalue()
+
+
+def _touched(folder: Path, index: UncertainIndex) -> bool:
+    """Whether a label differs from what was written, or is gone."""
+    try:
+        return any(
+            hashlib.sha256((folder / item.label).read_bytes()).hexdigest() != item.label_sha256
+            for item in index.items
+        )
+    except OSError:
+        return True
