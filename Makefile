@@ -1,9 +1,10 @@
 # Everything a developer or CI runs. Each target sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
+NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint check clean bench-runtime
+.PHONY: install demo models neighbours test lint check clean bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -15,7 +16,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## the whole walk on a synthetic data set: prepare, train, evaluate, export, run
 	$(BIN)/python -m matseg_trainer.walk
 
-test: install ## the whole test suite
+neighbours: $(NEIGHBOURS)/.installed ## make .venv-neighbours with other programs' readers, which the tests then use
+
+$(NEIGHBOURS)/.installed: tests/neighbours/requirements.txt
+	$(PYTHON) -m venv --clear $(NEIGHBOURS)
+	$(NEIGHBOURS)/bin/python -m pip install --quiet --no-deps --requirement tests/neighbours/requirements.txt
+	touch $@
+
+test: install neighbours ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: install ## style, types, layers
