@@ -176,7 +176,7 @@ class Dataset:
         if not labels:
             found = "none in it" if folder.is_dir() else "no such folder"
             raise DatasetError(f"{folder}: expected the label images of the split {split!r}, found {found}")
-        return _pair(images, labels, [*list_images(images[0].parent)[1], *others])
+        return pair_images(images, labels, [*list_images(images[0].parent)[1], *others])
 
     def fingerprint(self, splits: Sequence[str]) -> str:
         """SHA-256 (hex) over names, image bytes and label arrays of these splits.
@@ -238,7 +238,8 @@ def _repeated_stems(paths: Iterable[Path]) -> list[str]:
     return [" and ".join(names) for names in groups.values() if len(names) > 1]
 
 
-def _pair(images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path]) -> Pairing:
+def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path]) -> Pairing:
+    """Match images with label images by their stems; `others` are named in the result as they are."""
     stems = {image.stem for image in images}
     by_stem: dict[str, list[Path]] = {}
     for label in labels:

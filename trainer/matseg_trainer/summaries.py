@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,6 +140,17 @@ class CropSummary:
     validate: int
     """Crops."""
     n_class: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSummary:
+    """`matseg-prep split`."""
+
+    datasets: tuple[Path, ...]
+    """The new data sets' folders: one, or one per fold."""
+    images: tuple[Mapping[str, int], ...]
+    """Images per split, for each data set."""
     seed: int
 
 

@@ -156,6 +156,69 @@ def crop(
     click.echo(f"{versions}\n\n[{name}.default]\nn_class = {n_class}\nsize = [{size}, {size}]")
 
 
+@main.command(
+    examples=[
+        Example(
+            "two of nine labelled images to validate with, two to test with",
+            "matseg-prep split rock/ sandstone --validate 2 --test 2",
+        ),
+        Example(
+            "five data sets for cross-validation, steel_fold1 to steel_fold5",
+            "matseg-prep split steel/ steel --validate 2 --folds 5",
+        ),
+    ]
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option(
+    "--validate", type=click.IntRange(min=1), default=2, show_default=True, help="Images to validate with."
+)
+@click.option("--test", type=click.IntRange(min=1), default=2, show_default=True, help="Images to test with.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    help="Cross-validation: this many data sets, each image tested once.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace data sets of that name.")
+@workspace_option
+@json_option
+@debug_option
+def split(
+    folder: Path,
+    name: str,
+    validate: int,
+    test: int,
+    folds: int | None,
+    seed: int,
+    overwrite: bool,
+    workspace: Path | None,
+    as_json: bool,
+) -> None:
+    """Share out the labelled images of FOLDER (images/ and labels/) to train, validate and test; NAME is the data set.
+
+    Images are drawn at random and copied. Neighbouring slices of a scan are nearly the same: where a set has such,
+    put them into the splits by hand.
+    """
+    from matseg_trainer.prepare.split import SplitRequest, labelled_pairs, split_images
+    from matseg_trainer.summaries import SplitSummary
+
+    place = Workspace.find(workspace)
+    names = [name] if folds is None else [f"{name}_fold{number}" for number in range(1, folds + 1)]
+    request = SplitRequest(validate=validate, test=test, folds=folds, seed=seed)
+    pairs = labelled_pairs(folder)
+    targets = [place.dataset_root(item) for item in names]
+    with shown_progress() as progress:
+        counts = split_images(pairs, targets, request, overwrite=overwrite, progress=progress)
+    if as_json:
+        print_json(SplitSummary(datasets=tuple(targets), images=tuple(counts), seed=seed))
+        return
+    for target, part in zip(targets, counts, strict=True):
+        click.echo(f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}")
+    click.echo(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
+    click.echo(f"matseg-prep labels {names[0]} train validate test")
+
+
 @main.command(examples=[Example("every file of every split", "matseg-prep check steel")])
 @dataset_argument
 @workspace_option

@@ -1,0 +1,125 @@
+"""Split labelled images into training, validation and test, once or for cross-validation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.images import list_images
+from matseg_shared.progress import SILENT, Progress
+from matseg_trainer.dataset import LabelledPair, pair_images, shorten
+from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
+
+SPLITS = ("train", "validate", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRequest:
+    """How labelled images are shared out."""
+
+    validate: int
+    """Images to validate with."""
+    test: int
+    """Images to test with; with `folds` each fold in turn instead."""
+    folds: int | None = None
+    """Number of data sets for cross-validation: each image is tested once (Stone 1974)."""
+    seed: int = 0
+    """Of the order in which images are drawn."""
+
+
+def labelled_pairs(folder: Path) -> tuple[LabelledPair, ...]:
+    """The pairs of a folder that holds `images/` and `labels/`, in natural order.
+
+    Raises:
+        DatasetError: a folder is missing, or an image has no label image or several; names them.
+    """
+    for kind in ("images", "labels"):
+        if not (folder / kind).is_dir():
+            raise DatasetError(f"{folder / kind}: expected a folder of {kind}, found none; put them there")
+    found = pair_images(list_images(folder / "images")[0], list_images(folder / "labels")[0], ())
+    problems = [
+        *(
+            [f"no label image for {shorten([p.name for p in found.images_alone])}"]
+            if found.images_alone
+            else []
+        ),
+        *([f"no image for {shorten([p.name for p in found.labels_alone])}"] if found.labels_alone else []),
+        *found.repeated,
+    ]
+    if problems or not found.pairs:
+        raise DatasetError(
+            f"{folder}: expected one label image for each image, found {'; '.join(problems or ['none'])}"
+        )
+    return found.pairs
+
+
+def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
+    """The images of each split, by position; one mapping, or one per fold.
+
+    Raises:
+        UsageError: nothing would be left to train with.
+    """
+    order = [int(index) for index in np.random.default_rng(request.seed).permutation(count)]
+    if request.folds is None:
+        tests = [order[: request.test]]
+    else:
+        tests = [order[fold :: request.folds] for fold in range(request.folds)]
+    parts = []
+    for test in tests:
+        rest = [index for index in order if index not in set(test)]
+        train = rest[request.validate :]
+        if not train or not test or request.validate < 1:
+            raise UsageError(
+                f"{count} labelled images: expected some of each to train, validate and test with, found "
+                f"{len(train)}, {request.validate} and {len(test)}; ask for fewer to validate or test with"
+            )
+        parts.append(
+            {"train": sorted(train), "validate": sorted(rest[: request.validate]), "test": sorted(test)}
+        )
+    return parts
+
+
+def split_images(
+    pairs: Sequence[LabelledPair],
+    targets: Sequence[Path],
+    request: SplitRequest,
+    *,
+    overwrite: bool,
+    progress: Progress = SILENT,
+) -> list[Mapping[str, int]]:
+    """Copy labelled images into data sets, each whole or not at all.
+
+    Args:
+        pairs: all labelled images.
+        targets: one data set folder, or one per fold.
+        request: how many for what.
+        overwrite: replace data sets that are there.
+        progress: told of each copied pair.
+
+    Returns:
+        Images per split, for each target.
+
+    Raises:
+        UsageError: a target exists, or too few images.
+        OutputError: it cannot be written.
+    """
+    parts = share_out(len(pairs), request)
+    for target in targets:
+        refuse_existing_folder(target, overwrite=overwrite)
+    progress.stage("copying labelled images", len(pairs) * len(targets), unit="images")
+    for target, part in zip(targets, parts, strict=True):
+        with new_folder(target, overwrite=overwrite) as folder:
+            for split, positions in part.items():
+                for kind in ("images", "labels"):
+                    (folder / split / kind).mkdir(parents=True)
+                for position in positions:
+                    pair = pairs[position]
+                    shutil.copy2(pair.image, folder / split / "images" / pair.image.name)
+                    shutil.copy2(pair.label, folder / split / "labels" / pair.label.name)
+                    progress.advance()
+    return [{split: len(positions) for split, positions in part.items()} for part in parts]
