@@ -4,8 +4,8 @@
 
 FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
 share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (train on
-N slices only, evenly spread), `folds = K` (cross-validation: seed i leaves fold i of all labelled images out as test
-set) and `network_init = ARM` (start from that arm's checkpoint of the same seed). Finished trainings are not repeated.
+N slices only, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on fold i),
+`init` and `teacher` (words for those options, with {seed} in them). Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from _common import markdown_table
 
 from matseg_shared.files import write_text
 
-_KINDS = ("images", "labels", "labels_npy")
-_OURS = ("images", "folds", "network_init", "dataset", "n_class")
+_OURS = ("images", "folds", "init", "teacher", "dataset", "n_class")
+_NEAREST = "--nearest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Arm:
     images: int | None = None
     folds: int | None = None
     init: str | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class Trial:
     def dataset(self) -> str:
         """The data set it is trained on: the original or a variant of it."""
         if self.arm.folds is not None:
-            return f"{self.arm.dataset}-fold{self.seed}of{self.arm.folds}"
+            return f"{self.arm.dataset}_fold{self.seed + 1}"
         if self.arm.images is not None:
             return f"{self.arm.dataset}-{self.arm.images}slices"
         return self.arm.dataset
@@ -100,7 +101,8 @@ def arms_of(path: Path) -> list[Arm]:
                 settings={key: value for key, value in table.items() if key not in _OURS},
                 images=table.get("images"),
                 folds=table.get("folds"),
-                init=table.get("network_init"),
+                init=table.get("init"),
+                teacher=table.get("teacher"),
             )
         )
     return arms
@@ -108,65 +110,67 @@ def arms_of(path: Path) -> list[Arm]:
 
 def prepare(work: Path, data: Path, trials: Sequence[Trial]) -> None:
     """Data sets, their variants, and a config.toml with one version per trial."""
-    lines = []
+    tables: dict[str, list[str]] = {}
     for trial in trials:
-        original = work / "data" / trial.arm.dataset
-        if not original.exists():
-            shutil.copytree(data / trial.arm.dataset, original)
-            _label_arrays(work, trial.arm, original)
-        variant = work / "data" / trial.dataset
-        if not variant.exists():
-            _make_variant(original, variant, trial)
-        if f"[{trial.dataset}.default]" not in lines:
-            lines += [f"[{trial.dataset}.default]", f"n_class = {trial.arm.n_class}"]
-        lines.append(f"[{trial.dataset}.{trial.version}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in trial.arm.settings.items()]
-    (work / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        table = tables.setdefault(
+            trial.dataset, [f"[{trial.dataset}.default]", f"n_class = {trial.arm.n_class}"]
+        )
+        table.append(f"[{trial.dataset}.{trial.version}]")
+        table += [f"{key} = {json.dumps(value)}" for key, value in trial.arm.settings.items()]
+        tables.setdefault(
+            trial.arm.dataset, [f"[{trial.arm.dataset}.default]", f"n_class = {trial.arm.n_class}"]
+        )
+    write_text(work / "config.toml", "\n".join(line for table in tables.values() for line in table) + "\n")
+    for trial in trials:
+        _make_dataset(work, data / trial.arm.dataset, trial)
 
 
-def _label_arrays(work: Path, arm: Arm, original: Path) -> None:
-    (work / "config.toml").write_text(f"[{arm.dataset}.default]\nn_class = {arm.n_class}\n", encoding="utf-8")
-    splits = [folder.name for folder in sorted(original.iterdir()) if (folder / "images").is_dir()]
-    missing = [name for name in splits if not (original / name / "labels_npy").exists()]
-    if missing:
-        _command("matseg-prep", "labels", arm.dataset, *missing, "--nearest", "--workspace", str(work))
-
-
-def _make_variant(original: Path, variant: Path, trial: Trial) -> None:
-    """Copy a part of the samples, or another split of all of them."""
-    if trial.arm.folds is None:
-        shutil.copytree(original, variant)
-        stems = sorted(path.stem for path in (variant / "train" / "images").iterdir())
-        count = trial.arm.images or len(stems)
-        chosen = {stems[int(i)] for i in np.linspace(0, len(stems) - 1, count + 2)[1:-1].round()}
-        for path in [path for kind in _KINDS for path in (variant / "train" / kind).iterdir()]:
-            if not any(path.stem == stem or path.stem.removesuffix("_L") == stem for stem in chosen):
-                path.unlink()
+def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
+    """Copy a data set, a part of it, or another split of all of it, and make its label arrays."""
+    root = work / "data" / trial.dataset
+    if root.exists():
         return
-    pairs = sorted(
-        (split.name, path.name) for split in original.iterdir() for path in (split / "images").glob("*")
-    )
-    order = np.random.default_rng(0).permutation(len(pairs))
-    held_out = set(order[trial.seed :: trial.arm.folds].tolist())
-    rest = [int(index) for index in order if index not in held_out]
-    for index, (split, name) in enumerate(pairs):
-        target = "test" if index in held_out else "validate" if index in rest[:2] else "train"
-        for kind in _KINDS:
-            stem = Path(name).stem
-            for found in (original / split / kind).glob(f"{stem}*"):
-                if found.stem.removesuffix("_L") == stem:
-                    (variant / target / kind).mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(found, variant / target / kind / found.name)
-    shutil.copy2(original / "classes.toml", variant) if (original / "classes.toml").exists() else None
+    if trial.arm.folds is not None:
+        pool = work / "pool" / trial.arm.dataset
+        _pool(original, pool)
+        folds = ["--validate", "2", "--folds", str(trial.arm.folds), "--overwrite"]
+        _command("matseg-prep", "split", str(pool), trial.arm.dataset, *folds, "--workspace", str(work))
+    elif (original / "images").is_dir():
+        _command("matseg-prep", "split", str(original), trial.dataset, "--workspace", str(work))
+    else:
+        shutil.copytree(original, root)
+        if trial.arm.images is not None:
+            _thin_out(root / "train", trial.arm.images)
+    splits = [folder.name for folder in sorted(root.iterdir()) if (folder / "labels").is_dir()]
+    _command("matseg-prep", "labels", trial.dataset, *splits, _NEAREST, "--workspace", str(work))
+
+
+def _pool(original: Path, pool: Path) -> None:
+    """All labelled images of a data set in one folder."""
+    for kind in ("images", "labels"):
+        (pool / kind).mkdir(parents=True, exist_ok=True)
+        for path in original.glob(f"*/{kind}/*"):
+            shutil.copy2(path, pool / kind / path.name)
+
+
+def _thin_out(split: Path, count: int) -> None:
+    """Keep so many images of a split, evenly spread in the order of their names."""
+    stems = sorted(path.stem for path in (split / "images").iterdir())
+    chosen = {stems[int(i)] for i in np.linspace(0, len(stems) - 1, count + 2)[1:-1].round()}
+    for path in [*(split / "images").iterdir(), *(split / "labels").iterdir()]:
+        if path.stem not in chosen and path.stem.removesuffix("_L") not in chosen:
+            path.unlink()
 
 
 def _command(name: str, *arguments: str, threads: int = 1) -> str:
     """Standard output of one of our commands; its errors are ours."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     script = Path(sys.executable).with_name(name)
-    done = subprocess.run([str(script), *arguments], env=environment, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run([str(script), *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise click.ClickException(f"{name} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise click.ClickException(
+            f"{name} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}"
+        )
     return done.stdout
 
 
@@ -177,13 +181,20 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
     if not summary.exists():
         started = time.monotonic()
         words = [trial.dataset, trial.version, "--seed", str(trial.seed), "--overwrite"]
-        if trial.arm.init is not None:
-            words += ["--init", str(work / "saved" / f"{trial.arm.init}-{trial.seed}.pth")]
+        for option, value in (("--init", trial.arm.init), ("--teacher", trial.arm.teacher)):
+            if value is not None:
+                words += [option, value.format(seed=trial.seed)]
         _command("matseg-train", *words, "--workspace", str(work), threads=threads)
         minutes = (time.monotonic() - started) / 60
         test = json.loads(
             _command(
-                "matseg-evaluate", trial.dataset, trial.version, "--json", "--workspace", str(work), threads=threads
+                "matseg-evaluate",
+                trial.dataset,
+                trial.version,
+                "--json",
+                "--workspace",
+                str(work),
+                threads=threads,
             )
         )
         write_text(summary, json.dumps({"minutes": minutes, "test": test["mean_iou"]}))
@@ -240,7 +251,9 @@ HEADER = (
 
 @click.command()
 @click.argument("arms_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of data sets.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of data sets."
+)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recipes"), show_default=True)
 @click.option("--only", multiple=True, help="Arms to train; all when not given.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds 0, 1, ...")

@@ -158,14 +158,8 @@ def crop(
 
 @main.command(
     examples=[
-        Example(
-            "two of nine labelled images to validate with, two to test with",
-            "matseg-prep split rock/ sandstone --validate 2 --test 2",
-        ),
-        Example(
-            "five data sets for cross-validation, steel_fold1 to steel_fold5",
-            "matseg-prep split steel/ steel --validate 2 --folds 5",
-        ),
+        Example("two to validate, two to test", "matseg-prep split rock/ sandstone --validate 2 --test 2"),
+        Example("cross-validation: steel_fold1 to steel_fold5", "matseg-prep split steel/ steel --folds 5"),
     ]
 )
 @click.argument("folder", type=click.Path(path_type=Path))
