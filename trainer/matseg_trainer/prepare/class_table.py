@@ -89,7 +89,7 @@ class ClassTable:
         return nearest[inverse].reshape(values.shape)
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
-        if self.kind == "grey":
+        if self.kind in ("grey", "value"):
             return values[:, np.newaxis].astype(np.float64)
         known = dict(self.colours)
         return np.array(

@@ -5,6 +5,7 @@ Inside, a value is one integer: the grey value, the palette index, or 0xRRGGBB, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from matseg_shared.images import StoredImage, is_grey, read_stored
 from matseg_shared.palette import Colour
 from matseg_trainer.dataset import shorten
 
-LabelKind = Literal["grey", "palette", "colour"]
+LabelKind = Literal["grey", "palette", "colour", "value"]
+"""`value`: grey values and palette indices that mean the same."""
 Values = NDArray[np.int64]
 
 
@@ -113,17 +115,25 @@ def _values_of(stored: StoredImage, kind: LabelKind) -> NDArray[np.integer]:
 def _convert(
     values: NDArray[np.integer], own: LabelKind, kind: LabelKind, palette: NDArray[np.integer]
 ) -> Values:
-    if own == kind:
+    if own == kind or kind == "value":
         return values.astype(np.int64)
     if own == "palette":
         return palette[values, 0].astype(np.int64) if kind == "grey" else pack(palette[values])
     return values.astype(np.int64) * 0x010101
 
 
-def unify(scans: Sequence[LabelScan]) -> tuple[LabelKind, tuple[LabelScan, ...]]:
+def unify(
+    scans: Sequence[LabelScan], known: frozenset[int] = frozenset()
+) -> tuple[LabelKind, tuple[LabelScan, ...]]:
     """One kind for all label images of a data set, and their values in it.
 
     Palettes are applied where other images are grey or colour-coded; grey counts as colour where others are coloured.
+    Where the values of the classes are known, palette indices can stand beside grey values: that is how
+    `matseg-run --uncertain` adds to a set of grey label images, in colours that an annotator sees.
+
+    Args:
+        scans: the label images of all splits.
+        known: grey values or palette indices of the classes; empty: not decided yet, or colours.
 
     Raises:
         DatasetError: palettes disagree, or indices and grey values cannot be told apart; names the images.
@@ -132,6 +142,8 @@ def unify(scans: Sequence[LabelScan]) -> tuple[LabelKind, tuple[LabelScan, ...]]
     if kinds == {"palette"}:
         _check_palettes(scans)
         return "palette", tuple(scans)
+    if kinds == {"palette", "grey"} and _are_values(scans, known):
+        return "value", tuple(dataclasses.replace(scan, kind="value", colours=()) for scan in scans)
     target: LabelKind = "colour" if "colour" in kinds else "grey"
     coloured = [scan for scan in scans if any(len(set(colour)) > 1 for colour in scan.colours)]
     if target == "grey" and coloured:
@@ -147,6 +159,15 @@ def unify(scans: Sequence[LabelScan]) -> tuple[LabelKind, tuple[LabelScan, ...]]
             "among colour-coded ones; save all the same way"
         )
     return target, tuple(_as_kind(scan, target) for scan in scans)
+
+
+def _are_values(scans: Sequence[LabelScan], known: frozenset[int]) -> bool:
+    """Whether all indices and grey values are of classes, and the palettes' colours cannot be taken for grey values."""
+    indexed = [scan for scan in scans if scan.kind == "palette"]
+    shown_as_grey = all(
+        len(set(colour)) == 1 and colour[0] in known for scan in indexed for colour in scan.colours
+    )
+    return not shown_as_grey and all(known.issuperset(scan.values.tolist()) for scan in scans)
 
 
 def _as_kind(scan: LabelScan, kind: LabelKind) -> LabelScan:

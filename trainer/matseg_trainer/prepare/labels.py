@@ -104,8 +104,8 @@ def plan_labels(
         raise DatasetError(
             f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
         )
-    kind, scans = unify(scans)
     new_table = not dataset.classes_path.exists()
+    kind, scans = unify(scans, frozenset() if new_table else _known_values(dataset))
     if new_table:
         table = table_from_scans(kind, scans, n_class, dataset.root)
     else:
@@ -144,6 +144,10 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
         with atomic_write(path) as stream:
             np.save(stream, labels, allow_pickle=False)
         yield _summary(path, load_array(path, n_class), n_class, kept=False)
+
+
+def _known_values(dataset: Dataset) -> frozenset[int]:
+    return frozenset(item.label_value for item in dataset.classes if isinstance(item.label_value, int))
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
