@@ -3,9 +3,9 @@
 `python benchmarks/recipes.py benchmarks/recipes/tomography.toml --data FOLDER --work build/recipes`
 
 FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
-share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (train on
-N slices only, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on fold i),
-`init` and `teacher` (words for those options, with {seed} in them). Finished trainings are not repeated.
+share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (only
+so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on
+fold i), `init` and `teacher` (words for those options, with {seed} in them). Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ def _command(name: str, *arguments: str, threads: int = 1) -> str:
     """Standard output of one of our commands; its errors are ours."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     script = Path(sys.executable).with_name(name)
-    done = subprocess.run([str(script), *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(script), *arguments], check=False, env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise click.ClickException(
             f"{name} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}"

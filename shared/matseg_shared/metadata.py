@@ -116,6 +116,19 @@ class InitInfo(_Document):
     """Over its weights, by name."""
 
 
+class TeacherInfo(_Document):
+    """The model whose probabilities a training learned besides the labels."""
+
+    name: str
+    """Stem of its file."""
+    sha256: str
+    """Of its file."""
+    unlabelled: int = Field(ge=0)
+    """Raw images that only it has labelled."""
+    unlabelled_sha256: str | None = None
+    """Over names and bytes of those."""
+
+
 class TrainingInfo(_Document):
     """Where the weights come from."""
 
@@ -135,6 +148,8 @@ class TrainingInfo(_Document):
     """Versions of matseg, torch, numpy and python."""
     init: InitInfo | None = None
     """What it was fine-tuned from; None: random weights."""
+    teacher: TeacherInfo | None = None
+    """What it was distilled from; None: from labels alone."""
 
 
 class ParityInfo(_Document):

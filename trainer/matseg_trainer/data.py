@@ -127,7 +127,7 @@ def check_sizes(samples: Sequence[Sample], images: LabelledImages, config: Versi
         )
 
 
-def input_statistics(images: LabelledImages) -> InputInfo:
+def input_statistics(images: Sequence[LabelledImage]) -> InputInfo:
     """Mean, standard deviation and histogram of a training set, in the data's own units.
 
     One fixed normalisation for every image: with statistics per image a tile would differ from the whole.
@@ -158,7 +158,7 @@ def input_statistics(images: LabelledImages) -> InputInfo:
     )
 
 
-def class_shares(images: LabelledImages, n_class: int) -> NDArray[np.float64]:
+def class_shares(images: Sequence[LabelledImage], n_class: int) -> NDArray[np.float64]:
     """(K,) share of each class among all labelled pixels of a split."""
     counts = sum(np.bincount(image.labels.ravel(), minlength=n_class) for image in images)
     shares: NDArray[np.float64] = counts / np.sum(counts)
