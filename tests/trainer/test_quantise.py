@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.segment import segment_image
+from matseg_runtime.segment import constant_answers, segment_image, segment_images
 from matseg_runtime.session import Session
 from matseg_shared.classes import write_classes
 from matseg_shared.errors import DatasetError, ExportError, UsageError
@@ -166,6 +166,38 @@ def test_tiled_is_whole_without_exception(
     tiled, pieces = segment_image(session, image, tile=(edge, edge), batch=batch, probabilities=True)
     np.testing.assert_array_equal(tiled, whole)
     np.testing.assert_allclose(pieces, probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    height=st.integers(1, 40) | st.integers(1100, 1300),
+    width=st.integers(1, 64),
+    islands=st.integers(0, 2),
+    ground=st.integers(0, 255),
+    seed=st.integers(0, 1000),
+)
+def test_constant_regions_are_spared_without_exception(
+    sessions: Callable[[str], Session],
+    name: str,
+    height: int,
+    width: int,
+    islands: int,
+    ground: int,
+    seed: int,
+) -> None:
+    """The answer for a constant tile is the network's for every tile that is constant as far as it sees."""
+    session = sessions(name)
+    random = np.random.default_rng(seed)
+    image = np.full((1, height, width), ground, np.uint8)
+    for _ in range(islands):
+        patch = image[:, int(random.integers(0, height)) :, int(random.integers(0, width)) :][:, :9, :9]
+        patch[...] = random.integers(0, 256, patch.shape)
+    answers = constant_answers(session, batch=1, probabilities=False)
+    found = segment_images(session, [image], answers=answers)[0]
+    np.testing.assert_array_equal(found.labels, segment_image(session, image))
+    if not islands:
+        assert found.constant == image.size
 
 
 @pytest.mark.parametrize("name", NETWORKS)
