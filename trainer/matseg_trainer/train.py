@@ -15,7 +15,7 @@ import torch
 
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
-from matseg_shared.metadata import InitInfo, InputInfo, TrainingInfo
+from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
 from matseg_shared.metrics import segmentation_metrics
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import (
@@ -49,6 +49,9 @@ from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks import build_network
 from matseg_trainer.schedule import LearningRate
+from matseg_trainer.teacher import TaughtImages, Teacher, teacher_changes
+from matseg_trainer.training_record import write_record
+from matseg_trainer.training_start import record_of
 from matseg_trainer.training_step import RunningScore, Stepper
 from matseg_trainer.workspace import Workspace
 
@@ -149,6 +152,8 @@ class TrainingJob:
     seed: int
     init: InitialWeights | None = None
     """Start from these instead of random weights."""
+    teacher: Teacher | None = None
+    """Learn from its probabilities too."""
     save: bool = True
     resume: bool = False
     overwrite: bool = False
@@ -201,7 +206,9 @@ def train(job: TrainingJob, world: World, progress: Progress) -> list[EpochRecor
     if job.resume:
         training.restore()
     if world.is_main:
-        progress.start(job, training.facts())
+        facts = training.facts()
+        write_record(outputs.log, record_of(training, facts))
+        progress.start(job, facts)
     for epoch in range(len(training.state.records) + 1, job.config.epoch + 1):
         training.run_epoch(epoch, progress)
     if world.is_main and job.save:
@@ -242,9 +249,12 @@ class Training:
             self.start = job.init.copy_into(network, config.model, self.classes)
         weights = self._class_weights() if config.balance else None
         self.stepper = Stepper(network, config, self.input, job.compute, world, weights)
-        self.plan = EpochPlan(
-            config=config, seed=job.seed, n_images=len(self.train_images), stride=network.stride
-        )
+        self.seen: Sequence[LabelledImage] = self.train_images
+        if job.teacher is not None:
+            job.teacher.require_same(self.classes, self.input)
+            self.seen = TaughtImages(self.train_images, job.teacher, self.input)
+        self.teacher = None if job.teacher is None else job.teacher.info
+        self.plan = EpochPlan(config=config, seed=job.seed, n_images=len(self.seen), stride=network.stride)
         self.rate = LearningRate(self.stepper.optimizer, config, len(self.plan.steps()))
         self.predictor = TorchPredictor.of(self.stepper.result, self.input, job.compute.device)
 
@@ -267,6 +277,9 @@ class Training:
             "precision": f"{compute.precision} ({compute.precision_reason})",
             "seed": str(self.job.seed),
             "start": self.start,
+            "teacher": "none"
+            if self.teacher is None
+            else f"{self.teacher.name}, {self.teacher.unlabelled} raw images",
         }
 
     def run_epoch(self, epoch: int, progress: Progress) -> None:
@@ -305,7 +318,7 @@ class Training:
         def load(step: int) -> Batch:
             mine = self.world.share(steps[step])
             # A process without a sample of its own still has to take part; what it looks at counts nothing
-            batch = load_batch(self.train_images, self.plan, epoch, mine or steps[step][:1])
+            batch = load_batch(self.seen, self.plan, epoch, mine or steps[step][:1])
             if not mine:
                 batch.labels.fill_(IGNORED)
             return batch
@@ -352,6 +365,7 @@ class Training:
                 seed=job.seed,
                 packages=package_versions(),
                 init=self.init,
+                teacher=self.teacher,
             ),
             classes=self.classes,
             input=self.input,
@@ -376,6 +390,7 @@ class Training:
             "seed": self.job.seed,
             "fingerprint": self.fingerprint,
             "init": None if self.init is None else self.init.model_dump(mode="json"),
+            "teacher": None if self.teacher is None else self.teacher.model_dump(mode="json"),
             "processes": self.world.size,
             "network": self.stepper.network.state_dict(),
             "average": self.stepper.average_state(),
@@ -404,6 +419,8 @@ class Training:
             changed.append("data: the training or validation images or labels have changed")
         started = None if state.get("init") is None else InitInfo.model_validate(state["init"])
         changed += origin_changes(started, self.init)
+        taught = None if state.get("teacher") is None else TeacherInfo.model_validate(state["teacher"])
+        changed += teacher_changes(taught, self.teacher)
         if state["processes"] != self.world.size:
             changed.append(f"processes: was {state['processes']}, now {self.world.size}")
         if changed:
