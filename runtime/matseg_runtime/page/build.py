@@ -9,7 +9,8 @@ from pathlib import Path
 
 from matseg_runtime.origin import Origin
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
-from matseg_runtime.page.content import run_content, stack_names
+from matseg_runtime.page.content import Extras, PageCharts, run_content, stack_names
+from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
 from matseg_runtime.quantities import DRIFT_WARNING
@@ -76,9 +77,12 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
             f"{places.ledger}: there is no record of the slices any more, so only the totals are known."
         )
     colours = [item.colour for item in record.classes]
-    choices = choose_slices(record.slices, [item.name for item in record.classes])
+    shown_colours = visible_colours(colours)
+    extras = Extras(measures=read_measures(record, shown_colours, missing), proposals=read_proposals(record))
+    maps = dict(extras.proposals.maps if extras.proposals is not None else ())
+    choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
-        pictures = take_pictures(record, choices, found, colours)
+        pictures = take_pictures(record, choices, found, colours, maps)
     if any(item.problems for item in pictures.slices):
         bad = sum(bool(item.problems) for item in pictures.slices)
         missing.append(
@@ -89,17 +93,21 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
         _along_stack(record),
         _histogram(record, pictures),
     )
-    names = [[chart.id for chart in charts] for charts in (fractions, [*intensities, *others])]
+    sizes = [] if extras.measures is None or extras.measures.chart is None else [extras.measures.chart]
+    names = PageCharts(
+        fractions=tuple(chart.id for chart in fractions),
+        intensities=tuple(chart.id for chart in [*intensities, *others]),
+    )
     write_page(
         path,
         _TEMPLATE,
         title=f"{record.report.provenance.get('model_name', 'model')}: run",
-        content=run_content(record, pictures, missing, *names),
-        charts=[*fractions, *intensities, *others],
+        content=run_content(record, pictures, missing, names, extras),
+        charts=[*fractions, *sizes, *intensities, *others],
         data=BrowserData(
             classes=tuple(
                 ShownClass(name=item.name, colour=css_colour(item.colour), first=css_colour(first))
-                for item, first in zip(record.classes, visible_colours(colours), strict=True)
+                for item, first in zip(record.classes, shown_colours, strict=True)
             ),
             palette=tuple(css_colour(colour) for colour in distinct(colours)),
             safe_palette=tuple(css_colour(colour) for colour in default_colours(len(colours))),

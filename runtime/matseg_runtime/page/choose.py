@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from matseg_runtime.ledger import SliceRecord
@@ -24,18 +24,22 @@ class Choice:
     """Why; empty for an evenly spread one."""
 
 
-def choose_slices(records: Sequence[SliceRecord], names: Sequence[str]) -> tuple[Choice, ...]:
+def choose_slices(
+    records: Sequence[SliceRecord], names: Sequence[str], proposed: Collection[str] = ()
+) -> tuple[Choice, ...]:
     """Choose at most `MOST` slices.
 
     Args:
         records: of all labelled slices, by position.
         names: of the classes.
+        proposed: names of slices that were proposed for labelling.
 
     Returns:
         The choices by position.
     """
     reasons: dict[int, list[str]] = {}
-    for position, reason in _outstanding(records, names):
+    labels = [(at, "worth a label") for at, record in enumerate(records) if record.name in proposed]
+    for position, reason in [*_outstanding(records, names), *labels]:
         if position in reasons or len(reasons) < MOST - SPREAD:
             reasons.setdefault(position, []).append(reason)
     free = min(len(records), MOST if len(records) <= MOST else SPREAD)
@@ -78,5 +82,6 @@ def _outstanding(records: Sequence[SliceRecord], names: Sequence[str]) -> list[t
 
 def doubtful_share(record: SliceRecord) -> float:
     """Share of pixels in doubtful places; 0 where the run did not measure it."""
-    uncertainty = getattr(record, "uncertainty", None)
-    return 0.0 if uncertainty is None else uncertainty.doubtful / max(1, sum(record.counts))
+    if record.uncertainty is None:
+        return 0.0
+    return record.uncertainty.doubtful / max(1, sum(record.counts))

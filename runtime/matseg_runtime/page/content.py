@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from matseg_runtime.ledger import SetAsideRecord, SliceRecord
 from matseg_runtime.page.choose import fraction
+from matseg_runtime.page.measures import Measures, Proposals
 from matseg_runtime.page.record import RunRecord, WrittenReport, WrittenSkipped, WrittenVoxel
 from matseg_runtime.page.slices import Pictures, ShownSlice
 from matseg_runtime.quantities import DRIFT_WARNING
@@ -84,15 +85,32 @@ class RunContent:
     set_aside_more: str
     skipped: tuple[WrittenSkipped, ...]
     provenance: tuple[Fact, ...]
-    measures: None = None
+    measures: Measures | None
+    proposals: Proposals | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageCharts:
+    """Names of the charts, by section."""
+
+    fractions: tuple[str, ...]
+    intensities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What only some runs have."""
+
+    measures: Measures | None
+    proposals: Proposals | None
 
 
 def run_content(
     record: RunRecord,
     pictures: Pictures,
     missing: Sequence[str],
-    fraction_charts: Sequence[str],
-    intensity_charts: Sequence[str],
+    charts: PageCharts,
+    extras: Extras,
 ) -> RunContent:
     """Put everything into words."""
     report = record.report
@@ -109,8 +127,10 @@ def run_content(
         classes=rows,
         amount_title=amount_title,
         fractions_text=_voxel_text(_voxel(record)),
-        fraction_charts=tuple(fraction_charts),
-        intensity_charts=tuple(intensity_charts),
+        fraction_charts=charts.fractions,
+        intensity_charts=charts.intensities,
+        measures=extras.measures,
+        proposals=extras.proposals,
         intensity_missing="The training histogram is not known here: the run was made by an earlier version of "
         "MatSeg; label again with this one."
         if record.origin is None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from matseg_runtime.intake import Intake, Window
 from matseg_runtime.machine import available_cpus
 from matseg_runtime.page.choose import Choice
+from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.quantities import binned
 from matseg_runtime.source import open_source
@@ -56,6 +58,8 @@ class ShownSlice:
     """Data URI, or "" when it cannot be shown."""
     labels: str
     """Data URI, or "" when they cannot be shown."""
+    doubt: str
+    """Data URI of a low-confidence map, or "" where there is none."""
     problems: tuple[str, ...]
     """What is missing or has changed."""
 
@@ -88,7 +92,11 @@ class _Loaded:
 
 
 def take_pictures(
-    record: RunRecord, choices: Sequence[Choice], source: Source | None, colours: Sequence[Colour]
+    record: RunRecord,
+    choices: Sequence[Choice],
+    source: Source | None,
+    colours: Sequence[Colour],
+    maps: Mapping[str, Path],
 ) -> Pictures:
     """Read the chosen slices and their labels, and make pictures of them.
 
@@ -97,6 +105,7 @@ def take_pictures(
         choices: the slices to show.
         source: the input; None when it is out of reach.
         colours: RGB per class.
+        maps: low-confidence maps of some slices, by the slice's name.
     """
     with _labels_of(record) as labels:
         reader = _Reader(record=record, source=source, labels=labels, n_class=len(colours))
@@ -106,8 +115,8 @@ def take_pictures(
     images = [item.image for item in loaded if item.image is not None]
     window = GreyWindow.of(images) if images else None
     for edge in EDGES:
-        slices = tuple(_shown(item, window, edge, distinct(colours)) for item in loaded)
-        if sum(len(item.image) + len(item.labels) for item in slices) <= BUDGET:
+        slices = tuple(_shown(item, window, edge, distinct(colours), maps) for item in loaded)
+        if sum(len(item.image) + len(item.labels) + len(item.doubt) for item in slices) <= BUDGET:
             break
     histogram, outside = _pooled(loaded)
     return Pictures(slices=slices, window=window, histogram=histogram, outside=outside, edge=edge)
@@ -207,8 +216,20 @@ class _Missing(Exception):  # noqa: N818 (told in the page, not to the user's te
     """Labels that cannot be shown."""
 
 
-def _shown(item: _Loaded, window: GreyWindow | None, edge: int, colours: Sequence[Colour]) -> ShownSlice:
+def _shown(
+    item: _Loaded,
+    window: GreyWindow | None,
+    edge: int,
+    colours: Sequence[Colour],
+    maps: Mapping[str, Path],
+) -> ShownSlice:
     record = item.choice.record
+    doubt, problems = "", list(item.problems)
+    if record.name in maps:
+        try:
+            doubt = doubt_uri(maps[record.name], edge)
+        except ImageError as error:
+            problems.append(f"its low-confidence map: {error}")
     total = max(1, sum(record.counts))
     image = ""
     if item.image is not None and window is not None:
@@ -222,7 +243,8 @@ def _shown(item: _Loaded, window: GreyWindow | None, edge: int, colours: Sequenc
         drift=record.drift,
         image=image,
         labels="" if item.labels is None else label_uri(shrink_labels(item.labels, edge), colours),
-        problems=item.problems,
+        doubt=doubt,
+        problems=tuple(problems),
     )
 
 

@@ -14,6 +14,7 @@ from matseg_shared.report_page.page import Template, count, figure, percent, req
 from matseg_shared.report_page.parts import Fact
 from matseg_shared.report_page.pictures import visible_colours
 from matseg_trainer.pages.evaluation_pictures import ShownImage, take_pictures
+from matseg_trainer.pages.places import page_path
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="evaluation.html.j2", scripts=("wipe.js",))
 _CLASS_COLUMNS = 6
@@ -98,18 +99,12 @@ class EvaluationContent:
     files: tuple[Fact, ...]
 
 
-def evaluation_page_path(metrics: Path) -> Path:
-    """Where the page of an evaluation goes: `plots/` for a document in `log/`, else beside it."""
-    name = f"{metrics.stem}.html"
-    return metrics.parent.parent / "plots" / name if metrics.parent.name == "log" else metrics.with_name(name)
-
-
 def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
     """Make the page of an evaluation; only the images it shows are read.
 
     Args:
         metrics: the JSON document.
-        path: of the page; None: `evaluation_page_path`.
+        path: of the page; None: `page_path`.
 
     Returns:
         The page.
@@ -119,7 +114,7 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
         MetadataError: the document is missing, or none of this version.
         OutputError: the page cannot be written.
     """
-    target = path or evaluation_page_path(metrics.absolute())
+    target = path or page_path(metrics)
     require_report_extra(target.name)
     document = read_evaluation(metrics)
     shown = take_pictures(document, metrics.parent)

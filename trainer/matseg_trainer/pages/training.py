@@ -21,6 +21,7 @@ from matseg_shared.report_page.page import (
 from matseg_shared.report_page.parts import Fact
 from matseg_shared.report_page.pictures import visible_colours
 from matseg_trainer.config import VersionConfig, load_config
+from matseg_trainer.pages.places import page_path
 from matseg_trainer.pages.training_log import LoggedEpoch, TrainingLog, read_log
 from matseg_trainer.training_record import TrainingRecord, read_record
 
@@ -68,18 +69,12 @@ class TrainingContent:
     data_charts: tuple[str, ...]
 
 
-def training_page_path(log: Path) -> Path:
-    """Where the page of a training goes: `plots/` for a log in `log/`, else beside it."""
-    name = f"{log.stem}.html"
-    return log.parent.parent / "plots" / name if log.parent.name == "log" else log.with_name(name)
-
-
 def write_training_page(log: Path, path: Path | None = None) -> Path:
     """Make the page of a training, finished or not.
 
     Args:
         log: `log/<dataset>_<version>.jsonl`.
-        path: of the page; None: `training_page_path`.
+        path: of the page; None: `page_path`.
 
     Returns:
         The page.
@@ -89,7 +84,7 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
         UsageError: the log is missing or none.
         OutputError: the page cannot be written.
     """
-    target = path or training_page_path(log.absolute())
+    target = path or page_path(log)
     require_report_extra(target.name)
     epochs = read_log(log)
     missing = _unread(epochs, log)

@@ -76,7 +76,6 @@ matseg.charts = (() => {
         ...axis, title: { text: spec.y_title, standoff: 8 }, type: spec.y_log ? "log" : "linear",
         range: spec.y_range ?? undefined, tickformat: spec.y_percent ? ".3~%" : undefined,
         scaleanchor: spec.square ? "x" : undefined, exponentformat: "power",
-        dtick: spec.y_log ? "D2" : undefined,
       },
       shapes: [
         ...spec.marks.map((mark) => rule(mark.x, { color: soft, width: 1, dash: "dash" })),

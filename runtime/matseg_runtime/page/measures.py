@@ -1,0 +1,193 @@
+"""What `--quantify` and `--uncertain` left beside a run, for its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from matseg_runtime.page.record import RunRecord
+from matseg_runtime.region_tables import SUMMARY_NAME
+from matseg_runtime.uncertain_index import UncertainIndex, UncertainItem, folder_beside, read_index
+from matseg_shared.errors import ImageError
+from matseg_shared.images import read_image
+from matseg_shared.palette import Colour
+from matseg_shared.report_page.chart import Chart, Series, thinned
+from matseg_shared.report_page.page import count, css_colour
+from matseg_shared.report_page.pictures import GreyWindow, jpeg_uri, png_uri, shrink
+
+PROPOSALS = 12
+"""Of the places worth a label, so many are shown."""
+_EDGE = 360
+_DOUBT: Colour = (213, 94, 0)
+
+
+class _ClassMeasures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    regions: int
+    regions_at_edge: int
+    diameter: dict[str, float] | None
+    boundary_per_area: float
+    specific_surface: float
+    histogram: tuple[dict[str, float], ...] = ()
+
+
+class _Summary(BaseModel):
+    """`quantities.json`, as far as the page shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    unit: str
+    connectivity: int
+    classes: tuple[_ClassMeasures, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """The table of connected regions."""
+
+    text: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    chart: Chart | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """One place that is worth a label; pictures are data URIs, or "" when they are gone."""
+
+    name: str
+    place: str
+    score: float
+    image: str
+    map: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposals:
+    """All of them."""
+
+    text: str
+    items: tuple[Proposal, ...]
+    maps: tuple[tuple[str, Path], ...]
+    """(slice name, map) of whole slices, for the slice browser."""
+
+
+def read_measures(record: RunRecord, colours: Sequence[Colour], problems: list[str]) -> Measures | None:
+    """The regions, where they were measured; what cannot be read is added to `problems`."""
+    path = record.places.report.with_name(SUMMARY_NAME)
+    try:
+        summary = _Summary.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        problems.append(
+            f"{path}: cannot be read as the measurements of the regions; run matseg-quantify again."
+        )
+        return None
+    unit = summary.unit
+    rows = tuple(_row(item) for item in summary.classes)
+    return Measures(
+        text=f"Per slice, {summary.connectivity} neighbours; regions that the edge cuts count, their sizes do not. "
+        f"Diameters are of circles of equal area. Specific surface S_V = 4/π L_A (Underwood 1970), for isotropic "
+        f"structures. Lengths in {unit}{'s: no voxel size is known' if unit == 'pixel' else ''}.",
+        heads=("class", "regions", "at the edge", f"mean diameter ({unit})", f"median ({unit})", f"largest ({unit})",
+               f"boundary per area (1/{unit})", f"specific surface (1/{unit})"),
+        rows=rows,
+        chart=_size_chart(summary, colours),
+    )  # fmt: skip
+
+
+def _row(item: _ClassMeasures) -> tuple[str, ...]:
+    sizes = item.diameter or {}
+    shown = [f"{sizes[key]:.4g}" if key in sizes else "–" for key in ("mean", "p50", "largest")]
+    return (
+        item.name,
+        count(item.regions),
+        count(item.regions_at_edge),
+        *shown,
+        f"{item.boundary_per_area:.4g}",
+        f"{item.specific_surface:.4g}",
+    )
+
+
+def _size_chart(summary: _Summary, colours: Sequence[Colour]) -> Chart | None:
+    series = [
+        Series(
+            name=item.name,
+            x=thinned([(bar["from"] + bar["to"]) / 2 for bar in item.histogram], 4),
+            y=[bar["regions"] for bar in item.histogram],
+            colour=css_colour(colour),
+            kind="steps",
+            group=index,
+        )
+        for index, (item, colour) in enumerate(zip(summary.classes, colours, strict=False))
+        if item.histogram
+    ]
+    if not series:
+        return None
+    return Chart(
+        id="sizes",
+        title="Sizes of the regions",
+        summary="How many regions of all slices have which diameter; those at the edge are left out.",
+        x_title=f"diameter ({summary.unit})",
+        y_title="regions",
+        series=series,
+        height=280,
+    )
+
+
+def read_proposals(record: RunRecord) -> Proposals | None:
+    """What `--uncertain` proposed for labelling; None where it was not asked."""
+    volume = record.report.provenance.get("output_format") not in ("png", "tiff")
+    folder = folder_beside(record.places.ledger, record.places.labels, is_volume=volume)
+    index = read_index(folder)
+    if index is None or index.model_sha256 != record.report.provenance.get("model_sha256"):
+        return None
+    more = len(index.items) - PROPOSALS
+    return Proposals(
+        text=_text(index, folder) + (f" {more} more are in that folder." if more > 0 else ""),
+        items=tuple(_proposal(item, folder) for item in index.items[:PROPOSALS]),
+        maps=tuple((item.slice, folder / item.map) for item in index.items if item.box is None),
+    )
+
+
+def _text(index: UncertainIndex, folder: Path) -> str:
+    return (
+        f"Where the model was unsure: its confidence is below {index.least_confidence:g} on average over "
+        f"{index.neighbourhood} × {index.neighbourhood} pixels. Images and first labels to correct are in {folder}."
+    )
+
+
+def _proposal(item: UncertainItem, folder: Path) -> Proposal:
+    place = f"slice {item.position}" + ("" if item.box is None else f", x {item.box.x}, y {item.box.y}")
+    image = doubt = problem = ""
+    try:
+        small = shrink(read_image(folder / item.image), _EDGE)
+        image = jpeg_uri(small if small.dtype == np.uint8 else GreyWindow.of([small]).apply(small))
+        doubt = doubt_uri(folder / item.map, _EDGE)
+    except ImageError as error:
+        problem = str(error)
+    return Proposal(name=item.name, place=place, score=item.score, image=image, map=doubt, problem=problem)
+
+
+def doubt_uri(path: Path, edge: int) -> str:
+    """A low-confidence map as a coloured veil: clear where the model is sure.
+
+    Raises:
+        ImageError: the map cannot be read.
+    """
+    unsure = shrink(read_image(path), edge)
+    if unsure.ndim != 2 or unsure.dtype != np.uint8:
+        raise ImageError(path, f"expected a grey 8-bit map, found {unsure.dtype} of shape {unsure.shape}")
+    veil: NDArray[np.uint8] = np.empty((*unsure.shape, 4), np.uint8)
+    veil[..., :3] = _DOUBT
+    veil[..., 3] = np.minimum(255, unsure.astype(np.uint16) * 2)
+    return png_uri(veil)
