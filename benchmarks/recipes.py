@@ -5,7 +5,8 @@
 FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
 share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (only
 so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on
-fold i), `init` and `teacher` (words for those options, with {seed} in them). Finished trainings are not repeated.
+fold i), `init` and `teacher` (words for those options, with {seed} in them). `"none"` leaves a
+hyperparameter out. Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def arms_of(path: Path) -> list[Arm]:
                 name=name,
                 dataset=table.get("dataset", document.get("dataset")),
                 n_class=table.get("n_class", document.get("n_class")),
-                settings={key: value for key, value in table.items() if key not in _OURS},
+                settings={key: value for key, value in table.items() if key not in _OURS and value != "none"},
                 images=table.get("images"),
                 folds=table.get("folds"),
                 init=table.get("init"),
@@ -135,7 +136,7 @@ def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
         _pool(original, pool)
         folds = ["--validate", "2", "--folds", str(trial.arm.folds), "--overwrite"]
         _command("matseg-prep", "split", str(pool), trial.arm.dataset, *folds, "--workspace", str(work))
-    elif (original / "images").is_dir():
+    elif (original / "images").is_dir():  # labelled images that nobody has split yet
         _command("matseg-prep", "split", str(original), trial.dataset, "--workspace", str(work))
     else:
         shutil.copytree(original, root)
