@@ -6,6 +6,7 @@ Click itself suggests options and subcommands; here are examples, options in gro
 from __future__ import annotations
 
 import difflib
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class _Explained(click.Command):
             if as_json:
                 print_error(error)
             raise
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command, or complete its line when a shell asks for that."""
+        if any(name.startswith("_MATSEG") and name.endswith("_COMPLETE") for name in os.environ):
+            from matseg_shared.completion import register
+
+            register()
+        return super().main(*args, **kwargs)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the heading of their group; those of none under `Options`."""
@@ -98,9 +107,13 @@ class Group(_Explained, click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            if isinstance(error, click.exceptions.NoSuchCommand):  # click knows only commands that are loaded
+                error = click.exceptions.NoSuchCommand(
+                    args[0], possibilities=self.list_commands(ctx), ctx=ctx
+                )
             if wants_json(args):
                 print_error(error)
-            raise
+            raise error from None
 
 
 class Choice(click.Choice[str]):

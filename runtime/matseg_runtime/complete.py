@@ -1,0 +1,45 @@
+"""What a shell may complete where a command takes a model."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# as in matseg_runtime.zoo, which imports too much for the time between two keystrokes
+_PREFIX = "zoo:"
+_INDEX_NAME = "zoo_index.json"
+
+
+def complete_model(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Model files and folders where the typed path leads, and the models of the zoo."""
+    from click.shell_completion import CompletionItem
+
+    if incomplete.startswith(_PREFIX):
+        return [CompletionItem(name, help=text) for name, text in _zoo() if name.startswith(incomplete)]
+    folder, _separator, _name = incomplete.rpartition("/")
+    typed = incomplete[: len(incomplete) - len(_name)]
+    try:
+        names = sorted(path.name for path in Path(folder or ("/" if typed else ".")).iterdir())
+    except OSError:
+        names = []
+    files = [typed + name for name in names if name.lower().endswith(".onnx")]
+    zoo = [name for name, _text in _zoo()] if incomplete and _PREFIX.startswith(incomplete) else []
+    found = [CompletionItem(name) for name in [*files, *zoo] if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="dir")]
+
+
+def _zoo() -> list[tuple[str, str]]:
+    try:
+        index = json.loads(
+            resources.files("matseg_runtime").joinpath(_INDEX_NAME).read_text(encoding="utf-8")
+        )
+        return [(_PREFIX + item["name"], item["summary"]) for item in index["models"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

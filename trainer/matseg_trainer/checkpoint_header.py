@@ -1,0 +1,60 @@
+"""What a checkpoint says about its training, read without torch and without its weights.
+
+A checkpoint is a zip archive in which `<name>/data.pkl` is a pickle of plain values, with references to the tensors'
+bytes beside it. Here every reference becomes None, and no class or function that the pickle names is ever looked up.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from matseg_shared.errors import ModelError
+from matseg_shared.metadata import TrainingInfo
+
+_LARGEST_PICKLE = 64 << 20
+
+
+class _Reader(pickle.Unpickler):
+    """Plain values only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        return _nothing
+
+    def persistent_load(self, _: object) -> None:
+        """A tensor's bytes; nobody asks for them here."""
+
+
+def _nothing(*_: object) -> None:
+    """Stands for whatever a pickle wants to call."""
+
+
+def read_training(path: Path) -> TrainingInfo:
+    """Where a checkpoint's weights come from.
+
+    Raises:
+        ModelError: the file cannot be read, or is no checkpoint of matseg-train.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            if archive.getinfo(name).file_size > _LARGEST_PICKLE:
+                raise ValueError("oversized")
+            document = _Reader(io.BytesIO(archive.read(name))).load()
+        return TrainingInfo.model_validate(document["training"])
+    except ValidationError as error:
+        raise ModelError(f"{path}: its description is not valid; train this version again") from error
+    except OSError as error:
+        raise ModelError(f"{path}: the checkpoint cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # zipfile and pickle raise many kinds for damaged files
+        raise ModelError(
+            f"{path}: expected a checkpoint written by matseg-train, found a damaged or foreign file"
+        ) from error

@@ -1,0 +1,108 @@
+"""Exported files and the outputs of runs in a workspace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matseg_runtime.ledger import Ledger, Part
+from matseg_runtime.page.record import RunPlaces, find_run
+from matseg_shared.errors import MatsegError, ModelError
+from matseg_shared.metadata import ModelMetadata, decode
+from matseg_shared.onnx_properties import read_properties
+from matseg_trainer.overview.state import RunState
+from matseg_trainer.workspace import Workspace
+
+_HASHED_BYTES = 64 << 20
+"""Larger model files are not compared with what made a run."""
+_RUN_PLACES = ("*", "*_predictions/*", "data/*_predictions/*", "data/*/*/*_predictions/*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelFile:
+    """An exported file and what it says about itself."""
+
+    path: Path
+    metadata: ModelMetadata
+
+
+def exported_models(place: Workspace) -> Iterator[ModelFile | str]:
+    """Model files in `saved/` and beside `config.toml`; a sentence for one that cannot be read."""
+    for path in sorted([*place.saved.glob("*.onnx"), *place.root.glob("*.onnx")]):
+        try:
+            yield ModelFile(path=path, metadata=decode(read_properties(path), str(path)))
+        except ModelError as error:
+            yield str(error)
+
+
+def runs(place: Workspace) -> list[RunState]:
+    """Outputs of `matseg-run` where it puts them by default, and beside `config.toml`."""
+    found: dict[Path, RunPlaces] = {}
+    for pattern in _RUN_PLACES:
+        for path in sorted(place.root.glob(pattern)):
+            run = find_run(path) if path.is_dir() or path.suffix.lower() in (".tif", ".tiff") else None
+            if run is not None:
+                found.setdefault(run.labels, run)
+    hashes = _Hashes(place)
+    states = (_state(run, place, hashes) for run in found.values())
+    return [state for state in states if state is not None]
+
+
+class _Hashes:
+    """SHA-256 of model files, each computed once."""
+
+    def __init__(self, place: Workspace) -> None:
+        self._root = place.root
+        self._known: dict[Path, str | None] = {}
+
+    def of(self, model: str) -> str | None:
+        """None where the file is gone or large."""
+        path = self._root / model
+        if path not in self._known:
+            small = path.is_file() and path.stat().st_size <= _HASHED_BYTES
+            self._known[path] = hashlib.sha256(path.read_bytes()).hexdigest() if small else None
+        return self._known[path]
+
+
+def _state(run: RunPlaces, place: Workspace, hashes: _Hashes) -> RunState | None:
+    report, job = _document(run.report), _document(run.ledger / "job.json")
+    job = job or report.get("provenance") or {}
+    if not isinstance(job, dict) or "model_name" not in job:
+        return None
+    now = hashes.of(str(report.get("model", "")))
+    return RunState(
+        output=_short(run.labels, place.root),
+        model_name=str(job["model_name"]),
+        slices=_labelled(run, report),
+        is_complete=bool(report.get("complete")),
+        set_aside=len(report.get("set_aside", ())),
+        is_stale=now is not None and now != job.get("model_sha256"),
+    )
+
+
+def _labelled(run: RunPlaces, report: dict[str, Any]) -> int:
+    if report:
+        return int(report.get("labelled", 0)) + int(report.get("labelled_before", 0))
+    ledger = Ledger(run.ledger, Part())
+    try:
+        ledger.reload()
+    except (MatsegError, OSError):
+        return 0
+    return len(ledger.done)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _short(path: Path, root: Path) -> Path:
+    root = root.absolute()
+    return path.relative_to(root) if path.is_relative_to(root) else path

@@ -1,0 +1,108 @@
+"""What there is in a workspace: the JSON document of `matseg`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Progress = Literal["untrained", "interrupted", "trained"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitState:
+    """One split of a data set; numbers of files."""
+
+    split: str
+    images: int
+    labels: int
+    arrays: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationState:
+    """One evaluation whose figures are in `log/`."""
+
+    split: str
+    model: Literal["checkpoint", "onnx"]
+    mean_iou: float | None
+    path: Path
+    is_stale: bool
+    """Whether the checkpoint is newer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """One exported file."""
+
+    path: Path
+    precision: str
+    bytes: int
+    is_stale: bool
+    """Whether it was made of another checkpoint than the one in `saved/`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """One output of `matseg-run` in the workspace."""
+
+    output: Path
+    model_name: str
+    slices: int
+    """Labelled."""
+    is_complete: bool
+    set_aside: int
+    is_stale: bool
+    """Whether the model's file has changed since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionState:
+    """One version of `config.toml`."""
+
+    version: str
+    network: str
+    progress: Progress
+    epochs: int
+    """Trained."""
+    epochs_wanted: int
+    best_epoch: int | None
+    mean_iou: float | None
+    """Of the best epoch on the validation images."""
+    evaluations: tuple[EvaluationState, ...]
+    models: tuple[ModelState, ...]
+    notes: tuple[str, ...]
+    """What is out of date or cannot be read, one sentence each."""
+    is_stale: bool
+    """Whether hyperparameters or data have changed since the training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetState:
+    """One data set: a folder of `data/`, a table of `config.toml`, or both."""
+
+    name: str
+    n_class: int | None
+    splits: tuple[SplitState, ...]
+    versions: tuple[VersionState, ...]
+    runs: tuple[RunState, ...]
+    next: str | None
+    """The command to type next; None: the walk is done."""
+    hint: str
+    """What it will do, or what to do where no command can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceState:
+    """A whole workspace."""
+
+    workspace: Path
+    is_workspace: bool
+    """Whether there is a `config.toml` or a data set."""
+    datasets: tuple[DatasetState, ...]
+    other_runs: tuple[RunState, ...]
+    """Of models of no data set here."""
+    problems: tuple[str, ...]
+    """Why something could not be read."""
+    next: str | None
+    """The command to type next."""

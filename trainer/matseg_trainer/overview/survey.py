@@ -1,0 +1,167 @@
+"""The whole workspace, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matseg_shared.errors import ConfigError, DatasetError
+from matseg_shared.images import list_images
+from matseg_trainer.config import CONFIG_NAME, VersionConfig
+from matseg_trainer.dataset import SPLITS, Dataset
+from matseg_trainer.overview.models import ModelFile, exported_models, runs
+from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
+from matseg_trainer.overview.versions import DataChanges, version_state
+from matseg_trainer.workspace import Workspace
+
+BEGIN = "matseg-prep demo demo"
+"""What a newcomer types first."""
+
+
+def survey(place: Workspace) -> WorkspaceState:
+    """Everything that `matseg` shows; what cannot be read is said, and the rest is shown."""
+    problems: list[str] = []
+    config: Mapping[str, Mapping[str, VersionConfig]] = {}
+    if place.config_path.is_file():
+        try:
+            config = place.config().versions
+        except ConfigError as error:
+            problems.append(str(error))
+    models: list[ModelFile] = []
+    for found in exported_models(place):
+        (problems if isinstance(found, str) else models).append(found)  # type: ignore[attr-defined]
+    outputs = runs(place)
+    folders = _dataset_folders(place)
+    names = list(dict.fromkeys([*folders, *config]))
+    datasets = tuple(_dataset(place, name, config.get(name, {}), models, outputs) for name in names)
+    taken = {run.output for item in datasets for run in item.runs}
+    steps = [item.next for item in datasets if item.next is not None and item.splits]
+    is_workspace = bool(folders) or place.config_path.is_file()
+    return WorkspaceState(
+        workspace=place.root,
+        is_workspace=is_workspace,
+        datasets=datasets,
+        other_runs=tuple(run for run in outputs if run.output not in taken),
+        problems=tuple(problems),
+        next=steps[0] if steps else None if any(item.splits for item in datasets) else BEGIN,
+    )
+
+
+def _dataset_folders(place: Workspace) -> list[str]:
+    if not place.data.is_dir():
+        return []
+    return sorted(
+        folder.name
+        for folder in place.data.iterdir()
+        if folder.is_dir() and any((folder / split / "images").is_dir() for split in SPLITS)
+    )
+
+
+def _dataset(
+    place: Workspace,
+    name: str,
+    config: Mapping[str, VersionConfig],
+    models: Sequence[ModelFile],
+    outputs: Sequence[RunState],
+) -> DatasetState:
+    try:
+        dataset = place.dataset(name)
+    except DatasetError:
+        dataset = None
+    splits = () if dataset is None else tuple(_split(dataset, split) for split in dataset.splits)
+    changes = DataChanges(dataset=dataset)
+    versions = tuple(
+        version_state(
+            place,
+            version,
+            f"{name}_{version}",
+            settings,
+            [file for file in models if file.metadata.name == f"{name}_{version}"],
+            changes,
+        )
+        for version, settings in config.items()
+    )
+    known = {f"{name}_{version}" for version in config}
+    mine = tuple(run for run in outputs if run.model_name in known)
+    command, hint = next_step(place, name, splits, versions, mine)
+    numbers = {settings.n_class for settings in config.values()}
+    return DatasetState(
+        name=name,
+        n_class=numbers.pop() if len(numbers) == 1 else None,
+        splits=splits,
+        versions=versions,
+        runs=mine,
+        next=command,
+        hint=hint,
+    )
+
+
+def _split(dataset: Dataset, split: str) -> SplitState:
+    images, labels = (_count(dataset.root / split / kind) for kind in ("images", "labels"))
+    folder = dataset.root / split / "labels_npy"
+    arrays = sum(1 for _ in folder.glob("*.npy")) if folder.is_dir() else 0
+    return SplitState(split=split, images=images, labels=labels, arrays=arrays)
+
+
+def _count(folder: Path) -> int:
+    return len(list_images(folder)[0]) if folder.is_dir() else 0
+
+
+def next_step(
+    place: Workspace,
+    name: str,
+    splits: Sequence[SplitState],
+    versions: Sequence[VersionState],
+    outputs: Sequence[RunState],
+) -> tuple[str | None, str]:
+    """The command that takes a data set one step further, and what it does."""
+    word = shlex.quote(name)
+    if not splits:
+        return None, f"put images in data/{name}/train/images and label images in data/{name}/train/labels"
+    missing = [item.split for item in splits if item.arrays < item.images and item.labels]
+    if missing:
+        classes = "" if versions else " --classes 2"
+        append = " --append" if any(item.arrays for item in splits if item.split in missing) else ""
+        return f"matseg-prep labels {word} {' '.join(missing)}{classes}{append}", "make label arrays"
+    if not versions:
+        return None, f"add a version to {CONFIG_NAME}, a table [{name}.v1]; docs/config.md shows one"
+    return _model_step(place, name, splits, versions, outputs)
+
+
+def _model_step(
+    place: Workspace,
+    name: str,
+    splits: Sequence[SplitState],
+    versions: Sequence[VersionState],
+    outputs: Sequence[RunState],
+) -> tuple[str | None, str]:
+    """Of the version that is best so far; of the last one while none is trained."""
+    trained = [item for item in versions if item.progress == "trained"]
+    if not trained:
+        interrupted = [item for item in versions if item.progress == "interrupted"]
+        version = (interrupted or versions)[-1].version
+        resume = " --resume" if interrupted else ""
+        return f"matseg-train {_words(name, version)}{resume}", "go on with training" if resume else "train"
+    best = max(trained, key=lambda item: (not item.is_stale, item.mean_iou or 0.0))
+    words = _words(name, best.version)
+    if best.is_stale:
+        return f"matseg-train {words} --overwrite", "train again, for hyperparameters or data have changed"
+    tests = {item.split for item in best.evaluations if not item.is_stale}
+    if "test" not in tests and any(item.split == "test" and item.arrays for item in splits):
+        return f"matseg-evaluate {words} --overlay", "measure it on the test images"
+    fresh = [model for model in best.models if not model.is_stale]
+    if not fresh:
+        overwrite = " --overwrite" if (place.saved / f"{name}_{best.version}.onnx").exists() else ""
+        return f"matseg-export {words}{overwrite}", "make one file that runs anywhere"
+    if not outputs:
+        raw = place.data / f"{name}_raw"
+        folder = f"data/{shlex.quote(raw.name)}" if raw.is_dir() else "FOLDER"
+        model = fresh[0].path
+        model = model.relative_to(place.root) if model.is_relative_to(place.root) else model
+        return f"matseg-run {shlex.quote(model.as_posix())} {folder}", "label images"
+    return None, "every step is done"
+
+
+def _words(name: str, version: str) -> str:
+    return shlex.join([name, version])

@@ -1,0 +1,132 @@
+"""The state of a workspace on a terminal, legible from 40 columns on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
+from matseg_trainer.overview.survey import BEGIN
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_WALK = (
+    ("matseg-prep", "images and labels become a data set"),
+    ("matseg-train", "a version of config.toml is trained"),
+    ("matseg-evaluate", "it is measured on images it has not seen"),
+    ("matseg-export", "it becomes one file that needs no torch"),
+    ("matseg-run", "the file labels slices on any machine"),
+)
+
+
+def print_state(out: Console, state: WorkspaceState) -> None:
+    """The walk, what of it is done, and the next command."""
+    from rich.table import Table
+
+    walk = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for number, (command, purpose) in enumerate(_WALK, start=1):
+        walk.add_row(str(number), command, purpose)
+    out.print(walk)
+    out.print()
+    if not state.is_workspace:
+        _print_beginning(out, state)
+        return
+    for dataset in state.datasets:
+        _print_dataset(out, dataset)
+    for run in state.other_runs:
+        _line(out, _run_words(run))
+    for problem in state.problems:
+        _line(out, f"problem: {problem}", "red")
+    if state.next is not None:
+        out.print("next:", style="bold", end=" ")
+        _line(out, state.next, "bold green")
+
+
+def _print_beginning(out: Console, state: WorkspaceState) -> None:
+    _line(
+        out,
+        f"{state.workspace.absolute()} is no workspace yet: there is neither config.toml nor data/ in it.",
+    )
+    out.print("To try everything on synthetic slices:", end=" ")
+    _line(out, BEGIN, "bold green")
+    _line(
+        out,
+        "With images of your own: put them in data/NAME/train/images and their label images in "
+        "data/NAME/train/labels, the same for validate and test; then run matseg again.",
+    )
+    _line(out, "With a model file only: matseg-run MODEL.onnx FOLDER")
+
+
+def _print_dataset(out: Console, dataset: DatasetState) -> None:
+    classes = "" if dataset.n_class is None else f", {dataset.n_class} classes"
+    splits = ", ".join(map(_split_words, dataset.splits)) or "no images yet"
+    out.print(f"[bold]{_escape(dataset.name)}[/bold]{classes}: {splits}")
+    begun = [item for item in dataset.versions if item.progress != "untrained"]
+    if begun:
+        out.print(_version_table(begun))
+    untrained = [item.version for item in dataset.versions if item.progress == "untrained"]
+    if untrained:
+        _line(out, f"  not trained: {', '.join(untrained)}")
+    for version in dataset.versions:
+        for note in version.notes:
+            _line(out, f"  ! {note}", "yellow")
+    for run in dataset.runs:
+        _line(out, f"  {_run_words(run)}", "yellow" if run.is_stale else "")
+    _line(out, f"  next: {_step_words(dataset)}")
+    out.print()
+
+
+def _version_table(versions: Iterable[VersionState]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("  version", "network", "epochs", "validate IoU", "test IoU", "exported"):
+        table.add_column(heading, justify="right" if "IoU" in heading else "left", overflow="fold")
+    for item in versions:
+        tests = [found for found in item.evaluations if found.split == "test" and found.model == "checkpoint"]
+        test = "-" if not tests else _score(tests[-1].mean_iou) + (" old" if tests[-1].is_stale else "")
+        models = [model.precision + (" old" if model.is_stale else "") for model in item.models]
+        mark = "! " if item.is_stale else "  "
+        epochs = f"{item.epochs}/{item.epochs_wanted}" + (" ..." if item.progress == "interrupted" else "")
+        row = (
+            mark + item.version,
+            item.network,
+            epochs,
+            _score(item.mean_iou),
+            test,
+            ", ".join(models) or "-",
+        )
+        table.add_row(*map(_escape, row))
+    return table
+
+
+def _split_words(split: SplitState) -> str:
+    missing = "" if split.arrays >= split.images else f" ({split.arrays} with arrays)"
+    return f"{split.split} {split.images}{missing}"
+
+
+def _run_words(run: RunState) -> str:
+    words = f"run {run.output}: {run.slices} slices labelled by {run.model_name}"
+    words += "" if run.is_complete else ", unfinished"
+    words += f", {run.set_aside} set aside" if run.set_aside else ""
+    return words + (", whose file has changed since" if run.is_stale else "")
+
+
+def _step_words(dataset: DatasetState) -> str:
+    return dataset.hint if dataset.next is None else f"{dataset.next}  ({dataset.hint})"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _line(out: Console, text: str, style: str = "") -> None:
+    out.print(text, style=style, markup=False)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,160 @@
+"""How far the versions of a data set have come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matseg_shared.errors import DatasetError, ModelError
+from matseg_shared.metadata import TrainingInfo
+from matseg_trainer.checkpoint_header import read_training
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.dataset import Dataset
+from matseg_trainer.overview.models import ModelFile
+from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
+from matseg_trainer.workspace import Workspace
+
+_HASHED_BYTES = 1 << 30
+"""A larger data set is not compared with what a version was trained on."""
+_TRAINING_SPLITS = ("train", "validate")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class DataChanges:
+    """Whether a data set is still what versions were trained on.
+
+    Its content is read only if any of its files is newer than a checkpoint, and once for all versions.
+    """
+
+    dataset: Dataset | None
+    _newest: float | None = field(default=None, init=False)
+    _fingerprint: str | None = field(default=None, init=False)
+
+    def since(self, checkpoint: Path, training: TrainingInfo) -> bool:
+        """Whether it has changed, as far as that can be told."""
+        if self.dataset is None:
+            return False
+        paths = [path for split in _TRAINING_SPLITS for path in (self.dataset.root / split).rglob("*")]
+        if self._newest is None:
+            self._newest = max((path.stat().st_mtime for path in paths), default=0.0)
+        if self._newest <= checkpoint.stat().st_mtime:
+            return False
+        if self._fingerprint is None:
+            self._fingerprint = self._read(paths)
+        return self._fingerprint not in ("", training.fingerprint)
+
+    def _read(self, paths: Sequence[Path]) -> str:
+        """Empty where it cannot be told."""
+        if self.dataset is None or sum(path.stat().st_size for path in paths) > _HASHED_BYTES:
+            return ""
+        try:
+            return self.dataset.fingerprint(_TRAINING_SPLITS)
+        except DatasetError:
+            return ""
+
+
+def version_state(
+    place: Workspace,
+    version: str,
+    name: str,
+    config: VersionConfig,
+    models: Sequence[ModelFile],
+    changes: DataChanges,
+) -> VersionState:
+    """One version.
+
+    Args:
+        place: the workspace.
+        version: its name in `config.toml`.
+        name: `<dataset>_<version>`.
+        config: its hyperparameters now.
+        models: the files that were exported from it.
+        changes: of its data set.
+    """
+    checkpoint, resume = place.saved / f"{name}.pth", place.saved / f"{name}.resume.pth"
+    epochs = _logged_epochs(place.log / f"{name}.jsonl")
+    training, notes = None, []
+    if checkpoint.is_file():
+        try:
+            training = read_training(checkpoint)
+        except ModelError as error:
+            notes.append(str(error))
+    stale = [] if training is None else _stale(name, checkpoint, training, config, changes)
+    progress = "interrupted" if resume.exists() else "untrained" if training is None else "trained"
+    states = tuple(_model_state(file, training) for file in models)
+    notes += [f"{model.path.name} was exported from another checkpoint" for model in states if model.is_stale]
+    return VersionState(
+        version=version,
+        network=config.model,
+        progress=progress,  # type: ignore[arg-type]  # one of three words
+        epochs=epochs,
+        epochs_wanted=config.epoch,
+        best_epoch=None if training is None else training.epoch,
+        mean_iou=None if training is None else _number(training.metrics.get("mean_iou")),
+        evaluations=tuple(_evaluations(place, name, checkpoint)),
+        models=states,
+        notes=(*stale, *notes),
+        is_stale=bool(stale),
+    )
+
+
+def _stale(
+    name: str, checkpoint: Path, training: TrainingInfo, config: VersionConfig, changes: DataChanges
+) -> list[str]:
+    now = config.model_dump(mode="json")
+    keys = [key for key in sorted({*now, *training.config}) if now.get(key) != training.config.get(key)]
+    notes = [f"{name} was trained with another {', '.join(keys)} than config.toml now gives"] if keys else []
+    if changes.since(checkpoint, training):
+        notes.append(f"{name} was trained on other images or labels than data/{training.dataset} now holds")
+    return notes
+
+
+def _model_state(file: ModelFile, training: TrainingInfo | None) -> ModelState:
+    return ModelState(
+        path=file.path,
+        precision=file.metadata.export.precision,
+        bytes=file.path.stat().st_size,
+        is_stale=training is not None and file.metadata.training != training,
+    )
+
+
+def _evaluations(place: Workspace, name: str, checkpoint: Path) -> list[EvaluationState]:
+    """Figures in `log/` that name this version themselves: `a_v1_x.json` may be another's."""
+    found = []
+    for path in sorted(place.log.glob(f"{name}_*.json")):
+        document = _document(path)
+        if document.get("name") != name or not isinstance(document.get("split"), str):
+            continue
+        newer = checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime
+        found.append(
+            EvaluationState(
+                split=document["split"],
+                model="onnx" if path.stem.endswith("_onnx") else "checkpoint",
+                mean_iou=_number(document.get("mean_iou")),
+                path=path,
+                is_stale=newer,
+            )
+        )
+    return found
+
+
+def _logged_epochs(path: Path) -> int:
+    try:
+        return sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, ValueError):
+        return 0
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
