@@ -4,7 +4,7 @@ VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
 
-.PHONY: install demo models neighbours test lint check clean bench-runtime
+.PHONY: install demo models neighbours test lint check clean bench bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -32,10 +32,16 @@ lint: install ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: install ## time all networks side by side on this machine, which should have nothing else to do; a quarter of an hour
+	$(BIN)/python benchmarks/networks.py $(BENCH)
+
 bench-runtime: install ## time the runtime on this machine, which should have nothing else to do; reports in benchmarks/results/
 	for name in startup end_to_end parts memory peers; do \
 	  $(BIN)/python benchmarks/$$name.py --save benchmarks/results/$$name.md || exit 1; \
 	done
+
+models: install ## rebuild the models zoo from the data sets in data/; one of them: make models MODEL=dendrites SEEDS=3
+	$(BIN)/python -m matseg_trainer.zoo build $(MODEL) --seeds $(or $(SEEDS),1)
 
 check: lint test ## what CI runs
 

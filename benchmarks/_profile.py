@@ -94,7 +94,7 @@ def _profile_as_it_is(
             times.setdefault(name, []).append(event["dur"] / 1e3)
             arguments = event["args"]
             shapes[name] = (_shapes(arguments, "input_type_shape"), _shapes(arguments, "output_type_shape"))
-    weights = {item.name: tuple(item.dims) for item in graph.graph.initializer}
+    weights = _weights(graph)
     return [
         NodeTime(
             name=node.name,
@@ -107,6 +107,15 @@ def _profile_as_it_is(
         for node in graph.graph.node
         if node.name in times
     ]
+
+
+def _weights(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the constants, those that are dequantised before they are used too."""
+    weights = {item.name: tuple(item.dims) for item in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
+    return weights
 
 
 def _options(threads: int) -> Any:

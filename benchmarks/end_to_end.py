@@ -122,16 +122,16 @@ def main(
             ZARR: write_zarr(folder / "scan.zarr", pixels),
         }
         outputs = {PNG: folder / "labels", ZARR: folder / "labels.zarr"}
-        bare = _bare(file, pixels, threads)
+        bare = bare_loops(file, pixels, threads)
         contestants: dict[str, Callable[[], CommandTimes]] = dict(bare)
         for name, scan in folders.items():
-            contestants[name] = _runner(file, scan, outputs[name], threads)
+            contestants[name] = runner(file, scan, outputs[name], threads)
         times = interleaved(contestants, repeats)
         _print_times(report, times, len(pixels))
         _print_labels(report, bare[BARE], pixels, outputs)
 
 
-def _bare(model: Path, pixels: Slices, threads: int) -> dict[str, Bare]:
+def bare_loops(model: Path, pixels: Slices, threads: int) -> dict[str, Bare]:
     stride = Session.open(model, provider="cpu", threads=1).model.metadata.tiling.stride
     batches = padded_batches(pixels, stride)
     return {
@@ -140,7 +140,7 @@ def _bare(model: Path, pixels: Slices, threads: int) -> dict[str, Bare]:
     }
 
 
-def _runner(model: Path, scan: Path, out: Path, threads: int) -> Callable[[], CommandTimes]:
+def runner(model: Path, scan: Path, out: Path, threads: int) -> Callable[[], CommandTimes]:
     return lambda: matseg_run(model, scan, "-o", fresh(out), "--provider", "cpu", "--threads", threads)
 
 
