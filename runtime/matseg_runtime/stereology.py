@@ -7,7 +7,9 @@ structure without preferred direction, or for sections of random directions; of 
 this direction of cutting. The lines are the pixel grid's four directions, weighted by the angle that each stands for
 (Ohser and Muecklich, Statistical Analysis of Microstructures in Materials Science, 2000, chapter 4; Legland, Kieu and
 Devaux, Image Analysis and Stereology 26, 2007). Following pixel edges instead would be wrong by a factor of up to
-4/pi, whatever the resolution. The edge of the image is no boundary, and neither is that of an unlabelled part.
+4/pi, whatever the resolution. With four directions a straight boundary along one of them comes out 5 % too short, one
+half-way between 3 % too long, and one that runs in all directions right. The edge of the image is no boundary, and
+neither is that of an unlabelled part.
 
 **Size.** The diameter of the circle that has a region's area. It is the size of the profile in the section, not of
 the body that was cut. Regions at the edge are counted, but have no size: they go on outside. Larger regions meet the
