@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from matseg_runtime.complete import complete_model
 from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
@@ -188,7 +189,7 @@ _EXAMPLES = (
 
 
 @click.command(name="matseg-run", cls=Command, examples=_EXAMPLES)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
 @click.argument("input_", metavar="INPUT")
 @input_options
 @output_options

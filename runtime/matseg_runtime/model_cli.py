@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from matseg_runtime.complete import complete_model
 from matseg_shared.command import console, debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example
 
@@ -29,7 +30,7 @@ _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
         Example("the whole metadata document, for a script", "matseg-inspect steel.onnx --json"),
     ],
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
 @json_option
 @debug_option
 def inspect_main(model: Path, as_json: bool) -> None:
@@ -61,7 +62,7 @@ def inspect_main(model: Path, as_json: bool) -> None:
         Example("does its GPU?", "matseg-verify steel.onnx --provider cuda"),
     ],
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
 @click.option(
     "--provider",
     type=Choice(["auto", *_PROVIDERS]),

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from matseg_shared.errors import ModelError, Problem
+from matseg_shared.errors import ModelError
 from matseg_shared.files import atomic_write
 from matseg_shared.help import did_you_mean
 from matseg_shared.metadata import ClassInfo, InputInfo, TrainingInfo, problems_of
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config import VersionConfig, config_differences
 from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.workspace import Workspace
@@ -141,16 +141,6 @@ def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> N
             f"{checkpoint.training.dataset} {checkpoint.training.version}:\n{listing}\n"
             "restore them, give the new ones another version name, or train again with --overwrite"
         )
-
-
-def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> list[Problem]:
-    """Every hyperparameter that differs between a trained version and the configuration."""
-    now = config.model_dump(mode="json")
-    return [
-        Problem(where=key, message=f"trained with {trained.get(key)!r}, now {now.get(key)!r}", kind="changed")
-        for key in sorted({*trained, *now})
-        if trained.get(key) != now.get(key)
-    ]
 
 
 def save_tensors(path: Path, document: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CONFIG_NAME = "config.toml"  # as in `config`, which imports too much for the time between two keystrokes
 _DEFAULT = "default"
+_SPLITS = ("train", "validate", "test")
 
 
 def dataset_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,10 +52,15 @@ def complete_version(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 def complete_split(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Splits of the data set named before that are not on the line yet."""
-    root = _workspace(ctx).data / str(ctx.params.get("dataset"))
-    given = ctx.params.get("splits") or ()
-    names = sorted(folder.name for folder in _folders(root) if (folder / "images").is_dir())
+    """Splits of the data set named before that are not on the line yet; the usual ones where click does not tell it.
+
+    (Behind an option that still lacks its value, click has read no arguments.)
+    """
+    dataset, given = ctx.params.get("dataset"), ctx.params.get("splits") or ()
+    names = list(_SPLITS)
+    if dataset is not None:
+        root = _workspace(ctx).data / str(dataset)
+        names = sorted(folder.name for folder in _folders(root) if (folder / "images").is_dir())
     return _starting({name: None for name in names if name not in given}, incomplete)
 
 

@@ -149,6 +149,21 @@ class Config:
         return versions[version]
 
 
+def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> list[Problem]:
+    """Every hyperparameter that differs between a trained version and the configuration.
+
+    What a version was trained without, because MatSeg did not know it then, had today's default.
+    """
+    now = config.model_dump(mode="json")
+    fields = VersionConfig.model_fields
+    then = {key: field.default for key, field in fields.items() if not field.is_required()} | dict(trained)
+    return [
+        Problem(where=key, message=f"trained with {then.get(key)!r}, now {now.get(key)!r}", kind="changed")
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key)
+    ]
+
+
 def load_config(path: Path) -> Config:
     """Read and check a `config.toml`.
 

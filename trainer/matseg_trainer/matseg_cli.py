@@ -14,30 +14,30 @@ from matseg_shared.help import Choice, Command, Example, Group
 from matseg_trainer.workspace import Workspace, workspace_option
 
 _PREFIX = "matseg-"
+_WALK_ORDER = ("prep", "train", "evaluate", "export", "run")
 
 
-def command_names() -> list[str]:
-    """Names of all commands of the distribution but `matseg` itself, in the order in which pyproject.toml has them."""
-    return [entry.name for entry in _entry_points() if entry.name.startswith(_PREFIX)]
-
-
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    points = importlib.metadata.distribution("matseg").entry_points
-    return list({entry.name: entry for entry in points if entry.group == "console_scripts"}.values())
+def commands() -> dict[str, importlib.metadata.EntryPoint]:
+    """All commands of the distribution but `matseg` itself, by their names without `matseg-`; the walk first."""
+    found = {
+        entry.name.removeprefix(_PREFIX): entry
+        for entry in importlib.metadata.distribution("matseg").entry_points
+        if entry.group == "console_scripts" and entry.name.startswith(_PREFIX)
+    }
+    names = [*(name for name in _WALK_ORDER if name in found), *sorted(found.keys() - set(_WALK_ORDER))]
+    return {name: found[name] for name in names}
 
 
 class _Walk(Group):
     """Its own commands, and those of the distribution, each imported only when it is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*(name.removeprefix(_PREFIX) for name in command_names()), *super().list_commands(ctx)]
+        return [*commands(), *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for entry in _entry_points():
-            if entry.name == _PREFIX + cmd_name:
-                loaded: click.Command = entry.load()
-                return loaded
-        return super().get_command(ctx, cmd_name)
+        entry = commands().get(cmd_name)
+        loaded: click.Command | None = super().get_command(ctx, cmd_name) if entry is None else entry.load()
+        return loaded
 
 
 @click.group(
@@ -117,8 +117,6 @@ def completion(shell: str) -> None:
 
     PowerShell is not among the shells that can.
     """
-    commands: dict[str, click.Command] = {"matseg": main}
-    for entry in _entry_points():
-        if entry.name.startswith(_PREFIX):
-            commands[entry.name] = entry.load()
-    click.echo(completion_script(shell, commands))
+    programs: dict[str, click.Command] = {"matseg": main}
+    programs |= {entry.name: entry.load() for entry in commands().values()}
+    click.echo(completion_script(shell, programs))

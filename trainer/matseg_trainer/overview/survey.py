@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matseg_shared.classes import CLASSES_NAME
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images import list_images
 from matseg_trainer.config import CONFIG_NAME, VersionConfig
@@ -86,6 +87,8 @@ def _dataset(
     mine = tuple(run for run in outputs if run.model_name in known)
     command, hint = next_step(place, name, splits, versions, mine)
     numbers = {settings.n_class for settings in config.values()}
+    if not numbers and dataset is not None and dataset.classes_path.is_file():
+        numbers = {_number_of_classes(dataset)}
     return DatasetState(
         name=name,
         n_class=numbers.pop() if len(numbers) == 1 else None,
@@ -95,6 +98,13 @@ def _dataset(
         next=command,
         hint=hint,
     )
+
+
+def _number_of_classes(dataset: Dataset) -> int | None:
+    try:
+        return len(dataset.classes)
+    except DatasetError:
+        return None
 
 
 def _split(dataset: Dataset, split: str) -> SplitState:
@@ -121,11 +131,11 @@ def next_step(
         return None, f"put images in data/{name}/train/images and label images in data/{name}/train/labels"
     missing = [item.split for item in splits if item.arrays < item.images and item.labels]
     if missing:
-        classes = "" if versions else " --classes 2"
+        classes = "" if versions or (place.data / name / CLASSES_NAME).is_file() else " --classes N"
         append = " --append" if any(item.arrays for item in splits if item.split in missing) else ""
         return f"matseg-prep labels {word} {' '.join(missing)}{classes}{append}", "make label arrays"
     if not versions:
-        return None, f"add a version to {CONFIG_NAME}, a table [{name}.v1]; docs/config.md shows one"
+        return None, f"add a version to {CONFIG_NAME}"
     return _model_step(place, name, splits, versions, outputs)
 
 

@@ -75,7 +75,19 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
     for run in dataset.runs:
         _line(out, f"  {_run_words(run)}", "yellow" if run.is_stale else "")
     _line(out, f"  next: {_step_words(dataset)}")
+    if dataset.splits and not dataset.versions:
+        _line(out, _starter(dataset))
     out.print()
+
+
+def _starter(dataset: DatasetState) -> str:
+    """A first version to put into `config.toml`: minutes on a CPU."""
+    name = dataset.name
+    return (
+        f"\n[{name}.default]\nn_class = {dataset.n_class or 2}\n\n"
+        f'[{name}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\nrepeat = 4\nbatch_size = 8\nlr = 0.003\n'
+        'weight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
+    )
 
 
 def _version_table(versions: Iterable[VersionState]) -> Table:

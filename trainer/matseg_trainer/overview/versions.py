@@ -11,7 +11,7 @@ from typing import Any
 from matseg_shared.errors import DatasetError, ModelError
 from matseg_shared.metadata import TrainingInfo
 from matseg_trainer.checkpoint_header import read_training
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config import VersionConfig, config_differences
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.overview.models import ModelFile
 from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
@@ -104,8 +104,7 @@ def version_state(
 def _stale(
     name: str, checkpoint: Path, training: TrainingInfo, config: VersionConfig, changes: DataChanges
 ) -> list[str]:
-    now = config.model_dump(mode="json")
-    keys = [key for key in sorted({*now, *training.config}) if now.get(key) != training.config.get(key)]
+    keys = [problem.where for problem in config_differences(training.config, config)]
     notes = [f"{name} was trained with another {', '.join(keys)} than config.toml now gives"] if keys else []
     if changes.since(checkpoint, training):
         notes.append(f"{name} was trained on other images or labels than data/{training.dataset} now holds")
