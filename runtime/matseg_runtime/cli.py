@@ -117,6 +117,13 @@ machine_options = option_group(
         show_default=True,
         help="Where the network runs; anything but auto is taken at its word or refused.",
     ),
+    click.option(
+        "--accept-difference",
+        type=click.FloatRange(0, 100),
+        metavar="PERCENT",
+        default=0,
+        help="Go on when no more of the self-test's pixels than this get another label than at export. Default: 0.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use."),
     click.option(
         "--memory", metavar="SIZE", help="Most memory to take, such as 2GB. Default: 60 % of what is free."
@@ -258,6 +265,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
             overwrite=choices["overwrite"],
         ),
         provider=choices["provider"],
+        accepted_difference=choices["accept_difference"] / 100,
         threads=choices["threads"],
         tile=choices["tile"],
         batch=choices["batch"],

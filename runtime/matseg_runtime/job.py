@@ -14,7 +14,7 @@ from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
 from matseg_runtime.prepare import Job, now, open_input, prepare_job
 from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
-from matseg_runtime.report import Summary, drift_warning
+from matseg_runtime.report import Summary, difference_warning, drift_warning
 from matseg_runtime.sink.base import Sink, Unit
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
@@ -177,6 +177,7 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
     warnings = [
         voxel_warning,
         metadata.precision_warning(job.session.provider),
+        difference_warning(job.self_test),
         drift_warning([record.drift for record in records], DRIFT_WARNING),
         _lock_warning(ledger),
         _newcomers_warning(job.source),
@@ -188,6 +189,7 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
         output=job.sink.path,
         provider=job.session.provider,
         provider_reason=job.session.reason,
+        self_test=job.self_test,
         threads=job.session.threads * job.plan.crew.inferrers,
         started=job.started,
         finished=now(),

@@ -47,6 +47,8 @@ class RunOptions:
     source: SourceOptions = field(default_factory=SourceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     provider: ProviderChoice = "auto"
+    accepted_difference: float = 0.0
+    """Share of the self-test's pixels, 0 to 1, that may get another label than at export."""
     threads: int | None = None
     tile: int | None = None
     """Edge length of the largest tile in pixels; None: as large as memory allows."""

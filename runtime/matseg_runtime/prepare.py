@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -21,7 +21,7 @@ from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.regions import require_scikit_image
 from matseg_runtime.report import provenance_text
 from matseg_runtime.segment import constant_answers
-from matseg_runtime.session import Session
+from matseg_runtime.session import SelfTestResult, Session
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Source
@@ -38,6 +38,7 @@ class Job:
     options: RunOptions
     source: Source
     session: Session
+    self_test: SelfTestResult
     plan: Plan
     key: JobKey
     place: Place
@@ -81,10 +82,9 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     started = now()
     if options.wanted.regions is not None:
         require_scikit_image("--quantify")
-    session = _open_session(options, _streams(options))
+    session, self_test = _tested_session(options)
     metadata = session.model.metadata
     place = choose_place(source, options.output, metadata)
-    session.require_self_test()
     shape = _check_first_slice(source, Intake(info=metadata.input, window=options.window))
     earlier = None if options.output.overwrite else read_key(place.ledger_folder)
     plan = Planner(
@@ -97,7 +97,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         on_cpu=session.provider in ("cpu", "openvino"),
     ).plan()
     if session.provider == "cpu" and plan.crew.inferrers < _streams(options):
-        session = _open_session(options, plan.crew.inferrers)
+        session = replace(_open_session(options, "cpu", plan.crew.inferrers), reason=session.reason)
     key = _key(options, source, session, plan, place)
     if options.watch is not None and place.is_volume:
         raise UsageError(f"{place.path}: --watch writes label images into a folder, not one {place.format}")
@@ -107,6 +107,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         options=options,
         source=source,
         session=session,
+        self_test=self_test,
         plan=plan,
         key=key,
         place=place,
@@ -135,7 +136,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
     session = Session.open(
         options.model, provider=_provider_of(key), threads=options.threads, streams=threads
     )
-    session.require_self_test()
+    self_test = session.require_self_test(options.accepted_difference)
     place = choose_place(source, options.output, session.model.metadata)
     found = _key(options, source, session, plan, place)
     if differences := key.differences(found):
@@ -147,6 +148,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
         options=options,
         source=source,
         session=session,
+        self_test=self_test,
         plan=plan,
         key=key,
         place=place,
@@ -161,8 +163,26 @@ def _streams(options: RunOptions) -> int:
     return min(options.threads or available_cpus(), LARGEST_STREAMS)
 
 
-def _open_session(options: RunOptions, streams: int) -> Session:
-    return Session.open(options.model, provider=options.provider, threads=options.threads, streams=streams)
+def _tested_session(options: RunOptions) -> tuple[Session, SelfTestResult]:
+    """The model on a provider that passes its self-test; `auto` goes on to the CPU where another one fails."""
+    streams, accepted = _streams(options), options.accepted_difference
+    session = _open_session(options, options.provider, streams)
+    result = session.self_test()
+    if (
+        options.provider == "auto"
+        and session.provider != "cpu"
+        and result.mismatches > accepted * result.pixels
+    ):
+        failure = f"{session.provider} fails the self-test in {result.mismatches} of {result.pixels} pixels"
+        reason = f"{session.reason}; {failure}"
+        session = replace(_open_session(options, "cpu", streams), reason=reason)
+        result = session.self_test()
+    session.require_passed(result, accepted)
+    return session, result
+
+
+def _open_session(options: RunOptions, provider: ProviderChoice, streams: int) -> Session:
+    return Session.open(options.model, provider=provider, threads=options.threads, streams=streams)
 
 
 def _answers(options: RunOptions, session: Session, plan: Plan) -> Answers | None:

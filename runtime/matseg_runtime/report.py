@@ -15,6 +15,7 @@ from matseg_runtime.gauge import Costs
 from matseg_runtime.ledger import JobKey, Part, SetAsideRecord
 from matseg_runtime.pipeline import StageTimes
 from matseg_runtime.quantities import PhaseFraction
+from matseg_runtime.session import SelfTestResult
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.voxel import PIXEL, VoxelSize
 from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
@@ -33,6 +34,7 @@ class Summary:
     output: Path
     provider: str
     provider_reason: str
+    self_test: SelfTestResult
     threads: int
     started: str
     """UTC, ISO 8601."""
@@ -87,6 +89,7 @@ class Summary:
             "output": str(self.output),
             "provenance": provenance_dict(self.key),
             "provider_reason": self.provider_reason,
+            "self_test": dataclasses.asdict(self.self_test),
             "threads": self.threads,
             "started": self.started,
             "finished": self.finished,
@@ -170,6 +173,16 @@ def summary_lines(summary: Summary) -> list[str]:
 
 def _page_line(summary: Summary) -> str:
     return f"report: {summary.page}" if summary.page is not None else f"no report: {summary.no_page}"
+
+
+def difference_warning(result: SelfTestResult) -> str | None:
+    """What was accepted of a provider that does not give the export's labels."""
+    if result.passed:
+        return None
+    return (
+        f"provider {result.provider} gives {result.mismatches} of {result.pixels} pixels of the self-test another "
+        "label than the export did; accepted with --accept-difference"
+    )
 
 
 def drift_warning(drifts: Sequence[float], threshold: float) -> str | None:

@@ -1,0 +1,89 @@
+"""A provider with other labels than the export's is used only when the user says so, and the report has it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_models
+import pytest
+from click.testing import Result
+
+from matseg_runtime.session import Session
+from matseg_shared.metadata import SelfTest, encode
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def deviating(tmp_path: Path) -> Path:
+    """An int8 model with another label in its self-test than it gives, in one of 1024 pixels."""
+    graph = onnx_models.build_graph()
+    test = onnx_models.self_test_of(graph, 1, "uint8")
+    labels = test.labels.copy()
+    labels[0, 3, 4] = (labels[0, 3, 4] + 1) % 3
+    properties = encode(
+        onnx_models.build_metadata(precision="int8"),
+        SelfTest(image=test.image, labels=labels, margin=test.margin),
+    )
+    return onnx_models.save(graph, properties, tmp_path / "deviating.onnx")
+
+
+def test_what_is_accepted_is_reported(run: Run, deviating: Path, slices: Path, tmp_path: Path) -> None:
+    result = run(deviating, slices, "-o", tmp_path / "out", "--accept-difference", 0.1)
+    assert result.exit_code == 0
+    assert "1 of 1024 pixels of the self-test another label" in result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["self_test"]["mismatches"], report["self_test"]["pixels"]) == (1, 1024)
+
+
+@pytest.mark.parametrize("accepted", [(), ("--accept-difference", 0.09)])
+def test_more_is_refused(
+    run: Run, deviating: Path, slices: Path, tmp_path: Path, accepted: tuple[object, ...]
+) -> None:
+    result = run(deviating, slices, "-o", tmp_path / "out", *accepted)
+    assert result.exit_code == 3
+    assert "1 of 1024 pixels get another label" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def openvino_deviates(monkeypatch: pytest.MonkeyPatch, deviating: Path) -> None:
+    """`auto` and `openvino` bring up a stand-in for OpenVINO that gives other labels than the export."""
+    real = Session.open.__func__  # type: ignore[attr-defined]
+
+    def open_session(path: Path, *, provider: str, **options: Any) -> Session:
+        if provider == "cpu":
+            return real(Session, path, provider=provider, **options)  # type: ignore[no-any-return]
+        opened = real(Session, deviating, provider="cpu", **options)
+        return dataclasses.replace(opened, provider="openvino", reason="auto")
+
+    monkeypatch.setattr(Session, "open", open_session)
+
+
+@pytest.mark.usefixtures("openvino_deviates")
+def test_auto_goes_on_to_the_cpu_and_says_why(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
+    result = run(model, slices, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "on cpu (auto; openvino fails the self-test in 1 of 1024 pixels)" in " ".join(
+        result.output.split()
+    )
+
+
+@pytest.mark.usefixtures("openvino_deviates")
+def test_a_provider_that_was_named_is_refused(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
+    result = run(model, slices, "-o", tmp_path / "out", "--provider", "openvino")
+    assert result.exit_code == 3
+    assert "--accept-difference PERCENT" in result.output
+
+
+@pytest.mark.usefixtures("openvino_deviates")
+def test_auto_stays_where_the_difference_is_accepted(
+    run: Run, model: Path, slices: Path, tmp_path: Path
+) -> None:
+    result = run(model, slices, "-o", tmp_path / "out", "--accept-difference", 1)
+    assert result.exit_code == 0
+    assert "on openvino (auto)" in result.output
