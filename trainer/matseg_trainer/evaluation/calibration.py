@@ -103,5 +103,5 @@ def _tally(
         brier=float((np.square(probabilities).sum(axis=0) - 2 * of_label + 1).clip(0, 2).sum()),
         pixels=np.bincount(bins, minlength=BINS),
         right=np.bincount(bins[predictions == labels], minlength=BINS),
-        confidence=np.bincount(bins, weights=confidence, minlength=BINS),
+        confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(np.float64),
     )

@@ -1,7 +1,8 @@
-"""Everything that is wrong with a data set, at once."""
+"""Everything that is wrong with a data set, at once, and what in it deserves a look."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images import is_grey, read_image
 from matseg_shared.metadata import ClassInfo
 from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
+from matseg_trainer.prepare.ceiling import Ceiling, ceilings
 from matseg_trainer.prepare.class_table import ClassTable
-from matseg_trainer.prepare.label_images import scan_label
+from matseg_trainer.prepare.label_help import LabelHelp, Suspect
+from matseg_trainer.prepare.label_images import LabelScan, read_values, scan_label, unify
+from matseg_trainer.prepare.similarity import Neighbour
 
 _MOST_CLASSES = 255
 _T = TypeVar("_T")
@@ -45,15 +49,28 @@ class CheckResult:
     """The outcome of a check."""
 
     name: str
+    classes: tuple[str, ...]
+    """Names; empty when the class table is missing or wrong."""
     splits: tuple[SplitSummary, ...]
     problems: tuple[str, ...]
+    """What is wrong for certain."""
     notes: tuple[str, ...]
+    suspects: tuple[Suspect, ...]
+    """What looks wrong, and may be right."""
+    neighbours: tuple[Neighbour, ...]
+    """Per image the one most like it in the other splits."""
+    ceilings: tuple[Ceiling, ...]
+    """What IoU the labels allow, if asked for."""
 
 
 @dataclass(slots=True)
 class _Findings:
+    help: LabelHelp | None
+    """None without the packages it needs."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    scans: list[tuple[LabelScan, Path]] = field(default_factory=list)
+    """Of label images of the right size, each with its label array."""
 
     def attempt(self, action: Callable[[], _T]) -> _T | None:
         """The action's result; its error becomes a problem."""
@@ -64,10 +81,26 @@ class _Findings:
             return None
 
 
-def check_dataset(dataset: Dataset, progress: Progress = SILENT) -> CheckResult:
-    """Read every file of every split and list what is wrong; writes nothing."""
-    findings = _Findings()
+def check_dataset(dataset: Dataset, progress: Progress = SILENT, *, ceiling: bool = False) -> CheckResult:
+    """Read every file of every split and list what is wrong; writes nothing.
+
+    Args:
+        dataset: to check.
+        progress: told of every image.
+        ceiling: also compute what IoU the labels allow.
+
+    Raises:
+        MissingExtraError: `ceiling` without the extra `train`.
+    """
+    able = importlib.util.find_spec("scipy") is not None
+    if ceiling and not able:
+        raise MissingExtraError("train", "the ceiling of the labels")
+    findings = _Findings(help=None)
     classes = findings.attempt(lambda: dataset.classes)
+    if able:
+        findings.help = LabelHelp(classes)
+    else:
+        findings.notes.append("slips in labels were not looked for: that needs the extra `train`")
     rows = []
     for split in SPLITS:
         if split in dataset.splits:
@@ -81,9 +114,51 @@ def check_dataset(dataset: Dataset, progress: Progress = SILENT) -> CheckResult:
         if len(values) > 1:
             listing = ", ".join(sorted(values))
             findings.problems.append(f"{dataset.root}: expected images of one {what}, found {listing}")
+    if classes:
+        progress.stage("comparing arrays with label images", len(findings.scans), unit="images")
+        findings.attempt(lambda: _check_arrays_follow(dataset, classes, findings, progress))
+    progress.stage("comparing images with each other")
+    neighbours = findings.attempt(findings.help.finish) if findings.help else None
     return CheckResult(
-        name=dataset.name, splits=tuple(rows), problems=tuple(findings.problems), notes=tuple(findings.notes)
+        name=dataset.name,
+        classes=tuple(item.name for item in classes or ()),
+        splits=tuple(rows),
+        problems=tuple(findings.problems),
+        notes=tuple(findings.notes),
+        suspects=tuple(findings.help.suspects) if findings.help else (),
+        neighbours=neighbours or (),
+        ceilings=_ceilings(dataset, classes, findings) if ceiling and classes else (),
     )
+
+
+def _ceilings(dataset: Dataset, classes: tuple[ClassInfo, ...], findings: _Findings) -> tuple[Ceiling, ...]:
+    found: list[Ceiling] = []
+    for split in dataset.splits:
+        found += findings.attempt(lambda split=split: ceilings(dataset, split, classes)) or ()  # type: ignore[misc]
+    return tuple(found)
+
+
+def _check_arrays_follow(
+    dataset: Dataset, classes: tuple[ClassInfo, ...], findings: _Findings, progress: Progress
+) -> None:
+    """Find arrays that were not made again after their label image was changed."""
+    if not findings.scans:
+        return
+    known = frozenset(item.label_value for item in classes if isinstance(item.label_value, int))
+    kind, _ = unify([scan for scan, _ in findings.scans], known)
+    if isinstance(classes[0].label_value, int) != (kind != "colour"):
+        return
+    table = ClassTable(kind=kind, classes=classes)
+    for scan, path in findings.scans:
+        progress.advance()
+        values, labels = read_values(scan.path, kind), load_array(path, len(classes))
+        changed = np.isin(values, table.values) & (table.values[labels] != values)
+        if changed.any():
+            split = path.parent.parent.name
+            findings.problems.append(
+                f"{path}: expected the classes of {scan.path.name}, found {int(changed.sum())} pixel(s) of others; "
+                f"run `matseg-prep labels {dataset.name} {split} --overwrite`"
+            )
 
 
 def _check_split(
@@ -117,8 +192,14 @@ def _check_split(
             continue
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         sizes[shape], dtypes[pixels.dtype.name], channels[1 if is_grey(pixels) else 3] = None, None, None
-        _check_label(labels.get(image), image, shape, classes, findings)
-        counts += _check_array(dataset.array_path(image), image, shape, n_class, findings)
+        scan = _check_label(labels.get(image), image, shape, classes, findings)
+        array = _check_array(dataset.array_path(image), image, shape, n_class, findings)
+        if array is not None:
+            counts += np.bincount(array.ravel(), minlength=n_class)
+            if scan is not None:
+                findings.scans.append((scan, dataset.array_path(image)))
+        if findings.help is not None:
+            findings.help.look(split, image, pixels, array)
     total = counts.sum()
     return SplitSummary(
         split=split,
@@ -152,10 +233,11 @@ def _check_label(
     shape: tuple[int, int],
     classes: tuple[ClassInfo, ...] | None,
     findings: _Findings,
-) -> None:
+) -> LabelScan | None:
+    """The scan of a label image of the right size."""
     scan = findings.attempt(lambda: scan_label(label)) if label is not None else None
     if scan is None:
-        return
+        return None
     if scan.shape != shape:
         findings.problems.append(_other_size(scan.path, image, shape, scan.shape))
     if classes and isinstance(classes[0].label_value, int) == (scan.kind != "colour"):
@@ -163,21 +245,21 @@ def _check_label(
         for image_with_strays in table.strays([scan]):
             shown = shorten([table.shown(stray.value) for stray in image_with_strays.strays])
             message = f"{image_with_strays.pixels} pixel(s) with values that stand for no class: {shown}"
-            findings.notes.append(f"{scan.path}: {message}")
+            findings.notes.append(
+                f"{scan.path}: {message}; repaint them, or let `matseg-prep labels --nearest` take the nearest class"
+            )
+    return scan if scan.shape == shape else None
 
 
 def _check_array(
     path: Path, image: Path, shape: tuple[int, int], n_class: int, findings: _Findings
-) -> NDArray[np.int64]:
-    """(n_class,) pixels per class; zeros when there is no good array."""
-    nothing = np.zeros(n_class, dtype=np.int64)
+) -> NDArray[np.uint8] | None:
+    """(H, W) class indices; None when there is no good array."""
     array = findings.attempt(lambda: load_array(path, n_class)) if path.is_file() else None
-    if array is None:
-        return nothing
-    if array.shape != shape:
+    if array is not None and array.shape != shape:
         findings.problems.append(_other_size(path, image, shape, (array.shape[0], array.shape[1])))
-        return nothing
-    return np.bincount(array.ravel(), minlength=n_class).astype(np.int64)
+        return None
+    return array
 
 
 def _other_size(path: Path, image: Path, expected: tuple[int, int], found: tuple[int, int]) -> str:

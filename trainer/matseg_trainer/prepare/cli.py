@@ -213,19 +213,29 @@ def split(
     click.echo(f"matseg-prep labels {names[0]} train validate test")
 
 
-@main.command(examples=[Example("every file of every split", "matseg-prep check steel")])
+@main.command(
+    examples=[
+        Example("every file of every split", "matseg-prep check steel"),
+        Example("and what IoU these labels allow at all", "matseg-prep check steel --ceiling"),
+    ]
+)
 @dataset_argument
+@click.option("--ceiling", is_flag=True, help="What moving the labels' boundaries by a pixel costs in IoU.")
 @workspace_option
 @json_option
 @debug_option
-def check(dataset: str, workspace: Path | None, as_json: bool) -> int:
-    """Check all splits of a data set, print what is in it, and name every problem."""
+def check(dataset: str, ceiling: bool, workspace: Path | None, as_json: bool) -> int:
+    """Check all splits of a data set: print what is in it, name every problem, and point out likely slips.
+
+    Problems end it with exit code 2. What only looks wrong does not: tiny regions, labels beside their image, images
+    that are nearly the same.
+    """
     from matseg_trainer.prepare import report
     from matseg_trainer.prepare.check import check_dataset
 
     opened = Workspace.find(workspace).dataset(dataset)
     with shown_progress() as progress:
-        result = check_dataset(opened, progress)
+        result = check_dataset(opened, progress, ceiling=ceiling)
     if as_json:
         print_json(result)
     else:

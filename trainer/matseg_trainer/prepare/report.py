@@ -11,9 +11,15 @@ from matseg_trainer.prepare.class_table import stray_message
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from matseg_trainer.prepare.ceiling import Ceiling
     from matseg_trainer.prepare.check import CheckResult
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
+    from matseg_trainer.prepare.similarity import Neighbour
+
+
+_ALIKE = 0.5
 
 
 def asks() -> bool:
@@ -79,9 +85,66 @@ def print_check(console: Console, result: CheckResult) -> None:
         channels = ", ".join(map(str, row.channels))
         table.add_row(row.split, *counts, sizes, ", ".join(row.dtypes), channels, shares or "-")
     console.print(table)
+    if result.neighbours:
+        console.print(_neighbour_table(result.neighbours))
+    if result.ceilings:
+        console.print(_ceiling_table(result))
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
+    for suspect in result.suspects:
+        console.print(f"look at: {suspect}", markup=False)
     for problem in result.problems:
         console.print(f"problem: {problem}", markup=False)
     words = f"{len(result.problems)} problem(s)" if result.problems else "no problem found"
-    console.print(f"{result.name}: {words}", markup=False)
+    looks = f", {len(result.suspects)} thing(s) to look at" if result.suspects else ""
+    console.print(f"{result.name}: {words}{looks}", markup=False)
+
+
+def _neighbour_table(neighbours: Sequence[Neighbour]) -> Table:
+    """Per pair of splits the image most like one of the other split."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="most alike across splits (correlation, 1 is equal)", title_justify="left")
+    for heading in ("image", "is like", "structure", "detail"):
+        table.add_column(heading, overflow="fold")
+    pairs: dict[tuple[str, str], Neighbour] = {}
+    for item in sorted(neighbours, key=lambda item: -(item.detail or 0.0)):
+        low, high = sorted((item.split, item.other_split))
+        pairs.setdefault((low, high), item)
+    for item in pairs.values():
+        detail = "-" if item.detail is None else f"{item.detail:.3f}"
+        alike = item.structure >= _ALIKE  # else how it would be turned means nothing
+        way = f", {item.how}" if alike and item.how != "as it is" else ""
+        table.add_row(
+            escape(f"{item.split}/{item.path.name}{way}"),
+            escape(f"{item.other_split}/{item.other.name}"),
+            f"{item.structure:.3f}",
+            detail,
+        )
+    return table
+
+
+def _ceiling_table(result: CheckResult) -> Table:
+    """IoU of the labels with themselves, boundaries moved."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    splits: dict[str, list[Ceiling]] = {}
+    for item in result.ceilings:
+        splits.setdefault(item.split, []).append(item)
+    shifts = " and ".join(f"{item.shift:g}" for item in next(iter(splits.values())))
+    table = Table(title=f"IoU of labels whose boundaries are moved by {shifts} px", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for index, name in enumerate(result.classes):
+        table.add_row(
+            escape(name), *(_figures([item.iou[index] for item in items]) for items in splits.values())
+        )
+    table.add_row("mean", *(_figures([item.mean_iou for item in items]) for items in splits.values()))
+    return table
+
+
+def _figures(values: Sequence[float | None]) -> str:
+    return "  ".join("-" if value is None else f"{value:.4f}" for value in values)

@@ -1,0 +1,149 @@
+"""What in a data set looks like a slip: for a person to look at, since it may be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.metadata import ClassInfo
+from matseg_trainer.dataset import shorten
+from matseg_trainer.prepare import regions
+from matseg_trainer.prepare.alignment import find_misalignment
+from matseg_trainer.prepare.regions import TinyRegions, find_tiny_regions
+from matseg_trainer.prepare.similarity import (
+    COPY,
+    NEAR_COPY,
+    Neighbour,
+    Portrait,
+    nearest_neighbours,
+    portrait,
+    to_grey,
+)
+
+SuspectKind = Literal["tiny_regions", "misaligned", "copy", "near_copy", "shared_source"]
+_CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")
+"""The names that `matseg-prep crop` gives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """One file that deserves a look."""
+
+    path: Path
+    kind: SuspectKind
+    message: str
+    """What was found and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+@dataclass(slots=True)
+class LabelHelp:
+    """Gathers what is suspicious, image by image; `finish` compares them with each other."""
+
+    classes: tuple[ClassInfo, ...] | None
+    suspects: list[Suspect] = field(default_factory=list)
+    portraits: list[Portrait] = field(default_factory=list)
+
+    def look(
+        self, split: str, image: Path, pixels: NDArray[np.generic], labels: NDArray[np.uint8] | None
+    ) -> None:
+        """Examine one image.
+
+        Args:
+            split: where it belongs.
+            image: the file.
+            pixels: (H, W) or (H, W, 3).
+            labels: (H, W) class indices of the same size, if there are good ones.
+        """
+        grey = to_grey(pixels)
+        likeness = portrait(split, image, grey)
+        if likeness is not None:
+            self.portraits.append(likeness)
+        if labels is None:
+            return
+        tiny = find_tiny_regions(labels)
+        if tiny:
+            self._suspect(
+                image,
+                "tiny_regions",
+                f"region(s) of at most {regions.SMALLEST} pixels: {'; '.join(map(self._tiny, tiny))}; "
+                "repaint what is a slip of the brush",
+            )
+        shift = find_misalignment(grey, labels)
+        if shift is not None:
+            down = f"{abs(shift.dy)} pixel(s) {'down' if shift.dy > 0 else 'up'}"
+            right = f"{abs(shift.dx)} to the {'right' if shift.dx > 0 else 'left'}"
+            self._suspect(
+                image,
+                "misaligned",
+                f"its labels would fit better moved {down} and {right} (edges under the boundaries "
+                f"{shift.gain:.2f} times as strong); see whether image and label image were cropped alike",
+            )
+
+    def finish(self) -> tuple[Neighbour, ...]:
+        """Compare all images; the nearest neighbour in other splits of each image.
+
+        Raises:
+            ImageError: an image is gone or damaged by now.
+        """
+        neighbours = nearest_neighbours(self.portraits)
+        pairs = {frozenset((item.path, item.other)): item for item in neighbours}
+        for item in pairs.values():
+            if item.detail is not None and item.detail >= NEAR_COPY:
+                self._report_copy(item)
+        for path, message in _shared_sources([(item.split, item.path) for item in self.portraits]):
+            self._suspect(path, "shared_source", message)
+        return tuple(item for item in neighbours if item.split != item.other_split)
+
+    def _tiny(self, found: TinyRegions) -> str:
+        name = self.classes[found.index].name if self.classes else f"class {found.index}"
+        places = ", ".join(f"x {x} y {y}" for x, y in found.places)
+        more = ", ..." if found.count > len(found.places) else ""
+        return f"{found.count} of {name} ({places}{more})"
+
+    def _report_copy(self, item: Neighbour) -> None:
+        other = f"{item.other_split}/images/{item.other.name}"
+        way = "" if item.how == "as it is" else f" ({item.how})"
+        if item.split == item.other_split:
+            remedy = "remove one, unless that is meant"
+        else:
+            remedy = "figures on one split would tell of the other, so remove it from one"
+        is_copy = item.detail is not None and item.detail >= COPY
+        what = "is the same picture as" if is_copy else "is nearly the same picture as"
+        self._suspect(
+            item.path,
+            "copy" if is_copy else "near_copy",
+            f"{what} {other}{way}, correlation of details {item.detail:.3f}; {remedy}",
+        )
+
+    def _suspect(self, path: Path, kind: SuspectKind, message: str) -> None:
+        self.suspects.append(Suspect(path=path, kind=kind, message=message))
+
+
+def _shared_sources(images: Sequence[tuple[str, Path]]) -> Iterator[tuple[Path, str]]:
+    """Images of different splits that have one name, or are crops of one image by their names."""
+    groups: dict[str, dict[str, list[Path]]] = {}
+    for split, path in images:
+        match = _CROP.fullmatch(path.stem)
+        source = match["source"] if match else path.stem
+        groups.setdefault(source, {}).setdefault(split, []).append(path)
+    for source, splits in groups.items():
+        if len(splits) < 2:
+            continue
+        (first, *_), *others = splits.values()
+        listing = "; ".join(
+            f"{split}: {shorten([path.name for path in paths])}" for split, paths in splits.items()
+        )
+        yield (
+            first,
+            f"by its name it shows the same as {sum(map(len, others))} image(s) of other splits, all of {source} "
+            f"({listing}); keep what comes from one image in one split",
+        )
