@@ -13,7 +13,7 @@ from matseg_trainer import inference
 from matseg_trainer.halo import measure_halo
 from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.networks import build_network
-from matseg_trainer.networks.base import count_parameters, vgg16_blocks
+from matseg_trainer.networks.base import count_parameters, decide, vgg16_blocks
 from matseg_trainer.networks.segnet import max_pool_with_origin, max_unpool
 
 NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
@@ -129,3 +129,10 @@ def test_halo_is_exactly_what_tiles_need(name: str, monkeypatch: pytest.MonkeyPa
     rounding = np.abs(logits(halo) - whole).max()
     assert rounding < 1e-4
     assert np.abs(logits(halo - network.stride) - whole).max() > 10 * max(rounding, 1e-6)
+
+
+@pytest.mark.parametrize("n_class", [2, 3, 5])
+def test_the_decision_is_argmax(n_class: int) -> None:
+    """Ties included: few values, so that many pixels have them."""
+    logits = torch.randint(0, 3, (2, n_class, 30, 40), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(decide(logits), logits.argmax(dim=1))

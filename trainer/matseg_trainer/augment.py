@@ -94,8 +94,7 @@ def _corner(
     """Upper-left corner of a crop: anywhere, or so that a pixel of a class drawn at random lies in it."""
     room = [full - part for full, part in zip(labels.shape, size, strict=True)]
     if focus and max(room) and rng.random() < focus:
-        classes = np.unique(labels)
-        classes = classes[classes != IGNORED]
+        classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORED)[:IGNORED])
         if len(classes):
             places = np.flatnonzero(labels == rng.choice(classes))
             place = np.unravel_index(int(rng.choice(places)), labels.shape)

@@ -13,7 +13,7 @@ from matseg_shared.images import PixelArray
 from matseg_shared.metadata import InputInfo
 from matseg_shared.tiling import pad_to_stride, plan_tiles, smallest_tile
 from matseg_trainer.halo import measure_halo
-from matseg_trainer.networks.base import SegmentationNetwork, normalise
+from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 
 TILE_BYTES = 3 << 30
 """Memory that the largest activations of one tile may take, about."""
@@ -69,7 +69,7 @@ class TorchPredictor:
     def predict(self, pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
         logits = torch.from_numpy(self.logits(pixels))
-        labels: NDArray[np.uint8] = logits.argmax(dim=0).to(torch.uint8).numpy()
+        labels: NDArray[np.uint8] = decide(logits.unsqueeze(0))[0].to(torch.uint8).numpy()
         probabilities: NDArray[np.float32] = torch.softmax(logits, dim=0).numpy()
         return labels, probabilities
 

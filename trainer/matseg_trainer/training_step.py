@@ -18,7 +18,7 @@ from matseg_trainer.data import Batch
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World, synchronise_batch_norm
 from matseg_trainer.losses import REGION_LOSSES, TEACHER_SHARE, Target, distillation, weighted_cross_entropy
-from matseg_trainer.networks.base import SegmentationNetwork, normalise
+from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -38,9 +38,8 @@ class RunningScore:
         """Count a batch: logits (N, K, ...), labels (N, ...)."""
         self.loss_sum += loss_sum
         self.weight_sum += weight_sum
-        known = labels != IGNORED
-        pairs = labels[known] * self.n_class + logits.argmax(dim=1)[known]
-        counts = torch.bincount(pairs, minlength=self.n_class**2).cpu().numpy()
+        pairs = labels * self.n_class + decide(logits)
+        counts = torch.bincount(pairs[labels != IGNORED], minlength=self.n_class**2).cpu().numpy()
         self.matrix += counts.reshape(self.n_class, self.n_class)
 
     def gathered(self, world: World) -> RunningScore:
