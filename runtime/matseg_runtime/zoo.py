@@ -6,7 +6,6 @@ for on this machine only, and a file is used only when it is the very one that t
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.metadata
 import os
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.model import read_model_bytes
 from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.help import did_you_mean
 from matseg_shared.metadata import Precision
 
 PREFIX = "zoo:"
@@ -77,9 +77,8 @@ class ZooIndex(BaseModel):
         listing = f"the zoo has {', '.join(names) or 'no model yet'}"
         if not name:
             raise UsageError(f"{PREFIX}: expected the name of a model, as in {PREFIX}NAME; {listing}")
-        near = difflib.get_close_matches(name.lower(), names, n=1)
-        hint = f"did you mean {PREFIX}{near[0]}? ({listing})" if near else listing
-        raise UsageError(f"{PREFIX}{name}: there is no such model in the zoo; {hint}")
+        hint = did_you_mean(name, names, f"; did you mean {PREFIX}{{}}?")
+        raise UsageError(f"{PREFIX}{name}: there is no such model in the zoo{hint}; {listing}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,14 @@ Everything lands in the workspace under the data set's name, where a user's own 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
+import shlex
 import time
 from pathlib import Path
 
 from matseg_shared.command import console
-from matseg_shared.errors import MatsegError
 from matseg_shared.files import atomic_write
 from matseg_shared.images import read_image
+from matseg_trainer.commands import run_command
 from matseg_trainer.dataset import Dataset, load_array
 from matseg_trainer.otsu import otsu_iou
 from matseg_trainer.workspace import Workspace
@@ -40,7 +38,7 @@ def main() -> None:
         f"matseg-verify {model.as_posix()}",
         f"matseg-run {model.as_posix()} {raw.as_posix()} --overwrite",
     ):
-        _run(command, workspace.root)
+        run_command(shlex.split(command), workspace.root)
     dataset = workspace.dataset(DATASET)
     threshold = otsu_iou(
         (read_image(sample.image), load_array(sample.array, 2)) for sample in dataset.samples("test")
@@ -60,20 +58,6 @@ def main() -> None:
         f"  {workspace.root / model}  the model: all that a machine without torch needs",
         soft_wrap=True,
     )
-
-
-def _run(command: str, folder: Path) -> None:
-    """Run one of our commands beside this interpreter, and end as it ends when it fails."""
-    program, *arguments = command.split()
-    found = shutil.which(program, path=str(Path(sys.executable).parent))
-    if found is None:
-        raise MatsegError(
-            f"{program}: not installed beside {sys.executable}; pip install 'matseg[train,cpu]'"
-        )
-    console().print(f"\n[bold]$ {command}[/bold]")
-    done = subprocess.run([found, *arguments], cwd=folder, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def draw_walk(dataset: Dataset, path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Every model of the zoo works on this machine, and its file, card and index say the same of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from matseg_runtime.session import Session
+from matseg_runtime.zoo import ZOO_VARIABLE, ZooModel, locate, read_index
+from matseg_trainer.config import VersionConfig, load_config
+from matseg_trainer.zoo.build import LARGEST_MODEL
+from matseg_trainer.zoo.checkout import ZooCheckout
+from matseg_trainer.zoo.pages import pages
+
+ROOT = Path(__file__).parents[2]
+MODELS = read_index().models
+each_model = pytest.mark.parametrize("model", MODELS, ids=[model.name for model in MODELS])
+
+
+@pytest.fixture(autouse=True)
+def _only_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ZOO_VARIABLE, raising=False)
+
+
+@each_model
+def test_its_self_test_passes_on_the_cpu(model: ZooModel) -> None:
+    path = locate(f"zoo:{model.name}")
+    assert path == ROOT / "models_zoo" / model.file
+    result = Session.open(path, provider="cpu", threads=1).self_test()
+    assert result.passed
+    assert result.pixels > 0
+
+
+@each_model
+def test_it_is_small(model: ZooModel) -> None:
+    size = (ROOT / "models_zoo" / model.file).stat().st_size
+    assert size == model.bytes
+    assert size <= LARGEST_MODEL == 8_000_000
+
+
+@each_model
+def test_config_toml_still_makes_it(model: ZooModel) -> None:
+    training = Session.open(locate(f"zoo:{model.name}"), provider="cpu", threads=1).model.metadata.training
+    now = load_config(ROOT / "config.toml").version(model.dataset, model.version)
+    assert VersionConfig.model_validate(training.config) == now
+
+
+def test_cards_and_indexes_are_what_the_files_say() -> None:
+    for page in pages(ZooCheckout.find()):
+        assert page.path.read_text(encoding="utf-8") == page.text, (
+            f"{page.path}: python -m matseg_trainer.zoo cards"
+        )
+
+
+def test_the_index_lists_every_model_file() -> None:
+    files = {path.parent.name for path in (ROOT / "models_zoo").glob("*/model.onnx")}
+    assert files == {model.name for model in MODELS}
+    assert "dendrites" in files

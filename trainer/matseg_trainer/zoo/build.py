@@ -1,0 +1,157 @@
+"""From a data set to a model of the zoo, and from a trained checkpoint to one.
+
+```
+build:    prepare ─> train (again with other seeds) ─┐
+publish:                                             └─> export ─> evaluate ─> check ─> model.onnx, figures.json, pages
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matseg_runtime.model import read_model_bytes
+from matseg_runtime.session import Session
+from matseg_shared.errors import ModelError
+from matseg_shared.evaluation import read_evaluation
+from matseg_shared.files import atomic_write, write_text
+from matseg_trainer.commands import run_command
+from matseg_trainer.workspace import Workspace
+from matseg_trainer.zoo.card import check_model
+from matseg_trainer.zoo.checkout import ZooCheckout, ZooEntry
+from matseg_trainer.zoo.description import Description, read_description
+from matseg_trainer.zoo.figures import Accuracy, ZooFigures, read_figures
+from matseg_trainer.zoo.pages import write_pages
+from matseg_trainer.zoo.speed import measure_speed
+
+LARGEST_MODEL = 8_000_000
+"""Bytes of a model file: the repository stays small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """One model of the zoo and the workspace it is made in."""
+
+    zoo: ZooCheckout
+    entry: ZooEntry
+    workspace: Workspace
+    description: Description
+
+    @classmethod
+    def of(cls, zoo: ZooCheckout, name: str, workspace: Workspace) -> Builder:
+        """Read what is to be made, before any work.
+
+        Raises:
+            UsageError: nothing of that name is described.
+            ConfigError: the description, or the version it names, is wrong or missing.
+        """
+        entry = zoo.entry(name)
+        description = read_description(entry.description)
+        workspace.config().version(description.dataset, description.version)
+        return cls(zoo=zoo, entry=entry, workspace=workspace, description=description)
+
+    def build(self, seeds: int = 1) -> tuple[Path, ...]:
+        """Prepare the data, train and publish.
+
+        Args:
+            seeds: trainings in all; those beside the version's own show how much the seed matters and are not kept.
+
+        Returns:
+            Every file of the zoo that was written.
+
+        Raises:
+            SystemExit: a command failed, and has said why.
+            MatsegError: see `publish`.
+        """
+        for words in self.description.preparation():
+            run_command(words, self.workspace.root)
+        own = self.workspace.config().version(self.description.dataset, self.description.version).seed
+        others = [seed for seed in range(seeds) if seed != own][: seeds - 1]
+        results = []
+        for seed in others:
+            run_command(self.description.training("--no-save", "--seed", str(seed)), self.workspace.root)
+            results.append(best_mean_iou(self.workspace.log / f"{self.description.trained_name}.jsonl"))
+        run_command(self.description.training(), self.workspace.root)
+        return self.publish(results)
+
+    def publish(self, seeds: Sequence[float] = ()) -> tuple[Path, ...]:
+        """Export the trained checkpoint, measure that file, and put it into the zoo when it is fit for it.
+
+        Args:
+            seeds: validation mean IoU of further trainings.
+
+        Returns:
+            Every file of the zoo that was written.
+
+        Raises:
+            SystemExit: a command failed, and has said why.
+            ModelError: the file is too large, or not what is described.
+            OutputError: a file cannot be written.
+        """
+        made = self.workspace.saved / f"zoo_{self.entry.name}.onnx"
+        relative = made.relative_to(self.workspace.root).as_posix()
+        run_command(self.description.export(relative), self.workspace.root)
+        run_command(self.description.evaluation(relative), self.workspace.root)
+        return self._store(made, seeds)
+
+    def _store(self, made: Path, seeds: Sequence[float]) -> tuple[Path, ...]:
+        content = read_model_bytes(made)
+        if len(content) > LARGEST_MODEL:
+            raise ModelError(
+                f"{made}: expected a model of at most {LARGEST_MODEL / 1e6:.0f} MB, found {len(content) / 1e6:.1f} MB; "
+                f"describe a narrower version or precision int8 in {self.entry.description}"
+            )
+        session = Session.open(made, provider="cpu")
+        check_model(self.description, session.model)
+        session.require_self_test()
+        figures = ZooFigures(
+            model_sha256=session.model.sha256,
+            accuracy=Accuracy.of(read_evaluation(self._evaluation_path)),
+            speed=measure_speed(session),
+            seeds=tuple(seeds),
+        )
+        with atomic_write(self.entry.model) as stream:
+            stream.write(content)
+        write_text(self.entry.figures, figures.model_dump_json(indent=1) + "\n")
+        return (self.entry.model, self.entry.figures, *write_pages(self.zoo))
+
+    @property
+    def _evaluation_path(self) -> Path:
+        """Where matseg-evaluate leaves its document."""
+        description = self.description
+        return self.workspace.log / f"{description.trained_name}_{description.split}_onnx.json"
+
+
+def time_again(entry: ZooEntry) -> ZooFigures:
+    """Measure the speed of a model of the zoo anew, on this machine as it is now, and keep its other figures.
+
+    Raises:
+        MatsegError: files of the model are missing or damaged.
+        OutputError: the figures cannot be written.
+    """
+    figures = read_figures(entry.figures)
+    session = Session.open(entry.model, provider="cpu")
+    figures = figures.model_copy(update={"speed": measure_speed(session)})
+    write_text(entry.figures, figures.model_dump_json(indent=1) + "\n")
+    return figures
+
+
+def best_mean_iou(log: Path) -> float:
+    """Validation mean IoU of the best epoch of a training.
+
+    Args:
+        log: `log/<name>.jsonl`.
+
+    Raises:
+        ModelError: it is missing or no such log.
+    """
+    try:
+        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        return max(float(record["validate"]["mean_iou"]) for record in records)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{log}: expected the log of a training, one JSON line per epoch, found {error}; train the version again"
+        ) from error

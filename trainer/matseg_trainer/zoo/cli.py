@@ -1,0 +1,99 @@
+"""`python -m matseg_trainer.zoo`: for those who make models of the zoo; those who use them need `zoo:NAME` only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from matseg_shared.command import console, debug_option
+from matseg_trainer.workspace import Workspace, workspace_option
+
+
+@click.group()
+def main() -> None:
+    """Build the models zoo in a source checkout; the files of each model are described in docs/zoo.md."""
+
+
+@main.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of each model."
+)
+@workspace_option
+@debug_option
+def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
+    """Prepare, train, export and measure models (all that are described, when none is named)."""
+    from matseg_trainer.cli import require_train_extra
+
+    require_train_extra("building a model of the zoo")
+    from matseg_trainer.zoo.build import Builder
+    from matseg_trainer.zoo.checkout import ZooCheckout
+
+    zoo, place = ZooCheckout.find(), Workspace.find(workspace)
+    chosen = names or tuple(entry.name for entry in zoo.entries)
+    builders = [
+        Builder.of(zoo, name, place) for name in chosen
+    ]  # each described rightly, before hours of training
+    for builder in builders:
+        _tell(builder.build(seeds), zoo.root)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--seed-log",
+    "logs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Log (.jsonl) of a further training that differs in its seed only; may be given several times.",
+)
+@workspace_option
+@debug_option
+def publish(name: str, logs: tuple[Path, ...], workspace: Path | None) -> None:
+    """Export and measure the checkpoint that is already trained, and put it into the zoo as NAME."""
+    from matseg_trainer.cli import require_train_extra
+
+    require_train_extra("building a model of the zoo")
+    from matseg_trainer.zoo.build import Builder, best_mean_iou
+    from matseg_trainer.zoo.checkout import ZooCheckout
+
+    zoo = ZooCheckout.find()
+    builder = Builder.of(zoo, name, Workspace.find(workspace))
+    _tell(builder.publish([best_mean_iou(log) for log in logs]), zoo.root)
+
+
+@main.command(name="time")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@debug_option
+def time_main(names: tuple[str, ...]) -> None:
+    """Measure the speed of models (all of them, when none is named) anew; do it where nothing else is running."""
+    from matseg_trainer.zoo.build import time_again
+    from matseg_trainer.zoo.checkout import ZooCheckout
+    from matseg_trainer.zoo.pages import write_pages
+
+    zoo = ZooCheckout.find()
+    for entry in [zoo.entry(name) for name in names] or zoo.built:
+        speed = time_again(entry).speed
+        console().print(f"{entry.name}: {speed.median * 1e3:.1f} ms, {speed.megapixels_per_second:.1f} Mpixel/s")
+    _tell(write_pages(zoo), zoo.root)
+
+
+@main.command()
+@debug_option
+def cards() -> None:
+    """Write all cards and indexes anew from the files of the zoo, after a change of a model.toml."""
+    from matseg_trainer.zoo.checkout import ZooCheckout
+    from matseg_trainer.zoo.pages import write_pages
+
+    zoo = ZooCheckout.find()
+    _tell(write_pages(zoo), zoo.root)
+    for entry in zoo.entries:
+        if entry not in zoo.built:
+            console().print(f"not built: {entry.name}; python -m matseg_trainer.zoo build {entry.name}")
+
+
+def _tell(paths: Iterable[Path], root: Path) -> None:
+    for path in paths:
+        console().print(f"written: {path.relative_to(root)}")
