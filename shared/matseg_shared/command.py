@@ -9,7 +9,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
@@ -164,10 +163,3 @@ def console(*, stderr: bool = False) -> Console:
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, highlight=False, width=None if terminal else 200, soft_wrap=not terminal)
-
-
-def step_progress(description: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """See `matseg_shared.progress.step_progress`."""
-    from matseg_shared import progress
-
-    return progress.step_progress(description)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from matseg_runtime.complete import complete_model
 from matseg_shared.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.errors import MissingExtraError, UsageError
-from matseg_shared.evaluation import BOUNDARY_TOLERANCE
 from matseg_shared.help import Choice, Command, Example
 from matseg_shared.progress import shown_progress, step_progress
 from matseg_shared.report_page.option import page_option
@@ -21,6 +21,9 @@ from matseg_trainer.workspace import Workspace, workspace_option
 if TYPE_CHECKING:
     from matseg_shared.metadata import Precision
     from matseg_trainer.evaluate import Predictor
+
+# the same as in matseg_shared.evaluation, here because --help must not load that
+BOUNDARY_TOLERANCE = 2.0
 
 
 def require_train_extra(command: str) -> None:
@@ -177,6 +180,7 @@ def train_main(
 @click.option(
     "--model",
     type=click.Path(path_type=Path, dir_okay=False),
+    shell_complete=complete_model,
     help="Evaluate this exported ONNX file instead of the checkpoint.",
 )
 @click.option(
