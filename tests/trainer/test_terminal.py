@@ -1,0 +1,340 @@
+"""All commands alike: examples that work, quick help, JSON, completion, and `matseg` that knows the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx_models
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner, Result
+
+from matseg_runtime.cli import PROVIDERS, run_main
+from matseg_runtime.providers import PROVIDER_CHOICES
+from matseg_shared import evaluation
+from matseg_shared.completion import ColonBashComplete, completion_script
+from matseg_shared.help import Command, Group
+from matseg_shared.onnx_properties import read_properties
+from matseg_trainer import cli, summaries
+from matseg_trainer.matseg_cli import commands, main
+from matseg_trainer.overview import state
+
+PROJECT = Path(__file__).parents[2]
+
+
+def all_commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command, those of groups too, by the words that are typed."""
+
+    def walk(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        yield words, command
+        if isinstance(command, click.Group) and command is not main:
+            for name, inner in command.commands.items():
+                yield from walk(f"{words} {name}", inner)
+
+    yield from walk("matseg", main)
+    yield from ((f"matseg {name}", command) for name, command in main.commands.items())
+    for entry in commands().values():
+        yield from walk(entry.name, entry.load())
+
+
+ALL = dict(all_commands())
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_explains_itself(name: str) -> None:
+    command = ALL[name]
+    assert isinstance(command, Command | Group)
+    assert command.examples or command.hidden
+    shown = CliRunner().invoke(command, ["-h"])
+    assert shown.exit_code == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 80 or name in ("matseg-run", "matseg-quantify")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(name, item.line) for name, command in ALL.items() for item in command.examples]
+)
+def test_every_example_is_a_line_that_the_command_takes(name: str, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    for end in (">", ">>"):
+        words = words[: words.index(end)] if end in words else words
+    program = words.pop(0)
+    assert name.split()[0] in (program, "matseg")
+    command: click.Command = ALL[program]
+    context = command.make_context(program, words)
+    while isinstance(command, click.Group) and context.invoked_subcommand is None and context._protected_args:
+        _, inner, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert inner is not None
+        command, context = inner, inner.make_context(inner.name, words, parent=context)
+
+
+def test_constants_that_help_repeats_are_the_same() -> None:
+    assert cli.BOUNDARY_TOLERANCE == evaluation.BOUNDARY_TOLERANCE
+    assert tuple(PROVIDERS.choices) == PROVIDER_CHOICES
+
+
+def test_help_is_quick_because_it_imports_little() -> None:
+    code = (
+        "import sys; from matseg_trainer.matseg_cli import main; main(['--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'onnxruntime', 'pydantic', 'rich', 'matplotlib', 'zarr'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("prep", "train", "run", "quantify", "verify", "completion", "status"):
+        assert f"\n  {words} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, command in ALL.items() if not isinstance(command, click.Group)]
+)
+def test_every_command_with_a_result_has_json(name: str) -> None:
+    options = {option for param in ALL[name].params for option in param.opts}
+    assert ("--json" in options) == (name != "matseg completion")
+
+
+def test_a_misspelt_command_gets_a_suggestion() -> None:
+    result = invoke("evalute", "--json")
+    assert result.exit_code == 2
+    assert "Did you mean 'evaluate'?" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_versions_are_told_without_torch() -> None:
+    document = json.loads(invoke("--version", "--json").stdout)
+    assert document["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert document["providers"]["cpu"] is None
+    assert document["problem"] is None
+    assert "onnxruntime" in invoke("--version").stdout
+
+
+# --- completion ----------------------------------------------------------------------------------------------------
+
+
+def completed(command: click.Command, *words: str) -> list[str]:
+    """What a shell would offer for the last word."""
+    shell = ShellComplete(command, {}, "matseg", "_MATSEG_COMPLETE")
+    return [item.value for item in shell.get_completions(list(words[:-1]), words[-1]) if item.type == "plain"]
+
+
+@pytest.fixture
+def there(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is the workspace."""
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("train ", ["discs"]),
+        ("train d", ["discs"]),
+        ("train x", []),
+        ("train discs ", ["v1", "v2", "v3"]),
+        ("export discs v", ["v1", "v2", "v3"]),
+        ("evaluate discs v1 --test-folder v", ["validate"]),
+        ("prep labels discs ", ["test", "train", "validate"]),
+        ("prep labels discs test t", ["train"]),
+        ("prep la", ["labels"]),
+        ("verify m.onnx --provider o", ["openvino"]),
+        ("completion ", ["bash", "zsh", "fish"]),
+        ("tra", ["train"]),
+    ],
+)
+def test_what_is_offered(line: str, offered: list[str]) -> None:
+    assert completed(main, *line.split(" ")) == offered
+
+
+def test_models_and_the_zoo_are_offered(there: Path) -> None:
+    (there / "saved").mkdir()
+    for name in ("a.onnx", "b.onnx", "a.pth"):
+        (there / "saved" / name).touch()
+    assert completed(run_main, "saved/") == ["saved/a.onnx", "saved/b.onnx"]
+    assert completed(run_main, "saved/b") == ["saved/b.onnx"]
+    index = json.loads(
+        (PROJECT / "runtime" / "matseg_runtime" / "zoo_index.json").read_text(encoding="utf-8")
+    )
+    names = [f"zoo:{item['name']}" for item in index["models"]]
+    assert names
+    assert completed(run_main, "zoo:") == completed(run_main, "zo") == names
+    assert completed(run_main, "nowhere/") == []
+
+
+def test_a_broken_workspace_is_completed_without_a_word(there: Path) -> None:
+    (there / "config.toml").write_text("[discs", encoding="utf-8")
+    assert completed(main, "train", "") == ["discs"]
+    assert completed(main, "train", "discs", "") == []
+    assert completed(main, "train", "--workspace", "nowhere", "") == ["discs"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_is_for_all_commands(shell: str) -> None:
+    script = invoke("completion", shell).stdout
+    for name in ("matseg", *(entry.name for entry in commands().values())):
+        assert f"_{name.replace('-', '_').upper()}_COMPLETE={shell}_complete" in script
+
+
+def test_bash_words_are_read_from_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = ColonBashComplete(main, {}, "matseg", "_MATSEG_COMPLETE")
+    for line, expected in (
+        ("matseg run zoo:de", (["run"], "zoo:de")),
+        ("matseg run 'a b' ", (["run", "a b"], "")),
+        ("matseg", ([], "matseg")),
+    ):
+        monkeypatch.setenv("COMP_LINE", line)
+        assert shell.get_completion_args() == expected
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")
+def test_a_real_bash_completes(there: Path) -> None:
+    program = Path(sys.executable).parent / "matseg-verify"
+    if not program.exists():
+        pytest.skip("matseg-verify is not installed beside this interpreter")
+    (there / "model.onnx").touch()
+    script = completion_script("bash", {"matseg-verify": ALL["matseg-verify"]})
+    driver = (
+        "compopt() { :; }\n"
+        'try() { COMP_LINE="$1"; COMP_POINT=${#1}; _matseg_verify_completion matseg-verify; echo "${COMPREPLY[*]}"; }\n'
+        "try 'matseg-verify mo'\ntry 'matseg-verify zoo:'\ntry 'matseg-verify model.onnx --provider t'\n"
+    )
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script + driver], capture_output=True, text=True, env=environment, check=True
+    )
+    first, zoo, last = done.stdout.splitlines()
+    assert (first, last) == ("model.onnx", "tensorrt")
+    assert zoo.split()
+    assert "zoo:" not in zoo, "bash replaces only what stands behind the colon"
+
+
+# --- what of the walk is done --------------------------------------------------------------------------------------
+
+WALK_CONFIG = """
+[discs.default]
+n_class = 2
+
+[discs.v1]
+model = "unet"
+width = 2
+crop = 32
+precision = "fp32"
+epoch = 1
+"""
+
+
+@pytest.fixture
+def step(there: Path) -> Callable[[], str]:
+    """Types the command that `matseg` proposes, after a look at what it says."""
+    raw = str(there / "data" / "discs" / "test" / "images")
+
+    def take() -> str:
+        document = json.loads(invoke("--json").stdout)
+        shown = invoke()
+        assert shown.exit_code == 0
+        if document["next"] is None:
+            assert "every step is done" in shown.stdout
+            return ""
+        assert document["next"] in " ".join(shown.stdout.split())
+        words = shlex.split(document["next"])
+        words = [raw if word == "FOLDER" else word for word in words]
+        result = CliRunner().invoke(ALL[words[0]], [*words[1:], "--json"])
+        assert result.exit_code == 0, result.output
+        summary = json.loads(result.stdout)
+        assert summary
+        assert "error" not in summary
+        return document["next"]
+
+    return take
+
+
+def test_following_the_next_command_goes_the_whole_way(there: Path, step: Callable[[], str]) -> None:
+    (there / "config.toml").write_text(WALK_CONFIG, encoding="utf-8")
+    shutil.rmtree(there / "data" / "discs" / "test" / "labels_npy")
+    assert step() == "matseg-prep labels discs test"
+    assert step() == "matseg-train discs v1"
+    assert step() == "matseg-evaluate discs v1 --overlay"
+    assert step() == "matseg-export discs v1"
+    assert step() == "matseg-run saved/discs_v1.onnx FOLDER"
+    assert step() == ""
+
+    # another hyperparameter, then an image that changed: trained again, and all that follows anew
+    (there / "config.toml").write_text(WALK_CONFIG + "lr = 0.002\n", encoding="utf-8")
+    assert "discs_v1 was trained with another lr than config.toml now gives" in " ".join(
+        invoke().stdout.split()
+    )
+    assert step() == "matseg-train discs v1 --overwrite"
+    assert "old" in invoke().stdout
+    array = there / "data" / "discs" / "train" / "labels_npy" / "slice0.npy"
+    labels = np.load(array)
+    np.save(array, 1 - labels)
+    later = (there / "saved" / "discs_v1.pth").stat().st_mtime + 5
+    os.utime(array, (later, later))
+    assert "trained on other images or labels" in " ".join(invoke().stdout.split())
+    np.save(array, labels)  # newer than the checkpoint, but the same
+    os.utime(array, (later, later))
+    assert step() == "matseg-evaluate discs v1 --overlay"
+    assert step() == "matseg-export discs v1 --overwrite"
+    document = json.loads(invoke("--json").stdout)
+    run = document["datasets"][0]["runs"][0]
+    assert run["is_complete"]
+    assert run["is_stale"], "its model was exported anew"
+
+
+def test_a_folder_that_is_no_workspace_shows_how_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "is no workspace yet" in invoke().stdout
+    assert "matseg-prep demo demo" in invoke().stdout
+    document = json.loads(invoke("--json").stdout)
+    assert (document["is_workspace"], document["datasets"]) == (False, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:
+    (there / "saved").mkdir()
+    (there / "saved" / "discs_v1.pth").write_bytes(b"no zip")
+    (there / "saved" / "broken.onnx").write_bytes(b"\xff" * 40)
+    shown = " ".join(invoke().stdout.split())
+    assert "discs_v1.pth: expected a checkpoint written by matseg-train" in shown
+    assert "broken.onnx: expected an ONNX file" in shown
+    (there / "config.toml").write_text("[discs.v1]\nmodel = 'nosuch'\n", encoding="utf-8")
+    result = invoke()
+    assert result.exit_code == 0
+    assert "problem:" in result.stdout
+    assert "train 5, validate 2, test 2" in result.stdout
+
+
+def test_properties_are_those_that_onnx_reads(tmp_path: Path) -> None:
+    import onnx
+
+    path = onnx_models.save_model(tmp_path / "m.onnx")
+    expected = {item.key: item.value for item in onnx.load(path).metadata_props}
+    assert read_properties(path) == expected
+    assert len(expected) > 3
+
+
+def test_every_field_of_every_summary_is_documented() -> None:
+    text = (PROJECT / "docs" / "terminal.md").read_text(encoding="utf-8")
+    for module in (summaries, state):
+        for kind in vars(module).values():
+            if (
+                isinstance(kind, type)
+                and dataclasses.is_dataclass(kind)
+                and kind.__module__ == module.__name__
+            ):
+                for item in dataclasses.fields(kind):
+                    assert f"`{item.name}`" in text, f"{kind.__name__}.{item.name}"
