@@ -39,7 +39,8 @@ class BoundaryEdges:
 
     def of_class(self, index: int) -> Points:
         """The midpoints of the edges with this class on one side."""
-        return self.midpoints[(self.sides == index).any(axis=1)]
+        chosen: Points = self.midpoints[(self.sides == index).any(axis=1)]
+        return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_trainer.boundary import BoundaryEdges
 
+_Points = TypeVar("_Points", NDArray[np.float64], NDArray[np.intp])
 REACH = 16
 """Shifts up to this many pixels along each axis are tried."""
 SMALLEST = 2
@@ -118,12 +120,12 @@ def _over_shifts(
     return np.array([[score(flat[places + dy * picture.shape[1] + dx]) for dx in shifts] for dy in shifts])
 
 
-def _inner(points: NDArray[np.number], shape: tuple[int, ...]) -> NDArray[np.number]:
+def _inner(points: _Points, shape: tuple[int, ...]) -> _Points:
     """Those that stay in the image however they are shifted."""
     return points[((points >= REACH) & (points < np.array(shape) - REACH - 1)).all(axis=1)]
 
 
-def _thin(points: NDArray[np.number], most: int) -> NDArray[np.number]:
+def _thin(points: _Points, most: int) -> _Points:
     return points[:: -(-len(points) // most)]
 
 

@@ -1,0 +1,147 @@
+"""An evaluation of a model made for the purpose: what it writes can be read again and leads to every file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from matseg_shared.errors import MetadataError, ModelError
+from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
+from matseg_shared.metadata import Histogram, InputInfo
+from matseg_trainer.dataset import Dataset
+from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
+from matseg_trainer.report import print_evaluation
+
+
+def threshold(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dark is a disc."""
+    dark = 1 / (1 + np.exp((pixels[0].astype(np.float32) - 120) / 8))
+    probabilities = np.stack([1 - dark, dark])
+    return probabilities.argmax(axis=0).astype(np.uint8), probabilities
+
+
+def predictor(dataset: Dataset, predict=threshold) -> Predictor:
+    histogram = Histogram(low=0, high=256, counts=(1,))
+    return Predictor(
+        classes=dataset.classes,
+        input=InputInfo(channels=1, dtype="uint8", mean=(120,), std=(30,), histogram=histogram),
+        predict=predict,
+    )
+
+
+def outputs_in(workspace: Path, *, overlays: bool) -> EvaluationOutputs:
+    split = workspace / "data" / "discs" / "test"
+    return EvaluationOutputs(
+        predictions=split / "predictions" / "v1_unet",
+        overlays=split / "overlays" / "v1_unet" if overlays else None,
+        metrics=workspace / "log" / "discs_v1_test.json",
+        table=workspace / "log" / "discs_v1_test_images.csv",
+        confusion=workspace / "plots" / "confusion.png",
+        reliability=workspace / "plots" / "reliability.png",
+    )
+
+
+def run(
+    workspace: Path, *, overlays: bool = True, predict=threshold
+) -> tuple[EvaluationDocument, EvaluationOutputs]:
+    dataset = Dataset.open(workspace / "data" / "discs")
+    outputs = outputs_in(workspace, overlays=overlays)
+    request = EvaluationRequest(name="discs_v1", split="test", model=workspace / "saved" / "discs_v1.pth")
+    return evaluate(dataset, request, predictor(dataset, predict), outputs, lambda *_: None), outputs
+
+
+def test_the_document_leads_to_every_file_and_comes_back_as_written(workspace: Path) -> None:
+    document, outputs = run(workspace)
+    assert read_evaluation(outputs.metrics) == document
+    assert document.model == "../saved/discs_v1.pth"
+    assert document.boundary_tolerance == BOUNDARY_TOLERANCE
+    log = outputs.metrics.parent
+    for image in document.images:
+        for path in (image.image, image.label, image.array, image.prediction, image.overlay):
+            assert path is not None
+            assert "\\" not in path
+            assert (log / path).is_file(), path
+        labels = np.load(log / image.array)
+        predicted = np.asarray(Image.open(log / image.prediction))
+        wrong = labels != predicted
+        assert wrong.sum() == image.disagreement.wrong_pixels > 0
+        region = image.disagreement.largest_region
+        assert region is not None
+        assert labels[region.y, region.x] == region.labelled
+        assert predicted[region.y, region.x] == region.predicted
+    pooled = np.sum([image.confusion_matrix for image in document.images], axis=0)
+    assert pooled.tolist() == [list(row) for row in document.confusion_matrix]
+    assert sum(item.pixels for item in document.reliability) == document.pixels == pooled.sum()
+    rows = list(csv.DictReader(io.StringIO(outputs.table.read_text(encoding="utf-8"))))
+    assert [row["image"] for row in rows] == [image.stem for image in document.worst_first]
+    for picture in (outputs.confusion, outputs.reliability):
+        with Image.open(picture) as opened:
+            assert min(opened.size) > 300
+
+
+def test_label_arrays_alone_suffice(workspace: Path) -> None:
+    for path in (workspace / "data" / "discs" / "test" / "labels").iterdir():
+        path.unlink()
+    document, _ = run(workspace, overlays=False)
+    assert all(image.label is None and image.overlay is None for image in document.images)
+
+
+def test_images_without_a_boundary_are_left_out_of_the_displacement_and_shown_as_dashes(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (workspace / "data" / "discs" / "test" / "labels_npy").iterdir():
+        np.save(path, np.zeros_like(np.load(path)))
+
+    def nothing(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shape = pixels.shape[1:]
+        return np.zeros(shape, np.uint8), np.stack([np.ones(shape, np.float32), np.zeros(shape, np.float32)])
+
+    document, outputs = run(workspace, predict=nothing)
+    assert document.boundary.displacement is document.iou[1] is document.spread.boundary_f1 is None
+    assert document.images[0].disagreement.reason == "no wrong pixel"
+    print_evaluation(document, outputs)
+    printed = capsys.readouterr().out
+    assert "nan" not in printed.lower()
+    assert "│ disc   │       - │" in printed
+
+
+def test_the_tables_fit_80_columns(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, outputs = run(workspace)
+    monkeypatch.setenv("COLUMNS", "80")
+    print_evaluation(document, outputs)
+    printed = capsys.readouterr().out
+    tables = [line for line in printed.splitlines() if line.startswith(("│", "┏", "└"))]
+    assert len(tables) > 10
+    assert max(map(len, tables)) <= 80
+    for words in ("displaced px", "calibration error", "taken for", "reliability.png"):
+        assert words in printed
+
+
+def test_probabilities_that_are_no_numbers_are_refused(workspace: Path) -> None:
+    def broken(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        labels, probabilities = threshold(pixels)
+        probabilities[0, 0, 0] = np.nan
+        return labels, probabilities
+
+    with pytest.raises(
+        ModelError, match=r"discs_v1.pth: gives probabilities that are not finite on .*slice0.png"
+    ):
+        run(workspace, predict=broken)
+    assert not (workspace / "log" / "discs_v1_test.json").exists()
+
+
+def test_a_document_that_is_none_is_named_with_every_problem(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    with pytest.raises(MetadataError, match=r"e\.json: expected an evaluation, found no file"):
+        read_evaluation(path)
+    path.write_text('{"name": "x", "pixels": -1}', encoding="utf-8")
+    with pytest.raises(MetadataError, match="run matseg-evaluate again") as caught:
+        read_evaluation(path)
+    assert {"pixels", "split", "images"} <= {problem.where for problem in caught.value.problems}
