@@ -17,7 +17,7 @@ from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
-from matseg_runtime.providers import ProviderChoice
+from matseg_runtime.providers import COMPUTE_ON_CPU, ProviderChoice
 from matseg_runtime.regions import require_scikit_image
 from matseg_runtime.report import provenance_text
 from matseg_runtime.segment import constant_answers
@@ -84,6 +84,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         require_scikit_image("--quantify")
     session, self_test = _tested_session(options)
     metadata = session.model.metadata
+    on_cpu = session.provider in COMPUTE_ON_CPU
     place = choose_place(source, options.output, metadata)
     shape = _check_first_slice(source, Intake(info=metadata.input, window=options.window))
     earlier = None if options.output.overwrite else read_key(place.ledger_folder)
@@ -93,11 +94,13 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         shape=shape,
         probe=probe(session, shape, options.memory or default_budget()),
         wishes=_wishes(options, place, earlier),
-        streams=_streams(options) if session.provider == "cpu" else 1,
-        on_cpu=session.provider in ("cpu", "openvino"),
+        streams=_streams(options) if on_cpu else 1,
+        on_cpu=on_cpu,
     ).plan()
-    if session.provider == "cpu" and plan.crew.inferrers < _streams(options):
-        session = replace(_open_session(options, "cpu", plan.crew.inferrers), reason=session.reason)
+    if on_cpu and plan.crew.inferrers < _streams(options):
+        session = replace(
+            _open_session(options, session.provider, plan.crew.inferrers), reason=session.reason
+        )
     key = _key(options, source, session, plan, place)
     if options.watch is not None and place.is_volume:
         raise UsageError(f"{place.path}: --watch writes label images into a folder, not one {place.format}")

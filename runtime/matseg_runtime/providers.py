@@ -25,6 +25,9 @@ EXECUTION_PROVIDERS: Mapping[str, str] = {
 _AUTO_ORDER: tuple[Provider, ...] = ("cuda", "openvino", "cpu")
 # TensorRT is not in it: it builds an engine for minutes, which nobody should meet unasked.
 
+COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
+"""Their memory is this process's, and its cores are shared out between calls."""
+
 _DISTRIBUTIONS: Mapping[str, str] = {
     "onnxruntime": "cpu",
     "onnxruntime-gpu": "cuda",
@@ -120,8 +123,14 @@ def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]
     return (Attempt(provider=choice, reason="as asked for"),)
 
 
-def provider_options(provider: Provider, threads: int) -> dict[str, Any]:
-    """onnxruntime's options of one provider."""
+def provider_options(provider: Provider, threads: int, streams: int) -> dict[str, Any]:
+    """onnxruntime's options of one provider.
+
+    Args:
+        provider: of them.
+        threads: for all streams together.
+        streams: calls at a time.
+    """
     if provider == "cuda":
         # TF32 rounds fp32 products to 10 bits of mantissa; HEURISTIC spares a search over kernels per shape
         return {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "do_copy_in_default_stream": "1"}
@@ -129,14 +138,19 @@ def provider_options(provider: Provider, threads: int) -> dict[str, Any]:
         return {"trt_fp16_enable": "0"}
     if provider == "openvino":
         # ACCURACY keeps fp32 models in fp32 also on devices whose default is lower
-        return {"device_type": "CPU", "precision": "ACCURACY", "num_of_threads": str(threads)}
+        return {
+            "device_type": "CPU",
+            "precision": "ACCURACY",
+            "num_of_threads": str(threads),
+            "num_streams": str(streams),
+        }
     return {}
 
 
-def provider_list(provider: Provider, threads: int) -> list[tuple[str, dict[str, Any]]]:
+def provider_list(provider: Provider, threads: int, streams: int) -> list[tuple[str, dict[str, Any]]]:
     """What onnxruntime is handed: the provider, and for TensorRT CUDA for the operators that it lacks."""
     chain: tuple[Provider, ...] = ("tensorrt", "cuda") if provider == "tensorrt" else (provider,)
-    return [(EXECUTION_PROVIDERS[name], provider_options(name, threads)) for name in chain]
+    return [(EXECUTION_PROVIDERS[name], provider_options(name, threads, streams)) for name in chain]
 
 
 def not_available(provider: Provider, cause: str) -> ProviderError:

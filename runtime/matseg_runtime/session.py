@@ -74,7 +74,7 @@ class Session:
             path: a file that matseg-export wrote.
             provider: `auto` takes the first of cuda, openvino and cpu that works, and says why.
             threads: for all streams together; None: all cores this process may use.
-            streams: calls of `predict` that run at a time on the CPU; the threads are shared out between them.
+            streams: calls of `predict` that run at a time on cpu and openvino; the threads are shared out between them.
 
         Raises:
             ModelError: the file cannot be used.
@@ -200,8 +200,7 @@ def _create(
     refusals: list[str] = []
     for attempt in providers.attempts(choice, runtime):
         try:
-            share = _threads_per_call(attempt.provider, threads, streams)
-            session = _create_on(runtime, path, content, attempt.provider, share)
+            session = _create_on(runtime, path, content, attempt.provider, threads, streams)
         except ProviderError as error:
             if choice != "auto" or attempt.provider == "cpu":
                 raise
@@ -216,11 +215,13 @@ def _create(
 
 
 def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
-    """Other providers schedule on their own."""
-    return max(1, threads // streams) if provider == "cpu" else threads
+    """Devices schedule on their own."""
+    return max(1, threads // streams) if provider in providers.COMPUTE_ON_CPU else threads
 
 
-def _create_on(runtime: ModuleType, path: Path, content: bytes, provider: Provider, threads: int) -> Any:
+def _create_on(
+    runtime: ModuleType, path: Path, content: bytes, provider: Provider, threads: int, streams: int
+) -> Any:
     name = providers.EXECUTION_PROVIDERS[provider]
     if provider in ("cuda", "tensorrt") and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()  # CUDA and cuDNN from the pip packages of the extra, where they are installed
@@ -229,8 +230,8 @@ def _create_on(runtime: ModuleType, path: Path, content: bytes, provider: Provid
             warnings.simplefilter("ignore")  # of a provider that is missing; checked below, in our words
             session = runtime.InferenceSession(
                 content,
-                _session_options(runtime, threads),
-                providers=providers.provider_list(provider, threads),
+                _session_options(runtime, _threads_per_call(provider, threads, streams)),
+                providers=providers.provider_list(provider, threads, streams),
             )
     except Exception as error:
         raise _creation_error(runtime, path, provider, error) from error

@@ -168,8 +168,8 @@ def test_tiled_is_whole_without_exception(
     np.testing.assert_allclose(pieces, probabilities, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("name", ["unet", "patchunet"])
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     height=st.integers(1, 40) | st.integers(1100, 1300),
     width=st.integers(1, 64),
@@ -248,7 +248,7 @@ def test_segnet_unpools_what_its_own_pooling_took() -> None:
     """Masks are drawn from the codes: as many ones as windows, whatever ties the rounding makes."""
     checkpoint = make_checkpoint("segnet", n_class=2)
     model = int8_graph(checkpoint)
-    masks = [node.input[0] for node in model.graph.node if node.op_type == "Where"][:4]
+    masks = [node.input[0] for node in model.graph.node if node.output[0].endswith("_mask_uint8")][:4]
     for name in masks:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None))
     import onnxruntime
