@@ -21,6 +21,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 if TYPE_CHECKING:
     from matseg_shared.metadata import Precision
     from matseg_trainer.evaluate import Predictor
+    from matseg_trainer.export.bioimageio import Package
 
 # the same as in matseg_shared.evaluation, here because --help must not load that
 BOUNDARY_TOLERANCE = 2.0
@@ -292,6 +293,10 @@ def _onnx_predictor(path: Path, name: str, *, gpu: bool) -> tuple[Predictor, str
             "for CPUs: several times as fast", "matseg-export steel v1 --precision int8 -o steel_int8.onnx"
         ),
         Example("for GPUs", "matseg-export steel v1 --precision fp16 -o steel_fp16.onnx"),
+        Example(
+            "a package for ilastik, deepImageJ and QuPath, too",
+            "matseg-export steel v1 --bioimageio steel.zip --author 'Jane Doe' --licence CC-BY-4.0",
+        ),
     ],
 )
 @dataset_argument
@@ -300,6 +305,18 @@ def _onnx_predictor(path: Path, name: str, *, gpu: bool) -> tuple[Predictor, str
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
 )
 @click.option("--precision", type=Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--bioimageio",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.zip",
+    help="Write a package for bioimage.io, too (ilastik, deepImageJ, QuPath); of the ONNX file that is there, if it is "
+    "of this checkpoint.",
+)
+@click.option("--author", "authors", multiple=True, metavar="NAME", help="Of the package; once per person.")
+@click.option("--licence", metavar="SPDX", help="Of the package: CC-BY-4.0, MIT, ...")
+@click.option(
+    "--cite", "citations", multiple=True, metavar="'TEXT DOI'", help="What users of the package are to cite."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @workspace_option
 @json_option
@@ -309,6 +326,10 @@ def export_main(
     version: str,
     output: Path | None,
     precision: Precision,
+    bioimageio: Path | None,
+    authors: tuple[str, ...],
+    licence: str | None,
+    citations: tuple[str, ...],
     overwrite: bool,
     workspace: Path | None,
     as_json: bool,
@@ -325,20 +346,51 @@ def export_main(
     require_train_extra("matseg-export")
     from matseg_trainer.checkpoint import check_config, load_checkpoint
     from matseg_trainer.export import export_checkpoint
+    from matseg_trainer.export.existing import exported_before
     from matseg_trainer.summaries import ExportSummary
 
     path = place.saved / f"{dataset}_{version}.pth"
     target = output or place.saved / f"{dataset}_{version}.onnx"
     if target.suffix != ".onnx":
         raise UsageError(f"{target}: expected a file name that ends in .onnx")
-    if target.exists() and not overwrite:
+    package = _package(bioimageio, authors, licence, citations, overwrite=overwrite)
+    there = target.exists() and not overwrite
+    if there and package is None:
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
     checkpoint = load_checkpoint(path)
     check_config(path, checkpoint, config)
-    with shown_progress("exporting") as progress:
-        result = export_checkpoint(checkpoint, target, precision=precision, dataset=data, progress=progress)
-    summary = ExportSummary.of(result)
+    if there:
+        result = exported_before(target, checkpoint, precision)
+    else:
+        with shown_progress("exporting") as progress:
+            result = export_checkpoint(
+                checkpoint, target, precision=precision, dataset=data, progress=progress
+            )
+    if package is not None:
+        from matseg_trainer.export.bioimageio import write_package
+
+        write_package(package, target)
+    summary = ExportSummary.of(result, None if package is None else package.path)
     if as_json:
         print_json(summary)
     else:
         click.echo("\n".join(summary.lines()))
+
+
+def _package(
+    path: Path | None,
+    authors: tuple[str, ...],
+    licence: str | None,
+    citations: tuple[str, ...],
+    *,
+    overwrite: bool,
+) -> Package | None:
+    if path is None:
+        if authors or licence is not None or citations:
+            raise click.UsageError(
+                "--author, --licence and --cite describe a package: give --bioimageio FILE.zip"
+            )
+        return None
+    from matseg_trainer.export.bioimageio import Package
+
+    return Package.parse(path, authors, licence, citations, overwrite=overwrite)

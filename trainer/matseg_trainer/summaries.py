@@ -87,10 +87,12 @@ class ExportSummary:
     """Layers of an int8 graph that stay in fp32."""
     pays_on: tuple[str, ...]
     """Providers on which the precision is worth its while."""
+    package: Path | None
+    """Of bioimage.io, where one was asked for."""
 
     @classmethod
-    def of(cls, result: ExportResult) -> ExportSummary:
-        """Of a file that was written."""
+    def of(cls, result: ExportResult, package: Path | None = None) -> ExportSummary:
+        """Of a file that was written, and its package."""
         export, tiling = result.metadata.export, result.metadata.tiling
         return cls(
             path=result.path,
@@ -104,6 +106,7 @@ class ExportSummary:
             accuracy=export.accuracy,
             fp32_layers=() if export.calibration is None else export.calibration.fp32_layers,
             pays_on=export.pays_on,
+            package=package,
         )
 
     def lines(self) -> list[str]:
@@ -124,7 +127,8 @@ class ExportSummary:
             )
         if self.fp32_layers:
             lines.append(f"  left in fp32: {', '.join(self.fp32_layers)}")
-        return [*lines, f"  this precision pays on: {', '.join(self.pays_on)}"]
+        lines.append(f"  this precision pays on: {', '.join(self.pays_on)}")
+        return lines if self.package is None else [*lines, f"{self.package}: package for bioimage.io"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,314 @@
+"""A model package of bioimage.io: our ONNX file, unchanged, with what ilastik, deepImageJ or QuPath must know of it.
+
+The format is its specification's version 0.5, written and checked by the package `bioimageio.spec`. The input is the
+model's own (raw pixels: no preprocessing); outputs are labels and probabilities. Sizes grow in strides, and the halo
+is declared, so that programs that cut images into blocks get seamless results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.session import Session
+from matseg_runtime.voxel import ome_unit, unit_of
+from matseg_shared.errors import ExportError, MissingExtraError, UsageError
+from matseg_shared.files import atomic_write
+from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, ModelMetadata, problems_of
+from matseg_shared.tiling import smallest_tile
+from matseg_trainer.export.bioimageio_texts import cover, documentation, network_citation
+
+if TYPE_CHECKING:
+    from bioimageio.spec.model import v0_5
+
+_DOI = re.compile(r"10\.\d{4,9}/\S+")
+_COLOURS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author:
+    """Who made a model."""
+
+    name: str
+    email: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Author:
+        """Read `Jane Doe` or `Jane Doe <jane@lab.org>`.
+
+        Raises:
+            UsageError: neither.
+        """
+        match = re.fullmatch(r"\s*([^<>/\\]+?)\s*(?:<\s*([^<>\s]+@[^<>\s]+)\s*>)?\s*", text)
+        if match is None:
+            raise UsageError(
+                f"--author {text}: expected a name, with or without an address: 'Jane Doe <jane@lab.org>'"
+            )
+        return cls(name=match[1], email=match[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """What users of a model should cite."""
+
+    text: str
+    doi: str
+
+    @classmethod
+    def parse(cls, text: str) -> Citation:
+        """Read a text that ends with a DOI: `Stan et al. 2019, 10.18126/M2RM08`.
+
+        Raises:
+            UsageError: no DOI at its end.
+        """
+        words = text.strip().rsplit(maxsplit=1)
+        doi = re.sub(
+            r"^(https?://(dx\.)?doi\.org/|doi:)", "", words[-1] if words else "", flags=re.IGNORECASE
+        )
+        if _DOI.fullmatch(doi) is None:
+            raise UsageError(f"--cite {text}: expected a text that ends with a DOI, such as 10.18126/M2RM08")
+        return cls(text=words[0].rstrip(",;:") if len(words) > 1 else doi, doi=doi)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """What was asked for, and what only people can know of a model."""
+
+    path: Path
+    authors: tuple[Author, ...]
+    licence: str
+    """SPDX identifier."""
+    citations: tuple[Citation, ...]
+
+    @classmethod
+    def parse(
+        cls,
+        path: Path,
+        authors: Sequence[str],
+        licence: str | None,
+        citations: Sequence[str],
+        *,
+        overwrite: bool,
+    ) -> Package:
+        """Check all of it, before any work.
+
+        Raises:
+            UsageError: something is missing or malformed.
+            MissingExtraError: `bioimageio.spec` is not installed.
+        """
+        if path.suffix != ".zip":
+            raise UsageError(f"{path}: expected a file name that ends in .zip")
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path}: exists already; give --overwrite to replace it, or another name")
+        if not authors or licence is None:
+            raise UsageError(
+                f"{path}: a package names who made the model and what others may do with it, which nobody but you "
+                "knows; give --author 'Jane Doe' (once per person) and --licence CC-BY-4.0 (an SPDX identifier)"
+            )
+        if importlib.util.find_spec("bioimageio") is None:
+            raise MissingExtraError("bioimageio", "--bioimageio")
+        from bioimageio.spec.model.v0_5 import LicenseId
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            TypeAdapter(LicenseId).validate_python(licence)
+        except ValidationError as error:
+            raise UsageError(
+                f"--licence {licence}: expected an SPDX identifier, such as CC-BY-4.0, CC0-1.0 or MIT"
+            ) from error
+        return cls(
+            path=path,
+            authors=tuple(map(Author.parse, authors)),
+            licence=licence,
+            citations=tuple(map(Citation.parse, citations)),
+        )
+
+
+def write_package(package: Package, model: Path) -> None:
+    """Write the package of an exported model, whole or not at all.
+
+    Raises:
+        ModelError: the model file cannot be used.
+        ExportError: the self-test in it shows too little, or the specification does not allow what it describes.
+        OutputError: the package cannot be written.
+    """
+    from bioimageio.spec import save_bioimageio_package_to_stream
+    from pydantic import ValidationError
+
+    session = Session.open(model, provider="cpu")
+    session.require_self_test()
+    with tempfile.TemporaryDirectory(prefix="matseg-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # bioimageio.spec leaves closing files to Python
+        try:
+            description = _describe(package, session, Path(folder))
+        except ValidationError as error:
+            listed = "; ".join(str(problem) for problem in problems_of(error))
+            raise ExportError(f"{package.path}: bioimageio.spec refuses its description: {listed}") from error
+        with atomic_write(package.path) as stream:
+            save_bioimageio_package_to_stream(description, output_stream=stream)
+        del description  # and with it what it holds open in the folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Example:
+    """The package's test: an input that all programs can take in one piece, and the model's answer."""
+
+    image: NDArray[Any]
+    """(1, C, H, W)"""
+    labels: NDArray[np.uint8]
+    """(1, H, W)"""
+    probabilities: NDArray[np.float32]
+    """(1, K, H, W)"""
+
+    @classmethod
+    def of(cls, session: Session) -> _Example:
+        """The self-test's image, reflected to the smallest size from which a halo can be cut."""
+        tiling = session.model.metadata.tiling
+        image = session.model.self_test.image[:1]
+        smallest = smallest_tile(tiling.halo, tiling.stride)
+        missing = [max(0, smallest - length) for length in image.shape[2:]]
+        image = np.pad(image, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
+        labels, probabilities = session.predict_with_probabilities(np.ascontiguousarray(image))
+        if not labels.any():
+            raise ExportError(
+                f"{session.model.path}: its self-test shows {session.model.metadata.classes[0].name} only, which tests "
+                "nothing; train with images that show more than one class"
+            )
+        return cls(image=image, labels=labels, probabilities=probabilities.astype(np.float32))
+
+
+def _describe(package: Package, session: Session, folder: Path) -> v0_5.ModelDescr:
+    """The description, and beside it in `folder` the files that it names."""
+    from bioimageio.spec.model import v0_5
+
+    metadata = session.model.metadata
+    example = _Example.of(session)
+    weights = folder / f"{_plain(metadata.name)}.onnx"
+    weights.write_bytes(session.model.path.read_bytes())
+    for name in ("image", "labels", "probabilities"):
+        np.save(folder / f"{name}.npy", getattr(example, name))
+    cover(folder / "cover.png", example.image[0], example.labels[0], metadata)
+    readme = folder / "README.md"
+    readme.write_text(documentation(metadata, session.model.sha256), encoding="utf-8")
+    classes = ", ".join(item.name for item in metadata.classes)
+    network = network_citation(metadata.training.network)
+    return v0_5.ModelDescr(
+        name=_plain(f"MatSeg {metadata.name} {metadata.export.precision}"),
+        description=f"Labels every pixel of 2D images as one of {len(metadata.classes)} classes: {classes}."[
+            :512
+        ],
+        authors=[v0_5.Author(name=item.name, email=item.email) for item in package.authors],
+        cite=[
+            v0_5.CiteEntry(text=text, doi=v0_5.Doi(doi))
+            for text, doi in (*((item.text, item.doi) for item in package.citations), network)
+        ],
+        timestamp=v0_5.Datetime(datetime.now(UTC)),
+        license=v0_5.LicenseId(package.licence),
+        tags=["semantic-segmentation", "2d", "materials-science", "matseg", metadata.training.network],
+        documentation=_file(readme),
+        covers=[_file(folder / "cover.png")],
+        inputs=[_input(metadata, folder)],
+        outputs=_outputs(metadata, folder),
+        weights=v0_5.WeightsDescr(
+            onnx=v0_5.OnnxWeightsDescr(
+                source=weights, sha256=_sha256(weights), opset_version=metadata.export.opset
+            )
+        ),
+    )
+
+
+def _input(metadata: ModelMetadata, folder: Path) -> v0_5.InputTensorDescr:
+    from bioimageio.spec.model import v0_5
+
+    tiling = metadata.tiling
+    size = v0_5.ParameterizedSize(min=smallest_tile(tiling.halo, tiling.stride), step=tiling.stride)
+    names = _COLOURS if metadata.input.channels == 3 else ("grey",)
+    return v0_5.InputTensorDescr(
+        id=v0_5.TensorId(INPUT_NAME),
+        description="Raw pixels; the model normalises them itself.",
+        axes=[
+            v0_5.BatchAxis(),
+            v0_5.ChannelAxis(channel_names=list(names)),
+            *(v0_5.SpaceInputAxis(id=v0_5.AxisId(axis), size=size, **_pixel(metadata)) for axis in "yx"),
+        ],
+        test_tensor=_file(folder / "image.npy"),
+        data=v0_5.IntervalOrRatioDataDescr(type=metadata.input.dtype),
+    )
+
+
+def _outputs(metadata: ModelMetadata, folder: Path) -> list[v0_5.OutputTensorDescr]:
+    """In the order of the graph: programs know outputs by their position."""
+    from bioimageio.spec.model import v0_5
+
+    space = [_output_axis(metadata, axis) for axis in "yx"]
+    channels = v0_5.ChannelAxis(channel_names=_identifiers([item.name for item in metadata.classes]))
+    return [
+        v0_5.OutputTensorDescr(
+            id=v0_5.TensorId(LABELS_NAME),
+            description="Index of the most probable class.",
+            axes=[v0_5.BatchAxis(), *space],
+            test_tensor=_file(folder / "labels.npy"),
+            data=v0_5.NominalOrOrdinalDataDescr(
+                values=[item.name for item in metadata.classes], type="uint8"
+            ),
+        ),
+        v0_5.OutputTensorDescr(
+            id=v0_5.TensorId(PROBABILITIES_NAME),
+            description="Of each class, from 0 to 1.",
+            axes=[v0_5.BatchAxis(), channels, *space],
+            test_tensor=_file(folder / "probabilities.npy"),
+            data=v0_5.IntervalOrRatioDataDescr(type="float32", range=(0.0, 1.0)),
+        ),
+    ]
+
+
+def _output_axis(metadata: ModelMetadata, axis: str) -> Any:
+    from bioimageio.spec.model import v0_5
+
+    size = v0_5.SizeReference(tensor_id=v0_5.TensorId(INPUT_NAME), axis_id=v0_5.AxisId(axis))
+    common = {"id": v0_5.AxisId(axis), "size": size, **_pixel(metadata)}
+    if metadata.tiling.halo == 0:
+        return v0_5.SpaceOutputAxis(**common)
+    return v0_5.SpaceOutputAxisWithHalo(halo=metadata.tiling.halo, **common)
+
+
+def _pixel(metadata: ModelMetadata) -> dict[str, Any]:
+    """Edge of a pixel, where it is known in a unit of length."""
+    size = metadata.pixel_size
+    unit = None if size is None else unit_of(size.unit)
+    return {} if size is None or unit is None else {"scale": size.value, "unit": ome_unit(unit)}
+
+
+def _file(path: Path) -> v0_5.FileDescr:
+    from bioimageio.spec.model import v0_5
+
+    return v0_5.FileDescr(source=path, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> Any:
+    from bioimageio.spec.common import Sha256
+
+    return Sha256(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _plain(text: str) -> str:
+    """With the characters that names of packages may have."""
+    return re.sub(r"[^A-Za-z0-9_+\- ()]", "-", text)
+
+
+def _identifiers(names: Sequence[str]) -> list[str]:
+    """Distinct names of channels that are identifiers, which older readers insist on."""
+    plain = [re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower() for name in names]
+    valid = [name if name.isidentifier() else f"class_{name}".rstrip("_") for name in plain]
+    return [name if valid.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(valid)]

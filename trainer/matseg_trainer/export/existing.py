@@ -1,0 +1,29 @@
+"""A model that was exported earlier, taken as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matseg_runtime.session import Session
+from matseg_shared.errors import UsageError
+from matseg_shared.metadata import Precision
+from matseg_trainer.checkpoint import Checkpoint
+from matseg_trainer.export import ExportResult
+
+
+def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision) -> ExportResult:
+    """What an export of the checkpoint in this precision left at `path`.
+
+    Raises:
+        ModelError: it is no model.
+        UsageError: it is of another training, or in another precision.
+    """
+    found = Session.open(path, provider="cpu").model.metadata
+    same = found.training.model_dump(mode="json") == checkpoint.training.model_dump(mode="json")
+    if not same or found.export.precision != precision:
+        raise UsageError(
+            f"{path}: expected {checkpoint.training.dataset}_{checkpoint.training.version} as it is trained now, in "
+            f"{precision}, found {found.name} of epoch {found.training.epoch} in {found.export.precision}; export it "
+            "again with --overwrite, or to another name with -o"
+        )
+    return ExportResult(path=path, bytes=path.stat().st_size, metadata=found)
