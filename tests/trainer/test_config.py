@@ -76,7 +76,7 @@ def test_the_guides_versions_are_the_guides(shipped: Config, dataset: str, versi
 
 
 def test_our_versions_stand_next_to_the_guides(shipped: Config) -> None:
-    assert list(shipped.versions) == ["tomography", "uhcs", "demo"]
+    assert list(shipped.versions) == ["tomography", "uhcs", "sandstone", "demo"]
     assert list(shipped.versions["tomography"]) == [f"v{number}" for number in range(1, 9)]
     assert list(shipped.versions["uhcs"]) == [f"v{number}" for number in range(1, 8)]
     networks = {name: version.model for name, version in shipped.versions["demo"].items()}
@@ -238,7 +238,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 
 def test_the_shipped_file_has_no_key_twice_and_a_comment_for_each_version_of_ours() -> None:
     text = (ROOT / "config.toml").read_text(encoding="utf-8")
-    assert set(tomllib.loads(text)) == {"tomography", "uhcs", "demo"}
+    assert set(tomllib.loads(text)) == {"tomography", "uhcs", "sandstone", "demo"}
     lines = text.splitlines()
     for table in ("tomography.v8", "uhcs.v7", "demo.v1", "demo.v2", "demo.v3"):
         assert lines[lines.index(f"[{table}]") - 1].startswith("# ")

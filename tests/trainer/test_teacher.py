@@ -97,9 +97,7 @@ def test_a_teacher_alone_can_teach(workspace: Path) -> None:
         pixels=torch.zeros(1, 1, dtype=torch.int64),
         soft=torch.nn.functional.one_hot(truth, 2).movedim(-1, 1).half(),
     )
-    config = VersionConfig.model_validate(
-        {"model": "unet", "n_class": 2, "width": 4, "lr": 0.01, "average": 0.5}
-    )
+    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, "width": 4, "lr": 0.01})
     torch.manual_seed(0)
     network = build_network("unet", in_channels=1, n_class=2, width=4)
     info = input_statistics([image])
@@ -110,7 +108,7 @@ def test_a_teacher_alone_can_teach(workspace: Path) -> None:
     for _ in range(40):
         stepper.step(batch, score)
     assert score.matrix.sum() == 0
-    result = TorchPredictor.of(stepper.result.eval(), info, torch.device("cpu"))
+    result = TorchPredictor.of(stepper.network.eval(), info, torch.device("cpu"))
     assert np.mean(result.predict(image.pixels)[0] == image.labels) > 0.9
 
 

@@ -310,7 +310,7 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
     for _ in range(40):
         soft = np.stack([1 - labels, labels]).astype(np.float16)
         whole = View(pixels=(labels * 200)[np.newaxis], labels=labels, soft=soft)
-        view = random_view(whole, rng, ViewOptions(crop=crop, augment=True))
+        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
         assert set(np.unique(view.labels)) <= {0, 1}
         assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < 0.03
         assert view.soft is not None
@@ -345,16 +345,16 @@ def test_focused_crops_hold_the_rare_class(place: tuple[int, int]) -> None:
     assert hits(0.0) < 40
 
 
-def test_jitter_changes_intensities_only() -> None:
+def test_turns_leave_every_pixel_as_it_is() -> None:
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (1, 40, 40), dtype=np.uint8)
-    whole = View(pixels=pixels, labels=(pixels[0] > 128).astype(np.uint8))
-    views = [random_view(whole, rng, ViewOptions(jitter=0.3)) for _ in range(20)]
-    changed = [view for view in views if view.pixels.dtype == np.float32]
-    assert 4 < len(changed) < 17
+    pixels = rng.permutation(1600).reshape(1, 40, 40).astype(np.uint16)
+    whole = View(pixels=pixels, labels=(pixels[0] % 7).astype(np.uint8))
+    views = [random_view(whole, rng, ViewOptions(turn=True)) for _ in range(40)]
     for view in views:
-        assert (view.labels == whole.labels).all()
-        assert np.corrcoef(view.pixels.ravel(), pixels.ravel())[0, 1] > 0.9
+        assert view.pixels.dtype == np.uint16
+        assert (np.sort(view.pixels.ravel()) == np.arange(1600)).all()
+        assert (view.labels == view.pixels[0] % 7).all()
+    assert len({view.pixels.tobytes() for view in views}) == 8  # the symmetries of a square
 
 
 def test_balance_weights_are_reciprocal_shares(workspace: Path) -> None:

@@ -1,4 +1,4 @@
-"""Random views of a labelled image: crops, flips, quarter turns, small rotations and scalings, other intensities.
+"""Random views of a labelled image: crops, flips, quarter turns, small rotations and scalings.
 
 Image, labels and a teacher's probabilities always get the same transformation; labels are never interpolated.
 """
@@ -19,8 +19,6 @@ MAX_SCALING = 1.2
 """Scalings are drawn between 1/this and this, uniformly in the logarithm."""
 WARP_SHARE = 0.5
 """Share of the views that are rotated and scaled by interpolation; the others keep their pixels as they are."""
-JITTER_SHARE = 0.5
-"""Share of the views whose intensities change, where a version asks for it."""
 IGNORED = 255
 """Label of pixels that count neither in the loss nor in a metric: padding, and what nobody has labelled."""
 
@@ -43,12 +41,12 @@ class ViewOptions:
 
     crop: int | None = None
     """Edge of a square crop in pixels; None: the whole image."""
-    augment: bool = False
-    """Flip, turn, rotate and scale."""
+    turn: bool = False
+    """Flip and turn by quarters: every pixel stays as it is."""
+    warp: bool = False
+    """Rotate and scale some of the views a little."""
     focus: float = 0.0
     """Share of the crops that are placed on a random pixel of a random class of the image, instead of anywhere."""
-    jitter: float = 0.0
-    """Strength of intensity changes; see `_jitter`."""
 
 
 def random_view(view: View, rng: np.random.Generator, options: ViewOptions) -> View:
@@ -60,23 +58,19 @@ def random_view(view: View, rng: np.random.Generator, options: ViewOptions) -> V
         options: what may change.
 
     Returns:
-        `crop` pixels square, or as large as the image where that is smaller; the pixels are float32 when anything
-        was changed, else of their own dtype.
+        `crop` pixels square, or as large as the image where that is smaller; the pixels are float32 when they were
+        interpolated, else of their own dtype.
     """
     shape = view.labels.shape
     height, width = (min(length, options.crop or length) for length in shape)
     top, left = _corner(view.labels, (height, width), rng, options.focus)
-    if options.augment and rng.random() < WARP_SHARE:
+    if options.warp and rng.random() < WARP_SHARE:
         view = _warp(view, rng, (top, left, height, width))
     else:
         window = (slice(top, top + height), slice(left, left + width))
         view = _each(view, lambda array: array[..., window[0], window[1]])
-    if options.augment:
+    if options.turn:
         view = _turn(view, rng)
-    if options.jitter and rng.random() < JITTER_SHARE:
-        view = View(pixels=_jitter(view.pixels, rng, options.jitter), labels=view.labels, soft=view.soft)
-    if options.augment:
-        view = View(pixels=np.asarray(view.pixels, dtype=np.float32), labels=view.labels, soft=view.soft)
     return _each(view, np.ascontiguousarray)
 
 
@@ -112,28 +106,6 @@ def _turn(view: View, rng: np.random.Generator) -> View:
     turns = int(rng.integers(0, 4)) if height == width else 2 * int(rng.integers(0, 2))
     view = _each(view, lambda array: np.rot90(array, turns, axes=(-2, -1)))
     return _each(view, lambda array: array[..., ::-1]) if rng.random() < 0.5 else view
-
-
-def _jitter(pixels: PixelArray, rng: np.random.Generator, strength: float) -> NDArray[np.float32]:
-    """Other contrast, brightness, gamma and noise, in units of the view's own spread.
-
-    Args:
-        pixels: (C, H, W), any dtype.
-        rng: source of randomness.
-        strength: half-width of the range of the logarithm of contrast and gamma, and of the shift in standard
-            deviations; the noise has up to half of it.
-    """
-    values = pixels.astype(np.float32)
-    mean, spread = float(values.mean()), float(values.std())
-    if spread == 0:
-        return values
-    low, high = float(values.min()), float(values.max())
-    gamma = float(np.exp(rng.uniform(-strength, strength)))
-    values = low + (high - low) * ((values - low) / (high - low)) ** np.float32(gamma)
-    contrast = float(np.exp(rng.uniform(-strength, strength)))
-    values = (values - mean) * contrast + mean + rng.uniform(-strength, strength) * spread
-    noise = rng.standard_normal(values.shape, dtype=np.float32) * (rng.uniform(0, strength / 2) * spread)
-    return np.asarray(values + noise, dtype=np.float32)
 
 
 def _warp(view: View, rng: np.random.Generator, window: tuple[int, int, int, int]) -> View:

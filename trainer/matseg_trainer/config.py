@@ -33,7 +33,7 @@ Network = Literal["unet", "segnet", "pixelnet", "patchunet"]
 Optimizer = Literal["Adam", "SGD"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["plateau", "cosine", "polynomial"]
-Loss = Literal["cross_entropy", "dice", "lovasz"]
+Loss = Literal["cross_entropy", "dice"]
 Pixels = Annotated[int, Field(ge=1)]
 
 
@@ -54,8 +54,8 @@ class VersionConfig(BaseModel):
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate at the start."""
     epoch: int = Field(default=40, ge=1)
-    aug: bool = False
-    """Augment training images: flips, quarter turns, small rotations and scalings."""
+    aug: bool | Literal["turns"] = False
+    """Augment training images: flips, quarter turns, small rotations and scalings; `turns`: only the first two."""
     shuffle: bool = False
     """Visit the training images in a new random order each epoch."""
     patience: int = Field(default=0, ge=0)
@@ -71,12 +71,8 @@ class VersionConfig(BaseModel):
     """Crops taken of each training image per epoch."""
     focus: float = Field(default=0.0, ge=0, le=1)
     """Share of the crops that are placed on a random pixel of a random class, instead of anywhere."""
-    jitter: float = Field(default=0.0, ge=0, le=2)
-    """Strength of random contrast, brightness, gamma and noise in half of the views; 0: none."""
     loss: Loss = "cross_entropy"
-    """`dice` and `lovasz` add that term to the cross-entropy."""
-    average: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per step of the moving average of the weights that is validated and kept; 0: the weights themselves."""
+    """`dice` adds that term to the cross-entropy."""
     samples: int = Field(default=2048, ge=1)
     """PixelNet: training pixels sampled per image."""
     schedule: Schedule = "plateau"
@@ -109,7 +105,7 @@ class VersionConfig(BaseModel):
             raise ValueError("expected [height, width] in pixels, or one number for square images")
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("lr", "weight_decay", "momentum", "focus", "jitter", "average", mode="before")
+    @field_validator("lr", "weight_decay", "momentum", "focus", mode="before")
     @classmethod
     def _no_endless_numbers(cls, value: object) -> object:
         if isinstance(value, int) and value.bit_length() > 64:

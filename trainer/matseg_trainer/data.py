@@ -234,7 +234,9 @@ def load_batch(
 ) -> Batch:
     """Cut, augment and pad the samples of one step."""
     config = plan.config
-    options = ViewOptions(crop=config.crop, augment=config.aug, focus=config.focus, jitter=config.jitter)
+    options = ViewOptions(
+        crop=config.crop, turn=config.aug is not False, warp=config.aug is True, focus=config.focus
+    )
     views, pixels = [], []
     for position in positions:
         rng = np.random.default_rng([plan.seed, epoch, position, 1])

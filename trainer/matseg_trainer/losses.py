@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,36 +64,3 @@ def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
     both = (probabilities * wanted).sum(over)
     either = probabilities.sum(over) + wanted.sum(over)
     return 1 - ((2 * both + _SMOOTH) / (either + _SMOOTH)).mean()
-
-
-def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
-    """A convex surrogate of 1 - mean IoU over the classes present (Berman et al. 2018, arXiv:1705.08790).
-
-    Args:
-        logits: (N, K, ...).
-        labels: (N, ...) int64.
-    """
-    known = labels != IGNORED
-    probabilities = torch.softmax(logits.float(), dim=1).movedim(1, -1)[known]
-    wanted = labels[known]
-    terms = []
-    for index in range(logits.shape[1]):
-        truth = (wanted == index).float()
-        if not truth.any():
-            continue
-        errors, order = torch.sort((truth - probabilities[:, index]).abs(), descending=True)
-        terms.append(torch.dot(errors, _jaccard_gradient(truth[order])))
-    return torch.stack(terms).mean() if terms else probabilities.sum() * 0.0
-
-
-def _jaccard_gradient(truth: Tensor) -> Tensor:
-    """Growth of the Jaccard loss with each further wrong pixel, in the order given; (P,)."""
-    total = truth.sum()
-    intersection = total - truth.cumsum(0)
-    union = total + (1 - truth).cumsum(0)
-    loss = 1 - intersection / union
-    return torch.cat([loss[:1], loss[1:] - loss[:-1]])
-
-
-REGION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": soft_dice, "lovasz": lovasz_softmax}
-"""Terms that a version may add to its cross-entropy, by the name `loss` has in config.toml."""

@@ -256,7 +256,7 @@ class Training:
         self.teacher = None if job.teacher is None else job.teacher.info
         self.plan = EpochPlan(config=config, seed=job.seed, n_images=len(self.seen), stride=network.stride)
         self.rate = LearningRate(self.stepper.optimizer, config, len(self.plan.steps()))
-        self.predictor = TorchPredictor.of(self.stepper.result, self.input, job.compute.device)
+        self.predictor = TorchPredictor.of(self.stepper.network, self.input, job.compute.device)
 
     def _class_weights(self) -> torch.Tensor:
         """Reciprocal of each class's share, as the user guide balances; mean 1 over the classes that occur."""
@@ -332,7 +332,7 @@ class Training:
         return score.gathered(self.world)
 
     def _validate(self, epoch: int, progress: Progress) -> RunningScore:
-        self.stepper.result.eval()
+        self.stepper.network.eval()
         score = RunningScore(n_class=self.job.config.n_class)
         weights = None if self.stepper.weights is None else self.stepper.weights.cpu()
         mine = self.world.share(list(range(len(self.validation_images))))
@@ -352,7 +352,7 @@ class Training:
         return Checkpoint(
             weights={
                 name: tensor.detach().cpu().contiguous().clone()
-                for name, tensor in self.stepper.result.state_dict().items()
+                for name, tensor in self.stepper.network.state_dict().items()
             },
             training=TrainingInfo(
                 dataset=job.dataset.name,
@@ -393,7 +393,6 @@ class Training:
             "teacher": None if self.teacher is None else self.teacher.model_dump(mode="json"),
             "processes": self.world.size,
             "network": self.stepper.network.state_dict(),
-            "average": self.stepper.average_state(),
             "optimizer": self.stepper.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
             "rate": self.rate.state(),
@@ -432,7 +431,6 @@ class Training:
         if started is not None:
             self.start = started.name
         self.stepper.network.load_state_dict(state["network"])
-        self.stepper.restore_average(state["average"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.rate.restore(state["rate"])

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from matseg_shared.metadata import InputInfo
 from matseg_shared.metrics import ConfusionMatrix
@@ -17,7 +16,7 @@ from matseg_trainer.config import VersionConfig
 from matseg_trainer.data import Batch
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World, synchronise_batch_norm
-from matseg_trainer.losses import REGION_LOSSES, TEACHER_SHARE, Target, distillation, weighted_cross_entropy
+from matseg_trainer.losses import TEACHER_SHARE, Target, distillation, soft_dice, weighted_cross_entropy
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 
 
@@ -80,11 +79,10 @@ class Stepper:
     ) -> None:
         self._compute = compute
         self._world = world
-        self._region_loss = REGION_LOSSES.get(config.loss)
+        self._dice = config.loss == "dice"
         self._input = input_info
         self.weights = None if class_weights is None else class_weights.to(compute.device)
         self.network = network.to(compute.device, memory_format=torch.channels_last)
-        self._average = _moving_average(self.network, config.average) if config.average else None
         self._module: nn.Module = _LossInputs(self.network)
         if world.size > 1:
             self._module = synchronise_batch_norm(self._module, compute.device)
@@ -93,24 +91,6 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(
             compute.device.type, enabled=compute.autocast == torch.float16 and compute.device.type == "cuda"
         )
-
-    @property
-    def result(self) -> SegmentationNetwork:
-        """The network to validate and to keep: the moving average where the version has one."""
-        if self._average is None:
-            return self.network
-        averaged = self._average.module
-        assert isinstance(averaged, SegmentationNetwork)
-        return averaged
-
-    def average_state(self) -> dict[str, Tensor] | None:
-        """Weights of the moving average, with its step count."""
-        return None if self._average is None else self._average.state_dict()
-
-    def restore_average(self, state: dict[str, Tensor] | None) -> None:
-        """Go on from `average_state()`."""
-        if self._average is not None and state is not None:
-            self._average.load_state_dict(state)
 
     def step(self, batch: Batch, score: RunningScore) -> None:
         """Update the weights once and count the batch's pixels in `score`."""
@@ -130,8 +110,6 @@ class Stepper:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self._average is not None:
-            self._average.update_parameters(self.network)
         score.add(logits.detach(), wanted, *local)
 
     def _loss(self, logits: Tensor, target: Target) -> tuple[Tensor, tuple[float, float]]:
@@ -141,29 +119,12 @@ class Stepper:
         everywhere = float(self._world.sum(np.array([local[1]]))[0])
         # DistributedDataParallel averages gradients over processes; the loss is the mean over the pixels of all
         loss = loss_sum * (self._world.size / max(everywhere, 1e-12))
-        if self._region_loss is not None and local[1] > 0:
-            loss = loss + self._region_loss(logits, target.labels)
+        if self._dice and local[1] > 0:
+            loss = loss + soft_dice(logits, target.labels)
         if target.soft is not None:
             taught = distillation(logits, target.soft)
             loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * taught
         return loss, local
-
-
-def _moving_average(network: SegmentationNetwork, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and statistics (Polyak and Juditsky 1992, as in arXiv:1803.05407).
-
-    The decay starts low, so that the first, random weights are soon forgotten.
-    """
-
-    def update(averages: list[Tensor], currents: list[Tensor], steps: Tensor | int) -> None:
-        now = min(decay, (1 + float(steps)) / (10 + float(steps)))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, 1 - now)
-            else:
-                average.copy_(current)
-
-    return AveragedModel(network, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
 
 
 def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
