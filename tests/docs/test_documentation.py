@@ -1,0 +1,60 @@
+"""What the documentation tells users to type is what the commands take."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_lines import take_line
+
+from matseg_trainer.config import parse_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """(page, text) of every fenced block of a language."""
+    for page in PAGES:
+        for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+            if kind == language:
+                yield page.name, text
+
+
+def lines() -> Iterator[tuple[str, str]]:
+    """(page, line) of every call of one of our commands, continued lines joined."""
+    for page, text in blocks("sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|\||[|;]", line.split(" #")[0]):
+                words = part.strip().removeprefix("srun ").removeprefix("$ ")
+                if words.startswith("matseg"):
+                    yield page, words
+
+
+LINES = list(lines())
+
+
+def test_there_are_lines_to_check() -> None:
+    assert len(LINES) > 25
+
+
+@pytest.mark.parametrize(("page", "line"), LINES)
+def test_every_line_is_one_that_the_command_takes(page: str, line: str) -> None:
+    del page
+    take_line(line)
+
+
+@pytest.mark.parametrize(
+    ("page", "text"), [item for item in blocks("toml") if ".default]" in item[1] and "model =" in item[1]]
+)
+def test_every_example_configuration_is_right(page: str, text: str) -> None:
+    parse_config(tomllib.loads(text), Path(page))
+
+
+def test_every_page_is_on_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    assert set(re.findall(r"([\w]+\.md)", navigation)) == {page.name for page in (ROOT / "docs").glob("*.md")}

@@ -1,0 +1,35 @@
+"""Lines as users type them, parsed by the commands themselves and not carried out."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from matseg_trainer.matseg_cli import commands, main
+
+_REDIRECTIONS = (">", ">>")
+
+
+def take_line(line: str) -> None:
+    """Parse one line.
+
+    Raises:
+        click.ClickException: the command would refuse it.
+        KeyError: there is no such command.
+    """
+    words = shlex.split(line, comments=True)
+    for end in _REDIRECTIONS:
+        words = words[: words.index(end)] if end in words else words
+    program = words.pop(0)
+    command: click.Command = (
+        main if program == "matseg" else {entry.name: entry.load() for entry in commands().values()}[program]
+    )
+    try:
+        context = command.make_context(program, words)
+        while isinstance(command, click.Group) and context._protected_args:
+            _, inner, words = command.resolve_command(context, [*context._protected_args, *context.args])
+            assert inner is not None
+            command, context = inner, inner.make_context(inner.name, words, parent=context)
+    except click.exceptions.Exit as done:  # --help and --version are carried out at once
+        assert done.exit_code == 0
