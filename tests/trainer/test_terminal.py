@@ -61,7 +61,9 @@ def test_every_command_explains_itself(name: str) -> None:
     assert command.examples or command.hidden
     shown = CliRunner().invoke(command, ["-h"])
     assert shown.exit_code == 0
-    assert max(map(len, shown.stdout.splitlines())) <= 80 or name in ("matseg-run", "matseg-quantify")
+    explained, _, examples = shown.stdout.partition("\nExamples:\n")
+    assert max(map(len, explained.splitlines())) <= 80
+    assert bool(examples) == (not command.hidden)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,13 @@ def test_following_the_next_command_goes_the_whole_way(there: Path, step: Callab
     assert step() == "matseg-export discs v1"
     assert step() == "matseg-run saved/discs_v1.onnx FOLDER"
     assert step() == ""
+    model = there / "saved" / "discs_v1.onnx"
+    content = model.read_bytes()
+    for written, is_stale in ((content, False), (content + b"\x00\x00", True)):
+        model.write_bytes(written)
+        run = json.loads(invoke("--json").stdout)["datasets"][0]["runs"][0]
+        assert (run["slices"], run["is_complete"], run["is_stale"]) == (2, True, is_stale)
+    model.write_bytes(content)
 
     # another hyperparameter, then an image that changed: trained again, and all that follows anew
     (there / "config.toml").write_text(WALK_CONFIG + "lr = 0.002\n", encoding="utf-8")
@@ -286,11 +295,7 @@ def test_following_the_next_command_goes_the_whole_way(there: Path, step: Callab
     np.save(array, labels)  # newer than the checkpoint, but the same
     os.utime(array, (later, later))
     assert step() == "matseg-evaluate discs v1 --overlay"
-    assert step() == "matseg-export discs v1 --overwrite"
-    document = json.loads(invoke("--json").stdout)
-    run = document["datasets"][0]["runs"][0]
-    assert run["is_complete"]
-    assert run["is_stale"], "its model was exported anew"
+    assert json.loads(invoke("--json").stdout)["next"] == "matseg-export discs v1 --overwrite"
 
 
 def test_a_folder_that_is_no_workspace_shows_how_to_begin(
