@@ -160,6 +160,27 @@ def test_a_large_model_does_not_get_in(builder: Builder, monkeypatch: pytest.Mon
     assert not builder.zoo.index.exists()
 
 
+def test_a_student_is_trained_after_its_teacher(
+    builder: Builder, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(building, "run_command", lambda words, _folder: calls.append(tuple(words)))
+    monkeypatch.setattr(Builder, "publish", lambda _self, _seeds: ())
+    student = builder.zoo.folder / "student" / "model.toml"
+    student.parent.mkdir()
+    further = 'after = ["discs"]\nteacher = "discs_v4"\nversion = "v1"'
+    student.write_text(DESCRIPTION.replace('version = "v4"', further), encoding="utf-8")
+    teaching = ("matseg-train", "discs", "v4", "--overwrite")
+    learning = ("matseg-train", "discs", "v1", "--teacher", "discs_v4", "--overwrite")
+    Builder.of(builder.zoo, "student", Workspace(workspace)).build()
+    assert calls[1:] == [teaching, learning]
+    (workspace / "saved").mkdir()
+    (workspace / "saved" / "discs_v4.pth").touch()
+    calls.clear()
+    Builder.of(builder.zoo, "student", Workspace(workspace)).build()
+    assert calls[1:] == [learning]
+
+
 def test_wrong_names_are_told_before_any_work(
     zoo: ZooCheckout, workspace: Path, ran: list[tuple[str, ...]]
 ) -> None:

@@ -18,6 +18,7 @@ from matseg_runtime.session import Session
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import read_evaluation
 from matseg_shared.files import atomic_write, write_text
+from matseg_trainer.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.commands import run_command
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo.card import check_model
@@ -39,6 +40,8 @@ class Builder:
     entry: ZooEntry
     workspace: Workspace
     description: Description
+    earlier: tuple[Description, ...]
+    """Of the models whose checkpoints the training needs."""
 
     @classmethod
     def of(cls, zoo: ZooCheckout, name: str, workspace: Workspace) -> Builder:
@@ -50,8 +53,11 @@ class Builder:
         """
         entry = zoo.entry(name)
         description = read_description(entry.description)
-        workspace.config().version(description.dataset, description.version)
-        return cls(zoo=zoo, entry=entry, workspace=workspace, description=description)
+        earlier = tuple(read_description(zoo.entry(other).description) for other in description.after)
+        config = workspace.config()
+        for item in (description, *earlier):
+            config.version(item.dataset, item.version)
+        return cls(zoo=zoo, entry=entry, workspace=workspace, description=description, earlier=earlier)
 
     def build(self, seeds: int = 1) -> tuple[Path, ...]:
         """Prepare the data, train and publish.
@@ -68,6 +74,7 @@ class Builder:
         """
         for words in self.description.preparation():
             run_command(words, self.workspace.root)
+        self._train_earlier()
         own = self.workspace.config().version(self.description.dataset, self.description.version).seed
         others = [seed for seed in range(seeds) if seed != own][: seeds - 1]
         results = []
@@ -76,6 +83,15 @@ class Builder:
             results.append(best_mean_iou(self.workspace.log / f"{self.description.trained_name}.jsonl"))
         run_command(self.description.training(), self.workspace.root)
         return self.publish(results)
+
+    def _train_earlier(self) -> None:
+        """What the training needs, with its data, unless an earlier training has left it."""
+        for other in self.earlier:
+            if (self.workspace.saved / f"{other.trained_name}{CHECKPOINT_SUFFIX}").exists():
+                continue
+            steps = other.preparation() if other.dataset != self.description.dataset else ()
+            for words in (*steps, other.training()):
+                run_command(words, self.workspace.root)
 
     def publish(self, seeds: Sequence[float] = ()) -> tuple[Path, ...]:
         """Export the trained checkpoint, measure that file, and put it into the zoo when it is fit for it.

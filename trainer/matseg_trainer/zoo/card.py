@@ -11,7 +11,7 @@ from matseg_runtime.session import Session
 from matseg_runtime.zoo import PREFIX, ZooModel
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import Spread
-from matseg_shared.metadata import ModelMetadata
+from matseg_shared.metadata import ModelMetadata, TrainingInfo
 from matseg_trainer.zoo.checkout import ZooEntry
 from matseg_trainer.zoo.description import Description, read_description
 from matseg_trainer.zoo.figures import Speed, ZooFigures, read_figures
@@ -117,6 +117,7 @@ def _head(card: Card) -> str:
             f"{metadata.export.precision}, worth its while on {', '.join(metadata.export.pays_on)}",
         ),
         ("tiles", f"stride {metadata.tiling.stride}, halo {metadata.tiling.halo} pixels"),
+        *_origins(training),
         (
             "training",
             f"{training.dataset} {training.version}, best epoch {training.epoch} of "
@@ -128,6 +129,16 @@ def _head(card: Card) -> str:
         f"# {entry.name}\n\n{card.description.summary}.\n\n"
         f"```sh\nmatseg-run {PREFIX}{entry.name} raw_slices/\n```\n\n{markdown_table(('', ''), rows)}"
     )
+
+
+def _origins(training: TrainingInfo) -> list[tuple[str, str]]:
+    """What besides the data set's labels went into the weights."""
+    rows = []
+    if training.init is not None:
+        rows.append(("fine-tuned from", f"{training.init.name} (weights `{training.init.sha256[:16]}`)"))
+    if training.teacher is not None:
+        rows.append(("distilled from", f"{training.teacher.name} (file `{training.teacher.sha256[:16]}`)"))
+    return rows
 
 
 def _classes(metadata: ModelMetadata, figures: ZooFigures) -> str:
@@ -210,6 +221,8 @@ def _use(description: Description) -> str:
 
 def _again(name: str, description: Description) -> str:
     model = f"saved/zoo_{name}.onnx"
+    others = ", ".join(f"`{other}`" for other in description.after)
+    first = f" (after the training of {others}, unless its checkpoint is in `saved/`)" if others else ""
     commands = (
         *description.prepare,
         " ".join(description.training()),
@@ -219,7 +232,7 @@ def _again(name: str, description: Description) -> str:
     listing = "\n".join(commands)
     return (
         f"## Make it again\n\n`make models MODEL={name}` in a source checkout, whose `data/` holds the data sets that "
-        f"are not drawn; it runs\n\n```sh\n{listing}\n```"
+        f"are not drawn; it runs{first}\n\n```sh\n{listing}\n```"
     )
 
 

@@ -76,7 +76,9 @@ def time_main(names: tuple[str, ...]) -> None:
     zoo = ZooCheckout.find()
     for entry in [zoo.entry(name) for name in names] or zoo.built:
         speed = time_again(entry).speed
-        console().print(f"{entry.name}: {speed.median * 1e3:.1f} ms, {speed.megapixels_per_second:.1f} Mpixel/s")
+        console().print(
+            f"{entry.name}: {speed.median * 1e3:.1f} ms, {speed.megapixels_per_second:.1f} Mpixel/s"
+        )
     _tell(write_pages(zoo), zoo.root)
 
 

@@ -46,6 +46,8 @@ class Description(_Table):
     """Folder of labelled images that the card's figures are measured on."""
     prepare: tuple[str, ...] = Field(min_length=1)
     """Commands that bring the data set from where its makers left it to label arrays."""
+    after: tuple[str, ...] = ()
+    """Models of the zoo whose checkpoints this training needs; they are trained before, unless they are in `saved/`."""
     init: str | None = None
     """Checkpoint to start from, for `matseg-train --init`; None: random weights."""
     teacher: str | None = None
