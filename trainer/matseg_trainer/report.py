@@ -30,11 +30,10 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
     if len(result.images) > 1:
         out.print(_spread_table(result))
     _print_worst(out, result)
-    out.print(f"  predictions  {outputs.predictions}", markup=False)
-    if outputs.overlays is not None:
-        out.print(f"  overlays     {outputs.overlays}", markup=False)
-    for name in ("metrics", "table", "confusion", "reliability"):
-        out.print(f"  {name:<12} {getattr(outputs, name)}", markup=False)
+    for name in ("predictions", "overlays", "metrics", "table", "confusion", "reliability"):
+        path = getattr(outputs, name)
+        if path is not None:
+            out.print(f"  {name:<12} {path}", markup=False, soft_wrap=True)  # to be copied in one piece
 
 
 def _class_table(result: EvaluationDocument) -> Table:
@@ -111,7 +110,7 @@ def _table(title: str, *headings: str) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column(headings[0], overflow="fold")
     for heading in headings[1:]:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)  # a narrow terminal folds the names only
     return table
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from matseg_shared.errors import MetadataError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
 from matseg_shared.metadata import Histogram, InputInfo
+from matseg_trainer import report
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
-from matseg_trainer.report import print_evaluation
 
 
 def threshold(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +105,7 @@ def test_images_without_a_boundary_are_left_out_of_the_displacement_and_shown_as
     document, outputs = run(workspace, predict=nothing)
     assert document.boundary.displacement is document.iou[1] is document.spread.boundary_f1 is None
     assert document.images[0].disagreement.reason == "no wrong pixel"
-    print_evaluation(document, outputs)
+    report.print_evaluation(document, outputs)
     printed = capsys.readouterr().out
     assert "nan" not in printed.lower()
     assert "│ disc   │       - │" in printed
@@ -114,9 +115,13 @@ def test_the_tables_fit_80_columns(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document, outputs = run(workspace)
-    monkeypatch.setenv("COLUMNS", "80")
-    print_evaluation(document, outputs)
+    long = document.classes[1].model_copy(update={"name": "proeutectoid grain boundary network of cementite"})
+    document = document.model_copy(update={"classes": (document.classes[0], long)})
+    terminal = Console(width=80, highlight=False)
+    monkeypatch.setattr(report, "console", lambda: terminal)
+    report.print_evaluation(document, outputs)
     printed = capsys.readouterr().out
+    assert "…" not in printed
     tables = [line for line in printed.splitlines() if line.startswith(("│", "┏", "└"))]
     assert len(tables) > 10
     assert max(map(len, tables)) <= 80
