@@ -9,6 +9,7 @@ publish:                                             └─> export ─> evaluat
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,7 @@ class Builder:
         """
         for words in self.description.preparation():
             run_command(words, self.workspace.root)
+        self._name_classes()
         self._train_earlier()
         own = self.workspace.config().version(self.description.dataset, self.description.version).seed
         others = [seed for seed in range(seeds) if seed != own][: seeds - 1]
@@ -92,6 +94,12 @@ class Builder:
             steps = other.preparation() if other.dataset != self.description.dataset else ()
             for words in (*steps, other.training()):
                 run_command(words, self.workspace.root)
+
+    def _name_classes(self) -> None:
+        """Give the data set the names and colours that the zoo has for its classes."""
+        if self.entry.classes.is_file():
+            dataset = self.workspace.dataset(self.description.dataset)
+            shutil.copy2(self.entry.classes, dataset.classes_path)
 
     def publish(self, seeds: Sequence[float] = ()) -> tuple[Path, ...]:
         """Export the trained checkpoint, measure that file, and put it into the zoo when it is fit for it.

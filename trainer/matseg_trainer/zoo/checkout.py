@@ -27,6 +27,11 @@ class ZooEntry:
         return self.folder / "model.toml"
 
     @property
+    def classes(self) -> Path:
+        """Names and colours of the classes, where the data set has none of its own."""
+        return self.folder / "classes.toml"
+
+    @property
     def model(self) -> Path:
         """The file that is used."""
         return self.folder / MODEL_NAME
