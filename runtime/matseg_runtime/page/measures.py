@@ -139,6 +139,7 @@ def _size_chart(summary: _Summary, colours: Sequence[Colour]) -> Chart | None:
         summary="How many regions of all slices have which diameter; those at the edge are left out.",
         x_title=f"diameter ({summary.unit})",
         y_title="regions",
+        x_log=True,
         series=series,
         height=280,
     )

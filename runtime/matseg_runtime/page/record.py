@@ -12,7 +12,7 @@ from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.origin import Origin, read_origin
 from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
-from matseg_runtime.sink.volume import SIDE_SUFFIX
+from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.metadata import ClassInfo, problems_of
 from matseg_shared.palette import default_colours
@@ -130,16 +130,25 @@ def find_run(path: Path) -> RunPlaces | None:
         path = path.parent
     if not path.name:
         return None
-    beside = path.with_name(path.name + SIDE_SUFFIX)
+    beside = side_folder(path)
     if (beside / REPORT_NAME).is_file() or (beside / "job.json").is_file():
         return RunPlaces(report=beside / REPORT_NAME, ledger=beside, labels=path)
     if path.name.endswith(SIDE_SUFFIX) and path.is_dir() and path.name != LEDGER_NAME:
-        labels = path.with_name(path.name.removesuffix(SIDE_SUFFIX))
-        return RunPlaces(report=path / REPORT_NAME, ledger=path, labels=labels)
+        return RunPlaces(report=path / REPORT_NAME, ledger=path, labels=_volume_of(path))
     folder = path.parent if path.name == LEDGER_NAME else path
     if (folder / REPORT_NAME).is_file() or (folder / LEDGER_NAME).is_dir():
         return RunPlaces(report=folder / REPORT_NAME, ledger=folder / LEDGER_NAME, labels=folder)
     return None
+
+
+def _volume_of(side: Path) -> Path:
+    """The inverse of `side_folder`."""
+    volume = side.with_name(side.name.removesuffix(SIDE_SUFFIX))
+    root, separator, within = volume.name.partition(".zarr.")
+    if not separator or volume.exists():
+        return volume
+    *groups, name = within.split(".")
+    return side.with_name(f"{root}.zarr").joinpath(*groups, "labels", name)
 
 
 def read_run(places: RunPlaces) -> RunRecord:

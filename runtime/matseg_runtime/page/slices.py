@@ -130,7 +130,8 @@ def _labels_of(record: RunRecord) -> Iterator[Source | str | None]:
         yield None
         return
     try:
-        source = open_source(str(record.places.labels), SourceOptions(axis=key.get("axis")))
+        options = SourceOptions(axis=key.get("axis"), as_labels=True, fill_missing_chunks=True)
+        source = open_source(str(record.places.labels), options)
     except MatsegError as error:
         yield f"its labels: {error}"
         return

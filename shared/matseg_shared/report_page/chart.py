@@ -58,6 +58,7 @@ class Chart:
     series: Sequence[Series]
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    x_log: bool = False
     y_log: bool = False
     y_percent: bool = False
     height: int = 300

@@ -40,7 +40,8 @@ class GreyWindow:
     def apply(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
         """Intensities to 0 ... 255, clipped."""
         scaled = (picture.astype(np.float32) - self.low) * (255 / (self.high - self.low))
-        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        shown: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return shown
 
 
 def fit(shape: tuple[int, int], edge: int) -> tuple[int, int]:

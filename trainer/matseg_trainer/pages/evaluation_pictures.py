@@ -131,9 +131,8 @@ def _same(
 ) -> bool:
     if labels.shape != prediction.shape:
         return False
-    return confusion_matrix(labels, prediction, n_class).tolist() == [
-        list(r) for r in result.confusion_matrix
-    ]
+    found = confusion_matrix(labels, prediction, n_class)
+    return np.array_equal(found, np.array(result.confusion_matrix))
 
 
 def _shown(item: _Loaded, edge: int, colours: Sequence[Colour], names: Sequence[str]) -> ShownImage:

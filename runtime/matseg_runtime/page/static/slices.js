@@ -45,7 +45,7 @@
     if (slice !== slices[current]) return; // the reader was faster
     const outlines = at("outlines").checked;
     const table = chosen.map(rgb);
-    const context = canvas.getContext("2d");
+    const context = canvas.getContext("2d", { willReadFrequently: true }); // pixels are put, not drawn: keep it off the GPU
     Object.assign(canvas, { width, height });
     const shown = context.createImageData(width, height);
     const edge = (pixel, value) => (pixel % width + 1 < width && labels[pixel + 1] !== value)
@@ -60,6 +60,7 @@
     context.putImageData(shown, 0, 0);
     canvas.style.opacity = at("opacity").value / 100;
     canvas.dataset.slice = current;
+    canvas.dataset.classes = visible.flatMap((on, index) => (on ? [index] : [])).join(" ");
   };
 
   // The whole slice fits the screen, until the reader zooms in.

@@ -71,7 +71,8 @@ matseg.charts = (() => {
       hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: ink } },
       showlegend: spec.series.length > 1,
       legend: { orientation: "h", yanchor: "bottom", y: 1.01, x: 0, font: { color: ink } },
-      xaxis: { ...axis, title: { text: spec.x_title, standoff: 8 }, range: spec.x_range ?? undefined },
+      xaxis: { ...axis, title: { text: spec.x_title, standoff: 8 }, range: spec.x_range ?? undefined,
+        type: spec.x_log ? "log" : "linear", exponentformat: "power" },
       yaxis: {
         ...axis, title: { text: spec.y_title, standoff: 8 }, type: spec.y_log ? "log" : "linear",
         range: spec.y_range ?? undefined, tickformat: spec.y_percent ? ".3~%" : undefined,
