@@ -42,7 +42,7 @@ class BarProgress(Progress):
 
     def __init__(self, bar: Bar, prefix: str) -> None:
         self._bar, self._prefix = bar, prefix
-        self._task = bar.add_task(prefix, total=None, unit="", note="")
+        self._task = bar.add_task(prefix, total=None, visible=bool(prefix), unit="", note="")
 
     def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
         """See the base class."""

@@ -88,14 +88,21 @@ def test_constants_that_help_repeats_are_the_same() -> None:
     assert tuple(PROVIDERS.choices) == PROVIDER_CHOICES
 
 
-def test_help_is_quick_because_it_imports_little() -> None:
+def test_help_is_quick_because_it_imports_little_and_the_overview_needs_no_torch(workspace: Path) -> None:
     code = (
         "import sys; from matseg_trainer.matseg_cli import main; main(['--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'numpy', 'onnxruntime', 'pydantic', 'rich', 'matplotlib', 'zarr'} & sys.modules.keys()\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "heavy = {'torch', 'numpy', 'onnxruntime', 'pydantic', 'rich', 'matplotlib', 'zarr'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+        "try: main(['--json'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy -= {'numpy', 'pydantic', 'zarr'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workspace
+    )
     assert done.returncode == 0, done.stderr
+    assert '"matseg-train discs v3"' in done.stdout
     for words in ("prep", "train", "run", "quantify", "verify", "completion", "status"):
         assert f"\n  {words} " in done.stdout
 

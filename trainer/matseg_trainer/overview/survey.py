@@ -29,9 +29,9 @@ def survey(place: Workspace) -> WorkspaceState:
             config = place.config().versions
         except ConfigError as error:
             problems.append(str(error))
-    models: list[ModelFile] = []
-    for found in exported_models(place):
-        (problems if isinstance(found, str) else models).append(found)  # type: ignore[attr-defined]
+    found = list(exported_models(place))
+    models = [item for item in found if isinstance(item, ModelFile)]
+    problems += [item for item in found if isinstance(item, str)]
     outputs = runs(place)
     folders = _dataset_folders(place)
     names = list(dict.fromkeys([*folders, *config]))
@@ -86,7 +86,7 @@ def _dataset(
     known = {f"{name}_{version}" for version in config}
     mine = tuple(run for run in outputs if run.model_name in known)
     command, hint = next_step(place, name, splits, versions, mine)
-    numbers = {settings.n_class for settings in config.values()}
+    numbers: set[int | None] = {settings.n_class for settings in config.values()}
     if not numbers and dataset is not None and dataset.classes_path.is_file():
         numbers = {_number_of_classes(dataset)}
     return DatasetState(
