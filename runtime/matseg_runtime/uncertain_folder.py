@@ -40,7 +40,7 @@ from matseg_shared.classes import CLASSES_NAME, write_classes
 from matseg_shared.errors import ImageError
 from matseg_shared.files import atomic_write, output_errors, temporary_beside
 from matseg_shared.metadata import ClassInfo
-from matseg_shared.palette import write_label_png
+from matseg_shared.png import write_label_png
 
 _IMAGES, _LABELS, _MAPS = "train/images", "train/labels", "maps"
 _LARGEST_INDEX = 255

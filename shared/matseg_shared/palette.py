@@ -1,4 +1,4 @@
-"""Colours for classes, and label images that carry them.
+"""Colours for classes, and pictures in them.
 
 Default colours are those of Okabe and Ito (2008), told apart with every common kind of colour blindness.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-from matseg_shared.png import write_palette_png
 
 Colour = tuple[int, int, int]
 
@@ -85,23 +82,3 @@ def overlay(
     if len(colours) == 2:
         picture[wrong & (predictions == 1)] = FALSE_POSITIVE
     return picture
-
-
-def write_label_png(
-    stream: BinaryIO,
-    labels: NDArray[np.uint8],
-    colours: Sequence[Colour],
-    text: Mapping[str, str] | None = None,
-) -> None:
-    """Write a palette PNG: its pixel values are the class indices, its palette the class colours.
-
-    Args:
-        stream: open for writing in binary mode.
-        labels: (H, W) class indices.
-        colours: RGB per class.
-        text: keywords and their values, kept in the file beside the pixels.
-
-    Raises:
-        ValueError: an index that no class has.
-    """
-    write_palette_png(stream, labels, colours, text)

@@ -21,30 +21,30 @@ _FASTEST = 1
 _LARGEST_EDGE = 2**31 - 1
 
 
-def write_palette_png(
+def write_label_png(
     stream: BinaryIO,
-    indices: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
     colours: Sequence[tuple[int, int, int]],
     text: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an indexed image in as few bits per pixel as its palette needs: 1, 2, 4 or 8.
+    """Write a palette PNG whose pixel values are class indices, in the 1, 2, 4 or 8 bits that its palette needs.
 
     Args:
         stream: open for writing in binary mode.
-        indices: (H, W), each below the number of colours.
-        colours: RGB of each index, 1 to 256 of them.
+        labels: (H, W) class indices, each below the number of colours.
+        colours: RGB per class, 1 to 256 of them.
         text: keywords (Latin-1, at most 79 characters) and their values, kept in the file.
 
     Raises:
         ValueError: an index without a colour, or an image that no PNG can hold.
     """
-    height, width = indices.shape
-    if not 0 < min(indices.shape) <= max(indices.shape) <= _LARGEST_EDGE:
+    height, width = labels.shape
+    if not 0 < min(labels.shape) <= max(labels.shape) <= _LARGEST_EDGE:
         raise ValueError(f"a PNG cannot hold {height} x {width} pixels")
-    if (largest := int(indices.max())) >= len(colours):
+    if (largest := int(labels.max())) >= len(colours):
         raise ValueError(f"index {largest} has none of the {len(colours)} colours")
     bits = next(bits for bits in (1, 2, 4, 8) if len(colours) <= 1 << bits)
-    rows = _packed(indices, bits)
+    rows = _packed(labels, bits)
     # each row begins with its filter, 0 for none: neighbouring indices have no difference worth coding
     lines = np.zeros((height, rows.shape[1] + 1), np.uint8)
     lines[:, 1:] = rows

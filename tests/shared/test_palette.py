@@ -17,8 +17,8 @@ from matseg_shared.palette import (
     colourise,
     default_colours,
     overlay,
-    write_label_png,
 )
+from matseg_shared.png import write_label_png
 
 
 @pytest.mark.parametrize("n_class", [2, 4, 8, 255])

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from matseg_shared.palette import default_colours
-from matseg_shared.png import write_palette_png
+from matseg_shared.png import write_label_png
 
 
 def _written(indices: np.ndarray, n_class: int, text: dict[str, str] | None = None) -> bytes:
     stream = io.BytesIO()
-    write_palette_png(stream, indices, default_colours(n_class), text)
+    write_label_png(stream, indices, default_colours(n_class), text)
     return stream.getvalue()
 
 

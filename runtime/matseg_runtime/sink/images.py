@@ -17,7 +17,7 @@ from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
 from matseg_shared.files import atomic_write, output_errors
 from matseg_shared.metadata import ModelMetadata
-from matseg_shared.palette import write_label_png
+from matseg_shared.png import write_label_png
 
 LEDGER_NAME = ".matseg"
 
