@@ -27,6 +27,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """The wheel with all that its extra `cpu` needs, as docs/facility.md collects it for machines without internet."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest"]
+    done = subprocess.run(
+        [*command, str(folder), f"{wheel}[cpu]"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
 def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Callable[[str], Environment]:
     """Install the wheel, with extras such as `[cpu]`, into a fresh environment."""
 
@@ -40,9 +52,13 @@ def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Callable[[
 
 
 @pytest.fixture(scope="session")
-def with_cpu(install: Callable[[str], Environment]) -> Environment:
-    """What a facility installs."""
-    return install("[cpu]")
+def with_cpu(tmp_path_factory: pytest.TempPathFactory, wheelhouse: Path) -> Environment:
+    """What a facility installs, without any package index."""
+    environment = Environment(folder=tmp_path_factory.mktemp("environment"))
+    venv.create(environment.folder, with_pip=True, symlinks=sys.platform != "win32")
+    offline = ("--no-index", "--find-links", wheelhouse)
+    environment.call("python", "-m", "pip", "install", "--quiet", *offline, "matseg[cpu]")
+    return environment
 
 
 @pytest.fixture(scope="session")
