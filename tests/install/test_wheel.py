@@ -12,6 +12,7 @@ import pytest
 from environments import Environment
 from PIL import Image
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.install, pytest.mark.xdist_group("install")]  # one process: environments are dear
 
 
@@ -50,6 +51,27 @@ def test_a_folder_is_segmented_without_torch(with_cpu: Environment, model: Path,
 def test_inspect_and_verify_there(with_cpu: Environment, model: Path) -> None:
     assert "alloy_v1" in with_cpu.call("matseg-inspect", model).stdout
     assert "passed on cpu" in with_cpu.call("matseg-verify", model).stdout
+
+
+def test_the_wheel_knows_the_zoo_and_carries_no_model(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "matseg_runtime/zoo_index.json" in names
+    assert not [name for name in names if name.endswith(".onnx")]
+
+
+def test_models_of_the_zoo_are_named_or_found_there(
+    with_cpu: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("MATSEG_ZOO", raising=False)
+    assert "zoo:dendrites" in with_cpu.call("matseg-inspect", "zoo:").stdout
+    done = with_cpu.call("matseg-verify", "zoo:dendrites", check=False)
+    assert done.returncode == 2
+    assert "its file is not on this machine; copy models_zoo/dendrites/model.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("MATSEG_ZOO", str(ROOT / "models_zoo"))
+    assert "passed on cpu" in with_cpu.call("matseg-verify", "zoo:dendrites").stdout
 
 
 def test_cuda_is_refused_with_the_remedy(with_cpu: Environment, model: Path, folder: Path) -> None:
