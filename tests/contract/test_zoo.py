@@ -41,9 +41,11 @@ def test_it_is_small(model: ZooModel) -> None:
 
 @each_model
 def test_config_toml_still_makes_it(model: ZooModel) -> None:
+    """Hyperparameters that came later have their defaults; those that are gone since cannot be compared."""
     training = Session.open(locate(f"zoo:{model.name}"), provider="cpu", threads=1).model.metadata.training
-    now = load_config(ROOT / "config.toml").version(model.dataset, model.version)
-    assert VersionConfig.model_validate(training.config) == now
+    now = load_config(ROOT / "config.toml").version(model.dataset, model.version).model_dump(mode="json")
+    defaults = {name: field.default for name, field in VersionConfig.model_fields.items()}
+    assert {name: training.config.get(name, defaults[name]) for name in now} == now
 
 
 def test_cards_and_indexes_are_what_the_files_say() -> None:
