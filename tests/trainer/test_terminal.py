@@ -272,12 +272,14 @@ def step(there: Path) -> Callable[[], str]:
 def test_following_the_next_command_goes_the_whole_way(there: Path, step: Callable[[], str]) -> None:
     (there / "config.toml").write_text(WALK_CONFIG, encoding="utf-8")
     shutil.rmtree(there / "data" / "discs" / "test" / "labels_npy")
+    assert invoke().stdout.count(" done ") == 1, "the other splits have arrays"
     assert step() == "matseg-prep labels discs test"
     assert step() == "matseg-train discs v1"
     assert step() == "matseg-evaluate discs v1 --overlay"
     assert step() == "matseg-export discs v1"
     assert step() == "matseg-run saved/discs_v1.onnx FOLDER"
     assert step() == ""
+    assert invoke().stdout.count(" done ") == 5
     model = there / "saved" / "discs_v1.onnx"
     content = model.read_bytes()
     for written, is_stale in ((content, False), (content + b"\x00\x00", True)):

@@ -69,4 +69,5 @@ def _figures(score: SplitScore) -> str:
 def terminal_progress(out: Console) -> Iterator[TerminalProgress]:
     """Progress for the length of one training; lines that stay go to `out`."""
     with progress.shown_progress(out=out) as shown:
+        shown.stage("reading images and labels")
         yield TerminalProgress(out, shown)

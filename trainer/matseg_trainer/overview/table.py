@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
@@ -26,8 +26,8 @@ def print_state(out: Console, state: WorkspaceState) -> None:
     from rich.table import Table
 
     walk = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for number, (command, purpose) in enumerate(_WALK, start=1):
-        walk.add_row(str(number), command, purpose)
+    for number, ((command, purpose), done) in enumerate(zip(_WALK, _done(state), strict=True), start=1):
+        walk.add_row(str(number), command, "[green]done[/green]" if done else "", purpose)
     out.print(walk)
     out.print()
     if not state.is_workspace:
@@ -42,6 +42,18 @@ def print_state(out: Console, state: WorkspaceState) -> None:
     if state.next is not None:
         out.print("next:", style="bold", end=" ")
         _line(out, state.next, "bold green")
+
+
+def _done(state: WorkspaceState) -> Iterator[bool]:
+    """For each step of the walk, whether it was done for any data set."""
+    versions = [version for dataset in state.datasets for version in dataset.versions]
+    yield any(split.arrays for dataset in state.datasets for split in dataset.splits)
+    yield any(version.progress == "trained" for version in versions)
+    yield any(version.evaluations for version in versions)
+    yield any(version.models for version in versions)
+    yield any(
+        run.is_complete for run in (*state.other_runs, *(run for item in state.datasets for run in item.runs))
+    )
 
 
 def _print_beginning(out: Console, state: WorkspaceState) -> None:
