@@ -57,22 +57,19 @@ def test_the_slices_of_a_run_are_browsed_with_the_keyboard(labelled: Path, open_
 def test_a_click_on_a_curve_brings_that_slice(labelled: Path, open_page: Open) -> None:
     page = open_page(labelled / "report.html").page
     plot = page.locator("#chart-fraction-0 .plot")
-    plot.scroll_into_view_if_needed()
-    place = page.evaluate(
+    x, y = page.evaluate(
         """() => {
           const plot = document.querySelector("#chart-fraction-0 .plot");
           const { xaxis, yaxis } = plot._fullLayout;
-          const box = plot.getBoundingClientRect();
-          const [x, y] = [plot.data[0].x[3], plot.data[0].y[3]];
-          return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
+          return [xaxis.d2p(plot.data[0].x[3]), yaxis.d2p(plot.data[0].y[3])];
         }"""
     )
-    page.mouse.move(place[0] - 6, place[1] - 6)
-    page.mouse.move(
-        *place
-    )  # plotly looks for points when the pointer moves within the plot, not when it enters
+    area = plot.locator(".nsewdrag")
+    # plotly looks for points when the pointer moves within the plot, not when it enters
+    area.hover(position={"x": x - 6, "y": y + 6})
+    area.hover(position={"x": x, "y": y})
     expect(plot.locator(".hovertext")).to_have_count(1, timeout=PATIENCE)
-    page.mouse.click(*place)
+    area.click(position={"x": x, "y": y})
     _wait_for_slice(page, 3)
     assert "s3" in page.locator("#where").inner_text()
 

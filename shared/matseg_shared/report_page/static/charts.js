@@ -63,11 +63,12 @@ matseg.charts = (() => {
 
   const layout = (spec) => {
     const [ink, soft, grid] = [css("--ink"), css("--soft"), css("--grid")];
+    // the margin above holds the buttons, which must not cover points
     const axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, tickcolor: grid, automargin: true, fixedrange: false };
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height: spec.height,
       font: { color: soft, family: getComputedStyle(document.body).fontFamily, size: 12.5 },
-      margin: { l: 56, r: 12, t: 8, b: 40 }, hovermode: "closest", barmode: "overlay", bargap: 0,
+      margin: { l: 56, r: 12, t: 36, b: 40 }, hovermode: "closest", barmode: "overlay", bargap: 0,
       hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: ink } },
       showlegend: spec.series.length > 1,
       legend: { orientation: "h", yanchor: "bottom", y: 1.01, x: 0, font: { color: ink } },
