@@ -52,22 +52,29 @@ def _labels(path: Path) -> dict[str, bytes]:
     return {name: content for name, content in snapshot(path).items() if ".json" not in name}
 
 
-@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif", "labels"])
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [("labels.zarr", ["--quantify", "--uncertain", "2"]), ("labels.tif", []), ("labels", [])],
+)
 def test_a_cluster_makes_what_one_process_makes(
-    run: Run, model: Path, volume: Path, tmp_path: Path, cluster: Any, name: str
+    run: Run, model: Path, volume: Path, tmp_path: Path, cluster: Any, name: str, extra: list[str]
 ) -> None:
     for folder in ("one", "many"):
         (tmp_path / folder).mkdir()
-    assert run(model, volume, "-o", tmp_path / "one" / name).exit_code == 0
-    result = run(model, volume, "-o", tmp_path / "many" / name, "--dask", cluster.scheduler_address)
+    assert run(model, volume, "-o", tmp_path / "one" / name, *extra).exit_code == 0
+    result = run(model, volume, "-o", tmp_path / "many" / name, *extra, "--dask", cluster.scheduler_address)
     assert result.exit_code == 0, result.output
     assert "80 of 80 slices labelled" in result.output
     keep = lambda root: {  # noqa: E731
         name: content
         for name, content in snapshot(tmp_path / root).items()
-        if not any(word in name for word in ("report", "job.", "part-", "done-"))
+        if not any(
+            word in name
+            for word in ("report", "job.", "part-", "done-", "origin.", "index.", "quantities.json")
+        )
     }
     assert keep("many") == keep("one")
+    assert bool(extra) == any("_uncertain" in name for name in keep("many"))
 
 
 def test_a_killed_worker_is_made_up_for(

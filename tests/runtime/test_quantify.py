@@ -28,6 +28,7 @@ from matseg_runtime import quantify as quantify_module
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.quantify_cli import quantify_main
 from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
+from matseg_shared.metadata import PixelSize, encode
 from matseg_shared.palette import OKABE_ITO
 from matseg_shared.png import write_label_png
 
@@ -360,6 +361,36 @@ def test_without_being_asked_nothing_is_measured(run: Run, model: Path, slices: 
     ledger = Ledger(tmp_path / "out" / ".matseg", Part())
     ledger.reload()
     assert all(record.regions is None and record.uncertainty is None for record in ledger.done.values())
+
+
+def test_probabilities_beside_labels_are_no_labels(
+    quantify: Run, run: Run, model: Path, slices: Path, tmp_path: Path
+) -> None:
+    assert run(model, slices, "-o", tmp_path / "out", "--probabilities", "--quantify").exit_code == 0
+    assert quantify(tmp_path / "out", "-o", tmp_path / "again").exit_code == 0
+    for name in FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_the_pixel_size_of_the_model(run: Run, slices: Path, tmp_path: Path) -> None:
+    graph = onnx_models.build_graph()
+    metadata = onnx_models.build_metadata().model_copy(update={"pixel_size": PixelSize(value=1.3, unit="µm")})
+    model = onnx_models.save(
+        graph, encode(metadata, onnx_models.self_test_of(graph, 1, "uint8")), tmp_path / "alloy_v1.onnx"
+    )
+    report = json.loads(run(model, slices, "-o", tmp_path / "a", "--json", "--quantify").stdout)
+    assert report["voxel_size"] == {
+        "step": None,
+        "row": 1.3,
+        "column": 1.3,
+        "unit": "um",
+        "origin": "the model",
+    }
+    assert not any("was trained on pixels" in warning for warning in report["warnings"])
+    assert json.loads((tmp_path / "a" / SUMMARY_NAME).read_text())["classes"][0]["volume"] is None
+    other = json.loads(run(model, slices, "-o", tmp_path / "b", "--json", "--voxel-size", "2um").stdout)
+    assert other["unit"] == "um"
+    assert any("was trained on pixels of 1.3 um" in warning for warning in other["warnings"])
 
 
 def test_phase_fractions_have_areas_where_the_voxel_size_is_known(

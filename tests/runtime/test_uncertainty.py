@@ -359,6 +359,26 @@ def test_wrong_use(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_was_watched(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
+    result = run(
+        model,
+        slices,
+        "-o",
+        tmp_path / "out",
+        "--watch",
+        "--until",
+        6,
+        "--uncertain",
+        2,
+        "--uncertain-spacing",
+        1,
+    )
+    assert result.exit_code == 0, result.output
+    chosen = {item.name for item in _index(tmp_path / "out_uncertain").items}
+    assert run(model, slices, "-o", tmp_path / "b", "--uncertain", 2, "--uncertain-spacing", 1).exit_code == 0
+    assert {item.name for item in _index(tmp_path / "b_uncertain").items} == chosen
+
+
 def test_more_than_there_are(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
     result = run(model, slices, "-o", tmp_path / "out", "--uncertain", 9, "--uncertain-spacing", 2)
     assert result.exit_code == 0
