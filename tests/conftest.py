@@ -1,4 +1,7 @@
-"""One thread per process: the suite runs in parallel, and small inputs gain nothing from more. Few pages: they take time."""
+"""One thread per process: the suite runs in parallel, and small inputs gain nothing from more.
+
+Few pages: they take time.
+"""
 
 from __future__ import annotations
 

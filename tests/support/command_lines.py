@@ -32,4 +32,5 @@ def take_line(line: str) -> None:
             assert inner is not None
             command, context = inner, inner.make_context(inner.name, words, parent=context)
     except click.exceptions.Exit as done:  # --help and --version are carried out at once
-        assert done.exit_code == 0
+        if done.exit_code:
+            raise
