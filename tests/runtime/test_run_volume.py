@@ -41,6 +41,16 @@ def labels(expected: Expected) -> NDArray[np.uint8]:
     return np.stack([expected(image) for image in VOLUME])
 
 
+def test_chunks_are_even_and_none_is_missing(run: Run, model: Path, tmp_path: Path) -> None:
+    """Not 256 and a rest of 44 that is stored as 256; and absent chunks would look like unfinished ones."""
+    np.save(tmp_path / "scan.npy", np.full((2, 556, 300), 3, np.uint8))
+    assert run(model, tmp_path / "scan.npy", "-o", tmp_path / "out.zarr").exit_code == 0
+    array = zarr.open_array(str(tmp_path / "out.zarr"), path="0", mode="r")
+    assert array.chunks[1:] == (278, 300)
+    assert array.nchunks_initialized == array.nchunks
+    assert zarr.config.get("array.write_empty_chunks") is False
+
+
 def _read(path: Path) -> NDArray[np.uint8]:
     if path.suffix == ".zarr":
         return np.asarray(zarr.open_array(str(path), path="0", mode="r")[:])

@@ -197,3 +197,30 @@ def test_the_halo_is_needed() -> None:
 def test_neighbours_of_a_row_meet() -> None:
     tiles = plan_tiles((8, 300), (64, 64), halo=8, stride=8)
     assert all(left.write.x1 == right.write.x0 for left, right in pairwise(tiles))
+
+
+@given(
+    first=st.tuples(*[st.integers(0, 9)] * 4),
+    second=st.tuples(*[st.integers(0, 9)] * 4),
+    down=st.integers(0, 5),
+    right=st.integers(0, 5),
+)
+def test_boxes_are_sets_of_pixels(
+    first: tuple[int, ...], second: tuple[int, ...], down: int, right: int
+) -> None:
+    masks, boxes = [], []
+    for y, x, height, width in (first, second):
+        box = Box(y, x, y + height + 1, x + width + 1)
+        mask = np.zeros((30, 30), bool)
+        mask[box.slices()] = True
+        assert box.area == mask.sum()
+        masks.append(mask)
+        boxes.append(box)
+    common, both = boxes[0].common(boxes[1]), masks[0] & masks[1]
+    assert (common is None) == (not both.any())
+    if common is not None:
+        assert common.area == both.sum() == both[common.slices()].sum()
+    moved = np.zeros((30, 30), bool)
+    moved[boxes[0].moved(down, right).slices()] = True
+    np.testing.assert_array_equal(moved, np.roll(masks[0], (down, right), (0, 1)))
+    assert boxes[0].moved(down, right).relative_to(Box(down, right, 99, 99)) == boxes[0]

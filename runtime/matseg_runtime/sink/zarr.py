@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class ZarrSink(VolumeSink):
         self._shards = shards
         self._probabilities = probabilities
         self._arrays: dict[str, Any] = {}
+        self._opening = threading.Lock()  # zarr's settings are the whole process's
 
     def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
         start = unit.slices[0].index
@@ -89,13 +91,14 @@ class ZarrSink(VolumeSink):
     def _open(self, name: str) -> Any:
         import zarr
 
-        if name not in self._arrays:
-            # looking whether a chunk holds only the fill value takes as long as compressing it
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                self._arrays[name] = zarr.open_array(
-                    str(self.partial), path=name, mode="r+", zarr_format=self._multiscale.zarr_format
-                )
-        return self._arrays[name]
+        with self._opening:
+            if name not in self._arrays:
+                # looking whether a chunk holds only the fill value takes as long as compressing it
+                with zarr.config.set({"array.write_empty_chunks": True}):
+                    self._arrays[name] = zarr.open_array(
+                        str(self.partial), path=name, mode="r+", zarr_format=self._multiscale.zarr_format
+                    )
+            return self._arrays[name]
 
     def _probability_block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
         shape = (len(self._metadata.classes), len(results), *self.volume.slice_shape)
