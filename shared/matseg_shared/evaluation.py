@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from matseg_shared.errors import MetadataError
 from matseg_shared.metadata import ClassInfo, problems_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 BOUNDARY_TOLERANCE = 2.0
 """How far from a boundary is near unless said otherwise, pixels."""
 Share = Annotated[float, Field(ge=0, le=1)]
