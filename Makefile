@@ -34,6 +34,7 @@ lint: install ## style, types, layers
 
 bench: install ## time all networks side by side on this machine, which should have nothing else to do; a quarter of an hour
 	$(BIN)/python benchmarks/networks.py $(BENCH)
+	$(BIN)/python benchmarks/front.py
 
 bench-runtime: install ## time the runtime on this machine, which should have nothing else to do; reports in benchmarks/results/
 	for name in startup end_to_end parts memory peers; do \

@@ -142,7 +142,7 @@ def draw(points: Sequence[Placed], measure: str, path: Path) -> None:
     axes.set_xlabel("Mpixel/s on two CPU cores")
     axes.set_ylabel(measure)
     axes.grid(visible=True, which="major", color="0.9", zorder=0)
-    axes.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(STYLES), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=130, metadata={"Software": ""})
