@@ -32,7 +32,7 @@ def test_a_stack(run: Run, tmp_path: Path, model: Path, expected: NDArray[Any]) 
         assert (series.axes, series.shape) == ("ZYX", VOLUME.shape)
         np.testing.assert_array_equal(series.asarray(), expected)
         told = tiff.imagej_metadata
-        assert (told["unit"], told["spacing"], told["images"]) == ("mm", 0.002, 7)
+        assert (told["unit"], told["spacing"], told["images"]) == ("mm", 0.002, 12)
         page = tiff.pages.first
         assert page.photometric == tifffile.PHOTOMETRIC.PALETTE
         assert (page.colormap[:, 1] >> 8).tolist() == [230, 159, 0]
@@ -40,7 +40,7 @@ def test_a_stack(run: Run, tmp_path: Path, model: Path, expected: NDArray[Any]) 
         assert bottom / top == pytest.approx(0.0013)
         # ImageJ reads all slices from behind the first page, without looking for the others
         starts = [page.dataoffsets[0] for page in tiff.pages]
-        assert np.diff(starts).tolist() == [VOLUME[0].size] * 6
+        assert np.diff(starts).tolist() == [VOLUME[0].size] * 11
     again = open_source(str(tmp_path / "labels.tif"))
     assert again.volume is not None
     assert again.volume.spacing is not None

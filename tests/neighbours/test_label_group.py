@@ -71,6 +71,18 @@ def test_several_label_images_keep_each_other(tmp_path: Path, run: Run, model: P
     assert _ome(zarr.open_group(str(image / "labels")))["labels"] == ["b", "a"]
 
 
+def test_parts_of_a_label_image(tmp_path: Path, run: Run, model: Path, expected: NDArray[Any]) -> None:
+    """In the image's folder nothing appears before the last part is done."""
+    image = make_image(tmp_path / "scan.ome.zarr", "0.4")
+    before = snapshot(image)
+    assert run(model, image, "--label", "a", "--part", "1/2").exit_code == 0
+    assert run(model, image, "--label", "a", "--finish").exit_code == 1
+    assert snapshot(image) == before
+    assert run(model, image, "--label", "a", "--part", "2/2").exit_code == 0
+    labels = zarr.open_group(str(image), mode="r")["labels/a"]
+    np.testing.assert_array_equal(labels["0"][:], expected)
+
+
 def test_a_finished_run_that_was_killed_before_it_was_listed(tmp_path: Path, run: Run, model: Path) -> None:
     image = make_image(tmp_path / "scan.ome.zarr", "0.5")
     assert run(model, image, "--label", "a").exit_code == 0

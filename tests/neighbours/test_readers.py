@@ -8,22 +8,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from ome_images import VOLUME, make_image
 
+from matseg_runtime.cli import run_main
+
 Ask = Callable[..., Any]
-Run = Callable[..., Result]
 pytestmark = pytest.mark.xdist_group("neighbours")
+
+
+@pytest.fixture(scope="module")
+def seen(ask: Ask, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What both readers make of labels in an image of version 0.4 and of 0.5, and of labels alone."""
+    folder = tmp_path_factory.mktemp("zarrs")
+    paths = {}
+    for version in ("0.4", "0.5"):
+        image = make_image(folder / f"{version}.ome.zarr", version, consolidated=version == "0.4")
+        _label(model, image, "--label", "phases")
+        paths[version] = image
+    paths["alone"] = folder / "out" / "labels.zarr"
+    _label(model, paths["0.5"], "-o", paths["alone"], "--pyramid")
+    return dict(zip(paths, ask("open_zarrs.py", *paths.values()), strict=True))
+
+
+def _label(*arguments: object) -> None:
+    done = CliRunner().invoke(run_main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_napari_shows_image_and_labels_together(
-    version: Any, ask: Ask, run: Run, tmp_path: Path, model: Path, expected: NDArray[Any]
+    version: str, seen: dict[str, Any], expected: NDArray[Any]
 ) -> None:
-    image = make_image(tmp_path / "scan.ome.zarr", version, consolidated=version == "0.4")
-    assert run(model, image, "--label", "phases").exit_code == 0
-    shown, labels = ask("napari_layers.py", image)
+    shown, labels = seen[version]["napari"]
     assert [shown["kind"], labels["kind"]] == ["image", "labels"]
     assert shown["total"] == int(VOLUME.astype(np.int64).sum())
     assert labels["total"] == int(expected.astype(np.int64).sum())
@@ -35,23 +53,16 @@ def test_napari_shows_image_and_labels_together(
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_ome_zarr_reads_them(
-    version: Any, ask: Ask, run: Run, tmp_path: Path, model: Path, expected: NDArray[Any]
-) -> None:
-    image = make_image(tmp_path / "scan.ome.zarr", version)
-    assert run(model, image, "--label", "phases").exit_code == 0
-    found = ask("ome_zarr_nodes.py", image)
-    labels = found[-1]
+def test_ome_zarr_reads_them(version: str, seen: dict[str, Any], expected: NDArray[Any]) -> None:
+    image, labels = seen[version]["ome_zarr"][0], seen[version]["ome_zarr"][-1]
     assert labels["total"] == int(expected.astype(np.int64).sum())
-    assert labels["shapes"] == found[0]["shapes"]
+    assert labels["shapes"] == image["shapes"]
     assert set(labels["colours"]) == {"0", "1", "2"}
 
 
-def test_labels_of_their_own(ask: Ask, run: Run, tmp_path: Path, model: Path, expected: NDArray[Any]) -> None:
+def test_labels_of_their_own(seen: dict[str, Any], expected: NDArray[Any]) -> None:
     """The usual output is a label image without an image."""
-    image = make_image(tmp_path / "scan.ome.zarr", "0.5")
-    assert run(model, image, "-o", tmp_path / "out" / "labels.zarr", "--pyramid").exit_code == 0
-    (layer,) = ask("napari_layers.py", tmp_path / "out" / "labels.zarr")
+    (layer,) = seen["alone"]["napari"]
     assert layer["kind"] == "labels"
     assert layer["total"] == int(expected.astype(np.int64).sum())
     assert layer["scale"] == [0.002, 0.0013, 0.0013]

@@ -11,7 +11,7 @@ import onnx_models
 import zarr
 from zarr.errors import ZarrUserWarning
 
-VOLUME = onnx_models.random_pixels((7, 45, 50), "uint8", 1)
+VOLUME = onnx_models.random_pixels((12, 45, 50), "uint8", 1)
 """Of the images that `make_image` writes."""
 
 
@@ -31,8 +31,9 @@ def make_image(
     group = root if node == "" else root.create_group(node)
     for level, step in enumerate((1, 2)):
         coarse = tuple(slice(None, None, step if axis in "yx" else 1) for axis in axes)
+        chunks = tuple(8 if axis == "z" else length for axis, length in zip(axes, pixels.shape, strict=True))
         separator = {"chunk_key_encoding": {"name": "v2", "separator": "/"}} if format_ == 2 else {}
-        group.create_array(str(level), data=np.ascontiguousarray(pixels[coarse]), **separator)
+        group.create_array(str(level), data=np.ascontiguousarray(pixels[coarse]), chunks=chunks, **separator)
     group.attrs.put(_ome_attributes(version, axes))
     if consolidated:
         with warnings.catch_warnings():
