@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from checkpoints import make_checkpoint
 from click.testing import CliRunner
 
 from matseg_runtime.session import Session
 from matseg_runtime.zoo import ZooIndex
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
+from matseg_shared.metadata import InitInfo, TeacherInfo
 from matseg_trainer import commands
 from matseg_trainer.cli import evaluate_main, export_main, train_main
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo import build as building
 from matseg_trainer.zoo import speed
 from matseg_trainer.zoo.build import Builder, best_mean_iou, time_again
+from matseg_trainer.zoo.card import origins
 from matseg_trainer.zoo.checkout import ZooCheckout
 from matseg_trainer.zoo.figures import read_figures
 from matseg_trainer.zoo.pages import pages, write_pages
@@ -179,6 +182,21 @@ def test_a_student_is_trained_after_its_teacher(
     calls.clear()
     Builder.of(builder.zoo, "student", Workspace(workspace)).build()
     assert calls[1:] == [learning]
+
+
+def test_a_card_names_where_the_weights_come_from() -> None:
+    training = make_checkpoint("unet").training
+    assert origins(training) == []
+    further = training.model_copy(
+        update={
+            "init": InitInfo(name="steel_v1", sha256="1" * 64),
+            "teacher": TeacherInfo(name="rock_v2", sha256="2" * 64, unlabelled=0),
+        }
+    )
+    assert origins(further) == [
+        ("fine-tuned from", "steel_v1 (weights `1111111111111111`)"),
+        ("distilled from", "rock_v2 (file `2222222222222222`)"),
+    ]
 
 
 def test_wrong_names_are_told_before_any_work(

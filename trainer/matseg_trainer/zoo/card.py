@@ -117,7 +117,7 @@ def _head(card: Card) -> str:
             f"{metadata.export.precision}, worth its while on {', '.join(metadata.export.pays_on)}",
         ),
         ("tiles", f"stride {metadata.tiling.stride}, halo {metadata.tiling.halo} pixels"),
-        *_origins(training),
+        *origins(training),
         (
             "training",
             f"{training.dataset} {training.version}, best epoch {training.epoch} of "
@@ -131,7 +131,7 @@ def _head(card: Card) -> str:
     )
 
 
-def _origins(training: TrainingInfo) -> list[tuple[str, str]]:
+def origins(training: TrainingInfo) -> list[tuple[str, str]]:
     """What besides the data set's labels went into the weights."""
     rows = []
     if training.init is not None:
