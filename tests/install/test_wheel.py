@@ -53,6 +53,12 @@ def test_inspect_and_verify_there(with_cpu: Environment, model: Path) -> None:
     assert "passed on cpu" in with_cpu.call("matseg-verify", model).stdout
 
 
+def test_the_overview_and_completion_work_there(with_cpu: Environment) -> None:
+    assert "torch        not installed" in with_cpu.call("matseg", "--version").stdout
+    assert "matseg-prep demo demo" in with_cpu.call("matseg").stdout
+    assert "_MATSEG_RUN_COMPLETE" in with_cpu.call("matseg", "completion", "bash").stdout
+
+
 def test_the_wheel_knows_the_zoo_and_carries_no_model(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
