@@ -69,7 +69,7 @@ def load(path: Path) -> Measured:
             for name, section in document["sections"].items()
         }
         return Measured(rates=document["rates"], sections=sections)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path}: expected the measurements of benchmarks/networks.py, found something else ({error}); "
             "remove the file and measure again"

@@ -94,7 +94,7 @@ def measure_network(name: str, settings: Settings) -> Section:
         rows_of(outcomes, limits),
         reference,
         notes=notes,
-        goals={f"ONNX int8, one call on {settings.threads} threads": GOALS[name]},
+        goals={"ONNX int8, one call on all threads": GOALS[name]},
     )
 
 
@@ -122,17 +122,15 @@ def _contestants(files: Files, facts: Facts, settings: Settings) -> tuple[list[C
 
 
 def _sessions(
-    models: Mapping[str, Path], settings: Settings, *, fresh: bool, prefix: str = ""
+    models: Mapping[str, Path], settings: Settings, *, fresh: bool
 ) -> tuple[list[Contestant], dict[str, str]]:
     """Bare sessions of each precision, as one call on all threads and as a call on each."""
     contestants, limits = [], {}
     for precision, path in models.items():
         job = Job(way="session", file=str(path), size=settings.size, threads=settings.threads)
         both = {
-            f"{prefix}ONNX {precision}, one call on {settings.threads} threads": job,
-            f"{prefix}ONNX {precision}, {settings.threads} calls of one thread": replace(
-                job, threads=1, streams=settings.threads
-            ),
+            f"ONNX {precision}, one call on all threads": job,
+            f"ONNX {precision}, a call on each thread": replace(job, threads=1, streams=settings.threads),
         }
         contestants += [Contestant(name=name, job=item, fresh=fresh) for name, item in both.items()]
         limits.update(dict.fromkeys(both, precision))
@@ -160,7 +158,7 @@ def measure_fast(settings: Settings) -> Section:
         title,
         notes=["matseg-run: its own time from the first slice to the last, as in end_to_end.py."],
         goals={
-            f"ONNX int8, {settings.threads} calls of one thread": _FAST_GOAL,
+            "ONNX int8, a call on each thread": _FAST_GOAL,
             PNG: _FAST_GOAL / 2,
         },
     )
@@ -205,7 +203,7 @@ def _section(
         operations=operations,
         rows=rows,
         reference=reference,
-        notes=notes,
+        notes=[f"{settings.threads} thread(s), {settings.repeats} round(s).", *notes],
         goals={} if settings.quick else goals,
     )
 

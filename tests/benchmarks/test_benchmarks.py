@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +35,13 @@ def call(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a benchmark as a reader does."""
     command = [sys.executable, str(FOLDER / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def load_benchmark(name: str) -> ModuleType:
+    """A module of the benchmarks, which import one another by their plain names."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    return importlib.import_module(name)
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -159,6 +168,104 @@ def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path: Path) -> None:
     assert "left out: monai cannot be installed here: " in done.stdout
     assert "left out: bioimageio cannot be installed here: " in done.stdout
     assert len(table_rows(done.stdout)) == 3
+
+
+def test_networks_and_their_table(tmp_path: Path) -> None:
+    """A part is measured, kept, and printed again beside those of later runs."""
+    results = tmp_path / "networks.json"
+    done = call("networks.py", "--quick", "--only", "unet", "--threads", 1, "--results", results)
+    assert done.returncode == 0, done.stderr
+    rows = {row[0]: row for row in table_rows(done.stdout)}
+    assert list(rows) == [
+        "torch eager fp32, image by image (the guide's way)",
+        "torch, bf16 autocast",
+        *(
+            f"ONNX {kind}, {how}"
+            for kind in ("fp32", "int8")
+            for how in ("one call on all threads", "a call on each thread")
+        ),
+    ]
+    assert all(float(row[3]) > 0 for row in rows.values()), "a way was left out"
+    document = json.loads(results.read_text())
+    assert document["sections"]["unet"]["operations"] > 1e6
+    document["sections"]["segnet"] = {**document["sections"]["unet"], "title": "an earlier run's"}
+    document["rates"] = {"1": {"fp32": 1e9, "int8": 2e9}}
+    results.write_text(json.dumps(document))
+    module = load_benchmark("_measured")
+    measured = module.load(results)
+    report = load_benchmark("_common").Report()
+    module.print_section(report, measured.sections["segnet"], measured.rates["1"])
+    text = "\n".join(report.lines)
+    assert "an earlier run's" in text
+    limit = float(table_rows(text)[0][5])
+    row = measured.sections["segnet"].rows[0]
+    assert limit == pytest.approx(
+        row.milliseconds[0] / (document["sections"]["unet"]["operations"] / 1e6), rel=0.05
+    )
+    results.write_text('{"sections": 3}')
+    refused = call("networks.py", "--quick", "--only", "unet", "--results", results)
+    assert refused.returncode == 2
+    assert "expected the measurements of benchmarks/networks.py" in refused.stderr
+
+
+def test_the_naive_pixelnet_is_ours() -> None:
+    """What PixelNet is compared with computes the same function."""
+    import torch
+
+    module = load_benchmark("_full_width")
+    images = torch.randn(1, 1, 48, 32, generator=torch.Generator().manual_seed(0))
+    network = module.settled_network("pixelnet", 2, images)
+    with torch.inference_mode():
+        torch.testing.assert_close(module.naive_pixelnet(network, images, pixels=500), network(images))
+
+
+def test_profile_of_a_graph(tmp_path: Path) -> None:
+    model = onnx_models.save_model(tmp_path / "model.onnx")
+    done = call("profile_graph.py", model, "--size", 48, "--runs", 1, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    rows = table_rows(done.stdout.partition("| layer")[0])
+    assert any("Conv" in row[0] for row in rows)
+    assert sum(float(row[3].rstrip("%")) for row in rows) == pytest.approx(100, abs=len(rows) * 0.06)
+    (tmp_path / "other.onnx").write_bytes(b"nothing")
+    refused = call("profile_graph.py", tmp_path / "other.onnx")
+    assert refused.returncode == 2
+    assert "other.onnx: expected an ONNX file" in refused.stderr
+
+
+def test_front(tmp_path: Path) -> None:
+    points = tmp_path / "front.json"
+    base = {"network": "net", "way": "ONNX fp32"}
+    entries = [
+        {**base, "iou": 0.9, "milliseconds": 100.0},
+        {**base, "iou": 0.8, "section": "unet", "row": "none"},
+        {**base, "milliseconds": 5.0},
+    ]
+    points.write_text(json.dumps({"measure": "mean IoU", "points": entries}))
+    command = (
+        "front.py",
+        "--points",
+        points,
+        "--measured",
+        tmp_path / "none.json",
+        "--out",
+        tmp_path / "f.png",
+    )
+    done = call(*command)
+    assert done.returncode == 0, done.stderr
+    assert "mean IoU 0.9000, 7.26 Mpixel/s" in done.stdout
+    assert "no time for it in none.json" in done.stdout
+    assert "no accuracy for it in front.json" in done.stdout
+    with Image.open(tmp_path / "f.png") as picture:
+        assert picture.width > 500
+    points.write_text(json.dumps({"measure": "mean IoU", "points": [{**base, "way": "by hand"}]}))
+    refused = call(*command)
+    assert refused.returncode == 2
+    assert "found by hand" in refused.stderr
+    front = load_benchmark("front")
+    assert front.front_of([(1, 0.9), (2, 0.95), (3, 0.8), (0.5, 0.94)]) == [(2, 0.95), (3, 0.8)]
+    near = front.label_offsets([(0.5, 0.5), (0.52, 0.5), (0.9, 0.5)])
+    assert near[0] != near[1]
+    assert near[0] == near[2]
 
 
 def test_statistics(common: ModuleType) -> None:
