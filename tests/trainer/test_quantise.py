@@ -29,6 +29,7 @@ from matseg_trainer.checkpoint import Checkpoint, save_checkpoint
 from matseg_trainer.cli import export_main
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.export import export_checkpoint, sensitive
+from matseg_trainer.export.fold import with_cut_weights
 from matseg_trainer.export.gate import Gate
 from matseg_trainer.export.graph import DeployedNetwork, Graph, to_onnx
 from matseg_trainer.export.half import to_half
@@ -37,6 +38,7 @@ from matseg_trainer.export.plan import computed_tensors, layers_of
 from matseg_trainer.export.quantise import quantise
 from matseg_trainer.export.ranges import Code, least_confusion_code, least_error_code, sample_tensors
 from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
+from matseg_trainer.export.upsample import Upsampling
 from matseg_trainer.inference import TorchPredictor
 
 Make = Callable[..., tuple[Checkpoint, Dataset]]
@@ -257,6 +259,73 @@ def test_segnet_unpools_what_its_own_pooling_took() -> None:
     image = np.full((1, 1, 64, 64), 77, dtype=np.uint8)  # one value: every window is a tie
     found = np.stack(session.run(masks, {"image": image}))
     np.testing.assert_array_equal(found.sum(axis=0), 1)
+
+
+def test_segnet_moves_whole_lines(tmp_path: Path) -> None:
+    """Its pooling and unpooling stay with the channels last, and its masks are products, not selections."""
+    kinds = optimised(int8_graph(make_checkpoint("segnet", n_class=2)), tmp_path / "optimised.onnx")
+    assert kinds["Transpose"] == 2  # of the image and of the scores
+    assert kinds["QLinearMul"] == 20
+    assert "Where" not in kinds
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_codes_are_upsampled_as_torch_upsamples(factor: int) -> None:
+    """Two roundings, of columns and of rows: never further off than one level, and not to one side."""
+    import onnxruntime
+    import torch
+
+    upsampling = Upsampling(name="large", factor=factor, zero_point="zero")
+    upsampling.write("small")
+    kind = onnx.TensorProto.UINT8
+    graph = onnx.helper.make_graph(
+        upsampling.nodes,
+        "upsampling",
+        [onnx.helper.make_tensor_value_info("small", kind, ["batch", "channels", "rows", "columns"])],
+        [onnx.helper.make_tensor_value_info("large", kind, None)],
+        [*upsampling.constants, onnx.numpy_helper.from_array(np.uint8(37), "zero")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    small = np.random.default_rng(factor).integers(0, 256, (2, 3, 5, 1), dtype=np.uint8)
+    found = session.run(None, {"small": small})[0].astype(np.float64)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(small).double(), scale_factor=factor, mode="bilinear", align_corners=False
+    ).numpy()
+    assert np.abs(found - expected).max() <= 1
+    assert abs((found - expected).mean()) < 0.1
+
+
+def test_pixelnet_is_all_integers(tmp_path: Path) -> None:
+    """Upsampling and the sums of the hidden layer too; only the class scores are summed in float."""
+    kinds = optimised(int8_graph(make_checkpoint("pixelnet", n_class=2)), tmp_path / "optimised.onnx")
+    assert not {"Resize", "Upsample", "Conv", "FusedConv"} & set(kinds)
+    assert kinds["QLinearAdd"] > 4 * 60
+
+
+def test_slices_of_large_weights_are_cut_at_export() -> None:
+    """torch leaves them to the runtime, where a layer with such weights would stay in float."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 2, 1, 1)).astype(np.float32)
+    bounds = {"start": [2], "end": [2**63 - 1], "axis": [0], "step": [3]}
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Slice", ["weight", *bounds], ["part"]),
+            onnx.helper.make_node("Conv", ["image", "part"], ["labels"]),
+        ],
+        "sliced",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 2, 4, 4])],
+        [onnx.helper.make_tensor_value_info("labels", onnx.TensorProto.FLOAT, None)],
+        [
+            onnx.numpy_helper.from_array(weight, "weight"),
+            *(onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in bounds.items()),
+        ],
+    )
+    cut = with_cut_weights(onnx.helper.make_model(graph))
+    assert [node.op_type for node in cut.graph.node] == ["Conv"]
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in cut.graph.initializer}
+    np.testing.assert_array_equal(constants["part"], weight[2::3])
+    assert list(constants) == ["part"]
 
 
 def test_weights_and_activations_have_the_types_that_are_fast() -> None:

@@ -17,6 +17,7 @@ from torch.export import Dim
 
 from matseg_shared.errors import ExportError
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
+from matseg_trainer.export.fold import with_cut_weights
 from matseg_trainer.networks.base import SegmentationNetwork, normalise
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelP
         raise ExportError("torch handed out no ONNX graph")
     model: onnx.ModelProto = program.model_proto
     strip(model)
-    return model
+    return with_cut_weights(model)
 
 
 def strip(model: onnx.ModelProto) -> None:

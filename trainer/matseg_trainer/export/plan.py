@@ -15,6 +15,7 @@ import numpy as np
 from matseg_shared.metadata import INPUT_NAME, InputInfo
 from matseg_trainer.export.index import LAYERS, GraphIndex, attribute, layer_name
 from matseg_trainer.export.ranges import Code, Samples, least_confusion_code, least_error_code
+from matseg_trainer.export.upsample import upsampling_factor
 
 if TYPE_CHECKING:
     import onnx
@@ -256,13 +257,13 @@ class _Groups:
 
 
 def moves_codes(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    """Whether a node hands on values of a float tensor as they are."""
+    """Whether a node hands on values of a float tensor as they are, or means of neighbours, which have their range."""
     if node.output[0] not in index.floats:
         return False
     if node.op_type == "Mul":
         return mask_of(node, index) is not None
     nearest = node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"
-    return node.op_type in MOVES or nearest
+    return node.op_type in MOVES or nearest or upsampling_factor(node, index) is not None
 
 
 def mask_of(node: onnx.NodeProto, index: GraphIndex) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ from matseg_shared.metadata import INPUT_NAME, InputInfo
 from matseg_trainer.export.index import GraphIndex, constant, layer_name, prune
 from matseg_trainer.export.plan import Plan, is_decision, is_inner, make_plan, mask_of, moves_codes
 from matseg_trainer.export.ranges import Code, Samples
+from matseg_trainer.export.upsample import Upsampling, upsampling_factor
 
 if TYPE_CHECKING:
     import onnx
@@ -116,15 +117,14 @@ class _Writer:
 
     def _write_move(self, node: onnx.NodeProto) -> None:
         import onnx
-        from onnx import helper
 
         found = mask_of(node, self._index) if node.op_type == "Mul" else None
         if found is not None:
-            value, mask = found
-            zero = self._zero_point(self._plan.codes[value])
-            self._add(
-                helper.make_node("Where", [mask, self._code(value), zero], [self._code(node.output[0])])
-            )
+            self._write_masked(*found, node.output[0])
+            return
+        factor = upsampling_factor(node, self._index)
+        if factor is not None:
+            self._write_upsampling(node, factor)
             return
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
@@ -133,6 +133,32 @@ class _Writer:
         if node.op_type == "Greater":  # than zero
             moved.input[1] = self._zero_point(self._plan.codes[node.input[0]])
         self._add(moved)
+
+    def _write_masked(self, value: str, mask: str, name: str) -> None:
+        """Values where a mask is true, zeros elsewhere: a product of codes.
+
+        onnxruntime's Where takes fifteen times as long, on one thread. The mask's scale is 1, so no code changes.
+        """
+        import onnx
+        from onnx import helper
+
+        ones = f"{name}_mask_uint8"
+        factors = [f"{name}_value", f"{name}_mask"]
+        code = self._plan.codes[value]
+        scale, zero = self._scale(code), self._zero_point(code)
+        one, none = self._scale(Code(1.0, 0)), self._zero_point(Code(1.0, 0))
+        self._add(helper.make_node("Cast", [mask], [ones], to=onnx.TensorProto.UINT8))
+        self._add(helper.make_node("DequantizeLinear", [self._code(value), scale, zero], factors[:1]))
+        self._add(helper.make_node("DequantizeLinear", [ones, one, none], factors[1:]))
+        self._add(helper.make_node("Mul", factors, [f"{name}_product"]))
+        self._add(helper.make_node("QuantizeLinear", [f"{name}_product", scale, zero], [self._code(name)]))
+
+    def _write_upsampling(self, node: onnx.NodeProto, factor: int) -> None:
+        zero = self._zero_point(self._plan.codes[node.input[0]])
+        upsampling = Upsampling(name=self._code(node.output[0]), factor=factor, zero_point=zero)
+        upsampling.write(self._code(node.input[0]))
+        self.nodes.extend(upsampling.nodes)
+        self.constants.update({item.name: item for item in upsampling.constants})
 
     def _write_layer(self, node: onnx.NodeProto) -> None:
         import onnx
@@ -237,12 +263,12 @@ class _Writer:
 
     def _scale(self, code: Code) -> str:
         name = f"scale_{np.float32(code.scale).view(np.uint32):08x}"
-        self.constants.setdefault(name, constant(name, np.float32(code.scale)))
+        self.constants.setdefault(name, constant(name, np.asarray(code.scale, np.float32)))
         return name
 
     def _zero_point(self, code: Code) -> str:
         name = f"zero_point_{code.zero_point}"
-        self.constants.setdefault(name, constant(name, np.uint8(code.zero_point)))
+        self.constants.setdefault(name, constant(name, np.asarray(code.zero_point, np.uint8)))
         return name
 
     def _add(self, node: onnx.NodeProto) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_trainer.export import unpool
 from matseg_trainer.export.index import LAYERS, GraphIndex, attribute, constant, prune
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ def in_integer_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     """Write what has no fast integer kernel in operators that have one; every move of values is one of whole lines.
 
     Transposed convolutions whose kernel is their stride become 1 x 1 convolutions; patches of pixels, as a strided
-    convolution reads them or a shuffle writes them, become moves with the channels last.
+    convolution reads them or a shuffle writes them, and every second pixel, as SegNet takes and puts them, become moves
+    with the channels last.
     """
     import onnx
 
@@ -176,6 +178,8 @@ _REPLACEMENTS = (
     (_is_blockwise, _blockwise),
     (_is_patch_reader, _patch_reader),
     (_is_patch_writer, _patch_writer),
+    (unpool.takes_every_second, unpool.with_channels_last),
+    (unpool.interleaves, unpool.interleave_lines),
 )
 
 
