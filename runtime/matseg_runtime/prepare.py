@@ -26,7 +26,7 @@ from matseg_runtime.sink.base import Sink
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.voxel import voxel_of_model
+from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
 
@@ -216,6 +216,8 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         content = "\n".join(item.name for item in source.slices)  # a slice's place depends on all names
     range_ = options.source.slices
     flags = [name for name in ("pyramid", "shards") if getattr(options.output, name)]
+    if options.voxel is not None and place.format.startswith("tiff"):  # it is in the files
+        flags.append(f"voxels of {options.voxel}")
     return JobKey(
         model_name=session.model.metadata.name,
         model_sha256=session.model.sha256,
@@ -247,7 +249,7 @@ def _sink(
         provenance_text(key),
         label_volume(source, plan.shape),
         plan.unit,
-        source.voxel_size() or voxel_of_model(metadata.pixel_size),
+        choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0],
     )
 
 

@@ -193,6 +193,19 @@ def test_a_stack_opens_page_by_page_with_its_colours(
         assert json.loads(tiff.imagej_metadata["matseg"])["model_name"] == "alloy_v1"
 
 
+def test_the_voxel_size_a_user_gives_is_in_the_stack(
+    run: Run, model: Path, volume: Path, tmp_path: Path
+) -> None:
+    assert run(model, volume, "-o", tmp_path / "a.tif", "--voxel-size", "2,0.5,0.5um").exit_code == 0
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.imagej_metadata["spacing"] == 2
+        across, per = tiff.pages[0].tags["XResolution"].value
+        assert across / per == 2  # pixels a micrometre
+    other = run(model, volume, "-o", tmp_path / "a.tif", "--voxel-size", "3um")
+    assert other.exit_code == 2
+    assert "voxels of" in " ".join(other.output.split())
+
+
 def test_report_and_fractions_stand_beside_a_volume(
     run: Run, model: Path, volume: Path, labels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
