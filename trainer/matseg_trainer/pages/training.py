@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_shared.errors import MatsegError
-from matseg_shared.palette import Colour, default_colours
-from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
+from matseg_shared.palette import Colour
 from matseg_shared.report_page.page import (
     Template,
     count,
-    css_colour,
     figure,
     percent,
     require_report_extra,
     write_page,
 )
 from matseg_shared.report_page.parts import Fact
-from matseg_shared.report_page.pictures import visible_colours
 from matseg_trainer.config import VersionConfig, load_config
 from matseg_trainer.pages.places import page_path
-from matseg_trainer.pages.training_log import LoggedEpoch, TrainingLog, read_log
+from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities
+from matseg_trainer.pages.training_log import TrainingLog, read_log
 from matseg_trainer.training_record import TrainingRecord, read_record
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="training.html.j2")
@@ -99,7 +96,7 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
         )
         record = None
     config, origin = _config(log, record)
-    curves, data_charts = _curves(epochs, record), _intensities(record)
+    learning, data_charts = curves(epochs, record), intensities(record)
     write_page(
         target,
         _TEMPLATE,
@@ -112,13 +109,13 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
             tiles=_tiles(epochs, config),
             classes=_class_rows(epochs, record),
             best_epoch=epochs.best.epoch,
-            curves=tuple(chart.id for chart in curves),
+            curves=tuple(chart.id for chart in learning),
             settings=_settings(config),
             settings_text=origin,
             data=_data(record),
             data_charts=tuple(chart.id for chart in data_charts),
         ),
-        charts=[*curves, *data_charts],
+        charts=[*learning, *data_charts],
     )
     return target
 
@@ -173,19 +170,21 @@ def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]
     """What an experienced eye sees in the curves, with the numbers it rests on."""
     notes: list[str] = []
     last, best = epochs.epochs[-1], epochs.best
-    if config is not None and len(epochs.epochs) < config.epoch:
+    unfinished = config is not None and len(epochs.epochs) < config.epoch
+    if config is not None and unfinished:
         notes.append(
-            f"The training ended after {len(epochs.epochs)} of {config.epoch} epochs; matseg-train --resume goes on."
+            f"{len(epochs.epochs)} of {config.epoch} epochs were done when this page was made; should the training "
+            "have been interrupted, matseg-train --resume goes on."
         )
     lowest = min(epochs.epochs, key=lambda epoch: epoch.validate_.loss)
     if last.validate_.loss > 1.5 * lowest.validate_.loss and last.train.loss < lowest.train.loss:
         notes.append(
             f"The validation loss was lowest in epoch {lowest.epoch} ({lowest.validate_.loss:.4f}) and has risen to "
             f"{last.validate_.loss:.4f} while the training loss still fell: the network begins to learn the training "
-            "images by heart; more labels, or `aug`, help."
+            "images by heart; more labels, or augmentation (aug), help."
         )
-    if best.epoch == last.epoch and len(epochs.epochs) > 1:
-        notes.append("The last epoch is the best: a longer training (`epoch`) may give more.")
+    if best.epoch == last.epoch and len(epochs.epochs) > 1 and not unfinished:
+        notes.append("The last epoch is the best: a longer training (more epochs) may give more.")
     return tuple(notes)
 
 
@@ -218,18 +217,6 @@ def _width(config: VersionConfig) -> str:
     return "full width" if config.width is None else f"width {config.width}"
 
 
-def _colours(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Colour, ...]:
-    if record is None:
-        return default_colours(len(epochs.best.validate_.iou))
-    return visible_colours([item.colour for item in record.classes])
-
-
-def _names(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[str, ...]:
-    if record is None:
-        return tuple(f"class {index}" for index in range(len(epochs.best.validate_.iou)))
-    return tuple(item.name for item in record.classes)
-
-
 def _class_rows(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[ClassRow, ...]:
     best = epochs.best
     return tuple(
@@ -242,95 +229,9 @@ def _class_rows(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Cla
             validate_share=None if record is None else record.validate_.class_shares[index],
         )
         for index, (name, colour) in enumerate(
-            zip(_names(epochs, record), _colours(epochs, record), strict=True)
+            zip(class_names(epochs, record), class_colours(epochs, record), strict=True)
         )
     )
-
-
-def _curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
-    all_, best = epochs.epochs, epochs.best
-    x = [epoch.epoch for epoch in all_]
-    mark = [Mark(x=best.epoch, text=f"best: {best.epoch}")]
-    classes = [
-        Series(
-            name=name,
-            x=x,
-            y=[epoch.validate_.iou[index] for epoch in all_],
-            colour=css_colour(colour),
-            width=1.5,
-        )
-        for index, (name, colour) in enumerate(
-            zip(_names(epochs, record), _colours(epochs, record), strict=True)
-        )
-    ]
-    losses = _both("loss", all_)
-    ious = _both("mean_iou", all_)
-    return [
-        _curve("loss", "Loss", "cross-entropy (nats)", losses, mark, y_log=True),
-        _curve("mean-iou", "Mean IoU", "mean IoU", ious, mark, y_range=_late_range(ious)),
-        _curve("class-iou", "Validation IoU per class", "IoU", classes, mark, y_range=_late_range(classes)),
-        _curve(
-            "rate",
-            "Learning rate",
-            "learning rate",
-            [Series(name="learning rate", x=x, y=[epoch.lr if epoch.lr > 0 else None for epoch in all_])],
-            mark,
-            y_log=True,
-        ),
-    ]
-
-
-def _both(name: str, epochs: Sequence[LoggedEpoch]) -> list[Series]:
-    x = [epoch.epoch for epoch in epochs]
-    return [
-        Series(
-            name="train",
-            x=x,
-            y=thinned([getattr(epoch.train, name) for epoch in epochs]),
-            colour=BLUE,
-            dash="dash",
-        ),
-        Series(
-            name="validate",
-            x=x,
-            y=thinned([getattr(epoch.validate_, name) for epoch in epochs]),
-            colour=VERMILION,
-        ),
-    ]
-
-
-def _curve(
-    name: str,
-    title: str,
-    y_title: str,
-    series: Sequence[Series],
-    marks: Sequence[Mark],
-    *,
-    y_log: bool = False,
-    y_range: tuple[float, float] | None = None,
-) -> Chart:
-    ends = [(line.name, line.y[-1]) for line in series if line.y[-1] is not None]
-    return Chart(
-        id=name,
-        title=title,
-        summary="In the last epoch: "
-        + ", ".join(f"{called} {value:.4g}" for called, value in ends[:6])
-        + ".",
-        x_title="epoch",
-        y_title=y_title,
-        series=series,
-        marks=marks,
-        y_log=y_log,
-        y_range=y_range,
-        height=320,
-    )
-
-
-def _late_range(series: Sequence[Series]) -> tuple[float, float]:
-    """Begin where the curves are after the first quarter, so that their ends can be told apart."""
-    late = [value for line in series for value in line.y[len(line.y) // 4 :] if value is not None]
-    lowest = min(late, default=0.0)
-    return max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest)
 
 
 def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
@@ -381,33 +282,3 @@ def _data(record: TrainingRecord | None) -> tuple[Fact, ...]:
         Fact(name="data SHA-256", value=record.fingerprint, code=True),
         *(Fact(name=f"{name} version", value=value) for name, value in record.packages.items()),
     )
-
-
-def _intensities(record: TrainingRecord | None) -> list[Chart]:
-    if record is None:
-        return []
-    histogram = record.input.histogram
-    width = (histogram.high - histogram.low) / len(histogram.counts)
-    total = max(1, sum(histogram.counts))
-    return [
-        Chart(
-            id="histogram",
-            title="Intensities of the training images",
-            summary=f"From {histogram.low:g} to {histogram.high:g}; a run warns when its input's differ.",
-            x_title="intensity",
-            y_title="share of the pixels",
-            y_percent=True,
-            series=[
-                Series(
-                    name="training set",
-                    x=thinned(
-                        [histogram.low + (bin_ + 0.5) * width for bin_ in range(len(histogram.counts))]
-                    ),
-                    y=thinned([number / total for number in histogram.counts], 4),
-                    kind="bars",
-                    colour=SKY,
-                )
-            ],
-            height=260,
-        )
-    ]

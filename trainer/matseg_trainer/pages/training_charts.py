@@ -1,0 +1,144 @@
+"""The charts of a training's page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matseg_shared.palette import Colour, default_colours
+from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
+from matseg_shared.report_page.page import css_colour
+from matseg_shared.report_page.pictures import visible_colours
+from matseg_trainer.pages.training_log import LoggedEpoch, TrainingLog
+from matseg_trainer.training_record import TrainingRecord
+
+
+def class_colours(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Colour, ...]:
+    """RGB per class, as it can be seen; the default ones where nothing was noted."""
+    if record is None:
+        return default_colours(len(epochs.best.validate_.iou))
+    return visible_colours([item.colour for item in record.classes])
+
+
+def class_names(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[str, ...]:
+    """Of the classes; numbers where nothing was noted."""
+    if record is None:
+        return tuple(f"class {index}" for index in range(len(epochs.best.validate_.iou)))
+    return tuple(item.name for item in record.classes)
+
+
+def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
+    """Loss, IoU and learning rate by epoch."""
+    all_, best = epochs.epochs, epochs.best
+    x = [epoch.epoch for epoch in all_]
+    mark = [Mark(x=best.epoch, text=f"best: {best.epoch}")]
+    classes = [
+        Series(
+            name=name,
+            x=x,
+            y=[epoch.validate_.iou[index] for epoch in all_],
+            colour=css_colour(colour),
+            width=1.5,
+        )
+        for index, (name, colour) in enumerate(
+            zip(class_names(epochs, record), class_colours(epochs, record), strict=True)
+        )
+    ]
+    losses = _both("loss", all_)
+    ious = _both("mean_iou", all_)
+    return [
+        _curve("loss", "Loss", "cross-entropy (nats)", losses, mark, y_log=True),
+        _curve("mean-iou", "Mean IoU", "mean IoU", ious, mark, y_range=_late_range(ious)),
+        _curve("class-iou", "Validation IoU per class", "IoU", classes, mark, y_range=_late_range(classes)),
+        _curve(
+            "rate",
+            "Learning rate",
+            "learning rate",
+            [Series(name="learning rate", x=x, y=[epoch.lr if epoch.lr > 0 else None for epoch in all_])],
+            mark,
+            y_log=True,
+        ),
+    ]
+
+
+def _both(name: str, epochs: Sequence[LoggedEpoch]) -> list[Series]:
+    x = [epoch.epoch for epoch in epochs]
+    return [
+        Series(
+            name="train",
+            x=x,
+            y=thinned([getattr(epoch.train, name) for epoch in epochs]),
+            colour=BLUE,
+            dash="dash",
+        ),
+        Series(
+            name="validate",
+            x=x,
+            y=thinned([getattr(epoch.validate_, name) for epoch in epochs]),
+            colour=VERMILION,
+        ),
+    ]
+
+
+def _curve(
+    name: str,
+    title: str,
+    y_title: str,
+    series: Sequence[Series],
+    marks: Sequence[Mark],
+    *,
+    y_log: bool = False,
+    y_range: tuple[float, float] | None = None,
+) -> Chart:
+    ends = [(line.name, line.y[-1]) for line in series if line.y[-1] is not None]
+    return Chart(
+        id=name,
+        title=title,
+        summary="In the last epoch: "
+        + ", ".join(f"{called} {value:.4g}" for called, value in ends[:6])
+        + ".",
+        x_title="epoch",
+        y_title=y_title,
+        series=series,
+        marks=marks,
+        y_log=y_log,
+        y_range=y_range,
+        height=320,
+    )
+
+
+def _late_range(series: Sequence[Series]) -> tuple[float, float]:
+    """Begin where the curves are after the first quarter, so that their ends can be told apart."""
+    late = [value for line in series for value in line.y[len(line.y) // 4 :] if value is not None]
+    lowest = min(late, default=0.0)
+    return max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest)
+
+
+def intensities(record: TrainingRecord | None) -> list[Chart]:
+    """The histogram of the training images, where it was noted."""
+    if record is None:
+        return []
+    histogram = record.input.histogram
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    total = max(1, sum(histogram.counts))
+    return [
+        Chart(
+            id="histogram",
+            title="Intensities of the training images",
+            summary=f"From {histogram.low:g} to {histogram.high:g}; a run warns when its input's differ.",
+            x_title="intensity",
+            y_title="share of the pixels",
+            y_percent=True,
+            series=[
+                Series(
+                    name="training set",
+                    x=thinned(
+                        [histogram.low + (bin_ + 0.5) * width for bin_ in range(len(histogram.counts))]
+                    ),
+                    y=thinned([number / total for number in histogram.counts], 4),
+                    kind="bars",
+                    colour=SKY,
+                )
+            ],
+            height=260,
+        )
+    ]
