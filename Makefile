@@ -4,7 +4,7 @@ VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
 
-.PHONY: install demo models neighbours test lint check clean bench bench-runtime
+.PHONY: install demo docs models neighbours test lint check clean bench bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -41,10 +41,13 @@ bench-runtime: install ## time the runtime on this machine, which should have no
 	  $(BIN)/python benchmarks/$$name.py --save benchmarks/results/$$name.md || exit 1; \
 	done
 
+docs: install ## the documentation site in build/site; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 models: install ## rebuild the models zoo from the data sets in data/; one of them: make models MODEL=dendrites SEEDS=3
 	$(BIN)/python -m matseg_trainer.zoo build $(MODEL) --seeds $(or $(SEEDS),1)
 
-check: lint test ## what CI runs
+check: lint test docs ## what CI runs, but for the walk
 
 clean: ## remove what the targets made, not your data
 	rm -rf demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -129,9 +129,11 @@ def prepare(work: Path, data: Path, trials: Sequence[Trial]) -> None:
 def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
     """Copy a data set, a part of it, or another split of all of it, and make its label arrays."""
     root = work / "data" / trial.dataset
-    if root.exists():
+    if (root / "classes.toml").exists():
         return
-    if trial.arm.folds is not None:
+    if root.exists():  # a fold that was made with the first one
+        pass
+    elif trial.arm.folds is not None:
         pool = work / "pool" / trial.arm.dataset
         _pool(original, pool)
         folds = ["--validate", "2", "--folds", str(trial.arm.folds), "--overwrite"]
