@@ -55,7 +55,12 @@ DOCUMENT: Document = {
         "seed": 0,
         "packages": {"torch": "2.6"},
         "init": {"name": "phantom_v1", "sha256": "cd" * 32},
-        "teacher": {"name": "phantom_v2", "sha256": "ef" * 32, "unlabelled": 7, "unlabelled_sha256": "ab" * 32},
+        "teacher": {
+            "name": "phantom_v2",
+            "sha256": "ef" * 32,
+            "unlabelled": 7,
+            "unlabelled_sha256": "ab" * 32,
+        },
     },
     "export": {
         "precision": "fp32",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch, or all of pydantic, which `--help` need not wait for
     from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision
+    from matseg_trainer.epoch_record import EpochRecord, SplitScore
     from matseg_trainer.export import ExportResult
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
-    from matseg_trainer.train import EpochRecord, Outputs, SplitScore, TrainingJob
+    from matseg_trainer.train import Outputs, TrainingJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

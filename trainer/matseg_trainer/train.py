@@ -16,7 +16,6 @@ import torch
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
-from matseg_shared.metrics import segmentation_metrics
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import (
     Checkpoint,
@@ -44,6 +43,7 @@ from matseg_trainer.data import (
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World
+from matseg_trainer.epoch_record import EpochRecord, SplitScore
 from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
@@ -54,48 +54,6 @@ from matseg_trainer.training_record import write_record
 from matseg_trainer.training_start import record_of
 from matseg_trainer.training_step import RunningScore, Stepper
 from matseg_trainer.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitScore:
-    """What one split scored in one epoch."""
-
-    loss: float
-    accuracy: float
-    mean_iou: float
-    iou: tuple[float | None, ...]
-    """Per class; None where a class occurs neither in the labels nor in the predictions."""
-
-    @classmethod
-    def of(cls, score: RunningScore) -> SplitScore:
-        """From summed counts."""
-        metrics = segmentation_metrics(score.matrix)
-        iou = tuple(None if math.isnan(value) else value for value in metrics.iou)
-        return cls(loss=score.loss, accuracy=metrics.accuracy, mean_iou=metrics.mean_iou, iou=iou)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochRecord:
-    """One line of the log."""
-
-    epoch: int
-    """Counted from 1."""
-    lr: float
-    """Learning rate of its last step."""
-    train: SplitScore
-    """Of the augmented samples, while the weights were changing."""
-    validate: SplitScore
-    """Of whole validation images, in fp32, after the epoch."""
-    seconds: float
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> EpochRecord:
-        """The inverse of `asdict`."""
-        splits = {
-            name: SplitScore(**{**values[name], "iou": tuple(values[name]["iou"])})
-            for name in ("train", "validate")
-        }
-        return cls(**{**values, **splits})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
