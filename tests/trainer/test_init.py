@@ -113,7 +113,7 @@ def new_classes(workspace: Path) -> None:
 def fine_tuning(workspace: Path) -> Path:
     """A workspace with the checkpoint `discs_v1` and versions to train from it: v9 (two epochs), v8 (another width)."""
     config = workspace / "config.toml"
-    common = 'model = "unet"\nepoch = 2\naverage = 0.9\nprecision = "fp32"\nweight_decay = 0\nlr = 1e-9\n'
+    common = 'model = "unet"\nepoch = 2\nprecision = "fp32"\nweight_decay = 0\nlr = 1e-9\n'
     text = config.read_text(encoding="utf-8")
     versions = f"\n[discs.v9]\nwidth = 4\n{common}\n[discs.v8]\nwidth = 5\n{common}"
     config.write_text(text + versions, encoding="utf-8")
