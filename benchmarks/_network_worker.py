@@ -19,6 +19,7 @@ from _full_width import N_CLASS, naive_pixelnet
 from _profile import grey_image
 from numpy.typing import NDArray
 
+from matseg_runtime.providers import exact_options
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME
 
 Label = Callable[[NDArray[Any]], object]
@@ -78,7 +79,7 @@ def label_with_onnxruntime(job: Job) -> Label:
     """A bare session, asked for labels only."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = exact_options(onnxruntime)
     options.intra_op_num_threads = job.threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(job.file, options, providers=["CPUExecutionProvider"])

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from matseg_runtime.providers import exact_options
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME
 
 _WEIGHT_INPUT = {
@@ -121,7 +122,7 @@ def _weights(graph: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def _options(threads: int) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = exact_options(onnxruntime)
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return options

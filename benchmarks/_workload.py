@@ -21,6 +21,7 @@ from _common import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_runtime.providers import exact_options
 from matseg_shared.errors import UnsupportedError, UsageError
 from matseg_shared.images import list_images, read_image, to_channels
 from matseg_shared.tiling import pad_to_stride
@@ -169,10 +170,10 @@ def padded_batches(slices: Slices, stride: int) -> list[NDArray[np.uint8]]:
 
 
 def plain_session(model: Path, threads: int) -> Any:
-    """What one would write by hand: an onnxruntime session with its defaults and so many threads."""
+    """What one would write by hand: an onnxruntime session with so many threads, exact on every processor."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = exact_options(onnxruntime)
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
 

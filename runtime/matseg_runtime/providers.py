@@ -147,6 +147,17 @@ def provider_options(provider: Provider, threads: int, streams: int) -> dict[str
     return {}
 
 
+def exact_options(runtime: ModuleType) -> Any:
+    """Session options with which an int8 graph gives the same bits on every processor.
+
+    x86 processors without VNNI add pairs of uint8 x int8 products in 16 bits, which cuts off large sums; with this
+    option onnxruntime takes slower products there for the layers that need it, and changes nothing elsewhere.
+    """
+    options = runtime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 def provider_list(provider: Provider, threads: int, streams: int) -> list[tuple[str, dict[str, Any]]]:
     """What onnxruntime is handed: the provider, and for TensorRT CUDA for the operators that it lacks."""
     chain: tuple[Provider, ...] = ("tensorrt", "cuda") if provider == "tensorrt" else (provider,)

@@ -258,7 +258,7 @@ def _creation_error(runtime: ModuleType, path: Path, provider: Provider, error: 
 
 
 def _session_options(runtime: ModuleType, threads: int) -> Any:
-    options = runtime.SessionOptions()
+    options = providers.exact_options(runtime)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY

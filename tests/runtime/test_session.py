@@ -317,3 +317,30 @@ def test_an_onnxruntime_that_does_not_load(monkeypatch: pytest.MonkeyPatch, mode
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(UnsupportedError, match="onnxruntime-gpu is installed but cannot be loaded"):
         Session.open(model)
+
+
+def test_int8_products_are_exact_on_every_processor() -> None:
+    """The largest sums that uint8 codes and int8 weights can have; 16 bits would cut them off."""
+    import onnxruntime
+
+    make, constants = onnx.helper.make_node, onnx.numpy_helper.from_array
+    weights = np.random.default_rng(0).choice([-127, 127], (16, 16, 3, 3)).astype(np.int8)
+    codes = np.random.default_rng(1).choice([0, 255], (1, 16, 12, 12)).astype(np.uint8)
+    scales = {"one": np.float32(1), "coarse": np.float32(1000), "zero": np.uint8(0), "middle": np.uint8(128)}
+    scales["weight_zero"] = np.int8(0)
+    names = ["codes", "one", "zero", "weights", "one", "weight_zero", "coarse", "middle"]
+    graph = onnx.helper.make_graph(
+        [make("QLinearConv", names, ["sums"])],
+        "products",
+        [onnx.helper.make_tensor_value_info("codes", onnx.TensorProto.UINT8, codes.shape)],
+        [onnx.helper.make_tensor_value_info("sums", onnx.TensorProto.UINT8, None)],
+        [constants(weights, "weights"), *(constants(np.asarray(v), k) for k, v in scales.items())],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers.exact_options(onnxruntime), providers=["CPUExecutionProvider"]
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(codes[0].astype(np.int64), (3, 3), axis=(1, 2))
+    sums = np.einsum("cyxij,ocij->oyx", windows, weights.astype(np.int64))
+    expected = (np.rint(sums / 1000) + 128).clip(0, 255)
+    np.testing.assert_array_equal(session.run(None, {"codes": codes})[0][0], expected)

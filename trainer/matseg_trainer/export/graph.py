@@ -114,9 +114,12 @@ class Graph:
     """The exported graph on onnxruntime's CPU provider."""
 
     def __init__(self, content: bytes) -> None:
-        import onnxruntime
+        from matseg_runtime.providers import exact_options, load_onnxruntime
 
-        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        runtime = load_onnxruntime()
+        self._session = runtime.InferenceSession(
+            content, exact_options(runtime), providers=["CPUExecutionProvider"]
+        )
 
     def __call__(self, image: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         labels, probabilities = self._session.run([LABELS_NAME, PROBABILITIES_NAME], {INPUT_NAME: image})
