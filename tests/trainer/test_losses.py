@@ -56,6 +56,17 @@ def test_distillation_is_least_for_the_teachers_own_probabilities() -> None:
     assert float(distillation(logits + torch.randn(2, 3, 5, generator=generator), soft)) > float(entropy)
 
 
+def test_padding_teaches_nothing() -> None:
+    logits = torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(2))
+    soft = torch.softmax(torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(3)), dim=1)
+    padded = soft.clone()
+    padded[..., 4:] = 0
+    assert float(distillation(logits, padded)) == pytest.approx(
+        float(distillation(logits[..., :4], soft[..., :4]))
+    )
+    assert float(distillation(logits, torch.zeros_like(soft))) == 0
+
+
 def test_one_hot_distillation_is_cross_entropy() -> None:
     logits, labels = (
         torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(1)),

@@ -5,7 +5,9 @@ Image, labels and a teacher's probabilities always get the same transformation; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +76,8 @@ def random_view(view: View, rng: np.random.Generator, options: ViewOptions) -> V
     return _each(view, np.ascontiguousarray)
 
 
-def _each(view: View, change) -> View:  # type: ignore[no-untyped-def]  # one function for arrays of three dtypes
+def _each(view: View, change: Callable[[NDArray[Any]], NDArray[Any]]) -> View:
+    """The same for pixels, labels and probabilities."""
     return View(
         pixels=change(view.pixels),
         labels=change(view.labels),

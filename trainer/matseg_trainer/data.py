@@ -194,7 +194,7 @@ class Batch:
     """What one optimiser step sees of one process."""
 
     images: Tensor
-    """(N, C, H, W) in the data's own dtype, except that augmented ones are float32."""
+    """(N, C, H, W) in the data's own dtype; float32 where some of them were interpolated."""
     labels: Tensor
     """(N, H, W) int64, `IGNORED` where padded or unlabelled."""
     pixels: Tensor

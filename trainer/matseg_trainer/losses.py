@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from matseg_trainer.augment import IGNORED
 
 TEACHER_SHARE = 0.5
-"""Of the loss, where a pixel has both a label and a teacher's probabilities."""
+"""Of the loss of a step; the labels have the rest."""
 _SMOOTH = 1.0
 """Pixels added to both parts of the Dice ratio, so that a class that is absent and not predicted costs nothing."""
 
@@ -36,15 +36,18 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
 
 
 def distillation(logits: Tensor, soft: Tensor) -> Tensor:
-    """Mean cross-entropy in nats between a teacher's probabilities and ours (Hinton et al. 2015, arXiv:1503.02531).
+    """Mean cross-entropy in nats between a teacher's probabilities and ours, over the pixels that it has seen.
+
+    Hinton et al. 2015 (arXiv:1503.02531).
 
     At temperature 1: a segmentation teacher is unsure just where the boundary is, which is what there is to learn.
 
     Args:
         logits: (N, K, ...).
-        soft: (N, K, ...), sums to 1 over K.
+        soft: (N, K, ...), sums to 1 over K, or to 0 where the teacher has not seen the pixel (padding).
     """
-    return -(soft.float() * F.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+    wanted = soft.float()
+    return -(wanted * F.log_softmax(logits.float(), dim=1)).sum() / wanted.sum().clamp(min=1.0)
 
 
 def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:

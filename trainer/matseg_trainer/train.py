@@ -279,6 +279,8 @@ class Training:
             batch = load_batch(self.seen, self.plan, epoch, mine or steps[step][:1])
             if not mine:
                 batch.labels.fill_(IGNORED)
+                if batch.soft is not None:
+                    batch.soft.zero_()
             return batch
 
         batches = Waiting(prefetched(load, len(steps)))

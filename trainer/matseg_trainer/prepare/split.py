@@ -71,7 +71,7 @@ def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
         tests = [order[fold :: request.folds] for fold in range(request.folds)]
     parts = []
     for test in tests:
-        rest = [index for index in order if index not in set(test)]
+        rest = [index for index in order if index not in test]
         train = rest[request.validate :]
         if not train or not test or request.validate < 1:
             raise UsageError(
