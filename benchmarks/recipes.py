@@ -32,7 +32,6 @@ from _common import markdown_table
 from matseg_shared.files import write_text
 
 _OURS = ("images", "folds", "init", "teacher", "dataset", "n_class")
-_NEAREST = "--nearest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,21 +130,25 @@ def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
     root = work / "data" / trial.dataset
     if (root / "classes.toml").exists():
         return
-    if root.exists():  # a fold that was made with the first one
-        pass
-    elif trial.arm.folds is not None:
-        pool = work / "pool" / trial.arm.dataset
+    if not root.exists():  # the folds are made together, with the first of them
+        _copy_images(work, original, root, trial.arm)
+    splits = [folder.name for folder in sorted(root.iterdir()) if (folder / "labels").is_dir()]
+    _command("matseg-prep", "labels", trial.dataset, *splits, "--nearest", "--workspace", str(work))
+
+
+def _copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
+    """The images and label images of one data set, or of all folds."""
+    if arm.folds is not None:
+        pool = work / "pool" / arm.dataset
         _pool(original, pool)
-        folds = ["--validate", "2", "--folds", str(trial.arm.folds), "--overwrite"]
-        _command("matseg-prep", "split", str(pool), trial.arm.dataset, *folds, "--workspace", str(work))
+        folds = ["--validate", "2", "--folds", str(arm.folds), "--overwrite"]
+        _command("matseg-prep", "split", str(pool), arm.dataset, *folds, "--workspace", str(work))
     elif (original / "images").is_dir():  # labelled images that nobody has split yet
-        _command("matseg-prep", "split", str(original), trial.dataset, "--workspace", str(work))
+        _command("matseg-prep", "split", str(original), root.name, "--workspace", str(work))
     else:
         shutil.copytree(original, root)
-        if trial.arm.images is not None:
-            _thin_out(root / "train", trial.arm.images)
-    splits = [folder.name for folder in sorted(root.iterdir()) if (folder / "labels").is_dir()]
-    _command("matseg-prep", "labels", trial.dataset, *splits, _NEAREST, "--workspace", str(work))
+        if arm.images is not None:
+            _thin_out(root / "train", arm.images)
 
 
 def _pool(original: Path, pool: Path) -> None:
