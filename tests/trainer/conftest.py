@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,19 @@ from PIL import Image
 
 from matseg_shared.classes import write_classes
 from matseg_shared.metadata import ClassInfo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_export_per_network() -> Iterator[None]:
+    """See `exports`."""
+    from exports import remembered
+
+    from matseg_trainer import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "to_onnx", remembered(export.to_onnx))
+        yield
+
 
 CONFIG = """
 [discs.default]

@@ -31,7 +31,7 @@ from matseg_trainer.dataset import Dataset
 from matseg_trainer.export import export_checkpoint, sensitive
 from matseg_trainer.export.fold import with_cut_weights
 from matseg_trainer.export.gate import Gate
-from matseg_trainer.export.graph import DeployedNetwork, Graph, to_onnx
+from matseg_trainer.export.graph import DeployedNetwork, Graph
 from matseg_trainer.export.half import to_half
 from matseg_trainer.export.index import GraphIndex
 from matseg_trainer.export.plan import computed_tensors, layers_of
@@ -123,7 +123,7 @@ def sessions(make: Make, loose: None, tmp_path_factory: pytest.TempPathFactory) 
 
 def fp32_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
     deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
-    return with_one_score(to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype))
+    return with_one_score(export.to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype))
 
 
 def int8_graph(checkpoint: Checkpoint, keep: frozenset[str] = frozenset()) -> onnx.ModelProto:
@@ -340,7 +340,9 @@ def test_weights_and_activations_have_the_types_that_are_fast() -> None:
         assert constants[activation.input[2]].data_type == onnx.TensorProto.UINT8
         levels = onnx.numpy_helper.to_array(constants[weight.input[0]])
         assert levels.dtype == np.int8
-        assert 2 * 255 * np.abs(levels.astype(int)).max() < 2**15  # two products in 16 bits, as AVX2 adds them
+        assert (
+            2 * 255 * np.abs(levels.astype(int)).max() < 2**15
+        )  # two products in 16 bits, as AVX2 adds them
         assert constants[weight.input[1]].dims == [len(levels)]
         assert constants[bias.input[0]].data_type == onnx.TensorProto.INT32
 
@@ -365,7 +367,7 @@ def test_rewriting_changes_no_result(n_class: int) -> None:
     for name in NETWORKS:
         checkpoint = make_checkpoint(name, n_class=n_class)
         deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
-        plain = to_onnx(deployed, 1, "uint8")
+        plain = export.to_onnx(deployed, 1, "uint8")
         rewritten = in_integer_operators(with_one_score(plain))
         assert "ConvTranspose" not in {node.op_type for node in rewritten.graph.node}
         assert (len(with_one_score(plain).graph.node) < len(plain.graph.node)) == (n_class == 2)
