@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ import tifffile
 from click.testing import Result
 from PIL import Image
 
+from matseg_runtime.sink.base import Result as Labelled
+from matseg_runtime.sink.base import Unit
+from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.errors import UsageError
 
@@ -282,15 +285,14 @@ def test_looking_takes_a_small_share_of_the_time_whatever_the_number_of_images(
 def test_an_image_that_changes_after_it_was_read_is_named(
     run: Run, model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matseg_runtime.sink.images import ImageSink
-
     for number in range(2):
         _write(folder, number)
     write = ImageSink.write
 
-    def change_then_write(self: ImageSink, unit: object, results: object) -> object:
-        tifffile.imwrite(folder / "s1.tif", _image(6))
-        return write(self, unit, results)  # type: ignore[arg-type]
+    def change_then_write(self: ImageSink, unit: Unit, results: Sequence[Labelled]) -> object:
+        if unit.slices[0].name == "s1":
+            tifffile.imwrite(folder / "s1.tif", _image(6))
+        return write(self, unit, results)
 
     monkeypatch.setattr(ImageSink, "write", change_then_write)
     result = run(model, folder, "-o", tmp_path / "out")
