@@ -41,6 +41,8 @@ FILES = 1.0
 _WARM_UP = 0.15
 """Share of the time after the first label image that is left out: allocators fill their pools."""
 
+_MOST_NAMED = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -115,8 +117,10 @@ def soak(report: Report, runs: Runs, rate: float, seed: int) -> None:
     report.say(f"Writer: {', '.join(stories)}.\n")
     report.say(f"Disturbed: {disturbed.summary()}.\n")
     report.say(f"Volume: {volumes.summary()}.\n")
-    for problem in problems:
+    for problem in problems[:_MOST_NAMED]:
         report.say(f"- WRONG: {problem}")
+    if len(problems) > _MOST_NAMED:
+        report.say(f"- and {len(problems) - _MOST_NAMED} problems more")
     if problems:
         report.save()
         sys.exit(1)

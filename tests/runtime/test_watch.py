@@ -259,6 +259,35 @@ def test_a_slice_in_flight_is_not_handed_out_again(folder: Path) -> None:
     assert len(given) == len(set(given)) == 3
 
 
+def test_a_disk_that_holds_a_run_up_does_not_end_it(folder: Path) -> None:
+    """The idle time is one of the folder, not of the run."""
+    _write(folder, 0)
+    source = WatchSource(folder, _options(idle_seconds=0.3))
+    names = []
+    for item in source.arrivals():
+        names.append(item.name)
+        if len(names) == 1:
+            _write(folder, 1)
+            time.sleep(0.5)  # the first slice is being written, on a slow disk
+    assert names == ["s0", "s1"]
+
+
+def test_looks_that_take_longer_than_the_idle_time_find_what_comes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(folder, 0)
+    source = WatchSource(folder, _options(idle_seconds=0.2))
+    poll = source._poll
+
+    def slow_poll(outcome: object) -> object:
+        time.sleep(0.3)
+        return poll(outcome)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(source, "_poll", slow_poll)
+    monkeypatch.setattr("matseg_runtime.source.watch._WAIT_PER_LOOK", 0)
+    assert [item.name for item in source.arrivals()] == ["s0"]
+
+
 def test_looking_takes_a_small_share_of_the_time_whatever_the_number_of_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

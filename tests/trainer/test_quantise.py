@@ -340,7 +340,9 @@ def test_weights_and_activations_have_the_types_that_are_fast() -> None:
         assert constants[activation.input[2]].data_type == onnx.TensorProto.UINT8
         levels = onnx.numpy_helper.to_array(constants[weight.input[0]])
         assert levels.dtype == np.int8
-        assert 2 * 255 * np.abs(levels.astype(int)).max() < 2**15  # two products in 16 bits, as AVX2 adds them
+        assert (
+            2 * 255 * np.abs(levels.astype(int)).max() < 2**15
+        )  # two products in 16 bits, as AVX2 adds them
         assert constants[weight.input[1]].dims == [len(levels)]
         assert constants[bias.input[0]].data_type == onnx.TensorProto.INT32
 

@@ -82,8 +82,11 @@ class WatchSource(Source):
             for item in self.slices[known:]:
                 if self._enough(item.index):
                     return
-                known, last = known + 1, time.monotonic()
+                known += 1
                 yield item
+                last = (
+                    time.monotonic()
+                )  # not before: a slow disk or network holds this up, and is no idleness
             if self._stopped.is_set() or self._enough(known):
                 return
             idle = self._options.idle_seconds
@@ -91,9 +94,12 @@ class WatchSource(Source):
                 yield from self._take_damaged(outcome)
                 return
             started = time.monotonic()
+            seen = len(self._seen)
             for item in self._poll(outcome):
-                last = time.monotonic()
                 yield item
+                last = time.monotonic()
+            if len(self._seen) > seen:
+                last = time.monotonic()  # it takes a second look to know what came; the next may be late
             if len(self.slices) == known:
                 looking = time.monotonic() - started
                 self._stopped.wait(max(self._options.poll_seconds, _WAIT_PER_LOOK * looking))
