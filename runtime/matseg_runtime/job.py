@@ -21,7 +21,7 @@ from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.stock import take_stock
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
-from matseg_shared.errors import MissingExtraError, OutputError, UsageError
+from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 from matseg_shared.progress import SILENT, Progress
 
 
@@ -66,14 +66,15 @@ def _run(job: Job, progress: Progress) -> Summary:
     ledger = Ledger(job.place.ledger_folder, job.options.part)
     if job.options.output.overwrite:
         _remove_earlier(job, ledger)
-    times, before = None, set(ledger.done)
+    times, before = None, _identities(ledger)
     if job.options.finish:
         ledger.require_job(job.key)
-        before = _done_before(job)
+        ledger.reload()
+        before = _identities(ledger)
     else:
         ledger.open(job.key, lambda: _begin(job, ledger))
         with closing(ledger):
-            before = set(ledger.done)
+            before = _identities(ledger)
             times = _process(job, ledger, progress)
     progress.stage("completing the output")
     summary = _summary(job, ledger, before, times)
@@ -121,8 +122,15 @@ def _tell_bottleneck(progress: Progress) -> Callable[[StageTimes], None]:
 def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progress) -> StageTimes | None:
     """Label slices as they come; Ctrl-C is a proper end here."""
     work = job.work(progress.advance, ledger.append)
+
+    def outcome(item: Slice) -> str | None:
+        record = ledger.done.get(item.name)
+        return record.identity if record is not None else ("" if item.name in ledger.set_aside else None)
+
     units = (
-        Unit(number=item.index, slices=(item,)) for item in source.arrivals() if not _is_done(item, ledger)
+        Unit(number=item.index, slices=(item,))
+        for item in source.arrivals(outcome)
+        if not _is_done(item, job, ledger)
     )
     try:
         return run_pipeline(units, work.read, work.infer, work.write, job.plan.crew, on_interrupt=source.stop)
@@ -130,11 +138,15 @@ def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progr
         return None
 
 
-def _is_done(item: Slice, ledger: Ledger) -> bool:
+def _is_done(item: Slice, job: Job, ledger: Ledger) -> bool:
+    """Whether the label of a slice is there, and is that of its file as it is now; else it counts as not labelled."""
     record = ledger.done.get(item.name)
+    if record is not None and record.identity == item.identity and job.sink.holds(record):
+        return True
     if record is not None:
-        _refuse_changed(item, record)
-    return record is not None
+        job.sink.withdraw(record)
+    ledger.withdraw(item.name)
+    return False
 
 
 def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, address: str) -> StageTimes:
@@ -147,7 +159,10 @@ def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, ad
 
 def _begin(job: Job, ledger: Ledger) -> None:
     """Under the ledger's lock: find out what is done, and make room for the rest."""
-    _forget_lost_outputs(job.source, job.sink, ledger)
+    if not isinstance(
+        job.source, WatchSource
+    ):  # one that is watched is looked at slice by slice, as they come
+        _forget_lost_outputs(job.source, job.sink, ledger)
     _forget_unscored(job, ledger)
     if any(item.name not in ledger.done for item in job.source.slices):
         job.sink.start()
@@ -159,17 +174,22 @@ def _done_before(job: Job) -> set[str]:
     return {item.name for item in job.source.slices if item.name in ledger.done}
 
 
+def _identities(ledger: Ledger) -> dict[str, str]:
+    """Name of each slice that is done to that of the file it was read from."""
+    return {name: record.identity for name, record in ledger.done.items()}
+
+
 def _remove_earlier(job: Job, ledger: Ledger) -> None:
     ledger.reload()
     job.sink.remove_earlier(tuple(ledger.done))
     ledger.reload()
 
 
-def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | None) -> Summary:
+def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes | None) -> Summary:
     ledger.reload()
     slices = job.source.slices
     records = [ledger.done[item.name] for item in slices if item.name in ledger.done]
-    new = [record for record in records if record.name not in before]
+    new = [record for record in records if before.get(record.name) != record.identity]
     metadata = job.session.model.metadata
     voxel, voxel_warning = choose_voxel_size(
         job.options.voxel, job.source.voxel_size(), voxel_of_model(metadata.pixel_size)
@@ -181,6 +201,7 @@ def _summary(job: Job, ledger: Ledger, before: set[str], times: StageTimes | Non
         drift_warning([record.drift for record in records], DRIFT_WARNING),
         _lock_warning(ledger),
         _newcomers_warning(job.source),
+        _changed_warning(job.source, ledger),
     ]
     return Summary(
         key=job.key,
@@ -270,3 +291,25 @@ def _newcomers_warning(source: Source) -> str | None:
     return (
         f"{len(found)} images, {found[0].name} first, have come since the start; run again to label them, too"
     )
+
+
+def _changed_warning(source: Source, ledger: Ledger) -> str | None:
+    """Files that were written again after they were read, and before the run was over."""
+    changed = [
+        item.where
+        for item in source.slices
+        if (record := ledger.done.get(item.name)) is not None and _has_changed(source, item.index, record)
+    ]
+    if not changed:
+        return None
+    return (
+        f"{len(changed)} images, {changed[0]} first, have changed since they were labelled; their labels are those of "
+        "the earlier content"
+    )
+
+
+def _has_changed(source: Source, index: int, record: SliceRecord) -> bool:
+    try:
+        return source.current_identity(index) != record.identity
+    except ImageError:
+        return False  # gone: there is nothing that its label could disagree with

@@ -103,6 +103,8 @@ class SetAsideRecord(Record):
 class _Line(Record):
     done: tuple[SliceRecord, ...] = ()
     set_aside: tuple[SetAsideRecord, ...] = ()
+    withdrawn: tuple[tuple[str, str], ...] = ()
+    """Slice name and identity: records that no longer count, because the input has changed since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +246,21 @@ class Ledger:
         Raises:
             OutputError: the line cannot be written.
         """
+        self._append(_Line(done=tuple(done), set_aside=tuple(set_aside)))
+
+    def withdraw(self, name: str) -> None:
+        """Record that a slice is not labelled any more, nor set aside: it is to be read again.
+
+        Raises:
+            OutputError: the line cannot be written.
+        """
+        self.set_aside.pop(name, None)
+        record = self.done.get(name)
+        if record is not None:
+            self._append(_Line(withdrawn=((name, record.identity),)))
+
+    def _append(self, line: _Line) -> None:
         assert self._stream is not None, "the ledger is not open"
-        line = _Line(done=tuple(done), set_aside=tuple(set_aside))
         with self._appending, output_errors(self.folder):
             self._stream.write(line.model_dump_json(exclude_defaults=True).encode() + b"\n")
             self._stream.flush()
@@ -260,6 +275,9 @@ class Ledger:
         self._lock.release()
 
     def _take(self, line: _Line) -> None:
+        for name, identity in line.withdrawn:
+            if name in self.done and self.done[name].identity == identity:
+                del self.done[name]
         for record in line.done:
             self.done[record.name] = _with_measurements(record, self.done.get(record.name))
             self.set_aside.pop(record.name, None)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ import tifffile
 from click.testing import Result
 from PIL import Image
 
+from matseg_runtime.sink.base import Result as Labelled
+from matseg_runtime.sink.base import Unit
+from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.errors import UsageError
 
@@ -121,6 +124,209 @@ def test_a_run_labels_what_comes(run: Run, model: Path, folder: Path, tmp_path: 
     assert result.exit_code == 4, result.output
     assert "1 of 8 slices labelled in this run, 6 before" in result.output
     assert [entry["name"] for entry in json.loads((out / "report.json").read_text())["set_aside"]] == ["s7"]
+
+
+def _watching(run: Run, *arguments: object) -> tuple[threading.Thread, list[Result]]:
+    """A run in a thread of its own, and where its result will be."""
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(run(*arguments)))
+    thread.start()
+    return thread, results
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(QUICK)
+
+
+def _labels(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+@pytest.fixture
+def clean(run: Run, model: Path, tmp_path: Path) -> Callable[[Path], dict[str, bytes]]:
+    """Label images and phase fractions that a run makes of a folder that does not change."""
+
+    def results(folder: Path) -> dict[str, bytes]:
+        out = tmp_path / f"clean {len(list(tmp_path.iterdir()))}"
+        assert run(model, folder, "-o", out).exit_code in (0, 4)
+        return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".png", ".csv")}
+
+    return results
+
+
+def test_an_image_whose_space_was_reserved_first_is_labelled_again_once_it_is_filled(
+    run: Run, model: Path, folder: Path, tmp_path: Path, clean: Callable[[Path], dict[str, bytes]]
+) -> None:
+    out = tmp_path / "out"
+    _write(folder, 0)
+    pixels = tifffile.memmap(folder / "s1.tif", shape=(40, 48), dtype="uint8", photometric="minisblack")
+    thread, results = _watching(run, model, folder, "-o", out, "--watch", "--idle", "1.5")
+    _wait_until(lambda: _labels(out / "s1.png") is not None)
+    too_early = _labels(out / "s1.png")
+    pixels[:] = _image(1)
+    pixels.flush()
+    del pixels
+    thread.join()
+    assert results[0].exit_code == 0, results[0].output
+    assert "2 of 2 slices labelled" in results[0].output
+    expected = clean(folder)
+    assert expected["s1.png"] != too_early
+    for name, content in expected.items():
+        assert (out / name).read_bytes() == content
+
+
+def test_an_image_written_again_between_two_runs_is_labelled_again(
+    run: Run, model: Path, folder: Path, tmp_path: Path, clean: Callable[[Path], dict[str, bytes]]
+) -> None:
+    out = tmp_path / "out"
+    for number in range(3):
+        _write(folder, number)
+    assert run(model, folder, "-o", out, "--watch", "--until", 3).exit_code == 0
+    tifffile.imwrite(folder / "s1.tif", _image(7))
+    result = run(model, folder, "-o", out, "--watch", "--until", 3)
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 slices labelled in this run, 2 before" in result.output
+    for name, content in clean(folder).items():
+        assert (out / name).read_bytes() == content
+    tifffile.imwrite(folder / "s1.tif", _image(8))
+    result = run(model, folder, "-o", out)
+    assert result.exit_code == 2
+    assert "has changed since it was labelled" in result.output
+
+
+def test_no_label_is_left_of_an_image_that_broke(run: Run, model: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in range(2):
+        _write(folder, number)
+    thread, results = _watching(run, model, folder, "-o", out, "--watch", "--idle", "1")
+    _wait_until(lambda: _labels(out / "s1.png") is not None)
+    (folder / "s1.tif").write_bytes(b"II*\x00 cut short")
+    thread.join()
+    assert results[0].exit_code == 4, results[0].output
+    report = json.loads((out / "report.json").read_text())
+    assert [entry["name"] for entry in report["set_aside"]] == ["s1"]
+    assert not (out / "s1.png").exists()
+    assert "s1" not in (out / "phase_fractions.csv").read_text()
+    tifffile.imwrite(folder / "s1.tif", _image(5))
+    assert run(model, folder, "-o", out).exit_code == 0
+    assert (out / "s1.png").exists()
+
+
+def test_a_slice_that_was_set_aside_is_taken_when_it_comes_back(
+    run: Run, model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was away for a moment when it was to be read, as during a rename."""
+    _write(folder, 0)
+    _write(folder, 1)
+    read, away = WatchSource.read, tmp_path / "away.tif"
+
+    def read_too_late(self: WatchSource, start: int, stop: int) -> object:
+        if self.slices[start].name == "s1" and not read_too_late.done:  # type: ignore[attr-defined]
+            read_too_late.done = True  # type: ignore[attr-defined]
+            (folder / "s1.tif").rename(away)
+            threading.Timer(0.6, lambda: away.rename(folder / "s1.tif")).start()
+        return read(self, start, stop)
+
+    read_too_late.done = False  # type: ignore[attr-defined]
+    monkeypatch.setattr(WatchSource, "read", read_too_late)
+    out = tmp_path / "out"
+    result = run(model, folder, "-o", out, "--watch", "--idle", "2.5")
+    assert read_too_late.done  # type: ignore[attr-defined]
+    assert result.exit_code == 0, result.output
+    assert (out / "s1.png").exists()
+
+
+def test_a_slice_in_flight_is_not_handed_out_again(folder: Path) -> None:
+    _write(folder, 0)
+    source = WatchSource(folder, _options(idle_seconds=0.3))
+    given: list[str] = []
+    state: dict[str, str] = {}
+    for item in source.arrivals(lambda item: state.get(item.name)):
+        given.append(item.identity)
+        if len(given) == 1:
+            tifffile.imwrite(folder / "s0.tif", onnx_models.random_pixels((50, 50), "uint8", 3))
+    assert len(given) == 1
+    given.clear()
+    source = WatchSource(folder, _options(idle_seconds=0.3))
+    for item in source.arrivals(lambda item: state.get(item.name)):
+        state[item.name] = item.identity
+        given.append(item.identity)
+        if len(given) < 3:
+            tifffile.imwrite(folder / "s0.tif", onnx_models.random_pixels((50 + len(given), 50), "uint8", 3))
+    assert len(given) == len(set(given)) == 3
+
+
+def test_a_disk_that_holds_a_run_up_does_not_end_it(folder: Path) -> None:
+    """The idle time is one of the folder, not of the run."""
+    _write(folder, 0)
+    source = WatchSource(folder, _options(idle_seconds=0.3))
+    names = []
+    for item in source.arrivals():
+        names.append(item.name)
+        if len(names) == 1:
+            _write(folder, 1)
+            time.sleep(0.5)  # the first slice is being written, on a slow disk
+    assert names == ["s0", "s1"]
+
+
+def test_looks_that_take_longer_than_the_idle_time_find_what_comes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(folder, 0)
+    source = WatchSource(folder, _options(idle_seconds=0.2))
+    poll = source._poll
+
+    def slow_poll(outcome: object) -> object:
+        time.sleep(0.3)
+        return poll(outcome)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(source, "_poll", slow_poll)
+    monkeypatch.setattr("matseg_runtime.source.watch._WAIT_PER_LOOK", 0)
+    assert [item.name for item in source.arrivals()] == ["s0"]
+
+
+def test_looking_takes_a_small_share_of_the_time_whatever_the_number_of_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(folder, 0)
+    source = WatchSource(folder, _options())
+    waits: list[float] = []
+    poll = source._poll
+
+    def slow_poll(outcome: object) -> object:
+        time.sleep(0.05)
+        return poll(outcome)  # type: ignore[arg-type]
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            source.stop()
+
+    monkeypatch.setattr(source, "_poll", slow_poll)
+    monkeypatch.setattr(source._stopped, "wait", wait)
+    list(source.arrivals())
+    assert min(waits) >= 9 * 0.05
+
+
+def test_an_image_that_changes_after_it_was_read_is_named(
+    run: Run, model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        _write(folder, number)
+    write = ImageSink.write
+
+    def change_then_write(self: ImageSink, unit: Unit, results: Sequence[Labelled]) -> object:
+        if unit.slices[0].name == "s1":
+            tifffile.imwrite(folder / "s1.tif", _image(6))
+        return write(self, unit, results)
+
+    monkeypatch.setattr(ImageSink, "write", change_then_write)
+    result = run(model, folder, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "s1.tif first, have changed since they were labelled" in result.output
 
 
 @pytest.mark.parametrize(

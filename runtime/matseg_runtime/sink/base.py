@@ -103,6 +103,14 @@ class Sink(ABC):
     def holds(self, record: SliceRecord) -> bool:
         """Whether the output of a slice that was done earlier is still there."""
 
+    def withdraw(self, record: SliceRecord) -> None:
+        """Delete the output of a slice whose input has changed; of sinks with a file per slice only.
+
+        Raises:
+            OutputError: it cannot be deleted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} holds all slices in one file, {record.name} too")
+
     @abstractmethod
     def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
         """Write a unit's results; they are durable on return.

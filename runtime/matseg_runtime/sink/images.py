@@ -96,6 +96,11 @@ class ImageSink(Sink):
             return False
         return same and (not self._probabilities or self._probability_file(record.name).is_file())
 
+    def withdraw(self, record: SliceRecord) -> None:
+        with output_errors(self.path):
+            self.file_of(record.name).unlink(missing_ok=True)
+            self._probability_file(record.name).unlink(missing_ok=True)
+
     def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:  # noqa: ARG002 (a file per slice)
         return tuple(0 if result.segmentation is None else self._write(result) for result in results)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
@@ -14,6 +14,14 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import list_images
 
 POLL_SECONDS = 0.25
+_WAIT_PER_LOOK = 9
+"""Times as long as looking takes, the wait before the next look lasts at least: a folder of ten thousand images is not
+to cost the network its cores."""
+
+_GONE = "gone"
+
+Outcome = Callable[[Slice], str | None]
+"""The identity of the file that a slice's label was made from; "" when it was set aside, None while it is in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +39,8 @@ class WatchSource(Source):
     """Images in the order in which they become whole; `slices` grows.
 
     An image is whole when its size and time of change have stayed the same between two looks and it can be decoded.
-    One that cannot is looked at again when it changes.
+    One that cannot is looked at again when it changes; so is one that was handed out already, because a writer that
+    reserves the space of a file first leaves an image that looks whole before it is.
     """
 
     def __init__(self, folder: Path, options: WatchOptions) -> None:
@@ -45,8 +54,13 @@ class WatchSource(Source):
         self._folder = folder
         self._options = options
         self._seen: dict[Path, str] = {}
+        """Identity at the last look."""
         self._damaged: dict[Path, str] = {}
         self._stems: dict[str, Path] = {}
+        self._numbers: dict[Path, int] = {}
+        """Of the images that became slices."""
+        self._refused: set[Path] = set()
+        """Their names are others' already."""
         self._stopped = threading.Event()
         self.location = str(folder)
         self.beside = folder.absolute()
@@ -54,27 +68,41 @@ class WatchSource(Source):
         self.slices = ()
         self._paths: list[Path] = []
 
-    def arrivals(self, known: int = 0) -> Iterator[Slice]:
-        """Slices from number `known` on, as they become whole; ends as the options say, or after `stop`.
+    def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
+        """Slices as they become whole, again when their file changes; ends as the options say, or after `stop`.
 
         Images that are still not whole after the idle time are handed out in the end, so that they are set aside.
+
+        Args:
+            outcome: asked for what has become of a slice handed out earlier, which is not handed out again while it is
+                in flight; None: every slice once.
         """
-        last = time.monotonic()
+        known, last = 0, time.monotonic()
         while True:
             for item in self.slices[known:]:
                 if self._enough(item.index):
                     return
                 known += 1
-                last = time.monotonic()
                 yield item
+                last = (
+                    time.monotonic()
+                )  # not before: a slow disk or network holds this up, and is no idleness
             if self._stopped.is_set() or self._enough(known):
                 return
             idle = self._options.idle_seconds
             if idle is not None and time.monotonic() - last >= idle:
-                yield from self._take_damaged()
+                yield from self._take_damaged(outcome)
                 return
-            if not self._poll():
-                self._stopped.wait(self._options.poll_seconds)
+            started = time.monotonic()
+            seen = len(self._seen)
+            for item in self._poll(outcome):
+                yield item
+                last = time.monotonic()
+            if len(self._seen) > seen:
+                last = time.monotonic()  # it takes a second look to know what came; the next may be late
+            if len(self.slices) == known:
+                looking = time.monotonic() - started
+                self._stopped.wait(max(self._options.poll_seconds, _WAIT_PER_LOOK * looking))
 
     def stop(self) -> None:
         """Hand out nothing more; may be called from any thread."""
@@ -98,49 +126,98 @@ class WatchSource(Source):
     def _enough(self, count: int) -> bool:
         return self._options.until is not None and count >= self._options.until
 
-    def _poll(self) -> bool:
-        """Look once; whether any image has become whole."""
+    def _poll(self, outcome: Outcome | None) -> list[Slice]:
+        """Look once, for new slices and, with `outcome`, for those that are to be handed out again."""
         images, others = list_images(self._folder)
+        present = set(images)
         self.skipped = tuple(
             [Skipped(path=path, reason=skip_reason(path)) for path in others]
-            + [entry for entry in self.skipped if entry.path in set(images)]
+            + [entry for entry in self.skipped if entry.path in present]
         )
-        found = False
+        self._forget_gone(present)
+        again = []
         for path in images:
-            if path in self._seen and self._seen[path] == "":
+            if path in self._refused:
                 continue
-            found = self._look_at(path) or found
-        return found
+            if path not in self._numbers:
+                self._look_at(path)
+            elif outcome is not None and (item := self._look_again(path, outcome)) is not None:
+                again.append(item)
+        return again
 
-    def _look_at(self, path: Path) -> bool:
+    def _forget_gone(self, present: Set[Path]) -> None:
+        """A file that comes back is another file, even when it looks the same."""
+        for path in self._damaged.keys() - present:
+            del self._damaged[path]
+        for path in self._numbers.keys() - present:
+            if self.slices[self._numbers[path]].identity != _GONE:
+                self._renew(path, _GONE)
+
+    def _look_at(self, path: Path) -> None:
+        identity = self._settled(path)
+        if identity is not None and self._decodable(path, identity):
+            self._take(path, identity)
+
+    def _look_again(self, path: Path, outcome: Outcome) -> Slice | None:
+        """The slice of an image that is whole and other than what became of it."""
+        identity = self._settled(path)
+        if identity is None or not self._is_stale(path, identity, outcome):
+            return None
+        return self._renew(path, identity) if self._decodable(path, identity) else None
+
+    def _is_stale(self, path: Path, identity: str, outcome: Outcome) -> bool:
+        item = self.slices[self._numbers[path]]
+        labelled = outcome(item)
+        return labelled is not None and identity != (labelled or item.identity)
+
+    def _settled(self, path: Path) -> str | None:
+        """The identity of a file that has stayed the same since the last look."""
         try:
             identity = file_identity(path)
         except ImageError:
-            return False  # renamed between listing and looking: it comes back under its final name
+            return None  # renamed between listing and looking: it comes back under its final name
         before, self._seen[path] = self._seen.get(path), identity
-        if before != identity or self._damaged.get(path) == identity:
+        return identity if before == identity else None
+
+    def _decodable(self, path: Path, identity: str) -> bool:
+        if self._damaged.get(path) == identity:
             return False
         try:
             read_any_dtype(path)
         except ImageError:
             self._damaged[path] = identity
             return False
-        return self._take(path, identity)
-
-    def _take(self, path: Path, identity: str) -> bool:
-        self._seen[path] = ""
         self._damaged.pop(path, None)
+        return True
+
+    def _take(self, path: Path, identity: str) -> Slice | None:
+        """Make an image the next slice; None when another one has its name."""
         other = self._stems.setdefault(path.stem.casefold(), path)
         if other != path:
             reason = f"{other.name} has the same name and came first"
             self.skipped = (*self.skipped, Skipped(path=path, reason=reason))
-            return False
+            self._refused.add(path)
+            return None
+        self._numbers[path] = len(self._paths)
         self._paths.append(path)
         item = Slice(index=len(self.slices), name=path.stem, where=str(path), identity=identity)
         self.slices = (*self.slices, item)
-        return True
+        return item
 
-    def _take_damaged(self) -> Iterator[Slice]:
+    def _renew(self, path: Path, identity: str) -> Slice:
+        """Remember under which identity a slice is handed out again."""
+        number = self._numbers[path]
+        item = replace(self.slices[number], identity=identity)
+        self.slices = (*self.slices[:number], item, *self.slices[number + 1 :])
+        return item
+
+    def _take_damaged(self, outcome: Outcome | None) -> Iterator[Slice]:
         for path, identity in list(self._damaged.items()):
-            if self._take(path, identity):
-                yield self.slices[-1]
+            if path not in self._numbers:
+                item = self._take(path, identity)
+            elif outcome is not None and self._is_stale(path, identity, outcome):
+                item = self._renew(path, identity)
+            else:
+                item = None
+            if item is not None:
+                yield item
