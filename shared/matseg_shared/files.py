@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,15 @@ from matseg_shared.errors import OutputError
 
 TEMPORARY_PREFIX = ".matseg-"
 """Names that start so are unfinished files; a killed process may leave one behind."""
+_FOLDERS_NOT_SYNCED = {
+    errno.EACCES,  # Windows opens no folder; a folder that may be written but not listed
+    errno.EPERM,
+    errno.EINVAL,  # file systems without it
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EBADF,
+}
 
 
 def temporary_beside(path: Path) -> Path:
@@ -66,7 +77,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_beside(path)
     with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with temporary.open("xb") as stream:
                 yield stream
@@ -77,17 +88,64 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
+        sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, such that a power cut does not take them away again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = list(itertools.takewhile(lambda above: not above.is_dir(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the platform lets a folder be opened."""
-    with suppress(OSError):
+    """Make what was made or renamed in `folder` durable, where the platform knows how.
+
+    Raises:
+        OSError: the disk reports that it is not.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _FOLDERS_NOT_SYNCED:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDERS_NOT_SYNCED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; harmless when there is none.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left unfinished in a folder; nobody may be writing there.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.startswith(TEMPORARY_PREFIX):
+                remove(path)
 
 
 def write_text(path: Path, text: str) -> None:

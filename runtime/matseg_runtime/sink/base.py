@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,21 @@ class Sink(ABC):
 
     @abstractmethod
     def remove_earlier(self, names: Sequence[str]) -> None:
-        """Delete earlier results of ours, those of the slices `names` among them.
+        """Delete earlier results of ours, those of the slices `names` among them, but not their ledger.
 
         Raises:
             OutputError: they cannot be deleted.
+        """
+
+    @abstractmethod
+    def clean(self, *, is_new: bool) -> None:
+        """Delete what killed processes left unfinished; only while no other process works on the output.
+
+        Args:
+            is_new: nothing that is there belongs to the job.
+
+        Raises:
+            OutputError: it cannot be deleted.
         """
 
     @abstractmethod
@@ -100,15 +111,21 @@ class Sink(ABC):
         """
 
     @abstractmethod
-    def holds(self, record: SliceRecord) -> bool:
-        """Whether the output of a slice that was done earlier is still there."""
+    def lost(self, records: Iterable[SliceRecord]) -> tuple[str, ...]:
+        """Names of those slices that were done and whose output is no longer there, or no longer whole.
+
+        Noticed by the names and sizes of files, not by what is in them.
+
+        Raises:
+            OutputError: the output is damaged such that single slices cannot be made again.
+        """
 
     @abstractmethod
     def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
         """Write a unit's results; they are durable on return.
 
         Returns:
-            For each result the bytes of its own file, 0 where it has none.
+            For each result the bytes of the files that hold it, 0 where it has none.
 
         Raises:
             OutputError: they cannot be written.

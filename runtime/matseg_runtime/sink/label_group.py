@@ -122,6 +122,7 @@ class LabelGroupSink(ZarrSink):
     def finish(self) -> None:
         with output_errors(self.path):
             _require_labels_group(self.image)
+            sync_folder(self.image.path)
         super().finish()
         self._list(listed=True)
 
