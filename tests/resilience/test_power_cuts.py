@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import disturbed
 import pytest
 import small_jobs
 from crashing_disk import CrashingDisk, Loss, PowerCut
@@ -12,13 +13,6 @@ from small_jobs import JOBS, SmallJob
 from thoroughness import chosen
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="follows open files through /proc")
-
-
-def count_steps(job: SmallJob, inputs: Path, folder: Path, *more: object) -> int:
-    disk = CrashingDisk(root=small_jobs.fresh_folder(inputs, folder))
-    with disk.failing():
-        assert small_jobs.run(job, inputs, folder, *more).exit_code == 0
-    return len(disk.steps)
 
 
 def cut(job: SmallJob, inputs: Path, folder: Path, step: int, *more: object, loss: Loss) -> str:
@@ -30,22 +24,11 @@ def cut(job: SmallJob, inputs: Path, folder: Path, step: int, *more: object, los
     return disk.steps[step]
 
 
-def require_sound(job: SmallJob, inputs: Path, folder: Path, clean: dict[str, bytes], where: str) -> None:
-    """Nothing is wrong now, and the same command makes everything right."""
-    assert small_jobs.wrong_under_final_names(job, folder, clean) == [], where
-    assert small_jobs.not_what_was_done(job, folder, clean) == [], where
-    result = small_jobs.run(job, inputs, folder)
-    assert result.exit_code == 0, (where, result.output)
-    found = small_jobs.results(folder)
-    assert sorted(found) == sorted(clean), where
-    assert found == clean, where
-
-
 @pytest.mark.parametrize("loss", Loss, ids=lambda loss: loss.value)
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_cut_at_any_step(job: SmallJob, loss: Loss, inputs: Path, folder: Path, clean: object) -> None:
     whole = clean(job)  # type: ignore[operator]
-    for step in chosen(count_steps(job, inputs, folder), 4, f"{job.name} {loss}"):
+    for step in chosen(disturbed.count_steps(job, inputs, folder), 4, f"{job.name} {loss}"):
         small_jobs.fresh_folder(inputs, folder)
         where = cut(job, inputs, folder, step, loss=loss)
-        require_sound(job, inputs, folder, whole, f"step {step}: {where}")
+        disturbed.require_sound(job, inputs, folder, whole, f"step {step}: {where}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.cli import run_main
-from matseg_runtime.ledger import Ledger, Part
+from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.plan import Planner
 
 SLICES = 6
@@ -91,8 +91,13 @@ def fresh_folder(inputs: Path, folder: Path) -> Path:
     """A folder for one job, with a copy of the image that labels are added to; outputs of earlier jobs are deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copytree(inputs / "image.zarr", folder / "image.zarr")
+    fill_folder(inputs, folder)
     return folder
+
+
+def fill_folder(inputs: Path, folder: Path) -> None:
+    """The same, of a folder that is empty."""
+    shutil.copytree(inputs / "image.zarr", folder / "image.zarr")
 
 
 def command(job: SmallJob, inputs: Path, folder: Path, *more: object, model: str = "alloy_v1") -> list[str]:
@@ -142,6 +147,8 @@ def wrong_under_final_names(job: SmallJob, folder: Path, clean: Mapping[str, byt
 
 def not_what_was_done(job: SmallJob, folder: Path, clean: Mapping[str, bytes]) -> list[str]:
     """Slices that the ledger calls done and whose labels are not those of an undisturbed run."""
+    if read_key(job.side(folder)) is None:
+        return []  # units without a job count for nothing
     ledger = Ledger(job.side(folder), Part())
     ledger.reload()
     if not ledger.done:

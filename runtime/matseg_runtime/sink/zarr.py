@@ -217,8 +217,11 @@ class ZarrSink(VolumeSink):
         return {"compressors": ZstdCodec(level=1), "dimension_names": axes}
 
     def _complete(self) -> None:
-        for leftover in self.partial.rglob(_UNFINISHED):
+        leftovers = list(self.partial.rglob(_UNFINISHED))
+        for leftover in leftovers:
             leftover.unlink(missing_ok=True)
+        for folder in {leftover.parent for leftover in leftovers}:
+            sync_folder(folder)
         levels = [self._open(str(number)) for number in range(len(self._multiscale.levels))]
         for fine, coarse in itertools.pairwise(levels):
             for box in _stored_boxes(coarse):
