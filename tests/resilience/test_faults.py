@@ -96,7 +96,7 @@ def test_a_disk_that_is_too_small(job: SmallJob, inputs: Path, folder: Path, cle
                 full += 1
                 require_named(result, SENTENCES[errno.ENOSPC], f"{size} kB")
                 assert small_jobs.wrong_under_final_names(job, disk, whole) == []
-                remount(disk, "size=20m")
+            remount(disk, "size=20m")
             require_sound(job, inputs, disk, whole, f"{size} kB")
     assert full > 1
 
