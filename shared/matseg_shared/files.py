@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import secrets
@@ -10,9 +11,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from matseg_shared.errors import OutputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # of collections.abc from Python 3.12 on
 
 TEMPORARY_PREFIX = ".matseg-"
 """Names that start so are unfinished files; a killed process may leave one behind."""
@@ -66,6 +70,27 @@ def _cause(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+class _Output(io.BufferedWriter):
+    """A file that knows why it could not be written, whatever its writer makes of that.
+
+    It hides its descriptor, on which numpy and others write by themselves, and then cannot say that a disk is full.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        """See the base class."""
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def fileno(self) -> int:
+        """Writers fall back to `write`."""
+        raise io.UnsupportedOperation("fileno")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file for writing; at the end it is flushed to disk and takes the name `path`.
@@ -78,15 +103,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_beside(path)
     with output_errors(path):
         make_folder(path.parent)
+        raw = temporary.open("xb", buffering=0)
+        stream = _Output(raw)
         try:
-            with temporary.open("xb") as stream:
+            with stream:
                 yield stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                os.fsync(raw.fileno())
             temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if stream.failure is not None and isinstance(error, Exception):
+                raise stream.failure from error
             raise
         sync_folder(path.parent)
 
