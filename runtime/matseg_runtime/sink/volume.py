@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -43,10 +44,7 @@ class VolumeSink(Sink):
             exists, ours = self.path.exists(), (self.ledger_folder / "job.json").exists()
             unfinished = self.partial.exists()
         if exists and ours and unfinished and not overwrite:
-            raise UsageError(
-                f"{self.path}: expected nothing there before the unfinished {self.partial} is whole, found something; "
-                "move it away, or replace both with --overwrite"
-            )
+            self._refuse_two_contents()
         if not exists or ours:
             return
         if self.path.is_dir():
@@ -78,6 +76,7 @@ class VolumeSink(Sink):
     def start(self) -> None:
         with output_errors(self.path):
             make_folder(self.ledger_folder)
+            self._settle_two_names()
             if self.partial.exists():
                 return
             if self.path.exists():
@@ -99,6 +98,7 @@ class VolumeSink(Sink):
 
     def finish(self) -> None:
         with output_errors(self.path):
+            self._settle_two_names()
             if self.path.exists() and not self.partial.exists():
                 if self._is_complete():
                     return
@@ -132,6 +132,19 @@ class VolumeSink(Sink):
             "another output with -o"
         )
 
+    def _settle_two_names(self) -> None:
+        """After a power cut a renamed output may be found under both names."""
+        if self.path.exists() and self.partial.exists():
+            self._refuse_two_contents()
+            remove(self.partial)
+
+    def _refuse_two_contents(self) -> None:
+        if not _same_content(self.path, self.partial):
+            raise UsageError(
+                f"{self.path}: expected nothing there before the unfinished {self.partial} is whole, found something; "
+                "move it away, or replace both with --overwrite"
+            )
+
     def _take_back(self) -> None:
         self.path.rename(self.partial)
         sync_folder(self.ledger_folder)
@@ -152,6 +165,16 @@ class VolumeSink(Sink):
     @abstractmethod
     def _complete(self) -> None:
         """Do what is left when every slice is in."""
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    """Whether two files, or two folders with all that is in them, are equal byte for byte."""
+    if one.is_file() and other.is_file():
+        return filecmp.cmp(one, other, shallow=False)
+    names = [sorted(path.relative_to(top) for path in top.rglob("*")) for top in (one, other)]
+    return names[0] == names[1] and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names[0] if (one / name).is_file()
+    )
 
 
 def side_folder(output: Path) -> Path:
