@@ -153,7 +153,7 @@ def _begin(job: Job, ledger: Ledger) -> None:
     """Under the ledger's lock: find out what is done, and make room for the rest."""
     others = ledger.others_at_work()
     if ledger.is_new or (not others and ledger.locks_supported):
-        job.sink.clean(is_new=ledger.is_new)
+        job.sink.clean(is_new=ledger.is_new or not ledger.done)
     _lose_what_is_gone(job, ledger, others)
     _forget_unscored(job, ledger)
     if any(item.name not in ledger.done for item in job.source.slices):

@@ -93,14 +93,15 @@ class Facility(RuleBasedStateMachine):
         assert result.exit_code in (1, 2), result.output
         assert small_jobs.results(self.folder) == before
 
-    @rule(choice=st.randoms(use_true_random=False))
-    def delete_a_file(self, choice: random.Random) -> None:
-        if path := self.some_file(choice):
+    @rule(seed=st.integers(0, 10_000))
+    def delete_a_file(self, seed: int) -> None:
+        if path := self.some_file(random.Random(seed)):
             path.unlink()
             self.meddled = True
 
-    @rule(choice=st.randoms(use_true_random=False))
-    def tear_a_file(self, choice: random.Random) -> None:
+    @rule(seed=st.integers(0, 10_000))
+    def tear_a_file(self, seed: int) -> None:
+        choice = random.Random(seed)  # how many files there are is not hypothesis' to know: threads race
         if (path := self.some_file(choice)) and (size := path.stat().st_size):
             with path.open("r+b") as stream:
                 stream.truncate(choice.randrange(size))
@@ -207,12 +208,12 @@ def test_any_order_of_events(job: SmallJob, inputs: Path, clean: Any) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=300 if THOROUGH else 6,
+            max_examples=100 if THOROUGH else 6,
             stateful_step_count=10 if THOROUGH else 6,
             deadline=None,
             derandomize=not THOROUGH,
             print_blob=True,
-            phases=[Phase.generate, Phase.shrink] if THOROUGH else [Phase.generate],
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -96,7 +96,7 @@ class Sink(ABC):
         """Delete what killed processes left unfinished; only while no other process works on the output.
 
         Args:
-            is_new: nothing that is there belongs to the job.
+            is_new: no unit of the job is done, so an unfinished output is worth nothing.
 
         Raises:
             OutputError: it cannot be deleted.

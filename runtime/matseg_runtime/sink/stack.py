@@ -62,7 +62,18 @@ class StackSink(VolumeSink):
         expected = {record.bytes for record in records if record.bytes}
         if expected - {found}:
             raise self.damaged(place, f"expected {max(expected)} bytes, found {found}")
+        if not expected and self._pages(place) != self.volume.depth:
+            raise self.damaged(place, f"expected {self.volume.depth} pages, found {self._pages(place)}")
         return ()
+
+    def _pages(self, place: Path) -> int:
+        import tifffile
+
+        try:
+            with tifffile.TiffFile(place) as tiff:
+                return len(tiff.pages)
+        except Exception:  # tifffile raises many kinds for what is no TIFF
+            return 0
 
     def _is_complete(self) -> bool:
         return True

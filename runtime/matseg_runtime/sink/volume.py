@@ -94,7 +94,7 @@ class VolumeSink(Sink):
             place = self.partial if self.partial.exists() else self.path
             if not place.exists():
                 return tuple(record.name for record in records)
-            return tuple(self._lost_in(place, records)) if records else ()
+            return tuple(self._lost_in(place, records))
 
     def finish(self) -> None:
         with output_errors(self.path):
@@ -152,7 +152,11 @@ class VolumeSink(Sink):
 
     @abstractmethod
     def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
-        """Names of the slices, among at least one, that the output, or its unfinished form, no longer holds whole."""
+        """Names of the slices that the output, or its unfinished form, no longer holds whole.
+
+        Raises:
+            OutputError: it is damaged such that single slices cannot be made again.
+        """
 
     @abstractmethod
     def _is_complete(self) -> bool:

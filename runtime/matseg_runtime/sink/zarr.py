@@ -17,9 +17,11 @@ from matseg_runtime.segment import scaled_probabilities
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Unit
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_shared.files import output_errors, sync_folder
+from matseg_shared.files import output_errors, sync_folder, write_text
 from matseg_shared.metadata import ModelMetadata
 
+LEVELS_NAME = "levels.json"
+"""In the ledger's folder: how large the coarser levels are, which the ledger's units say nothing of."""
 _PLANE_CHUNK = 256
 """About the edge of a chunk within a slice, in pixels: a slice and a block are both read at a bearable price."""
 _UNFINISHED = "*.partial"
@@ -81,8 +83,17 @@ class ZarrSink(VolumeSink):
         if len(region) > array.ndim:  # of a single image: without the axis of its one slice
             axis = self.volume.axis + len(region) - 3
             region, block = region[:axis] + region[axis + 1 :], block.squeeze(axis)
-        array[region] = block
         files = [self.partial / name / key for key in _chunk_keys(array, region)]
+        try:
+            array[region] = block
+        except OSError:
+            raise
+        except (
+            Exception
+        ):  # a shard that a crash has torn is read before it is replaced, each codec has its own kinds
+            for file in files:
+                file.unlink(missing_ok=True)
+            array[region] = block
         _sync(files, self.partial)
         return sum(file.stat().st_size for file in files)
 
@@ -137,12 +148,21 @@ class ZarrSink(VolumeSink):
         return whole
 
     def _is_complete(self) -> bool:
-        arrays = self._read_all(self.path)
-        return all(
-            (self.path / name / key).is_file()
-            for name in map(str, range(1, len(self._multiscale.levels)))
-            for key in _chunk_keys(arrays[name], (slice(None),) * arrays[name].ndim)
-        )
+        if len(self._multiscale.levels) == 1:
+            return True
+        self._read_all(self.path)
+        try:
+            noted = json.loads((self.ledger_folder / LEVELS_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(noted == self._bytes_of_levels(self.path))
+
+    def _bytes_of_levels(self, place: Path) -> dict[str, int]:
+        """Of the files of all levels but the finest."""
+        return {
+            str(number): sum(file.stat().st_size for file in files_below(place / str(number)))
+            for number in range(1, len(self._multiscale.levels))
+        }
 
     def _open(self, name: str) -> Any:
         import zarr
@@ -228,6 +248,9 @@ class ZarrSink(VolumeSink):
                 coarse[box] = _sample(fine, coarse.shape, box)
         for number in range(1, len(levels)):
             _sync(list(files_below(self.partial / str(number))), self.partial)
+        if len(levels) > 1:
+            sizes = self._bytes_of_levels(self.partial)
+            write_text(self.ledger_folder / LEVELS_NAME, json.dumps(sizes) + "\n")
 
 
 def _sample(fine: Any, shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.uint8]:
