@@ -6,12 +6,15 @@ twice, because its worker was lost after it had written, writes the same bytes a
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,7 @@ from matseg_shared.progress import Progress
 
 _RETRIES = 3
 _CONNECT_SECONDS = 10
+_LOOK_SECONDS = 2.0
 _AHEAD = 3
 """Units submitted per worker thread: enough to keep it busy, few enough to lose little."""
 
@@ -94,17 +98,18 @@ def run_units_on_dask(
         address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
 
     Raises:
-        UnsupportedError: the scheduler cannot be reached.
+        UnsupportedError: the scheduler cannot be reached, or is lost.
         MatsegError: what a unit raised, after its retries.
     """
     started = time.perf_counter()
     totals = [0.0, 0.0, 0.0]
     with _client(address) as client:
         threads = max(1, sum(client.nthreads().values()))
-        for report in _reports(client, job, units, threads):
-            ledger.append(report.done, report.set_aside)
-            totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
-            progress.advance(report.slices)
+        with _scheduler_losses(client, address), _waits_told(client, progress):
+            for report in _reports(client, job, units, threads):
+                ledger.append(report.done, report.set_aside)
+                totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
+                progress.advance(report.slices)
     return StageTimes(
         read=totals[0],
         infer=totals[1],
@@ -124,8 +129,68 @@ def _client(address: str) -> Iterator[Any]:
             f"--dask {address}: no scheduler answers there ({error}); start one with `dask scheduler` and workers with "
             "`dask worker`, or label on this machine without --dask"
         ) from error
-    with client:
+    with _quiet(), client:
         yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What distributed logs of a lost connection are tracebacks; we say the same in a sentence."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _scheduler_losses(client: Any, address: str) -> Iterator[None]:
+    """Name the loss of the scheduler, which shows as one of many errors in whatever was asked of it last."""
+    try:
+        yield
+    except (OSError, TimeoutError, CancelledError, asyncio.CancelledError) as error:
+        if not _is_lost(client):
+            raise
+        raise UnsupportedError(
+            f"--dask {address}: the scheduler is gone ({_first_line(error)}); what was labelled is safe: "
+            "start it again, then run the same command again"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _is_lost(client: Any) -> bool:
+    comm = client.scheduler_comm
+    return client.status != "running" or comm is None or bool(comm.comm.closed())
+
+
+@contextmanager
+def _waits_told(client: Any, progress: Progress) -> Iterator[None]:
+    """Say so while there is no worker: a cluster may be about to get some, so that is no failure."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            try:
+                alone = not client.nthreads()
+            except Exception:  # the connection is lost, which the main thread is about to find out
+                return
+            if alone:
+                progress.note("no dask worker is there: waiting for one")
+                progress.advance(0)
+
+    watcher = threading.Thread(target=look, name="matseg-dask-workers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _reports(client: Any, job: Job, units: Sequence[Unit], threads: int) -> Iterator[UnitReport]:
@@ -150,7 +215,8 @@ def _reports(client: Any, job: Job, units: Sequence[Unit], threads: int) -> Iter
             if unit is not None:
                 running.add(submit(unit))
     finally:
-        client.unregister_worker_plugin(name)
+        if not _is_lost(client):
+            client.unregister_worker_plugin(name)
 
 
 def _result(future: Any) -> UnitReport:

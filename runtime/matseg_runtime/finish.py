@@ -10,6 +10,7 @@ from matseg_runtime.quantities import phase_fractions
 from matseg_runtime.report import REPORT_NAME, Summary, write_report
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source.base import Source
+from matseg_shared.errors import OutputError
 from matseg_shared.metadata import ModelMetadata
 
 TakeStock = Callable[[Summary, Sequence[SliceRecord]], Summary]
@@ -49,6 +50,7 @@ def complete(
     """
     with ledger.job_lock():
         ledger.reload()
+        _require_outputs(sink, [ledger.done[item.name] for item in source.slices if item.name in ledger.done])
         done = settled(source, ledger) and not ledger.busy_parts()
         records = [ledger.done[item.name] for item in source.slices if item.name in ledger.done]
         aside = tuple(ledger.set_aside[item.name] for item in source.slices if item.name in ledger.set_aside)
@@ -62,3 +64,12 @@ def complete(
         else:
             write_report(ledger.folder / f"report-{ledger.part}.json", summary)
     return summary
+
+
+def _require_outputs(sink: Sink, records: Sequence[SliceRecord]) -> None:
+    """Never call a result whole from which somebody has taken something meanwhile."""
+    if lost := sink.lost(records):
+        raise OutputError(
+            f"{sink.path}: {len(lost)} of {len(records)} labelled slices are no longer there, {lost[0]} first; "
+            "something else deletes or changes files there: stop it, then run the same command again"
+        )

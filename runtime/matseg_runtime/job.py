@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from matseg_runtime.finish import complete, settled
@@ -15,7 +15,7 @@ from matseg_runtime.plan import pending_units
 from matseg_runtime.prepare import Job, now, open_input, prepare_job
 from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
 from matseg_runtime.report import Summary, difference_warning, drift_warning
-from matseg_runtime.sink.base import Sink, Unit
+from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
@@ -64,15 +64,14 @@ def plan_job(options: RunOptions) -> list[str]:
 
 def _run(job: Job, progress: Progress) -> Summary:
     ledger = Ledger(job.place.ledger_folder, job.options.part)
-    if job.options.output.overwrite:
-        _remove_earlier(job, ledger)
     times, before = None, _identities(ledger)
     if job.options.finish:
         ledger.require_job(job.key)
         ledger.reload()
         before = _identities(ledger)
     else:
-        ledger.open(job.key, lambda: _begin(job, ledger))
+        replace = job.sink.remove_earlier if job.options.output.overwrite else None
+        ledger.open(job.key, lambda: _begin(job, ledger), replace)
         with closing(ledger):
             before = _identities(ledger)
             times = _process(job, ledger, progress)
@@ -88,7 +87,9 @@ def _run(job: Job, progress: Progress) -> Summary:
     )
     if job.options.finish and not summary.is_final:
         left = summary.slices - summary.labelled_before - len(summary.set_aside)
-        busy = f" by {len(ledger.busy_parts())} running parts" if ledger.busy_parts() else ""
+        with ledger.job_lock():
+            parts = ledger.busy_parts()
+        busy = f" by {len(parts)} running parts" if parts else ""
         raise OutputError(
             f"{job.sink.path}: cannot be finished: {left} of {summary.slices} slices are not labelled yet{busy}; run "
             "the parts that are missing again"
@@ -141,7 +142,7 @@ def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progr
 def _is_done(item: Slice, job: Job, ledger: Ledger) -> bool:
     """Whether the label of a slice is there, and is that of its file as it is now; else it counts as not labelled."""
     record = ledger.done.get(item.name)
-    if record is not None and record.identity == item.identity and job.sink.holds(record):
+    if record is not None and record.identity == item.identity and not job.sink.lost([record]):
         return True
     if record is not None:
         job.sink.withdraw(record)
@@ -159,10 +160,13 @@ def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, ad
 
 def _begin(job: Job, ledger: Ledger) -> None:
     """Under the ledger's lock: find out what is done, and make room for the rest."""
+    others = ledger.others_at_work()
+    if ledger.is_new or (not others and ledger.locks_supported):
+        job.sink.clean(is_new=ledger.is_new or not ledger.done)
     if not isinstance(
         job.source, WatchSource
     ):  # one that is watched is looked at slice by slice, as they come
-        _forget_lost_outputs(job.source, job.sink, ledger)
+        _lose_what_is_gone(job, ledger, others)
     _forget_unscored(job, ledger)
     if any(item.name not in ledger.done for item in job.source.slices):
         job.sink.start()
@@ -177,12 +181,6 @@ def _done_before(job: Job) -> set[str]:
 def _identities(ledger: Ledger) -> dict[str, str]:
     """Name of each slice that is done to that of the file it was read from."""
     return {name: record.identity for name, record in ledger.done.items()}
-
-
-def _remove_earlier(job: Job, ledger: Ledger) -> None:
-    ledger.reload()
-    job.sink.remove_earlier(tuple(ledger.done))
-    ledger.reload()
 
 
 def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes | None) -> Summary:
@@ -238,26 +236,32 @@ def _refuse_combinations(options: RunOptions) -> None:
         "--dask": options.dask is not None,
         "--part": options.part.total > 1,
         "--finish": options.finish,
+        "--overwrite": options.output.overwrite,
     }
     for first, second in (
         ("--watch", "--dask"),
         ("--watch", "--part"),
         ("--watch", "--finish"),
         ("--dask", "--part"),
+        ("--overwrite", "--finish"),
     ):
         if chosen[first] and chosen[second]:
             raise UsageError(f"{first} and {second} cannot be combined; leave one of them out")
 
 
-def _forget_lost_outputs(source: Source, sink: Sink, ledger: Ledger) -> None:
+def _lose_what_is_gone(job: Job, ledger: Ledger, others: Sequence[str]) -> None:
     """Do again what somebody deleted; refuse inputs that changed after they were labelled."""
-    for item in source.slices:
-        record = ledger.done.get(item.name)
-        if record is None:
-            continue
-        _refuse_changed(item, record)
-        if not sink.holds(record):
-            ledger.forget(item.name)
+    records = [ledger.done[item.name] for item in job.source.slices if item.name in ledger.done]
+    for item in job.source.slices:
+        if item.name in ledger.done:
+            _refuse_changed(item, ledger.done[item.name])
+    lost = job.sink.lost(records)
+    if lost and others and job.place.is_volume:
+        raise UsageError(
+            f"{job.sink.path}: {len(lost)} slices that were labelled are gone from it, while other processes work on "
+            f"it ({', '.join(others)}); stop them, then run again"
+        )
+    ledger.lose(lost)
 
 
 def _forget_unscored(job: Job, ledger: Ledger) -> None:

@@ -6,7 +6,9 @@
 <ledger>/part-1-of-1.lock      held while a process works on that part
 ```
 
-A process that is killed while it appends leaves a line without an end; such a line counts for nothing.
+A process that is killed while it appends leaves a line without an end; such a line counts for nothing. Lines carry
+the number of the opening that wrote them, so that the files of several parts have one order whatever clocks say: a
+unit whose output was lost is not done, until a later line says that it was done again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +28,10 @@ from pydantic import ValidationError
 from matseg_runtime.locks import FileLock
 from matseg_runtime.records import Record, SliceRegions, SliceUncertainty
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.files import output_errors, sync_folder, write_text
+from matseg_shared.files import output_errors, remove, sync_folder, write_text
 
 _JOB_NAME = "job.json"
+_LOCK_SUFFIX = ".lock"
 _PART_FILE = re.compile(r"part-(\d+)-of-(\d+)\.lock")
 
 
@@ -80,7 +83,7 @@ class SliceRecord(Record):
     counts: tuple[int, ...]
     """Pixels per class."""
     bytes: int = 0
-    """Size of the slice's own output file; 0 when it shares one."""
+    """Size of the files that hold its output, to notice when one was cut or replaced; 0: not known."""
     drift: float = 0.0
     """Distance of its intensities from the training set's, 0 to 1."""
     constant: int = 0
@@ -101,10 +104,12 @@ class SetAsideRecord(Record):
 
 
 class _Line(Record):
+    turn: int = 0
+    """More than that of every line that stood in the ledger when the process that wrote it began."""
+    lost: tuple[str, ...] = ()
+    """Slices that earlier lines call done, and whose output is no longer there, or no longer that of their image."""
     done: tuple[SliceRecord, ...] = ()
     set_aside: tuple[SetAsideRecord, ...] = ()
-    withdrawn: tuple[tuple[str, str], ...] = ()
-    """Slice name and identity: records that no longer count, because the input has changed since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,42 +149,74 @@ class Ledger:
         """By slice name."""
         self.set_aside: dict[str, SetAsideRecord] = {}
         """By slice name; without those that a later run could read."""
+        self.is_new = False
+        """Whether `open` started the job, so that nothing that lies around belongs to it."""
         self._lock = FileLock(folder / f"part-{part}.lock")
         self._stream: IO[bytes] | None = None
         self._appending = threading.Lock()
+        self._turn = 0
+        self._torn = False
 
     @property
     def locks_supported(self) -> bool:
         """False where the disk knows no locks, so that a second process would go unnoticed."""
         return self._lock.supported
 
-    def open(self, key: JobKey, begin: Callable[[], None] | None = None) -> None:
+    def open(
+        self,
+        key: JobKey,
+        begin: Callable[[], None] | None = None,
+        replace: Callable[[tuple[str, ...]], None] | None = None,
+    ) -> None:
         """Start the job, or go on with it.
 
         Args:
             key: what the job is.
             begin: called when the ledger has been read, while no other process may start or finish.
+            replace: deletes the results of an earlier job, given its slices; then the ledger is emptied, too.
 
         Raises:
             UsageError: the ledger belongs to another job, or another process works on it.
             OutputError: the ledger cannot be written.
         """
-        self._take_part()
         try:
             with self.job_lock():
+                self._take_part()
+                if replace is not None:
+                    self._replace(replace)
                 self._require_same_job(key)
                 self.reload()
+                self._open_stream()
                 if begin is not None:
                     begin()
-            path = self.folder / f"done-{self.part}.jsonl"
-            with output_errors(path):
-                self._stream = path.open("ab")
-                sync_folder(self.folder)
-                if _ends_torn(path):
-                    self._stream.write(b"\n")
         except BaseException:
             self.close()
             raise
+
+    def _open_stream(self) -> None:
+        path = self.folder / f"done-{self.part}.jsonl"
+        with output_errors(path):
+            # without a buffer: what a full disk refused must not be tried again when the file is closed
+            self._stream = path.open("ab", buffering=0)
+            sync_folder(self.folder)
+            self._torn = _ends_torn(path)
+
+    def _replace(self, remove_results: Callable[[tuple[str, ...]], None]) -> None:
+        """The results first: killed in between, what is missing is found missing, and the job is still known."""
+        if busy := self.others_at_work():
+            raise UsageError(
+                f"{self.folder}: another matseg-run works on this output at this moment ({', '.join(busy)}), which "
+                "cannot be replaced under its hands; wait for it, or choose another output with -o"
+            )
+        self.reload()
+        remove_results(tuple(self.done))
+        with output_errors(self.folder):
+            # the job before its units: units without a job count for nothing, units of another job would
+            (self.folder / _JOB_NAME).unlink(missing_ok=True)
+            sync_folder(self.folder)
+            for path in self.folder.iterdir():
+                if path.suffix != _LOCK_SUFFIX:  # others may wait for those
+                    remove(path)
 
     @contextmanager
     def job_lock(self) -> Iterator[None]:
@@ -192,18 +229,40 @@ class Ledger:
             lock.release()
 
     def busy_parts(self) -> list[str]:
-        """Parts that processes work on at this moment; not to be asked while this one does."""
+        """Parts that processes work on at this moment.
+
+        To be asked under the job's lock only, because asking takes the locks for a moment; and not while this process
+        works on a part of its own.
+        """
         return [name for name, _ in self._parts() if self._is_busy(name)]
+
+    def others_at_work(self) -> list[str]:
+        """Parts that other processes work on, while this one works on its own; under the job's lock only."""
+        return [name for name, _ in self._parts() if name != self._lock.path.name and self._is_busy(name)]
 
     def _require_same_job(self, key: JobKey) -> None:
         earlier = read_key(self.folder)
+        self.is_new = earlier is None
         if earlier is None:
-            write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
+            self._start_job(key)
         elif differences := earlier.differences(key):
             raise UsageError(
                 f"{self.folder}: the results there are of another job ({'; '.join(differences)}); choose another "
                 "output with -o, or replace them with --overwrite"
             )
+
+    def _start_job(self, key: JobKey) -> None:
+        """Units that were left without a job, by a process that died while it deleted them, belong to nobody."""
+        if busy := self.others_at_work():
+            raise UsageError(
+                f"{self.folder / _JOB_NAME}: is gone while other processes work on this output ({', '.join(busy)}); "
+                "stop them, then run again"
+            )
+        with output_errors(self.folder):
+            for path in self.folder.glob("done-*-of-*.jsonl"):
+                path.unlink()
+            sync_folder(self.folder)
+        write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
 
     def _parts(self) -> Iterator[tuple[str, int]]:
         """Name of the lock file and number of parts, of every part that was ever started."""
@@ -233,12 +292,23 @@ class Ledger:
         """Read what all parts have finished so far."""
         self.done.clear()
         self.set_aside.clear()
-        for line in self._lines():
+        lines = list(self._lines())
+        self._turn = max([line.turn + 1 for line in lines], default=0)
+        for line in sorted(lines, key=lambda line: line.turn):
             self._take(line)
 
     def forget(self, name: str) -> None:
-        """Treat a slice as not done, because its output is gone."""
+        """Have a slice done again whose output is still there; for this process only."""
         self.done.pop(name, None)
+
+    def lose(self, names: Sequence[str]) -> None:
+        """Record that the outputs of slices are gone, so that no later run takes them for done.
+
+        Raises:
+            OutputError: the line cannot be written.
+        """
+        if names:
+            self._append(_Line(turn=self._turn, lost=tuple(names)))
 
     def append(self, done: Iterable[SliceRecord], set_aside: Iterable[SetAsideRecord] = ()) -> None:
         """Record one finished unit; it is durable on return.
@@ -246,7 +316,7 @@ class Ledger:
         Raises:
             OutputError: the line cannot be written.
         """
-        self._append(_Line(done=tuple(done), set_aside=tuple(set_aside)))
+        self._append(_Line(turn=self._turn, done=tuple(done), set_aside=tuple(set_aside)))
 
     def withdraw(self, name: str) -> None:
         """Record that a slice is not labelled any more, nor set aside: it is to be read again.
@@ -255,29 +325,35 @@ class Ledger:
             OutputError: the line cannot be written.
         """
         self.set_aside.pop(name, None)
-        record = self.done.get(name)
-        if record is not None:
-            self._append(_Line(withdrawn=((name, record.identity),)))
+        if name in self.done:
+            self.lose([name])
 
     def _append(self, line: _Line) -> None:
         assert self._stream is not None, "the ledger is not open"
+        text = line.model_dump_json(exclude_defaults=True).encode() + b"\n"
         with self._appending, output_errors(self.folder):
-            self._stream.write(line.model_dump_json(exclude_defaults=True).encode() + b"\n")
-            self._stream.flush()
+            if self._torn:  # by a process that was killed, or by a disk that took only half of a line
+                text = b"\n" + text
+            self._torn = True
+            while text:
+                text = text[self._stream.write(text) :]
+            self._torn = False
             os.fsync(self._stream.fileno())
             self._take(line)
 
     def close(self) -> None:
         """Let other processes have this part."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        self._lock.release()
+        stream, self._stream = self._stream, None
+        try:
+            if stream is not None:
+                with output_errors(self.folder):
+                    stream.close()
+        finally:
+            self._lock.release()
 
     def _take(self, line: _Line) -> None:
-        for name, identity in line.withdrawn:
-            if name in self.done and self.done[name].identity == identity:
-                del self.done[name]
+        for name in line.lost:
+            self.done.pop(name, None)
         for record in line.done:
             self.done[record.name] = _with_measurements(record, self.done.get(record.name))
             self.set_aside.pop(record.name, None)
@@ -287,12 +363,20 @@ class Ledger:
 
     def _lines(self) -> Iterator[_Line]:
         for path in sorted(self.folder.glob("done-*-of-*.jsonl")):
-            for text in path.read_bytes().split(b"\n"):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise OutputError(
+                    f"{path}: the ledger of this output cannot be read: {error.strerror or error}; mend that disk or "
+                    "its permissions, or choose another output with -o"
+                ) from error
+            for text in content.split(b"\n"):
                 line = _parse_line(text)
                 if line is not None:
                     yield line
 
     def _take_part(self) -> None:
+        """Under the job's lock, so that nobody who only looks whether a part is busy is taken for one who works."""
         if not self._lock.acquire():
             raise UsageError(
                 f"{self.folder}: another matseg-run works on part {self.part} of this output at this moment; "

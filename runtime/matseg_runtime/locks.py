@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from matseg_shared.files import output_errors
+from matseg_shared.files import make_folder, output_errors
 
 _HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -29,7 +29,7 @@ class FileLock:
             OutputError: the lock file cannot be created.
         """
         with output_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 taken = self._lock(descriptor, wait)

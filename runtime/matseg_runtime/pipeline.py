@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from matseg_shared.errors import UnsupportedError
+
 Unit = TypeVar("Unit")
 Read = TypeVar("Read")
 Inferred = TypeVar("Inferred")
@@ -229,6 +231,7 @@ def run_pipeline(
 
     Raises:
         BaseException: the first that any stage raised.
+        UnsupportedError: the threads cannot be started.
     """
     started = time.perf_counter()
     pipeline = _Pipeline(crew.readers + crew.inferrers + crew.writers)
@@ -262,8 +265,14 @@ def run_pipeline(
         busy = {name: stage.seconds for name, stage in stages.items()}
         return StageTimes(**busy, wall=time.perf_counter() - started, crew=crew)
 
-    for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
-        stages[name].start(work)
+    try:
+        for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
+            stages[name].start(work)
+    except RuntimeError as error:
+        pipeline.fail(error)
+        raise UnsupportedError(
+            f"this machine lets no more threads start ({error}); use fewer with --threads, or raise its limit"
+        ) from error
     _wait(pipeline, feed, on_interrupt)
     return times()
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import errno
+import io
+import itertools
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from matseg_shared.errors import OutputError
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # of collections.abc from Python 3.12 on
+
 TEMPORARY_PREFIX = ".matseg-"
 """Names that start so are unfinished files; a killed process may leave one behind."""
+_FOLDERS_NOT_SYNCED = {
+    errno.EACCES,  # Windows opens no folder; a folder that may be written but not listed
+    errno.EPERM,
+    errno.EINVAL,  # file systems without it
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EBADF,
+}
 
 
 def temporary_beside(path: Path) -> Path:
@@ -55,6 +70,27 @@ def _cause(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+class _Output(io.BufferedWriter):
+    """A file that knows why it could not be written, whatever its writer makes of that.
+
+    It hides its descriptor, on which numpy and others write by themselves, and then cannot say that a disk is full.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        """See the base class."""
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def fileno(self) -> int:
+        """Writers fall back to `write`."""
+        raise io.UnsupportedOperation("fileno")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file for writing; at the end it is flushed to disk and takes the name `path`.
@@ -66,28 +102,79 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_beside(path)
     with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        raw = temporary.open("xb", buffering=0)
+        stream = _Output(raw)
         try:
-            with temporary.open("xb") as stream:
+            with stream:
                 yield stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                os.fsync(raw.fileno())
             temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if stream.failure is not None and isinstance(error, Exception):
+                raise stream.failure from error
             raise
-    sync_folder(path.parent)
+        sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, such that a power cut does not take them away again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = list(itertools.takewhile(lambda above: not above.is_dir(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the platform lets a folder be opened."""
-    with suppress(OSError):
+    """Make what was made or renamed in `folder` durable, where the platform knows how.
+
+    Raises:
+        OSError: the disk reports that it is not.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except OSError as error:
+        if error.errno in _FOLDERS_NOT_SYNCED:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDERS_NOT_SYNCED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; harmless when there is none.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left unfinished in a folder; nobody may be writing there.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.startswith(TEMPORARY_PREFIX):
+                remove(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,21 @@ class Sink(ABC):
 
     @abstractmethod
     def remove_earlier(self, names: Sequence[str]) -> None:
-        """Delete earlier results of ours, those of the slices `names` among them.
+        """Delete earlier results of ours, those of the slices `names` among them, but not their ledger.
 
         Raises:
             OutputError: they cannot be deleted.
+        """
+
+    @abstractmethod
+    def clean(self, *, is_new: bool) -> None:
+        """Delete what killed processes left unfinished; only while no other process works on the output.
+
+        Args:
+            is_new: no unit of the job is done, so an unfinished output is worth nothing.
+
+        Raises:
+            OutputError: it cannot be deleted.
         """
 
     @abstractmethod
@@ -100,23 +111,29 @@ class Sink(ABC):
         """
 
     @abstractmethod
-    def holds(self, record: SliceRecord) -> bool:
-        """Whether the output of a slice that was done earlier is still there."""
+    def lost(self, records: Iterable[SliceRecord]) -> tuple[str, ...]:
+        """Names of those slices that were done and whose output is no longer there, or no longer whole.
 
-    def withdraw(self, record: SliceRecord) -> None:
-        """Delete the output of a slice whose input has changed; of sinks with a file per slice only.
+        Noticed by the names and sizes of files, not by what is in them.
+
+        Raises:
+            OutputError: the output is damaged such that single slices cannot be made again.
+        """
+
+    def withdraw(self, record: SliceRecord) -> None:  # noqa: ARG002 (where slices share a file, it is written over)
+        """Delete what is left of a slice whose input has changed, if it has files of its own.
 
         Raises:
             OutputError: it cannot be deleted.
         """
-        raise NotImplementedError(f"{type(self).__name__} holds all slices in one file, {record.name} too")
+        return
 
     @abstractmethod
     def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
         """Write a unit's results; they are durable on return.
 
         Returns:
-            For each result the bytes of its own file, 0 where it has none.
+            For each result the bytes of the files that hold it, 0 where it has none.
 
         Raises:
             OutputError: they cannot be written.

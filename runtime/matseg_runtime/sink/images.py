@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -15,7 +14,7 @@ from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
-from matseg_shared.files import atomic_write, output_errors
+from matseg_shared.files import atomic_write, make_folder, output_errors, sweep
 from matseg_shared.metadata import ModelMetadata
 from matseg_shared.png import write_label_png
 
@@ -82,19 +81,26 @@ class ImageSink(Sink):
                 if Path(name).name == name:
                     self.file_of(name).unlink(missing_ok=True)
                     self._probability_file(name).unlink(missing_ok=True)
-            if self.ledger_folder.exists():
-                shutil.rmtree(self.ledger_folder)
+
+    def clean(self, *, is_new: bool) -> None:  # noqa: ARG002 (label images of earlier jobs stay until replaced)
+        with output_errors(self.path):
+            sweep(self.path)
+            sweep(self.ledger_folder)
 
     def start(self) -> None:
         with output_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
 
-    def holds(self, record: SliceRecord) -> bool:
+    def lost(self, records: Iterable[SliceRecord]) -> tuple[str, ...]:
+        return tuple(record.name for record in records if self._bytes_of(record.name) != record.bytes)
+
+    def _bytes_of(self, name: str) -> int:
+        """Of all files of a slice; 0 when one is missing."""
+        files = [self.file_of(name)] + ([self._probability_file(name)] if self._probabilities else [])
         try:
-            same = self.file_of(record.name).stat().st_size == record.bytes
+            return sum(file.stat().st_size for file in files)
         except OSError:
-            return False
-        return same and (not self._probabilities or self._probability_file(record.name).is_file())
+            return 0
 
     def withdraw(self, record: SliceRecord) -> None:
         with output_errors(self.path):
@@ -109,10 +115,11 @@ class ImageSink(Sink):
 
     def _write(self, result: Result) -> int:
         assert result.segmentation is not None
-        path = self.file_of(result.slice.name)
+        path, size = self.file_of(result.slice.name), 0
         if self._probabilities:
             with atomic_write(self._probability_file(result.slice.name)) as stream:
                 self._write_probabilities(stream, result.segmentation)
+                size = stream.seek(0, os.SEEK_END)
         with atomic_write(path) as stream:
             if self._format == "png":
                 write_label_png(
@@ -123,7 +130,7 @@ class ImageSink(Sink):
                 )
             else:
                 self._write_tiff(stream, result.segmentation)
-            return stream.seek(0, os.SEEK_END)
+            return size + stream.seek(0, os.SEEK_END)
 
     def _write_tiff(self, stream: BinaryIO, segmentation: Segmentation) -> None:
         import tifffile

@@ -20,17 +20,16 @@ from typing import Any
 from matseg_runtime.locks import FileLock
 from matseg_runtime.sink.base import LabelVolume
 from matseg_runtime.sink.multiscale import Level, Multiscale
-from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group, sync_file
+from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
 from matseg_runtime.source.zarr import placement
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.files import output_errors, sync_folder
+from matseg_shared.files import output_errors, sweep, sync_folder
 from matseg_shared.metadata import ModelMetadata
 
 _EXPECTED = "--label expected the group of an OME-Zarr image of version 0.4 or 0.5 on this disk"
 _REMEDY = "write a label image of its own with -o labels.zarr"
 _SPACE = ("z", "y", "x")
-_METADATA_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +121,7 @@ class LabelGroupSink(ZarrSink):
     def finish(self) -> None:
         with output_errors(self.path):
             _require_labels_group(self.image)
+            sync_folder(self.image.path)
         super().finish()
         self._list(listed=True)
 
@@ -180,10 +180,21 @@ def _levels(group: Any, image: Mapping[str, Any], spatial: Sequence[int]) -> Ite
 def _require_labels_group(image: ImageGroup) -> Any:
     import zarr
 
-    group = zarr.open_group(
-        str(image.path), mode="r+", zarr_format=image.multiscale.zarr_format, use_consolidated=False
-    )
-    return group.require_group(LABELS_GROUP)
+    from matseg_runtime.sink.durable_store import durable_store
+
+    try:
+        group = zarr.open_group(
+            durable_store(str(image.path)),
+            mode="r+",
+            zarr_format=image.multiscale.zarr_format,
+            use_consolidated=False,
+        )
+        return group.require_group(LABELS_GROUP)
+    except (ValueError, KeyError, TypeError) as error:  # what parsers say of torn documents
+        raise OutputError(
+            f"{image.path / LABELS_GROUP}: expected the group that lists the image's labels, found a damaged document "
+            f"({error}); mend or delete that file, then run the same command again"
+        ) from error
 
 
 def _enter(image: ImageGroup, name: str, *, listed: bool) -> None:
@@ -191,21 +202,20 @@ def _enter(image: ImageGroup, name: str, *, listed: bool) -> None:
     attributes = group.attrs.asdict()
     version = image.multiscale.version
     holder = attributes if version == "0.4" else attributes.setdefault("ome", {"version": version})
+    for folder in {image.path / LABELS_GROUP, image.path, image.store}:
+        sweep(folder)
     names = [other for other in holder.get(LABELS_GROUP, []) if other != name]
     holder[LABELS_GROUP] = [*names, name] if listed else names
     group.attrs.put(attributes)
     _consolidate_again(image)
-    for folder in (image.path / LABELS_GROUP, image.path, image.store):
-        for file in _METADATA_FILES:
-            if (folder / file).is_file():
-                sync_file(folder / file)
-        sync_folder(folder)
 
 
 def _consolidate_again(image: ImageGroup) -> None:
     """Readers believe a copy of all metadata at the top, where there is one; it must know of the labels, too."""
     import zarr
     from zarr.errors import ZarrUserWarning
+
+    from matseg_runtime.sink.durable_store import durable_store
 
     version = image.multiscale.zarr_format
     folders = [image.path, *(image.store / part for part in Path(image.node).parents)]
@@ -216,4 +226,4 @@ def _consolidate_again(image: ImageGroup) -> None:
                 warnings.simplefilter(
                     "ignore", ZarrUserWarning
                 )  # that not all readers know it: its maker's choice
-                zarr.consolidate_metadata(str(folder), zarr_format=version)
+                zarr.consolidate_metadata(durable_store(str(folder)), zarr_format=version)

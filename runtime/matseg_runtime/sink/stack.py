@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.base import LabelVolume, Result, Unit
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file
@@ -52,7 +53,30 @@ class StackSink(VolumeSink):
             stream.write(block.data)
             stream.flush()
             os.fsync(stream.fileno())
-        return (0,) * len(results)
+            size = stream.seek(0, os.SEEK_END)
+        return (size,) * len(results)
+
+    def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
+        """All pages have their place from the start, so a file of another size is not the one they were written to."""
+        found = place.stat().st_size
+        expected = {record.bytes for record in records if record.bytes}
+        if expected - {found}:
+            raise self.damaged(place, f"expected {max(expected)} bytes, found {found}")
+        if not expected and self._pages(place) != self.volume.depth:
+            raise self.damaged(place, f"expected {self.volume.depth} pages, found {self._pages(place)}")
+        return ()
+
+    def _pages(self, place: Path) -> int:
+        import tifffile
+
+        try:
+            with tifffile.TiffFile(place) as tiff:
+                return len(tiff.pages)
+        except Exception:  # tifffile raises many kinds for what is no TIFF
+            return 0
+
+    def _is_complete(self) -> bool:
+        return True
 
     def _data_offset(self) -> int:
         """Where the first page's pixels start; the others follow without gaps."""

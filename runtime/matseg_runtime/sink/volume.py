@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
-import shutil
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Sink
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.files import output_errors, sync_folder, temporary_beside
+from matseg_shared.files import make_folder, output_errors, remove, sweep, sync_folder, temporary_beside
 
 SIDE_SUFFIX = ".matseg"
 LABELS_GROUP = "labels"
@@ -40,7 +40,12 @@ class VolumeSink(Sink):
         self.volume = volume
 
     def check_place(self, *, overwrite: bool) -> None:
-        if not self.path.exists() or (self.ledger_folder / "job.json").exists():
+        with output_errors(self.path):
+            exists, ours = self.path.exists(), (self.ledger_folder / "job.json").exists()
+            unfinished = self.partial.exists()
+        if exists and ours and unfinished and not overwrite:
+            self._refuse_two_contents()
+        if not exists or ours:
             return
         if self.path.is_dir():
             raise UsageError(
@@ -55,34 +60,50 @@ class VolumeSink(Sink):
 
     def remove_earlier(self, names: Sequence[str]) -> None:  # noqa: ARG002 (slices have no files of their own)
         with output_errors(self.path):
-            for path in (self.path, self.ledger_folder):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+            if self.path.exists():
+                # at once, because half a volume must not stand under its name
+                away = temporary_beside(self.partial)
+                self.path.rename(away)
+                sync_folder(self.path.parent)
+                remove(away)
+
+    def clean(self, *, is_new: bool) -> None:
+        with output_errors(self.path):
+            sweep(self.ledger_folder)
+            if is_new:
+                remove(self.partial)
 
     def start(self) -> None:
         with output_errors(self.path):
-            self.ledger_folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.ledger_folder)
+            self._settle_two_names()
             if self.partial.exists():
                 return
             if self.path.exists():
                 # slices that were set aside are tried again; until that is done the output is not whole
-                self.path.rename(self.partial)
+                self._take_back()
                 return
             fresh = temporary_beside(self.partial)
             self._create(fresh)
             fresh.rename(self.partial)
             sync_folder(self.ledger_folder)
 
-    def holds(self, record: SliceRecord) -> bool:  # noqa: ARG002 (all slices are in one place)
-        return self.path.exists() or self.partial.exists()
+    def lost(self, records: Iterable[SliceRecord]) -> tuple[str, ...]:
+        records = list(records)
+        with output_errors(self.path):
+            place = self.partial if self.partial.exists() else self.path
+            if not place.exists():
+                return tuple(record.name for record in records)
+            return tuple(self._lost_in(place, records))
 
     def finish(self) -> None:
         with output_errors(self.path):
-            if not self.partial.exists():
-                if self.path.exists():
+            self._settle_two_names()
+            if self.path.exists() and not self.partial.exists():
+                if self._is_complete():
                     return
+                self._take_back()
+            if not self.partial.exists():
                 raise OutputError(
                     f"{self.path}: its unfinished form {self.partial} is gone; run with --overwrite"
                 )
@@ -99,6 +120,48 @@ class VolumeSink(Sink):
                 target[...] = result.segmentation.labels
         return block
 
+    def damaged(self, place: Path, found: str) -> OutputError:
+        """What to say of an output that cannot be mended slice by slice.
+
+        Args:
+            place: the output, or its unfinished form.
+            found: what is wrong with it.
+        """
+        return OutputError(
+            f"{place}: is not what matseg-run wrote ({found}); label everything again with --overwrite, or choose "
+            "another output with -o"
+        )
+
+    def _settle_two_names(self) -> None:
+        """After a power cut a renamed output may be found under both names."""
+        if self.path.exists() and self.partial.exists():
+            self._refuse_two_contents()
+            remove(self.partial)
+
+    def _refuse_two_contents(self) -> None:
+        if not _same_content(self.path, self.partial):
+            raise UsageError(
+                f"{self.path}: expected nothing there before the unfinished {self.partial} is whole, found something; "
+                "move it away, or replace both with --overwrite"
+            )
+
+    def _take_back(self) -> None:
+        self.path.rename(self.partial)
+        sync_folder(self.ledger_folder)
+        sync_folder(self.path.parent)
+
+    @abstractmethod
+    def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
+        """Names of the slices that the output, or its unfinished form, no longer holds whole.
+
+        Raises:
+            OutputError: it is damaged such that single slices cannot be made again.
+        """
+
+    @abstractmethod
+    def _is_complete(self) -> bool:
+        """Whether nothing of what `_complete` made is missing."""
+
     @abstractmethod
     def _create(self, path: Path) -> None:
         """Make the empty output."""
@@ -106,6 +169,16 @@ class VolumeSink(Sink):
     @abstractmethod
     def _complete(self) -> None:
         """Do what is left when every slice is in."""
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    """Whether two files, or two folders with all that is in them, are equal byte for byte."""
+    if one.is_file() and other.is_file():
+        return filecmp.cmp(one, other, shallow=False)
+    names = [sorted(path.relative_to(top) for path in top.rglob("*")) for top in (one, other)]
+    return names[0] == names[1] and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names[0] if (one / name).is_file()
+    )
 
 
 def side_folder(output: Path) -> Path:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.segment import scaled_probabilities
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Unit
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_shared.files import output_errors, sync_folder
+from matseg_shared.files import output_errors, sync_folder, write_text
 from matseg_shared.metadata import ModelMetadata
 
+LEVELS_NAME = "levels.json"
+"""In the ledger's folder: how large the coarser levels are, which the ledger's units say nothing of."""
 _PLANE_CHUNK = 256
 """About the edge of a chunk within a slice, in pixels: a slice and a block are both read at a bearable price."""
 _UNFINISHED = "*.partial"
@@ -68,25 +71,98 @@ class ZarrSink(VolumeSink):
         region = [slice(None)] * 3
         region[axis] = slice(start, start + len(results))
         with output_errors(self.path):
-            self._store("0", tuple(region), np.moveaxis(self.block(results), 0, axis))
+            size = self._store("0", tuple(region), np.moveaxis(self.block(results), 0, axis))
             if self._probabilities:
                 chances = np.moveaxis(self._probability_block(results), 1, axis + 1)
-                self._store("probabilities", (slice(None), *region), chances)
-        return (0,) * len(results)
+                size += self._store("probabilities", (slice(None), *region), chances)
+        return (size,) * len(results)
 
-    def _store(self, name: str, region: tuple[slice, ...], block: NDArray[np.uint8]) -> None:
+    def _store(self, name: str, region: tuple[slice, ...], block: NDArray[np.uint8]) -> int:
+        """Returns the bytes of the files written, which are durable."""
         array = self._open(name)
         if len(region) > array.ndim:  # of a single image: without the axis of its one slice
             axis = self.volume.axis + len(region) - 3
             region, block = region[:axis] + region[axis + 1 :], block.squeeze(axis)
-        array[region] = block
-        folders = set()
-        for key in _chunk_keys(array, region):
-            file = self.partial / name / key
-            sync_file(file)
-            folders.add(file.parent)
-        for folder in folders:
-            sync_folder(folder)
+        files = [self.partial / name / key for key in _chunk_keys(array, region)]
+        try:
+            array[region] = block
+        except OSError:
+            raise
+        except (
+            Exception
+        ):  # a shard that a crash has torn is read before it is replaced, each codec has its own kinds
+            for file in files:
+                file.unlink(missing_ok=True)
+            array[region] = block
+        _sync(files, self.partial)
+        return sum(file.stat().st_size for file in files)
+
+    def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
+        arrays = self._read_all(place)
+        units: dict[int, list[SliceRecord]] = {}
+        for record in records:
+            units.setdefault(record.index // self._unit, []).append(record)
+        for number, members in units.items():
+            found = self._unit_bytes(place, arrays, number)
+            yield from (record.name for record in members if found != (record.bytes or found) or not found)
+
+    def _read_all(self, place: Path) -> dict[str, Any]:
+        """All arrays by name.
+
+        Raises:
+            OutputError: one is not there, or the group is not.
+        """
+        import zarr
+
+        names = [str(number) for number in range(len(self._multiscale.levels))]
+        try:
+            group = zarr.open_group(
+                str(place), mode="r", zarr_format=self._multiscale.zarr_format, use_consolidated=False
+            )
+            return {name: group[name] for name in names + ["probabilities"] * self._probabilities}
+        except (
+            Exception
+        ) as error:  # zarr has its own kinds for what is missing, parsers many for what is torn
+            raise self.damaged(place, f"{type(error).__name__}: {error}") from error
+
+    def _unit_bytes(self, place: Path, arrays: Mapping[str, Any], number: int) -> int:
+        """Of a unit's files; 0 when one is missing."""
+        axis = self.volume.axis
+        region = [slice(None)] * 3
+        region[axis] = slice(number * self._unit, min((number + 1) * self._unit, self.volume.depth))
+        try:
+            return sum(
+                (place / name / key).stat().st_size
+                for name in ("0", "probabilities")
+                if name in arrays
+                for key in _chunk_keys(arrays[name], self._stored_region(arrays[name], region))
+            )
+        except FileNotFoundError:
+            return 0
+
+    def _stored_region(self, array: Any, region: Sequence[slice]) -> tuple[slice, ...]:
+        """Of a (z, y, x) region in an array that has a class axis before it, or no axis along the slices."""
+        whole = (*(slice(None) for _ in range(array.ndim - len(region))), *region)
+        if len(whole) > array.ndim:  # of a single image
+            return (*whole[: self.volume.axis], *whole[self.volume.axis + 1 :])
+        return whole
+
+    def _is_complete(self) -> bool:
+        if len(self._multiscale.levels) == 1:
+            return True
+        self._read_all(self.path)
+        try:
+            noted = json.loads((self.ledger_folder / LEVELS_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(noted == self._bytes_of_levels(self.path))
+
+    def _bytes_of_levels(self, place: Path) -> dict[str, int]:
+        """Of the files of all levels but the finest."""
+        return {
+            str(number): sum(file.stat().st_size for file in files_below(place / str(number)))
+            for number in range(1, len(self._multiscale.levels))
+        }
 
     def _open(self, name: str) -> Any:
         import zarr
@@ -122,9 +198,7 @@ class ZarrSink(VolumeSink):
             self._create_array(group, str(number), level.shape)
         if self._probabilities:
             self._create_array(group, "probabilities", (len(self._metadata.classes), *levels[0].shape))
-        for file in files_below(path):
-            sync_file(file)
-            sync_folder(file.parent)
+        _sync(list(files_below(path)), path)
 
     def _create_array(self, group: Any, name: str, shape: tuple[int, ...]) -> None:
         axes = self._multiscale.axes
@@ -163,15 +237,20 @@ class ZarrSink(VolumeSink):
         return {"compressors": ZstdCodec(level=1), "dimension_names": axes}
 
     def _complete(self) -> None:
-        for leftover in self.partial.rglob(_UNFINISHED):
+        leftovers = list(self.partial.rglob(_UNFINISHED))
+        for leftover in leftovers:
             leftover.unlink(missing_ok=True)
+        for folder in {leftover.parent for leftover in leftovers}:
+            sync_folder(folder)
         levels = [self._open(str(number)) for number in range(len(self._multiscale.levels))]
         for fine, coarse in itertools.pairwise(levels):
             for box in _stored_boxes(coarse):
                 coarse[box] = _sample(fine, coarse.shape, box)
         for number in range(1, len(levels)):
-            for file in files_below(self.partial / str(number)):
-                sync_file(file)
+            _sync(list(files_below(self.partial / str(number))), self.partial)
+        if len(levels) > 1:
+            sizes = self._bytes_of_levels(self.partial)
+            write_text(self.ledger_folder / LEVELS_NAME, json.dumps(sizes) + "\n")
 
 
 def _sample(fine: Any, shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArray[np.uint8]:
@@ -202,6 +281,16 @@ def _stored_boxes(array: Any) -> Iterator[tuple[slice, ...]]:
             slice(begin, min(begin + chunk, length))
             for begin, chunk, length in zip(start, stored, array.shape, strict=True)
         )
+
+
+def _sync(files: Sequence[Path], root: Path) -> None:
+    """Make files durable, and the folders between them and `root`, which zarr makes as it needs them."""
+    folders: set[Path] = set()
+    for file in files:
+        sync_file(file)
+        folders.update(folder for folder in file.parents if folder.is_relative_to(root))
+    for folder in folders:
+        sync_folder(folder)
 
 
 def files_below(folder: Path) -> Iterator[Path]:

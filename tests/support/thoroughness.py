@@ -1,0 +1,18 @@
+"""How much of what could be tried is tried."""
+
+from __future__ import annotations
+
+import os
+import random
+
+THOROUGH = bool(os.environ.get("MATSEG_THOROUGH"))
+"""`make resilience`: all of it."""
+
+
+def chosen(count: int, at_most: int, seed: str) -> list[int]:
+    """Some of `count` numbers, always the same, spread over all of them; all of them when asked to be thorough."""
+    if THOROUGH or count <= at_most:
+        return list(range(count))
+    dice = random.Random(seed)
+    width = count / at_most
+    return [int(width * number + dice.random() * width) for number in range(at_most)]
