@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import click
 
-from matseg_runtime.machine import available_cpus
+from matseg_shared.machine import available_cpus
 from matseg_shared.files import write_text
 
 Outcome = TypeVar("Outcome")

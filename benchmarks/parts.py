@@ -24,7 +24,7 @@ from _workload import (
     write_zarr,
 )
 
-from matseg_runtime.machine import available_cpus
+from matseg_shared.machine import available_cpus
 from matseg_shared.command import debug_option
 
 GOAL = 1.8

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.ledger import Part
-from matseg_runtime.machine import available_memory
+from matseg_shared.machine import available_memory
 from matseg_runtime.options import format_size
 from matseg_runtime.pipeline import Crew
 from matseg_runtime.probe import Probe

@@ -12,7 +12,7 @@ from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, read_key
-from matseg_runtime.machine import available_cpus
+from matseg_shared.machine import available_cpus
 from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget

@@ -20,7 +20,7 @@ from matseg_runtime.label_input import (
     unlabelled_value,
 )
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.machine import available_cpus
+from matseg_shared.machine import available_cpus
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.region_tables import RegionTables, SliceRow
 from matseg_runtime.regions import (

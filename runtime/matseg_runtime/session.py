@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime import providers
-from matseg_runtime.machine import available_cpus
+from matseg_shared.machine import available_cpus
 from matseg_runtime.model import Model, describe_model, read_model_bytes
 from matseg_runtime.providers import Attempt, Provider, ProviderChoice
 from matseg_shared.errors import MatsegError, ModelError, ProviderError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matseg_runtime import machine
+from matseg_shared import machine
 
 
 @pytest.fixture

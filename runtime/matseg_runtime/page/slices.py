@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.intake import Intake, Window
-from matseg_runtime.machine import available_cpus
+from matseg_shared.machine import available_cpus
 from matseg_runtime.page.choose import Choice
 from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
