@@ -271,12 +271,12 @@ def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
     Returns:
         (H, W) of that slice.
     """
-    broken: list[ImageError] = []
+    broken: list[str] = []
     for item in source.slices:
         try:
             pixels = source.read(item.index, item.index + 1)[0]
         except ImageError as error:
-            broken.append(error)
+            broken.append(str(error))  # not the error, which would hold on to what it was raised over
             continue
         image = intake.convert(pixels, item.where)
         intake.check_range(image, item.where)

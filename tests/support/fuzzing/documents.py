@@ -24,6 +24,8 @@ VALUES: tuple[Any, ...] = (
 
 def places(document: Any) -> Iterator[tuple[Any, Any]]:
     """(container, key or index) of every value within a document."""
+    if not isinstance(document, dict | list):
+        return
     keys = document.keys() if isinstance(document, dict) else range(len(document))
     for key in list(keys):
         yield document, key

@@ -20,7 +20,7 @@ from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
 
 __all__ = ["CANARY", "peak", "problems", "reset_peak", "working_in"]
 _ALLOWED = (0, 1, 2, 3, 4)
-_FORBIDDEN = ("Traceback", "unexpected ", "memory does not suffice", "too large for the memory of")
+_FORBIDDEN = ("Traceback", "please report it", "memory does not suffice", "too large for the memory of")
 _WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning: .*$", flags=re.MULTILINE)
 
 
