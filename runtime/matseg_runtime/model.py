@@ -41,6 +41,10 @@ def read_model_bytes(path: Path) -> bytes:
     """
     if path.is_dir():
         raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
+    if path.is_fifo() or path.is_char_device():
+        raise ModelError(
+            f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
+        )
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

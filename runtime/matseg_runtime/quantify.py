@@ -20,7 +20,6 @@ from matseg_runtime.label_input import (
     unlabelled_value,
 )
 from matseg_runtime.ledger import SliceRecord
-from matseg_shared.machine import available_cpus
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.region_tables import RegionTables, SliceRow
 from matseg_runtime.regions import (
@@ -33,6 +32,7 @@ from matseg_runtime.regions import (
 from matseg_runtime.source.base import Slice, Source, SourceOptions
 from matseg_runtime.voxel import VoxelSize, choose_voxel_size
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
+from matseg_shared.machine import available_cpus
 from matseg_shared.progress import SILENT, Progress
 
 _SLICES_PER_TASK = 32

@@ -187,7 +187,7 @@ def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: S
 
 
 def _check_streams(path: Path, page: TiffPage, pixels: int) -> None:
-    """Without the extra `compressed-tiff`, tifffile unpacks deflate and LZMA with the standard library, to any length."""
+    """Without the extra `compressed-tiff`, tifffile unpacks deflate and LZMA with Python's own, to any length."""
     kind: Format | None = _STREAMS.get(int(page.compression))
     if kind is None or not could_fill(max(page.databytecounts, default=0), kind):
         return

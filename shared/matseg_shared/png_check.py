@@ -1,4 +1,4 @@
-"""What of a PNG is checked before it is decoded: Pillow looks at neither the checksums of pixels nor the end of a file."""
+"""What of a PNG is checked before it is decoded: Pillow looks at neither the checksum of pixels nor the file's end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 def check_png(path: Path, content: bytes) -> None:
     """Refuse a PNG that is not whole, has changed since it was written, or cannot be read without loss.
 
-    Other formats pass, and what Pillow takes for none. Pillow reads 16-bit colour as 8-bit, and takes pixels whose checksum is wrong.
+    Other formats pass, and what Pillow takes for none. Pillow reads 16-bit colour as 8-bit, and takes pixels whose
+    checksum is wrong.
 
     Args:
         path: named in errors.

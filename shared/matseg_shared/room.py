@@ -73,7 +73,8 @@ def require_whole_stream(where: Path | str, stored: int, kind: Format, pixels: i
     """
     if pixels > (stored + 64) * DENSEST[kind]:
         raise ImageError(
-            where, f"is not whole: its header promises {_size(pixels)} of pixels, which {stored} bytes cannot hold"
+            where,
+            f"is not whole: its header promises {_size(pixels)} of pixels, which {stored} bytes cannot hold",
         )
 
 
@@ -99,7 +100,8 @@ def require_honest_stream(where: Path | str, content: bytes, kind: Format, pixel
     """
     if could_fill(len(content), kind) and _becomes_longer(content, kind, pixels):
         raise ImageError(
-            where, f"its {len(content)} compressed bytes become more than the {pixels} that its header promises"
+            where,
+            f"its {len(content)} compressed bytes become more than the {pixels} that its header promises",
         )
 
 

@@ -53,8 +53,18 @@ class Checkpoint:
             n_class=len(self.classes),
             width=self.config.width,
         )
+        _require_numbers(self.weights, network.state_dict())
         network.load_state_dict(dict(self.weights))
         return network.eval()
+
+
+def _require_numbers(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """torch would turn complex weights or whole numbers into real ones, and NaN into labels of the first class."""
+    for name, tensor in weights.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise TypeError(f"{name} is of {tensor.dtype}, not {expected[name].dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise TypeError(f"{name} holds values that are no finite numbers")
 
 
 def find_checkpoint(workspace: Workspace, choice: str, option: str) -> Path:

@@ -67,7 +67,9 @@ def read_training(path: Path) -> TrainingInfo:
             if archive.getinfo(name).file_size > _LARGEST_PICKLE:
                 raise ValueError("oversized")
             with archive.open(name) as stream:
-                content = stream.read(_LARGEST_PICKLE + 1)  # `read` without a length unpacks more than was declared
+                content = stream.read(
+                    _LARGEST_PICKLE + 1
+                )  # `read` without a length unpacks more than was declared
             document = _Reader(io.BytesIO(content)).load()
         return TrainingInfo.model_validate(document["training"])
     except ValidationError as error:

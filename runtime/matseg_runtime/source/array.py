@@ -79,8 +79,8 @@ class ArraySource(Source):
         self._start, stop = _range(stored.location, options.slices, depth)
         if stop - self._start > MOST_SLICES:
             raise UsageError(
-                f"{stored.location}: has {stop - self._start} slices along that axis, expected at most {MOST_SLICES} at a "
-                "time; take a part with --range START:STOP, or check the shape in its header"
+                f"{stored.location}: has {stop - self._start} slices along that axis, expected at most {MOST_SLICES} at "
+                "a time; take a part with --range START:STOP, or check the shape in its header"
             )
         self._identity = "" if stored.watched is None else file_identity(stored.watched)
         self.slices = _slices(stored.location, self.beside.name, self._start, stop, depth, self._identity)
@@ -141,6 +141,10 @@ def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int |
     itemsize = np.dtype(stored.array.dtype).itemsize
     one = tuple(1 if axis == slice_axis else length for axis, length in enumerate(shape))
     require_room(stored.location, one, itemsize, "slice")
+    if stored.piece_shape is not None and min(stored.piece_shape, default=1) < 1:
+        raise UsageError(
+            f"{stored.location}: its chunks have the shape {stored.piece_shape}, which holds nothing"
+        )
     if stored.piece_shape is not None:
         require_room(stored.location, stored.piece_shape, itemsize, "chunk")
 

@@ -66,7 +66,9 @@ class WrittenCheck:
     def _check_stream(self, corner: tuple[int, ...]) -> None:
         properties = self.dataset.id.get_create_plist()
         filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
-        if _DEFLATE not in filters or any(number not in (2, 3) for number in filters[filters.index(_DEFLATE) + 1 :]):
+        if _DEFLATE not in filters or any(
+            number not in (2, 3) for number in filters[filters.index(_DEFLATE) + 1 :]
+        ):
             return
         mask, content = self.dataset.id.read_direct_chunk(corner)
         if not mask & 1 << filters.index(_DEFLATE):

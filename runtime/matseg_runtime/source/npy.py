@@ -19,7 +19,8 @@ def open_npy(path: Path, options: SourceOptions) -> ArraySource:
         UsageError: the file is damaged, or holds no plain array of numbers.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="raise"):  # of a shape whose product is no number of bytes
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of several arrays (.npz)")

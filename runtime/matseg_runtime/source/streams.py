@@ -49,7 +49,8 @@ def check_chunk(where: Path | str, path: Path, offset: int, length: int, codec: 
         declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
     if declared is not None and declared > _SPARE * pixels and (declared > ALWAYS and declared > room()):
         raise ImageError(
-            where, f"its {codec} chunk says that it becomes {declared} bytes, expected about {pixels}; it is damaged"
+            where,
+            f"its {codec} chunk says that it becomes {declared} bytes, expected about {pixels}; it is damaged",
         )
 
 

@@ -114,9 +114,7 @@ def _inner_chunks(path: Path, shard: Any, chunk_shape: tuple[int, ...]) -> list[
     """Offset and length of the chunks of a shard; none where its index is coded in an unusual way."""
     if [codec.to_dict()["name"] for codec in shard.index_codecs] != ["bytes", "crc32c"]:
         return []
-    count = math.prod(
-        outer // inner for outer, inner in zip(chunk_shape, shard.chunk_shape, strict=True)
-    )
+    count = math.prod(outer // inner for outer, inner in zip(chunk_shape, shard.chunk_shape, strict=True))
     size, length = path.stat().st_size, 16 * count
     if size < length + 4:
         return []

@@ -18,8 +18,12 @@ from fuzzing.targets import TARGETS
 @click.option("--cases", default=10_000, show_default=True, help="How many, over all kinds.")
 @click.option("--seed", default=0, show_default=True, help="Another seed, another corpus.")
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(list(TARGETS)), help="Only these.")
-@click.option("--replay", metavar="KIND:NUMBER", help="One case again, as a failure names it; its files are kept.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Folder for seeds and the last case. Default: temporary.")
+@click.option(
+    "--replay", metavar="KIND:NUMBER", help="One case again, as a failure names it; its files are kept."
+)
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Folder for seeds and the last case. Default: temporary."
+)
 def main(cases: int, seed: int, kinds: tuple[str, ...], replay: str | None, keep: Path | None) -> None:
     """Give mutated inputs to the commands; ends with 1 when any of them did what it must not."""
     folder = keep or Path(tempfile.mkdtemp(prefix="matseg-fuzz-"))
@@ -44,9 +48,15 @@ def main(cases: int, seed: int, kinds: tuple[str, ...], replay: str | None, keep
             for finding in outcome.findings:
                 click.echo(finding)
         if sum(counts.values()) % 500 == 0:
-            click.echo(f"... {sum(counts.values())} cases, {failed} failed, {time.monotonic() - started:.0f} s")
+            click.echo(
+                f"... {sum(counts.values())} cases, {failed} failed, {time.monotonic() - started:.0f} s"
+            )
     for kind in sorted(counts):
-        ends = ", ".join(f"{code.split()[1]}: {number}" for code, number in sorted(codes.items()) if code.split()[0] == kind)
+        ends = ", ".join(
+            f"{code.split()[1]}: {number}"
+            for code, number in sorted(codes.items())
+            if code.split()[0] == kind
+        )
         click.echo(f"{kind:12}{counts[kind]:6} cases   commands by exit code: {ends}")
     click.echo(
         f"{sum(counts.values())} cases, {failed} failed; slowest {slowest:.1f} s, largest growth {largest >> 20} MiB; {folder}"

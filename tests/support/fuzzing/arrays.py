@@ -116,7 +116,9 @@ def _hostile(random: Random, document: Any) -> Any:
             name = random.choice((codec, f"numcodecs.{codec}"))
             document["codecs"] = [{"name": "bytes"}, {"name": name, "configuration": {}}]
     else:
-        document["fill_value"] = random.choice((None, "NaN", "Infinity", 10**30, -1, 1.5, "x", [0], True, "0xff"))
+        document["fill_value"] = random.choice(
+            (None, "NaN", "Infinity", 10**30, -1, 1.5, "x", [0], True, "0xff")
+        )
     return document
 
 
@@ -141,7 +143,9 @@ def _change_chunk(random: Random, path: Path) -> None:
 def _declared(random: Random, content: bytes) -> bytes:
     """The header of a blosc, zstd or lz4 chunk that promises more than there is."""
     data = bytearray(content.ljust(16, b"\0"))
-    struct.pack_into("<I", data, random.choice((0, 4, 8, 12)), random.choice((0, 1, 2**20, 2**30, 2**31 - 17, 2**32 - 1)))
+    struct.pack_into(
+        "<I", data, random.choice((0, 4, 8, 12)), random.choice((0, 1, 2**20, 2**30, 2**31 - 17, 2**32 - 1))
+    )
     return bytes(data)
 
 
@@ -161,14 +165,16 @@ def make_hdf5(random: Random, path: Path, volume: NDArray[Any]) -> None:
             _awkward(random, file, volume)
 
 
-def _awkward(random: Random, file: h5py.File, volume: NDArray[Any]) -> None:  # noqa: C901, PLR0912 (a list of cases)
+def _awkward(random: Random, file: h5py.File, volume: NDArray[Any]) -> None:  # noqa: C901 (a list of cases)
     choice = random.randrange(15)
     if choice == 0:
         shape = [random.choice((1, 3, 24, 5000, 100_000, 10**6, 10**9, 2**31)) for _ in range(3)]
         chunks = tuple(min(length, 16) for length in shape)
         file.create_dataset("data", shape=shape, dtype=random.choice(("u1", "f4", "f8")), chunks=chunks)
     elif choice == 1:
-        file.create_dataset("data", shape=(6, 60_000, 60_000), dtype="u1", chunks=(1, 60_000, 60_000), compression=1)
+        file.create_dataset(
+            "data", shape=(6, 60_000, 60_000), dtype="u1", chunks=(1, 60_000, 60_000), compression=1
+        )
     elif choice == 2:
         data = file.create_dataset("data", shape=volume.shape, dtype="u1", chunks=(2, 24, 32), compression=1)
         bomb = zlib.compress(bytes(random.choice((1, 10_000, 4 << 20))))
@@ -183,19 +189,33 @@ def _awkward(random: Random, file: h5py.File, volume: NDArray[Any]) -> None:  # 
         file["a/b"] = file["/"] if random.random() < 0.5 else h5py.SoftLink("/a/b")
         file["loop"] = h5py.SoftLink("/loop")
     elif choice == 5:
-        file["data"] = h5py.ExternalLink(random.choice(("missing.h5", "/dev/null", "/", file.filename)), "/data")
+        file["data"] = h5py.ExternalLink(
+            random.choice(("missing.h5", "/dev/null", "/", file.filename)), "/data"
+        )
     elif choice == 6:
         layout = h5py.VirtualLayout(shape=(6, 24, 32), dtype="u1")
         layout[:] = h5py.VirtualSource(random.choice(("missing.h5", ".")), "x", shape=(6, 24, 32))
         file.create_virtual_dataset("data", layout, fillvalue=random.choice((None, 7)))
     elif choice == 7:
         data = file.create_dataset("data", data=volume)
-        values = ([1, 2], [0, 0, 0], [-1, 1, 1], [float("nan")] * 3, "x", [1e308] * 3, [1e-320] * 3, volume, b"\xff")
+        values = (
+            [1, 2],
+            [0, 0, 0],
+            [-1, 1, 1],
+            [float("nan")] * 3,
+            "x",
+            [1e308] * 3,
+            [1e-320] * 3,
+            volume,
+            b"\xff",
+        )
         data.attrs["element_size_um"] = random.choice(values)
     elif choice == 8:
         file.create_dataset("data", shape=(2**40, 24, 32), dtype="u1", chunks=(1, 24, 32))
     elif choice == 9:
-        file.create_dataset("data", data=volume, chunks=(1, 8, 8), shuffle=True, fletcher32=True, compression="lzf")
+        file.create_dataset(
+            "data", data=volume, chunks=(1, 8, 8), shuffle=True, fletcher32=True, compression="lzf"
+        )
         file["data"].id.write_direct_chunk((0, 0, 0), random.randbytes(64))
     elif choice == 10:
         for number in range(40):
@@ -203,7 +223,9 @@ def _awkward(random: Random, file: h5py.File, volume: NDArray[Any]) -> None:  # 
     elif choice == 11:
         file.create_dataset("data", shape=random.choice(((), (0, 24, 32), (6,), (1,) * 30)), dtype="u1")
     elif choice == 12:
-        file.create_dataset("data", data=volume.astype(random.choice(("f2", "f8", "i8", "u8", ">u2", "i1", "?"))))
+        file.create_dataset(
+            "data", data=volume.astype(random.choice(("f2", "f8", "i8", "u8", ">u2", "i1", "?")))
+        )
     elif choice == 13:
         file["data"] = np.full(volume.shape, random.choice((np.nan, np.inf, -1e38)), np.float32)
     else:

@@ -60,7 +60,9 @@ def _change(random: Random, holder: Any, key: Any, found: list[tuple[Any, Any]])
         other, place = random.choice(found)
         holder[key] = copy.deepcopy(other[place]) if not _contains(other, place) else None
     elif choice == 5 and isinstance(value, int | float) and not isinstance(value, bool):
-        holder[key] = random.choice((-value, value + 1, value - 1, value * 2, value * 1000, str(value), [value]))
+        holder[key] = random.choice(
+            (-value, value + 1, value - 1, value * 2, value * 1000, str(value), [value])
+        )
     elif choice == 6:
         holder[key] = [value]
     else:
@@ -99,7 +101,7 @@ def _one_of_text(random: Random, text: str) -> str:
             text[:-1] + "," + key + "null}",
             "[" * _DEEP + "]" * _DEEP,
             '{"a":' * _DEEP + "1" + "}" * _DEEP,
-            text.replace(":", ":" + "[" * _DEEP + "]" * _DEEP + ",\"z\":", 1),
+            text.replace(":", ":" + "[" * _DEEP + "]" * _DEEP + ',"z":', 1),
             text.replace("1", "1" * 6000, 1),
             text.replace("0", "1e99999", 1),
             text.replace("0", "-0.0e-999", 1),
@@ -137,7 +139,11 @@ def mutate_toml(random: Random, text: str) -> bytes:
         if choice <= 2 and "=" in lines[at]:
             lines[at] = lines[at].split("=")[0] + "= " + random.choice(_TOML_VALUES)
         elif choice == 3 and "=" in lines[at]:
-            lines[at] = random.choice(("x", "model", "n_class", "width", "size", "'a b'")) + " =" + lines[at].split("=")[-1]
+            lines[at] = (
+                random.choice(("x", "model", "n_class", "width", "size", "'a b'"))
+                + " ="
+                + lines[at].split("=")[-1]
+            )
         elif choice == 4:
             del lines[at]
             lines = lines or [""]

@@ -102,7 +102,15 @@ class Worker:
                 "MATSEG_MODELS": str(self._scratch),
             }
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "fuzzing.worker", str(self._seeds), str(self._scratch)],
+                [
+                    sys.executable,
+                    "-X",
+                    "faulthandler",
+                    "-m",
+                    "fuzzing.worker",
+                    str(self._seeds),
+                    str(self._scratch),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

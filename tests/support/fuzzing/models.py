@@ -105,7 +105,10 @@ def properties_of(content: bytes) -> dict[str, str]:
 def with_properties(content: bytes, properties: Mapping[str, str | bytes]) -> bytes:
     """The same model with other properties, which need not be UTF-8."""
     model = onnx.load_from_string(content)
-    texts = {key: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for key, value in properties.items()}
+    texts = {
+        key: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for key, value in properties.items()
+    }
     helper.set_model_props(model, texts)
     return bytes(model.SerializeToString())
 
@@ -125,7 +128,9 @@ def mutate_self_test(random: Random, content: bytes) -> bytes:
     if choice <= 1:
         packed = mutate_octets(random, packed)
     elif choice == 2:
-        shape = random.choice(((1, 1, 32, 32), (1, 1, 0, 32), (1, 3, 32, 32), (9, 1, 4, 4), (32, 32), (1, 1, 31, 32)))
+        shape = random.choice(
+            ((1, 1, 32, 32), (1, 1, 0, 32), (1, 3, 32, 32), (9, 1, 4, 4), (32, 32), (1, 1, 31, 32))
+        )
         packed = _arrays(random.choice(("u1", "u2", "f4", "O", "?")), shape, compressed=True)
     elif choice == 3:
         packed = _arrays("u1", (1, 1, 8000, 8000), compressed=True)

@@ -6,7 +6,27 @@ import struct
 from collections.abc import Callable, Sequence
 from random import Random
 
-EDGES = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
+EDGES = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    16,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+)
 """Numbers at which lengths and counters overflow."""
 _INTEGERS = ("<B", "<H", ">H", "<I", ">I", "<Q", ">Q")
 

@@ -58,7 +58,9 @@ def _header(random: Random, data: bytes) -> bytes:
     fields = list(struct.unpack(">IIBBBBB", data[:13]))
     at = random.randrange(7)
     small = (0, 1, 2, 3, 4, 6, 7, 8, 16, 32, 255)
-    fields[at] = random.choice((*EDGES, 5000, 13000, 20000, 46340)) % 2**32 if at < 2 else random.choice(small)
+    fields[at] = (
+        random.choice((*EDGES, 5000, 13000, 20000, 46340)) % 2**32 if at < 2 else random.choice(small)
+    )
     return struct.pack(">IIBBBBB", *fields)
 
 
@@ -118,11 +120,15 @@ def mutate_jpeg(random: Random, content: bytes) -> bytes:
             field = frames[0] + 5 + 2 * random.randrange(2)
             struct.pack_into(">H", data, field, random.choice((0, 1, 9, 5000, 13000, 65500, 65535)))
     elif choice == 1:
-        data[start + 4 : start + 2 + length] = mutate_octets(random, bytes(data[start + 4 : start + 2 + length]))
+        data[start + 4 : start + 2 + length] = mutate_octets(
+            random, bytes(data[start + 4 : start + 2 + length])
+        )
     elif choice == 2:
         data[start:start] = data[start : start + 2 + length]
     else:
-        data[start + 1] = random.choice((0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xDB, 0xC4, 0xDD, 0xE1, 0xEE, 0xFE, 0xD9))
+        data[start + 1] = random.choice(
+            (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xDB, 0xC4, 0xDD, 0xE1, 0xEE, 0xFE, 0xD9)
+        )
     return bytes(data)
 
 
@@ -140,7 +146,24 @@ def mutate_bmp(random: Random, content: bytes) -> bytes:
     return bytes(data)
 
 
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TYPE_BYTES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _TAGS = (254, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 282, 284, 296, 305, 317, 320, 322, 323, 324,
          325, 330, 338, 339, 347, 530, 700, 33628, 34412, 34665, 50838, 50839, 51123)  # fmt: skip
 

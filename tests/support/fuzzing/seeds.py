@@ -88,7 +88,9 @@ def _stacks(folder: Path, pixels: NDArray[np.uint8]) -> None:
     tifffile.imwrite(folder / "packbits.tif", pixels, compression="packbits")
     tifffile.imwrite(folder / "zstd.tif", pixels, compression="zstd")
     tifffile.imwrite(folder / "jpeg.tif", pixels, compression="jpeg")
-    tifffile.imwrite(folder / "imagej.tif", pixels, imagej=True, resolution=(2, 2), metadata={"spacing": 3, "unit": "um"})
+    tifffile.imwrite(
+        folder / "imagej.tif", pixels, imagej=True, resolution=(2, 2), metadata={"spacing": 3, "unit": "um"}
+    )
     axes: dict[str, Any] = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 1.0}
     tifffile.imwrite(folder / "ome.ome.tif", pixels, ome=True, metadata=axes)
     tifffile.imwrite(folder / "behind.tif", pixels, metadata={"axes": "ZYX"}, truncate=True)
@@ -105,7 +107,11 @@ def _zarrs(folder: Path, pixels: NDArray[np.uint8]) -> None:
 
     def write(name: str, zarr_format: Any, **options: Any) -> None:
         array = zarr.create_array(
-            str(folder / f"{name}.zarr"), shape=pixels.shape, dtype="uint8", zarr_format=zarr_format, **options
+            str(folder / f"{name}.zarr"),
+            shape=pixels.shape,
+            dtype="uint8",
+            zarr_format=zarr_format,
+            **options,
         )
         array[:] = pixels
 
@@ -118,7 +124,9 @@ def _zarrs(folder: Path, pixels: NDArray[np.uint8]) -> None:
     import numcodecs
 
     write("v2blosc", 2, chunks=(2, 24, 32), compressors=numcodecs.Blosc())
-    write("v2zlib", 2, chunks=(2, 24, 32), compressors=numcodecs.Zlib(), filters=[numcodecs.Delta(dtype="|u1")])
+    write(
+        "v2zlib", 2, chunks=(2, 24, 32), compressors=numcodecs.Zlib(), filters=[numcodecs.Delta(dtype="|u1")]
+    )
     make_image(folder / "ome4.zarr", "0.4")
     make_image(folder / "ome5.zarr", "0.5")
 
@@ -151,7 +159,10 @@ def make_workspace(root: Path, pixels: NDArray[np.uint8]) -> None:
             Image.fromarray(pixels[number]).save(place / "images" / f"s{number}.png")
             Image.fromarray(labels * 100).save(place / "labels" / f"s{number}.png")
             np.save(place / "labels_npy" / f"s{number}.npy", labels)
-    classes = [ClassInfo(index=k, name=f"phase {k}", colour=(80 * k, 9, 9), label_value=100 * k) for k in range(N_CLASS)]
+    classes = [
+        ClassInfo(index=k, name=f"phase {k}", colour=(80 * k, 9, 9), label_value=100 * k)
+        for k in range(N_CLASS)
+    ]
     write_classes(root / "data" / "ds" / "classes.toml", classes)
     (root / "config.toml").write_text(CONFIG)
     for command in (train_main, evaluate_main):
@@ -172,7 +183,9 @@ def _run(root: Path, pixels: NDArray[np.uint8]) -> None:
     settle(place)
     for output in ("labels", "labels.zarr"):
         arguments = [str(root / "model.onnx"), str(place / "scan"), "-o", str(place / output), "--quantify"]
-        done = CliRunner().invoke(run_main, [*arguments, "--no-report", "--threads", "1", "--voxel-size", "0.5um"])
+        done = CliRunner().invoke(
+            run_main, [*arguments, "--no-report", "--threads", "1", "--voxel-size", "0.5um"]
+        )
         assert done.exit_code == 0, done.output
 
 

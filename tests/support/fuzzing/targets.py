@@ -70,25 +70,36 @@ def _image(bench: Bench, folder: Path, random: Random, suffix: str, content: byt
     other = "labels" if name == "images" else "images"
     shutil.copy(bench.root / "pictures" / "palette.png", place / other / "s.png")
     workspace = ("--workspace", str(folder / "ws"))
-    return [("prep", "labels", "ds", "train", "--classes", "3", *workspace), ("prep", "check", "ds", *workspace)]
+    return [
+        ("prep", "labels", "ds", "train", "--classes", "3", *workspace),
+        ("prep", "check", "ds", *workspace),
+    ]
 
 
 def _png(bench: Bench, folder: Path, random: Random) -> list[Line]:
     content = bench.seed(random, "pictures/*.png").read_bytes()
     blind = random.random() < 0.3
-    mutated = mutate_octets(random, content, bench.donors("pictures/*.png")) if blind else pictures.mutate_png(random, content)
+    mutated = (
+        mutate_octets(random, content, bench.donors("pictures/*.png"))
+        if blind
+        else pictures.mutate_png(random, content)
+    )
     return _image(bench, folder, random, ".png", mutated)
 
 
 def _jpeg(bench: Bench, folder: Path, random: Random) -> list[Line]:
     content = bench.seed(random, "pictures/*.jpg").read_bytes()
-    mutated = mutate_octets(random, content) if random.random() < 0.5 else pictures.mutate_jpeg(random, content)
+    mutated = (
+        mutate_octets(random, content) if random.random() < 0.5 else pictures.mutate_jpeg(random, content)
+    )
     return _image(bench, folder, random, random.choice((".jpg", ".jpeg", ".png")), mutated)
 
 
 def _bmp(bench: Bench, folder: Path, random: Random) -> list[Line]:
     content = bench.seed(random, "pictures/*.bmp").read_bytes()
-    mutated = mutate_octets(random, content) if random.random() < 0.3 else pictures.mutate_bmp(random, content)
+    mutated = (
+        mutate_octets(random, content) if random.random() < 0.3 else pictures.mutate_bmp(random, content)
+    )
     return _image(bench, folder, random, ".bmp", mutated)
 
 
@@ -109,7 +120,11 @@ def _tiff(bench: Bench, folder: Path, random: Random) -> list[Line]:
     seed = bench.seed(random, "stacks/*.tif")
     content = seed.read_bytes()
     blind = random.random() < 0.3
-    mutated = mutate_octets(random, content, bench.donors("stacks/*.tif")) if blind else pictures.mutate_tiff(random, content)
+    mutated = (
+        mutate_octets(random, content, bench.donors("stacks/*.tif"))
+        if blind
+        else pictures.mutate_tiff(random, content)
+    )
     if random.random() < 0.3:
         return _image(bench, folder, random, ".tif", mutated)
     path = folder / seed.name
@@ -124,7 +139,10 @@ def _npy(bench: Bench, folder: Path, random: Random) -> list[Line]:
         workspace = folder / "ws"
         shutil.copytree(bench.root / "workspace", workspace)
         (workspace / "data" / "ds" / "train" / "labels_npy" / "s0.npy").write_bytes(mutated)
-        return [("prep", "check", "ds", "--workspace", str(workspace)), ("matseg", "--workspace", str(workspace))]
+        return [
+            ("prep", "check", "ds", "--workspace", str(workspace)),
+            ("matseg", "--workspace", str(workspace)),
+        ]
     path = folder / "scan.npy"
     path.write_bytes(mutated)
     return _volume_lines(bench, folder, random, str(path))
@@ -166,12 +184,18 @@ def _model_lines(bench: Bench, folder: Path, content: bytes) -> list[Line]:
 def _onnx(bench: Bench, folder: Path, random: Random) -> list[Line]:
     content = (bench.root / "model.onnx").read_bytes()
     blind = random.random() < 0.4
-    return _model_lines(bench, folder, mutate_octets(random, content) if blind else models.mutate_graph(random, content))
+    return _model_lines(
+        bench, folder, mutate_octets(random, content) if blind else models.mutate_graph(random, content)
+    )
 
 
 def _metadata(bench: Bench, folder: Path, random: Random) -> list[Line]:
     content = (bench.root / "model.onnx").read_bytes()
-    mutated = models.mutate_self_test(random, content) if random.random() < 0.25 else models.mutate_metadata(random, content)
+    mutated = (
+        models.mutate_self_test(random, content)
+        if random.random() < 0.25
+        else models.mutate_metadata(random, content)
+    )
     if random.random() < 0.2:
         (folder / "model.onnx").write_bytes(mutated)
         return [("matseg", "--workspace", str(folder))]
@@ -193,7 +217,9 @@ def _config(bench: Bench, folder: Path, random: Random) -> list[Line]:
         path.write_bytes(mutate_toml(random, path.read_text()))
         return [("prep", "check", "ds", *option), ("matseg", *option)]
     (workspace / "config.toml").write_bytes(mutate_toml(random, seeds.CONFIG))
-    shutil.rmtree(workspace / "data" / "ds" / "train")  # a configuration that is right must not start a training
+    shutil.rmtree(
+        workspace / "data" / "ds" / "train"
+    )  # a configuration that is right must not start a training
     return [("train", "ds", "v1", "--overwrite", "--no-report", *option), ("matseg", *option)]
 
 
@@ -220,7 +246,9 @@ def _records(bench: Bench, folder: Path, random: Random) -> list[Line]:
     """What runs, trainings and evaluations leave for later commands."""
     if random.random() < 0.5:
         workspace = _workspace(bench, folder)
-        path = random.choice(sorted(item for item in (workspace / "log").iterdir() if item.suffix in (".json", ".jsonl")))
+        path = random.choice(
+            sorted(item for item in (workspace / "log").iterdir() if item.suffix in (".json", ".jsonl"))
+        )
         _mutate_record(random, path)
         return [("report", str(path)), ("matseg", "--workspace", str(workspace))]
     place = folder / "run"
@@ -229,7 +257,17 @@ def _records(bench: Bench, folder: Path, random: Random) -> list[Line]:
     side = place / "labels.zarr.matseg" if output.suffix else output
     records = sorted(item for item in side.rglob("*") if item.suffix in (".json", ".jsonl", ".csv"))
     _mutate_record(random, random.choice(records))
-    again = ("run", bench.model, str(place / "scan"), "-o", str(output), "--quantify", "--voxel-size", "0.5um", *_QUICK)
+    again = (
+        "run",
+        bench.model,
+        str(place / "scan"),
+        "-o",
+        str(output),
+        "--quantify",
+        "--voxel-size",
+        "0.5um",
+        *_QUICK,
+    )
     lines: list[Line] = [("report", str(output)), ("quantify", str(output), "--workers", "1"), again]
     return [random.choice(lines), ("matseg", "--workspace", str(place))]
 

@@ -48,7 +48,11 @@ def limit_memory() -> None:
     import fuzzing.preload  # noqa: F401  (what the commands import counts as theirs otherwise)
 
     gc.freeze()  # nothing of that is garbage; looking through it takes longer than most cases
-    held = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")).split()[1])
+    held = int(
+        next(
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData")
+        ).split()[1]
+    )
     limit = held * 1024 + 3 * MEMORY_LIMIT // 2
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
@@ -74,7 +78,14 @@ def carry_out(bench: Bench, folder: Path, kind: str, number: int) -> dict[str, A
     if grown > MEMORY_LIMIT:
         findings.append(f"{lines[0][0]}: grew by {grown >> 20} MiB")
     seconds = time.monotonic() - started
-    return {"kind": kind, "number": number, "codes": codes, "findings": findings, "seconds": seconds, "grown": grown}
+    return {
+        "kind": kind,
+        "number": number,
+        "codes": codes,
+        "findings": findings,
+        "seconds": seconds,
+        "grown": grown,
+    }
 
 
 def run(line: Line, folder: Path) -> tuple[int, list[str]]:
@@ -84,7 +95,9 @@ def run(line: Line, folder: Path) -> tuple[int, list[str]]:
         result = CliRunner().invoke(command(line[0]), list(line[1:]))
     problems = verdict.problems(result, line, folder)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
-        problems.append("".join(traceback.format_exception(*result.exc_info)) if result.exc_info else "no exception")
+        problems.append(
+            "".join(traceback.format_exception(*result.exc_info)) if result.exc_info else "no exception"
+        )
     return result.exit_code, problems
 
 
