@@ -79,8 +79,8 @@ class ArraySource(Source):
         self._start, stop = _range(stored.location, options.slices, depth)
         if stop - self._start > MOST_SLICES:
             raise UsageError(
-                f"{stored.location}: has {stop - self._start} slices along that axis, expected at most {MOST_SLICES} at "
-                "a time; take a part with --range START:STOP, or check the shape in its header"
+                f"{stored.location}: has {stop - self._start} slices along that axis, expected at most {MOST_SLICES} "
+                "at a time; take a part with --range START:STOP, or check the shape in its header"
             )
         self._identity = "" if stored.watched is None else file_identity(stored.watched)
         self.slices = _slices(stored.location, self.beside.name, self._start, stop, depth, self._identity)

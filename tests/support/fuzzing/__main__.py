@@ -59,7 +59,8 @@ def main(cases: int, seed: int, kinds: tuple[str, ...], replay: str | None, keep
         )
         click.echo(f"{kind:12}{counts[kind]:6} cases   commands by exit code: {ends}")
     click.echo(
-        f"{sum(counts.values())} cases, {failed} failed; slowest {slowest:.1f} s, largest growth {largest >> 20} MiB; {folder}"
+        f"{sum(counts.values())} cases, {failed} failed; slowest {slowest:.1f} s, "
+        f"largest growth {largest >> 20} MiB; {folder}"
     )
     raise SystemExit(bool(failed))
 

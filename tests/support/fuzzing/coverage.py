@@ -86,8 +86,8 @@ def _wrapped(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
     def one(content: bytes) -> None:
         try:
             parse(content)
-        except MatsegError as error:
-            assert str(error).strip()
+        except MatsegError:
+            return
 
     return one
 

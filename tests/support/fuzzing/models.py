@@ -18,7 +18,8 @@ from fuzzing.documents import mutate_json
 from fuzzing.octets import EDGES, mutate_octets
 
 _WORDS = ("", "image", "labels", "probabilities", "Conv", "Loop", "If", "Scan", "NoSuchOperator", "Reshape", "Expand",
-          "ConstantOfShape", "Resize", "Tile", "Range", "ai.onnx.ml", "com.microsoft", "x" * 5000, "\x00", "../x.bin")  # fmt: skip
+          "ConstantOfShape", "Resize", "Tile", "Range", "ai.onnx.ml", "com.microsoft", "x" * 5000, "\x00",
+          "../x.bin")  # fmt: skip
 
 
 def mutate_graph(random: Random, content: bytes) -> bytes:

@@ -207,7 +207,7 @@ def _change_entry(random: Random, data: bytearray, at: int, order: str, *, big: 
 
 def _directories(data: bytes | bytearray, order: str, *, big: bool) -> list[tuple[list[int], int]]:
     """Offsets of the entries, and of the offset of the next directory, for each directory of the chain."""
-    word, short, size, step = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    word, short, size = ("Q", "Q", 20) if big else ("I", "H", 12)
     found: list[tuple[list[int], int]] = []
     try:
         at = struct.unpack_from(order + word, data, 8 if big else 4)[0]

@@ -106,8 +106,8 @@ def _bmp(bench: Bench, folder: Path, random: Random) -> list[Line]:
 def _volume_lines(bench: Bench, folder: Path, random: Random, location: str) -> list[Line]:
     output = random.choice(("labels.zarr", "labels.tif", "out"))
     extra = random.choice(
-        ((), (), (), ("--window", "0,255"), ("--axis", "1"), ("--range", "1:3"), ("--pyramid",), ("--fill-missing-chunks",),
-         ("--quantify",), ("--dry-run",))
+        ((), (), (), ("--window", "0,255"), ("--axis", "1"), ("--range", "1:3"), ("--pyramid",),
+         ("--fill-missing-chunks",), ("--quantify",), ("--dry-run",))
     )  # fmt: skip
     if random.random() < 0.1:
         return [("quantify", location, "-o", str(folder / "tables"), "--workers", "1")]
@@ -227,8 +227,9 @@ def _import_config(bench: Bench, folder: Path, random: Random) -> list[Line]:
     del bench
     text = "config = {'ds': {'v1': {'model': 'unet', 'n_class': 3, 'lr': 1e-4, 'size': (24, 32)}}}\n"
     content = mutate_octets(random, text.encode(), most=2)
-    odd = (b"config = " + b"[" * 3000, b"config = " + b"-" * 9000 + b"1", b"(" * 500, b"config = {'a': {'b': {'lr': 1e999}}}",
-           b"config = {'a': {'b': {'n_class': 1" + b"0" * 5000 + b"}}}", b"\0", b"x = 1\n" * 9, b"# coding: no\nconfig = {}")  # fmt: skip
+    odd = (b"config = " + b"[" * 3000, b"config = " + b"-" * 9000 + b"1", b"(" * 500,
+           b"config = {'a': {'b': {'lr': 1e999}}}", b"config = {'a': {'b': {'n_class': 1" + b"0" * 5000 + b"}}}", b"\0",
+           b"x = 1\n" * 9, b"# coding: no\nconfig = {}")  # fmt: skip
     (folder / "config.py").write_bytes(random.choice(odd) if random.random() < 0.3 else content)
     return [("prep", "import-config", str(folder / "config.py"), "--workspace", str(folder))]
 
