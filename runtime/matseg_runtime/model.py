@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from matseg_shared.errors import ModelError
+from matseg_shared.errors import MetadataError, ModelError
 from matseg_shared.metadata import (
     INPUT_NAME,
     LABELS_NAME,
@@ -60,7 +60,10 @@ def describe_model(path: Path, content: bytes, session: Any) -> Model:
         ModelError: its inputs and outputs are not those that its metadata promise.
         MetadataError: it carries no metadata of ours, or bad ones.
     """
-    properties = session.get_modelmeta().custom_metadata_map
+    try:
+        properties = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise MetadataError(f"{path}: its metadata are no text ({error}); copy or export it again") from error
     metadata = decode(properties, str(path))
     _check_graph(path, metadata, session)
     return Model(

@@ -457,6 +457,14 @@ def test_a_network_that_gives_labels_of_another_size(tmp_path: Path) -> None:
         session.predict_with_probabilities(session.model.self_test.image)
 
 
+def test_metadata_that_are_no_text(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "mutated.onnx"
+    content = model.read_bytes()
+    at = content.index(b'"schema_version"')
+    path.write_bytes(content[: at + 4] + b"\xff" + content[at + 5 :])
+    refused(CliRunner().invoke(inspect_main, [str(path)]), "its metadata are no text")
+
+
 # --- documents
 
 

@@ -23,6 +23,7 @@ from matseg_shared.metadata import ClassInfo
 
 SLICES, ROWS, COLUMNS = 6, 24, 32
 N_CLASS = 3
+SETTLED_SECONDS = 60
 CONFIG = """\
 [ds.default]
 n_class = 3
@@ -191,6 +192,6 @@ def _run(root: Path, pixels: NDArray[np.uint8]) -> None:
 
 def settle(root: Path) -> None:
     """As if written a while ago, so that nobody waits for files to grow."""
-    past = time.time() - 60
+    past = time.time() - SETTLED_SECONDS
     for path in (root, *root.rglob("*")):
         os.utime(path, (past, past))

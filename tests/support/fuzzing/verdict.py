@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import Result
 from PIL import Image
 
 from fuzzing.archives import CANARY
-from fuzzing.seeds import N_CLASS
+from fuzzing.seeds import N_CLASS, SETTLED_SECONDS
 from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
 
 __all__ = ["CANARY", "peak", "problems", "reset_peak", "working_in"]
@@ -74,7 +75,7 @@ def _documents(folder: Path) -> list[str]:
     found = []
     for name in ("report.json", "quantities.json"):
         for path in folder.rglob(name):
-            if path.parent.name.startswith(".") or path.stat().st_mtime < path.parent.stat().st_mtime - 30:
+            if path.stat().st_mtime < time.time() - SETTLED_SECONDS / 2:
                 continue  # not written by this command
             try:
                 json.loads(path.read_bytes(), parse_constant=_refuse)
