@@ -205,7 +205,7 @@ def _read_with_pillow(path: Path) -> StoredImage:
         if getattr(image, "n_frames", 1) != 1:
             raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.load()
-        _check_orientation(path, int(image.getexif().get(_ORIENTATION_TAG, 1)))
+        _check_orientation(path, _exif_orientation(image))
         if image.mode == "P":
             return _palette_image(image)
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L"):
@@ -216,6 +216,12 @@ def _read_with_pillow(path: Path) -> StoredImage:
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     return StoredImage(pixels=_drop_alpha(path, pixels))
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    with _PILLOW_WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rest of the EXIF data, which nobody needs here
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
 
 
 def _open_with_pillow(content: bytes) -> Image.Image:

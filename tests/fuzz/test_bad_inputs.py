@@ -436,6 +436,42 @@ def test_names_that_are_none(model: Path) -> None:
     refused(run(model, "a" * 300), "the input cannot be read: File name too long")
 
 
+def test_a_tiff_whose_unit_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "scan.tif"
+    tifffile.imwrite(path, VOLUME, resolution=(1e4, 1e4), resolutionunit=3)
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags["ResolutionUnit"].offset
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<HIHH", content, at + 2, 3, 2, 3, 3)  # two of them
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="found a damaged file"):
+        open_source(str(settled(path)))
+
+
+def test_odd_tags_of_a_tiff_are_not_told_line_by_line(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "scan.tif"
+    tifffile.imwrite(path, VOLUME)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags["Software"]
+    struct.pack_into("<H", content, tag.offset + 2, 99)
+    path.write_bytes(content)
+    result = run(model, settled(path), "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "TiffTag" not in result.stderr
+
+
+def test_a_volume_of_which_nothing_is_there_is_gone_through_quickly(
+    tmp_path: Path, opened: Callable[..., Source]
+) -> None:
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=(2, 900, 900), chunks=(1, 1, 1), dtype="uint8")
+    source = opened(tmp_path / "a.zarr")
+    started = time.monotonic()
+    with pytest.raises(ImageError, match=r"its chunk c/0/0/0, c/0/0/1, c/0/0/2 \(and more\) is missing"):
+        source.read(0, 1)
+    assert time.monotonic() - started < 2
+
+
 # --- models
 
 
@@ -475,6 +511,13 @@ def test_toml_that_python_cannot_read(tmp_path: Path, text: str) -> None:
     with pytest.raises(DatasetError, match="cannot be read as TOML"):
         read_classes(path)
     with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        load_config(path)
+
+
+def test_numbers_without_end_in_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[a.v1]\nmodel = 'unet'\nn_class = 3\nepoch = 0x" + "f" * 4000 + "\n")
+    with pytest.raises(ConfigError, match=r"a.v1.epoch: .*expected a number of ordinary size"):
         load_config(path)
 
 

@@ -14,6 +14,8 @@ from matseg_shared.errors import ImageError, UsageError
 
 _MOST_CHUNKS = 1_000_000
 """Files of one read; more are a mistake in the metadata, or chunks so small that nobody could wait for them."""
+_NAMED = 3
+"""Missing chunks that an error names."""
 _ABSENT = 2**64 - 1
 """Offset and length of an inner chunk that a shard does not hold."""
 
@@ -46,10 +48,12 @@ class ChunkCheck:
             path = _local_path(self.array, key)
             if not (_exists(self.array, key) if path is None else path.is_file()):
                 missing.append(key)
+                if len(missing) > _NAMED and not self.fill_missing:
+                    break  # a volume of which nothing is there would take hours to go through
             elif path is not None:
                 self._check_streams(key, path)
         if missing and not self.fill_missing:
-            listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            listed = ", ".join(missing[:_NAMED]) + (" (and more)" if len(missing) > _NAMED else "")
             raise ImageError(
                 self.where,
                 f"its chunk {listed} is missing; zarr leaves out chunks that hold only the fill value "

@@ -25,8 +25,8 @@ _SHAPES = (
 )  # fmt: skip
 _DTYPES = (
     "'|u1'", "'|i1'", "'<u2'", "'>u2'", "'<f4'", "'<f8'", "'<f2'", "'|b1'", "'|O'", "'<U8'", "'|S8'", "'<c8'",
-    "'<M8[s]'", "'|V9'", "'<f16'", "[('a', '|u1'), ('b', '<u2')]", "('|u1', (2, 2))", "'<i8'", "'|u0'", "'u1,u1'", "'|V0'",
-    "None", "'|u1\\x00'", "'" + "u1," * 900 + "u1'", "__import__('os')", "1",
+    "'<M8[s]'", "'|V9'", "'<f16'", "[('a', '|u1'), ('b', '<u2')]", "('|u1', (2, 2))", "'<i8'", "'|u0'", "'u1,u1'",
+    "'|V0'", "None", "'|u1\\x00'", "'" + "u1," * 900 + "u1'", "__import__('os')", "1",
 )  # fmt: skip
 
 
@@ -74,12 +74,12 @@ def _change_metadata(random: Random, path: Path) -> None:
     elif choice <= 3:
         try:
             path.write_text(json.dumps(_hostile(random, json.loads(content))))
-        except ValueError:
+        except (ValueError, RecursionError):
             path.write_bytes(b"{}")
     else:
         try:
             path.write_bytes(mutate_json(random, json.loads(content)))
-        except ValueError:
+        except (ValueError, RecursionError):
             path.write_bytes(mutate_octets(random, content))
 
 

@@ -79,7 +79,7 @@ def _documents(folder: Path) -> list[str]:
                 continue  # not written by this command
             try:
                 json.loads(path.read_bytes(), parse_constant=_refuse)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 found.append(f"wrote a {name} that is not JSON: {error}")
     return found
 
