@@ -188,3 +188,14 @@ def test_the_library_comes_from_the_installed_package() -> None:
 
     script = gzip.decompress(base64.b64decode(page_module.packed_library())).decode()
     assert "plotly.js" in script[:200]
+
+
+def test_a_report_and_a_model_of_other_classes_are_not_mixed(labelled: Path, report: Call) -> None:
+    path = labelled / "report.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["phase_fractions"][0]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    code, said = report(labelled)
+    assert code == 2, said
+    assert "tells of 2 classes" in said
+    assert "they do not belong together" in said

@@ -1,6 +1,6 @@
 """Fuzz one parser guided by coverage, with atheris: `python -m fuzzing.coverage metadata --minutes 10`.
 
-What it finds is written to the current folder as `crash-*`; `--replay FILE` runs it again.
+What it finds is written to `build/fuzz/`; `--replay FILE` runs it again.
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ def main(target: str, minutes: float, replay: Path | None) -> None:
     if replay is not None:
         one(replay.read_bytes())
         return
+    found = Path("build/fuzz")
+    found.mkdir(parents=True, exist_ok=True)
     limits = (
         f"-max_total_time={round(60 * minutes)}",
         f"-timeout={_SECONDS}",
+        f"-malloc_limit_mb={_MEGABYTES}",
         f"-rss_limit_mb={2 * _MEGABYTES}",
+        "-max_len=65536",
+        f"-artifact_prefix={found}/{target}-",
     )
-    atheris.Setup(
-        [sys.argv[0], *limits, f"-malloc_limit_mb={_MEGABYTES}", "-max_len=65536", str(corpus)], one
-    )
+    atheris.Setup([sys.argv[0], *limits, str(corpus)], one)
     atheris.Fuzz()
 
 
