@@ -11,7 +11,7 @@ from fuzzing.drive import corpus, try_cases
 from fuzzing.seeds import make_seeds
 from fuzzing.targets import TARGETS
 
-CASES = 600
+CASES = 500
 SEED = 0
 
 pytestmark = [

@@ -57,6 +57,7 @@ class Worker:
     def __init__(self, seeds: Path, scratch: Path) -> None:
         self._seeds, self._scratch = seeds, scratch
         self._process: subprocess.Popen[str] | None = None
+        self._fresh = False
 
     def __enter__(self) -> Worker:
         return self
@@ -88,6 +89,7 @@ class Worker:
             self._process.kill()
             self._process.communicate()
             self._process = None
+            self._log.close()
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None:
