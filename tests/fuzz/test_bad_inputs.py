@@ -514,10 +514,15 @@ def test_toml_that_python_cannot_read(tmp_path: Path, text: str) -> None:
         load_config(path)
 
 
-def test_numbers_without_end_in_a_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["epoch", "n_class", "size", "model", "lr", "aug", "seed"])
+def test_numbers_without_end_in_a_configuration(tmp_path: Path, key: str) -> None:
+    endless = "0x" + "f" * 4000
+    values = {"model": "'unet'", "n_class": "3"} | {key: endless}
     path = tmp_path / "config.toml"
-    path.write_text("[a.v1]\nmodel = 'unet'\nn_class = 3\nepoch = 0x" + "f" * 4000 + "\n")
-    with pytest.raises(ConfigError, match=r"a.v1.epoch: .*expected a number of ordinary size"):
+    path.write_text("[a.v1]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+    with pytest.raises(
+        ConfigError, match=f"a.v1.{key}: expected a number of ordinary size, found a whole number of 16000"
+    ):
         load_config(path)
 
 

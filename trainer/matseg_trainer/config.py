@@ -279,8 +279,8 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
         return Problem(where=place, message=message, kind="missing")
     message = problem.message[:1].lower() + problem.message[1:]
     near = (
-        difflib.get_close_matches(str(table.get(key)).lower(), get_args(Network), n=1)
-        if key == "model"
+        difflib.get_close_matches(table[key].lower(), get_args(Network), n=1)
+        if key == "model" and isinstance(table.get(key), str)
         else []
     )
     hint = f"; did you mean {near[0]!r}?" if near else ""
