@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
+PARSERS := metadata self-test config classes import properties model checkpoint zarr zarr2 png ledger
 
-.PHONY: install demo docs models neighbours test lint check clean bench bench-runtime
+.PHONY: install demo docs models neighbours test fuzz lint check clean bench bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -31,6 +32,13 @@ lint: install ## style, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: install ## ten thousand mutated inputs through the commands, then each parser guided by coverage; CASES= SEED= MINUTES=
+	$(BIN)/python -m pip install --quiet --requirement tests/fuzz/requirements.txt
+	PYTHONPATH=tests/support $(BIN)/python -m fuzzing --cases $(or $(CASES),10000) --seed $(or $(SEED),0)
+	for target in $(PARSERS); do \
+	  PYTHONPATH=tests/support $(BIN)/python -m fuzzing.coverage $$target --minutes $(or $(MINUTES),1) || exit 1; \
+	done
 
 bench: install ## time all networks side by side on this machine, which should have nothing else to do; a quarter of an hour
 	$(BIN)/python benchmarks/networks.py $(BENCH)

@@ -39,9 +39,9 @@ from _workload import (
 )
 from numpy.typing import NDArray
 
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.session import Session
 from matseg_shared.command import debug_option
+from matseg_shared.machine import available_cpus
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME
 
 GOAL = 1.05

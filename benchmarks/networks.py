@@ -25,9 +25,9 @@ from _turns import Contestant, take_turns
 from _workload import Slices, real_slices, synthetic_slices, write_folder, write_zarr
 from end_to_end import PNG, ZARR, runner
 
-from matseg_runtime.machine import available_cpus
 from matseg_shared.command import debug_option
 from matseg_shared.errors import MatsegError, UnsupportedError
+from matseg_shared.machine import available_cpus
 from matseg_shared.tiling import padded_length
 
 PARTS = ("limits", "unet", "segnet", "pixelnet", "fast")

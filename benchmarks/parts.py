@@ -24,8 +24,8 @@ from _workload import (
     write_zarr,
 )
 
-from matseg_runtime.machine import available_cpus
 from matseg_shared.command import debug_option
+from matseg_shared.machine import available_cpus
 
 GOAL = 1.8
 PARTS = 2

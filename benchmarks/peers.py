@@ -26,10 +26,10 @@ from _common import (
 from _workload import Slices, model_file, model_options, real_slices, synthetic_slices
 from numpy.typing import NDArray
 
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.session import Session
 from matseg_shared.command import debug_option
 from matseg_shared.errors import MissingExtraError, UnsupportedError
+from matseg_shared.machine import available_cpus
 from matseg_shared.metadata import LABELS_NAME, TilingInfo
 
 WORKER = Path(__file__).with_name("_peer_worker.py")

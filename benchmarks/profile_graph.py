@@ -13,9 +13,9 @@ import onnx
 from _common import reporting
 from _profile import NodeTime, grey_image, profile
 
-from matseg_runtime.machine import available_cpus
 from matseg_shared.command import debug_option
 from matseg_shared.errors import UsageError
+from matseg_shared.machine import available_cpus
 from matseg_shared.metadata import INPUT_NAME
 
 

@@ -36,7 +36,7 @@ input_options = option_group(
     click.option("--range", "range_", metavar="START:STOP", help="Only these slices of a volume, from 0."),
     click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
     click.option(
-        "--fill-missing-chunks", is_flag=True, help="Take chunks that a zarr lacks for its fill value."
+        "--fill-missing-chunks", is_flag=True, help="Take what a zarr or HDF5 lacks for its fill value."
     ),
     click.option(
         "--window",

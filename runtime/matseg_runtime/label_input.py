@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,12 @@ def _attributes(location: str) -> LabelFacts:
     if Path(file.rstrip("/")).suffix != ".zarr" or "://" in file or not Path(file).is_dir():
         return LabelFacts(ours=False)
     import zarr
+    from zarr.errors import ZarrUserWarning
 
     try:
-        attributes: dict[str, Any] = dict(zarr.open(file, path=(node or "").strip("/"), mode="r").attrs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZarrUserWarning)
+            attributes: dict[str, Any] = dict(zarr.open(file, path=(node or "").strip("/"), mode="r").attrs)
         label = attributes.get("ome", attributes).get("image-label", {})
         named = {int(item["label-value"]): str(item["name"]) for item in label.get("properties", ())}
     except Exception:  # what cannot be opened is told when it is opened to be read

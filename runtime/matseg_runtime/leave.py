@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import platform
 
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.origin import Origin, absolute_location, write_origin
 from matseg_runtime.prepare import Job
 from matseg_runtime.report import Summary
 from matseg_shared.errors import MatsegError
+from matseg_shared.machine import available_cpus
 from matseg_shared.report_page.page import is_installed
 
 _HOW = "pip install 'matseg[report]', then matseg-report {output}"

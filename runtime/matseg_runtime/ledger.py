@@ -430,7 +430,7 @@ def _parse_line(text: bytes) -> _Line | None:
         return None
     try:
         return _Line.model_validate(json.loads(text))
-    except (ValueError, ValidationError):
+    except (ValueError, RecursionError):  # pydantic's errors are of the first kind
         return None  # cut short by a crash: its unit is simply done again
 
 

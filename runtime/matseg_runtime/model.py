@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from matseg_shared.errors import ModelError
+from matseg_shared.errors import MetadataError, ModelError
 from matseg_shared.metadata import (
     INPUT_NAME,
     LABELS_NAME,
@@ -41,6 +41,10 @@ def read_model_bytes(path: Path) -> bytes:
     """
     if path.is_dir():
         raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
+    if path.is_fifo() or path.is_char_device():
+        raise ModelError(
+            f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
+        )
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -56,7 +60,10 @@ def describe_model(path: Path, content: bytes, session: Any) -> Model:
         ModelError: its inputs and outputs are not those that its metadata promise.
         MetadataError: it carries no metadata of ours, or bad ones.
     """
-    properties = session.get_modelmeta().custom_metadata_map
+    try:
+        properties = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise MetadataError(f"{path}: its metadata are no text ({error}); copy or export it again") from error
     metadata = decode(properties, str(path))
     _check_graph(path, metadata, session)
     return Model(

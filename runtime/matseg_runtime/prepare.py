@@ -12,7 +12,6 @@ from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, read_key
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
@@ -29,6 +28,7 @@ from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.machine import available_cpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -271,12 +271,12 @@ def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
     Returns:
         (H, W) of that slice.
     """
-    broken: list[ImageError] = []
+    broken: list[str] = []
     for item in source.slices:
         try:
             pixels = source.read(item.index, item.index + 1)[0]
         except ImageError as error:
-            broken.append(error)
+            broken.append(str(error))  # not the error, which would hold on to what it was raised over
             continue
         image = intake.convert(pixels, item.where)
         intake.check_range(image, item.where)

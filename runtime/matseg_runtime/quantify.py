@@ -20,7 +20,6 @@ from matseg_runtime.label_input import (
     unlabelled_value,
 )
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.region_tables import RegionTables, SliceRow
 from matseg_runtime.regions import (
@@ -33,6 +32,7 @@ from matseg_runtime.regions import (
 from matseg_runtime.source.base import Slice, Source, SourceOptions
 from matseg_runtime.voxel import VoxelSize, choose_voxel_size
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
+from matseg_shared.machine import available_cpus
 from matseg_shared.progress import SILENT, Progress
 
 _SLICES_PER_TASK = 32
@@ -119,11 +119,11 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
             or source.beside.with_name(f"{source.beside.name}_quantities")
         )
         location = source.location
-    progress.stage("measuring", sum(len(task.slices) for task in tasks), unit="slices")
-    found: list[Measured] = []
-    for measured in run_tasks(tasks, workers):
-        found += measured
-        progress.advance(len(measured))
+        progress.stage("measuring", sum(len(task.slices) for task in tasks), unit="slices")
+        found: list[Measured] = []
+        for measured in run_tasks(tasks, workers, source):
+            found += measured
+            progress.advance(len(measured))
     tables = _tables(options, facts, found, voxel, location)
     tables.write(folder)
     aside = tuple(
@@ -171,15 +171,20 @@ def _first_shape(source: Source) -> tuple[int, ...]:
         return (0, 0)
 
 
-def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[list[Measured]]:
+def run_tasks(tasks: Sequence[Task], workers: int, source: Source) -> Iterator[list[Measured]]:
     """Results in the order of the tasks; at most a few tasks are under way.
+
+    Args:
+        tasks: of one source.
+        workers: processes, which open it again, each for every task; 1: this one, with `source` as it is.
+        source: open.
 
     Raises:
         UsageError: the labels are no labels.
         UnsupportedError: a process was lost.
     """
     if workers <= 1 or len(tasks) <= 1:
-        yield from map(measure, tasks)
+        yield from (_measure_in(task, source) for task in tasks)
         return
     # never a fork: threads of this process may hold locks that nobody in a copy would release
     context = multiprocessing.get_context("spawn")
@@ -211,11 +216,15 @@ def measure(task: Task) -> list[Measured]:
         UsageError: a slice has more values than there can be classes.
     """
     with closing(open_labels(task.location, task.source, task.facts)) as source:
-        chunk = 1 if source.volume is None else source.volume.slices_per_chunk
-        found: list[Measured] = []
-        for positions in _runs(task.slices, chunk):
-            found += _measure_run(task, source, positions)
-        return found
+        return _measure_in(task, source)
+
+
+def _measure_in(task: Task, source: Source) -> list[Measured]:
+    chunk = 1 if source.volume is None else source.volume.slices_per_chunk
+    found: list[Measured] = []
+    for positions in _runs(task.slices, chunk):
+        found += _measure_run(task, source, positions)
+    return found
 
 
 def _runs(positions: Sequence[int], longest: int) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
@@ -204,6 +205,7 @@ def _runtime_names() -> tuple[str, ...]:
     return installed_runtimes()
 
 
+@functools.cache  # a look through the installed packages, 3 ms each
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime import providers
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.model import Model, describe_model, read_model_bytes
 from matseg_runtime.providers import Attempt, Provider, ProviderChoice
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
+from matseg_shared.machine import available_cpus
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 
 Labels = NDArray[np.uint8]
@@ -109,11 +109,17 @@ class Session:
             (N, H, W) uint8.
         """
         labels: Labels = self._run((LABELS_NAME,), batch)[0]
+        self._check_shape("labels", labels, (batch.shape[0], *batch.shape[2:]))
         return labels
 
     def predict_with_probabilities(self, batch: NDArray[Any]) -> tuple[Labels, Probabilities]:
         """As `predict`, with (N, K, H, W) float32 class probabilities too."""
         labels, probabilities = self._run((LABELS_NAME, PROBABILITIES_NAME), batch)
+        count, height, width = batch.shape[0], *batch.shape[2:]
+        self._check_shape("labels", labels, (count, height, width))
+        self._check_shape(
+            "probabilities", probabilities, (count, len(self.model.metadata.classes), height, width)
+        )
         return labels, np.asarray(probabilities, dtype=np.float32)
 
     def self_test(self) -> SelfTestResult:
@@ -154,6 +160,14 @@ class Session:
             raise ProviderError(
                 f"{self.model.path}: its self-test fails on the provider {self.provider}: {result.mismatches} of "
                 f"{result.pixels} pixels get another label than at export; results from here would be wrong; {advice}"
+            )
+
+    def _check_shape(self, what: str, found: NDArray[Any], expected: tuple[int, ...]) -> None:
+        """A graph may declare free lengths and give others."""
+        if found.shape != expected:
+            raise ModelError(
+                f"{self.model.path}: its network gives {what} of shape {found.shape}, expected {expected}; the file is "
+                "damaged or not of matseg-export; export the checkpoint again"
             )
 
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:

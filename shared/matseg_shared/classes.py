@@ -33,7 +33,8 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
         raise DatasetError(
             f"{path}: expected the class table there, found nothing; run `matseg-prep labels {path.parent.name} train`"
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        # ValueError: broken UTF-8, broken TOML, or a whole number of more digits than Python reads
         raise DatasetError(f"{path}: cannot be read as TOML: {error}") from error
     tables = document.get("class")
     if set(document) != {"class"} or not isinstance(tables, list) or not tables:

@@ -53,6 +53,8 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> None:
         as_json = bool(kwargs.get("as_json"))
+        if not debug:
+            _quiet_readers()
         try:
             code = command(*args, **kwargs) or EXIT_DONE
         except click.exceptions.Exit:
@@ -77,6 +79,15 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
         sys.exit(code)
 
     return wrapped
+
+
+def _quiet_readers() -> None:
+    """tifffile logs a line for every odd tag; what keeps a file from being read is an error, in our words."""
+    import logging
+
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

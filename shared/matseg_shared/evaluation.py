@@ -6,10 +6,11 @@ so a large image weighs more than a small one. How each is computed, and from wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from matseg_shared.errors import MetadataError
 from matseg_shared.metadata import ClassInfo, problems_of
@@ -202,10 +203,54 @@ class EvaluationDocument(Figures):
     images: tuple[ImageResult, ...]
     """In natural order of their names; `disagreement.rank` orders them from the worst."""
 
+    @model_validator(mode="after")
+    def _one_value_per_class(self) -> EvaluationDocument:
+        count = len(self.classes)
+        holders: list[tuple[str, EvaluationDocument | ImageResult]] = [("", self)]
+        holders += [(f"images.{item.stem}.", item) for item in self.images]
+        for place, figures in holders:
+            for name in _PER_CLASS:
+                _require_length(f"{place}{name}", getattr(figures, name), count)
+            for row in figures.confusion_matrix:
+                _require_length(f"{place}confusion_matrix", row, count)
+        for name in _SPREAD_PER_CLASS:
+            _require_length(f"spread.{name}", getattr(self.spread, name), count)
+        for item in self.images:
+            found = (*item.disagreement.confusions, item.disagreement.largest_region)
+            if any(not 0 <= index < count for one in found if one for index in (one.labelled, one.predicted)):
+                raise ValueError(f"images.{item.stem}: confuses a class beyond the {count} that there are")
+        return self
+
     @property
     def worst_first(self) -> tuple[ImageResult, ...]:
         """The images by rank."""
         return tuple(sorted(self.images, key=lambda image: image.disagreement.rank))
+
+
+_PER_CLASS = (
+    "iou",
+    "precision",
+    "recall",
+    "f1",
+    "labelled_fraction",
+    "predicted_fraction",
+    "fraction_error",
+    "class_boundaries",
+    "confusion_matrix",
+)
+_SPREAD_PER_CLASS = (
+    "iou",
+    "f1",
+    "fraction_error",
+    "absolute_fraction_error",
+    "class_boundary_displacement",
+    "class_boundary_f1",
+)
+
+
+def _require_length(place: str, values: Sequence[object], count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"{place}: expected one value for each of {count} classes, found {len(values)}")
 
 
 def read_evaluation(path: Path) -> EvaluationDocument:

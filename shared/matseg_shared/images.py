@@ -22,6 +22,8 @@ from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.palette import Colour
+from matseg_shared.png_check import check_png
+from matseg_shared.room import Format, could_fill, require_honest_stream, require_room
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -33,6 +35,8 @@ PIXEL_DTYPES = ("uint8", "uint16", "float32")
 
 PixelArray = NDArray[Any]
 _ORIENTATION_TAG = 274
+_STREAMS: dict[int, Format] = {8: "deflate", 32946: "deflate", 34925: "lzma"}
+"""TIFF compressions whose streams say nothing of what they become."""
 _PILLOW_WARNINGS = threading.Lock()
 """`catch_warnings` exchanges the filters of the whole process; readers run in several threads."""
 
@@ -147,7 +151,11 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     """
     import tifffile
 
+    itemsize = 8 if page.dtype is None else page.dtype.itemsize
+    require_room(path, page.shape, itemsize)
+    require_room(path, page.chunks, itemsize, "tile")
     _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
+    _check_streams(path, page, math.prod(page.chunks) * itemsize)
     orientation = page.tags.get(_ORIENTATION_TAG)
     _check_orientation(path, 1 if orientation is None else int(orientation.value))
     pixels = page.asarray()
@@ -178,14 +186,26 @@ def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: S
         )
 
 
+def _check_streams(path: Path, page: TiffPage, pixels: int) -> None:
+    """Without the extra `compressed-tiff`, tifffile unpacks deflate and LZMA with Python's own, to any length."""
+    kind: Format | None = _STREAMS.get(int(page.compression))
+    if kind is None or not could_fill(max(page.databytecounts, default=0), kind):
+        return
+    with path.open("rb") as stream:
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            stream.seek(offset)
+            require_honest_stream(path, stream.read(count), kind, pixels)
+
+
 def _read_with_pillow(path: Path) -> StoredImage:
     content = path.read_bytes()  # at once: Pillow asks for a few bytes at a time
-    _refuse_16_bit_colour(path, content)
+    check_png(path, content)
     with _open_with_pillow(content) as image:
+        require_room(path, (image.height, image.width, len(image.getbands())), 2 if "16" in image.mode else 1)
         if getattr(image, "n_frames", 1) != 1:
             raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.load()
-        _check_orientation(path, int(image.getexif().get(_ORIENTATION_TAG, 1)))
+        _check_orientation(path, _exif_orientation(image))
         if image.mode == "P":
             return _palette_image(image)
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L"):
@@ -196,6 +216,12 @@ def _read_with_pillow(path: Path) -> StoredImage:
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     return StoredImage(pixels=_drop_alpha(path, pixels))
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    with _PILLOW_WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rest of the EXIF data, which nobody needs here
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
 
 
 def _open_with_pillow(content: bytes) -> Image.Image:
@@ -222,15 +248,6 @@ def _palette_image(image: Image.Image) -> StoredImage:
     indices = np.array(image)
     palette += [(0, 0, 0)] * (int(indices.max(initial=0)) + 1 - len(palette))
     return StoredImage(pixels=indices, palette=tuple(palette))
-
-
-def _refuse_16_bit_colour(path: Path, content: bytes) -> None:
-    """Pillow reads such PNGs as 8-bit; bit depth and colour type stand at bytes 24 and 25 (PNG, section 11.2.2)."""
-    head = content[:26]
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26 and head[24] == 16 and head[25] != 0:
-        raise ImageError(
-            path, "is a PNG of 16 bits per colour channel, which would be read as 8 bits; save it as a TIFF"
-        )
 
 
 def _check_orientation(path: Path, orientation: int) -> None:

@@ -188,3 +188,27 @@ def test_the_library_comes_from_the_installed_package() -> None:
 
     script = gzip.decompress(base64.b64decode(page_module.packed_library())).decode()
     assert "plotly.js" in script[:200]
+
+
+def test_a_report_and_a_model_of_other_classes_are_not_mixed(labelled: Path, report: Call) -> None:
+    path = labelled / "report.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["phase_fractions"][0]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    code, said = report(labelled)
+    assert code == 2, said
+    assert "tells of 2 classes" in said
+    assert "they do not belong together" in said
+
+
+def test_measurements_that_are_none_are_said_to_be_missing(labelled: Path, report: Call) -> None:
+    item = {"name": "pore", "regions": 1, "regions_at_edge": 0, "diameter": None, "boundary_per_area": 0.1}
+    document = {
+        "unit": "um",
+        "connectivity": 8,
+        "classes": [item | {"specific_surface": 0.1, "histogram": [{"from": 0}]}],
+    }
+    (labelled / "quantities.json").write_text(json.dumps(document), encoding="utf-8")
+    assert report(labelled)[0] == 0
+    text = (labelled / "report.html").read_text(encoding="utf-8")
+    assert "cannot be read as the measurements of the regions" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,34 @@ def test_an_evaluation_of_another_version_is_refused(tmp_path: Path, report: Cal
     code, said = report(path)
     assert code == 2
     assert "matseg-evaluate" in said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda document: document["iou"].append(0.5),
+            "iou: expected one value for each of 2 classes, found 3",
+        ),
+        (lambda document: document["confusion_matrix"][0].pop(), "confusion_matrix: expected one value"),
+        (lambda document: document["classes"].pop(), "expected one value for each of 1 classes"),
+        (lambda document: document["spread"]["iou"].pop(), "spread.iou: expected one value"),
+        (lambda document: document["images"][0]["f1"].pop(), "f1: expected one value"),
+        (
+            lambda document: document["images"][0]["disagreement"]["confusions"][0].update(labelled=7),
+            "confuses a class beyond the 2 that there are",
+        ),
+    ],
+)
+def test_an_evaluation_whose_figures_do_not_belong_together_is_refused(
+    evaluation: Path, report: Call, spoil: Callable[[Any], object], message: str
+) -> None:
+    document = json.loads(evaluation.read_text(encoding="utf-8"))
+    spoil(document)
+    evaluation.write_text(json.dumps(document), encoding="utf-8")
+    code, said = report(evaluation)
+    assert code == 2, said
+    assert message in said
 
 
 def test_an_evaluation_says_what_became_of_its_files(evaluation: Path, report: Call) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matseg_runtime import machine
+from matseg_shared import machine
 
 
 @pytest.fixture
@@ -70,3 +70,20 @@ def test_this_machine_has_both() -> None:
     assert machine.available_cpus() >= 1
     memory = machine.available_memory()
     assert memory is None or memory > 0
+
+
+def test_the_limit_that_a_batch_system_sets_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ulimit -v`, as grid engines set it: memory is free, but not for this process."""
+    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells how much address space a process has")
+    held = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")
+    )
+    limit = int(held.split()[1]) * 1024 + (50 << 20)
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    limits = {resource.RLIMIT_AS: (limit, limit), resource.RLIMIT_DATA: unlimited}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    left = machine.available_memory()
+    assert left is not None
+    assert 0 <= left <= 50 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from matseg_shared.errors import ModelError
 from matseg_shared.files import atomic_write
 from matseg_shared.help import did_you_mean
 from matseg_shared.metadata import ClassInfo, InputInfo, TrainingInfo, problems_of
+from matseg_trainer.checkpoint_header import require_plain_archive
 from matseg_trainer.config import VersionConfig, config_differences
 from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import SegmentationNetwork
@@ -51,8 +53,18 @@ class Checkpoint:
             n_class=len(self.classes),
             width=self.config.width,
         )
+        _require_numbers(self.weights, network.state_dict())
         network.load_state_dict(dict(self.weights))
         return network.eval()
+
+
+def _require_numbers(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """torch would turn complex weights or whole numbers into real ones, and NaN into labels of the first class."""
+    for name, tensor in weights.items():
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise TypeError(f"{name} is of {tensor.dtype}, not {expected[name].dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise TypeError(f"{name} holds values that are no finite numbers")
 
 
 def find_checkpoint(workspace: Workspace, choice: str, option: str) -> Path:
@@ -120,7 +132,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(
             f"{path}: its description is not valid ({listing}); train this version again"
         ) from error
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # torch raises many kinds for weights of another kind, shape or device
         raise ModelError(
             f"{path}: its weights do not fit its description ({error}); train this version again"
         ) from error
@@ -156,7 +168,10 @@ def load_tensors(path: Path) -> dict[str, Any]:
         ModelError: missing, damaged, or with content that is not tensors and plain values.
     """
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        require_plain_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what other versions of torch have written
+            document = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(
             f"{path}: there is no such checkpoint; train this version first (matseg-train)"

@@ -21,8 +21,11 @@ from matseg_shared.metadata import TrainingInfo
 _LARGEST_PICKLE = 64 << 20
 
 
-class _Reader(pickle.Unpickler):
-    """Plain values only."""
+class _Reader(pickle._Unpickler):
+    """Plain values only.
+
+    Python's own unpickler, not the faster one in C: that one makes room for 2**32 values when eight bytes ask it to.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -31,6 +34,21 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, _: object) -> None:
         """A tensor's bytes; nobody asks for them here."""
+
+
+def require_plain_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch stores tensors as they are, and would unpack any.
+
+    Raises:
+        ValueError: a member is compressed, or they overlap.
+        OSError, zipfile.BadZipFile: it cannot be read as an archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its tensors are compressed, which torch does not do")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its tensors overlap")
 
 
 def _nothing(*_: object) -> None:
@@ -48,7 +66,11 @@ def read_training(path: Path) -> TrainingInfo:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             if archive.getinfo(name).file_size > _LARGEST_PICKLE:
                 raise ValueError("oversized")
-            document = _Reader(io.BytesIO(archive.read(name))).load()
+            with archive.open(name) as stream:
+                content = stream.read(
+                    _LARGEST_PICKLE + 1
+                )  # `read` without a length unpacks more than was declared
+            document = _Reader(io.BytesIO(content)).load()
         return TrainingInfo.model_validate(document["training"])
     except ValidationError as error:
         raise ModelError(f"{path}: its description is not valid; train this version again") from error

@@ -74,7 +74,7 @@ def _workspace(ctx: click.Context) -> Workspace:
 def _tables(place: Workspace) -> dict[str, Any]:
     try:
         return tomllib.loads((place.root / _CONFIG_NAME).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

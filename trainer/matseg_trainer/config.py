@@ -105,7 +105,7 @@ class VersionConfig(BaseModel):
             raise ValueError("expected [height, width] in pixels, or one number for square images")
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("lr", "weight_decay", "momentum", "focus", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
     def _no_endless_numbers(cls, value: object) -> object:
         if isinstance(value, int) and value.bit_length() > 64:
@@ -154,7 +154,11 @@ def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> lis
     fields = VersionConfig.model_fields
     then = {key: field.default for key, field in fields.items() if not field.is_required()} | dict(trained)
     return [
-        Problem(where=key, message=f"trained with {then.get(key)!r}, now {now.get(key)!r}", kind="changed")
+        Problem(
+            where=key,
+            message=f"trained with {_plain(then.get(key))}, now {_plain(now.get(key))}",
+            kind="changed",
+        )
         for key in sorted({*then, *now})
         if then.get(key) != now.get(key)
     ]
@@ -275,12 +279,20 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
         return Problem(where=place, message=message, kind="missing")
     message = problem.message[:1].lower() + problem.message[1:]
     near = (
-        difflib.get_close_matches(str(table.get(key)).lower(), get_args(Network), n=1)
-        if key == "model"
+        difflib.get_close_matches(table[key].lower(), get_args(Network), n=1)
+        if key == "model" and isinstance(table.get(key), str)
         else []
     )
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return Problem(where=place, message=f"{message}, found {_show(table.get(key))}{hint}", kind=problem.kind)
+
+
+def _plain(value: object) -> str:
+    """As Python writes it, whatever a checkpoint holds."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # of more digits, or deeper, than Python prints
+        return f"a {type(value).__name__} that cannot be printed"
 
 
 def _show(value: object) -> str:

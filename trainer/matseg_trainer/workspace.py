@@ -118,7 +118,7 @@ class Workspace:
         if name in config.versions and not config.versions[name]:
             from matseg_trainer.config import DEFAULT_VERSION
 
-            document = tomllib.loads(self.config_path.read_text(encoding="utf-8"))
+            document = tomllib.loads(self.config_path.read_text(encoding="utf-8-sig"))
             numbers = {int(document[name][DEFAULT_VERSION]["n_class"])}  # checked by load_config
         else:
             numbers = {version.n_class for version in config.versions.get(name, {}).values()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.region_tables import SUMMARY_NAME
@@ -26,8 +26,16 @@ _EDGE = 360
 _DOUBT: Colour = (213, 94, 0)
 
 
+class _Bar(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    from_: float = Field(alias="from")
+    to: float
+    regions: float
+
+
 class _ClassMeasures(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     name: str
     regions: int
@@ -35,7 +43,7 @@ class _ClassMeasures(BaseModel):
     diameter: dict[str, float] | None
     boundary_per_area: float
     specific_surface: float
-    histogram: tuple[dict[str, float], ...] = ()
+    histogram: tuple[_Bar, ...] = ()
 
 
 class _Summary(BaseModel):
@@ -122,8 +130,8 @@ def _size_chart(summary: _Summary, colours: Sequence[Colour]) -> Chart | None:
     series = [
         Series(
             name=item.name,
-            x=thinned([(bar["from"] + bar["to"]) / 2 for bar in item.histogram], 4),
-            y=[bar["regions"] for bar in item.histogram],
+            x=thinned([(bar.from_ + bar.to) / 2 for bar in item.histogram], 4),
+            y=[bar.regions for bar in item.histogram],
             colour=css_colour(colour),
             kind="steps",
             group=index,

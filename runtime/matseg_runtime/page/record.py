@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
-from matseg_runtime.origin import Origin, read_origin
+from matseg_runtime.origin import ORIGIN_NAME, Origin, read_origin
 from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
@@ -162,11 +162,17 @@ def read_run(places: RunPlaces) -> RunRecord:
     ledger = Ledger(places.ledger, Part())
     ledger.reload()
     count = len(report.phase_fractions)
+    origin = read_origin(places.ledger)
+    if origin is not None and len(origin.model.classes) != count:
+        raise UsageError(
+            f"{places.report}: tells of {count} classes, {places.ledger / ORIGIN_NAME} of {len(origin.model.classes)}; "
+            "they do not belong together; run matseg-run again"
+        )
     records = [record for record in ledger.done.values() if len(record.counts) == count]
     return RunRecord(
         places=places,
         report=report,
-        origin=read_origin(places.ledger),
+        origin=origin,
         slices=tuple(sorted(records, key=lambda record: record.index)),
         set_aside=tuple(sorted(ledger.set_aside.values(), key=lambda record: record.index)),
         parts=_parts(places.ledger, report),

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.intake import Intake, Window
-from matseg_runtime.machine import available_cpus
 from matseg_runtime.page.choose import Choice
 from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
@@ -22,6 +21,7 @@ from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images import read_stored
+from matseg_shared.machine import available_cpus
 from matseg_shared.palette import Colour
 from matseg_shared.report_page.pictures import (
     GreyWindow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from matseg_runtime.source.base import Source, SourceOptions
@@ -36,10 +37,20 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
         from matseg_runtime.source.zarr import open_zarr
 
         return open_zarr(file, node, options)
-    if not path.exists():
-        raise UsageError(f"{file}: there is no such input; name {_KINDS}")
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: there is no such input; name {_KINDS}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UsageError(
+            f"{file}: the input cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if stat.S_ISDIR(mode):
         return _open_folder(path, node, options)
+    if not stat.S_ISREG(mode):  # a pipe, which would be waited for and cannot be read twice
+        raise UsageError(
+            f"{file}: is no file but a pipe or device; save what comes from it, and name {_KINDS}"
+        )
     return _open_file(path, node, options)
 
 

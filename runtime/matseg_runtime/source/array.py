@@ -22,6 +22,10 @@ from matseg_runtime.source.folder import file_identity, refuse_growing_file
 from matseg_runtime.source.layout import layout_of
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.room import require_room
+
+MOST_SLICES = 500_000
+"""Each has a name and a line in the record of what is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,6 +43,8 @@ class StoredArray:
     content: str
     """Identifies its content as far as can be told without reading all of it."""
     chunk_shape: tuple[int, ...] | None = None
+    piece_shape: tuple[int, ...] | None = None
+    """Of what is decoded at a time: a chunk, also within a shard."""
     axis_names: tuple[str, ...] | None = None
     spacing: Spacing | None = None
     voxel: VoxelSize | None = None
@@ -64,12 +70,18 @@ class ArraySource(Source):
         self._stored = stored
         shape = tuple(int(length) for length in stored.array.shape)
         self._layout = layout_of(stored.location, shape, options.axis, stored.axis_names)
+        _require_room(stored, shape, self._layout.slice_axis)
         self.location = stored.location
         self.beside = _without_suffixes(stored.path.absolute())
         self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=stored.content)
         axis = self._layout.slice_axis
         depth = 1 if axis is None else shape[axis]
         self._start, stop = _range(stored.location, options.slices, depth)
+        if stop - self._start > MOST_SLICES:
+            raise UsageError(
+                f"{stored.location}: has {stop - self._start} slices along that axis, expected at most {MOST_SLICES} "
+                "at a time; take a part with --range START:STOP, or check the shape in its header"
+            )
         self._identity = "" if stored.watched is None else file_identity(stored.watched)
         self.slices = _slices(stored.location, self.beside.name, self._start, stop, depth, self._identity)
         self.volume = Volume(
@@ -122,6 +134,19 @@ class ArraySource(Source):
     def close(self) -> None:
         if self._stored.closing is not None:
             self._stored.closing()
+
+
+def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int | None) -> None:
+    """What is read at a time must fit into memory: a slice, and the chunks it lies in, which are decoded whole."""
+    itemsize = np.dtype(stored.array.dtype).itemsize
+    one = tuple(1 if axis == slice_axis else length for axis, length in enumerate(shape))
+    require_room(stored.location, one, itemsize, "slice")
+    if stored.piece_shape is not None and min(stored.piece_shape, default=1) < 1:
+        raise UsageError(
+            f"{stored.location}: its chunks have the shape {stored.piece_shape}, which holds nothing"
+        )
+    if stored.piece_shape is not None:
+        require_room(stored.location, stored.piece_shape, itemsize, "chunk")
 
 
 def _slices(location: str, stem: str, start: int, stop: int, depth: int, identity: str) -> tuple[Slice, ...]:

@@ -86,7 +86,7 @@ class SourceOptions:
     level: int | None = None
     """Resolution level of an OME-Zarr image; None: 0, the finest."""
     fill_missing_chunks: bool = False
-    """Take chunks that a zarr array lacks for its fill value, instead of refusing them."""
+    """Take what a zarr array or HDF5 dataset lacks for its fill value, instead of refusing it."""
     as_labels: bool = False
     """Take a palette image's indices, not their colours, and leave out the probabilities that lie beside labels."""
 

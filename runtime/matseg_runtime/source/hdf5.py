@@ -8,6 +8,7 @@ from typing import Any
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.hdf5_chunks import WrittenCheck
 from matseg_shared.errors import MissingExtraError, UsageError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
@@ -34,15 +35,27 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
     except OSError as error:
         raise UsageError(f"{path}: {_opening_problem(error)}") from error
     try:
-        found = _dataset(h5py, file, path, dataset)
-        return ArraySource(_stored(path, file, found), options)
+        return ArraySource(_described(h5py, file, path, dataset, options), options)
     except BaseException:
         file.close()
         raise
 
 
-def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
+def _described(h5py: Any, file: Any, path: Path, dataset: str | None, options: SourceOptions) -> StoredArray:
+    try:
+        found = _dataset(h5py, file, path, dataset)
+        return _stored(path, file, found, options)
+    except UsageError:
+        raise
+    except Exception as error:  # h5py raises many kinds for what is damaged behind the file's first bytes
+        raise UsageError(f"{path}: expected an HDF5 file, found a damaged one ({error})") from error
+
+
+def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> StoredArray:
     name = str(dataset.name)
+    check = WrittenCheck(
+        where=f"{path}::{name}", path=path, dataset=dataset, fill_missing=options.fill_missing_chunks
+    )
     return StoredArray(
         kind="hdf5",
         location=f"{path}::{name}",
@@ -50,8 +63,10 @@ def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
         array=dataset,
         content=f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}",
         chunk_shape=dataset.chunks,
+        piece_shape=dataset.chunks,
         spacing=_spacing(dataset),
         watched=path,
+        check=check,
         explain=lambda _, error: _reading_problem(error),
         closing=file.close,
     )

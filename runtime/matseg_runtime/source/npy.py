@@ -19,8 +19,14 @@ def open_npy(path: Path, options: SourceOptions) -> ArraySource:
         UsageError: the file is damaged, or holds no plain array of numbers.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with np.errstate(over="raise"):  # of a shape whose product is no number of bytes
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("an archive of several arrays (.npz)")
+        if array.dtype.kind not in "uifb":
+            raise ValueError(f"values of the type {array.dtype}")
+    except Exception as error:  # numpy raises many kinds for headers that are none
         raise UsageError(
             f"{path}: expected a whole .npy file with an array of numbers, found {error}; save it again with numpy.save"
         ) from error

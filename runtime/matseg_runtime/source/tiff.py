@@ -99,11 +99,12 @@ def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
 def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
     try:
         array, content = _array(path, tiff, options)
+        spacing = _spacing(tiff)
+        voxel = _voxel(tiff) if spacing is None else None
     except (ImageError, UsageError):
         raise
     except Exception as error:  # a file that ends early is noticed here
         raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
-    spacing = _spacing(tiff)
     return ArraySource(
         StoredArray(
             kind="tiff",
@@ -112,7 +113,7 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
             array=array,
             content=f"{file_identity(path)}; {content}",
             spacing=spacing,
-            voxel=_voxel(tiff) if spacing is None else None,
+            voxel=voxel,
             watched=path,
             explain=lambda _, error: decoding_problem(path, error),
             closing=array.close if isinstance(array, _Pages) else tiff.close,

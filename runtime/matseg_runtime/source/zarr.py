@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
-from matseg_shared.errors import ImageError, MissingExtraError, UsageError
+from matseg_runtime.source.zarr_chunks import ChunkCheck, chunk_boxes, refuse_object_codecs
+from matseg_shared.errors import MissingExtraError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +38,29 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
         UsageError: no zarr, or no array that can be chosen.
     """
     import zarr
+    from zarr.errors import ZarrUserWarning
 
     remote = "://" in location
     if remote:
         _require_fsspec(location)
     where = location if node is None else f"{location}::{node}"
     try:
-        root = zarr.open(location, path=(node or "").strip("/"), mode="r")
-    except Exception as error:  # stores raise their own kinds for what is not there
+        with warnings.catch_warnings():
+            # of entries that are no zarr, and of codecs that other programs may not know: neither is ours to say
+            warnings.simplefilter("ignore", ZarrUserWarning)
+            root = zarr.open(location, path=(node or "").strip("/"), mode="r")
+            chosen = _choose(where, root, options.level)
+    except UsageError:
+        raise
+    except (
+        Exception
+    ) as error:  # stores raise their own kinds for what is not there, zarr for what is not valid
         raise UsageError(
             f"{where}: expected a zarr array or group, found {type(error).__name__}: {error}"
         ) from error
-    chosen = _choose(where, root, options.level)
     if chosen.array.dtype.kind not in "uifb":
         raise UsageError(f"{where}: expected an array of numbers, found {chosen.array.dtype}")
+    refuse_object_codecs(where, chosen.array)
     path = Path(location.rstrip("/").rpartition("/")[2]) if remote else Path(location)
     return ArraySource(_stored(where, path, chosen, options), options)
 
@@ -60,18 +70,12 @@ def _stored(where: str, path: Path, chosen: _Chosen, options: SourceOptions) -> 
     document = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
     chunk_shape = tuple(array.shards or array.chunks)
 
-    def check(index: tuple[slice | int, ...]) -> None:
-        missing = [key for key in _chunk_keys(array, index, chunk_shape) if not _exists(array, key)]
-        if missing:
-            listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-            raise ImageError(
-                where,
-                f"its chunk {listed} is missing; zarr leaves out chunks that hold only the fill value "
-                f"{array.fill_value}: if that is so here, use --fill-missing-chunks",
-            )
+    check = ChunkCheck(
+        where=where, array=array, chunk_shape=chunk_shape, fill_missing=options.fill_missing_chunks
+    )
 
     def explain(index: tuple[slice | int, ...], error: Exception) -> str:
-        for key, box in _chunk_boxes(array, index, chunk_shape):
+        for key, box in chunk_boxes(array, index, chunk_shape):
             try:
                 array[box]
             except Exception as cause:  # the codecs' own kinds, again
@@ -85,9 +89,10 @@ def _stored(where: str, path: Path, chosen: _Chosen, options: SourceOptions) -> 
         array=array,
         content=f"{array.path} {hashlib.sha256(document.encode()).hexdigest()}",
         chunk_shape=chunk_shape,
+        piece_shape=tuple(array.chunks),
         axis_names=chosen.axis_names,
         spacing=chosen.spacing,
-        check=None if options.fill_missing_chunks else check,
+        check=check,
         explain=explain,
     )
 
@@ -160,37 +165,6 @@ def placement(image: Mapping[str, Any], dataset: Mapping[str, Any], ndim: int) -
         elif step["type"] == "translation":
             translation = [a + float(b) for a, b in zip(translation, step["translation"], strict=True)]
     return Spacing(scale=tuple(scale), translation=tuple(translation))
-
-
-def _chunk_boxes(
-    array: Any, index: tuple[slice | int, ...], chunk_shape: tuple[int, ...]
-) -> Iterator[tuple[str, tuple[slice, ...]]]:
-    """Key, within the array, and region of every stored chunk (or shard) that an index touches."""
-    ranges = []
-    for part, length, chunk in zip(index, array.shape, chunk_shape, strict=True):
-        start, stop, _ = part.indices(length) if isinstance(part, slice) else (part, part + 1, 1)
-        ranges.append(range(start // chunk, -(-stop // chunk)))
-    for position in itertools.product(*ranges):
-        box = tuple(
-            slice(number * chunk, (number + 1) * chunk)
-            for number, chunk in zip(position, chunk_shape, strict=True)
-        )
-        yield array.metadata.encode_chunk_key(position), box
-
-
-def _chunk_keys(array: Any, index: tuple[slice | int, ...], chunk_shape: tuple[int, ...]) -> Iterator[str]:
-    return (key for key, _ in _chunk_boxes(array, index, chunk_shape))
-
-
-def _exists(array: Any, key: str) -> bool:
-    from zarr.core.sync import sync
-    from zarr.storage import LocalStore
-
-    store = array.store
-    name = f"{array.path}/{key}".lstrip("/")
-    if isinstance(store, LocalStore):
-        return (store.root / name).is_file()
-    return bool(sync(store.exists(name)))
 
 
 def _require_fsspec(location: str) -> None:

@@ -81,7 +81,7 @@ def kind_of(path: Path) -> Kind:
 def _is_evaluation(path: Path) -> bool:
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
     return isinstance(document, dict) and "confusion_matrix" in document
 

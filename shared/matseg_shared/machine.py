@@ -20,8 +20,12 @@ def available_cpus() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes this process may still take: free memory, within its cgroup's limit; None where nobody tells."""
-    known = [value for value in (_free_memory(), _cgroup_memory_left()) if value is not None]
+    """Bytes this process may still take: free memory, within its cgroup's and its own limits; None where nobody tells.
+
+    Its own are those of `ulimit`, which batch systems set.
+    """
+    found = (_free_memory(), _cgroup_memory_left(), _own_memory_left())
+    known = [value for value in found if value is not None]
     return min(known) if known else None
 
 
@@ -76,6 +80,23 @@ def _cgroup_memory_left() -> int | None:
         # an unlimited version 1 group reports a number near 2**63
         if limit.isdecimal() and used.isdecimal() and int(limit) < 1 << 60:
             left.append(max(0, int(limit) - int(used)))
+    return min(left, default=None)
+
+
+def _own_memory_left() -> int | None:
+    """Of the limits of address space and data segment (`ulimit -v`, `ulimit -d`)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    held = dict(
+        line.split(":", 1) for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("Vm")
+    )
+    left: list[int] = []
+    for name, field in (("RLIMIT_AS", "VmSize"), ("RLIMIT_DATA", "VmData")):
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if limit != resource.RLIM_INFINITY and field in held:
+            left.append(max(0, limit - int(held[field].split()[0]) * 1024))
     return min(left, default=None)
 
 
