@@ -22,6 +22,7 @@ from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.palette import Colour
+from matseg_shared.tiff_colours import as_meant, check_colours, palette_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -150,20 +151,14 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
     orientation = page.tags.get(_ORIENTATION_TAG)
     _check_orientation(path, 1 if orientation is None else int(orientation.value))
+    check_colours(path, page)
     pixels = page.asarray()
-    palette = None
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in (page.colormap >> 8).T)
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
-        bits = 8 * pixels.itemsize if page.bitspersample == 1 else page.bitspersample
-        pixels = pixels.dtype.type((1 << bits) - 1) - pixels
+    pixels = as_meant(path, page, pixels)
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-    return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette)
+    return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette_of(page))
 
 
 def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: Sequence[int]) -> None:
