@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_ORIENTATION_TAG = 274
 _TURNED_TO_RGB = (6, 7, 33007, 34892)
 """Compressions, all of them JPEG, of which tifffile decodes YCbCr to RGB."""
 _SCALABLE_BITS = (2, 4)
@@ -85,4 +86,20 @@ def as_meant(path: Path, page: TiffPage, pixels: NDArray[Any]) -> NDArray[Any]:
             f"says of its {pixels.dtype} pixels that zero is white, which has a meaning for unsigned integers only; "
             "save it with black as zero",
         )
-    return pixels.dtype.type((1 << bits) - 1) - pixels
+    inverted: NDArray[Any] = pixels.dtype.type((1 << bits) - 1) - pixels
+    return inverted
+
+
+def unlike_its_bytes(page: TiffPage) -> str | None:
+    """What keeps a page's bytes from being its pixels as they are meant, for a person; None: they are.
+
+    For readers that map a file into memory instead of decoding its pages.
+    """
+    orientation = page.tags.get(_ORIENTATION_TAG)
+    if orientation is not None and int(orientation.value) not in (0, 1):
+        return f"a rotation flag (orientation {int(orientation.value)})"
+    if int(page.photometric) not in (_BLACK_IS_ZERO, _RGB):
+        return f"the colour space {getattr(page.photometric, 'name', page.photometric)}"
+    if page.extrasamples:
+        return "an alpha channel"
+    return None

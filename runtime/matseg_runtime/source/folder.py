@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_stored
+from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Of the file with a slice's class probabilities, beside its label image."""
@@ -106,18 +104,6 @@ def refuse_growing_file(path: Path) -> None:
         raise UsageError(
             f"{path}: is still being written; run again when it is complete, or with --watch for a folder that fills up"
         )
-
-
-def read_any_dtype(path: Path) -> PixelArray:
-    """(H, W) or (H, W, 3) pixels of an image file as they are stored, a palette applied.
-
-    Raises:
-        ImageError: the file cannot be read without loss.
-    """
-    stored = read_stored(path)
-    if stored.palette is None:
-        return stored.pixels
-    return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
 
 
 def _is_probability_file(path: Path, images: Sequence[Path]) -> bool:
