@@ -229,7 +229,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         unit=plan.unit,
         provider=session.provider,
         window=None if options.window is None else str(options.window),
-        axis=options.source.axis or None,
+        axis=options.source.axis,
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
         probabilities=options.output.probabilities,

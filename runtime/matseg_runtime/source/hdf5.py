@@ -8,6 +8,7 @@ from typing import Any
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.hdf5_gaps import check_of
 from matseg_shared.errors import MissingExtraError, UsageError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
@@ -23,7 +24,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
 
     Raises:
         MissingExtraError: h5py is not installed.
-        UsageError: no HDF5 file, a damaged or still open one, or no such dataset.
+        UsageError: no HDF5 file, a damaged or still open one, or no such dataset, or one that was never written.
     """
     try:
         import h5py
@@ -35,14 +36,16 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
         raise UsageError(f"{path}: {_opening_problem(error)}") from error
     try:
         found = _dataset(h5py, file, path, dataset)
-        return ArraySource(_stored(path, file, found), options)
+        return ArraySource(_stored(path, file, found, options), options)
     except BaseException:
         file.close()
         raise
 
 
-def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
+def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> StoredArray:
     name = str(dataset.name)
+    if dataset.attrs.get("IMAGE_WHITE_IS_ZERO"):
+        raise UsageError(f"{path}::{name}: says that zero is white; save it with black as zero")
     return StoredArray(
         kind="hdf5",
         location=f"{path}::{name}",
@@ -52,6 +55,7 @@ def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
         chunk_shape=dataset.chunks,
         spacing=_spacing(dataset),
         watched=path,
+        check=None if options.fill_missing_chunks else check_of(f"{path}::{name}", dataset),
         explain=lambda _, error: _reading_problem(error),
         closing=file.close,
     )

@@ -11,6 +11,8 @@ from matseg_runtime.source.base import PixelArray
 from matseg_shared.errors import UsageError
 
 COLOURS = 3
+_TINY = 16
+"""Pixels along an edge, up to which nobody means an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,12 @@ def layout_of(
             f"{where}: expected an image or a volume, grey or with {COLOURS} colours, found an array of shape "
             f"{tuple(shape)}{'' if names is None else f' with the axes {chr(44).join(names)}'}"
         )
+    named = [] if names is None else [names[number] for number in spatial]
+    if named != sorted(named, reverse=True):
+        raise UsageError(
+            f"{where}: expected its axes in the order z, y, x, found {', '.join(named)}: its slices would be mirrored "
+            "along the diagonal; transpose it first"
+        )
     if axis is not None and axis >= len(spatial):
         raise UsageError(
             f"{where}: has {len(spatial)} spatial axes, so --axis must be below {len(spatial)}, not {axis}"
@@ -101,12 +109,12 @@ def _refuse_colours_for_slices(where: str, shape: Sequence[int]) -> None:
     real = [length for length in shape if length != 1]
     if len(real) != 3:
         return
-    if real[-1] in (2, 4) and min(real[:2]) > 4:
+    if real[-1] in (2, 4) and min(real[:2]) > _TINY:
         raise UsageError(
             f"{where}: of the shape {tuple(shape)}, is an image with an alpha channel or a volume of slices "
             f"{real[-1]} pixels wide; save it without alpha, or say that it is a volume with --axis 0"
         )
-    if real[0] == COLOURS and min(real[1:]) > COLOURS:
+    if real[0] == COLOURS and min(real[1:]) > _TINY:
         raise UsageError(
             f"{where}: of the shape {tuple(shape)}, is an image with its {COLOURS} colours first or a volume of "
             f"{COLOURS} slices; save it with the colours last, or say that it is a volume with --axis 0"
