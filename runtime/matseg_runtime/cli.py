@@ -36,12 +36,19 @@ input_options = option_group(
     click.option("--range", "range_", metavar="START:STOP", help="Only these slices of a volume, from 0."),
     click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
     click.option(
-        "--fill-missing-chunks", is_flag=True, help="Take chunks that a zarr lacks for its fill value."
+        "--fill-missing-chunks",
+        is_flag=True,
+        help="Take chunks that a zarr or HDF5 lacks for its fill value.",
     ),
     click.option(
         "--window",
         metavar="LO,HI",
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
+    ),
+    click.option(
+        "--accept-intensities",
+        is_flag=True,
+        help="Go on where intensities have little in common with the training set's, and note it in the report.",
     ),
 )
 output_options = option_group(
@@ -271,6 +278,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         batch=choices["batch"],
         memory=None if memory is None else parse_size(memory),
         window=None if window is None else Window.parse(window),
+        accept_intensities=choices["accept_intensities"],
         skip_constant=choices["skip_constant"],
         part=Part() if part is None else Part.parse(part),
         watch=_watch_options(choices),

@@ -86,8 +86,22 @@ def read_image(path: Path) -> PixelArray:
             "convert it to one of these (the same way for every image of the set)",
         )
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
-        raise ImageError(path, "holds NaN or infinite pixels; replace them before segmenting")
+        raise ImageError(path, non_finite(pixels))
     return pixels
+
+
+def non_finite(pixels: PixelArray) -> str:
+    """What to say of real pixels of which some are no numbers.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+    """
+    places = np.argwhere(~np.isfinite(pixels))
+    row, column = places[0][:2]
+    return (
+        f"holds NaN or infinite pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; "
+        "replace them before segmenting"
+    )
 
 
 def read_any_dtype(path: Path) -> PixelArray:

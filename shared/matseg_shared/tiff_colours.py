@@ -38,7 +38,8 @@ def check_colours(path: Path, page: TiffPage) -> None:
     if found not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE):
         name = getattr(page.photometric, "name", found)
         raise ImageError(
-            path, f"expected grey, RGB or palette pixels, found the colour space {name}; save it as grey or RGB"
+            path,
+            f"expected grey, RGB or palette pixels, found the colour space {name}; save it as grey or RGB",
         )
     if found == _PALETTE and page.colormap is None:
         raise ImageError(path, "says that it has a palette and holds none; save it again from its source")
@@ -77,7 +78,9 @@ def as_meant(path: Path, page: TiffPage, pixels: NDArray[Any]) -> NDArray[Any]:
         pixels = pixels * np.uint8(255 // ((1 << bits) - 1))
         bits = 8
     elif pixels.dtype == np.uint8 and bits != 8:
-        raise ImageError(path, f"has {bits} bits per pixel, which cannot be spread over 8; save it with 8 bits")
+        raise ImageError(
+            path, f"has {bits} bits per pixel, which cannot be spread over 8; save it with 8 bits"
+        )
     if int(page.photometric) != _WHITE_IS_ZERO:
         return pixels
     if pixels.dtype.kind != "u":

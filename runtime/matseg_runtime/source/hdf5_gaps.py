@@ -1,6 +1,6 @@
-"""What an HDF5 dataset lacks: HDF5 reads chunks that were never written, and files it refers to and cannot find, as zeros.
+"""What an HDF5 dataset lacks: chunks that were never written, files it is made of that are gone.
 
-So does a scan that broke off look whole, with black slices at its end.
+HDF5 reads both as zeros. A scan that broke off looks whole, with black slices at its end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def check_of(where: str, dataset: Any) -> Callable[[Index], None] | None:
         _require_sources(where, dataset)
         return None
     if dataset.id.get_storage_size() == 0:
-        raise UsageError(f"{where}: was made and never written, so HDF5 fills in {_fill(dataset)}; {_WAY_OUT}")
+        raise UsageError(
+            f"{where}: was made and never written, so HDF5 fills in {_fill(dataset)}; {_WAY_OUT}"
+        )
     if dataset.chunks is None:
         return None
     expected = math.prod(
@@ -44,7 +46,8 @@ def check_of(where: str, dataset: Any) -> Callable[[Index], None] | None:
         for origin in _origins(dataset, index):
             if dataset.id.get_chunk_info_by_coord(origin).byte_offset is None:
                 raise ImageError(
-                    where, f"its chunk at {origin} was never written, so HDF5 fills in {_fill(dataset)}; {_WAY_OUT}"
+                    where,
+                    f"its chunk at {origin} was never written, so HDF5 fills in {_fill(dataset)}; {_WAY_OUT}",
                 )
 
     return check
