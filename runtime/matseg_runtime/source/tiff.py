@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
 """Of tifffile's axes those that are no stack of pages, whatever that one is called."""
+_MOST_CHANNELS = 7
+"""That ImageJ shows together."""
 
 
 class _Pages:
@@ -155,7 +157,7 @@ def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tup
             f"{path}: expected one stack, found {len(tiff.series)} series of the shapes {shapes}; split it first"
         )
     series = tiff.series[0]
-    _check_axes(path, series)
+    _check_axes(path, series, are_slices=options.axis is not None)
     if tiff.is_ome:
         _check_planes(path, tiff, series)
     first: TiffPage = tiff.pages.first
@@ -167,15 +169,24 @@ def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tup
     return pages, ("z", "y", "x", "c")[: len(pages.shape)]
 
 
-def _check_axes(path: Path, series: TiffPageSeries) -> None:
-    """Pages may be slices of one volume only: not its channels, nor volumes one after the other."""
+def _check_axes(path: Path, series: TiffPageSeries, *, are_slices: bool) -> None:
+    """Pages may be slices of one volume only: not its channels, nor volumes one after the other.
+
+    A stack of nothing but channels is a volume where `are_slices` says so, and where there are more channels than
+    ImageJ has: programs that write its TIFFs name the pages of a plain stack channels, if they are not told.
+    """
     axes = list(zip(series.axes, series.shape, strict=True))
     stacked = [(axis, length) for axis, length in axes if axis not in "YXS" and length > 1]
-    channels = [length for axis, length in stacked if axis == "C"]
-    if channels:
+    channels = next((length for axis, length in stacked if axis == "C"), 0)
+    if channels and len(stacked) > 1:
         raise UsageError(
-            f"{path}: holds {channels[0]} channels of each slice, one after the other, and which of them the model is "
-            "to see nobody can know; save one channel as a stack, or three of them as RGB"
+            f"{path}: holds {channels} channels of each slice, one after the other, and which of them the model is to "
+            "see nobody can know; save one channel as a stack, or three of them as RGB"
+        )
+    if 0 < channels <= _MOST_CHANNELS and not are_slices:
+        raise UsageError(
+            f"{path}: holds {channels} pages that are called channels of one image; save the one to be labelled by "
+            "itself, or say with --axis 0 that they are slices of a volume"
         )
     if len(stacked) > 1 or not series.axes.rstrip("S").endswith("YX"):
         listed = ", ".join(f"{axis} {length}" for axis, length in axes)
