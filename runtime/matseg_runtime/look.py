@@ -194,5 +194,11 @@ def _is_few(side: Sequence[tuple[int, int]]) -> bool:
 
 
 def _is_alike(side: Sequence[tuple[int, int]]) -> bool:
-    shares = [count / pixels for count, pixels in side]
-    return max(shares) <= _TAIL and max(shares) <= _ALIKE * min(shares)
+    """By no more than a tenth apart, and what chance adds to small counts."""
+    least, most = min(side, key=_share), max(side, key=_share)
+    chance = 4 * least[0] ** 0.5 / least[1]
+    return _share(most) <= min(_TAIL, _ALIKE * _share(least) + chance)
+
+
+def _share(counted: tuple[int, int]) -> float:
+    return counted[0] / counted[1]

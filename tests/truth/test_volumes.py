@@ -34,9 +34,7 @@ def save(folder: Path, format_: str, array: np.ndarray, **options: Any) -> Path:
 @pytest.mark.parametrize(
     "dtype", ["int8", "int16", ">i2", ">u2", "uint32", "int64", "float16", ">f4", "float64"]
 )
-def test_array_of_any_dtype_and_byte_order_keeps_its_values(
-    tmp_path: Path, format_: str, dtype: str
-) -> None:
+def test_array_of_any_dtype_and_byte_order_keeps_its_values(tmp_path: Path, format_: str, dtype: str) -> None:
     found = stored(save(tmp_path, format_, VOLUME.astype(dtype)))
     assert found.dtype == np.dtype(dtype).newbyteorder("=")
     np.testing.assert_array_equal(found, VOLUME)
@@ -121,7 +119,10 @@ def ome(path: Path, names: Sequence[str], array: np.ndarray) -> Path:
     root = zarr.open_group(str(path), mode="w")
     root.create_array("0", data=array)
     steps = [{"type": "scale", "scale": [1.0] * array.ndim}]
-    image = {"axes": [{"name": name} for name in names], "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    image = {
+        "axes": [{"name": name} for name in names],
+        "datasets": [{"path": "0", "coordinateTransformations": steps}],
+    }
     root.attrs.put({"ome": {"version": "0.5", "multiscales": [image]}})
     return path
 
