@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from matseg_shared.metadata import ClassInfo
 from matseg_trainer.dataset import shorten
 from matseg_trainer.prepare import regions
-from matseg_trainer.prepare.alignment import find_misalignment
+from matseg_trainer.prepare.alignment import find_misalignment, find_turn
 from matseg_trainer.prepare.regions import TinyRegions, find_tiny_regions
 from matseg_trainer.prepare.similarity import (
     COPY,
@@ -26,7 +26,7 @@ from matseg_trainer.prepare.similarity import (
     to_grey,
 )
 
-SuspectKind = Literal["tiny_regions", "misaligned", "copy", "near_copy", "shared_source"]
+SuspectKind = Literal["tiny_regions", "misaligned", "turned", "copy", "near_copy", "shared_source"]
 _CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")
 """The names that `matseg-prep crop` gives."""
 
@@ -77,7 +77,14 @@ class LabelHelp:
                 f"region(s) of at most {regions.SMALLEST} pixels: {'; '.join(map(self._tiny, tiny))}; "
                 "repaint what is a slip of the brush",
             )
-        shift = find_misalignment(grey, labels)
+        turn = find_turn(grey, labels)
+        if turn is not None:
+            self._suspect(
+                image,
+                "turned",
+                f"its labels would fit better {turn}; see whether image and label image were turned alike",
+            )
+        shift = None if turn is not None else find_misalignment(grey, labels)
         if shift is not None:
             down = f"{abs(shift.dy)} pixel(s) {'down' if shift.dy > 0 else 'up'}"
             right = f"{abs(shift.dx)} to the {'right' if shift.dx > 0 else 'left'}"
