@@ -75,6 +75,8 @@ class Intake:
         """
         if self.window is None:
             return 0
+        if pixels.dtype == np.float16:
+            pixels = pixels.astype(np.float32)  # the window's ends may lie beyond the largest half
         beyond = (pixels < self.window.low) | (pixels > self.window.high)
         return int(np.count_nonzero(beyond if beyond.ndim == 2 else beyond.any(axis=-1)))
 

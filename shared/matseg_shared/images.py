@@ -167,8 +167,12 @@ def _read_tiff(path: Path) -> StoredImage:
 
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
-        # a stack may also stand behind a single directory, as ImageJ writes large ones
-        images = max(len(tiff.pages), math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
+        images = len(tiff.pages)
+        if (
+            not tiff.is_ome
+        ):  # whose series may well reach into other files, each of which is an image by itself
+            # a stack may also stand behind a single directory, as ImageJ writes large ones
+            images = max(images, math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
         if images != 1:
             raise ImageError(
                 path, f"expected one image, found a stack of {images} images; run it as a stack by itself"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from ways_in import direct
 
-from matseg_runtime.intake import Intake
+from matseg_runtime.intake import Intake, Window
 from matseg_runtime.look import look_at_some
 from matseg_runtime.source import open_source
 from matseg_shared.metadata import Histogram
@@ -153,6 +153,13 @@ def test_what_a_window_clips_is_counted_and_told(tmp_path: Path, models, run) ->
     )
     again = run(models(), path, "-o", tmp_path / "out", "--window", "0,4080")  # nothing left to label
     assert "scan_0002" in again.output
+
+
+def test_a_window_beyond_half_precision_clips_nothing() -> None:
+    halves = np.array([[-60000, 60000]], np.float16)
+    intake = Intake(info=onnx_models.build_metadata().input, window=Window(-100000, 100000))
+    assert intake.clipped(halves) == 0
+    assert intake.convert(halves, "halves").tolist() == [[[51, 204]]]
 
 
 def test_a_window_that_leaves_nothing_is_refused_and_goes_on_only_when_told(

@@ -245,6 +245,28 @@ def test_tiff_of_ome_whose_planes_are_elsewhere_is_refused(tmp_path: Path) -> No
     assert "names planes that are in other files, in another order or nowhere" in refusal(path)
 
 
+def test_tiff_of_ome_with_one_plane_in_each_file_is_a_folder_of_images(tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs", reason="the extra compressed-tiff is not installed")
+    template = write(tmp_path / "whole.ome.tif", VOLUME, metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(template) as tiff:
+        document = tiff.ome_metadata or ""
+    planes = "".join(
+        f'<TiffData IFD="0" FirstZ="{z}" PlaneCount="1"><UUID FileName="s{z}.ome.tif">urn:uuid:0{z}</UUID></TiffData>'
+        for z in range(6)
+    )
+    start, end = document.index("<TiffData"), document.index("</Pixels>")
+    template.unlink()
+    for number, page in enumerate(VOLUME):
+        write(
+            tmp_path / f"s{number}.ome.tif",
+            page,
+            description=document[:start] + planes + document[end:],
+            metadata=None,
+        )
+    np.testing.assert_array_equal(stored(tmp_path), VOLUME)
+    assert "names planes that are in other files" in refusal(tmp_path / "s2.ome.tif")
+
+
 def test_tiff_display_range_and_calibration_of_imagej_change_no_value(tmp_path: Path) -> None:
     deep = VOLUME.astype(np.uint16) * 100
     metadata = {

@@ -150,6 +150,8 @@ def test_zarr_whose_axes_are_named_is_read_by_their_names(tmp_path: Path, make: 
     colours = stored(make(tmp_path / "b.zarr", "czyx", VOLUME.reshape(3, 2, 24, 32)))
     np.testing.assert_array_equal(colours, np.moveaxis(VOLUME.reshape(3, 2, 24, 32), 0, -1))
     np.testing.assert_array_equal(stored(make(tmp_path / "c.zarr", "tczyx", VOLUME[None, None])), VOLUME)
+    if make is name_axes:
+        np.testing.assert_array_equal(stored(make(tmp_path / "d.zarr", "tyx", VOLUME)), VOLUME)
 
 
 def test_zarr_chunk_that_is_missing_is_not_filled_in_unasked(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
@@ -44,7 +46,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
 
 def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> StoredArray:
     name = str(dataset.name)
-    if dataset.attrs.get("IMAGE_WHITE_IS_ZERO"):
+    if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
         raise UsageError(f"{path}::{name}: says that zero is white; save it with black as zero")
     return StoredArray(
         kind="hdf5",

@@ -122,6 +122,8 @@ def _dimension_names(array: Any) -> tuple[str, ...] | None:
     if not isinstance(names, list | tuple) or len(names) != array.ndim:
         return None
     lowered = tuple(str(name).lower() for name in names)
+    if "z" not in lowered:
+        lowered = tuple("z" if name == "t" else name for name in lowered)  # images one after the other
     return lowered if {"y", "x"} <= set(lowered) <= set("tczyx") and len(set(lowered)) == array.ndim else None
 
 
