@@ -197,7 +197,7 @@ def _is_alike(side: Sequence[tuple[int, int]]) -> bool:
     """By no more than a tenth apart, and what chance adds to small counts."""
     least, most = min(side, key=_share), max(side, key=_share)
     chance = 4 * least[0] ** 0.5 / least[1]
-    return _share(most) <= min(_TAIL, _ALIKE * _share(least) + chance)
+    return _share(most) <= _TAIL and _share(most) <= _ALIKE * _share(least) + chance
 
 
 def _share(counted: tuple[int, int]) -> float:

@@ -194,6 +194,18 @@ def test_training_images_of_two_kinds_are_refused(root: Path, prep: Prep, other:
         detect_channels(Dataset.open(root).samples("train"))
 
 
+def test_training_image_of_another_bit_depth_in_the_same_dtype_is_noted(root: Path, prep: Prep) -> None:
+    add(root, blobs(1)[1])
+    save(root / "train" / "labels" / "third.png", blobs(2)[1])
+    for seed, (stem, factor) in enumerate({"good": 257, "odd": 16, "third": 257}.items()):
+        (root / "train" / "images" / f"{stem}.png").unlink(missing_ok=True)
+        save(root / "train" / "images" / f"{stem}.png", blobs(seed)[0].astype(np.uint16) * np.uint16(factor))
+    assert prep("labels", "steel", "train", "--classes", 2).exit_code == 0
+    (suspect,) = json.loads(prep("check", "steel", "--json").stdout)["suspects"]
+    assert (suspect["kind"], Path(suspect["path"]).name) == ("scale", "odd.png")
+    assert "see whether it is of another bit depth or unit" in suspect["message"]
+
+
 def test_two_images_or_label_images_of_one_name_are_refused(root: Path, prep: Prep) -> None:
     add(root, blobs(1)[1])
     shutil.copy(root / "train" / "labels" / "odd.png", root / "train" / "labels" / "odd_L.png")
