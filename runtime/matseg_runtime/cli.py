@@ -43,6 +43,11 @@ input_options = option_group(
         metavar="LO,HI",
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
     ),
+    click.option(
+        "--accept-intensities",
+        is_flag=True,
+        help="Go on where intensities have little in common with the training set's, and note it in the report.",
+    ),
 )
 output_options = option_group(
     "Output",
@@ -271,6 +276,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
         batch=choices["batch"],
         memory=None if memory is None else parse_size(memory),
         window=None if window is None else Window.parse(window),
+        accept_intensities=choices["accept_intensities"],
         skip_constant=choices["skip_constant"],
         part=Part() if part is None else Part.parse(part),
         watch=_watch_options(choices),

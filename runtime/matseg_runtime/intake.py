@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import check_dtype, to_channels
+from matseg_shared.images import check_dtype, non_finite, to_channels
 from matseg_shared.metadata import InputInfo
 
 PixelArray = NDArray[Any]
@@ -52,6 +52,8 @@ class Intake:
 
     info: InputInfo
     window: Window | None = None
+    stored_dtype: str | None = None
+    """Of slices that a window maps: it means other intensities in another dtype. None: any."""
 
     def convert(self, pixels: PixelArray, where: str) -> PixelArray:
         """(H, W) or (H, W, 3) of any dtype to (C, H, W) in the model's.
@@ -64,6 +66,19 @@ class Intake:
         check_dtype(pixels, self.info.dtype, where)
         _refuse_non_finite(pixels, where)
         return to_channels(pixels, self.info.channels, where)
+
+    def clipped(self, pixels: PixelArray) -> int:
+        """How many pixels, in any of their channels, lie beyond the window; 0 without one.
+
+        Args:
+            pixels: (H, W) or (H, W, 3) as they are stored.
+        """
+        if self.window is None:
+            return 0
+        if pixels.dtype == np.float16:
+            pixels = pixels.astype(np.float32)  # the window's ends may lie beyond the largest half
+        beyond = (pixels < self.window.low) | (pixels > self.window.high)
+        return int(np.count_nonzero(beyond if beyond.ndim == 2 else beyond.any(axis=-1)))
 
     def check_range(self, image: PixelArray, where: str) -> None:
         """Refuse intensities that have little in common with those the model was trained on.
@@ -83,13 +98,19 @@ class Intake:
                 where,
                 f"expected intensities like those of the training set ({low:g} to {high:g}), found "
                 f"{image.min():g} to {image.max():g}; map them with --window LO,HI, the intensities that become "
-                "the model's darkest and brightest",
+                "the model's darkest and brightest, or go on regardless with --accept-intensities",
             )
 
     def _map(self, pixels: PixelArray, where: str) -> PixelArray:
         assert self.window is not None
         if pixels.dtype.kind not in "uif":
             raise ImageError(where, f"has {pixels.dtype} pixels, which no window can map")
+        if self.stored_dtype is not None and pixels.dtype.name != self.stored_dtype:
+            raise ImageError(
+                where,
+                f"has {pixels.dtype} pixels, the first slice {self.stored_dtype}, and one --window cannot fit both; "
+                "convert them alike",
+            )
         _refuse_non_finite(pixels, where)
         values: NDArray[np.floating[Any]]
         values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
@@ -111,4 +132,4 @@ class Intake:
 
 def _refuse_non_finite(pixels: PixelArray, where: str) -> None:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ImageError(where, "holds NaN or infinite pixels; replace them before segmenting")
+        raise ImageError(where, non_finite(pixels))

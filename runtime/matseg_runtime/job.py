@@ -14,13 +14,13 @@ from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
 from matseg_runtime.prepare import Job, now, open_input, prepare_job
 from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
-from matseg_runtime.report import Summary, difference_warning, drift_warning
+from matseg_runtime.report import Summary, clipping_warning, difference_warning, drift_warning
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.stock import take_stock
-from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
+from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 from matseg_shared.progress import SILENT, Progress
 
@@ -58,6 +58,7 @@ def plan_job(options: RunOptions) -> list[str]:
             f"model: {job.key.model_name} on {job.session.provider} ({job.session.reason}), "
             f"{job.session.threads} thread(s) per stream",
             *job.plan.lines(len(source.slices)),
+            *(f"warning: {text}" for text in (*job.warnings, *source.doubts())),
         ]
         return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines
 
@@ -193,10 +194,14 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         job.options.voxel, job.source.voxel_size(), voxel_of_model(metadata.pixel_size)
     )
     warnings = [
+        *job.warnings,
         voxel_warning,
+        oblong_warning(voxel),
+        clipping_warning(records),
+        *job.source.doubts(),
         metadata.precision_warning(job.session.provider),
         difference_warning(job.self_test),
-        drift_warning([record.drift for record in records], DRIFT_WARNING),
+        drift_warning(records, DRIFT_WARNING),
         _lock_warning(ledger),
         _newcomers_warning(job.source),
         _changed_warning(job.source, ledger),
@@ -217,6 +222,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         labelled_before=len(records) - len(new),
         pixels=sum(record.shape[0] * record.shape[1] for record in new),
         constant=sum(record.constant for record in new),
+        clipped=sum(record.clipped for record in new),
         set_aside=tuple(ledger.set_aside[item.name] for item in slices if item.name in ledger.set_aside),
         skipped=job.source.skipped,
         fractions=phase_fractions(records, metadata),

@@ -88,6 +88,8 @@ class SliceRecord(Record):
     """Distance of its intensities from the training set's, 0 to 1."""
     constant: int = 0
     """Pixels in constant regions, for which the network was not asked again."""
+    clipped: int = 0
+    """Pixels beyond the window."""
     regions: SliceRegions | None = None
     """None: not asked for."""
     uncertainty: SliceUncertainty | None = None

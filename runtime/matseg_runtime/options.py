@@ -56,6 +56,8 @@ class RunOptions:
     memory: int | None = None
     """Bytes this process may take in all; None: some of what is free."""
     window: Window | None = None
+    accept_intensities: bool = False
+    """Go on where the intensities are of another scale than the training set's."""
     skip_constant: bool = True
     """Ask the network once for what is constant over tile and halo, not every time."""
     part: Part = field(default_factory=Part)

@@ -12,6 +12,7 @@ from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, read_key
+from matseg_runtime.look import look_at_some
 from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
@@ -23,12 +24,13 @@ from matseg_runtime.segment import constant_answers
 from matseg_runtime.session import SelfTestResult, Session
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source import open_source
-from matseg_runtime.source.base import Source
+from matseg_runtime.source.base import PixelArray, Slice, Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.machine import available_cpus
+from matseg_shared.metadata import InputInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,13 +49,15 @@ class Job:
     """For constant regions; None: the network is to read them, too."""
     gauge: Gauge
     started: str
+    warnings: tuple[str, ...] = ()
+    """Of what a look at some slices showed."""
 
     def work(self, advance: Callable[[int], None], record: Record) -> Work:
         """The stages of the pipeline."""
         volume = label_volume(self.source, self.plan.shape) if self.place.is_volume else None
         return Work(
             source=self.source,
-            intake=Intake(info=self.session.model.metadata.input, window=self.options.window),
+            intake=_intake(self.options, self.source, self.session.model.metadata.input),
             session=self.session,
             plan=self.plan,
             sink=self.sink,
@@ -86,7 +90,9 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     metadata = session.model.metadata
     on_cpu = session.provider in COMPUTE_ON_CPU
     place = choose_place(source, options.output, metadata)
-    shape = _check_first_slice(source, Intake(info=metadata.input, window=options.window))
+    intake = _intake(options, source, metadata.input)
+    shape = _check_first_slice(source, intake, accept=options.accept_intensities)
+    warnings = look_at_some(source, intake, accept=options.accept_intensities)
     earlier = None if options.output.overwrite else read_key(place.ledger_folder)
     plan = Planner(
         source=source,
@@ -118,6 +124,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         answers=_answers(options, session, plan),
         gauge=Gauge(wanted=options.wanted),
         started=started,
+        warnings=warnings,
     )
 
 
@@ -229,7 +236,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         unit=plan.unit,
         provider=session.provider,
         window=None if options.window is None else str(options.window),
-        axis=options.source.axis or None,
+        axis=options.source.axis,
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
         probabilities=options.output.probabilities,
@@ -265,22 +272,32 @@ def _provider_of(key: JobKey) -> ProviderChoice:
     raise UsageError(f"this version of matseg does not know the provider {key.provider}")
 
 
-def _check_first_slice(source: Source, intake: Intake) -> tuple[int, int]:
+def _intake(options: RunOptions, source: Source, info: InputInfo) -> Intake:
+    """A window is for slices of one dtype, which only images in a folder may differ in."""
+    dtype = None if options.window is None else _first_readable(source)[1].dtype.name
+    return Intake(info=info, window=options.window, stored_dtype=dtype)
+
+
+def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple[int, int]:
     """Refuse an input that does not fit the model before any work, by its first slice that can be read.
 
     Returns:
         (H, W) of that slice.
     """
+    item, pixels = _first_readable(source)
+    image = intake.convert(pixels, item.where)
+    if not accept:
+        intake.check_range(image, item.where)
+    return int(image.shape[1]), int(image.shape[2])
+
+
+def _first_readable(source: Source) -> tuple[Slice, PixelArray]:
     broken: list[str] = []
     for item in source.slices:
         try:
-            pixels = source.read(item.index, item.index + 1)[0]
+            return item, source.read(item.index, item.index + 1)[0]
         except ImageError as error:
             broken.append(str(error))  # not the error, which would hold on to what it was raised over
-            continue
-        image = intake.convert(pixels, item.where)
-        intake.check_range(image, item.where)
-        return int(image.shape[1]), int(image.shape[2])
     reasons = "\n".join(f"  - {error}" for error in broken[:5])
     raise UsageError(f"{source.location}: none of its {len(broken)} slices can be read:\n{reasons}")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.gauge import Costs
-from matseg_runtime.ledger import JobKey, Part, SetAsideRecord
+from matseg_runtime.ledger import JobKey, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.pipeline import StageTimes
 from matseg_runtime.quantities import PhaseFraction
 from matseg_runtime.session import SelfTestResult
@@ -23,6 +23,8 @@ from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
 from matseg_shared.files import write_text
 
 REPORT_NAME = "report.json"
+MUCH_CLIPPED = 0.5
+"""Share of a slice's pixels beyond the window from which on a summary warns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class Summary:
     """Labelled in this run."""
     constant: int
     """Of these pixels, those in constant regions, for which the network was not asked again."""
+    clipped: int
+    """Of these pixels, those beyond the window."""
     set_aside: tuple[SetAsideRecord, ...]
     skipped: tuple[Skipped, ...]
     fractions: tuple[PhaseFraction, ...]
@@ -110,6 +114,7 @@ class Summary:
             "measuring_seconds": None if self.costs is None else self.costs.as_dict(),
             "pixels": self.pixels,
             "constant_pixels": self.constant,
+            "clipped_pixels": self.clipped,
             "megapixels_per_second": round(self.megapixels_per_second, 3),
             "stages": None if self.times is None else _stages(self.times),
             "warnings": list(self.warnings),
@@ -153,6 +158,10 @@ def summary_lines(summary: Summary) -> list[str]:
         lines.append(
             f"{summary.constant / summary.pixels:.1%} of the pixels needed no network: constant regions"
         )
+    if summary.clipped:
+        lines.append(
+            f"{summary.clipped / summary.pixels:.1%} of the pixels lie beyond --window and were clipped"
+        )
     # what is said of the regions begins with the fraction
     lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
     if summary.costs is not None:
@@ -186,17 +195,43 @@ def difference_warning(result: SelfTestResult) -> str | None:
     )
 
 
-def drift_warning(drifts: Sequence[float], threshold: float) -> str | None:
-    """A warning when half of the slices look different from the training set."""
-    if not drifts:
+def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | None:
+    """A warning when slices look different from the training set: half of them, or some, which are then named."""
+    if not records:
         return None
-    middle = sorted(drifts)[len(drifts) // 2]
-    if middle < threshold:
+    middle = sorted(record.drift for record in records)[len(records) // 2]
+    if middle >= threshold:
+        return (
+            f"the intensities differ from those of the training set (drift {middle:.2f} of 1 in the middle slice): "
+            "look at some labels before you trust them"
+        )
+    strange = sorted(
+        (record for record in records if record.drift >= threshold), key=lambda item: -item.drift
+    )
+    if not strange:
         return None
     return (
-        f"the intensities differ from those of the training set (drift {middle:.2f} of 1 in the middle slice): look "
-        "at some labels before you trust them"
+        f"the intensities of {len(strange)} of {len(records)} slices differ from the training set's (drift "
+        f"of {threshold:g} or more of 1): {_named(strange)}; look at their labels before you trust them"
     )
+
+
+def clipping_warning(records: Sequence[SliceRecord]) -> str | None:
+    """A warning when a window leaves out much of some slices."""
+    much = [
+        record for record in records if record.clipped >= MUCH_CLIPPED * record.shape[0] * record.shape[1]
+    ]
+    if not much:
+        return None
+    return (
+        f"in {len(much)} of {len(records)} slices half of the pixels or more lie beyond --window and were clipped: "
+        f"{_named(much)}; look at their labels before you trust them"
+    )
+
+
+def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
+    names = ", ".join(record.name for record in records[:limit])
+    return names if len(records) <= limit else f"{names} and {len(records) - limit} more"
 
 
 def _runtime_names() -> tuple[str, ...]:

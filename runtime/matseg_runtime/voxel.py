@@ -181,3 +181,13 @@ def choose_voxel_size(
         f"the model was trained on pixels of {model.column:g} {model.unit}, these are of {chosen.row:g} x "
         f"{chosen.column:g} {chosen.unit} ({chosen.origin} says so): look at some labels before you trust them"
     )
+
+
+def oblong_warning(size: VoxelSize | None) -> str | None:
+    """A warning where a pixel is not as high as it is wide: the sign of a volume cut along another axis than meant."""
+    if size is None or math.isclose(size.row, size.column, rel_tol=_TOLERANCE):
+        return None
+    return (
+        f"pixels are {size.row:g} {size.unit} high and {size.column:g} wide ({size.origin} says so), and to a model "
+        "all pixels are square: is --axis the one that the model's slices were cut along?"
+    )

@@ -33,6 +33,8 @@ class LoadedSlice:
     image: NDArray[Any] | None
     """(C, H, W) in the model's dtype; None: it was set aside."""
     reason: str = ""
+    clipped: int = 0
+    """Pixels beyond the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,7 +132,8 @@ class Work:
                 raise ImageError(item.where, "changed while it was read; run again when it is complete")
             image = self.intake.convert(pixels, item.where)
             self._check_shape(image, item.where)
-            loaded.append(LoadedSlice(slice=item, identity=identity, image=image))
+            clipped = self.intake.clipped(pixels)
+            loaded.append(LoadedSlice(slice=item, identity=identity, image=image, clipped=clipped))
         return loaded
 
     def _check_shape(self, image: NDArray[Any], where: str) -> None:
@@ -148,6 +151,7 @@ class Work:
             segmentation=segmentation,
             counts=class_counts(segmentation.labels, len(metadata.classes)),
             drift=drift(item.image, metadata.input.histogram),
+            clipped=item.clipped,
         )
 
 
@@ -176,6 +180,7 @@ def _record(result: Result, size: int, found: Measurement) -> SliceRecord:
         bytes=size,
         drift=result.drift,
         constant=result.segmentation.constant,
+        clipped=result.clipped,
         regions=found.regions,
         uncertainty=found.uncertainty,
     )

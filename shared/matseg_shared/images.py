@@ -24,6 +24,7 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.palette import Colour
 from matseg_shared.png_check import check_png
 from matseg_shared.room import Format, could_fill, require_honest_stream, require_room
+from matseg_shared.tiff_colours import as_meant, check_colours, palette_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -49,6 +50,8 @@ class StoredImage:
     """(H, W) or (H, W, 3); for a palette image the indices. An alpha channel is dropped when it is opaque."""
     palette: tuple[Colour, ...] | None = None
     """RGB of each index of a palette image, else None."""
+    transparent: bool = False
+    """Whether pixels of a palette image have an index whose colour is transparent; what is behind, nobody can know."""
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -79,10 +82,7 @@ def read_image(path: Path) -> PixelArray:
     Raises:
         ImageError: the file cannot be read without loss, or holds something else than one image.
     """
-    stored = read_stored(path)
-    pixels = stored.pixels
-    if stored.palette is not None:
-        pixels = np.asarray(stored.palette, dtype=np.uint8)[pixels]
+    pixels = read_any_dtype(path)
     if pixels.dtype.name not in PIXEL_DTYPES:
         raise ImageError(
             path,
@@ -90,8 +90,49 @@ def read_image(path: Path) -> PixelArray:
             "convert it to one of these (the same way for every image of the set)",
         )
     if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
-        raise ImageError(path, "holds NaN or infinite pixels; replace them before segmenting")
+        raise ImageError(path, non_finite(pixels))
     return pixels
+
+
+def non_finite(pixels: PixelArray) -> str:
+    """What to say of real pixels of which some are no numbers.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+    """
+    places = np.argwhere(~np.isfinite(pixels))
+    row, column = places[0][:2]
+    return (
+        f"holds NaN or infinite pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; "
+        "replace them before segmenting"
+    )
+
+
+def read_any_dtype(path: Path) -> PixelArray:
+    """(H, W) or (H, W, 3) pixels of an image as they are stored, a palette applied.
+
+    Raises:
+        ImageError: the file cannot be read without loss.
+    """
+    return apply_palette(path, read_stored(path))
+
+
+def apply_palette(path: Path, stored: StoredImage) -> PixelArray:
+    """The colours of a palette image, the pixels of any other.
+
+    Raises:
+        ImageError: some of the colours are transparent.
+    """
+    if stored.palette is None:
+        return stored.pixels
+    if stored.transparent:
+        raise transparent_pixels(path)
+    return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
+
+
+def transparent_pixels(path: Path) -> ImageError:
+    """The refusal of an image with transparent pixels."""
+    return ImageError(path, "has transparent pixels, whose value nobody can know; save it without alpha")
 
 
 def read_stored(path: Path) -> StoredImage:
@@ -130,8 +171,12 @@ def _read_tiff(path: Path) -> StoredImage:
 
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
-        # a stack may also stand behind a single directory, as ImageJ writes large ones
-        images = max(len(tiff.pages), math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
+        images = len(tiff.pages)
+        if (
+            not tiff.is_ome
+        ):  # whose series may well reach into other files, each of which is an image by itself
+            # a stack may also stand behind a single directory, as ImageJ writes large ones
+            images = max(images, math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
         if images != 1:
             raise ImageError(
                 path, f"expected one image, found a stack of {images} images; run it as a stack by itself"
@@ -158,20 +203,14 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     _check_streams(path, page, math.prod(page.chunks) * itemsize)
     orientation = page.tags.get(_ORIENTATION_TAG)
     _check_orientation(path, 1 if orientation is None else int(orientation.value))
+    check_colours(path, page)
     pixels = page.asarray()
-    palette = None
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in (page.colormap >> 8).T)
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
-        bits = 8 * pixels.itemsize if page.bitspersample == 1 else page.bitspersample
-        pixels = pixels.dtype.type((1 << bits) - 1) - pixels
+    pixels = as_meant(path, page, pixels)
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-    return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette)
+    return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette_of(page))
 
 
 def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: Sequence[int]) -> None:
@@ -208,6 +247,7 @@ def _read_with_pillow(path: Path) -> StoredImage:
         _check_orientation(path, _exif_orientation(image))
         if image.mode == "P":
             return _palette_image(image)
+        _refuse_transparent_key(path, image, content)
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L"):
             raise ImageError(path, f"expected a grey or RGB image, found the colour mode {image.mode!r}")
         if image.mode == "RGB":
@@ -247,7 +287,28 @@ def _palette_image(image: Image.Image) -> StoredImage:
     palette = [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
     indices = np.array(image)
     palette += [(0, 0, 0)] * (int(indices.max(initial=0)) + 1 - len(palette))
-    return StoredImage(pixels=indices, palette=tuple(palette))
+    return StoredImage(pixels=indices, palette=tuple(palette), transparent=_is_transparent(image, indices))
+
+
+def _is_transparent(image: Image.Image, indices: PixelArray) -> bool:
+    """Whether pixels have an index that the PNG's tRNS chunk makes transparent: one index, or an opacity for each."""
+    key = image.info.get("transparency")
+    if key is None:
+        return False
+    clear = [key] if isinstance(key, int) else [index for index, alpha in enumerate(key) if alpha < 255]
+    return bool(np.isin(indices, clear).any())
+
+
+def _refuse_transparent_key(path: Path, image: Image.Image, content: bytes) -> None:
+    """Grey and RGB PNGs may name one value that is transparent, in as few bits as they have (PNG, section 11.3.2.1)."""
+    key = image.info.get("transparency")
+    if key is None or isinstance(key, bytes):
+        return
+    if image.mode == "L" and content[24] in (2, 4):
+        key *= 255 // ((1 << content[24]) - 1)  # as Pillow spreads the pixels
+    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if np.all(pixels.reshape(*image.size[::-1], -1) == key, axis=-1).any():
+        raise transparent_pixels(path)
 
 
 def _check_orientation(path: Path, orientation: int) -> None:
@@ -264,9 +325,7 @@ def _drop_alpha(path: Path, pixels: PixelArray) -> PixelArray:
         alpha = pixels[..., -1]
         opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
         if (alpha != opaque).any():
-            raise ImageError(
-                path, "has transparent pixels, whose value nobody can know; save it without alpha"
-            )
+            raise transparent_pixels(path)
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]

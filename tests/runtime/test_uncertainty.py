@@ -247,7 +247,7 @@ def test_crops_of_volumes(
 
 def test_16_bit_pixels_stay_and_a_window_gives_the_models(run: Run, model: Path, tmp_path: Path) -> None:
     wide = onnx_models.save_model(tmp_path / "wide_v1.onnx", dtype="uint16", name="wide_v1")
-    volume = onnx_models.random_pixels((3, 40, 44), "uint16", 4)
+    volume = onnx_models.random_pixels((4, 40, 44), "uint16", 4)
     np.save(tmp_path / "scan.npy", volume)
     assert run(wide, tmp_path / "scan.npy", "-o", tmp_path / "a", "--uncertain", 1).exit_code == 0
     item = _index(tmp_path / "a_uncertain").items[0]

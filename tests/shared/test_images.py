@@ -187,7 +187,7 @@ def test_white_is_zero_with_few_bits(save: Save) -> None:
     with tifffile.TiffFile(nibbles, mode="r+b") as tiff:  # the same bytes read as four pixels of four bits
         tiff.pages.first.tags["BitsPerSample"].overwrite(4)
         tiff.pages.first.tags["ImageWidth"].overwrite(4)
-    np.testing.assert_array_equal(read_image(nibbles), [[15, 0, 14, 13]])
+    np.testing.assert_array_equal(read_image(nibbles), [[255, 0, 238, 221]])
 
 
 @pytest.mark.parametrize(

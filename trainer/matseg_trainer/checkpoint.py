@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from matseg_shared.errors import ModelError
 from matseg_shared.files import atomic_write
 from matseg_shared.help import did_you_mean
-from matseg_shared.metadata import ClassInfo, InputInfo, TrainingInfo, problems_of
+from matseg_shared.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo, problems_of
 from matseg_trainer.checkpoint_header import require_plain_archive
 from matseg_trainer.config import VersionConfig, config_differences
 from matseg_trainer.networks import build_network
@@ -39,6 +39,8 @@ class Checkpoint:
     input: InputInfo
     sample: NDArray[Any]
     """(1, C, H, W) real pixels in the data's own dtype, with many classes; an exported model is tested on it."""
+    pixel_size: PixelSize | None = None
+    """Of the training images; None: they do not say."""
 
     @property
     def config(self) -> VersionConfig:
@@ -104,6 +106,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "training": checkpoint.training.model_dump(mode="json"),
             "classes": [item.model_dump(mode="json") for item in checkpoint.classes],
             "input": checkpoint.input.model_dump(mode="json"),
+            "pixel_size": None
+            if checkpoint.pixel_size is None
+            else checkpoint.pixel_size.model_dump(mode="json"),
             "sample": torch.from_numpy(np.ascontiguousarray(checkpoint.sample)),
         },
     )
@@ -119,12 +124,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if document.get("matseg_checkpoint") != FORMAT:
         raise ModelError(f"{path}: expected a checkpoint written by matseg-train, found something else")
     try:
+        size = document.get("pixel_size")  # missing in checkpoints of earlier versions
         checkpoint = Checkpoint(
             weights=document["weights"],
             training=TrainingInfo.model_validate(document["training"]),
             classes=tuple(ClassInfo.model_validate(item) for item in document["classes"]),
             input=InputInfo.model_validate(document["input"]),
             sample=document["sample"].numpy(),
+            pixel_size=None if size is None else PixelSize.model_validate(size),
         )
         checkpoint.network()
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -306,6 +307,12 @@ def _onnx_predictor(path: Path, name: str, *, gpu: bool) -> tuple[Predictor, str
 )
 @click.option("--precision", type=Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
 @click.option(
+    "--pixel-size",
+    metavar="SIZE",
+    help="Edge of a pixel of the training images, such as 0.65um; matseg-run warns of images with others. Default: "
+    "what the images said when the model was trained, as TIFFs can.",
+)
+@click.option(
     "--bioimageio",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.zip",
@@ -326,6 +333,7 @@ def export_main(
     version: str,
     output: Path | None,
     precision: Precision,
+    pixel_size: str | None,
     bioimageio: Path | None,
     authors: tuple[str, ...],
     licence: str | None,
@@ -347,6 +355,7 @@ def export_main(
     from matseg_trainer.checkpoint import check_config, load_checkpoint
     from matseg_trainer.export import export_checkpoint
     from matseg_trainer.export.existing import exported_before
+    from matseg_trainer.pixel_size import parse_pixel_size
     from matseg_trainer.summaries import ExportSummary
 
     path = place.saved / f"{dataset}_{version}.pth"
@@ -359,6 +368,8 @@ def export_main(
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
     checkpoint = load_checkpoint(path)
     check_config(path, checkpoint, config)
+    if pixel_size is not None:
+        checkpoint = dataclasses.replace(checkpoint, pixel_size=parse_pixel_size(pixel_size))
     if there:
         result = exported_before(target, checkpoint, precision)
     else:

@@ -48,6 +48,7 @@ from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks import build_network
+from matseg_trainer.pixel_size import common_pixel_size
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.teacher import TaughtImages, Teacher, teacher_changes
 from matseg_trainer.training_record import write_record
@@ -195,6 +196,7 @@ class Training:
         )
         check_sizes(samples["train"], self.train_images, config)
         self.input: InputInfo = input_statistics(self.train_images)
+        self.pixel_size = common_pixel_size([sample.image for sample in samples["train"]])
         self.fingerprint = job.dataset.fingerprint(("train", "validate"))
         torch.manual_seed(job.seed)
         network = build_network(
@@ -328,6 +330,7 @@ class Training:
                 teacher=self.teacher,
             ),
             classes=self.classes,
+            pixel_size=self.pixel_size,
             input=self.input,
             sample=representative_crop(self.train_images, self.plan.stride),
         )

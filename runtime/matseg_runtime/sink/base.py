@@ -39,6 +39,8 @@ class Result:
     counts: tuple[int, ...] = ()
     """Pixels per class."""
     drift: float = 0.0
+    clipped: int = 0
+    """Pixels beyond the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,6 +127,10 @@ class Source(ABC):
         """Images that have come to the input since it was opened, and are not among its slices."""
         return ()
 
+    def doubts(self) -> tuple[str, ...]:
+        """What about the input as a whole deserves a look, each in words for a person."""
+        return ()
+
     def voxel_size(self) -> VoxelSize | None:
         """What the input itself says of its voxels; None where it says nothing that can be relied on."""
         if self.volume is None or self.volume.spacing is None:

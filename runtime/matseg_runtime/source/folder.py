@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_stored
+from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Of the file with a slice's class probabilities, beside its label image."""
 _FRESH_SECONDS = 2.0
 _SETTLE_SECONDS = 0.3
+_NUMBERED = 5
+_MOSTLY = 0.8
+"""Images, and share of equal steps between their numbers, from which on a gap means something."""
 
 
 def file_identity(path: Path) -> str:
@@ -87,6 +90,10 @@ class FolderSource(Source):
             return None
         return dataclasses.replace(first, step=None)  # nobody knows how far apart single images are
 
+    def doubts(self) -> tuple[str, ...]:
+        gaps = numbering_gaps([item.name for item in self.slices])
+        return () if gaps is None else (gaps,)
+
     def newcomers(self) -> tuple[Path, ...]:
         known = set(self._paths)
         return tuple(path for path in list_images(self._folder)[0] if path not in known)
@@ -108,16 +115,31 @@ def refuse_growing_file(path: Path) -> None:
         )
 
 
-def read_any_dtype(path: Path) -> PixelArray:
-    """(H, W) or (H, W, 3) pixels of an image file as they are stored, a palette applied.
+def numbering_gaps(names: Sequence[str]) -> str | None:
+    """What to say of images that are numbered evenly but for some, as when a slice was lost on the way; else None.
 
-    Raises:
-        ImageError: the file cannot be read without loss.
+    Args:
+        names: stems in natural order.
     """
-    stored = read_stored(path)
-    if stored.palette is None:
-        return stored.pixels
-    return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
+    parts = [re.split(r"([0-9]+)", name) for name in names]
+    if len(names) < _NUMBERED or len({len(part) for part in parts}) != 1:
+        return None
+    differing = [place for place in range(len(parts[0])) if len({part[place] for part in parts}) > 1]
+    if len(differing) != 1 or differing[0] % 2 == 0:
+        return None
+    numbers = [int(part[differing[0]]) for part in parts]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    usual = max(set(steps), key=steps.count)
+    if steps.count(usual) < _MOSTLY * len(steps):
+        return None
+    jumps = [place for place, step in enumerate(steps) if step != usual]
+    if not jumps:
+        return None
+    first = jumps[0]
+    return (
+        f"the images are numbered in steps of {usual}, but for {len(jumps)} place(s), the first between "
+        f"{names[first]} and {names[first + 1]}: were slices lost?"
+    )
 
 
 def _is_probability_file(path: Path, images: Sequence[Path]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
@@ -24,7 +26,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
 
     Raises:
         MissingExtraError: h5py is not installed.
-        UsageError: no HDF5 file, a damaged or still open one, or no such dataset.
+        UsageError: no HDF5 file, a damaged or still open one, or no such dataset, or one that was never written.
     """
     try:
         import h5py
@@ -53,6 +55,8 @@ def _described(h5py: Any, file: Any, path: Path, dataset: str | None, options: S
 
 def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> StoredArray:
     name = str(dataset.name)
+    if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
+        raise UsageError(f"{path}::{name}: says that zero is white; save it with black as zero")
     check = WrittenCheck(
         where=f"{path}::{name}", path=path, dataset=dataset, fill_missing=options.fill_missing_chunks
     )

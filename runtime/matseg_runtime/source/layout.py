@@ -11,6 +11,8 @@ from matseg_runtime.source.base import PixelArray
 from matseg_shared.errors import UsageError
 
 COLOURS = 3
+_TINY = 16
+"""Pixels along an edge, up to which nobody means an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ def layout_of(
     """
     if 0 in shape:
         raise UsageError(f"{where}: holds nothing to segment: its shape is {tuple(shape)}")
+    if names is None and axis is None:
+        _refuse_colours_for_slices(where, shape)
     colour = _colour_axis(shape, names)
     spatial = _spatial_axes(shape, names, colour)
     extra = [number for number in range(len(shape)) if number not in (*spatial, colour)]
@@ -81,6 +85,12 @@ def layout_of(
             f"{where}: expected an image or a volume, grey or with {COLOURS} colours, found an array of shape "
             f"{tuple(shape)}{'' if names is None else f' with the axes {chr(44).join(names)}'}"
         )
+    named = [] if names is None else [names[number] for number in spatial]
+    if named != sorted(named, reverse=True):
+        raise UsageError(
+            f"{where}: expected its axes in the order z, y, x, found {', '.join(named)}: its slices would be mirrored "
+            "along the diagonal; transpose it first"
+        )
     if axis is not None and axis >= len(spatial):
         raise UsageError(
             f"{where}: has {len(spatial)} spatial axes, so --axis must be below {len(spatial)}, not {axis}"
@@ -88,6 +98,27 @@ def layout_of(
     if axis is not None and len(spatial) == 2:
         raise UsageError(f"{where}: is a single image, which --axis cannot slice")
     return Layout(ndim=len(shape), spatial=spatial, colour=colour, axis=axis or 0)
+
+
+def _refuse_colours_for_slices(where: str, shape: Sequence[int]) -> None:
+    """An image with alpha, or with its colours first, looks like a volume of slices a few pixels wide or few in number.
+
+    Raises:
+        UsageError: says which it may be and how to say which it is.
+    """
+    real = [length for length in shape if length != 1]
+    if len(real) != 3:
+        return
+    if real[-1] in (2, 4) and min(real[:2]) > _TINY:
+        raise UsageError(
+            f"{where}: of the shape {tuple(shape)}, is an image with an alpha channel or a volume of slices "
+            f"{real[-1]} pixels wide; save it without alpha, or say that it is a volume with --axis 0"
+        )
+    if real[0] == COLOURS and min(real[1:]) > _TINY:
+        raise UsageError(
+            f"{where}: of the shape {tuple(shape)}, is an image with its {COLOURS} colours first or a volume of "
+            f"{COLOURS} slices; save it with the colours last, or say that it is a volume with --axis 0"
+        )
 
 
 def _colour_axis(shape: Sequence[int], names: Sequence[str] | None) -> int | None:
@@ -107,6 +138,8 @@ def _spatial_axes(shape: Sequence[int], names: Sequence[str] | None, colour: int
     if names is not None:
         return tuple(number for number, name in enumerate(names) if name in ("z", "y", "x"))
     axes = [number for number in range(len(shape)) if number != colour]
+    if colour is None and len(axes) > 2 and shape[axes[-1]] == 1:
+        axes.pop()  # grey as the only channel
     while len(axes) > 3 and shape[axes[0]] == 1:
         axes.pop(0)
     return tuple(axes)

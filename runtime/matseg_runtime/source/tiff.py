@@ -17,10 +17,16 @@ from matseg_runtime.source.folder import file_identity
 from matseg_runtime.source.tiff_scale import tiff_scale
 from matseg_runtime.voxel import VoxelSize, ome_unit, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import decoding_problem, read_tiff_page
+from matseg_shared.images import apply_palette, decoding_problem, read_tiff_page
+from matseg_shared.tiff_colours import unlike_its_bytes
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
+
+_AXES = {"Y": "y", "X": "x", "S": "c"}
+"""Of tifffile's axes those that are no stack of pages, whatever that one is called."""
+_MOST_CHANNELS = 7
+"""That ImageJ shows together."""
 
 
 class _Pages:
@@ -59,11 +65,12 @@ class _Pages:
                 self._idle.append(tiff)
 
     def _read(self, tiff: TiffFile, number: int) -> PixelArray:
+        from tifffile import TiffFrame
+
         page: Any = tiff.pages[number]
-        stored = read_tiff_page(self._path, page)
-        pixels = stored.pixels
-        if stored.palette is not None and not self._as_labels:
-            pixels = np.asarray(stored.palette, np.uint8)[pixels]
+        # of OME-TIFFs tifffile keeps only where their pages begin
+        stored = read_tiff_page(self._path, page.aspage() if isinstance(page, TiffFrame) else page)
+        pixels = stored.pixels if self._as_labels else apply_palette(self._path, stored)
         if number and pixels.shape != self.shape[1:]:
             raise ImageError(
                 self._path,
@@ -98,7 +105,7 @@ def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
 
 def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
     try:
-        array, content = _array(path, tiff, options)
+        array, axes = _array(path, tiff, options)
         spacing = _spacing(tiff)
         voxel = _voxel(tiff) if spacing is None else None
     except (ImageError, UsageError):
@@ -111,7 +118,8 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
             location=str(path),
             path=path,
             array=array,
-            content=f"{file_identity(path)}; {content}",
+            content=f"{file_identity(path)}; {array.shape} {array.dtype}",
+            axis_names=axes,
             spacing=spacing,
             voxel=voxel,
             watched=path,
@@ -140,7 +148,8 @@ def _voxel(tiff: TiffFile) -> VoxelSize | None:
     return None if scale is None else voxel_of_scale((scale.y, scale.x), scale.unit, 0, "the input")
 
 
-def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, str]:
+def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:
+    """What to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
     import tifffile
 
     if len(tiff.series) > 1:
@@ -149,14 +158,64 @@ def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, str
             f"{path}: expected one stack, found {len(tiff.series)} series of the shapes {shapes}; split it first"
         )
     series = tiff.series[0]
+    _check_axes(path, series, are_slices=options.axis is not None)
+    if tiff.is_ome:
+        _check_planes(path, tiff, series)
     first: TiffPage = tiff.pages.first
     behind_one_page = len(tiff.pages) == 1 and math.prod(series.shape) > math.prod(first.shape)
     if behind_one_page or (options.axis or 0) != 0:
-        if series.dataoffset is None or first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            raise UsageError(
-                f"{path}: only an uncompressed stack can be cut along another axis than 0, because each slice would "
-                "mean decoding every page; save it as zarr or uncompressed first"
-            )
-        return tifffile.memmap(path, mode="r"), f"{series.shape} {series.dtype}"
+        _check_mappable(path, tiff, series)
+        return tifffile.memmap(path, mode="r"), tuple(_AXES.get(axis, "z") for axis in series.axes)
     pages = _Pages(path, tiff, as_labels=options.as_labels)
-    return pages, f"{pages.shape} {pages.dtype}"
+    return pages, ("z", "y", "x", "c")[: len(pages.shape)]
+
+
+def _check_axes(path: Path, series: TiffPageSeries, *, are_slices: bool) -> None:
+    """Pages may be slices of one volume only: not its channels, nor volumes one after the other.
+
+    A stack of nothing but channels is a volume where `are_slices` says so, and where there are more channels than
+    ImageJ has: programs that write its TIFFs name the pages of a plain stack channels, if they are not told.
+    """
+    axes = list(zip(series.axes, series.shape, strict=True))
+    stacked = [(axis, length) for axis, length in axes if axis not in "YXS" and length > 1]
+    channels = next((length for axis, length in stacked if axis == "C"), 0)
+    if channels and len(stacked) > 1:
+        raise UsageError(
+            f"{path}: holds {channels} channels of each slice, one after the other, and which of them the model is to "
+            "see nobody can know; save one channel as a stack, or three of them as RGB"
+        )
+    if 0 < channels <= _MOST_CHANNELS and not are_slices:
+        raise UsageError(
+            f"{path}: holds {channels} pages that are called channels of one image; save the one to be labelled by "
+            "itself, or say with --axis 0 that they are slices of a volume"
+        )
+    if len(stacked) > 1 or not series.axes.rstrip("S").endswith("YX"):
+        listed = ", ".join(f"{axis} {length}" for axis, length in axes)
+        raise UsageError(
+            f"{path}: expected one image or one volume, found the axes {listed}; save each volume as a stack of its own"
+        )
+
+
+def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
+    """Whether an OME-TIFF's planes are this file's pages in their order, as pages are what is read."""
+    found = [None if page is None or page.parent is not tiff else page.index for page in series]
+    if found != list(range(len(tiff.pages))):
+        raise UsageError(
+            f"{path}: its OME-XML names planes that are in other files, in another order or nowhere; save it as one "
+            "plain stack"
+        )
+
+
+def _check_mappable(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
+    """Whether the file's bytes are the pixels as they are meant, so that they can be cut along any axis."""
+    if series.dataoffset is None:
+        raise UsageError(
+            f"{path}: only an uncompressed stack can be cut along another axis than 0, because each slice would "
+            "mean decoding every page; save it as zarr or uncompressed first"
+        )
+    for page in tiff.pages:
+        if (found := unlike_its_bytes(page.aspage())) is not None:
+            raise UsageError(
+                f"{path}: expected plain grey or RGB pixels, as they are needed to cut along another axis than 0 or "
+                f"behind a single page, found {found}; save it as a plain stack or zarr first"
+            )

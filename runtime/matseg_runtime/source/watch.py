@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
-from matseg_runtime.source.folder import file_identity, read_any_dtype, skip_reason
+from matseg_runtime.source.folder import file_identity, skip_reason
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import list_images
+from matseg_shared.images import list_images, read_any_dtype
 
 POLL_SECONDS = 0.25
 _WAIT_PER_LOOK = 9

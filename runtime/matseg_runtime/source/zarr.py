@@ -103,7 +103,7 @@ def _choose(where: str, root: Any, level: int | None) -> _Chosen:
     if isinstance(root, zarr.Array):
         if level:
             raise UsageError(f"{where}: is a single array, which has no --level {level}")
-        return _Chosen(array=root)
+        return _Chosen(array=root, axis_names=_dimension_names(root))
     attributes = root.attrs.asdict()
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if multiscales:
@@ -118,7 +118,18 @@ def _choose(where: str, root: Any, level: int | None) -> _Chosen:
     if len(arrays) != 1:
         listed = ", ".join(sorted(arrays)) or "none"
         raise UsageError(f"{where}: name the array to segment, as {where}::/name; its arrays: {listed}")
-    return _Chosen(array=root[arrays[0]])
+    return _Chosen(array=root[arrays[0]], axis_names=_dimension_names(root[arrays[0]]))
+
+
+def _dimension_names(array: Any) -> tuple[str, ...] | None:
+    """Of zarr v3, or as xarray notes them in v2; None where they are missing or other than t, c, z, y, x."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
+    if not isinstance(names, list | tuple) or len(names) != array.ndim:
+        return None
+    lowered = tuple(str(name).lower() for name in names)
+    if "z" not in lowered:
+        lowered = tuple("z" if name == "t" else name for name in lowered)  # images one after the other
+    return lowered if {"y", "x"} <= set(lowered) <= set("tczyx") and len(set(lowered)) == array.ndim else None
 
 
 def _ome_image(where: str, root: Any, image: Mapping[str, Any], level: int) -> _Chosen:

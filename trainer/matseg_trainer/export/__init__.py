@@ -141,6 +141,7 @@ class _Maker:
             input=checkpoint.input,
             tiling=TilingInfo(stride=self.stride, halo=self.halo),
             training=checkpoint.training,
+            pixel_size=checkpoint.pixel_size,
             export=ExportInfo(
                 precision=finished.precision,
                 opset=OPSET,

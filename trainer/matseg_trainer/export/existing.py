@@ -20,6 +20,7 @@ def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision) ->
     """
     found = Session.open(path, provider="cpu").model.metadata
     same = found.training.model_dump(mode="json") == checkpoint.training.model_dump(mode="json")
+    same = same and checkpoint.pixel_size in (None, found.pixel_size)
     if not same or found.export.precision != precision:
         raise UsageError(
             f"{path}: expected {checkpoint.training.dataset}_{checkpoint.training.version} as it is trained now, in "

@@ -1,8 +1,9 @@
-"""Whether a label image lies where its image is.
+"""Whether a label image lies where its image is, and as it does.
 
 Two things are tried over all small shifts of the labels: how strong the image's edges are under the label boundaries,
 and how much of the grey values' variance near the boundaries the classes explain. Only where both fit best at the same
-place, and that place is some pixels away, are the labels taken for misaligned.
+place, and that place is some pixels away, are the labels taken for misaligned. In the same two ways the labels are
+tried turned and mirrored, which a label image of the right size may well be.
 """
 
 from __future__ import annotations
@@ -31,6 +32,20 @@ _MOST_PIXELS = 8000
 _GAIN = 1.05
 """How much stronger the edges under the moved boundaries must be. Three real sets of 69 pairs: moved by 2 pixels,
 most of their labels gain 1.05 to 1.36; where they are, none of them passes all criteria."""
+_TURN_GAIN = 2.0
+_TURN_EXPLAINS = 0.1
+"""How much of the grey values' variance turned labels must explain, and how many times what they do as they are."""
+_AS_IT_IS = "as they are"
+_TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    _AS_IT_IS: lambda labels: labels,
+    "turned by 90 degrees to the left": lambda labels: np.rot90(labels, 1),
+    "turned by 180 degrees": lambda labels: np.rot90(labels, 2),
+    "turned by 90 degrees to the right": lambda labels: np.rot90(labels, 3),
+    "mirrored left to right": lambda labels: labels[:, ::-1],
+    "mirrored top to bottom": lambda labels: labels[::-1],
+    "mirrored along the falling diagonal": lambda labels: labels.T,
+    "mirrored along the rising diagonal": lambda labels: labels[::-1, ::-1].T,
+}
 _PEAK = 4.5
 """How far the best shift must stand out from the median over all shifts, in standard deviations."""
 
@@ -45,6 +60,45 @@ class Misalignment:
     """How far to the right the labels should move, pixels."""
     gain: float
     """Mean gradient under the moved boundaries over that under them as they are."""
+
+
+def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | None:
+    """How the labels would have to be turned to fit; None where they fit best as they are, or too little can be seen.
+
+    Args:
+        pixels: (H, W) grey.
+        labels: (H, W) class indices.
+    """
+    from scipy import ndimage
+
+    if min(labels.shape) < 2 * REACH:
+        return None
+    gradient = ndimage.gaussian_gradient_magnitude(pixels.astype(np.float32), _SMOOTHING)
+    scores = {}
+    for name, turn in _TURNS.items():
+        turned = turn(labels)
+        if turned.shape == labels.shape:
+            scores[name] = (_explained(pixels, turned), _edge_strength(gradient, turned))
+    here = scores.pop(_AS_IT_IS)
+    best = max(scores, key=lambda name: scores[name])
+    explained, strength = scores[best]
+    fits = explained > _TURN_EXPLAINS and explained > _TURN_GAIN * here[0] and strength > _GAIN * here[1]
+    return best if fits else None
+
+
+def _explained(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> float:
+    """Share of the grey values' variance that lies between the classes."""
+    flat, classes = pixels.ravel().astype(np.float64), labels.ravel()
+    counts = np.bincount(classes)
+    means = np.divide(np.bincount(classes, weights=flat), counts, out=np.zeros(len(counts)), where=counts > 0)
+    variance = float(flat.var())
+    return float((np.square(means - flat.mean()) * counts).sum() / flat.size / variance) if variance else 0.0
+
+
+def _edge_strength(gradient: NDArray[np.floating], labels: NDArray[np.uint8]) -> float:
+    """Mean gradient under the label boundaries; 0 without any."""
+    edges = BoundaryEdges.of(labels).midpoints.astype(np.intp)
+    return float(gradient[edges[:, 0], edges[:, 1]].mean()) if len(edges) else 0.0
 
 
 def find_misalignment(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> Misalignment | None:

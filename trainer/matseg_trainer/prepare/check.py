@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
-from matseg_shared.images import is_grey, read_image
+from matseg_shared.images import is_grey, list_images, read_image
 from matseg_shared.metadata import ClassInfo
 from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
+from matseg_trainer.pixel_size import pixel_sizes
 from matseg_trainer.prepare.ceiling import Ceiling, ceilings
 from matseg_trainer.prepare.class_table import ClassTable
 from matseg_trainer.prepare.label_help import LabelHelp, Suspect
@@ -114,6 +115,7 @@ def check_dataset(dataset: Dataset, progress: Progress = SILENT, *, ceiling: boo
         if len(values) > 1:
             listing = ", ".join(sorted(values))
             findings.problems.append(f"{dataset.root}: expected images of one {what}, found {listing}")
+    _note_pixel_sizes(dataset, findings)
     if classes:
         progress.stage("comparing arrays with label images", len(findings.scans), unit="images")
         findings.attempt(lambda: _check_arrays_follow(dataset, classes, findings, progress))
@@ -129,6 +131,17 @@ def check_dataset(dataset: Dataset, progress: Progress = SILENT, *, ceiling: boo
         neighbours=neighbours or (),
         ceilings=_ceilings(dataset, classes, findings) if ceiling and classes else (),
     )
+
+
+def _note_pixel_sizes(dataset: Dataset, findings: _Findings) -> None:
+    """A network knows structures by their size in pixels, so one set should have one magnification."""
+    images = [image for split in dataset.splits for image in list_images(dataset.folder(split, "images"))[0]]
+    sizes = [size for size in pixel_sizes(images) if size is not None]
+    if len(sizes) > 1:
+        listing = shorten([f"{size.row:g} x {size.column:g} {size.unit}" for size in sizes])
+        findings.notes.append(
+            f"{dataset.root}: the images say that their pixels are of several sizes: {listing}"
+        )
 
 
 def _ceilings(dataset: Dataset, classes: tuple[ClassInfo, ...], findings: _Findings) -> tuple[Ceiling, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.files import atomic_write
-from matseg_shared.images import TIFF_SUFFIXES, StoredImage, read_stored
+from matseg_shared.images import TIFF_SUFFIXES, StoredImage, read_stored, transparent_pixels
 from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import Dataset, LabelledPair, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
@@ -157,6 +157,8 @@ def _write_crops(folder: Path, crops: Sequence[Crop], size: int, n_class: int) -
     array = load_array(source.array, n_class)
     for kind, path in (("images", source.pair.image), ("labels", source.pair.label)):
         stored = read_stored(path)
+        if kind == "images" and stored.transparent:
+            raise transparent_pixels(path)  # a crop would be opaque
         for crop in crops:
             pixels = stored.pixels[crop.y : crop.y + size, crop.x : crop.x + size]
             name = crop.name(source.pair.image.stem)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from matseg_shared.metadata import ClassInfo
 from matseg_trainer.dataset import shorten
 from matseg_trainer.prepare import regions
-from matseg_trainer.prepare.alignment import find_misalignment
+from matseg_trainer.prepare.alignment import find_misalignment, find_turn
 from matseg_trainer.prepare.regions import TinyRegions, find_tiny_regions
 from matseg_trainer.prepare.similarity import (
     COPY,
@@ -26,9 +26,11 @@ from matseg_trainer.prepare.similarity import (
     to_grey,
 )
 
-SuspectKind = Literal["tiny_regions", "misaligned", "copy", "near_copy", "shared_source"]
+SuspectKind = Literal["tiny_regions", "misaligned", "turned", "scale", "copy", "near_copy", "shared_source"]
 _CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")
 """The names that `matseg-prep crop` gives."""
+_NARROW = 0.1
+"""Of the usual span of intensities; as narrow as this, `matseg-run` takes them for another scale, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class LabelHelp:
     classes: tuple[ClassInfo, ...] | None
     suspects: list[Suspect] = field(default_factory=list)
     portraits: list[Portrait] = field(default_factory=list)
+    spans: list[tuple[Path, float, float]] = field(default_factory=list)
+    """First and 99th percentile of each image's intensities."""
 
     def look(
         self, split: str, image: Path, pixels: NDArray[np.generic], labels: NDArray[np.uint8] | None
@@ -64,6 +68,8 @@ class LabelHelp:
             labels: (H, W) class indices of the same size, if there are good ones.
         """
         grey = to_grey(pixels)
+        low, high = np.percentile(grey[:: 1 + grey.shape[0] // 512, :: 1 + grey.shape[1] // 512], [1, 99])
+        self.spans.append((image, float(low), float(high)))
         likeness = portrait(split, image, grey)
         if likeness is not None:
             self.portraits.append(likeness)
@@ -77,7 +83,14 @@ class LabelHelp:
                 f"region(s) of at most {regions.SMALLEST} pixels: {'; '.join(map(self._tiny, tiny))}; "
                 "repaint what is a slip of the brush",
             )
-        shift = find_misalignment(grey, labels)
+        turn = find_turn(grey, labels)
+        if turn is not None:
+            self._suspect(
+                image,
+                "turned",
+                f"its labels would fit better {turn}; see whether image and label image were turned alike",
+            )
+        shift = None if turn is not None else find_misalignment(grey, labels)
         if shift is not None:
             down = f"{abs(shift.dy)} pixel(s) {'down' if shift.dy > 0 else 'up'}"
             right = f"{abs(shift.dx)} to the {'right' if shift.dx > 0 else 'left'}"
@@ -94,6 +107,7 @@ class LabelHelp:
         Raises:
             ImageError: an image is gone or damaged by now.
         """
+        self._report_scales()
         neighbours = nearest_neighbours(self.portraits)
         pairs = {frozenset((item.path, item.other)): item for item in neighbours}
         for item in pairs.values():
@@ -102,6 +116,18 @@ class LabelHelp:
         for path, message in _shared_sources([(item.split, item.path) for item in self.portraits]):
             self._suspect(path, "shared_source", message)
         return tuple(item for item in neighbours if item.split != item.other_split)
+
+    def _report_scales(self) -> None:
+        """Images that span a small part of what the others do; empty ones are left in peace."""
+        usual = float(np.median([high - low for _, low, high in self.spans])) if self.spans else 0.0
+        for path, low, high in self.spans:
+            if 0 < high - low < _NARROW * usual:
+                self._suspect(
+                    path,
+                    "scale",
+                    f"98% of its intensities lie between {low:g} and {high:g}, those of the images in the middle span "
+                    f"{usual:g}; see whether it is of another bit depth or unit",
+                )
 
     def _tiny(self, found: TinyRegions) -> str:
         name = self.classes[found.index].name if self.classes else f"class {found.index}"

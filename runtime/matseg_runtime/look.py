@@ -1,0 +1,204 @@
+"""A look at a few slices before a job: what their dtype does not tell, and no single slice either.
+
+Another scale of intensities, colours in the reverse order and contrast stretched slice by slice all give labels without
+an error. What can be told from intensities alone is refused or told; the rest is for a person to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.intake import Intake
+from matseg_runtime.source.base import Source
+from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.metadata import Histogram, InputInfo
+
+SLICES = 7
+"""So many are looked at, evenly spread, the first and the last among them."""
+_ENOUGH = 5
+"""Slices from which on a likeness between them is no accident."""
+_NARROW = 0.1
+"""Share of the training set's span of intensities below which the scale is another one."""
+_CLIPPED = 0.99
+"""Share of pixels beyond the window from which on nothing of a slice is left."""
+_FEW_PIXELS = 3
+_FEW = 1e-4
+"""Share of a slice's pixels at its darkest and brightest, as a stretch from minimum to maximum leaves it."""
+_ALIKE = 1.1
+_TAIL = 0.05
+"""Such shares as a stretch between percentiles leaves, alike in all slices and at most so large."""
+_SAMPLED = 1 << 18
+"""Pixels that percentiles are taken of."""
+_TOLD_APART = 0.2
+"""Red and blue of the training set, in standard deviations, from which on their order can be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """One slice in a few numbers; intensities in the model's units, after a window."""
+
+    where: str
+    low: float
+    """First percentile."""
+    high: float
+    """99th percentile."""
+    darkest: float
+    brightest: float
+    at_darkest: int
+    """Pixels."""
+    at_brightest: int
+    pixels: int
+    means: tuple[float, ...]
+    """Per channel."""
+    clipped: float
+    """Share of the pixels beyond the window."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is empty but for specks, which tells nothing."""
+        return self.low == self.high
+
+
+def look_at_some(source: Source, intake: Intake, *, accept: bool) -> tuple[str, ...]:
+    """Look at a few slices.
+
+    Args:
+        source: whose slices are to be labelled.
+        intake: as they will be taken in.
+        accept: go on where the intensities are of another scale, and say so.
+
+    Returns:
+        Warnings, for a person.
+
+    Raises:
+        UsageError: the intensities are of another scale, or the window leaves nothing of them.
+    """
+    glances = [found for found in (_glance(source, intake, index) for index in _chosen(source)) if found]
+    telling = [glance for glance in glances if not glance.plain]
+    scale = _another_scale(telling, intake.info.histogram) or _nothing_left(glances, intake)
+    if scale is not None and not accept:
+        raise UsageError(f"{source.location}: {scale}; or go on regardless with --accept-intensities")
+    found = (
+        None if scale is None else f"{scale}; accepted with --accept-intensities",
+        _reversed_colours(telling, intake.info),
+        _stretched(telling),
+    )
+    return tuple(text for text in found if text is not None)
+
+
+def _chosen(source: Source) -> list[int]:
+    last = len(source.slices) - 1
+    return sorted({round(last * step / (SLICES - 1)) for step in range(SLICES)})
+
+
+def _glance(source: Source, intake: Intake, index: int) -> Glance | None:
+    """None for a slice that cannot be read, which is set aside in its turn."""
+    where = source.slices[index].where
+    try:
+        stored = source.read(index, index + 1)[0]
+        image = intake.convert(stored, where)
+    except ImageError:
+        return None
+    step = max(1, round((image[0].size / _SAMPLED) ** 0.5))
+    low, high = np.percentile(image[:, ::step, ::step], [1, 99])
+    darkest, brightest = image.min(), image.max()
+    return Glance(
+        where=where,
+        low=float(low),
+        high=float(high),
+        darkest=float(darkest),
+        brightest=float(brightest),
+        at_darkest=int(np.count_nonzero(image == darkest)),
+        at_brightest=int(np.count_nonzero(image == brightest)),
+        pixels=image.size,
+        means=tuple(image.mean(axis=(1, 2), dtype=np.float64).tolist()),
+        clipped=intake.clipped(stored) / image[0].size,
+    )
+
+
+def _another_scale(glances: Sequence[Glance], histogram: Histogram) -> str | None:
+    """What to say where every slice spans a small part of the training set's intensities, or lies beside them."""
+    low, high = _span(histogram)
+    width = high - low
+    if not glances or width <= 0:
+        return None
+    narrow = all(glance.high - glance.low < _NARROW * width for glance in glances)
+    beside = all(glance.high < low - width or glance.low > high + width for glance in glances)
+    if not (narrow or beside):
+        return None
+    least, most = min(glance.low for glance in glances), max(glance.high for glance in glances)
+    return (
+        f"expected intensities like the training set's (98% of them from {low:g} to {high:g}), found {least:g} "
+        f"to {most:g} in {len(glances)} slices: another bit depth or unit; map them with --window LO,HI, the "
+        "intensities that become the model's darkest and brightest"
+    )
+
+
+def _span(histogram: Histogram) -> tuple[float, float]:
+    """First and 99th percentile, to within a bin."""
+    counts: NDArray[Any] = np.cumsum(histogram.counts)
+    if counts[-1] == 0:
+        return 0.0, 0.0
+    edges = np.linspace(histogram.low, histogram.high, len(counts) + 1)
+    first, last = np.searchsorted(counts, [0.01 * counts[-1], 0.99 * counts[-1]])
+    return float(edges[first]), float(edges[last + 1])
+
+
+def _nothing_left(glances: Sequence[Glance], intake: Intake) -> str | None:
+    if not glances or not all(glance.clipped >= _CLIPPED for glance in glances):
+        return None
+    return (
+        f"--window {intake.window} leaves nothing of {len(glances)} slices that were looked at: nearly all of their "
+        "pixels lie beyond it; give the intensities that are the darkest and brightest of these slices"
+    )
+
+
+def _reversed_colours(glances: Sequence[Glance], info: InputInfo) -> str | None:
+    """Files cannot tell RGB from BGR; a training set with more red than blue, or less, can."""
+    if info.channels != 3 or not glances:
+        return None
+    means = np.mean([glance.means for glance in glances], axis=0)
+    trained, found = info.mean[0] - info.mean[2], float(means[0] - means[2])
+    if abs(trained) < _TOLD_APART * float(np.mean(info.std)) or found * np.sign(trained) > -0.5 * abs(
+        trained
+    ):
+        return None
+    return (
+        f"red less blue is {found:.3g} on average, {trained:.3g} in the training set: if these images were written "
+        "with their channels in the order BGR, as OpenCV keeps them, the labels are wrong; write them as RGB"
+    )
+
+
+def _stretched(glances: Sequence[Glance]) -> str | None:
+    """Slices on one scale do not all reach the same two ends with next to nothing, or with equal shares."""
+    ends = {(glance.darkest, glance.brightest) for glance in glances}
+    if len(glances) < _ENOUGH or len(ends) != 1:
+        return None
+    sides = ([(g.at_darkest, g.pixels) for g in glances], [(g.at_brightest, g.pixels) for g in glances])
+    if not all(_is_few(side) or _is_alike(side) for side in sides):
+        return None
+    low, high = ends.pop()
+    return (
+        f"each of {len(glances)} slices that were looked at reaches from {low:g} to {high:g} exactly, as when contrast "
+        "is stretched slice by slice: one material then has another grey in each slice; scale the whole volume alike"
+    )
+
+
+def _is_few(side: Sequence[tuple[int, int]]) -> bool:
+    return all(count <= max(_FEW_PIXELS, _FEW * pixels) for count, pixels in side)
+
+
+def _is_alike(side: Sequence[tuple[int, int]]) -> bool:
+    """By no more than a tenth apart, and what chance adds to small counts."""
+    least, most = min(side, key=_share), max(side, key=_share)
+    chance = 4 * least[0] ** 0.5 / least[1]
+    return _share(most) <= _TAIL and _share(most) <= _ALIKE * _share(least) + chance
+
+
+def _share(counted: tuple[int, int]) -> float:
+    return counted[0] / counted[1]
