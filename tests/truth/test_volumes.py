@@ -170,7 +170,7 @@ def test_hdf5_chunk_that_was_never_written_is_not_filled_in_unasked(
         data = file.create_dataset("data", (6, 24, 32), "u1", chunks=(2, 12, 32), fillvalue=9)
         data[:4] = VOLUME[:4]
         data[4:, :12] = VOLUME[4:, :12]
-    assert "its chunk at (4, 12, 0) was never written, so HDF5 fills in the value 9" in refusal(path)
+    assert "its chunk at (4, 12, 0) was never written, so that HDF5 would fill in 9" in refusal(path)
     result = run(models(), path, "-o", tmp_path / "out")
     assert result.exit_code == 4, result.output
     assert result.output.count("was never written") == 2  # the other four are labelled
@@ -183,10 +183,13 @@ def test_hdf5_chunk_that_was_never_written_is_not_filled_in_unasked(
 
 def test_hdf5_dataset_that_was_never_written_is_refused(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="the extra hdf5 is not installed")
-    for chunks in (None, (2, 24, 32)):
+    for chunks, message in (
+        (None, "nothing was written into it"),
+        ((2, 24, 32), "its chunk at (0, 0, 0) was never written"),
+    ):
         with h5py.File(tmp_path / "scan.h5", "w") as file:
             file.create_dataset("data", (6, 24, 32), "u1", chunks=chunks)
-        assert "was made and never written, so HDF5 fills in zeros" in refusal(tmp_path / "scan.h5")
+        assert f"{message}, so that HDF5 would fill in 0" in refusal(tmp_path / "scan.h5")
         assert not stored(tmp_path / "scan.h5", fill_missing_chunks=True).any()
 
 
@@ -201,7 +204,7 @@ def test_hdf5_virtual_dataset_with_a_file_missing_is_refused(tmp_path: Path) -> 
         file.create_virtual_dataset("data", layout)
     np.testing.assert_array_equal(stored(tmp_path / "scan.h5"), VOLUME)
     (tmp_path / "part1.h5").unlink()
-    assert "is made of other files, of which part1.h5 cannot be read" in refusal(tmp_path / "scan.h5")
+    assert "takes values from the file part1.h5, which is not there" in refusal(tmp_path / "scan.h5")
     np.testing.assert_array_equal(stored(tmp_path / "scan.h5", fill_missing_chunks=True)[:3], VOLUME[:3])
 
 

@@ -24,8 +24,6 @@ def open_npy(path: Path, options: SourceOptions) -> ArraySource:
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of several arrays (.npz)")
-        if array.dtype.kind not in "uifb":
-            raise ValueError(f"values of the type {array.dtype}")
     except Exception as error:  # numpy raises many kinds for headers that are none
         raise UsageError(
             f"{path}: expected a whole .npy file with an array of numbers, found {error}; save it again with numpy.save"
