@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
+# onnxruntime reports to its maker otherwise; our commands see to it themselves
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: install demo docs models neighbours test lint check clean bench bench-runtime
 
