@@ -241,7 +241,8 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
 def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOptions:
     from matseg_runtime.intake import Window
     from matseg_runtime.ledger import Part
-    from matseg_runtime.options import OutputOptions, RunOptions, parse_range, parse_size
+    from matseg_runtime.options import OutputOptions, RunOptions, parse_range
+    from matseg_runtime.sizes import parse_size
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.zoo import locate
 

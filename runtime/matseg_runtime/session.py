@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from matseg_runtime import providers
 from matseg_runtime.machine import available_cpus
 from matseg_runtime.model import Model, describe_model, read_model_bytes
 from matseg_runtime.providers import Attempt, Provider, ProviderChoice
+from matseg_runtime.vetting import vet_model
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 
@@ -82,11 +84,13 @@ class Session:
             UnsupportedError: onnxruntime is missing or installed twice.
         """
         content = read_model_bytes(path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        vet_model(path, content)
         runtime = providers.load_onnxruntime()
         threads = threads or available_cpus()
         session, attempt = _create(runtime, path, content, provider, threads, streams)
         return cls(
-            model=describe_model(path, content, session),
+            model=describe_model(path, sha256, session),
             provider=attempt.provider,
             reason=attempt.reason,
             threads=_threads_per_call(attempt.provider, threads, streams),
@@ -262,6 +266,8 @@ def _session_options(runtime: ModuleType, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    # bytes can be of both of the formats that onnxruntime reads; those that were looked through are ONNX
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # threads that spin while they wait take the time of those that read and write
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
