@@ -11,6 +11,7 @@ from matseg_runtime.complete import complete_model
 from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
 from matseg_shared.report_page.option import page_option
 
@@ -334,4 +335,4 @@ def _print_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
         print_json(summary.as_dict())
     for line in summary_lines(summary):
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matseg_runtime.complete import complete_model
-from matseg_shared.command import console, debug_option, json_option, print_json
+from matseg_shared.command import console, debug_option, json_option, plain, print_json
 from matseg_shared.help import Choice, Command, Example
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _print_zoo(as_json: bool) -> None:
         found = find(item)
         here = "no" if found is None else ("" if found.fits(item) else "another file: ") + str(found.path)
         network = f"{item.network}, {item.precision}"
-        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", here)
+        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", plain(here))
     console().print(table)
 
 
@@ -117,7 +117,7 @@ def _facts_table(model: Model) -> Table:
     from rich.table import Table
 
     data = model.metadata
-    table = Table(title=f"{data.name} ({model.path})", show_header=False)
+    table = Table(title=plain(f"{data.name} ({model.path})"), show_header=False)
     size = data.pixel_size
     facts = (
         ("SHA-256", model.sha256),
@@ -135,7 +135,7 @@ def _facts_table(model: Model) -> Table:
         ("exported with", _versions(data.export.packages)),
     )
     for name, value in facts:
-        table.add_row(name, value)
+        table.add_row(name, plain(value))
     return table
 
 
@@ -144,7 +144,7 @@ def _classes_table(model: Model) -> Table:
 
     table = Table("class", "name", "colour (RGB)", "in the training labels", title="classes")
     for item in model.metadata.classes:
-        table.add_row(str(item.index), item.name, str(item.colour), str(item.label_value))
+        table.add_row(str(item.index), plain(item.name), str(item.colour), str(item.label_value))
     return table
 
 

@@ -23,7 +23,7 @@ from matseg_runtime.report import provenance_text
 from matseg_runtime.segment import constant_answers
 from matseg_runtime.session import SelfTestResult, Session
 from matseg_runtime.sink.base import Sink
-from matseg_runtime.source import open_source
+from matseg_runtime.source import open_source, require_text
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
@@ -70,6 +70,7 @@ def open_input(options: RunOptions) -> Source:
     """The input, or a folder to watch."""
     if options.watch is None:
         return open_source(options.input, options.source)
+    require_text(options.input)
     if (option := options.source.named()) is not None:
         raise UsageError(
             f"{options.input}: --watch waits for images in a folder, to which {option} does not apply"

@@ -9,6 +9,7 @@ import click
 
 from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE, debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
     with shown_progress() as progress:
         result = quantify(options, progress)
     for line in _lines(result):
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)
     if as_json:
         print_json(
             {

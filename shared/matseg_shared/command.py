@@ -16,9 +16,11 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from matseg_shared.errors import MatsegError, Problem
+from matseg_shared.names import as_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 EXIT_DONE = 0
 EXIT_SET_ASIDE = 4
@@ -67,7 +69,7 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 import traceback
 
                 traceback.print_exc()
-            click.echo(f"Error: {summary.message}", err=True)
+            click.echo(printable(f"Error: {summary.message}"), err=True)
             if as_json:
                 _print({"error": summary})
             code = summary.exit_code
@@ -113,8 +115,8 @@ def jsonable(value: object) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
+    if isinstance(value, PurePath | str):
+        return as_text(str(value))
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -155,6 +157,13 @@ def warn(message: str) -> None:
     """A line on standard error that a person should not miss."""
     out = console(stderr=True)
     out.print(f"Warning: {message}", style="yellow", markup=False)
+
+
+def plain(text: str) -> Text:
+    """What came from a file, for a rich table: no markup, and nothing that acts on a terminal."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def console(*, stderr: bool = False) -> Console:

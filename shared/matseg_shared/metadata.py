@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from matseg_shared.errors import MetadataError, Problem
+from matseg_shared.names import portable_name_problem, printable
 
 SCHEMA_VERSION = 1
 DOCUMENT_KEY = "matseg"
@@ -55,6 +56,14 @@ class ClassInfo(_Document):
     """RGB in palettes and overlays."""
     label_value: int | tuple[Byte, Byte, Byte]
     """What stood for it in the training label images: a grey value, a palette index or an RGB colour."""
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        """It stands on terminals, in tables and in file headers."""
+        if printable(name) != name or set(name) & set("\n\t"):
+            raise ValueError(f"expected a name on one line without control characters, found {name!r}")
+        return name
 
 
 class Histogram(_Document):
@@ -223,13 +232,20 @@ class ModelMetadata(_Document):
 
     schema_version: Literal[1] = 1
     name: str = Field(min_length=1)
-    """`<dataset>_<version>`, as in `saved/`."""
+    """`<dataset>_<version>`, as in `saved/`; labels go into a folder of that name unless the user names one."""
     classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
     input: InputInfo
     tiling: TilingInfo
     training: TrainingInfo
     export: ExportInfo
     pixel_size: PixelSize | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_one_folder(cls, name: str) -> str:
+        if (problem := portable_name_problem(name)) is not None:
+            raise ValueError(f"expected the name of a folder, found {name!r}: {problem}")
+        return name
 
     @model_validator(mode="after")
     def _classes_in_order(self) -> ModelMetadata:

@@ -26,6 +26,7 @@ from matseg_runtime.source.zarr import placement
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sync_folder
 from matseg_shared.metadata import ModelMetadata
+from matseg_shared.names import portable_name_problem
 
 _EXPECTED = "--label expected the group of an OME-Zarr image of version 0.4 or 0.5 on this disk"
 _REMEDY = "write a label image of its own with -o labels.zarr"
@@ -143,9 +144,10 @@ def check_label_name(name: str) -> str:
     Raises:
         UsageError: it is none.
     """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None or portable_name_problem(name) is not None:
         raise UsageError(
-            f"--label {name}: expected a name of letters, digits, '_', '-' and '.', such as --label phases"
+            f"--label {name}: expected a name of letters, digits, '_', '-' and '.' that every system takes, such as "
+            "--label phases"
         )
     return name
 

@@ -12,6 +12,7 @@ from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice
 from matseg_runtime.source.folder import file_identity, read_any_dtype, skip_reason
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import list_images
+from matseg_shared.names import name_problem
 
 POLL_SECONDS = 0.25
 
@@ -130,15 +131,20 @@ class WatchSource(Source):
     def _take(self, path: Path, identity: str) -> bool:
         self._seen[path] = ""
         self._damaged.pop(path, None)
-        other = self._stems.setdefault(path.stem.casefold(), path)
-        if other != path:
-            reason = f"{other.name} has the same name and came first"
+        if (reason := self._no_name(path)) is not None:
             self.skipped = (*self.skipped, Skipped(path=path, reason=reason))
             return False
         self._paths.append(path)
         item = Slice(index=len(self.slices), name=path.stem, where=str(path), identity=identity)
         self.slices = (*self.slices, item)
         return True
+
+    def _no_name(self, path: Path) -> str | None:
+        """Why labels cannot have this image's name."""
+        if (problem := name_problem(path.stem)) is not None:
+            return f"labels cannot have its name, because {problem}"
+        other = self._stems.setdefault(path.stem.casefold(), path)
+        return None if other == path else f"{other.name} has the same name and came first"
 
     def _take_damaged(self) -> Iterator[Slice]:
         for path, identity in list(self._damaged.items()):
