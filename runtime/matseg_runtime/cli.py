@@ -37,7 +37,14 @@ input_options = option_group(
     click.option("--range", "range_", metavar="START:STOP", help="Only these slices of a volume, from 0."),
     click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
     click.option(
-        "--fill-missing-chunks", is_flag=True, help="Take chunks that a zarr lacks for its fill value."
+        "--fill-missing-chunks",
+        is_flag=True,
+        help="Take the fill value for chunks that a zarr lacks, or files that an HDF5 dataset lacks.",
+    ),
+    click.option(
+        "--follow-links",
+        is_flag=True,
+        help="HDF5: take values from linked files in other folders, too; else only from those beside or below.",
     ),
     click.option(
         "--window",
@@ -256,6 +263,7 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
             slices=None if range_ is None else parse_range(range_),
             level=choices["level"],
             fill_missing_chunks=choices["fill_missing_chunks"],
+            follow_links=choices["follow_links"],
         ),
         output=OutputOptions(
             path=choices["output"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.hdf5_links import check_references
 from matseg_shared.errors import MissingExtraError, UsageError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
@@ -23,7 +26,8 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
 
     Raises:
         MissingExtraError: h5py is not installed.
-        UsageError: no HDF5 file, a damaged or still open one, or no such dataset.
+        UsageError: no HDF5 file, a damaged or still open one, no such dataset, or one made of files that are missing
+            or lie elsewhere.
     """
     try:
         import h5py
@@ -35,20 +39,27 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
         raise UsageError(f"{path}: {_opening_problem(error)}") from error
     try:
         found = _dataset(h5py, file, path, dataset)
-        return ArraySource(_stored(path, file, found), options)
+        others = check_references(
+            h5py, found, path, anywhere=options.follow_links, may_lack=options.fill_missing_chunks
+        )
+        return ArraySource(_stored(path, file, found, others), options)
     except BaseException:
         file.close()
         raise
 
 
-def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
+def _stored(path: Path, file: Any, dataset: Any, others: Sequence[Path]) -> StoredArray:
     name = str(dataset.name)
+    content = f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}"
+    if others:
+        listed = "\n".join(f"{other.name} {file_identity(other)}" for other in others)
+        content += f"; {len(others)} more files {hashlib.sha256(listed.encode()).hexdigest()}"
     return StoredArray(
         kind="hdf5",
         location=f"{path}::{name}",
         path=path,
         array=dataset,
-        content=f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}",
+        content=content,
         chunk_shape=dataset.chunks,
         spacing=_spacing(dataset),
         watched=path,

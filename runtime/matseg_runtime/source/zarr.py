@@ -49,10 +49,20 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
             f"{where}: expected a zarr array or group, found {type(error).__name__}: {error}"
         ) from error
     chosen = _choose(where, root, options.level)
+    _refuse_pickles(where, chosen.array.metadata)
     if chosen.array.dtype.kind not in "uifb":
         raise UsageError(f"{where}: expected an array of numbers, found {chosen.array.dtype}")
     path = Path(location.rstrip("/").rpartition("/")[2]) if remote else Path(location)
     return ArraySource(_stored(where, path, chosen, options), options)
+
+
+def _refuse_pickles(where: str, metadata: Any) -> None:
+    """numcodecs brings a codec that runs what a chunk says; releases of zarr differ in whether they take it."""
+    codecs = (*(getattr(metadata, "filters", None) or ()), getattr(metadata, "compressor", None))
+    if any(getattr(codec, "codec_id", None) == "pickle" for codec in codecs):
+        raise UsageError(
+            f"{where}: is stored as Python pickles, which could run any program and are never read"
+        )
 
 
 def _stored(where: str, path: Path, chosen: _Chosen, options: SourceOptions) -> StoredArray:

@@ -1,0 +1,124 @@
+"""Other files that an HDF5 dataset takes its values from: external links, virtual datasets, raw storage outside.
+
+Master files of detectors are made of them, and their data lie beside or below. But what a file's content names is
+chosen by whoever wrote it: a dataset can name any file that its reader may open, and where a file is missing HDF5 hands
+out the fill value without a word. So others than those beside are taken only when the user says so, and missing ones
+never silently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matseg_shared.errors import UsageError
+from matseg_shared.names import printable
+
+_SAME_FILE = "."
+_BLOCK_NUMBER = "%b"
+"""Stands for a number in the names of virtual datasets that grow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One other file."""
+
+    name: str
+    """As the dataset has it."""
+    path: Path | None
+    """Where HDF5 finds it; None: nowhere."""
+
+
+@dataclass(kw_only=True)
+class _Search:
+    h5py: Any
+    start: Path
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def of(self, dataset: Any) -> Iterator[Reference]:
+        """Of one dataset, and of those that it is made of."""
+        file = Path(os.path.abspath(dataset.file.filename))  # noqa: PTH100 (links are left as they are)
+        if (str(file), dataset.name) in self.seen:
+            return
+        self.seen.add((str(file), dataset.name))
+        if file != self.start:
+            yield Reference(name=str(file), path=file)
+        for name, _offset, _size in dataset.external or ():
+            text = os.fsdecode(name)
+            yield Reference(name=text, path=_first([Path(text)]))
+        if dataset.is_virtual:
+            for source in dataset.virtual_sources():
+                yield from self._source(dataset, file, source)
+
+    def _source(self, dataset: Any, file: Path, source: Any) -> Iterator[Reference]:
+        if source.file_name == _SAME_FILE:
+            inner = dataset.file.get(source.dset_name)
+            yield from self.of(inner) if isinstance(inner, self.h5py.Dataset) else ()
+            return
+        found = _first(_places(source.file_name, file.parent))
+        yield Reference(name=source.file_name, path=found)
+        if found is None:
+            return
+        try:
+            with self.h5py.File(found, "r") as opened:
+                inner = opened.get(source.dset_name)
+                yield from self.of(inner) if isinstance(inner, self.h5py.Dataset) else ()
+        except OSError:  # told when it is read
+            return
+
+
+def check_references(
+    h5py: Any, dataset: Any, path: Path, *, anywhere: bool, may_lack: bool
+) -> tuple[Path, ...]:
+    """Look at all other files that a dataset's values come from.
+
+    Args:
+        h5py: the module.
+        dataset: opened.
+        path: the file that the user named.
+        anywhere: take files outside of that file's folder, too.
+        may_lack: take the fill value for what is missing.
+
+    Returns:
+        Those that are there, each once.
+
+    Raises:
+        UsageError: one lies elsewhere, or is missing.
+    """
+    start = Path(os.path.abspath(path))  # noqa: PTH100
+    where = f"{path}::{dataset.name}"
+    found: dict[Path, None] = {}
+    for reference in _Search(h5py=h5py, start=start).of(dataset):
+        if reference.path is None:
+            if may_lack or _BLOCK_NUMBER in reference.name:
+                continue
+            raise UsageError(
+                f"{where}: takes values from the file {printable(reference.name)}, which is not there; HDF5 would hand "
+                "out its fill value instead: bring the file, or use --fill-missing-chunks if that value is meant"
+            )
+        if not anywhere and not reference.path.is_relative_to(start.parent):
+            raise UsageError(
+                f"{where}: takes values from {printable(str(reference.path))}, which does not lie in the folder of "
+                f"{path.name} or below; name that file itself, or use --follow-links if you trust the file"
+            )
+        found[reference.path] = None
+    return tuple(found)
+
+
+def _places(name: str, folder: Path) -> list[Path]:
+    """Where HDF5 looks for a source of a virtual dataset, in its order."""
+    given = Path(name)
+    if given.is_absolute():
+        return [given, folder / given.name]
+    return [folder / given, given]
+
+
+def _first(places: list[Path]) -> Path | None:
+    """The first that exists, as an absolute path without `..`."""
+    for place in places:
+        if place.exists():
+            return Path(os.path.abspath(place))  # noqa: PTH100
+    return None
