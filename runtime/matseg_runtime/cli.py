@@ -9,6 +9,7 @@ import click
 
 from matseg_runtime.complete import complete_model
 from matseg_runtime.model_cli import inspect_main, verify_main
+from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
 from matseg_shared.names import printable
@@ -210,6 +211,7 @@ _EXAMPLES = (
 @output_options
 @measure_options
 @machine_options
+@trust_options
 @watch_options
 @page_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -252,12 +254,14 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
     from matseg_runtime.options import OutputOptions, RunOptions, parse_range
     from matseg_runtime.sizes import parse_size
     from matseg_runtime.source.base import SourceOptions
-    from matseg_runtime.zoo import locate
+    from matseg_runtime.zoo import choose_model
 
+    path, trust = choose_model(model, choices["sha256"], choices["trusted_keys"])
     window, range_, memory, part = (choices[name] for name in ("window", "range_", "memory", "part"))
     return RunOptions(
-        model=locate(model),
+        model=path,
         input=input_,
+        trust=trust,
         source=SourceOptions(
             axis=choices["axis"],
             slices=None if range_ is None else parse_range(range_),

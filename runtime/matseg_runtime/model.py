@@ -35,6 +35,8 @@ class Model:
     """Of the whole file, in hexadecimal: the model's identity in ledgers and provenance."""
     metadata: ModelMetadata
     self_test: SelfTest
+    proofs: tuple[str, ...] = ()
+    """Why it was trusted: what was asked for and proved."""
 
 
 def read_model_bytes(path: Path) -> bytes:
@@ -74,7 +76,7 @@ def _largest_model() -> int:
     return DEFAULT_LIMIT if not text else parse_size(text, LIMIT_VARIABLE)
 
 
-def describe_model(path: Path, sha256: str, session: Any) -> Model:
+def describe_model(path: Path, sha256: str, session: Any, proofs: tuple[str, ...] = ()) -> Model:
     """Check what a loaded onnxruntime session says about a model file.
 
     Raises:
@@ -89,6 +91,7 @@ def describe_model(path: Path, sha256: str, session: Any) -> Model:
         sha256=sha256,
         metadata=metadata,
         self_test=decode_self_test(properties, metadata, str(path)),
+        proofs=proofs,
     )
 
 

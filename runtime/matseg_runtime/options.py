@@ -13,6 +13,7 @@ from matseg_runtime.ledger import Part
 from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.watch import WatchOptions
+from matseg_runtime.trust import Trust
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
 
@@ -43,6 +44,8 @@ class RunOptions:
 
     model: Path
     input: str
+    trust: Trust | None = None
+    """What the model file must prove; None: what the site asks for."""
     source: SourceOptions = field(default_factory=SourceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     provider: ProviderChoice = "auto"

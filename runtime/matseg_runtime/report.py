@@ -31,6 +31,8 @@ class Summary:
 
     key: JobKey
     model: Path
+    proofs: tuple[str, ...]
+    """Why the model was trusted."""
     input: str
     output: Path
     provider: str
@@ -86,6 +88,7 @@ class Summary:
         """For JSON."""
         return {
             "model": as_text(self.model),
+            "model_proofs": list(self.proofs),
             "input": self.input,
             "output": str(self.output),
             "provenance": provenance_dict(self.key),
