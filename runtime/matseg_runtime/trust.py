@@ -174,8 +174,10 @@ def read_digests(path: Path, source: str) -> tuple[tuple[str, str], ...]:
         UsageError: it cannot be read, or has other lines.
     """
     try:
-        if path.stat().st_size > _LARGEST_LIST:
-            raise UsageError(f"{path}: expected a list of SHA-256 digests ({source}), found too large a file")
+        if not path.is_file() or path.stat().st_size > _LARGEST_LIST:
+            raise UsageError(
+                f"{path}: expected a list of SHA-256 digests ({source}), found no such file, or too large a one"
+            )
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise UsageError(

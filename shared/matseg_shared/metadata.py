@@ -28,6 +28,8 @@ INPUT_NAME = "image"
 LABELS_NAME = "labels"
 PROBABILITIES_NAME = "probabilities"
 MAX_DOCUMENT_BYTES = 1 << 20
+MAX_VALUES = 100_000
+"""Of hyperparameters or metrics, however deep they lie."""
 MAX_SELF_TEST_BYTES = 8 << 20
 MAX_SELF_TEST_UNPACKED_BYTES = 64 << 20
 
@@ -159,6 +161,29 @@ class TrainingInfo(_Document):
     """What it was fine-tuned from; None: random weights."""
     teacher: TeacherInfo | None = None
     """What it was distilled from; None: from labels alone."""
+
+    @field_validator("dataset", "version")
+    @classmethod
+    def _names(cls, name: str) -> str:
+        """Exports, tables and pages are named after them."""
+        if (problem := portable_name_problem(name)) is not None:
+            raise ValueError(f"expected a name, found {name!r}: {problem}")
+        return name
+
+    @field_validator("config", "metrics")
+    @classmethod
+    def _of_a_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Where a checkpoint has one list many times within another, a few bytes are more than a disk holds."""
+        left, count = [values], 0
+        while left:
+            item = left.pop()
+            count += 1
+            if count > MAX_VALUES:
+                raise ValueError(f"more than {MAX_VALUES} values")
+            left += (
+                item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+            )
+        return values
 
 
 class ParityInfo(_Document):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -453,3 +455,30 @@ def test_lists_keep_every_line(tmp_path: Path) -> None:
     listing = tmp_path / "sums"
     listing.write_text(f"{'a' * 64}  a b.onnx\n{'B' * 64} *zoo/model.onnx\n")
     assert read_digests(listing, "x") == (("a" * 64, "a b.onnx"), ("b" * 64, "zoo/model.onnx"))
+
+
+def test_without_the_extra_signatures_are_an_error_that_names_it(
+    mine: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not asking for cryptography is no way around it."""
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.ec", None)
+    for result in (
+        call(sign_main, mine, "--key", keys[0]),
+        call(verify_main, mine, "--trusted-key", keys[1]),
+    ):
+        assert result.exit_code == 3
+        assert "pip install 'matseg[sign]'" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_in_the_place_of_lists_keys_and_signatures_are_not_waited_for(
+    mine: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.mkfifo(f"{mine}.sig")
+    refuse(mine, "--sha256", pipe, text="found neither")
+    refuse(mine, "--trusted-key", pipe, text="expected a public key (PEM), found no such file")
+    refuse(mine, "--trusted-key", keys[1], text="expected a signature, found no such file")
+    monkeypatch.setenv(LIST_VARIABLE, str(pipe))
+    refuse(mine, text="found no such file")

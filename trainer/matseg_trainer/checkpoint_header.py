@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -37,6 +38,17 @@ def _nothing(*_: object) -> None:
     """Stands for whatever a pickle wants to call."""
 
 
+def _require_honest_sizes(content: bytes) -> None:
+    """Python makes room for as many values as the number of one of them says, billions in six bytes.
+
+    Raises:
+        ValueError: there are fewer bytes than values.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(content):
+            raise ValueError(f"value {argument} of a pickle of {len(content)} bytes")
+
+
 def read_training(path: Path) -> TrainingInfo:
     """Where a checkpoint's weights come from.
 
@@ -48,7 +60,9 @@ def read_training(path: Path) -> TrainingInfo:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             if archive.getinfo(name).file_size > _LARGEST_PICKLE:
                 raise ValueError("oversized")
-            document = _Reader(io.BytesIO(archive.read(name))).load()
+            content = archive.read(name)
+        _require_honest_sizes(content)
+        document = _Reader(io.BytesIO(content)).load()
         return TrainingInfo.model_validate(document["training"])
     except ValidationError as error:
         raise ModelError(f"{path}: its description is not valid; train this version again") from error
