@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -88,6 +89,28 @@ print("walked")
     assert done.stdout == "walked\n", (done.returncode, done.stderr)
     assert done.returncode == 0
     assert [path.name for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_a_page_made_again_fetches_nothing_that_its_folder_names(
+    model: Path, slices: Path, tmp_path: Path
+) -> None:
+    """A folder of results may come from anywhere, and say that its input was on any server."""
+    out = tmp_path / "out"
+    assert CliRunner().invoke(run_main, [str(model), str(slices), "-o", str(out)]).exit_code == 0
+    origin = out / ".matseg" / "origin.json"
+    document = json.loads(origin.read_text(encoding="utf-8"))
+    document["input"] = "http://127.0.0.1:9/scan.zarr"
+    origin.write_text(json.dumps(document), encoding="utf-8")
+    body = f"""
+from matseg_trainer.pages.cli import report_main
+
+use(report_main, {str(out)!r})
+print("made")
+"""
+    done = guarded(body, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "The input was http://127.0.0.1:9/scan.zarr; to see its slices, name it" in page
 
 
 def test_the_guard_does_end_a_process_that_connects(tmp_path: Path) -> None:
