@@ -168,7 +168,8 @@ def plain(text: str) -> Text:
 
 def console(*, stderr: bool = False) -> Console:
     """A rich console; without a terminal it prints plain lines that are not cut or wrapped to a width."""
-    from rich.console import Console
+    from matseg_shared.plain_console import PlainConsole
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else 200, soft_wrap=not terminal)
+    width = None if terminal else 200
+    return PlainConsole(stderr=stderr, highlight=False, emoji=False, width=width, soft_wrap=not terminal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,10 @@ class Histogram(_Document):
     def _bins_with_a_width(self) -> Histogram:
         if not self.low < self.high:
             raise ValueError(f"its right edge {self.high:g} must lie above its left edge {self.low:g}")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(
+                f"there is no number for the distance between its edges, {self.low:g} to {self.high:g}"
+            )
         return self
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ome_images
 import onnx_models
 import pytest
 from click.testing import CliRunner, Result
@@ -23,6 +24,7 @@ from matseg_runtime.cli import inspect_main, run_main
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
+from matseg_shared.command import console
 from matseg_shared.errors import MetadataError, OutputError
 from matseg_shared.metadata import DOCUMENT_KEY, decode, encode
 from matseg_shared.names import LONGEST_NAME, name_problem, portable_name_problem, printable, shortened
@@ -203,13 +205,48 @@ def test_an_array_with_such_a_name_is_refused_before_any_work(tmp_path: Path, mo
 
 @pytest.mark.parametrize("label", ["../x", "..", "a/b", "NUL", "x.", "C:x", "", ".hidden", "a" * 300])
 def test_label_names_stay_in_their_image(label: str, tmp_path: Path, model: Path) -> None:
-    import ome_images
-
     image = ome_images.make_image(tmp_path / "image.zarr", "0.5")
     result = run(model, image, "--label", label)
     assert result.exit_code == 2
     assert "expected a name of letters" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["image.zarr"]
+
+
+def test_labels_do_not_follow_a_link_out_of_their_image(tmp_path: Path, model: Path) -> None:
+    """A zarr is a folder, and one from elsewhere may bring a link along where labels belong."""
+    image = ome_images.make_image(tmp_path / "image.zarr", "0.5")
+    other = tmp_path / "precious"
+    other.mkdir()
+    try:
+        (image / "labels").symlink_to(other)
+    except OSError:
+        pytest.skip("this system lets its users make no links")
+    result = run(model, image, "--label", "phases")
+    assert result.exit_code == 2
+    assert "there is a link on the way" in result.stderr
+    assert list(other.iterdir()) == []
+
+
+def test_nothing_that_is_printed_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In lines and in tables, with markup of our own or without."""
+    from rich.table import Table
+
+    out = console()
+    table = Table("na\x1b[31mme", title="ti\x9btle")
+    table.add_row("ro\x07w")
+    out.print("li\x1b]0;owned\x07ne :warning:", markup=False)
+    out.print("[bold]da\x1b[2Jta[/bold]")
+    out.print(table)
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\x07\x9b")
+    for text in (
+        r"na\x1b[31mme",
+        r"ti\x9btle",
+        r"ro\x07w",
+        r"li\x1b]0;owned\x07ne :warning:",
+        r"da\x1b[2Jta",
+    ):
+        assert text in shown
 
 
 def test_the_sink_itself_writes_nothing_elsewhere(tmp_path: Path) -> None:
@@ -285,3 +322,12 @@ def test_problems_with_names_are_listed_with_all_others() -> None:
     with pytest.raises(MetadataError) as caught:
         decode({DOCUMENT_KEY: json.dumps(document)}, "m.onnx")
     assert {problem.where for problem in caught.value.problems} == {"name", "classes"}
+
+
+def test_a_range_without_a_width_is_no_range() -> None:
+    """Its bins were infinite, which numpy warned of in the middle of a run."""
+    properties = encode(onnx_models.build_metadata(), SELF_TEST)
+    document = json.loads(properties[DOCUMENT_KEY])
+    document["input"]["histogram"].update(low=-1e308, high=1e308)
+    with pytest.raises(MetadataError, match="no number for the distance between its edges"):
+        decode({DOCUMENT_KEY: json.dumps(document)}, "m.onnx")

@@ -105,6 +105,11 @@ class LabelGroupSink(ZarrSink):
         self.image = image
 
     def check_place(self, *, overwrite: bool) -> None:
+        store = self.image.store.resolve()
+        if not self.path.parent.resolve().is_relative_to(store):
+            raise UsageError(
+                f"{self.path}: lies outside of {self.image.store}, for there is a link on the way; {_REMEDY}"
+            )
         super().check_place(overwrite=overwrite)
         if not os.access(self.image.path, os.W_OK):  # found out before hours of work, not after
             raise OutputError(
