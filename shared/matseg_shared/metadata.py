@@ -167,7 +167,7 @@ class TrainingInfo(_Document):
     teacher: TeacherInfo | None = None
     """What it was distilled from; None: from labels alone."""
 
-    @field_validator("dataset", "version")
+    @field_validator("dataset", "version", "network")
     @classmethod
     def _names(cls, name: str) -> str:
         """Exports, tables and pages are named after them."""

@@ -331,3 +331,12 @@ def test_a_range_without_a_width_is_no_range() -> None:
     document["input"]["histogram"].update(low=-1e308, high=1e308)
     with pytest.raises(MetadataError, match="no number for the distance between its edges"):
         decode({DOCUMENT_KEY: json.dumps(document)}, "m.onnx")
+
+
+@pytest.mark.parametrize("field", ["dataset", "version", "network"])
+def test_folders_of_predictions_are_named_after_what_is_a_name(field: str) -> None:
+    """`matseg-evaluate --model` writes to `predictions/<version>_<network>_onnx`, as the file has it."""
+    document = json.loads(encode(onnx_models.build_metadata(), SELF_TEST)[DOCUMENT_KEY])
+    document["training"][field] = "x/../../../../escaped"
+    with pytest.raises(MetadataError, match=f"training.{field}: expected a name, found"):
+        decode({DOCUMENT_KEY: json.dumps(document)}, "m.onnx")

@@ -392,6 +392,19 @@ def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
         exported_before(mine, make_checkpoint("unet"), "fp32")
 
 
+def test_evaluating_a_model_asks_for_the_same(mine: Path, tmp_path: Path) -> None:
+    from matseg_trainer.cli import evaluate_main
+
+    (tmp_path / "data" / "alloy" / "test" / "images").mkdir(parents=True)
+    arguments = ("alloy", "v1", "--workspace", tmp_path)
+    result = call(evaluate_main, *arguments, "--model", mine, "--sha256", "0" * 64)
+    assert result.exit_code == 2
+    assert f"expected SHA-256 {'0' * 64} (--sha256)" in result.stderr
+    result = call(evaluate_main, *arguments, "--sha256", "0" * 64)
+    assert result.exit_code == 2
+    assert "apply with --model only" in result.stderr
+
+
 # what is proved is what is loaded
 
 
