@@ -246,6 +246,8 @@ def _create_on(
                 content,
                 _session_options(runtime, _threads_per_call(provider, threads, streams)),
                 providers=providers.provider_list(provider, threads, streams),
+                enable_fallback=0,  # which tries the CPU, and prints so where our JSON belongs
+                read_config_from_model=0,  # a variable could ask for it
             )
     except Exception as error:
         raise _creation_error(runtime, path, provider, error) from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +193,19 @@ def test_the_other_format_of_onnxruntime_is_not_guessed_from_the_bytes(tmp_path:
     path.write_bytes(content + rest.SerializeToString())
     assert path.read_bytes()[4:8] == b"ORTM"
     assert Session.open(path, provider="cpu", threads=1).self_test().passed
+
+
+def test_the_engine_prints_nothing_of_its_own(tmp_path: Path) -> None:
+    """A name that is no UTF-8 made it try again on the CPU, and tell so on standard output."""
+    path = tmp_path / "x.onnx"
+    before, _, after = WHOLE.rpartition(b"cast_0")  # where it is used: an error names it
+    path.write_bytes(before + b"cast\xff0" + after)
+    program = f"from matseg_runtime.cli import inspect_main; inspect_main([{str(path)!r}, '--json'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["kind"] == "ModelError"
+    assert "cannot load this model" in done.stderr
+    assert "EP Error" not in done.stdout + done.stderr
 
 
 def test_a_file_of_a_million_empty_parts_takes_no_time() -> None:
