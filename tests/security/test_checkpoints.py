@@ -59,11 +59,16 @@ def test_arrays_are_not_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows bounds no process's memory this way")
-def test_a_number_in_a_pickle_fills_no_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x02Nr" + struct.pack("<I", 40_000_000), b"\x80\x05\x96" + struct.pack("<Q", 500_000_000)],
+    ids=["a place among values", "a length of bytes"],
+)
+def test_a_number_in_a_pickle_fills_no_memory(content: bytes, tmp_path: Path) -> None:
     """Python's reader would make room for 80 million values here, 640 MB; two more bits, and for all there is."""
     import resource
 
-    path = zipped(tmp_path / "x.pth", b"\x80\x02Nr" + struct.pack("<I", 40_000_000) + b".")
+    path = zipped(tmp_path / "x.pth", content + b".")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="damaged or foreign"):
         read_training(path)

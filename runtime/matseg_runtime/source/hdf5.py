@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
-from matseg_runtime.source.hdf5_links import check_references
+from matseg_runtime.source.hdf5_links import with_references
 from matseg_shared.errors import MissingExtraError, UsageError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
@@ -26,8 +24,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
 
     Raises:
         MissingExtraError: h5py is not installed.
-        UsageError: no HDF5 file, a damaged or still open one, no such dataset, or one made of files that are missing
-            or lie elsewhere.
+        UsageError: no HDF5 file, a damaged or still open one, or no such dataset.
     """
     try:
         import h5py
@@ -39,27 +36,21 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
         raise UsageError(f"{path}: {_opening_problem(error)}") from error
     try:
         found = _dataset(h5py, file, path, dataset)
-        others = check_references(
-            h5py, found, path, anywhere=options.follow_links, may_lack=options.fill_missing_chunks
-        )
-        return ArraySource(_stored(path, file, found, others), options)
+        stored = _stored(path, file, found)
+        return ArraySource(with_references(h5py, found, stored, options), options)
     except BaseException:
         file.close()
         raise
 
 
-def _stored(path: Path, file: Any, dataset: Any, others: Sequence[Path]) -> StoredArray:
+def _stored(path: Path, file: Any, dataset: Any) -> StoredArray:
     name = str(dataset.name)
-    content = f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}"
-    if others:
-        listed = "\n".join(f"{other.name} {file_identity(other)}" for other in others)
-        content += f"; {len(others)} more files {hashlib.sha256(listed.encode()).hexdigest()}"
     return StoredArray(
         kind="hdf5",
         location=f"{path}::{name}",
         path=path,
         array=dataset,
-        content=content,
+        content=f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}",
         chunk_shape=dataset.chunks,
         spacing=_spacing(dataset),
         watched=path,

@@ -8,12 +8,17 @@ never silently.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matseg_runtime.source.array import StoredArray
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.folder import file_identity
 from matseg_shared.errors import UsageError
 from matseg_shared.names import printable
 
@@ -70,39 +75,45 @@ class _Search:
             return
 
 
-def check_references(
-    h5py: Any, dataset: Any, path: Path, *, anywhere: bool, may_lack: bool
-) -> tuple[Path, ...]:
-    """Look at all other files that a dataset's values come from.
+def with_references(h5py: Any, dataset: Any, stored: StoredArray, options: SourceOptions) -> StoredArray:
+    """Look at all other files that a dataset's values come from; a change of one makes another input.
 
     Args:
         h5py: the module.
         dataset: opened.
-        path: the file that the user named.
-        anywhere: take files outside of that file's folder, too.
-        may_lack: take the fill value for what is missing.
-
-    Returns:
-        Those that are there, each once.
+        stored: what is known of it.
+        options: whether files may lie anywhere, or be missing.
 
     Raises:
         UsageError: one lies elsewhere, or is missing.
     """
-    start = Path(os.path.abspath(path))  # noqa: PTH100
-    where = f"{path}::{dataset.name}"
+    found = _checked_references(h5py, dataset, stored, options)
+    if not found:
+        return stored
+    listed = "\n".join(f"{path.name} {file_identity(path)}" for path in found)
+    digest = hashlib.sha256(listed.encode(errors="backslashreplace")).hexdigest()
+    return dataclasses.replace(stored, content=f"{stored.content}; {len(found)} more files {digest}")
+
+
+def _checked_references(
+    h5py: Any, dataset: Any, stored: StoredArray, options: SourceOptions
+) -> tuple[Path, ...]:
+    """The files that are there, each once."""
+    start = Path(os.path.abspath(stored.path))  # noqa: PTH100
     found: dict[Path, None] = {}
     for reference in _Search(h5py=h5py, start=start).of(dataset):
         if reference.path is None:
-            if may_lack or _BLOCK_NUMBER in reference.name:
+            if options.fill_missing_chunks or _BLOCK_NUMBER in reference.name:
                 continue
             raise UsageError(
-                f"{where}: takes values from the file {printable(reference.name)}, which is not there; HDF5 would hand "
-                "out its fill value instead: bring the file, or use --fill-missing-chunks if that value is meant"
+                f"{stored.location}: takes values from the file {printable(reference.name)}, which is not there; HDF5 "
+                "would hand out its fill value instead: bring the file, or use --fill-missing-chunks if that value is "
+                "meant"
             )
-        if not anywhere and not reference.path.is_relative_to(start.parent):
+        if not options.follow_links and not reference.path.is_relative_to(start.parent):
             raise UsageError(
-                f"{where}: takes values from {printable(str(reference.path))}, which does not lie in the folder of "
-                f"{path.name} or below; name that file itself, or use --follow-links if you trust the file"
+                f"{stored.location}: takes values from {printable(str(reference.path))}, which does not lie in the "
+                f"folder of {start.name} or below; name that file itself, or use --follow-links if you trust the file"
             )
         found[reference.path] = None
     return tuple(found)
