@@ -29,6 +29,7 @@ from matseg_runtime.zoo import choose_model, read_index
 from matseg_shared.errors import ModelError, UsageError
 
 REFERENCE = Path(__file__).parent / "reference"
+ZOO = Path(__file__).parents[2] / "models_zoo"
 PASSWORD = "correct horse"
 
 
@@ -495,3 +496,11 @@ def test_pipes_in_the_place_of_lists_keys_and_signatures_are_not_waited_for(
     refuse(mine, "--trusted-key", keys[1], text="expected a signature, found no such file")
     monkeypatch.setenv(LIST_VARIABLE, str(pipe))
     refuse(mine, text="found no such file")
+
+
+def test_the_zoos_own_list_is_one() -> None:
+    listed = dict(read_digests(ZOO / "SHA256SUMS", "x"))
+    assert listed == {item.sha256: item.file for item in read_index().models}
+    assert (
+        call(verify_main, ZOO / "tomography-fast/model.onnx", "--sha256", ZOO / "SHA256SUMS").exit_code == 0
+    )
