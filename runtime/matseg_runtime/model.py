@@ -54,7 +54,7 @@ def read_model_bytes(path: Path) -> bytes:
             path.exists() and not path.is_file()
         ):  # a pipe or a device: it could hand out bytes for ever, or none
             raise ModelError(
-                f"{path}: expected a model file (.onnx), found something that is no regular file"
+                f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
             )
         with path.open("rb") as stream:
             content = stream.read(min(os.fstat(stream.fileno()).st_size, limit) + 1)
