@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.palette import Colour
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def _read_tiff(path: Path) -> StoredImage:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
+        if (name := foreign_file(tiff)) is not None:
+            raise ImageError(path, foreign_file_problem(name))
         page = tiff.pages.first
         # a stack may also stand behind a single directory, as ImageJ writes large ones
         images = max(len(tiff.pages), math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))

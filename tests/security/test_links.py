@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import onnx_models
 import pytest
+import tifffile
 import zarr
 from click.testing import CliRunner, Result
 
@@ -142,6 +143,40 @@ def test_changes_of_a_linked_file_make_another_input(tmp_path: Path, model: Path
     result = run(model, master, "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "the results there are of another job" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["../secret.tif", "{secret}", "a/../../secret.tif", "..&#47;secret.tif"])
+def test_an_ome_tiff_has_no_file_opened_elsewhere(
+    name: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tifffile opens what the XML names as soon as it is asked for series; a pipe there would be waited for."""
+    secret, scan = tmp_path / "secret.tif", tmp_path / "scan"
+    scan.mkdir()
+    tifffile.imwrite(secret, VOLUME[0])
+    blocks = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{file}">urn:uuid:{z}</UUID></TiffData>'
+        for z, file in enumerate(("s.ome.tif", name.format(secret=secret)))
+    )
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="44" SizeY="40" SizeZ="2" SizeC="1" SizeT="1">'
+        f'<Channel ID="Channel:0" SamplesPerPixel="1"/>{blocks}</Pixels></Image></OME>'
+    )
+    path = scan / "s.ome.tif"
+    tifffile.imwrite(path, VOLUME[0], description=xml, metadata=None)
+    opened: list[str] = []
+    really = tifffile.TiffFile.__init__
+
+    def noted(self: tifffile.TiffFile, file: object, *more: object, **options: object) -> None:
+        opened.append(str(file))
+        really(self, file, *more, **options)
+
+    monkeypatch.setattr(tifffile.TiffFile, "__init__", noted)
+    for location in (path, scan):
+        result = run(model, location, "-o", tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        assert "its OME-XML says that planes of it are in" in result.stderr
+    assert set(opened) == {str(path)}
 
 
 @pytest.mark.parametrize("field", ["filters", "compressor"])

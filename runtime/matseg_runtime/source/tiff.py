@@ -18,6 +18,7 @@ from matseg_runtime.source.tiff_scale import tiff_scale
 from matseg_runtime.voxel import VoxelSize, ome_unit, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import decoding_problem, read_tiff_page
+from matseg_shared.ome_names import foreign_file, foreign_file_problem
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -97,6 +98,8 @@ def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
 
 
 def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
+    if (name := foreign_file(tiff)) is not None:
+        raise UsageError(f"{path}: {foreign_file_problem(name)}")
     try:
         array, content = _array(path, tiff, options)
     except (ImageError, UsageError):
