@@ -16,6 +16,7 @@ from checkpoints import make_checkpoint
 
 from matseg_runtime.source import open_source
 from matseg_shared.errors import DatasetError, ModelError, UsageError
+from matseg_trainer import checkpoint as checkpoint_module
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.checkpoint_header import read_training
 from matseg_trainer.dataset import load_array
@@ -105,3 +106,26 @@ def test_a_checkpoint_cannot_choose_where_its_export_goes(field: str, tmp_path: 
     for read in (read_training, load_checkpoint):
         with pytest.raises(ModelError, match="its description is not valid"):
             read(path)
+
+
+def test_a_description_makes_no_room_for_a_network_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Width 1024 is a network of 32 GB; the weights beside it have 30 kB."""
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, make_checkpoint("unet"))
+    document = torch.load(path, weights_only=True)
+    document["training"]["config"]["width"] = 1024
+    torch.save(document, path)
+    devices: list[str] = []
+    build = checkpoint_module.build_network
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        devices.append(torch.get_default_device().type)
+        assert devices[-1] == "meta", "memory is asked for"
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint_module, "build_network", noted)
+    with pytest.raises(ModelError, match=r"its weights do not fit its description .*expected 1024x"):
+        load_checkpoint(path)
+    assert devices == ["meta"]
