@@ -50,9 +50,8 @@ def read_model_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
-        if (
-            path.exists() and not path.is_file()
-        ):  # a pipe or a device: it could hand out bytes for ever, or none
+        # a pipe or a device could hand out bytes for ever, or none
+        if path.exists() and not path.is_file():
             raise ModelError(
                 f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
             )
