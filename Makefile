@@ -4,6 +4,8 @@ VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
 PARSERS := metadata self-test config classes import properties model checkpoint zarr zarr2 png ledger
+# onnxruntime reports to its maker otherwise; our commands see to it themselves
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: install demo docs models neighbours test fuzz lint check clean bench bench-runtime
 

@@ -9,8 +9,10 @@ import click
 
 from matseg_runtime.complete import complete_model
 from matseg_runtime.model_cli import inspect_main, verify_main
+from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
 from matseg_shared.report_page.option import page_option
 
@@ -37,6 +39,11 @@ input_options = option_group(
     click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
     click.option(
         "--fill-missing-chunks", is_flag=True, help="Take what a zarr or HDF5 lacks for its fill value."
+    ),
+    click.option(
+        "--follow-links",
+        is_flag=True,
+        help="HDF5: take values from linked files in other folders, too; else only from those beside or below.",
     ),
     click.option(
         "--window",
@@ -207,6 +214,7 @@ _EXAMPLES = (
 @output_options
 @measure_options
 @machine_options
+@trust_options
 @watch_options
 @page_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
@@ -246,19 +254,23 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
 def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOptions:
     from matseg_runtime.intake import Window
     from matseg_runtime.ledger import Part
-    from matseg_runtime.options import OutputOptions, RunOptions, parse_range, parse_size
+    from matseg_runtime.options import OutputOptions, RunOptions, parse_range
+    from matseg_runtime.sizes import parse_size
     from matseg_runtime.source.base import SourceOptions
-    from matseg_runtime.zoo import locate
+    from matseg_runtime.zoo import choose_model
 
+    path, trust = choose_model(model, choices["sha256"], choices["trusted_keys"])
     window, range_, memory, part = (choices[name] for name in ("window", "range_", "memory", "part"))
     return RunOptions(
-        model=locate(model),
+        model=path,
         input=input_,
+        trust=trust,
         source=SourceOptions(
             axis=choices["axis"],
             slices=None if range_ is None else parse_range(range_),
             level=choices["level"],
             fill_missing_chunks=choices["fill_missing_chunks"],
+            follow_links=choices["follow_links"],
         ),
         output=OutputOptions(
             path=choices["output"],
@@ -339,4 +351,4 @@ def _print_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
         print_json(summary.as_dict())
     for line in summary_lines(summary):
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)

@@ -267,6 +267,7 @@ def absolute(options: RunOptions) -> RunOptions:
     return dataclasses.replace(
         options,
         model=options.model.absolute(),
+        trust=None,  # keys and lists are this machine's; a worker takes the very bytes that were proved here
         input=file if node is None else f"{file}{NODE_SEPARATOR}{node}",
         output=dataclasses.replace(output, path=None if output.path is None else output.path.absolute()),
     )

@@ -209,6 +209,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
     return Summary(
         key=job.key,
         model=job.options.model,
+        proofs=job.session.model.proofs,
         input=job.options.input,
         output=job.sink.path,
         provider=job.session.provider,

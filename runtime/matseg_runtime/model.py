@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from matseg_runtime.sizes import format_size, parse_size
 from matseg_shared.errors import MetadataError, ModelError
 from matseg_shared.metadata import (
     INPUT_NAME,
@@ -19,6 +20,9 @@ from matseg_shared.metadata import (
     decode_self_test,
 )
 
+LIMIT_VARIABLE = "MATSEG_MODEL_LIMIT"
+DEFAULT_LIMIT = 1_000_000_000
+"""Bytes; the guide's networks at full width have a tenth to a quarter of it."""
 _ELEMENT_TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32": "tensor(float)"}
 
 
@@ -31,29 +35,47 @@ class Model:
     """Of the whole file, in hexadecimal: the model's identity in ledgers and provenance."""
     metadata: ModelMetadata
     self_test: SelfTest
+    proofs: tuple[str, ...] = ()
+    """Why it was trusted: what was asked for and proved."""
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """The file's content, read once, so that what is hashed is what is run.
+    """The file's content, read once, so that what is checked is what is run.
 
     Raises:
-        ModelError: there is no such file, or it cannot be read.
+        ModelError: there is no such file, it is larger than a model may be, or it cannot be read.
+        UsageError: MATSEG_MODEL_LIMIT is no size.
     """
-    if path.is_dir():
-        raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
-    if path.is_fifo() or path.is_char_device():
-        raise ModelError(
-            f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
-        )
+    limit = _largest_model()
     try:
-        return path.read_bytes()
+        if path.is_dir():
+            raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
+        # a pipe or a device could hand out bytes for ever, or none
+        if path.exists() and not path.is_file():
+            raise ModelError(
+                f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
+            )
+        with path.open("rb") as stream:
+            content = stream.read(min(os.fstat(stream.fileno()).st_size, limit) + 1)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: there is no such model file; matseg-export writes one") from error
-    except OSError as error:
-        raise ModelError(f"{path}: the model file cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        cause = getattr(error, "strerror", None) or error
+        raise ModelError(f"{path}: the model file cannot be read: {cause}") from error
+    if len(content) > limit:
+        raise ModelError(
+            f"{path}: expected a model of at most {format_size(limit)}, found a larger file; if it is the one you "
+            f"mean, set {LIMIT_VARIABLE} to a larger size, such as 2GB"
+        )
+    return content
 
 
-def describe_model(path: Path, content: bytes, session: Any) -> Model:
+def _largest_model() -> int:
+    text = os.environ.get(LIMIT_VARIABLE)
+    return DEFAULT_LIMIT if not text else parse_size(text, LIMIT_VARIABLE)
+
+
+def describe_model(path: Path, sha256: str, session: Any, proofs: tuple[str, ...] = ()) -> Model:
     """Check what a loaded onnxruntime session says about a model file.
 
     Raises:
@@ -68,9 +90,10 @@ def describe_model(path: Path, content: bytes, session: Any) -> Model:
     _check_graph(path, metadata, session)
     return Model(
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256,
         metadata=metadata,
         self_test=decode_self_test(properties, metadata, str(path)),
+        proofs=proofs,
     )
 
 

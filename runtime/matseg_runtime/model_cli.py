@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from matseg_runtime.complete import complete_model
-from matseg_shared.command import console, debug_option, json_option, print_json
+from matseg_runtime.trust_options import trust_options
+from matseg_shared.command import console, debug_option, json_option, plain, print_json
 from matseg_shared.help import Choice, Command, Example
+from matseg_shared.names import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,23 +33,26 @@ _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
     ],
 )
 @click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
+@trust_options
 @json_option
 @debug_option
-def inspect_main(model: Path, as_json: bool) -> None:
+def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...], as_json: bool) -> None:
     """Print what MODEL says about itself: classes, input, tiling, training and export.
 
     MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone lists the zoo.
     """
-    from matseg_runtime.zoo import PREFIX, locate
+    from matseg_runtime.zoo import PREFIX, choose_model
 
     if str(model) == PREFIX:
         _print_zoo(as_json)
         return
     from matseg_runtime.session import Session
 
-    found = Session.open(locate(model), provider="cpu", threads=1).model
+    path, trust = choose_model(model, sha256, trusted_keys)
+    found = Session.open(path, provider="cpu", threads=1, trust=trust).model
     if as_json:
-        print_json({"path": found.path, "sha256": found.sha256, **found.metadata.model_dump(mode="json")})
+        facts = {"path": found.path, "sha256": found.sha256, "proofs": found.proofs}
+        print_json({**facts, **found.metadata.model_dump(mode="json")})
         return
     out = console()
     out.print(_facts_table(found))
@@ -71,25 +76,37 @@ def inspect_main(model: Path, as_json: bool) -> None:
     help="Where the network runs; anything but auto is taken at its word or refused.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use.")
+@trust_options
 @json_option
 @debug_option
-def verify_main(model: Path, provider: ProviderChoice, threads: int | None, as_json: bool) -> None:
+def verify_main(
+    model: Path,
+    provider: ProviderChoice,
+    threads: int | None,
+    sha256: str | None,
+    trusted_keys: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
     import dataclasses
 
     from matseg_runtime.session import Session
-    from matseg_runtime.zoo import locate
+    from matseg_runtime.zoo import choose_model
 
-    session = Session.open(locate(model), provider=provider, threads=threads)
+    path, trust = choose_model(model, sha256, trusted_keys)
+    session = Session.open(path, provider=provider, threads=threads, trust=trust)
     result = session.self_test()
     if as_json:
-        print_json({"model": model, "passed": result.passed, **dataclasses.asdict(result)})
+        facts = {"model": model, "sha256": session.model.sha256, "proofs": session.model.proofs}
+        print_json({**facts, "passed": result.passed, **dataclasses.asdict(result)})
     session.require_passed(result)
     if not as_json:
         click.echo(
             f"{model}: passed on {result.provider} ({session.reason}): {result.pixels} pixels, "
             f"{result.ties} decided by rounding, {result.seconds * 1e3:.1f} ms"
         )
+        for proof in session.model.proofs:
+            click.echo(printable(f"trusted: {proof}"))
         if warning := session.model.metadata.precision_warning(session.provider):
             click.echo(f"warning: {warning}")
 
@@ -109,7 +126,7 @@ def _print_zoo(as_json: bool) -> None:
         found = find(item)
         here = "no" if found is None else ("" if found.fits(item) else "another file: ") + str(found.path)
         network = f"{item.network}, {item.precision}"
-        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", here)
+        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", plain(here))
     console().print(table)
 
 
@@ -117,10 +134,11 @@ def _facts_table(model: Model) -> Table:
     from rich.table import Table
 
     data = model.metadata
-    table = Table(title=f"{data.name} ({model.path})", show_header=False)
+    table = Table(title=plain(f"{data.name} ({model.path})"), show_header=False)
     size = data.pixel_size
     facts = (
         ("SHA-256", model.sha256),
+        ("trusted", "; ".join(model.proofs) or "nothing was asked for"),
         ("network", data.training.network),
         ("data set, version", f"{data.training.dataset}, {data.training.version}"),
         ("input", f"{data.input.channels} channel(s) of {data.input.dtype}"),
@@ -135,7 +153,7 @@ def _facts_table(model: Model) -> Table:
         ("exported with", _versions(data.export.packages)),
     )
     for name, value in facts:
-        table.add_row(name, value)
+        table.add_row(name, plain(value))
     return table
 
 
@@ -144,7 +162,7 @@ def _classes_table(model: Model) -> Table:
 
     table = Table("class", "name", "colour (RGB)", "in the training labels", title="classes")
     for item in model.metadata.classes:
-        table.add_row(str(item.index), item.name, str(item.colour), str(item.label_value))
+        table.add_row(str(item.index), plain(item.name), str(item.colour), str(item.label_value))
     return table
 
 

@@ -13,11 +13,11 @@ from matseg_runtime.ledger import Part
 from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.watch import WatchOptions
+from matseg_runtime.trust import Trust
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
 
 ImageFormat = Literal["png", "tiff"]
-_SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,8 @@ class RunOptions:
 
     model: Path
     input: str
+    trust: Trust | None = None
+    """What the model file must prove; None: what the site asks for."""
     source: SourceOptions = field(default_factory=SourceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     provider: ProviderChoice = "auto"
@@ -77,21 +79,6 @@ class RunOptions:
     """Make `report.html` when the output is complete, if the extra `report` is installed."""
 
 
-def parse_size(text: str) -> int:
-    """Bytes of `2GB`, `500M` or `1.5 GiB`.
-
-    Raises:
-        UsageError: no size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"--memory {text}: expected a size such as 2GB or 500MB")
-    factor = _SIZE_UNITS[match[2].upper()]
-    if match[3]:
-        factor = 1 << (10 * list(_SIZE_UNITS).index(match[2].upper()))
-    return int(float(match[1]) * factor)
-
-
 def parse_range(text: str) -> tuple[int | None, int | None]:
     """First slice and the one after the last of `START:STOP`; either may be left out.
 
@@ -105,12 +92,3 @@ def parse_range(text: str) -> tuple[int | None, int | None]:
         )
     start, stop = (int(part) if part else None for part in match.groups())
     return start, stop
-
-
-def format_size(count: float) -> str:
-    """Bytes for a person."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -10,7 +10,7 @@ from matseg_runtime.options import OutputOptions
 from matseg_runtime.sink.base import LabelVolume, Sink
 from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
 from matseg_runtime.sink.volume import side_folder
-from matseg_runtime.source import split_location
+from matseg_runtime.source import require_text, split_location
 from matseg_runtime.source.base import Source, Spacing
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import UsageError
@@ -50,8 +50,10 @@ def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata
     """
     if options.label is not None:
         return _place_in_image(source, options, options.label)
+    if options.path is not None:
+        require_text(str(options.path))
     path = options.path or source.beside.with_name(f"{source.beside.name}_predictions") / metadata.name
-    suffix = path.suffix.lower()
+    suffix = path.suffix.lower() if options.path is not None else ""  # a model's name decides no format
     format_: OutputFormat = options.image_format
     if suffix == ".zarr":
         format_ = "zarr"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.ledger import Part
-from matseg_runtime.options import format_size
 from matseg_runtime.pipeline import Crew
 from matseg_runtime.probe import Probe
 from matseg_runtime.sink.base import Sink, Unit
+from matseg_runtime.sizes import format_size
 from matseg_runtime.source.base import Source
 from matseg_shared.errors import UsageError
 from matseg_shared.machine import available_memory

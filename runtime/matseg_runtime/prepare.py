@@ -13,6 +13,7 @@ from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, read_key
 from matseg_runtime.look import look_at_some
+from matseg_runtime.model import Model
 from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
@@ -23,9 +24,10 @@ from matseg_runtime.report import provenance_text
 from matseg_runtime.segment import constant_answers
 from matseg_runtime.session import SelfTestResult, Session
 from matseg_runtime.sink.base import Sink
-from matseg_runtime.source import open_source
+from matseg_runtime.source import open_source, require_text
 from matseg_runtime.source.base import PixelArray, Slice, Source
 from matseg_runtime.source.watch import WatchSource
+from matseg_runtime.trust import HasSha256, Trust
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
@@ -74,6 +76,7 @@ def open_input(options: RunOptions) -> Source:
     """The input, or a folder to watch."""
     if options.watch is None:
         return open_source(options.input, options.source)
+    require_text(options.input)
     if (option := options.source.named()) is not None:
         raise UsageError(
             f"{options.input}: --watch waits for images in a folder, to which {option} does not apply"
@@ -105,7 +108,8 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     ).plan()
     if on_cpu and plan.crew.inferrers < _streams(options):
         session = replace(
-            _open_session(options, session.provider, plan.crew.inferrers), reason=session.reason
+            _open_session(options, session.provider, plan.crew.inferrers, session.model),
+            reason=session.reason,
         )
     key = _key(options, source, session, plan, place)
     if options.watch is not None and place.is_volume:
@@ -144,7 +148,11 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
         require_scikit_image("--quantify on a worker")
     source = open_source(options.input, options.source)
     session = Session.open(
-        options.model, provider=_provider_of(key), threads=options.threads, streams=threads
+        options.model,
+        provider=_provider_of(key),
+        threads=options.threads,
+        streams=threads,
+        trust=Trust.of_site().also(HasSha256(sha256=key.model_sha256, source="the client's model")),
     )
     self_test = session.require_self_test(options.accepted_difference)
     place = choose_place(source, options.output, session.model.metadata)
@@ -185,14 +193,22 @@ def _tested_session(options: RunOptions) -> tuple[Session, SelfTestResult]:
     ):
         failure = f"{session.provider} fails the self-test in {result.mismatches} of {result.pixels} pixels"
         reason = f"{session.reason}; {failure}"
-        session = replace(_open_session(options, "cpu", streams), reason=reason)
+        session = replace(_open_session(options, "cpu", streams, session.model), reason=reason)
         result = session.self_test()
     session.require_passed(result, accepted)
     return session, result
 
 
-def _open_session(options: RunOptions, provider: ProviderChoice, streams: int) -> Session:
-    return Session.open(options.model, provider=provider, threads=options.threads, streams=streams)
+def _open_session(
+    options: RunOptions, provider: ProviderChoice, streams: int, before: Model | None = None
+) -> Session:
+    """Open the model; once more only if the file is still the one that was opened before."""
+    trust = Trust.of_site() if options.trust is None else options.trust
+    if before is not None:
+        trust = trust.also(HasSha256(sha256=before.sha256, source="when this run began"))
+    return Session.open(
+        options.model, provider=provider, threads=options.threads, streams=streams, trust=trust
+    )
 
 
 def _answers(options: RunOptions, session: Session, plan: Plan) -> Answers | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ EXECUTION_PROVIDERS: Mapping[str, str] = {
 }
 _AUTO_ORDER: tuple[Provider, ...] = ("cuda", "openvino", "cpu")
 # TensorRT is not in it: it builds an engine for minutes, which nobody should meet unasked.
+
+TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
+"""Of onnxruntime: "1" before it is loaded, and it collects and sends nothing."""
 
 COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
 """Their memory is this process's, and its cores are shared out between calls."""
@@ -88,7 +92,7 @@ def load_onnxruntime() -> ModuleType:
             "machine with an NVIDIA GPU)"
         )
     try:
-        return importlib.import_module("onnxruntime")
+        return _import_without_telemetry()
     except ImportError as error:
         if not found:
             raise MissingExtraError(
@@ -98,6 +102,19 @@ def load_onnxruntime() -> ModuleType:
             f"{found[0]} is installed but cannot be loaded: {error}; install it again: "
             f"pip install --force-reinstall {found[0]}"
         ) from error
+
+
+def _import_without_telemetry() -> ModuleType:
+    """Official builds tell their maker of each process, session and model, from 1.29 on not only on Windows.
+
+    The variable keeps the rest from coming into being (uploader, events on disk, an identifier in the user's home) and
+    is read when the module is loaded; the call is for Windows' own tracing, which does not heed it.
+    """
+    os.environ[TELEMETRY_VARIABLE] = "1"
+    runtime = importlib.import_module("onnxruntime")
+    if hasattr(runtime, "disable_telemetry_events"):
+        runtime.disable_telemetry_events()
+    return runtime
 
 
 def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]:

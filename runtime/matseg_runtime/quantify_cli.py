@@ -9,6 +9,7 @@ import click
 
 from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE, debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ input_options = option_group(
     click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
     click.option(
         "--fill-missing-chunks", is_flag=True, help="Take what a zarr or HDF5 lacks for its fill value."
+    ),
+    click.option(
+        "--follow-links",
+        is_flag=True,
+        help="HDF5: take values from linked files in other folders, too; else only from those beside or below.",
     ),
 )
 
@@ -86,7 +92,7 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
     with shown_progress() as progress:
         result = quantify(options, progress)
     for line in _lines(result):
-        click.echo(line, err=as_json)
+        click.echo(printable(line), err=as_json)
     if as_json:
         print_json(
             {
@@ -113,6 +119,7 @@ def _options(labels: str, output: Path | None, choices: dict[str, Any]) -> Quant
             slices=None if range_ is None else parse_range(range_),
             level=choices["level"],
             fill_missing_chunks=choices["fill_missing_chunks"],
+            follow_links=choices["follow_links"],
         ),
         output=output,
         voxel=None if voxel is None else parse_voxel_size(voxel, choices["axis"] or 0),

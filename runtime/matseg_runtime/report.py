@@ -21,6 +21,7 @@ from matseg_runtime.source.base import Skipped
 from matseg_runtime.voxel import PIXEL, VoxelSize
 from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
 from matseg_shared.files import write_text
+from matseg_shared.names import as_text
 
 REPORT_NAME = "report.json"
 MUCH_CLIPPED = 0.5
@@ -33,6 +34,8 @@ class Summary:
 
     key: JobKey
     model: Path
+    proofs: tuple[str, ...]
+    """Why the model was trusted."""
     input: str
     output: Path
     provider: str
@@ -89,7 +92,8 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "model": str(self.model),
+            "model": as_text(self.model),
+            "model_proofs": list(self.proofs),
             "input": self.input,
             "output": str(self.output),
             "provenance": provenance_dict(self.key),
@@ -105,7 +109,7 @@ class Summary:
             "labelled_before": self.labelled_before,
             "complete": self.is_final and not self.set_aside,
             "set_aside": [record.model_dump(exclude={"index"}) for record in self.set_aside],
-            "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in self.skipped],
+            "skipped": [{"path": as_text(entry.path), "reason": entry.reason} for entry in self.skipped],
             "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
             "voxel_size": None if self.voxel is None else self.voxel.as_dict(),
             "unit": PIXEL if self.voxel is None else self.voxel.unit,

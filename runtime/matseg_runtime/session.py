@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from matseg_runtime import providers
 from matseg_runtime.model import Model, describe_model, read_model_bytes
 from matseg_runtime.providers import Attempt, Provider, ProviderChoice
+from matseg_runtime.trust import Trust
+from matseg_runtime.vetting import vet_model
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
 from matseg_shared.machine import available_cpus
 from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
@@ -66,7 +69,13 @@ class Session:
 
     @classmethod
     def open(
-        cls, path: Path, *, provider: ProviderChoice = "auto", threads: int | None = None, streams: int = 1
+        cls,
+        path: Path,
+        *,
+        provider: ProviderChoice = "auto",
+        threads: int | None = None,
+        streams: int = 1,
+        trust: Trust | None = None,
     ) -> Session:
         """Load a model file on the provider asked for, or fail.
 
@@ -75,18 +84,23 @@ class Session:
             provider: `auto` takes the first of cuda, openvino and cpu that works, and says why.
             threads: for all streams together; None: all cores this process may use.
             streams: calls of `predict` that run at a time on cpu and openvino; the threads are shared out between them.
+            trust: what the file must prove; None: what the site asks for.
 
         Raises:
-            ModelError: the file cannot be used.
+            ModelError: the file cannot be used, or does not prove what it must.
+            UsageError: the lists or keys that it is measured by cannot be used.
             ProviderError: the provider cannot be had here.
             UnsupportedError: onnxruntime is missing or installed twice.
         """
         content = read_model_bytes(path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        proofs = (Trust.of_site() if trust is None else trust).prove(path, sha256)
+        vet_model(path, content)
         runtime = providers.load_onnxruntime()
         threads = threads or available_cpus()
         session, attempt = _create(runtime, path, content, provider, threads, streams)
         return cls(
-            model=describe_model(path, content, session),
+            model=describe_model(path, sha256, session, proofs),
             provider=attempt.provider,
             reason=attempt.reason,
             threads=_threads_per_call(attempt.provider, threads, streams),
@@ -246,6 +260,8 @@ def _create_on(
                 content,
                 _session_options(runtime, _threads_per_call(provider, threads, streams)),
                 providers=providers.provider_list(provider, threads, streams),
+                enable_fallback=0,  # which tries the CPU, and prints so where our JSON belongs
+                read_config_from_model=0,  # a variable could ask for it
             )
     except Exception as error:
         raise _creation_error(runtime, path, provider, error) from error
@@ -276,6 +292,8 @@ def _session_options(runtime: ModuleType, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    # bytes can be of both of the formats that onnxruntime reads; those that were looked through are ONNX
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # threads that spin while they wait take the time of those that read and write
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

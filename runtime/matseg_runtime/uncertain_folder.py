@@ -40,6 +40,7 @@ from matseg_shared.classes import CLASSES_NAME, write_classes
 from matseg_shared.errors import ImageError
 from matseg_shared.files import atomic_write, output_errors, temporary_beside
 from matseg_shared.metadata import ClassInfo
+from matseg_shared.names import shortened
 from matseg_shared.png import write_label_png
 
 _IMAGES, _LABELS, _MAPS = "train/images", "train/labels", "maps"
@@ -122,6 +123,7 @@ def _item(job: Job, chosen: Chosen) -> UncertainItem:
     name = record.name if job.source.volume is not None else f"{job.source.beside.name}_{record.name}"
     if box is not None:
         name = f"{name}_x{box.x}_y{box.y}"
+    name = shortened(name)
     suffix = Path(record.where).suffix.lower() if _is_copied(job, box) else _suffix(job)
     return UncertainItem(
         name=name,

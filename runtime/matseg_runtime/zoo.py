@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.model import read_model_bytes
+from matseg_runtime.trust import HasSha256, Trust, trust_of
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.help import did_you_mean
 from matseg_shared.metadata import Precision
@@ -133,6 +134,26 @@ def locate(model: Path | str) -> Path:
             f"by its path instead of {text} if it is the one you want"
         )
     return found.path
+
+
+def choose_model(model: Path | str, sha256: str | None, keys: Sequence[Path]) -> tuple[Path, Trust]:
+    """The file that a MODEL argument means, and what it must prove when it is read.
+
+    Args:
+        model: a path, or `zoo:NAME`, whose digest it must still have then.
+        sha256: see `trust_of`.
+        keys: public keys that may have signed it.
+
+    Raises:
+        UsageError: see `locate` and `trust_of`.
+        ModelError: see `locate`.
+    """
+    trust = trust_of(sha256, keys)
+    text, path = str(model), locate(model)
+    if not text.startswith(PREFIX):
+        return path, trust
+    expected = read_index().model(text.removeprefix(PREFIX)).sha256
+    return path, trust.also(HasSha256(sha256=expected, source=text))
 
 
 def find(model: ZooModel) -> Found | None:

@@ -16,9 +16,11 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from matseg_shared.errors import MatsegError, Problem
+from matseg_shared.names import as_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 EXIT_DONE = 0
 EXIT_SET_ASIDE = 4
@@ -69,7 +71,7 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 import traceback
 
                 traceback.print_exc()
-            click.echo(f"Error: {summary.message}", err=True)
+            click.echo(printable(f"Error: {summary.message}"), err=True)
             if as_json:
                 _print({"error": summary})
             code = summary.exit_code
@@ -124,8 +126,8 @@ def jsonable(value: object) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
+    if isinstance(value, PurePath | str):
+        return as_text(str(value))
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -168,9 +170,17 @@ def warn(message: str) -> None:
     out.print(f"Warning: {message}", style="yellow", markup=False)
 
 
+def plain(text: str) -> Text:
+    """What came from a file, for a rich table: no markup, and nothing that acts on a terminal."""
+    from rich.text import Text
+
+    return Text(printable(text))
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console; without a terminal it prints plain lines that are not cut or wrapped to a width."""
-    from rich.console import Console
+    from matseg_shared.plain_console import PlainConsole
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else 200, soft_wrap=not terminal)
+    width = None if terminal else 200
+    return PlainConsole(stderr=stderr, highlight=False, emoji=False, width=width, soft_wrap=not terminal)

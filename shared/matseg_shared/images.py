@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.palette import Colour
 from matseg_shared.png_check import check_png
 from matseg_shared.room import Format, could_fill, require_honest_stream, require_room
@@ -170,6 +171,8 @@ def _read_tiff(path: Path) -> StoredImage:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
+        if (name := foreign_file(tiff)) is not None:
+            raise ImageError(path, foreign_file_problem(name))
         page = tiff.pages.first
         images = len(tiff.pages)
         if (

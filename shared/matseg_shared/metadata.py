@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from matseg_shared.errors import MetadataError, Problem
+from matseg_shared.names import portable_name_problem, printable
 
 SCHEMA_VERSION = 1
 DOCUMENT_KEY = "matseg"
@@ -27,6 +29,8 @@ INPUT_NAME = "image"
 LABELS_NAME = "labels"
 PROBABILITIES_NAME = "probabilities"
 MAX_DOCUMENT_BYTES = 1 << 20
+MAX_VALUES = 100_000
+"""Of hyperparameters or metrics, however deep they lie."""
 MAX_SELF_TEST_BYTES = 8 << 20
 MAX_SELF_TEST_UNPACKED_BYTES = 64 << 20
 
@@ -56,6 +60,14 @@ class ClassInfo(_Document):
     label_value: int | tuple[Byte, Byte, Byte]
     """What stood for it in the training label images: a grey value, a palette index or an RGB colour."""
 
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str) -> str:
+        """It stands on terminals, in tables and in file headers."""
+        if printable(name) != name or set(name) & set("\n\t"):
+            raise ValueError(f"expected a name on one line without control characters, found {name!r}")
+        return name
+
 
 class Histogram(_Document):
     """Intensities of the training images, for drift warnings."""
@@ -71,6 +83,10 @@ class Histogram(_Document):
     def _bins_with_a_width(self) -> Histogram:
         if not self.low < self.high:
             raise ValueError(f"its right edge {self.high:g} must lie above its left edge {self.low:g}")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(
+                f"there is no number for the distance between its edges, {self.low:g} to {self.high:g}"
+            )
         return self
 
 
@@ -151,6 +167,29 @@ class TrainingInfo(_Document):
     teacher: TeacherInfo | None = None
     """What it was distilled from; None: from labels alone."""
 
+    @field_validator("dataset", "version", "network")
+    @classmethod
+    def _names(cls, name: str) -> str:
+        """Exports, tables and pages are named after them."""
+        if (problem := portable_name_problem(name)) is not None:
+            raise ValueError(f"expected a name, found {name!r}: {problem}")
+        return name
+
+    @field_validator("config", "metrics")
+    @classmethod
+    def _of_a_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Where a checkpoint has one list many times within another, a few bytes are more than a disk holds."""
+        left, count = [values], 0
+        while left:
+            item = left.pop()
+            count += 1
+            if count > MAX_VALUES:
+                raise ValueError(f"more than {MAX_VALUES} values")
+            left += (
+                item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+            )
+        return values
+
 
 class ParityInfo(_Document):
     """How the exported graph compared with the torch network, on this many inputs of several sizes."""
@@ -223,13 +262,20 @@ class ModelMetadata(_Document):
 
     schema_version: Literal[1] = 1
     name: str = Field(min_length=1)
-    """`<dataset>_<version>`, as in `saved/`."""
+    """`<dataset>_<version>`, as in `saved/`; labels go into a folder of that name unless the user names one."""
     classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
     input: InputInfo
     tiling: TilingInfo
     training: TrainingInfo
     export: ExportInfo
     pixel_size: PixelSize | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_one_folder(cls, name: str) -> str:
+        if (problem := portable_name_problem(name)) is not None:
+            raise ValueError(f"expected the name of a folder, found {name!r}: {problem}")
+        return name
 
     @model_validator(mode="after")
     def _classes_in_order(self) -> ModelMetadata:

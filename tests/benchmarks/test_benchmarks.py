@@ -113,6 +113,15 @@ def test_kills(tmp_path: Path) -> None:
     assert done.stdout.count("0 failure(s)") == 3
 
 
+def test_mutated_models(tmp_path: Path) -> None:
+    """One process of mutations; a crash, or a file that onnx sees more in, would fail it."""
+    model = onnx_models.save_model(tmp_path / "model.onnx")
+    done = call("mutated_models.py", model, "--seconds", 0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("300 mutations: ")
+    assert "0 processes crashed" in done.stdout
+
+
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not account for memory")
 @pytest.mark.parametrize("extra", [(), ("--full",)])
 def test_memory(tmp_path: Path, extra: tuple[str, ...]) -> None:

@@ -361,8 +361,12 @@ def test_a_virtual_dataset_without_its_parts_is_not_black(
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file.create_virtual_dataset("data", layout)
     settled(tmp_path / "scan.h5")
-    with pytest.raises(ImageError, match=r"its part part.h5 is not there, so that HDF5 would fill in 0"):
-        opened(tmp_path / "scan.h5").read(0, 1)
+    with pytest.raises(UsageError, match=r"takes values from part.h5, which is not there"):
+        opened(tmp_path / "scan.h5")
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["other"] = VOLUME
+    with pytest.raises(UsageError, match=r"takes values from part.h5::data, which is not there"):
+        opened(tmp_path / "scan.h5")
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["data"] = VOLUME
     assert np.array_equal(opened(tmp_path / "scan.h5").read(0, 1)[0], VOLUME[0])
@@ -401,7 +405,7 @@ def test_arrays_of_something_else(tmp_path: Path, dtype: str) -> None:
     header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': (2, 2), }}".ljust(117) + "\n"
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64))
-    with pytest.raises(UsageError, match=r"expected a whole .npy file with an array of numbers"):
+    with pytest.raises(UsageError, match=r"expected (a whole .npy file with )?an array of numbers"):
         open_source(str(settled(path)))
 
 

@@ -199,7 +199,7 @@ class FakeRuntime:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, content: bytes, options: Any, providers: Any) -> Any:  # noqa: N802
+    def InferenceSession(self, content: bytes, options: Any, providers: Any, **_: int) -> Any:  # noqa: N802
         assert isinstance(content, bytes)
         self.asked.append((providers, options.intra_op_num_threads))
         name = providers[0][0]

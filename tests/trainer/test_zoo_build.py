@@ -90,7 +90,7 @@ def builder(zoo: ZooCheckout, workspace: Path, ran: list[tuple[str, ...]]) -> Bu
 def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: list[tuple[str, ...]]) -> None:
     written = builder.build(seeds=2)
     entry, zoo = builder.entry, builder.zoo
-    assert written == (entry.model, entry.figures, entry.card, zoo.readme, zoo.index)
+    assert written == (entry.model, entry.figures, entry.card, zoo.readme, zoo.sums, zoo.index)
     assert [words[0] for words in ran] == [
         "matseg-prep",
         *["matseg-train"] * 2,
@@ -119,6 +119,7 @@ def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: li
     ):
         assert text in card
     assert "zoo:discs" in zoo.readme.read_text(encoding="utf-8")
+    assert zoo.sums.read_text(encoding="utf-8") == f"{figures.model_sha256}  discs/model.onnx\n"
     _nothing_changes_without_a_reason(builder)
     _parts_that_do_not_belong_together_are_told(builder)
 

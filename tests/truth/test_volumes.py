@@ -204,7 +204,7 @@ def test_hdf5_virtual_dataset_with_a_file_missing_is_refused(tmp_path: Path) -> 
         file.create_virtual_dataset("data", layout)
     np.testing.assert_array_equal(stored(tmp_path / "scan.h5"), VOLUME)
     (tmp_path / "part1.h5").unlink()
-    assert "takes values from the file part1.h5, which is not there" in refusal(tmp_path / "scan.h5")
+    assert "takes values from part1.h5, which is not there" in refusal(tmp_path / "scan.h5")
     np.testing.assert_array_equal(stored(tmp_path / "scan.h5", fill_missing_chunks=True)[:3], VOLUME[:3])
 
 

@@ -48,16 +48,34 @@ class Checkpoint:
         return VersionConfig.model_validate(self.training.config)
 
     def network(self) -> SegmentationNetwork:
-        """The trained network in evaluation mode."""
-        network = build_network(
+        """The trained network in evaluation mode.
+
+        Raises:
+            RuntimeError: the weights are not those of such a network; found out before there is room made for it, as
+                a description of a few bytes can ask for a network of any size.
+        """
+        with torch.device("meta"):  # shapes without memory
+            shapes = {name: tensor.shape for name, tensor in self._new_network().state_dict().items()}
+        found = {name: tensor.shape for name, tensor in self.weights.items()}
+        if shapes != found:
+            name = next(name for name in (*shapes, *found) if shapes.get(name) != found.get(name))
+            raise RuntimeError(f"{name}: expected {_shown(shapes, name)}, found {_shown(found, name)}")
+        network = self._new_network()
+        _require_numbers(self.weights, network.state_dict())
+        network.load_state_dict(dict(self.weights))
+        return network.eval()
+
+    def _new_network(self) -> SegmentationNetwork:
+        return build_network(
             self.training.network,
             in_channels=self.input.channels,
             n_class=len(self.classes),
             width=self.config.width,
         )
-        _require_numbers(self.weights, network.state_dict())
-        network.load_state_dict(dict(self.weights))
-        return network.eval()
+
+
+def _shown(shapes: Mapping[str, torch.Size], name: str) -> str:
+    return "x".join(map(str, shapes[name])) or "one number" if name in shapes else "nothing"
 
 
 def _require_numbers(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -55,6 +56,17 @@ def _nothing(*_: object) -> None:
     """Stands for whatever a pickle wants to call."""
 
 
+def _require_honest_sizes(content: bytes) -> None:
+    """Python makes room for as many values as the number of one of them says, billions in six bytes.
+
+    Raises:
+        ValueError: there are fewer bytes than values.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(content):
+            raise ValueError(f"value {argument} of a pickle of {len(content)} bytes")
+
+
 def read_training(path: Path) -> TrainingInfo:
     """Where a checkpoint's weights come from.
 
@@ -67,10 +79,10 @@ def read_training(path: Path) -> TrainingInfo:
             if archive.getinfo(name).file_size > _LARGEST_PICKLE:
                 raise ValueError("oversized")
             with archive.open(name) as stream:
-                content = stream.read(
-                    _LARGEST_PICKLE + 1
-                )  # `read` without a length unpacks more than was declared
-            document = _Reader(io.BytesIO(content)).load()
+                # `read` without a length unpacks more than was declared
+                content = stream.read(_LARGEST_PICKLE + 1)
+        _require_honest_sizes(content)
+        document = _Reader(io.BytesIO(content)).load()
         return TrainingInfo.model_validate(document["training"])
     except ValidationError as error:
         raise ModelError(f"{path}: its description is not valid; train this version again") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matseg_runtime.complete import complete_model
+from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_shared.help import Choice, Command, Example
@@ -20,6 +21,7 @@ from matseg_trainer.complete import complete_split, dataset_argument, version_ar
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
+    from matseg_runtime.trust import Trust
     from matseg_shared.metadata import Precision
     from matseg_trainer.evaluate import Predictor
     from matseg_trainer.export.bioimageio import Package
@@ -192,6 +194,7 @@ def train_main(
     show_default=True,
     help="How far from a boundary is near, in pixels.",
 )
+@trust_options
 @workspace_option
 @page_option
 @json_option
@@ -204,6 +207,8 @@ def evaluate_main(
     gpu: bool,
     model: Path | None,
     tolerance: float,
+    sha256: str | None,
+    trusted_keys: tuple[Path, ...],
     page: bool,
     as_json: bool,
     workspace: Path | None,
@@ -214,9 +219,12 @@ def evaluate_main(
     pink; more classes: wrong pixels pink. log/ gets the figures as JSON and, image by image with the worst first, as
     CSV; plots/ the confusion matrix and the reliability diagram.
     """
+    if model is None and (sha256 is not None or trusted_keys):
+        raise click.UsageError("--sha256 and --trusted-key apply with --model only")
     place = Workspace.find(workspace)
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")
+    from matseg_runtime.trust import trust_of
     from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.pages.evaluation import write_evaluation_page
     from matseg_trainer.pages.leave import leave_page
@@ -226,7 +234,8 @@ def evaluate_main(
     if model is None:
         predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
     else:
-        predictor, network = _onnx_predictor(model, name, gpu=gpu)
+        trust = trust_of(sha256, trusted_keys)
+        predictor, network = _onnx_predictor(model, name, trust, gpu=gpu)
     folder = f"{version}_{network}" + ("_onnx" if model else "")
     stem = f"{name}_{test_folder}" + ("_onnx" if model else "")
     split_root = data.folder(test_folder, "predictions").parent
@@ -271,11 +280,11 @@ def _checkpoint_predictor(
     return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network
 
 
-def _onnx_predictor(path: Path, name: str, *, gpu: bool) -> tuple[Predictor, str]:
+def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, str]:
     from matseg_runtime.session import Session
     from matseg_trainer.evaluate import Predictor
 
-    session = Session.open(path, provider="cuda" if gpu else "cpu")
+    session = Session.open(path, provider="cuda" if gpu else "cpu", trust=trust)
     metadata = session.model.metadata
     if metadata.name != name:
         raise UsageError(

@@ -25,7 +25,7 @@ def run_command(words: Sequence[str], folder: Path) -> None:
         raise MatsegError(
             f"{program}: not installed beside {sys.executable}; pip install 'matseg[train,cpu]'"
         )
-    console().print(f"\n[bold]$ {shlex.join(words)}[/bold]")
+    console().print(f"\n$ {shlex.join(words)}", style="bold", markup=False)
     done = subprocess.run([found, *arguments], cwd=folder, check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from matseg_shared.errors import ConfigError, Problem
 from matseg_shared.metadata import problems_of
+from matseg_shared.names import portable_name_problem
 
 CONFIG_NAME = "config.toml"
 DEFAULT_VERSION = "default"
@@ -219,7 +220,7 @@ def _layout_problems(dataset: str, tables: object) -> list[Problem]:
 
 
 def _is_file_name(name: str) -> bool:
-    return name.isprintable() and name.strip(" .") == name != "" and not set(name) & set('/\\:*?"<>|')
+    return name.isprintable() and name.strip(" .") == name and portable_name_problem(name) is None
 
 
 def _bad_name(where: str) -> Problem:

@@ -26,7 +26,7 @@ class TerminalProgress(Progress):
 
     def start(self, job: TrainingJob, facts: dict[str, str]) -> None:
         self._epochs = job.config.epoch
-        self._out.print(f"[bold]{job.name}[/bold]")
+        self._out.print(job.name, style="bold", markup=False)
         for name, value in facts.items():
             self._out.print(f"  {name:<10} {value}", markup=False)
 

@@ -55,13 +55,15 @@ class Teacher:
         """
         if choice.endswith(".onnx"):
             path = Path(choice)
-            predictor = Predictor.of_session(Session.open(path))
+            session = Session.open(path)
+            predictor, sha256 = Predictor.of_session(session), session.model.sha256
         else:
             path = find_checkpoint(workspace, choice, "--teacher")
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             predictor = Predictor.of_checkpoint(load_checkpoint(path), device)
         return cls(
             name=path.stem,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=sha256,
             predictor=predictor,
             unlabelled=() if unlabelled is None else _images_of(unlabelled),
         )

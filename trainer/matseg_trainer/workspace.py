@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.names import portable_name_problem
 
 if TYPE_CHECKING:  # they bring numpy and pydantic along, which `--help` need not wait for
     from matseg_trainer.config import Config
@@ -86,9 +87,9 @@ class Workspace:
         Raises:
             DatasetError: `name` cannot be the name of a folder in `data/`.
         """
-        if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\:"):
+        if (problem := portable_name_problem(name)) is not None:
             raise DatasetError(
-                f"{name!r}: expected the name of a data set, that is of a folder in {self.data}"
+                f"{name!r}: expected the name of a data set, that is of a folder in {self.data}; {problem}"
             )
         return self.data / name
 

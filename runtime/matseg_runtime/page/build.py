@@ -126,8 +126,13 @@ def _input(
     if source is not None:
         yield source
         return
+    wanted = location or _location(record)
+    if location is None and "://" in wanted:  # what a folder from elsewhere says must open no connection
+        missing.append(f"The input was {wanted}; to see its slices, name it to matseg-report with --input.")
+        yield None
+        return
     try:
-        found = open_source(location or _location(record), _source_options(record))
+        found = open_source(wanted, _source_options(record))
     except MatsegError as error:
         missing.append(f"The input cannot be read any more, so there are labels without slices. {error}")
         yield None

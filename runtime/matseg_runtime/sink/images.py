@@ -13,9 +13,10 @@ from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.voxel import VoxelSize
-from matseg_shared.errors import UsageError
+from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import atomic_write, make_folder, output_errors, sweep
 from matseg_shared.metadata import ModelMetadata
+from matseg_shared.names import name_problem
 from matseg_shared.png import write_label_png
 
 LEDGER_NAME = ".matseg"
@@ -58,7 +59,13 @@ class ImageSink(Sink):
         self._probabilities = probabilities
 
     def file_of(self, name: str) -> Path:
-        """Where the labels of a slice go."""
+        """Where the labels of a slice go.
+
+        Raises:
+            OutputError: not into this folder, by its name.
+        """
+        if (problem := name_problem(name)) is not None:  # the sources see to it; this is the last door
+            raise OutputError(f"{self.path}: {name!r} cannot be the name of labels there: {problem}")
         return self.path / f"{name}{_SUFFIXES[self._format]}"
 
     def check_place(self, *, overwrite: bool) -> None:
@@ -78,7 +85,7 @@ class ImageSink(Sink):
     def remove_earlier(self, names: Sequence[str]) -> None:
         with output_errors(self.path):
             for name in names:
-                if Path(name).name == name:
+                if name_problem(name) is None:
                     self.file_of(name).unlink(missing_ok=True)
                     self._probability_file(name).unlink(missing_ok=True)
 

@@ -26,6 +26,7 @@ from matseg_runtime.source.zarr import placement
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sweep, sync_folder
 from matseg_shared.metadata import ModelMetadata
+from matseg_shared.names import portable_name_problem
 
 _EXPECTED = "--label expected the group of an OME-Zarr image of version 0.4 or 0.5 on this disk"
 _REMEDY = "write a label image of its own with -o labels.zarr"
@@ -103,6 +104,11 @@ class LabelGroupSink(ZarrSink):
         self.image = image
 
     def check_place(self, *, overwrite: bool) -> None:
+        store = self.image.store.resolve()
+        if not self.path.parent.resolve().is_relative_to(store):
+            raise UsageError(
+                f"{self.path}: lies outside of {self.image.store}, for there is a link on the way; {_REMEDY}"
+            )
         super().check_place(overwrite=overwrite)
         if not os.access(self.image.path, os.W_OK):  # found out before hours of work, not after
             raise OutputError(
@@ -143,9 +149,10 @@ def check_label_name(name: str) -> str:
     Raises:
         UsageError: it is none.
     """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None or portable_name_problem(name) is not None:
         raise UsageError(
-            f"--label {name}: expected a name of letters, digits, '_', '-' and '.', such as --label phases"
+            f"--label {name}: expected a name of letters, digits, '_', '-' and '.' that every system takes, such as "
+            "--label phases"
         )
     return name
 

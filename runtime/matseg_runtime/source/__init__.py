@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import UsageError
+from matseg_shared.names import printable
 
 NODE_SEPARATOR = "::"
 _KINDS = "a folder of images, a TIFF stack (.tif, .tiff), a zarr volume (.zarr), an HDF5 file (.h5) or an array (.npy)"
@@ -31,6 +32,7 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
         MissingExtraError: an optional package is needed for it.
     """
     options = options or SourceOptions()
+    require_text(location)
     file, node = split_location(location)
     path = Path(file)
     if "://" in file:
@@ -52,6 +54,19 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
             f"{file}: is no file but a pipe or device; save what comes from it, and name {_KINDS}"
         )
     return _open_file(path, node, options)
+
+
+def require_text(location: str) -> None:
+    """Paths stand in the ledger, the report and the labels themselves, as text.
+
+    Raises:
+        UsageError: this one cannot; it comes from an old disk with another encoding, or holds what no path can.
+    """
+    if "\0" in location or any("\ud800" <= mark <= "\udfff" for mark in location):
+        raise UsageError(
+            f"{printable(location)}: expected a path in UTF-8, found one that is none; rename the file or folder, or "
+            "reach it by a link"
+        )
 
 
 def _open_folder(path: Path, node: str | None, options: SourceOptions) -> Source:

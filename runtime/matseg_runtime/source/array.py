@@ -18,7 +18,7 @@ from matseg_runtime.source.base import (
     Spacing,
     Volume,
 )
-from matseg_runtime.source.folder import file_identity, refuse_growing_file
+from matseg_runtime.source.folder import file_identity, refuse_growing_file, require_output_name
 from matseg_runtime.source.layout import layout_of
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
@@ -84,6 +84,7 @@ class ArraySource(Source):
             )
         self._identity = "" if stored.watched is None else file_identity(stored.watched)
         self.slices = _slices(stored.location, self.beside.name, self._start, stop, depth, self._identity)
+        require_output_name(stored.location, self.slices[-1].name)
         self.volume = Volume(
             shape=tuple(shape[number] for number in self._layout.spatial),
             axis=self._layout.axis,

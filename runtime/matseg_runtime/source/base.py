@@ -87,6 +87,8 @@ class SourceOptions:
     """Resolution level of an OME-Zarr image; None: 0, the finest."""
     fill_missing_chunks: bool = False
     """Take what a zarr array or HDF5 dataset lacks for its fill value, instead of refusing it."""
+    follow_links: bool = False
+    """Take the values of an HDF5 dataset from other files wherever they are, not only from those beside or below."""
     as_labels: bool = False
     """Take a palette image's indices, not their colours, and leave out the probabilities that lie beside labels."""
 

@@ -14,6 +14,7 @@ from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
+from matseg_shared.names import name_problem
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Of the file with a slice's class probabilities, beside its label image."""
@@ -68,6 +69,8 @@ class FolderSource(Source):
                 f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found {found}; "
                 "name the folder that holds the slices themselves"
             )
+        for path in images:
+            require_output_name(str(path), path.stem)
         _refuse_equal_stems(folder, images)
         self.slices = tuple(
             Slice(index=index, name=path.stem, where=str(path), identity=file_identity(path))
@@ -97,6 +100,19 @@ class FolderSource(Source):
     def newcomers(self) -> tuple[Path, ...]:
         known = set(self._paths)
         return tuple(path for path in list_images(self._folder)[0] if path not in known)
+
+
+def require_output_name(where: str, name: str) -> None:
+    """Make sure that labels can have the name of what they are made from.
+
+    Raises:
+        UsageError: they cannot; says why.
+    """
+    if (problem := name_problem(name)) is not None:
+        raise UsageError(
+            f"{where}: labels cannot have the name of this input, because {problem}; rename it, or make a folder of "
+            "links to it under other names"
+        )
 
 
 def refuse_growing_file(path: Path) -> None:

@@ -11,6 +11,7 @@ from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
 from matseg_runtime.source.hdf5_chunks import WrittenCheck
+from matseg_runtime.source.hdf5_links import with_references
 from matseg_shared.errors import MissingExtraError, UsageError
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
@@ -46,7 +47,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
 def _described(h5py: Any, file: Any, path: Path, dataset: str | None, options: SourceOptions) -> StoredArray:
     try:
         found = _dataset(h5py, file, path, dataset)
-        return _stored(path, file, found, options)
+        return with_references(h5py, found, _stored(path, file, found, options), options)
     except UsageError:
         raise
     except Exception as error:  # h5py raises many kinds for what is damaged behind the file's first bytes
@@ -57,9 +58,7 @@ def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> Stor
     name = str(dataset.name)
     if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
         raise UsageError(f"{path}::{name}: says that zero is white; save it with black as zero")
-    check = WrittenCheck(
-        where=f"{path}::{name}", path=path, dataset=dataset, fill_missing=options.fill_missing_chunks
-    )
+    check = WrittenCheck(where=f"{path}::{name}", dataset=dataset, fill_missing=options.fill_missing_chunks)
     return StoredArray(
         kind="hdf5",
         location=f"{path}::{name}",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matseg_shared.errors import ImageError
@@ -14,7 +12,6 @@ from matseg_shared.room import could_fill, require_honest_stream
 
 _DEFLATE = 1
 """Number of the filter in HDF5's registry."""
-_PREFIX_VARIABLE = "HDF5_VDS_PREFIX"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +20,6 @@ class WrittenCheck:
 
     where: str
     """Named in errors."""
-    path: Path
     dataset: Any
     fill_missing: bool
     """Whether what was never written counts as the fill value."""
@@ -35,8 +31,8 @@ class WrittenCheck:
             ImageError: one was never written, or would become more than its pixels.
         """
         if self.dataset.is_virtual:
-            self._check_sources()
-        elif self.dataset.chunks is not None:
+            return  # its sources were looked for when it was opened
+        if self.dataset.chunks is not None:
             self._check_chunks(index)
         elif self._is_missing(self.dataset.id.get_storage_size() == 0 and not self.dataset.external):
             raise self._missing("it was reserved, but nothing was written into it")
@@ -76,23 +72,6 @@ class WrittenCheck:
             for length in self.dataset.chunks:
                 pixels *= length
             require_honest_stream(self.where, content, "deflate", pixels)
-
-    def _check_sources(self) -> None:
-        """Files that a virtual dataset is put together from."""
-        if self.fill_missing:
-            return
-        for source in self.dataset.virtual_sources():
-            name = str(source.file_name)
-            if name != "." and "%" not in name and not any(place.is_file() for place in self._places(name)):
-                raise self._missing(f"its part {name} is not there")
-
-    def _places(self, name: str) -> Iterator[Path]:
-        """Where HDF5 looks for a part (H5Pset_virtual)."""
-        yield Path(name)
-        yield self.path.parent / name
-        yield self.path.parent / Path(name).name
-        if prefix := os.environ.get(_PREFIX_VARIABLE):
-            yield Path(prefix.replace("${ORIGIN}", str(self.path.parent))) / name
 
 
 def _allocated() -> int:

@@ -18,6 +18,7 @@ from matseg_runtime.source.tiff_scale import tiff_scale
 from matseg_runtime.voxel import VoxelSize, ome_unit, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import apply_palette, decoding_problem, read_tiff_page
+from matseg_shared.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.tiff_colours import unlike_its_bytes
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
 
 
 def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
+    if (name := foreign_file(tiff)) is not None:
+        raise UsageError(f"{path}: {foreign_file_problem(name)}")
     try:
         array, axes = _array(path, tiff, options)
         spacing = _spacing(tiff)

@@ -12,6 +12,7 @@ from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice
 from matseg_runtime.source.folder import file_identity, skip_reason
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import list_images, read_any_dtype
+from matseg_shared.names import name_problem
 
 POLL_SECONDS = 0.25
 _WAIT_PER_LOOK = 9
@@ -191,10 +192,8 @@ class WatchSource(Source):
         return True
 
     def _take(self, path: Path, identity: str) -> Slice | None:
-        """Make an image the next slice; None when another one has its name."""
-        other = self._stems.setdefault(path.stem.casefold(), path)
-        if other != path:
-            reason = f"{other.name} has the same name and came first"
+        """Make an image the next slice; None when labels cannot have its name."""
+        if (reason := self._no_name(path)) is not None:
             self.skipped = (*self.skipped, Skipped(path=path, reason=reason))
             self._refused.add(path)
             return None
@@ -203,6 +202,13 @@ class WatchSource(Source):
         item = Slice(index=len(self.slices), name=path.stem, where=str(path), identity=identity)
         self.slices = (*self.slices, item)
         return item
+
+    def _no_name(self, path: Path) -> str | None:
+        """Why labels cannot have this image's name."""
+        if (problem := name_problem(path.stem)) is not None:
+            return f"labels cannot have its name, because {problem}"
+        other = self._stems.setdefault(path.stem.casefold(), path)
+        return None if other == path else f"{other.name} has the same name and came first"
 
     def _renew(self, path: Path, identity: str) -> Slice:
         """Remember under which identity a slice is handed out again."""

@@ -58,9 +58,9 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
         raise UsageError(
             f"{where}: expected a zarr array or group, found {type(error).__name__}: {error}"
         ) from error
+    refuse_object_codecs(where, chosen.array)
     if chosen.array.dtype.kind not in "uifb":
         raise UsageError(f"{where}: expected an array of numbers, found {chosen.array.dtype}")
-    refuse_object_codecs(where, chosen.array)
     path = Path(location.rstrip("/").rpartition("/")[2]) if remote else Path(location)
     return ArraySource(_stored(where, path, chosen, options), options)
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matseg_shared.errors import ExportError
+from matseg_runtime.vetting import vet_model
+from matseg_shared.errors import ExportError, ModelError
 from matseg_shared.files import atomic_write
 from matseg_shared.metadata import (
     PAYS_ON,
@@ -217,6 +218,17 @@ class _Maker:
 
         onnx.checker.check_model(finished.model)
         content = self.content(finished)
+        _require_loadable(path, content)
         with atomic_write(path) as stream:
             stream.write(content)
         return ExportResult(path=path, bytes=len(content), metadata=self.metadata(finished))
+
+
+def _require_loadable(path: Path, content: bytes) -> None:
+    """The runtime loads no file with an operator that it does not know of."""
+    try:
+        vet_model(path, content)
+    except ModelError as error:
+        raise ExportError(
+            f"{error}; nothing was written; a new network's operators belong on the list in matseg_runtime.vetting"
+        ) from error

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.session import Session
+from matseg_runtime.trust import MADE_HERE
 from matseg_runtime.voxel import ome_unit, unit_of
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_shared.files import atomic_write
@@ -146,7 +147,7 @@ def write_package(package: Package, model: Path) -> None:
     from bioimageio.spec import save_bioimageio_package_to_stream
     from pydantic import ValidationError
 
-    session = Session.open(model, provider="cpu")
+    session = Session.open(model, provider="cpu", trust=MADE_HERE)
     session.require_self_test()
     with tempfile.TemporaryDirectory(prefix="matseg-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # bioimageio.spec leaves closing files to Python

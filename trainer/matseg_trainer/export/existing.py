@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matseg_runtime.session import Session
+from matseg_runtime.trust import MADE_HERE
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import Precision
 from matseg_trainer.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision) ->
         ModelError: it is no model.
         UsageError: it is of another training, or in another precision.
     """
-    found = Session.open(path, provider="cpu").model.metadata
+    found = Session.open(path, provider="cpu", trust=MADE_HERE).model.metadata
     same = found.training.model_dump(mode="json") == checkpoint.training.model_dump(mode="json")
     same = same and checkpoint.pixel_size in (None, found.pixel_size)
     if not same or found.export.precision != precision:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.providers import load_onnxruntime
 from matseg_shared.metadata import INPUT_NAME
 from matseg_shared.progress import SILENT, Progress
 
@@ -67,11 +68,11 @@ def sample_tensors(
         seed: chooses the pixels.
         progress: told of each crop.
     """
-    import onnxruntime
-
     progress.stage("sampling the ranges of activations", len(crops), unit="crops")
     probed = _with_probes(model, tensors)
-    session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = load_onnxruntime().InferenceSession(
+        probed.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     rng = np.random.default_rng(seed)
     kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tensors}
     for crop in crops:

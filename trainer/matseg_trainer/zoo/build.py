@@ -16,6 +16,7 @@ from pathlib import Path
 
 from matseg_runtime.model import read_model_bytes
 from matseg_runtime.session import Session
+from matseg_runtime.trust import MADE_HERE
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import read_evaluation
 from matseg_shared.files import atomic_write, write_text
@@ -128,7 +129,7 @@ class Builder:
                 f"{made}: expected a model of at most {LARGEST_MODEL / 1e6:.0f} MB, found {len(content) / 1e6:.1f} MB; "
                 f"describe a narrower version or precision int8 in {self.entry.description}"
             )
-        session = Session.open(made, provider="cpu")
+        session = Session.open(made, provider="cpu", trust=MADE_HERE)
         check_model(self.description, session.model)
         session.require_self_test()
         figures = ZooFigures(

@@ -79,6 +79,11 @@ class ZooCheckout:
         return self.folder / "README.md"
 
     @property
+    def sums(self) -> Path:
+        """The digests of all models, as `sha256sum` writes them."""
+        return self.folder / "SHA256SUMS"
+
+    @property
     def index(self) -> Path:
         """The index for programs; it lies in the package because wheels carry it."""
         return self.root / "runtime" / "matseg_runtime" / INDEX_NAME

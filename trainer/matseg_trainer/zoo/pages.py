@@ -40,6 +40,7 @@ def pages(zoo: ZooCheckout) -> tuple[Page, ...]:
     return (
         *(Page(path=card.entry.card, text=card.text) for card in cards),
         Page(path=zoo.readme, text=_readme(cards)),
+        Page(path=zoo.sums, text="".join(f"{item.sha256}  {item.file}\n" for item in index.models)),
         Page(path=zoo.index, text=index.model_dump_json(indent=1) + "\n"),
     )
 
@@ -81,6 +82,7 @@ def _readme(cards: Sequence[Card]) -> str:
     header = ("name", "labels", "classes", "network", "MB", "mean IoU, unseen images", "Mpixel/s")
     return (
         f"{_INTRODUCTION}\n{markdown_table(header, rows)}\n\n"
-        "Speeds are of the machines that the cards name. This page, the cards and the index\n"
+        "Speeds are of the machines that the cards name. [SHA256SUMS](SHA256SUMS) has the digest of every file, for\n"
+        "`sha256sum --check` and `matseg-run --sha256`. This page, the cards, the digests and the index\n"
         "(`runtime/matseg_runtime/zoo_index.json`) are written by `python -m matseg_trainer.zoo cards`.\n"
     )

@@ -1,0 +1,218 @@
+"""What a model file must prove before it is loaded, because the user asks for it or the site does for everybody.
+
+Two variables are a site's policy: every model that is loaded on the machine, by whatever command, must be on the list
+that MATSEG_TRUSTED_MODELS names, or signed with a key that MATSEG_TRUSTED_KEYS names, or both. What they name and is
+not there is an error, never no policy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matseg_shared.errors import ModelError, UsageError
+
+LIST_VARIABLE = "MATSEG_TRUSTED_MODELS"
+KEYS_VARIABLE = "MATSEG_TRUSTED_KEYS"
+_KEY_SUFFIXES = (".pem", ".pub")
+_LARGEST_LIST = 1 << 24
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
+"""As `sha256sum` and `shasum -a 256` write it."""
+_TAGGED_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+"""As `sha256sum --tag` and BSD's `sha256` write it."""
+
+
+class Demand(ABC):
+    """One thing to prove."""
+
+    @abstractmethod
+    def proof(self, path: Path, sha256: str) -> str:
+        """Half a sentence on what was proved, for the user.
+
+        Args:
+            path: of the model file.
+            sha256: of the bytes that will be loaded.
+
+        Raises:
+            ModelError: the file does not prove it.
+            UsageError: what it is to be measured by cannot be used.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HasSha256(Demand):
+    """The file is a certain one."""
+
+    sha256: str
+    """Lower case."""
+    source: str
+    """Who says so: `--sha256`, ..."""
+
+    def proof(self, path: Path, sha256: str) -> str:
+        """See the base class."""
+        if sha256 != self.sha256:
+            raise ModelError(
+                f"{path}: expected SHA-256 {self.sha256} ({self.source}), found {sha256}; it is another file, or was "
+                "changed, and is not loaded"
+            )
+        return f"SHA-256 as expected ({self.source})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsListed(Demand):
+    """The file is on a list of SHA-256 digests; under its own name, where the list knows that name."""
+
+    path: Path
+    source: str
+
+    def proof(self, path: Path, sha256: str) -> str:
+        """See the base class."""
+        listed = read_digests(self.path, self.source)
+        named = [digest for digest, name in listed if _base_name(name) == path.name]
+        allowed = named or [digest for digest, _ in listed]
+        if sha256 not in allowed:
+            expected = (
+                f"SHA-256 {' or '.join(named[:3])}, as listed for {path.name}" if named else "one of those"
+            )
+            raise ModelError(
+                f"{path}: is not on the list of models {self.path} ({self.source}): expected {expected}, found SHA-256 "
+                f"{sha256}; it is not loaded"
+            )
+        return f"listed in {self.path} ({self.source})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsSigned(Demand):
+    """There is a signature beside the file, made with one of some keys."""
+
+    keys: tuple[Path, ...]
+    """Public keys, PEM files."""
+    source: str
+
+    def proof(self, path: Path, sha256: str) -> str:
+        """See the base class."""
+        from matseg_runtime.signature import read_public_key, verify
+
+        signer = verify(path, sha256, tuple(read_public_key(key) for key in self.keys))
+        return f"signed with {signer.path} ({self.source})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Everything that a model must prove."""
+
+    demands: tuple[Demand, ...] = ()
+
+    @classmethod
+    def of_site(cls) -> Trust:
+        """What the variables of this machine ask for.
+
+        Raises:
+            UsageError: they name what is not there.
+        """
+        demands: list[Demand] = []
+        if text := os.environ.get(LIST_VARIABLE):
+            demands.append(IsListed(path=Path(text), source=LIST_VARIABLE))
+        if text := os.environ.get(KEYS_VARIABLE):
+            demands.append(IsSigned(keys=_site_keys(Path(text)), source=KEYS_VARIABLE))
+        return cls(demands=tuple(demands))
+
+    def also(self, *more: Demand) -> Trust:
+        """These demands and more."""
+        return Trust(demands=(*self.demands, *more))
+
+    def prove(self, path: Path, sha256: str) -> tuple[str, ...]:
+        """What was proved, one phrase per demand.
+
+        Raises:
+            ModelError: the model does not prove something.
+            UsageError: a list or key cannot be used.
+        """
+        return tuple(demand.proof(path, sha256) for demand in self.demands)
+
+
+MADE_HERE = Trust()
+"""Of files that this program has just written itself, which are nobody's to vouch for yet."""
+
+
+def trust_of(sha256: str | None, keys: Sequence[Path]) -> Trust:
+    """What the site asks for, and the user in addition.
+
+    Args:
+        sha256: 64 digits, or the path of a list of digests.
+        keys: public keys, any of which will do.
+
+    Raises:
+        UsageError: `sha256` is neither, or the site's variables name what is not there.
+    """
+    trust = Trust.of_site()
+    if sha256 is not None:
+        trust = trust.also(_digest_demand(sha256))
+    return trust.also(IsSigned(keys=tuple(keys), source="--trusted-key")) if keys else trust
+
+
+def _digest_demand(text: str) -> Demand:
+    if _HEX.fullmatch(text):
+        return HasSha256(sha256=text.lower(), source="--sha256")
+    if not Path(text).is_file():
+        raise UsageError(
+            f"--sha256 {text}: expected 64 hexadecimal digits, or a file that lists them as sha256sum writes it; found "
+            "neither"
+        )
+    return IsListed(path=Path(text), source="--sha256")
+
+
+def read_digests(path: Path, source: str) -> tuple[tuple[str, str], ...]:
+    """(digest, name) of every line of a list as `sha256sum` writes it; empty lines and those with `#` are none.
+
+    Raises:
+        UsageError: it cannot be read, or has other lines.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_LIST:
+            raise UsageError(
+                f"{path}: expected a list of SHA-256 digests ({source}), found no such file, or too large a one"
+            )
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path}: expected a list of SHA-256 digests ({source}), found that it cannot be read: {error}"
+        ) from error
+    return tuple(
+        _parse_line(line, f"{path}, line {number} ({source})")
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.startswith("#")
+    )
+
+
+def _parse_line(line: str, where: str) -> tuple[str, str]:
+    if match := _LINE.fullmatch(line.rstrip()):
+        return match[1].lower(), match[2]
+    if match := _TAGGED_LINE.fullmatch(line.rstrip()):
+        return match[2].lower(), match[1]
+    raise UsageError(f"{where}: expected a SHA-256 digest and a file's name, as sha256sum writes them")
+
+
+def _base_name(name: str) -> str:
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _site_keys(place: Path) -> tuple[Path, ...]:
+    """A key, or all keys of a folder."""
+    if place.is_file():
+        return (place,)
+    try:
+        found = tuple(sorted(path for path in place.iterdir() if path.suffix in _KEY_SUFFIXES))
+    except OSError:
+        found = ()
+    if not found:
+        raise UsageError(
+            f"{place}: expected a public key, or a folder of them ({', '.join(_KEY_SUFFIXES)}), that {KEYS_VARIABLE} "
+            "names; found none, so no model can be trusted"
+        )
+    return found

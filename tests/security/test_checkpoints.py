@@ -1,0 +1,131 @@
+"""Checkpoints from elsewhere run nothing, fill no memory and choose no names."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import make_checkpoint
+
+from matseg_runtime.source import open_source
+from matseg_shared.errors import DatasetError, ModelError, UsageError
+from matseg_trainer import checkpoint as checkpoint_module
+from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
+from matseg_trainer.checkpoint_header import read_training
+from matseg_trainer.dataset import load_array
+
+
+def zipped(path: Path, content: bytes) -> Path:
+    """A checkpoint whose description is this pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+class Touch:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("read", [read_training, load_checkpoint])
+def test_nothing_in_a_checkpoint_is_run(read: Any, tmp_path: Path) -> None:
+    content = pickle.dumps({"matseg_checkpoint": 1, "training": Touch(tmp_path / "owned")}, protocol=2)
+    with pytest.raises(ModelError):
+        read(zipped(tmp_path / "x.pth", content))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_arrays_are_not_unpickled(tmp_path: Path) -> None:
+    hostile = np.empty((8, 8), object)
+    hostile[:] = Touch(tmp_path / "owned")
+    np.save(tmp_path / "a.npy", hostile, allow_pickle=True)
+    with pytest.raises(DatasetError):
+        load_array(tmp_path / "a.npy", 2)
+    with pytest.raises(UsageError):
+        open_source(str(tmp_path / "a.npy"))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows bounds no process's memory this way")
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x02Nr" + struct.pack("<I", 40_000_000), b"\x80\x05\x96" + struct.pack("<Q", 500_000_000)],
+    ids=["a place among values", "a length of bytes"],
+)
+def test_a_number_in_a_pickle_fills_no_memory(content: bytes, tmp_path: Path) -> None:
+    """Python's reader would make room for 80 million values here, 640 MB; two more bits, and for all there is."""
+    import resource
+
+    path = zipped(tmp_path / "x.pth", content + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="damaged or foreign"):
+        read_training(path)
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000
+    )  # kilobytes, or bytes on macOS
+
+
+def test_lists_within_lists_within_lists_are_counted(tmp_path: Path) -> None:
+    """Forty lists, each twice in the next: a trillion values once they are written as text."""
+    nested: list[Any] = []
+    for _ in range(40):
+        nested = [nested, nested]
+    checkpoint = make_checkpoint("unet")
+    training = checkpoint.training.model_copy(update={"metrics": {"bomb": nested}})
+    document = {
+        "matseg_checkpoint": 1,
+        "training": {**checkpoint.training.model_dump(mode="json"), "metrics": training.metrics},
+    }
+    torch.save(document, tmp_path / "x.pth")
+    for read in (read_training, load_checkpoint):
+        with pytest.raises(ModelError):
+            read(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("field", ["dataset", "version"])
+def test_a_checkpoint_cannot_choose_where_its_export_goes(field: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("unet")
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, checkpoint)
+    document = torch.load(path, weights_only=True)
+    document["training"][field] = "../escaped"
+    torch.save(document, path)
+    for read in (read_training, load_checkpoint):
+        with pytest.raises(ModelError, match="its description is not valid"):
+            read(path)
+
+
+def test_a_description_makes_no_room_for_a_network_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Width 1024 is a network of 32 GB; the weights beside it have 30 kB."""
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, make_checkpoint("unet"))
+    document = torch.load(path, weights_only=True)
+    document["training"]["config"]["width"] = 1024
+    torch.save(document, path)
+    devices: list[str] = []
+    build = checkpoint_module.build_network
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        devices.append(torch.get_default_device().type)
+        assert devices[-1] == "meta", "memory is asked for"
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint_module, "build_network", noted)
+    with pytest.raises(ModelError, match=r"its weights do not fit its description .*expected 1024x"):
+        load_checkpoint(path)
+    assert devices == ["meta"]
