@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from matseg_runtime.cli import run_main
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.zarr import _refuse_pickles
+from matseg_runtime.source.zarr_chunks import refuse_object_codecs
 from matseg_shared.errors import UsageError
 
 VOLUME = onnx_models.random_pixels((4, 40, 44), "uint8", 1)
@@ -204,10 +204,11 @@ def test_a_zarr_that_asks_to_be_unpickled_is_refused(field: str, tmp_path: Path,
 
 def test_pickles_are_refused_whatever_zarr_thinks_of_them() -> None:
     """Earlier releases of zarr that we support take the codec for any dtype."""
-    with pytest.raises(UsageError, match="could run any program"):
-        _refuse_pickles("scan.zarr", SimpleNamespace(filters=[SimpleNamespace(codec_id="pickle")]))
-    with pytest.raises(UsageError, match="could run any program"):
-        _refuse_pickles("scan.zarr", SimpleNamespace(compressor=SimpleNamespace(codec_id="pickle")))
+    pickle = SimpleNamespace(codec_id="pickle")
+    for filters, compressor in (([pickle], None), (None, pickle)):
+        metadata = SimpleNamespace(zarr_format=2, filters=filters, compressor=compressor)
+        with pytest.raises(UsageError, match="coded as Python objects"):
+            refuse_object_codecs("scan.zarr", SimpleNamespace(metadata=metadata))
 
 
 def test_datasets_of_an_ome_zarr_lie_in_it(tmp_path: Path, model: Path) -> None:

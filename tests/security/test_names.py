@@ -197,7 +197,7 @@ def test_the_longest_name_leaves_room_for_every_ending(tmp_path: Path, model: Pa
 
 def test_an_array_with_such_a_name_is_refused_before_any_work(tmp_path: Path, model: Path) -> None:
     path = tmp_path / f"{'v' * 235}.npy"
-    np.save(path, onnx_models.random_pixels((3, 40, 40), "uint8"))
+    np.save(path, onnx_models.random_pixels((4, 40, 40), "uint8"))
     result = run(model, path, "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "bytes, more than the 237" in result.stderr
