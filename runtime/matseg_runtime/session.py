@@ -28,7 +28,7 @@ Probabilities = NDArray[np.float32]
 
 TIE_MARGIN = 1e-3
 """Where the two best probabilities of an fp32 model are closer than this, rounding may decide the label."""
-_TIE_MARGINS = {"fp32": TIE_MARGIN, "fp16": 0.03, "int8": 0.0}
+TIE_MARGINS = {"fp32": TIE_MARGIN, "fp16": 0.03, "int8": 0.0}
 """The same for every precision: fp16 rounds to three digits, and an int8 graph is exact arithmetic."""
 
 _UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
@@ -143,7 +143,7 @@ class Session:
         labels = self.predict(test.image)
         seconds = time.perf_counter() - started
         wrong = labels != test.labels
-        tied = wrong & (test.margin < _TIE_MARGINS[self.model.metadata.export.precision])
+        tied = wrong & (test.margin < TIE_MARGINS[self.model.metadata.export.precision])
         return SelfTestResult(
             provider=self.provider,
             pixels=wrong.size,

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from matseg_runtime.session import _TIE_MARGINS
+from matseg_runtime.session import TIE_MARGINS
 from matseg_shared.schema import metadata_schema
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -62,7 +62,7 @@ def test_the_program_notices_a_machine_that_computes_otherwise(
 
 def test_the_page_knows_what_rounding_explains() -> None:
     (said,) = re.findall(r"rounding = (\{.*?\})", (DOCS / "contract.md").read_text(encoding="utf-8"))
-    assert json.loads(said) == _TIE_MARGINS
+    assert json.loads(said) == TIE_MARGINS
 
 
 def test_the_schema_is_the_codes() -> None:

@@ -1,0 +1,43 @@
+"""However a model of the zoo is run on this machine, its labels are the same; see docs/numerics.md."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from matseg_runtime.zoo import ZooModel, locate, read_index
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def numerics() -> ModuleType:
+    """The comparison that a reader can rerun."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    return importlib.import_module("numerics")
+
+
+@pytest.mark.parametrize("model", read_index().models, ids=lambda model: model.name)
+def test_every_way_gives_the_same_labels(numerics: ModuleType, model: ZooModel) -> None:
+    found = {item.way: item for item in numerics.compare(locate(f"zoo:{model.name}"))}
+    assert len(found) >= 8
+    as_in_the_file = found.pop(numerics.AS_IN_THE_FILE)
+    assert {way: item.others - item.ties for way, item in found.items()} == dict.fromkeys(found, 0)
+    if model.precision == "int8":
+        assert {item.others for item in found.values()} == {0}
+        assert max(item.largest for item in found.values()) == 0
+        assert (
+            as_in_the_file.others < 1e-3 * as_in_the_file.pixels
+        )  # roundings of halves, not another function
+    else:
+        assert as_in_the_file.is_right
+
+
+def test_what_rounding_does_not_explain_is_wrong(numerics: ModuleType) -> None:
+    item = numerics.Difference(model="m", precision="fp32", way="w", pixels=9, others=2, ties=1, largest=0.5)
+    assert not item.is_right
