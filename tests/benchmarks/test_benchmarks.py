@@ -113,6 +113,17 @@ def test_kills(tmp_path: Path) -> None:
     assert done.stdout.count("0 failure(s)") == 3
 
 
+def test_soak(tmp_path: Path) -> None:
+    """Some seconds of the hour: files written in every way, kills, and each label that of a clean run."""
+    done = call("soak.py", "--seconds", 12, "--rate", 4, "--life", 6, "--scratch", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout
+    rows = {row[0]: row for row in table_rows(done.stdout)}
+    for run in ("steady", "disturbed"):
+        assert int(rows[run][1]) > 10
+        assert rows[run][-1] == "0"
+
+
 def test_mutated_models(tmp_path: Path) -> None:
     """One process of mutations; a crash, or a file that onnx sees more in, would fail it."""
     model = onnx_models.save_model(tmp_path / "model.onnx")
