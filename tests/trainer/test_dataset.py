@@ -151,8 +151,8 @@ def test_good_arrays_become_uint8(tmp_path):
 
 def test_class_tables_survive_writing(tmp_path):
     classes = (
-        ClassInfo(index=0, name='Ferrit "α"\n', colour=(0, 1, 2), label_value=(1, 2, 3)),
-        ClassInfo(index=1, name="back\\slash 😀\x7f", colour=(255, 255, 255), label_value=(255, 0, 0)),
+        ClassInfo(index=0, name='Ferrit "α"', colour=(0, 1, 2), label_value=(1, 2, 3)),
+        ClassInfo(index=1, name="back\\slash 😀", colour=(255, 255, 255), label_value=(255, 0, 0)),
     )
     write_classes(tmp_path / "classes.toml", classes)
     assert read_classes(tmp_path / "classes.toml") == classes
