@@ -356,7 +356,7 @@ def test_less_memory_means_smaller_tiles_and_units(run: Run, model: Path, tmp_pa
     array[:1] = 5
     plans = [
         run(model, tmp_path / "big.zarr", "-o", tmp_path / "a.zarr", "--dry-run", "--memory", memory).output
-        for memory in ("8GB", "600MB")
+        for memory in ("12GB", "600MB")  # this process may hold a gigabyte of other tests
     ]
     assert "the whole slice" in plans[0]
     assert "32 to a unit" in plans[0]
