@@ -12,6 +12,7 @@ from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.interruption import heed_termination
 from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
 from matseg_shared.report_page.option import page_option
@@ -244,7 +245,7 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
         else:
             click.echo("\n".join(lines))
         return 0
-    _interrupt_on_termination()
+    heed_termination()  # finish what is in flight when a scheduler announces the end of the job
     with shown_progress() as progress:
         summary = run_job(options, progress)
     _print_summary(summary, as_json)
@@ -334,15 +335,6 @@ def _wanted(choices: dict[str, Any]) -> Wanted:
         uncertain=choices["uncertain"],
         crop=choices["uncertain_crop"],
     )
-
-
-def _interrupt_on_termination() -> None:
-    """Treat the signal with which schedulers announce the end of a job like Ctrl-C: finish what is in flight."""
-    import signal
-    import threading
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_summary(summary: Summary, as_json: bool) -> None:

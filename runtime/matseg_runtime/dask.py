@@ -29,6 +29,7 @@ from matseg_runtime.plan import Plan
 from matseg_runtime.prepare import Job, worker_job
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import NODE_SEPARATOR, split_location
+from matseg_shared import interruption
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.progress import Progress
 
@@ -107,6 +108,7 @@ def run_units_on_dask(
         threads = max(1, sum(client.nthreads().values()))
         with _scheduler_losses(client, address), _waits_told(client, progress):
             for report in _reports(client, job, units, threads):
+                interruption.check()
                 ledger.append(report.done, report.set_aside)
                 totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
                 progress.advance(report.slices)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from matseg_shared import interruption
 from matseg_shared.errors import UnsupportedError
 
 Unit = TypeVar("Unit")
@@ -26,6 +27,8 @@ Item = TypeVar("Item")
 
 _PATIENCE_SECONDS = 10.0
 """How long a stage may take to notice that another has failed before its thread is left behind."""
+_STEP_SECONDS = 0.1
+"""How long Ctrl-C may go unnoticed."""
 
 
 class Stopped(Exception):  # noqa: N818 (not an error: the way a stage learns that the work is over)
@@ -170,19 +173,12 @@ class _Pipeline:
             self._running -= 1
             self._changed.notify_all()
 
-    def wait(self, seconds: float | None = None, *, until_failed: bool) -> None:
-        """Wait for all threads to end, or (when asked to) for one to fail.
-
-        Not `Thread.join`: interrupted, it takes the thread for ended.
-        """
-        deadline = None if seconds is None else time.monotonic() + seconds
+    def is_at_work(self) -> bool:
+        """Wait a moment, shorter when a thread ends or fails; whether any is still running."""
         with self._changed:
-            while self._running and not (until_failed and self.error is not None):
-                # in short steps, because on Windows Ctrl-C does not wake a wait without end
-                step = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
-                if step <= 0:
-                    return
-                self._changed.wait(step)
+            if self._running:
+                self._changed.wait(_STEP_SECONDS)
+            return self._running > 0
 
 
 class _Feed(Generic[Unit]):
@@ -191,12 +187,12 @@ class _Feed(Generic[Unit]):
     def __init__(self, units: Iterable[Unit]) -> None:
         self._units = iter(units)
         self._lock = threading.Lock()
-        self._stopped = False
+        self.is_stopped = False
 
     def __iter__(self) -> Iterator[Unit]:
         while True:
             with self._lock:
-                if self._stopped:
+                if self.is_stopped:
                     return
                 try:
                     unit = next(self._units)
@@ -205,7 +201,7 @@ class _Feed(Generic[Unit]):
             yield unit
 
     def stop(self) -> None:
-        self._stopped = True  # no lock: a feed that waits for new slices holds it
+        self.is_stopped = True  # no lock: a feed that waits for new slices holds it
 
 
 def run_pipeline(
@@ -220,7 +216,8 @@ def run_pipeline(
 ) -> StageTimes:
     """Push every unit through the three stages; returns when the last is written.
 
-    Ctrl-C stops handing out units, lets those in flight be written, then is raised; a second one gives them up.
+    Ctrl-C stops handing out units, lets those in flight be written, then is raised; a second one gives them up, and a
+    third does not even wait for the threads to end.
 
     Args:
         units: handed out in order; iterated in a reader's thread.
@@ -265,35 +262,40 @@ def run_pipeline(
         busy = {name: stage.seconds for name, stage in stages.items()}
         return StageTimes(**busy, wall=time.perf_counter() - started, crew=crew)
 
-    try:
-        for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
-            stages[name].start(work)
-    except RuntimeError as error:
-        pipeline.fail(error)
-        raise UnsupportedError(
-            f"this machine lets no more threads start ({error}); use fewer with --threads, or raise its limit"
-        ) from error
-    _wait(pipeline, feed, on_interrupt)
+    with interruption.held_back() as interruptions:
+        if interruptions():
+            raise KeyboardInterrupt
+        try:
+            for name, work in (("write", writing), ("infer", inferring), ("read", reading)):
+                stages[name].start(work)
+        except RuntimeError as error:
+            pipeline.fail(error)
+            raise UnsupportedError(
+                f"this machine lets no more threads start ({error}); use fewer with --threads, or raise its limit"
+            ) from error
+        _wait(pipeline, feed, interruptions, on_interrupt)
     return times()
 
 
-def _wait(pipeline: _Pipeline, feed: _Feed[Unit], on_interrupt: Callable[[], None] | None) -> None:
+def _wait(
+    pipeline: _Pipeline,
+    feed: _Feed[Unit],
+    interruptions: Callable[[], int],
+    on_interrupt: Callable[[], None] | None,
+) -> None:
     """Wait for all threads, and raise what went wrong."""
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            pipeline.wait(until_failed=True)
-            break
-        except KeyboardInterrupt as error:
+    while pipeline.error is None and pipeline.is_at_work():
+        if interruptions() and not feed.is_stopped:
             feed.stop()
-            if interrupt is not None:
-                pipeline.fail(error)
-            interrupt = error
             if on_interrupt is not None:
                 on_interrupt()
+        if interruptions() > 1:
+            pipeline.fail(KeyboardInterrupt())
     if pipeline.error is not None:
         feed.stop()
-        pipeline.wait(_PATIENCE_SECONDS, until_failed=False)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline and interruptions() < 3 and pipeline.is_at_work():
+            pass
         raise pipeline.error
-    if interrupt is not None:
-        raise interrupt
+    if interruptions():
+        raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from matseg_shared import interruption
 from matseg_shared.errors import MatsegError, Problem
 from matseg_shared.names import as_text, printable
 
@@ -66,14 +67,17 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 print_error(error)
             raise
         except (Exception, KeyboardInterrupt) as error:
-            summary = _summary(error)
-            if debug:
-                import traceback
+            with interruption.held_back() as interruptions:
+                # one that was lost on its way is what broke an import
+                lost = interruptions() > 0 and not isinstance(error, KeyboardInterrupt)
+                summary = _summary(KeyboardInterrupt() if lost else error)
+                if debug:
+                    import traceback
 
-                traceback.print_exc()
-            click.echo(printable(f"Error: {summary.message}"), err=True)
-            if as_json:
-                _print({"error": summary})
+                    traceback.print_exc()
+                click.echo(printable(f"Error: {summary.message}"), err=True)
+                if as_json:
+                    _print({"error": summary})
             code = summary.exit_code
         else:
             if as_json and _DOCUMENT in click.get_current_context().meta:

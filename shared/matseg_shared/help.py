@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from matseg_shared.command import print_error
+from matseg_shared.command import EXIT_INTERRUPTED, print_error
+from matseg_shared.interruption import counted
 
 _GROUP = "matseg_help_group"
 
@@ -47,6 +48,8 @@ class _Explained(click.Command):
             return super().make_context(info_name, args, parent, **extra)
         except click.exceptions.NoArgsIsHelpError:
             raise
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None  # click's own code for it is another
         except click.ClickException as error:
             if as_json:
                 print_error(error)
@@ -58,7 +61,8 @@ class _Explained(click.Command):
             from matseg_shared.completion import register
 
             register()
-        return super().main(*args, **kwargs)
+        with counted():
+            return super().main(*args, **kwargs)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the heading of their group; those of none under `Options`."""

@@ -80,6 +80,22 @@ def test_a_signal_at_any_moment(kind: signal.Signals, inputs: Path, folder: Path
             assert small_jobs.results(folder) == clean
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
+def test_a_watch_ends_whenever_it_is_told_to(kind: signal.Signals, inputs: Path, folder: Path) -> None:
+    job = next(job for job in JOBS if job.name == "png")
+    dice = random.Random(f"watch {kind}")
+    for _ in range(60 if THOROUGH else 5):
+        small_jobs.fresh_folder(inputs, folder)
+        with start(job, inputs, folder, "--watch") as process:  # which never ends by itself
+            time.sleep(dice.uniform(0.05, 1.5))
+            process.send_signal(kind)
+            code, printed = end_of(process)
+        # 0: it was watching, and that is how a watch ends; 130: it had not begun yet
+        assert code in (0, 130, -kind), (code, printed)
+        assert "Traceback" not in printed or code == -kind, printed
+
+
 @pytest.mark.parametrize(
     "second", [(), ("--overwrite",), ("--part", "2/2")], ids=lambda more: " ".join(more) or "same"
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from matseg_runtime.pipeline import Crew, run_pipeline
+from matseg_shared import interruption
 
 CREWS = [Crew(), Crew(readers=3, inferrers=2, writers=2, queue=1)]
 
@@ -121,3 +124,32 @@ def test_ctrl_c_finishes_what_is_in_flight() -> None:
     assert told == [True]
     assert written == read
     assert 11 <= len(read) < 200
+
+
+def test_ctrl_c_that_was_lost_before_stops_a_run_before_anything_is_read() -> None:
+    read: list[int] = []
+    with interruption.counted():
+        with contextlib.suppress(KeyboardInterrupt):  # as a destructor does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(range(10), read.append, lambda n: n, print, Crew())
+    assert read == []
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_second_ctrl_c_gives_up_what_is_in_flight(times: int) -> None:
+    never = threading.Event()
+    begun = time.monotonic()
+
+    def reading(n: int) -> int:
+        if n == 3:
+            for _ in range(times):
+                _thread.interrupt_main()
+                time.sleep(0.3)
+            never.wait(60 if times == 3 else 0)
+        return n
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(range(10), reading, lambda n: n, print, Crew())
+    never.set()
+    assert time.monotonic() - begun < 8  # a third does not wait for threads that are stuck

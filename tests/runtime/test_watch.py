@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from matseg_runtime.sink.base import Result as Labelled
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
+from matseg_shared import interruption
 from matseg_shared.errors import UsageError
 
 Run = Callable[..., Result]
@@ -373,3 +375,14 @@ def test_ctrl_c_is_a_proper_end(model: Path, folder: Path, tmp_path: Path) -> No
     assert process.returncode == 0, printed
     assert "3 of 3 slices labelled" in printed
     assert (out / "phase_fractions.csv").exists()
+
+
+def test_ctrl_c_that_was_lost_ends_the_wait_for_the_first_image(folder: Path) -> None:
+    source = WatchSource(folder, _options(idle_seconds=60))
+    begun = time.monotonic()
+    with interruption.counted():
+        with contextlib.suppress(KeyboardInterrupt):  # as a destructor does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            source.wait_for_first()
+    assert time.monotonic() - begun < 30

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from matseg_shared import interruption
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
@@ -289,6 +290,7 @@ class Training:
         for step, batch in enumerate(batches):
             self.rate.before_step((epoch - 1) * len(steps) + step)
             self.stepper.step(batch, score)
+            interruption.check()
             if self.world.is_main:
                 progress.step(epoch, step + 1, len(steps), score.loss, batches.share)
         return score.gathered(self.world)

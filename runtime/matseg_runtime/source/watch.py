@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
 from matseg_runtime.source.folder import file_identity, skip_reason
+from matseg_shared import interruption
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import list_images, read_any_dtype
 from matseg_shared.names import name_problem
@@ -88,7 +89,7 @@ class WatchSource(Source):
                 last = (
                     time.monotonic()
                 )  # not before: a slow disk or network holds this up, and is no idleness
-            if self._stopped.is_set() or self._enough(known):
+            if self._stopped.is_set() or self._enough(known) or interruption.is_pending():
                 return
             idle = self._options.idle_seconds
             if idle is not None and time.monotonic() - last >= idle:
@@ -115,7 +116,9 @@ class WatchSource(Source):
         Raises:
             UsageError: none came within the idle time.
         """
-        if next(self.arrivals(), None) is None:
+        first = next(self.arrivals(), None)
+        interruption.check()
+        if first is None:
             raise UsageError(f"{self.location}: no whole image has been written there so far")
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
