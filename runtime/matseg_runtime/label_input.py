@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source import open_source, split_location
 from matseg_runtime.source.base import PixelArray, Source, SourceOptions
+from matseg_runtime.source.zarr import without_remarks
 from matseg_runtime.voxel import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import is_grey
@@ -119,11 +119,9 @@ def _attributes(location: str) -> LabelFacts:
     if Path(file.rstrip("/")).suffix != ".zarr" or "://" in file or not Path(file).is_dir():
         return LabelFacts(ours=False)
     import zarr
-    from zarr.errors import ZarrUserWarning
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ZarrUserWarning)
+        with without_remarks():
             attributes: dict[str, Any] = dict(zarr.open(file, path=(node or "").strip("/"), mode="r").attrs)
         label = attributes.get("ome", attributes).get("image-label", {})
         named = {int(item["label-value"]): str(item["name"]) for item in label.get("properties", ())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,31 @@ def test_an_existing_label_image_is_nobodys_to_replace(tmp_path: Path, run: Run,
     assert done.exit_code == 2
     assert "is not known to be an earlier result" in done.output
     assert (image / "labels" / "nuclei").is_dir()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_level_that_is_larger_than_the_one_before(
+    version: Any, tmp_path: Path, run: Run, model: Path
+) -> None:
+    """Labels get the image's levels; of one with trillions of voxels not even the chunks can be listed."""
+    image = make_image(tmp_path / "scan.ome.zarr", version)
+    document = image / "1" / ("zarr.json" if version == "0.5" else ".zarray")
+    content = json.loads(document.read_text())
+    document.write_text(json.dumps({**content, "shape": [5000, 1 << 40, 3]}))
+    before = snapshot(tmp_path)
+    done = run(model, image, "--label", "phases")
+    assert done.exit_code == 2
+    assert (
+        "level 1 of shape (5000, 1099511627776, 3) is larger than the one before, (12, 45, 50)" in done.output
+    )
+    assert snapshot(tmp_path) == before
+
+
+def test_a_level_whose_codec_not_all_readers_know_is_no_remark(tmp_path: Path, run: Run, model: Path) -> None:
+    image = make_image(tmp_path / "scan.ome.zarr", "0.5")
+    document = image / "1" / "zarr.json"
+    content = json.loads(document.read_text())
+    codecs = [{"name": "bytes"}, {"name": "numcodecs.crc32", "configuration": {}}]
+    document.write_text(json.dumps({**content, "codecs": codecs}))
+    done = run(model, image, "--label", "phases")  # a remark of zarr's is an error in this suite
+    assert done.exit_code == 0, done.output

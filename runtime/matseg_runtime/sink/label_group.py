@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from matseg_runtime.sink.base import LabelVolume
 from matseg_runtime.sink.multiscale import Level, Multiscale
 from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
-from matseg_runtime.source.zarr import placement
+from matseg_runtime.source.zarr import placement, without_remarks
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sweep, sync_folder
 from matseg_shared.metadata import ModelMetadata
@@ -67,7 +66,8 @@ class ImageGroup:
         if "://" in location or not is_zarr_group(store / node):
             raise UsageError(f"{where}: {_EXPECTED}, found none; {_REMEDY}")
         try:
-            multiscale = _multiscale_of(zarr.open_group(str(store), path=node, mode="r"))
+            with without_remarks():
+                multiscale = _multiscale_of(zarr.open_group(str(store), path=node, mode="r"))
         except (
             Exception
         ) as error:  # zarr has its own kinds for what is no group, documents many for what they lack
@@ -174,11 +174,18 @@ def _multiscale_of(group: Any) -> Multiscale:
 
 
 def _levels(group: Any, image: Mapping[str, Any], spatial: Sequence[int]) -> Iterator[Level]:
+    finer: tuple[int, ...] | None = None
     for dataset in image["datasets"]:
-        shape = group[dataset["path"]].shape
-        placed = placement(image, dataset, len(shape))
+        whole = group[dataset["path"]].shape
+        placed = placement(image, dataset, len(whole))
+        shape = tuple(whole[number] for number in spatial)
+        if finer is not None and any(length > longest for length, longest in zip(shape, finer, strict=True)):
+            raise ValueError(
+                f"level {dataset['path']} of shape {shape} is larger than the one before, {finer}"
+            )
+        finer = shape
         yield Level(
-            shape=tuple(shape[number] for number in spatial),
+            shape=shape,
             scale=tuple(placed.scale[number] for number in spatial),
             translation=tuple(placed.translation[number] for number in spatial),
         )
@@ -220,7 +227,6 @@ def _enter(image: ImageGroup, name: str, *, listed: bool) -> None:
 def _consolidate_again(image: ImageGroup) -> None:
     """Readers believe a copy of all metadata at the top, where there is one; it must know of the labels, too."""
     import zarr
-    from zarr.errors import ZarrUserWarning
 
     from matseg_runtime.sink.durable_store import durable_store
 
@@ -229,8 +235,5 @@ def _consolidate_again(image: ImageGroup) -> None:
     for folder in dict.fromkeys(folders):
         group = zarr.open_group(str(folder), mode="r", zarr_format=version)
         if group.metadata.consolidated_metadata is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", ZarrUserWarning
-                )  # that not all readers know it: its maker's choice
+            with without_remarks():
                 zarr.consolidate_metadata(durable_store(str(folder)), zarr_format=version)

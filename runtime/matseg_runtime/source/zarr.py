@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,13 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
         UsageError: no zarr, or no array that can be chosen.
     """
     import zarr
-    from zarr.errors import ZarrUserWarning
 
     remote = "://" in location
     if remote:
         _require_fsspec(location)
     where = location if node is None else f"{location}::{node}"
     try:
-        with warnings.catch_warnings():
-            # of entries that are no zarr, and of codecs that other programs may not know: neither is ours to say
-            warnings.simplefilter("ignore", ZarrUserWarning)
+        with without_remarks():
             root = zarr.open(location, path=(node or "").strip("/"), mode="r")
             chosen = _choose(where, root, options.level)
     except UsageError:
@@ -63,6 +61,16 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
         raise UsageError(f"{where}: expected an array of numbers, found {chosen.array.dtype}")
     path = Path(location.rstrip("/").rpartition("/")[2]) if remote else Path(location)
     return ArraySource(_stored(where, path, chosen, options), options)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Quiet zarr about entries that are no zarr, and codecs that others may not know: neither is ours to say."""
+    from zarr.errors import ZarrUserWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        yield
 
 
 def _stored(where: str, path: Path, chosen: _Chosen, options: SourceOptions) -> StoredArray:
