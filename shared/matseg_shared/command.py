@@ -88,9 +88,12 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _quiet_readers() -> None:
-    """tifffile logs a line for every odd tag; what keeps a file from being read is an error, in our words."""
+    """tifffile logs a line for every odd tag, Pillow warns of chunks that are not used; what keeps a file from being
+    read is an error, in our words."""
     import logging
+    import warnings
 
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logger = logging.getLogger("tifffile")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

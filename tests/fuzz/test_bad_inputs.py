@@ -465,6 +465,18 @@ def test_odd_tags_of_a_tiff_are_not_told_line_by_line(tmp_path: Path, model: Pat
     assert "TiffTag" not in result.stderr
 
 
+def test_odd_chunks_of_a_png_are_not_told_either(tmp_path: Path, model: Path) -> None:
+    """Pillow warns of an animation without frames; of one behind the pixels when it decodes them."""
+    image = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(image)
+    chunks = png_chunks(image.read_bytes())
+    image.write_bytes(png_of([*chunks[:-1], (b"acTL", bytes(8)), chunks[-1]]))
+    settled(image)
+    result = run(model, tmp_path, "-o", tmp_path.parent / "out")
+    assert result.exit_code == 0, result.output
+    assert "APNG" not in result.stderr
+
+
 def test_a_volume_of_which_nothing_is_there_is_gone_through_quickly(
     tmp_path: Path, opened: Callable[..., Source]
 ) -> None:
