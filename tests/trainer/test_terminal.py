@@ -314,6 +314,9 @@ def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:
     (there / "saved").mkdir()
     (there / "saved" / "discs_v1.pth").write_bytes(b"no zip")
     (there / "saved" / "broken.onnx").write_bytes(b"\xff" * 40)
+    (there / "log").mkdir()
+    evaluation = {"name": "discs_v1", "split": "test", "mean_iou": 10**400}
+    (there / "log" / "discs_v1_test.json").write_text(json.dumps(evaluation), encoding="utf-8")
     shown = " ".join(invoke().stdout.split())
     assert "discs_v1.pth: expected a checkpoint written by matseg-train" in shown
     assert "broken.onnx: expected an ONNX file" in shown
@@ -322,6 +325,23 @@ def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:
     assert result.exit_code == 0
     assert "problem:" in result.stdout
     assert "train 5, validate 2, test 2" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{"labelled": "<f8"}, {"labelled": -3}, {"set_aside": 7}, {"provenance": 1}, {"complete": "perhaps"}],
+)
+def test_a_run_whose_report_says_what_none_says_is_one_without(
+    there: Path, report: dict[str, object]
+) -> None:
+    run = there / "scan_predictions" / "discs_v1"
+    (run / ".matseg").mkdir(parents=True)
+    (run / ".matseg" / "job.json").write_text('{"model_name": "discs_v1"}', encoding="utf-8")
+    whole = {"model": "saved/discs_v1.onnx", "provenance": {}, "labelled": 2, "complete": True}
+    for written, slices in (({}, 2), (report, 0)):
+        (run / "report.json").write_text(json.dumps({**whole, **written}), encoding="utf-8")
+        found = json.loads(invoke("--json").stdout)["datasets"][0]["runs"]
+        assert [(item["slices"], item["is_complete"]) for item in found] == [(slices, not written)]
 
 
 def test_properties_are_those_that_onnx_reads(tmp_path: Path) -> None:

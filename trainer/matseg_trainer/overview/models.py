@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.page.record import RunPlaces, find_run
 from matseg_shared.errors import MatsegError, ModelError
@@ -52,6 +54,19 @@ def runs(place: Workspace) -> list[RunState]:
     return [state for state in states if state is not None]
 
 
+class _Report(BaseModel):
+    """What the overview tells of `report.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    model: str
+    provenance: dict[str, Any] = {}
+    complete: bool = False
+    set_aside: tuple[Any, ...] = ()
+    labelled: NonNegativeInt = 0
+    labelled_before: NonNegativeInt = 0
+
+
 class _Hashes:
     """SHA-256 of model files, each computed once."""
 
@@ -69,30 +84,38 @@ class _Hashes:
 
 
 def _state(run: RunPlaces, place: Workspace, hashes: _Hashes) -> RunState | None:
-    report, job = _document(run.report), _document(run.ledger / "job.json")
-    job = job or report.get("provenance") or {}
-    if not isinstance(job, dict) or "model_name" not in job:
+    report = _report(run.report)
+    job = _document(run.ledger / "job.json") or ({} if report is None else report.provenance)
+    if "model_name" not in job:
         return None
-    now = hashes.of(str(report.get("model", "")))
+    now = None if report is None else hashes.of(report.model)
     return RunState(
         output=_short(run.labels, place.root),
         model_name=str(job["model_name"]),
         slices=_labelled(run, report),
-        is_complete=bool(report.get("complete")),
-        set_aside=len(report.get("set_aside", ())),
+        is_complete=report is not None and report.complete,
+        set_aside=0 if report is None else len(report.set_aside),
         is_stale=now is not None and now != job.get("model_sha256"),
     )
 
 
-def _labelled(run: RunPlaces, report: dict[str, Any]) -> int:
-    if report:
-        return int(report.get("labelled", 0)) + int(report.get("labelled_before", 0))
+def _labelled(run: RunPlaces, report: _Report | None) -> int:
+    if report is not None:
+        return report.labelled + report.labelled_before
     ledger = Ledger(run.ledger, Part())
     try:
         ledger.reload()
     except (MatsegError, OSError):
         return 0
     return len(ledger.done)
+
+
+def _report(path: Path) -> _Report | None:
+    """None where it is missing or not what matseg-run writes: the ledger knows the rest."""
+    try:
+        return _Report.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _document(path: Path) -> dict[str, Any]:
