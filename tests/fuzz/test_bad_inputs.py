@@ -390,6 +390,34 @@ def test_an_hdf5_chunk_that_becomes_more_than_its_pixels(
         opened(path).read(0, 1)
 
 
+@pytest.mark.parametrize(
+    ("entry", "where", "value", "words"),
+    [
+        (1, 0, struct.pack("<I", 0), "one has 0 bytes"),
+        (2, 40, struct.pack("<Q", 1 << 40), "one has 196 bytes from byte 1099511627776"),
+        (3, 8, struct.pack("<Q", 7), r"one begins at .7, 12, 16"),
+        (3, 16, struct.pack("<Q", 0), "one is there twice"),
+        (0, 0, bytes(10 * 48), "one has 0 bytes from byte 0"),
+    ],
+    ids=["no bytes", "beyond the end", "outside of the grid", "twice", "all zero"],
+)
+def test_an_hdf5_chunk_index_that_is_damaged(
+    entry: int, where: int, value: bytes, words: str, tmp_path: Path
+) -> None:
+    """Nodes of the older index: a header of 24 bytes, then size, filters, corner and address of each chunk."""
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        file.create_dataset(
+            "exchange/data", data=VOLUME, chunks=(1, 12, 16), compression="lzf", fletcher32=True
+        )
+    content = bytearray(path.read_bytes())
+    at = content.index(b"TREE\1\0") + 24 + 48 * entry + where
+    content[at : at + len(value)] = value
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"its index of chunks is damaged .{words}"):
+        open_source(str(settled(path)))
+
+
 def test_hdf5_that_is_damaged_behind_its_first_bytes(tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     with h5py.File(path, "w") as file:

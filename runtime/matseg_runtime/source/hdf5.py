@@ -58,7 +58,7 @@ def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> Stor
     name = str(dataset.name)
     if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
         raise UsageError(f"{path}::{name}: says that zero is white; save it with black as zero")
-    check = WrittenCheck(where=f"{path}::{name}", dataset=dataset, fill_missing=options.fill_missing_chunks)
+    check = WrittenCheck.of(f"{path}::{name}", dataset, fill_missing=options.fill_missing_chunks)
     return StoredArray(
         kind="hdf5",
         location=f"{path}::{name}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from array import array
+from dataclasses import dataclass, field
 from typing import Any
 
-from matseg_shared.errors import ImageError
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.room import could_fill, require_honest_stream
 
 _DEFLATE = 1
@@ -23,6 +26,18 @@ class WrittenCheck:
     dataset: Any
     fill_missing: bool
     """Whether what was never written counts as the fill value."""
+    stored: _StoredChunks | None
+    """None for a dataset without chunks."""
+
+    @classmethod
+    def of(cls, where: str, dataset: Any, *, fill_missing: bool) -> WrittenCheck:
+        """Read what there is to check against.
+
+        Raises:
+            UsageError: the index of the dataset's chunks is damaged.
+        """
+        stored = None if dataset.chunks is None else _StoredChunks.of(where, dataset)
+        return cls(where=where, dataset=dataset, fill_missing=fill_missing, stored=stored)
 
     def __call__(self, index: tuple[slice | int, ...]) -> None:
         """Check every chunk that an index touches.
@@ -32,13 +47,10 @@ class WrittenCheck:
         """
         if self.dataset.is_virtual:
             return  # its sources were looked for when it was opened
-        if self.dataset.chunks is not None:
-            self._check_chunks(index)
-        elif self._is_missing(self.dataset.id.get_storage_size() == 0 and not self.dataset.external):
+        if self.stored is not None:
+            self._check_chunks(self.stored, index)
+        elif not (self.fill_missing or self.dataset.id.get_storage_size() or self.dataset.external):
             raise self._missing("it was reserved, but nothing was written into it")
-
-    def _is_missing(self, found: bool) -> bool:
-        return found and not self.fill_missing
 
     def _missing(self, what: str) -> ImageError:
         return ImageError(
@@ -47,17 +59,16 @@ class WrittenCheck:
             "value is meant, with --fill-missing-chunks",
         )
 
-    def _check_chunks(self, index: tuple[slice | int, ...]) -> None:
-        stored = self.dataset.id.get_storage_size()
-        is_whole = self.dataset.id.get_space_status() == _allocated()
-        if is_whole and not could_fill(stored, "deflate"):
-            return
-        for corner in _corners(index, self.dataset.shape, self.dataset.chunks):
-            info = self.dataset.id.get_chunk_info_by_coord(corner)
-            if self._is_missing(info.byte_offset is None):
-                raise self._missing(f"its chunk at {corner} was never written")
-            if info.byte_offset is not None and could_fill(info.size, "deflate"):
-                self._check_stream(corner)
+    def _check_chunks(self, stored: _StoredChunks, index: tuple[slice | int, ...]) -> None:
+        wanted = stored.numbers_in(index)
+        sizes = stored.sizes_of(wanted)
+        if not self.fill_missing and not sizes.all():
+            first = stored.corner(int(wanted[sizes == 0][0]))
+            raise self._missing(f"its chunk at {first} was never written")
+        if could_fill(int(sizes.max(initial=0)), "deflate"):
+            for number, size in zip(wanted, sizes, strict=True):
+                if could_fill(int(size), "deflate"):
+                    self._check_stream(stored.corner(int(number)))
 
     def _check_stream(self, corner: tuple[int, ...]) -> None:
         properties = self.dataset.id.get_create_plist()
@@ -74,18 +85,77 @@ class WrittenCheck:
             require_honest_stream(self.where, content, "deflate", pixels)
 
 
-def _allocated() -> int:
-    from h5py import h5d
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredChunks:
+    """The chunks that are in the file, by their number in the grid of all.
 
-    return int(h5d.SPACE_STATUS_ALLOCATED)
+    Read once: HDF5 looks for a single one by going through all, and its older indices carry no checksum, so that it
+    crashes, or reads other bytes, where one is damaged.
+    """
+
+    chunk: tuple[int, ...]
+    """Shape of one."""
+    grid: tuple[int, ...]
+    """How many there are along each axis."""
+    numbers: NDArray[np.int64] = field(repr=False)
+    """Sorted."""
+    sizes: NDArray[np.int64] = field(repr=False)
+    """Bytes of each."""
+
+    @classmethod
+    def of(cls, where: str, dataset: Any) -> _StoredChunks:
+        """Read the index.
+
+        Raises:
+            UsageError: it cannot be that of this dataset.
+        """
+        chunk = tuple(dataset.chunks)
+        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, chunk, strict=True))
+        end = dataset.file.id.get_filesize()
+        numbers, sizes = array("q"), array("q")
+
+        def note(info: Any) -> None:
+            place = [divmod(offset, step) for offset, step in zip(info.chunk_offset, chunk, strict=True)]
+            if any(rest or part >= count for (part, rest), count in zip(place, grid, strict=True)):
+                raise _damaged(where, f"one begins at {info.chunk_offset}")
+            if info.size == 0 or info.byte_offset + info.size > end:
+                raise _damaged(where, f"one has {info.size} bytes from byte {info.byte_offset} of {end}")
+            number = 0
+            for (part, _), count in zip(place, grid, strict=True):
+                number = number * count + part
+            numbers.append(number)
+            sizes.append(info.size)
+
+        if math.prod(grid) > np.iinfo(np.int64).max:
+            raise _damaged(where, f"there are {math.prod(grid)}")
+        dataset.id.chunk_iter(note)
+        order = np.argsort(np.array(numbers, np.int64), kind="stable")
+        ordered = np.array(numbers, np.int64)[order]
+        if (np.diff(ordered) == 0).any():
+            raise _damaged(where, "one is there twice")
+        return cls(chunk=chunk, grid=grid, numbers=ordered, sizes=np.array(sizes, np.int64)[order])
+
+    def numbers_in(self, index: tuple[slice | int, ...]) -> NDArray[np.int64]:
+        """Numbers of the chunks that an index touches, in their order."""
+        wanted = np.zeros(1, np.int64)
+        for part, step, count in zip(index, self.chunk, self.grid, strict=True):
+            start, stop = (part, part + 1) if isinstance(part, int) else part.indices(step * count)[:2]
+            along = np.arange(start // step, -(-stop // step), dtype=np.int64)
+            wanted = (wanted[:, np.newaxis] * count + along).ravel()
+        return wanted
+
+    def sizes_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bytes of each of these chunks, 0 where it was never written."""
+        if not len(self.numbers):
+            return np.zeros(len(wanted), np.int64)
+        places = np.minimum(np.searchsorted(self.numbers, wanted), len(self.numbers) - 1)
+        return np.where(self.numbers[places] == wanted, self.sizes[places], 0)
+
+    def corner(self, number: int) -> tuple[int, ...]:
+        """Where a chunk begins in the array."""
+        place = np.unravel_index(number, self.grid)
+        return tuple(int(part) * step for part, step in zip(place, self.chunk, strict=True))
 
 
-def _corners(
-    index: tuple[slice | int, ...], shape: tuple[int, ...], chunks: tuple[int, ...]
-) -> Iterator[tuple[int, ...]]:
-    """Where the chunks begin that an index touches."""
-    ranges = []
-    for part, length, chunk in zip(index, shape, chunks, strict=True):
-        start, stop, _ = part.indices(length) if isinstance(part, slice) else (part, part + 1, 1)
-        ranges.append(range(start // chunk * chunk, stop, chunk))
-    return itertools.product(*ranges)
+def _damaged(where: str, what: str) -> UsageError:
+    return UsageError(f"{where}: its index of chunks is damaged ({what}); copy or write the file again")
