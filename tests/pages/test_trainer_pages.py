@@ -38,6 +38,19 @@ def test_a_training_log_is_enough_for_a_page(training_log: Path, report: Call) -
     assert "1 of its lines cannot be read" in path.read_text(encoding="utf-8")
 
 
+def test_a_loss_that_overflowed_is_a_gap_in_its_chart(training_log: Path, report: Call) -> None:
+    lines = [json.loads(line) for line in training_log.read_text().splitlines()]
+    lines[1]["validate"]["loss"] = float("inf")
+    lines[2]["validate"]["accuracy"] = float("nan")
+    training_log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, said = report(training_log)
+    assert code == 0, said
+    path = training_log.parent.parent / "plots" / "alloy_v1.html"
+    charts = {chart["id"]: chart for chart in page_data(path)["charts"]}
+    assert [y is None for y in charts["loss"]["series"][1]["y"]] == [False, True, False, False]
+    assert "nan" not in path.read_text(encoding="utf-8").partition("<script")[0]
+
+
 def test_a_log_that_is_none_is_refused(tmp_path: Path, report: Call) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("hello\n")

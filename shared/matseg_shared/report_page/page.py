@@ -8,12 +8,15 @@ import functools
 import gzip
 import hashlib
 import importlib.util
+import json
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matseg_shared.command import jsonable
 from matseg_shared.errors import MissingExtraError
 from matseg_shared.files import write_text
 from matseg_shared.report_page.chart import Chart
@@ -87,8 +90,8 @@ def write_page(
             scripts=[script.read_text(encoding="utf-8") for script in scripts],
             charts={chart.id: chart for chart in shown},
             data={
-                "charts": [dataclasses.asdict(chart) for chart in shown],
-                "page": None if data is None else dataclasses.asdict(data),
+                "charts": shown,
+                "page": data,
             },
             library=packed_library() if shown else "",
             nonce=hashlib.sha256(f"{title}{path.name}".encode()).hexdigest()[:24],
@@ -118,7 +121,9 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.policies["json.dumps_function"] = lambda data, **_: json.dumps(
+        jsonable(data), allow_nan=False, separators=(",", ":")
+    )
     environment.filters["percent"] = percent
     environment.filters["figure"] = figure
     environment.filters["signed"] = signed_percent
@@ -129,7 +134,7 @@ def _environment(package: str) -> Environment:
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A share for a person; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}%}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
 
 
 def signed_percent(value: float | None, digits: int = 2) -> str:
@@ -142,7 +147,7 @@ def signed_percent(value: float | None, digits: int = 2) -> str:
 
 def figure(value: float | None, digits: int = 4) -> str:
     """A number for a person; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def count(value: float) -> str:
