@@ -312,7 +312,8 @@ def _idle_parts_warning(job: Job) -> str | None:
     if part.total <= max(units, 1):
         return None
     has = "part has" if units == 1 else "parts have"
-    return f"only {units} of the {part.total} {has} work: {slices} slices are written {unit} at a time to {job.place.path}"
+    at_a_time = f"{slices} slices are written {unit} at a time to {job.place.path}"
+    return f"only {units} of the {part.total} {has} work: {at_a_time}"
 
 
 def _changed_warning(source: Source, ledger: Ledger) -> str | None:

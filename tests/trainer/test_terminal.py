@@ -355,17 +355,22 @@ def test_what_matseg_proposes_for_config_toml_can_be_pasted(there: Path) -> None
         assert json.loads(invoke("--json").stdout)["datasets"][0]["versions"][0]["version"] == "v1"
 
 
-def test_an_earlier_config_py_is_brought_along(there: Path) -> None:
+@pytest.mark.parametrize("has_arrays", [True, False])
+def test_an_earlier_config_py_is_brought_along(there: Path, has_arrays: bool) -> None:
     (there / "config.toml").unlink()
     (there / "data" / "discs" / "classes.toml").unlink(missing_ok=True)
-    shutil.rmtree(there / "data" / "discs" / "train" / "labels_npy")
+    if not has_arrays:
+        shutil.rmtree(there / "data" / "discs" / "train" / "labels_npy")
     (there / "config.py").write_text(
         "config = {'discs': {'default': {'n_class': 2}, 'v1': {'model': 'unet'}}}\n", encoding="utf-8"
     )
     command = json.loads(invoke("--json").stdout)["next"]
     assert command == "matseg-prep import-config config.py -o config.toml"
     assert CliRunner().invoke(ALL["matseg-prep"], command.split()[1:]).exit_code == 0
-    assert json.loads(invoke("--json").stdout)["next"].startswith("matseg-prep labels discs train")
+    following = json.loads(invoke("--json").stdout)["next"]
+    assert following == f"matseg-prep labels discs train{' validate test --append' if has_arrays else ''}"
+    assert CliRunner().invoke(ALL["matseg-prep"], following.split()[1:]).exit_code == 0
+    assert json.loads(invoke("--json").stdout)["next"] == "matseg-train discs v1"
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:

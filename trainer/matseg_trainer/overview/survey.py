@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matseg_shared.classes import CLASSES_NAME
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images import list_images
 from matseg_trainer.config import CONFIG_NAME, VersionConfig
@@ -133,24 +134,22 @@ def next_step(
         if is_unsplit(place.data / name):
             return None, unsplit_words(place.data / name)
         return None, f"put images in data/{name}/train/images and label images in data/{name}/train/labels"
-    missing = [item.split for item in splits if item.arrays < item.images and item.labels]
-    if missing:
+    if not place.config_path.exists() and (place.root / EARLIER_CONFIG_NAME).is_file():
+        command = f"matseg-prep import-config {EARLIER_CONFIG_NAME} -o {CONFIG_NAME}"
+        return command, "bring the versions of an earlier MatSeg along"
+    wanted = [item.split for item in splits if item.arrays < item.images and item.labels]
+    hint = "make label arrays"
+    if not wanted and not (place.data / name / CLASSES_NAME).is_file():
+        wanted, hint = [item.split for item in splits if item.labels], "make the class table, keep the arrays"
+    if wanted:
         if not versions and place.known_classes(name) is None:
-            return _first_configuration(place, name)
-        append = " --append" if any(item.arrays for item in splits if item.split in missing) else ""
-        return f"matseg-prep labels {word} {' '.join(missing)}{append}", "make label arrays"
+            words = f"write to {CONFIG_NAME}, with n_class as your labels have it"
+            return None, f"{words}\n\n{_starter(place, name)}"
+        append = " --append" if any(item.arrays for item in splits if item.split in wanted) else ""
+        return f"matseg-prep labels {word} {' '.join(wanted)}{append}", hint
     if not versions:
         return None, f"add a version to {CONFIG_NAME}, such as\n\n{_starter(place, name)}"
     return _model_step(place, name, splits, versions, outputs)
-
-
-def _first_configuration(place: Workspace, name: str) -> tuple[str | None, str]:
-    """For somebody who has label images and no versions yet, or those of an earlier MatSeg."""
-    earlier = place.root / EARLIER_CONFIG_NAME
-    if earlier.is_file() and not place.config_path.exists():
-        command = f"matseg-prep import-config {EARLIER_CONFIG_NAME} -o {CONFIG_NAME}"
-        return command, "bring the versions of an earlier MatSeg along"
-    return None, f"write to {CONFIG_NAME}, with n_class as your labels have it\n\n{_starter(place, name)}"
 
 
 def _starter(place: Workspace, name: str) -> str:
