@@ -202,7 +202,7 @@ _EXAMPLES = (
         "matseg-run steel.onnx incoming/ --watch --idle 600",
     ),
     Example(
-        "the third of sixteen jobs, for instance of a SLURM array, and what completes them",
+        "the third of sixteen jobs, for instance of a SLURM array; the last of them completes the output",
         "matseg-run steel.onnx scan.tif -o labels.zarr --part 3/16",
     ),
 )

@@ -203,6 +203,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         difference_warning(job.self_test),
         drift_warning(records, DRIFT_WARNING),
         _lock_warning(ledger),
+        _idle_parts_warning(job),
         _newcomers_warning(job.source),
         _changed_warning(job.source, ledger),
     ]
@@ -302,6 +303,17 @@ def _newcomers_warning(source: Source) -> str | None:
     return (
         f"{len(found)} images, {found[0].name} first, have come since the start; run again to label them, too"
     )
+
+
+def _idle_parts_warning(job: Job) -> str | None:
+    """That parts have nothing to do because there are more of them than units."""
+    slices, unit, part = len(job.source.slices), job.plan.unit, job.options.part
+    units = -(-slices // unit)
+    if part.total <= max(units, 1):
+        return None
+    has = "part has" if units == 1 else "parts have"
+    at_a_time = f"{slices} slices are written {unit} at a time to {job.place.path}"
+    return f"only {units} of the {part.total} {has} work: {at_a_time}"
 
 
 def _changed_warning(source: Source, ledger: Ledger) -> str | None:

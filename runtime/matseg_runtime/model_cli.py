@@ -121,13 +121,22 @@ def _print_zoo(as_json: bool) -> None:
     if as_json:
         print_json(index.model_dump(mode="json"))
         return
-    table = Table("name", "labels", "network", "MB", "here", title="models zoo")
+    table = Table(title="models zoo")
+    table.add_column("name", no_wrap=True)  # to be typed as it stands
+    for heading in ("labels", "network", "MB", "here"):
+        table.add_column(heading, overflow="fold")
+    places: dict[Path, list[str]] = {}
     for item in index.models:
         found = find(item)
-        here = "no" if found is None else ("" if found.fits(item) else "another file: ") + str(found.path)
+        if found is not None:
+            places.setdefault(found.path.parent.parent, []).append(item.name)
+        here = "no" if found is None else "yes" if found.fits(item) else "another file"
         network = f"{item.network}, {item.precision}"
-        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", plain(here))
-    console().print(table)
+        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", here)
+    out = console()
+    out.print(table)
+    for folder, names in places.items():
+        out.print(plain(f"in {folder}: {', '.join(names)}"), soft_wrap=True)
 
 
 def _facts_table(model: Model) -> Table:
@@ -135,6 +144,8 @@ def _facts_table(model: Model) -> Table:
 
     data = model.metadata
     table = Table(title=plain(f"{data.name} ({model.path})"), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a digest is to be copied whole
     size = data.pixel_size
     facts = (
         ("SHA-256", model.sha256),
@@ -160,7 +171,9 @@ def _facts_table(model: Model) -> Table:
 def _classes_table(model: Model) -> Table:
     from rich.table import Table
 
-    table = Table("class", "name", "colour (RGB)", "in the training labels", title="classes")
+    table = Table(title="classes")
+    for heading in ("class", "name", "colour (RGB)", "in the training labels"):
+        table.add_column(heading, overflow="fold")
     for item in model.metadata.classes:
         table.add_row(str(item.index), plain(item.name), str(item.colour), str(item.label_value))
     return table

@@ -173,7 +173,7 @@ class RegionTables:
             sizes = item.diameters
             text = f"{name}: {item.fraction:.4%}, {item.regions} regions ({item.regions_at_edge} at the edge)"
             if sizes is not None:
-                text += f", diameter {sizes.quantiles[QUANTILES.index(50)]:.4g} {unit} in the middle"
+                text += f", median diameter {sizes.quantiles[QUANTILES.index(50)]:.4g} {unit}"
             found.append(f"{text}, specific surface {item.specific_surface:.4g} 1/{unit}")
         return found
 

@@ -153,7 +153,7 @@ def summary_lines(summary: Summary) -> list[str]:
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in summary.skipped]
     lines += [f"set aside {record.reason}" for record in summary.set_aside]
     lines += [f"warning: {text}" for text in summary.warnings]
-    if summary.times is not None:
+    if summary.times is not None and summary.labelled:
         lines.append(
             f"{summary.times.wall:.1f} s, {summary.megapixels_per_second:.2f} Mpixel/s on {summary.provider} "
             f"({summary.provider_reason}); the slowest stage was {summary.times.bottleneck}"
@@ -169,12 +169,14 @@ def summary_lines(summary: Summary) -> list[str]:
     # what is said of the regions begins with the fraction
     lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
     if summary.costs is not None:
-        costs = summary.costs
-        lines.append(
-            f"measuring took {costs.regions:.1f} s (regions), {costs.uncertainty:.1f} s (uncertainty)"
-        )
+        costs = {"regions": summary.costs.regions, "uncertainty": summary.costs.uncertainty}
+        spent = ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in costs.items() if seconds)
+        lines += [f"measuring took {spent}"] if spent else []
     if summary.uncertain is not None:
-        lines.append(f"{summary.proposals} proposals for labelling: {summary.uncertain}")
+        proposals = "1 proposal" if summary.proposals == 1 else f"{summary.proposals} proposals"
+        lines.append(
+            f"{proposals} for labelling: {summary.uncertain}; correct the labels in its train/labels"
+        )
     if summary.is_final:
         lines.append(f"labels: {summary.output}")
         return lines if summary.page is None and summary.no_page is None else [*lines, _page_line(summary)]

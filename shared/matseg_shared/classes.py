@@ -31,7 +31,8 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{path}: expected the class table there, found nothing; run `matseg-prep labels {path.parent.name} train`"
+            f"{path}: expected the class table there, found nothing; run `matseg-prep labels {path.parent.name} train "
+            "--append`, which keeps label arrays that are there"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         # ValueError: broken UTF-8, broken TOML, or a whole number of more digits than Python reads

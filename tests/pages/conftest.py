@@ -131,7 +131,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["discs", "v1", "--model", str(model), "--workspace", str(root), "--report"]
     result = CliRunner().invoke(evaluate_main, words)
     assert result.exit_code == 0, result.output
-    assert f"report     {root / 'plots' / 'discs_v1_test_onnx.html'}" in result.output
+    assert f"report       {root / 'plots' / 'discs_v1_test_onnx.html'}" in result.output
     return root
 
 

@@ -115,4 +115,15 @@ def test_a_training_is_drawn_and_tabled(training_log: Path, report: Any, open_pa
     rows.first.wait_for()
     assert rows.count() == 4
     assert rows.first.inner_text().split() == ["1", "1", "1"]
+    ticks = opened.page.locator("#chart-mean-iou .xtick text").all_text_contents()
+    assert ticks == ["1", "2", "3", "4"], "there is no epoch and a half"
     opened.require_quiet(path)
+
+
+def test_no_button_of_a_chart_hands_it_to_a_service(training_log: Path, report: Any, open_page: Open) -> None:
+    assert report(training_log)[0] == 0
+    opened = open_page(training_log.parent.parent / "plots" / "alloy_v1.html")
+    buttons = opened.page.locator("#chart-loss .modebar-btn")
+    buttons.first.wait_for(state="attached")
+    titles = {button.get_attribute("data-title") for button in buttons.all()}
+    assert titles == {"Download plot", "Zoom", "Pan", "Reset axes"}

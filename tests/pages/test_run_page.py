@@ -30,6 +30,20 @@ def test_a_run_ends_with_its_page(labelled: Path) -> None:
     assert "No voxel size is known, so amounts are in pixels." in text
 
 
+def test_every_warning_stands_above_the_labels(labelled: Path, report: Call) -> None:
+    """Whatever words are in it: names of files are, and drift is what a reader has to know first."""
+    document = json.loads((labelled / "report.json").read_text(encoding="utf-8"))
+    document["warnings"] = [
+        "the intensities differ (drift 0.95 of 1)",
+        "1 images, drift/s1.png first, have changed",
+    ]
+    (labelled / "report.json").write_text(json.dumps(document), encoding="utf-8")
+    assert report(labelled)[0] == 0
+    head = (labelled / "report.html").read_text(encoding="utf-8").split('id="slices"')[0]
+    for text in document["warnings"]:
+        assert text in head
+
+
 def test_names_cannot_leave_their_place(labelled: Path) -> None:
     text = (labelled / "report.html").read_text(encoding="utf-8")
     assert HOSTILE_STEM not in text

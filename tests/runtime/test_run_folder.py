@@ -211,6 +211,9 @@ def test_broken_images_are_set_aside_and_named(run: Run, model: Path, slices: Pa
         "s1",
         "s5",
     ]
+    result = run(model, slices, "-o", out)
+    assert "0 of 6 slices labelled in this run, 4 before" in result.output
+    assert "Mpixel/s" not in result.output, "of nothing there is no speed"
 
 
 @pytest.mark.parametrize(

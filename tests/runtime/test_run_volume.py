@@ -306,6 +306,15 @@ def test_a_changed_volume_is_refused(run: Run, model: Path, tmp_path: Path) -> N
     assert "input content" in result.output
 
 
+def test_more_parts_than_units_are_told_so(run: Run, model: Path, volume: Path, tmp_path: Path) -> None:
+    """A small volume is one layer of chunks: the first part does it all, and the others must not look broken."""
+    for number in (1, 40):
+        result = run(model, volume, "-o", tmp_path / "labels.tif", "--part", f"{number}/40")
+        assert result.exit_code == 0, result.output
+        assert "of the 40 parts ha" in result.output
+        assert "20 slices are written" in result.output
+
+
 @pytest.mark.parametrize("name", ["labels.zarr", "labels.tif", "labels"])
 def test_parts_make_what_one_run_makes(
     run: Run, model: Path, volume: Path, tmp_path: Path, name: str
@@ -319,6 +328,7 @@ def test_parts_make_what_one_run_makes(
         assert result.exit_code == 0
         assert f"part {number}-of-3 is done" in result.output
         assert not (tmp_path / "parts" / name).exists() or name == "labels"
+        assert "parts have work" not in result.output
     result = run(model, volume, "-o", out, "--finish", "--part", "1/3")
     assert result.exit_code == 1
     assert "8 of 20 slices are not labelled yet" in result.output

@@ -321,7 +321,10 @@ def test_labels_somebody_worked_on_are_never_replaced(
     folder.rename(tmp_path / "mine")
     assert run(model, slices, "-o", out, "--uncertain", 3).exit_code == 0
     assert len(_index(folder).items) == 3
-    assert run(model, slices, "-o", out, "--uncertain", 1).exit_code == 0
+    one = run(model, slices, "-o", out, "--uncertain", 1)
+    assert one.exit_code == 0
+    assert f"1 proposal for labelling: {folder}; correct the labels in its train/labels" in one.output
+    assert "(regions)" not in one.output, "none were asked for"
     assert len(list((folder / "train" / "labels").iterdir())) == 1, "nobody had worked on these"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from matseg_runtime import zoo
+from matseg_runtime import model_cli, zoo
 from matseg_runtime.cli import inspect_main, verify_main
 from matseg_runtime.zoo import ZooIndex, ZooModel, locate, read_index
 from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.plain_console import PlainConsole
 
 
 @pytest.fixture
@@ -146,9 +149,23 @@ def test_inspect_lists_the_zoo(user_zoo: Path, model: Path) -> None:
     assert result.exit_code == 0
     assert "zoo:alloy-fast" in result.output
     assert "phases of alloy-fast" in result.output
-    assert str(user_zoo / "alloy") in result.output
+    assert f"in {user_zoo}: alloy\n" in result.output
     document = json.loads(call(inspect_main, "zoo:", "--json").stdout)
     assert [item["name"] for item in document["models"]] == ["alloy", "alloy-fast"]
+
+
+def test_names_and_digests_are_shown_whole_on_a_terminal_of_80_columns(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(model_cli, "console", lambda: PlainConsole(file=shown, width=80, force_terminal=True))
+    for name in ("zoo:", str(model)):
+        assert call(inspect_main, name).exit_code == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
+    assert "…" not in text
+    assert all(f"zoo:{item.name} " in text for item in zoo.read_index().models)
+    pieces = re.findall(r"[0-9a-f]{11,}", text)
+    assert hashlib.sha256(model.read_bytes()).hexdigest() in "".join(pieces)
 
 
 @pytest.mark.usefixtures("user_zoo")

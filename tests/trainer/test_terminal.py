@@ -310,6 +310,69 @@ def test_a_folder_that_is_no_workspace_shows_how_to_begin(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_that_are_not_shared_out_are_sent_to_split_by_matseg_and_by_check(there: Path) -> None:
+    whole = there / "data" / "discs" / "train"
+    shutil.move(whole, there / "data" / "rock")
+    shutil.rmtree(there / "data" / "discs")
+    found = json.loads(invoke("--json").stdout)
+    assert found["next"] is None, "neither a demo nor training is what comes next"
+    for shown in (found["datasets"][0]["hint"], invoke().stdout, check_main("rock")):
+        assert "matseg-prep split rock_all rock" in " ".join(shown.split())
+    shutil.move(there / "data" / "rock", there / "rock_all")
+    result = CliRunner().invoke(
+        ALL["matseg-prep"], ["split", "rock_all", "rock", "--validate", "1", "--test", "1"]
+    )
+    assert result.exit_code == 0, result.output
+    assert [item["name"] for item in json.loads(invoke("--json").stdout)["datasets"]] == ["rock", "discs"]
+
+
+def check_main(name: str) -> str:
+    return str(CliRunner().invoke(ALL["matseg-prep"], ["check", name]).output)
+
+
+def test_what_matseg_proposes_for_config_toml_can_be_pasted(there: Path) -> None:
+    config = there / "config.toml"
+    config.unlink()
+    (there / "data" / "discs" / "classes.toml").unlink(missing_ok=True)
+    shutil.rmtree(there / "data" / "discs" / "train" / "labels_npy")
+
+    def proposed() -> str:
+        entry = json.loads(invoke("--json").stdout)["datasets"][0]
+        assert entry["next"] is None
+        assert " ".join(entry["hint"].split()) in " ".join(invoke().stdout.split())
+        return str(entry["hint"]).split("\n\n", 1)[1]
+
+    first = proposed()
+    assert "n_class" in first
+    config.write_text("[discs.default]\nn_class = 2\n", encoding="utf-8")
+    found = json.loads(invoke("--json").stdout)
+    assert found["next"] == "matseg-prep labels discs train"
+    assert CliRunner().invoke(ALL["matseg-prep"], found["next"].split()[1:]).exit_code == 0
+    second = proposed()
+    assert "default" not in second, "a table may be written once only"
+    for text in (first, config.read_text(encoding="utf-8") + second):
+        config.write_text(text, encoding="utf-8")
+        assert json.loads(invoke("--json").stdout)["datasets"][0]["versions"][0]["version"] == "v1"
+
+
+@pytest.mark.parametrize("has_arrays", [True, False])
+def test_an_earlier_config_py_is_brought_along(there: Path, has_arrays: bool) -> None:
+    (there / "config.toml").unlink()
+    (there / "data" / "discs" / "classes.toml").unlink(missing_ok=True)
+    if not has_arrays:
+        shutil.rmtree(there / "data" / "discs" / "train" / "labels_npy")
+    (there / "config.py").write_text(
+        "config = {'discs': {'default': {'n_class': 2}, 'v1': {'model': 'unet'}}}\n", encoding="utf-8"
+    )
+    command = json.loads(invoke("--json").stdout)["next"]
+    assert command == "matseg-prep import-config config.py -o config.toml"
+    assert CliRunner().invoke(ALL["matseg-prep"], command.split()[1:]).exit_code == 0
+    following = json.loads(invoke("--json").stdout)["next"]
+    assert following == f"matseg-prep labels discs train{' validate test --append' if has_arrays else ''}"
+    assert CliRunner().invoke(ALL["matseg-prep"], following.split()[1:]).exit_code == 0
+    assert json.loads(invoke("--json").stdout)["next"] == "matseg-train discs v1"
+
+
 def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:
     (there / "saved").mkdir()
     (there / "saved" / "discs_v1.pth").write_bytes(b"no zip")

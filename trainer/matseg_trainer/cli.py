@@ -228,7 +228,7 @@ def evaluate_main(
     from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.pages.evaluation import write_evaluation_page
     from matseg_trainer.pages.leave import leave_page
-    from matseg_trainer.report import print_evaluation
+    from matseg_trainer.report import NAME_WIDTH, print_evaluation
 
     name = f"{dataset}_{version}"
     if model is None:
@@ -260,7 +260,7 @@ def evaluate_main(
     else:
         print_evaluation(result, outputs)
     if page:
-        click.echo(leave_page(write_evaluation_page, outputs.metrics), err=as_json)
+        click.echo(leave_page(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
 
 
 def _checkpoint_predictor(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,9 @@ class Dataset:
         """
         if path.is_dir() and any((path / split).is_dir() for split in SPLITS):
             return cls(path)
-        found = "found a folder without any of them" if path.is_dir() else "found no such folder"
+        if is_unsplit(path):
+            raise DatasetError(f"{path}: expected train/, validate/ and test/, {unsplit_words(path)}")
+        found = "found none of train/, validate/ and test/ in it" if path.is_dir() else "found no such folder"
         raise DatasetError(
             f"{path}: expected a data set, {found}{_near(path)}\n{_layout(path)}{_published(path)}"
         )
@@ -261,6 +264,22 @@ def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence
         labels_alone=tuple(label for stem, group in by_stem.items() if stem not in stems for label in group),
         repeated=tuple(repeated),
         others=tuple(others),
+    )
+
+
+def is_unsplit(path: Path) -> bool:
+    """Whether a folder holds images and labels that are not shared out to splits yet."""
+    if any((path / split).is_dir() for split in SPLITS):
+        return False
+    return all((path / kind).is_dir() for kind in ("images", "labels"))
+
+
+def unsplit_words(path: Path) -> str:
+    """What to do with such a folder."""
+    words = shlex.join([f"{path.name}_all", path.name])
+    return (
+        f"found images/ and labels/ that are not shared out; move {path} to {path.name}_all beside data/, then "
+        f"`matseg-prep split {words}`"
     )
 
 

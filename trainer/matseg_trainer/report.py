@@ -14,6 +14,9 @@ from matseg_trainer.evaluate import EvaluationOutputs
 
 _WORST = 5
 
+NAME_WIDTH = 12
+"""Of the names of the files that are listed in the end."""
+
 
 def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> None:
     """Figures per class, boundaries and phase fractions, spread over the images, the worst images, the files."""
@@ -24,8 +27,8 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
     )
     out.print(_shape_table(result))
     out.print(
-        f"calibration error {result.calibration_error:.5f}   Brier score {result.brier:.5f}   "
-        f"all boundaries: {_number(result.boundary.displacement)} px, F1 {_number(result.boundary.f1)}"
+        f"all boundaries: {_number(result.boundary.displacement)} px, F1 {_number(result.boundary.f1)}   "
+        f"calibration error {result.calibration_error:.5f}   Brier {result.brier:.5f}"
     )
     if len(result.images) > 1:
         out.print(_spread_table(result))
@@ -33,7 +36,9 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
     for name in ("predictions", "overlays", "metrics", "table", "confusion", "reliability"):
         path = getattr(outputs, name)
         if path is not None:
-            out.print(f"  {name:<12} {path}", markup=False, soft_wrap=True)  # to be copied in one piece
+            out.print(
+                f"  {name:<{NAME_WIDTH}} {path}", markup=False, soft_wrap=True
+            )  # to be copied in one piece
 
 
 def _class_table(result: EvaluationDocument) -> Table:

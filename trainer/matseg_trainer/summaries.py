@@ -118,7 +118,7 @@ class ExportSummary:
             f"{self.path}: {self.bytes / 1e6:.1f} MB, {self.precision}, opset {self.opset}",
             f"  {graph}equal to torch on {parity.cases} inputs of {parity.pixels:,} pixels: probabilities within "
             f"{parity.max_probability_difference:.1e}, {parity.label_mismatches} labels differ, "
-            f"{parity.label_ties} ties",
+            f"{parity.label_ties} decided by rounding",
             f"  tiles: stride {self.stride}, halo {self.halo} pixels (measured and confirmed)",
         ]
         if accuracy is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.errors import ConfigError, DatasetError, UsageError
 from matseg_shared.names import portable_name_problem
 
 if TYPE_CHECKING:  # they bring numpy and pydantic along, which `--help` need not wait for
@@ -141,6 +141,15 @@ class Workspace:
         if not configured and dataset.classes_path.exists():
             return len(dataset.classes)
         return self.n_class(dataset.name)
+
+    def known_classes(self, name: str) -> int | None:
+        """How many classes the label arrays of a data set would have; None: nothing here says so."""
+        from matseg_trainer.dataset import Dataset
+
+        try:
+            return self.n_class_of(Dataset(self.dataset_root(name)))
+        except (ConfigError, DatasetError):
+            return None
 
 
 def workspace_option(command: Callable[..., Any]) -> Callable[..., Any]:

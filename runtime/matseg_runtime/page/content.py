@@ -119,7 +119,7 @@ def run_content(
     return RunContent(
         title=f"{report.provenance.get('model_name', 'a model')} on {report.provenance.get('input_name', 'an input')}",
         lead=f"{report.input} → {report.output}, finished {_readable(report.finished)}",
-        warnings=tuple(text for text in report.warnings if "drift" not in text),
+        warnings=report.warnings,
         missing=tuple(missing),
         tiles=_tiles(record),
         shown=pictures.slices,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +12,13 @@ from matseg_shared.classes import CLASSES_NAME
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images import list_images
 from matseg_trainer.config import CONFIG_NAME, VersionConfig
-from matseg_trainer.dataset import SPLITS, Dataset
+from matseg_trainer.dataset import SPLITS, Dataset, is_unsplit, unsplit_words
 from matseg_trainer.overview.models import ModelFile, exported_models, runs
 from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
 from matseg_trainer.overview.versions import DataChanges, version_state
 from matseg_trainer.workspace import Workspace
 
+EARLIER_CONFIG_NAME = "config.py"
 BEGIN = "matseg-prep demo demo"
 """What a newcomer types first."""
 
@@ -45,7 +48,7 @@ def survey(place: Workspace) -> WorkspaceState:
         datasets=datasets,
         other_runs=tuple(run for run in outputs if run.output not in taken),
         problems=tuple(problems),
-        next=steps[0] if steps else None if any(item.splits for item in datasets) else BEGIN,
+        next=steps[0] if steps else None if folders else BEGIN,
     )
 
 
@@ -55,7 +58,7 @@ def _dataset_folders(place: Workspace) -> list[str]:
     return sorted(
         folder.name
         for folder in place.data.iterdir()
-        if folder.is_dir() and any((folder / split / "images").is_dir() for split in SPLITS)
+        if any((folder / split / "images").is_dir() for split in SPLITS) or is_unsplit(folder)
     )
 
 
@@ -128,15 +131,40 @@ def next_step(
     """The command that takes a data set one step further, and what it does."""
     word = shlex.quote(name)
     if not splits:
+        if is_unsplit(place.data / name):
+            return None, unsplit_words(place.data / name)
         return None, f"put images in data/{name}/train/images and label images in data/{name}/train/labels"
-    missing = [item.split for item in splits if item.arrays < item.images and item.labels]
-    if missing:
-        classes = "" if versions or (place.data / name / CLASSES_NAME).is_file() else " --classes N"
-        append = " --append" if any(item.arrays for item in splits if item.split in missing) else ""
-        return f"matseg-prep labels {word} {' '.join(missing)}{classes}{append}", "make label arrays"
+    if not place.config_path.exists() and (place.root / EARLIER_CONFIG_NAME).is_file():
+        command = f"matseg-prep import-config {EARLIER_CONFIG_NAME} -o {CONFIG_NAME}"
+        return command, "bring the versions of an earlier MatSeg along"
+    wanted = [item.split for item in splits if item.arrays < item.images and item.labels]
+    hint = "make label arrays"
+    if not wanted and not (place.data / name / CLASSES_NAME).is_file():
+        wanted, hint = [item.split for item in splits if item.labels], "make the class table, keep the arrays"
+    if wanted:
+        if not versions and place.known_classes(name) is None:
+            words = f"write to {CONFIG_NAME}, with n_class as your labels have it"
+            return None, f"{words}\n\n{_starter(place, name)}"
+        append = " --append" if any(item.arrays for item in splits if item.split in wanted) else ""
+        return f"matseg-prep labels {word} {' '.join(wanted)}{append}", hint
     if not versions:
-        return None, f"add a version to {CONFIG_NAME}"
+        return None, f"add a version to {CONFIG_NAME}, such as\n\n{_starter(place, name)}"
     return _model_step(place, name, splits, versions, outputs)
+
+
+def _starter(place: Workspace, name: str) -> str:
+    """A first version to put into `config.toml`: minutes on a CPU."""
+    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+    try:
+        has_defaults = place.config_path.is_file() and name in place.config().versions
+    except ConfigError:
+        has_defaults = False
+    n_class = place.known_classes(name) or 2
+    defaults = "" if has_defaults else f"[{key}.default]\nn_class = {n_class}\n\n"
+    return (
+        f'{defaults}[{key}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\nrepeat = 4\nbatch_size = 8\nlr = 0.003\n'
+        'weight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
+    )
 
 
 def _model_step(

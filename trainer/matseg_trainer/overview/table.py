@@ -59,14 +59,15 @@ def _done(state: WorkspaceState) -> Iterator[bool]:
 def _print_beginning(out: Console, state: WorkspaceState) -> None:
     _line(
         out,
-        f"{state.workspace.absolute()} is no workspace yet: there is neither config.toml nor data/ in it.",
+        f"{state.workspace.absolute()} is no workspace yet: there is neither config.toml nor a data set in data/.",
     )
     out.print("To try everything on synthetic slices:", end=" ")
     _line(out, BEGIN, "bold green")
     _line(
         out,
         "With images of your own: put them in data/NAME/train/images and their label images in "
-        "data/NAME/train/labels, the same for validate and test; then run matseg again.",
+        "data/NAME/train/labels, the same for validate and test (matseg-prep split FOLDER NAME shares them out); "
+        "then run matseg again.",
     )
     _line(out, "With a model file only: matseg-run MODEL.onnx FOLDER")
 
@@ -87,19 +88,7 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
     for run in dataset.runs:
         _line(out, f"  {_run_words(run)}", "yellow" if run.is_stale else "")
     _line(out, f"  next: {_step_words(dataset)}")
-    if dataset.splits and not dataset.versions:
-        _line(out, _starter(dataset))
     out.print()
-
-
-def _starter(dataset: DatasetState) -> str:
-    """A first version to put into `config.toml`: minutes on a CPU."""
-    name = dataset.name
-    return (
-        f"\n[{name}.default]\nn_class = {dataset.n_class or 2}\n\n"
-        f'[{name}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\nrepeat = 4\nbatch_size = 8\nlr = 0.003\n'
-        'weight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
-    )
 
 
 def _version_table(versions: Iterable[VersionState]) -> Table:

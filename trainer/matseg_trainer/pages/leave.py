@@ -9,12 +9,13 @@ from matseg_shared.errors import MatsegError
 from matseg_shared.report_page.page import is_installed
 
 
-def leave_page(write: Callable[[Path], Path], source: Path) -> str:
+def leave_page(write: Callable[[Path], Path], source: Path, *, width: int = 10) -> str:
     """Make a page; the command's own results are safe by now, so that one which cannot be made is no failure.
 
     Args:
         write: `write_training_page` or `write_evaluation_page`.
         source: what it reads.
+        width: of the names of the files listed above the line.
 
     Returns:
         A line for the user.
@@ -25,6 +26,6 @@ def leave_page(write: Callable[[Path], Path], source: Path) -> str:
             f"matseg-report {source})"
         )
     try:
-        return f"  report     {write(source)}"
+        return f"  {'report':<{width}} {write(source)}"
     except MatsegError as error:
         return f"  no report: {error}"

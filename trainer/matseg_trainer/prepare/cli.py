@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -209,8 +210,9 @@ def split(
         return
     for target, part in zip(targets, counts, strict=True):
         click.echo(f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}")
-    click.echo(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
-    click.echo(f"matseg-prep labels {names[0]} train validate test")
+    if place.known_classes(names[0]) is None:
+        click.echo(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
+    click.echo(f"matseg-prep labels {shlex.quote(names[0])} train validate test")
 
 
 @main.command(

@@ -37,13 +37,13 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(f"{plan.dataset.name}: label arrays"))
-    for heading in ("array", "unique values", "ndim", "normalised", "classes present", ""):
+    table = Table(title=escape(f"{plan.dataset.name}: label arrays, in labels_npy/ of the split"))
+    for heading in ("array", "unique values", "ndim", "normalised", "classes", ""):
         table.add_column(heading, overflow="fold")
     n_class = len(plan.table.classes)
     for item in summaries:
         table.add_row(
-            escape(str(item.path.relative_to(plan.dataset.root))),
+            escape(f"{item.path.relative_to(plan.dataset.root).parts[0]}/{item.path.name}"),
             ", ".join(map(str, item.values)),
             str(item.ndim),
             "yes" if item.normalised else "no",
@@ -76,14 +76,15 @@ def print_check(console: Console, result: CheckResult) -> None:
     from rich.table import Table
 
     table = Table(title=escape(f"{result.name}: splits"))
-    for heading in ("split", "images", "labels", "arrays", "sizes", "dtype", "channels", "class shares"):
+    for heading in ("split", "images", "labels", "arrays", "sizes", "pixels", "class shares"):
         table.add_column(heading, overflow="fold")
     for row in result.splits:
-        shares = ", ".join(f"{index}: {share:.2%}" for index, share in enumerate(row.shares))
+        shares = "\n".join(f"{index}: {share:6.2%}" for index, share in enumerate(row.shares))
         counts = (str(row.images), str(row.labels), str(row.arrays))
-        sizes = ", ".join(f"{height} x {width}" for height, width in row.sizes)
-        channels = ", ".join(map(str, row.channels))
-        table.add_row(row.split, *counts, sizes, ", ".join(row.dtypes), channels, shares or "-")
+        sizes = "\n".join(f"{height} x {width}" for height, width in row.sizes)
+        kinds = {1: "grey", 3: "colour"}
+        channels = " and ".join(kinds.get(number, f"{number} channels") for number in row.channels)
+        table.add_row(row.split, *counts, sizes, f"{', '.join(row.dtypes)} {channels}", shares or "-")
     console.print(table)
     if result.neighbours:
         console.print(_neighbour_table(result.neighbours))

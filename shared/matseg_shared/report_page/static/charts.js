@@ -61,6 +61,18 @@ matseg.charts = (() => {
 
   const rule = (x, line) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line });
 
+  // Epochs and slices are whole: no ticks between them. A logarithmic axis has labels at 1, 2 and 5.
+  const ticks = (spec) => {
+    if (spec.x_log) return { dtick: "D2" };
+    const xs = spec.series.flatMap((series) => series.x).filter((x) => x !== null);
+    const span = Math.max(...xs) - Math.min(...xs);
+    return xs.length && span < 10 && xs.every(Number.isInteger) ? { tick0: 0, dtick: 1 } : {};
+  };
+  const countFormat = (spec) => {
+    const most = Math.max(...spec.series.flatMap((series) => series.y).map(Number));
+    return !spec.y_log && most >= 1e4 && most < 1e8 ? "," : undefined;
+  };
+
   const layout = (spec) => {
     const [ink, soft, grid] = [css("--ink"), css("--soft"), css("--grid")];
     // the margin above holds the buttons, which must not cover points
@@ -70,13 +82,14 @@ matseg.charts = (() => {
       font: { color: soft, family: getComputedStyle(document.body).fontFamily, size: 12.5 },
       margin: { l: 56, r: 12, t: 36, b: 40 }, hovermode: "closest", barmode: "overlay", bargap: 0,
       hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: ink } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: css("--accent") },
       showlegend: spec.series.length > 1,
       legend: { orientation: "h", yanchor: "bottom", y: 1.01, x: 0, font: { color: ink } },
       xaxis: { ...axis, title: { text: spec.x_title, standoff: 8 }, range: spec.x_range ?? undefined,
-        type: spec.x_log ? "log" : "linear", exponentformat: "power" },
+        type: spec.x_log ? "log" : "linear", exponentformat: "power", ...ticks(spec) },
       yaxis: {
         ...axis, title: { text: spec.y_title, standoff: 8 }, type: spec.y_log ? "log" : "linear",
-        range: spec.y_range ?? undefined, tickformat: spec.y_percent ? ".3~%" : undefined,
+        range: spec.y_range ?? undefined, tickformat: spec.y_percent ? ".3~%" : countFormat(spec),
         scaleanchor: spec.square ? "x" : undefined, exponentformat: "power",
       },
       shapes: [
@@ -93,8 +106,9 @@ matseg.charts = (() => {
     const place = document.querySelector(`#chart-${spec.id} .plot`);
     if (!place) return;
     if (!drawn.has(spec.id)) place.textContent = "";
-    const config = { responsive: true, displaylogo: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    const config = { responsive: true, displaylogo: false, plotlyServerURL: "",
+      // named one by one: plotly.js has buttons that hand a chart to a service, and may get more
+      modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["resetScale2d"]],
       toImageButtonOptions: { format: "svg", filename: spec.id } };
     Plotly.react(place, spec.series.map(trace(spec)), layout(spec), config).then(() => {
       if (!drawn.has(spec.id)) {
