@@ -40,7 +40,7 @@ class Pace:
     @property
     def idle(self) -> float:
         """Seconds without anything new after which a watching run may take it that nothing more comes."""
-        return self.patience + 3
+        return 2 * self.patience + 3  # the writer itself may be held up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Runs:
             1,
             *options,
         ]
-        environment = {**os.environ, "MATSEG_REPORT": "0"}
+        environment = {**os.environ, "MATSEG_REPORT": "0", "PYTHONFAULTHANDLER": "1"}
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\n--- {out.name} {' '.join(map(str, options))}\n")
             log.flush()
@@ -95,9 +95,11 @@ def finish(name: str, process: subprocess.Popen[str], codes: Iterable[int], log:
     try:
         code = process.wait(_HANGING)
     except subprocess.TimeoutExpired:
-        process.kill()
+        process.send_signal(
+            signal.SIGABRT
+        )  # Python's fault handler writes into the log where each thread was
         process.wait()
-        return [f"{name}: did not end within {_HANGING:.0f} s"]
+        return [f"{name}: did not end within {_HANGING:.0f} s: {read_text(log)[-5000:]}"]
     problems = [] if code in codes else [f"{name}: ended with {code}: {read_text(log)[-500:]}"]
     if "Traceback" in read_text(log):
         problems.append(f"{name}: a traceback in {log}")

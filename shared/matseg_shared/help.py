@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from matseg_shared.command import EXIT_INTERRUPTED, print_error
-from matseg_shared.interruption import counted
+from matseg_shared.interruption import counted, is_pending
 
 _GROUP = "matseg_help_group"
 
@@ -48,8 +48,6 @@ class _Explained(click.Command):
             return super().make_context(info_name, args, parent, **extra)
         except click.exceptions.NoArgsIsHelpError:
             raise
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None  # click's own code for it is another
         except click.ClickException as error:
             if as_json:
                 print_error(error)
@@ -62,7 +60,14 @@ class _Explained(click.Command):
 
             register()
         with counted():
-            return super().main(*args, **kwargs)
+            try:
+                return super().main(*args, **kwargs)
+            except SystemExit as end:
+                if (
+                    end.code == 1 and is_pending()
+                ):  # Ctrl-C around the command itself, for which click has this code
+                    end.code = EXIT_INTERRUPTED
+                raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the heading of their group; those of none under `Options`."""

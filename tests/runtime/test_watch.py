@@ -290,6 +290,27 @@ def test_looks_that_take_longer_than_the_idle_time_find_what_comes(
     assert [item.name for item in source.arrivals()] == ["s0"]
 
 
+def test_the_wait_between_two_looks_is_not_taken_for_idleness(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that takes long to look at is looked at seldom; what came meanwhile is found all the same."""
+    _write(folder, 0)
+    source = WatchSource(folder, _options(idle_seconds=0.6))
+    poll = source._poll
+    looks: list[float] = []
+
+    def slow_poll(outcome: object) -> object:
+        time.sleep(0.1)  # nine times as long is more than the idle time
+        looks.append(time.monotonic())
+        if len(looks) == 3:
+            timer = threading.Timer(0.1, _write, (folder, 1))
+            timer.start()
+        return poll(outcome)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(source, "_poll", slow_poll)
+    assert [item.name for item in source.arrivals()] == ["s0", "s1"]
+
+
 def test_looking_takes_a_small_share_of_the_time_whatever_the_number_of_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,19 +92,22 @@ class WatchSource(Source):
             if self._stopped.is_set() or self._enough(known) or interruption.is_pending():
                 return
             idle = self._options.idle_seconds
-            if idle is not None and time.monotonic() - last >= idle:
+            started = time.monotonic()
+            seen, is_new = len(self._seen), False
+            again = self._poll(outcome)
+            looking = time.monotonic() - started
+            for item in again:
+                yield item
+            if again or len(self._seen) > seen:  # it takes a second look to know what came
+                last, is_new = time.monotonic(), True
+            if len(self.slices) > known:
+                continue
+            # only a look that found nothing ends the wait: on a slow disk the one before may have been long ago
+            if idle is not None and not is_new and started - last >= idle:
                 yield from self._take_damaged(outcome)
                 return
-            started = time.monotonic()
-            seen = len(self._seen)
-            for item in self._poll(outcome):
-                yield item
-                last = time.monotonic()
-            if len(self._seen) > seen:
-                last = time.monotonic()  # it takes a second look to know what came; the next may be late
-            if len(self.slices) == known:
-                looking = time.monotonic() - started
-                self._stopped.wait(max(self._options.poll_seconds, _WAIT_PER_LOOK * looking))
+            wait = max(self._options.poll_seconds, _WAIT_PER_LOOK * looking)
+            self._stopped.wait(wait if idle is None else min(wait, max(idle / 2, self._options.poll_seconds)))
 
     def stop(self) -> None:
         """Hand out nothing more; may be called from any thread."""
