@@ -240,7 +240,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
     range_ = options.source.slices
     flags = [name for name in ("pyramid", "shards") if getattr(options.output, name)]
     if options.voxel is not None and place.format.startswith("tiff"):  # it is in the files
-        flags.append(f"voxels of {options.voxel}")
+        flags.append(f"voxels of {options.voxel.exactly}")
     return JobKey(
         model_name=session.model.metadata.name,
         model_sha256=session.model.sha256,

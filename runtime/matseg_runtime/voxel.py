@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from matseg_runtime.sizes import exact
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import PixelSize
 
@@ -83,6 +84,12 @@ class VoxelSize:
     def __str__(self) -> str:
         step = "?" if self.step is None else f"{self.step:g}"
         return f"{step} x {self.row:g} x {self.column:g} {self.unit}"
+
+    @property
+    def exactly(self) -> str:
+        """The same without rounding, to be compared."""
+        step = "?" if self.step is None else exact(self.step)
+        return f"{step} x {exact(self.row)} x {exact(self.column)} {self.unit}"
 
 
 def unit_of(text: str | None) -> str | None:
