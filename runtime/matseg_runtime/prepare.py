@@ -11,7 +11,7 @@ from typing import get_args
 from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
-from matseg_runtime.ledger import JobKey, read_key
+from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
 from matseg_runtime.look import look_at_some
 from matseg_runtime.model import Model
 from matseg_runtime.options import RunOptions
@@ -95,6 +95,8 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     place = choose_place(source, options.output, metadata)
     intake = _intake(options, source, metadata.input)
     shape = _check_first_slice(source, intake, accept=options.accept_intensities)
+    if place.is_volume and not options.output.overwrite:
+        shape = _shape_before(place.ledger_folder, source) or shape
     warnings = look_at_some(source, intake, accept=options.accept_intensities)
     earlier = None if options.output.overwrite else read_key(place.ledger_folder)
     plan = Planner(
@@ -305,6 +307,17 @@ def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple
     if not accept:
         intake.check_range(image, item.where)
     return int(image.shape[1]), int(image.shape[2])
+
+
+def _shape_before(ledger_folder: Path, source: Source) -> tuple[int, int] | None:
+    """(H, W) of the slices that a volume holds already; None without any.
+
+    The first image of a folder need not have it: it may have been unreadable then, and be mended since.
+    """
+    ledger = Ledger(ledger_folder, Part())
+    ledger.reload()
+    found = (ledger.done[item.name] for item in source.slices if item.name in ledger.done)
+    return next((record.shape for record in found), None)
 
 
 def _first_readable(source: Source) -> tuple[Slice, PixelArray]:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_models
 import pytest
+import tifffile
+import zarr
 from click.testing import Result
+from numpy.typing import NDArray
+from PIL import Image
 
 from matseg_runtime.intake import Window
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
+
+
+def write_folder(folder: Path, images: NDArray[Any]) -> Path:
+    """PNGs s0.png, s1.png, ..."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"s{number}.png")
+    return folder
+
+
+def labels_of(path: Path) -> NDArray[np.uint8]:
+    """Of a volume."""
+    return np.asarray(zarr.open_array(str(path / "0"))[:] if path.suffix == ".zarr" else tifffile.imread(path))
 
 
 def test_a_window_that_differs_in_the_seventh_digit_is_another_job(
@@ -40,3 +58,26 @@ def test_a_voxel_size_that_differs_in_the_seventh_digit_is_another_job(
     command = (model, tmp_path / "scan.npy", "-o", tmp_path / "a.tif", "--voxel-size")
     assert run(*command, "0.6500001um").exit_code == 0
     assert run(*command, "0.6500002um").exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif"])
+def test_a_first_slice_that_is_mended_to_another_size_costs_the_others_nothing(
+    run: Run, model: Path, tmp_path: Path, name: str
+) -> None:
+    folder = write_folder(tmp_path / "scan", VOLUME[:3])
+    whole = (folder / "s0.png").read_bytes()
+    (folder / "s0.png").write_bytes(whole[: len(whole) // 2])
+    command = (model, folder, "-o", tmp_path / name)
+    assert run(*command).exit_code == 4
+    before = labels_of(tmp_path / name)
+    assert (before[0] == 255).all()
+    Image.fromarray(onnx_models.random_pixels((60, 70), "uint8", 3)).save(folder / "s0.png")
+    again = run(*command)
+    assert again.exit_code == 4
+    assert "s0.png: expected 40 x 52 pixels, as this volume's slices have, found 60 x 70" in again.output
+    np.testing.assert_array_equal(labels_of(tmp_path / name), before)
+    (folder / "s0.png").write_bytes(whole)
+    assert run(*command).exit_code == 0
+    after = labels_of(tmp_path / name)
+    np.testing.assert_array_equal(after[1:], before[1:])
+    assert (after[0] != 255).all()
