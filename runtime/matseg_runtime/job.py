@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from matseg_runtime.finish import complete, settled
+from matseg_runtime.finish import complete, labelled_slices, settled
 from matseg_runtime.leave import leave_page
 from matseg_runtime.ledger import Ledger, SliceRecord
 from matseg_runtime.options import RunOptions
@@ -187,7 +187,7 @@ def _identities(ledger: Ledger) -> dict[str, str]:
 def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes | None) -> Summary:
     ledger.reload()
     slices = job.source.slices
-    records = [ledger.done[item.name] for item in slices if item.name in ledger.done]
+    records = labelled_slices(job.source, ledger)
     new = [record for record in records if before.get(record.name) != record.identity]
     metadata = job.session.model.metadata
     voxel, voxel_warning = choose_voxel_size(

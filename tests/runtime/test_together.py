@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.intake import Window
+from matseg_runtime.page.record import find_run, read_run
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
@@ -32,6 +35,12 @@ def write_folder(folder: Path, images: NDArray[Any]) -> Path:
 def labels_of(path: Path) -> NDArray[np.uint8]:
     """Of a volume."""
     return np.asarray(zarr.open_array(str(path / "0"))[:] if path.suffix == ".zarr" else tifffile.imread(path))
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """Of a CSV."""
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_a_window_that_differs_in_the_seventh_digit_is_another_job(
@@ -81,3 +90,29 @@ def test_a_first_slice_that_is_mended_to_another_size_costs_the_others_nothing(
     after = labels_of(tmp_path / name)
     np.testing.assert_array_equal(after[1:], before[1:])
     assert (after[0] != 255).all()
+
+
+def test_slices_have_the_places_they_have_now_when_images_came_between_runs(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "scan", tmp_path / "out"
+    folder.mkdir()
+    for name in "bd":
+        Image.fromarray(VOLUME["abcd".index(name)]).save(folder / f"{name}.png")
+    assert run(model, folder, "-o", out, "--quantify", "--uncertain", 2).exit_code == 0
+    for name in "ac":
+        Image.fromarray(VOLUME["abcd".index(name)]).save(folder / f"{name}.png")
+    result = run(model, folder, "-o", out, "--quantify", "--uncertain", 4)
+    assert result.exit_code == 0
+    assert "warning" not in result.output, "no image has changed"
+    for table in ("quantities.csv", "uncertainty.csv"):
+        found = {(row["slice"], row["position"]) for row in rows_of(out / table) if row["slice"] != "total"}
+        assert found == {("a", "0"), ("b", "1"), ("c", "2"), ("d", "3")}
+    index = json.loads((tmp_path / "out_uncertain" / "index.json").read_text())
+    assert sorted(item["slice"] for item in index["items"]) == ["a", "b", "c", "d"]
+    for item in index["items"]:
+        proposal = np.asarray(Image.open(tmp_path / "out_uncertain" / item["label"]))
+        np.testing.assert_array_equal(proposal, np.asarray(Image.open(out / f"{item['slice']}.png")))
+    places = find_run(out)
+    assert places is not None
+    assert [(item.name, item.index) for item in read_run(places).slices] == list(zip("abcd", range(4), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.images import natural_key
 from matseg_shared.metadata import ClassInfo, problems_of
 from matseg_shared.palette import default_colours
+
+
+_OPEN = ("png", "tiff")
+"""Formats of outputs to which slices may be added."""
 
 
 class _Written(BaseModel):
@@ -169,13 +175,30 @@ def read_run(places: RunPlaces) -> RunRecord:
             "they do not belong together; run matseg-run again"
         )
     records = [record for record in ledger.done.values() if len(record.counts) == count]
+    slices, aside = _in_order(report, records, list(ledger.set_aside.values()))
     return RunRecord(
         places=places,
         report=report,
         origin=origin,
-        slices=tuple(sorted(records, key=lambda record: record.index)),
-        set_aside=tuple(sorted(ledger.set_aside.values(), key=lambda record: record.index)),
+        slices=slices,
+        set_aside=aside,
         parts=_parts(places.ledger, report),
+    )
+
+
+def _in_order(
+    report: WrittenReport, slices: Sequence[SliceRecord], aside: Sequence[SetAsideRecord]
+) -> tuple[tuple[SliceRecord, ...], tuple[SetAsideRecord, ...]]:
+    """By position; where images may have come between runs, that is the one by the files' names."""
+    if report.provenance.get("input_kind") == "folder" and report.provenance.get("output_format") in _OPEN:
+        files = {item.name: Path(item.where).name for item in (*slices, *aside)}
+        names = sorted(files, key=lambda name: (natural_key(files[name]), files[name]))
+        place = {name: number for number, name in enumerate(names)}
+        slices = [item.model_copy(update={"index": place[item.name]}) for item in slices]
+        aside = [item.model_copy(update={"index": place[item.name]}) for item in aside]
+    return (
+        tuple(sorted(slices, key=lambda item: item.index)),
+        tuple(sorted(aside, key=lambda item: item.index)),
     )
 
 
