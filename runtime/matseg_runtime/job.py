@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 
 from matseg_runtime.finish import complete, labelled_slices, settled
 from matseg_runtime.leave import leave_page
@@ -19,7 +20,7 @@ from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.stock import take_stock
+from matseg_runtime.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 from matseg_shared.progress import SILENT, Progress
@@ -66,12 +67,13 @@ def plan_job(options: RunOptions) -> list[str]:
 def _run(job: Job, progress: Progress) -> Summary:
     ledger = Ledger(job.place.ledger_folder, job.options.part)
     times, before = None, _identities(ledger)
+    tables = tables_in(job.sink.report_folder)
     if job.options.finish:
         ledger.require_job(job.key)
         ledger.reload()
         before = _identities(ledger)
     else:
-        replace = job.sink.remove_earlier if job.options.output.overwrite else None
+        replace = partial(_replace, job) if job.options.output.overwrite else None
         ledger.open(job.key, lambda: _begin(job, ledger), replace)
         with closing(ledger):
             before = _identities(ledger)
@@ -84,7 +86,7 @@ def _run(job: Job, progress: Progress) -> Summary:
         ledger,
         job.session.model.metadata,
         job.source,
-        lambda so_far, records: take_stock(job, so_far, records, progress),
+        lambda so_far, records: take_stock(job, so_far, records, progress, tables),
     )
     if job.options.finish and not summary.is_final:
         left = summary.slices - summary.labelled_before - len(summary.set_aside)
@@ -148,6 +150,7 @@ def _is_done(item: Slice, job: Job, ledger: Ledger) -> bool:
     if record is not None:
         job.sink.withdraw(record)
     ledger.withdraw(item.name)
+    remove_tables(job.sink.report_folder)
     return False
 
 
@@ -170,7 +173,14 @@ def _begin(job: Job, ledger: Ledger) -> None:
         _lose_what_is_gone(job, ledger, others)
     _forget_unscored(job, ledger)
     if any(item.name not in ledger.done for item in job.source.slices):
+        remove_tables(job.sink.report_folder)
         job.sink.start()
+
+
+def _replace(job: Job, names: tuple[str, ...]) -> None:
+    """The labels of an earlier job, and what it says of them."""
+    job.sink.remove_earlier(names)
+    remove_account(job.sink.report_folder)
 
 
 def _done_before(job: Job) -> set[str]:

@@ -24,6 +24,8 @@ from matseg_shared.files import write_text
 from matseg_shared.names import as_text
 
 REPORT_NAME = "report.json"
+PAGE_NAME = "report.html"
+"""For people; beside it."""
 MUCH_CLIPPED = 0.5
 """Share of a slice's pixels beyond the window from which on a summary warns."""
 

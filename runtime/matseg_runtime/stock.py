@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.prepare import Job
-from matseg_runtime.quantities import CSV_NAME, write_phase_fractions
+from matseg_runtime.quantities import CSV_NAME as FRACTIONS_NAME
+from matseg_runtime.quantities import write_phase_fractions
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.region_tables import RegionTables, SliceRow
-from matseg_runtime.report import Summary
+from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
+from matseg_runtime.report import PAGE_NAME, REPORT_NAME, Summary
+from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
+from matseg_shared.files import output_errors
 from matseg_shared.progress import Progress
 
+_TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
+"""Made of all labelled slices when that was asked for."""
 
-def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progress: Progress) -> Summary:
+
+def take_stock(
+    job: Job,
+    summary: Summary,
+    records: Sequence[SliceRecord],
+    progress: Progress,
+    before: frozenset[str] = frozenset(),
+) -> Summary:
     """Write the tables and proposals that were asked for.
 
     Args:
@@ -22,6 +35,7 @@ def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progr
         summary: of the run that completed it.
         records: of all labelled slices, in order.
         progress: told of what takes long.
+        before: tables that an earlier run had left when this one began.
 
     Returns:
         The summary with what was found out.
@@ -30,7 +44,7 @@ def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progr
         OutputError: they cannot be written.
     """
     folder = job.sink.report_folder
-    write_phase_fractions(folder / CSV_NAME, records, job.session.model.metadata, summary.voxel)
+    write_phase_fractions(folder / FRACTIONS_NAME, records, job.session.model.metadata, summary.voxel)
     connectivity = job.gauge.wanted.regions or _measured_by_all(records)
     if connectivity is not None:
         tables = _tables(job, summary, records, connectivity, progress)
@@ -38,7 +52,50 @@ def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progr
         summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
     if job.gauge.wanted.uncertain is not None:
         summary = _propose(job, summary, records, job.gauge.wanted.uncertain, progress)
-    return summary
+    removed = _removed_warning(before, folder)
+    return summary if removed is None else _warned(summary, removed)
+
+
+def remove_tables(folder: Path) -> None:
+    """Delete what was measured on labels that are about to change or to get company.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    with output_errors(folder):
+        for name in _TABLES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def remove_account(folder: Path) -> None:
+    """Delete everything that an earlier job says of its labels, when they are replaced.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    remove_tables(folder)
+    with output_errors(folder):
+        for name in (REPORT_NAME, PAGE_NAME, FRACTIONS_NAME):
+            (folder / name).unlink(missing_ok=True)
+
+
+def tables_in(folder: Path) -> frozenset[str]:
+    """Names of the tables that lie there."""
+    return frozenset(name for name in _TABLES if (folder / name).exists())
+
+
+def _removed_warning(before: frozenset[str], folder: Path) -> str | None:
+    missing = sorted(before - tables_in(folder))
+    if not missing:
+        return None
+    options = [
+        *(["--quantify"] if SUMMARY_NAME in missing else []),
+        *(["--uncertain"] if SCORES_NAME in missing else []),
+    ]
+    return (
+        f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
+        f"again with {' and '.join(options) or '--quantify'} to have them of all slices"
+    )
 
 
 def _measured_by_all(records: Sequence[SliceRecord]) -> Connectivity | None:
@@ -90,7 +147,6 @@ def _propose(
 ) -> Summary:
     from matseg_runtime.uncertain_choice import choose, default_spacing
     from matseg_runtime.uncertain_folder import propose
-    from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
     from matseg_runtime.uncertain_table import write_scores
 
     unknown = sum(not job.gauge.wanted.is_scored(record) for record in records)

@@ -34,7 +34,9 @@ def write_folder(folder: Path, images: NDArray[Any]) -> Path:
 
 def labels_of(path: Path) -> NDArray[np.uint8]:
     """Of a volume."""
-    return np.asarray(zarr.open_array(str(path / "0"))[:] if path.suffix == ".zarr" else tifffile.imread(path))
+    return np.asarray(
+        zarr.open_array(str(path / "0"))[:] if path.suffix == ".zarr" else tifffile.imread(path)
+    )
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -115,4 +117,45 @@ def test_slices_have_the_places_they_have_now_when_images_came_between_runs(
         np.testing.assert_array_equal(proposal, np.asarray(Image.open(out / f"{item['slice']}.png")))
     places = find_run(out)
     assert places is not None
-    assert [(item.name, item.index) for item in read_run(places).slices] == list(zip("abcd", range(4), strict=True))
+    assert [(item.name, item.index) for item in read_run(places).slices] == list(
+        zip("abcd", range(4), strict=True)
+    )
+
+
+def test_overwrite_leaves_nothing_of_a_job_that_had_another_format(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME[:3]), tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "s1.tif").write_text("mine, too")
+    first = ("--quantify", "--uncertain", 1, "--probabilities", "--overwrite")
+    assert run(model, folder, "-o", out, *first).exit_code == 0
+    assert (out / "s1.tif").read_text() == "mine, too"
+    (out / "s1.tif").unlink()
+    (out / "report.html").write_text("of the first job")
+    assert run(model, folder, "-o", out, "--format", "tiff", "--overwrite").exit_code == 0
+    kept = {"notes.txt", ".matseg", "report.json", "phase_fractions.csv"}
+    assert {path.name for path in out.iterdir()} == kept | {"s0.tif", "s1.tif", "s2.tif"}
+
+
+@pytest.mark.parametrize("again", [("--quantify",), ()])
+def test_tables_never_tell_of_fewer_slices_than_there_are(
+    run: Run, model: Path, tmp_path: Path, again: tuple[str, ...]
+) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME[:3]), tmp_path / "out"
+    assert run(model, folder, "-o", out, "--quantify", "--uncertain", 1).exit_code == 0
+    tables = {name: (out / name).read_bytes() for name in ("quantities.csv", "uncertainty.csv")}
+    assert run(model, folder, "-o", out).exit_code == 0
+    assert {name: (out / name).read_bytes() for name in tables} == tables, "nothing was labelled"
+    Image.fromarray(VOLUME[3]).save(folder / "s3.png")
+    result = run(model, folder, "-o", out, *again)
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    assert "uncertainty.csv told of fewer slices, or of other labels, than there are now" in text
+    assert not (out / "uncertainty.csv").exists()
+    assert (out / "quantities.csv").exists() == bool(again)
+    if not again:
+        assert "with --quantify and --uncertain" in text
+        assert run(model, folder, "-o", out, "--quantify").exit_code == 0
+    assert {row["slice"] for row in rows_of(out / "quantities.csv")} == {"s0", "s1", "s2", "s3", "total"}

@@ -19,7 +19,6 @@ from matseg_shared.images import natural_key
 from matseg_shared.metadata import ClassInfo, problems_of
 from matseg_shared.palette import default_colours
 
-
 _OPEN = ("png", "tiff")
 """Formats of outputs to which slices may be added."""
 
@@ -191,7 +190,8 @@ def _in_order(
 ) -> tuple[tuple[SliceRecord, ...], tuple[SetAsideRecord, ...]]:
     """By position; where images may have come between runs, that is the one by the files' names."""
     if report.provenance.get("input_kind") == "folder" and report.provenance.get("output_format") in _OPEN:
-        files = {item.name: Path(item.where).name for item in (*slices, *aside)}
+        files = {item.name: Path(item.where).name for item in slices}
+        files |= {item.name: Path(item.where).name for item in aside}
         names = sorted(files, key=lambda name: (natural_key(files[name]), files[name]))
         place = {name: number for number, name in enumerate(names)}
         slices = [item.model_copy(update={"index": place[item.name]}) for item in slices]
