@@ -56,7 +56,9 @@ class Job:
 
     def work(self, advance: Callable[[int], None], record: Record) -> Work:
         """The stages of the pipeline."""
-        volume = label_volume(self.source, self.plan.shape) if self.place.is_volume else None
+        slice_shape = None
+        if self.place.is_volume:
+            slice_shape = label_volume(self.source, self.plan.shape).slice_shape
         return Work(
             source=self.source,
             intake=_intake(self.options, self.source, self.session.model.metadata.input),
@@ -66,7 +68,7 @@ class Job:
             record=record,
             probabilities=_probabilities_needed(self.options),
             answers=self.answers,
-            slice_shape=None if volume is None else volume.slice_shape,
+            slice_shape=slice_shape,
             gauge=self.gauge,
             advance=advance,
         )
@@ -241,7 +243,8 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         content = "\n".join(item.name for item in source.slices)  # a slice's place depends on all names
     range_ = options.source.slices
     flags = [name for name in ("pyramid", "shards") if getattr(options.output, name)]
-    if options.voxel is not None and place.format.startswith("tiff"):  # it is in the files
+    # it is in the files, but not in PNGs, nor in labels that lie where their image does
+    if options.voxel is not None and place.format != "png" and place.image is None:
         flags.append(f"voxels of {options.voxel.exactly}")
     return JobKey(
         model_name=session.model.metadata.name,
@@ -267,14 +270,15 @@ def _sink(
     options: RunOptions, source: Source, session: Session, plan: Plan, key: JobKey, place: Place
 ) -> Sink:
     metadata = session.model.metadata
+    voxel = choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0]
     return make_sink(
         place,
         options.output,
         metadata,
         provenance_text(key),
-        label_volume(source, plan.shape),
+        label_volume(source, plan.shape, voxel, given=options.voxel is not None),
         plan.unit,
-        choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0],
+        voxel,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,24 +144,41 @@ def _cut(z: float, y: float, x: float, axis: int, unit: str, origin: str) -> Vox
     return VoxelSize(step=step, row=edges[0], column=edges[1], unit=unit, origin=origin)
 
 
-def voxel_of_scale(scale: tuple[float, ...], unit: str | None, axis: int, origin: str) -> VoxelSize | None:
+def voxel_of_scale(
+    scale: Sequence[float], units: Sequence[str | None], axis: int, origin: str
+) -> VoxelSize | None:
     """Of a file's own statement.
 
     Args:
         scale: (z, y, x) or, of a single image, (y, x).
-        unit: as the file spells it.
+        units: of each, as the file spells it.
         axis: spatial axis that slices are cut along.
         origin: who says so.
 
     Returns:
-        None where the unit is missing or no length, or a number is not positive.
+        None where a unit within slices is missing or no length, or a number is not positive; without a step where only
+        that is not known.
     """
-    name = unit_of(unit)
-    if name is None or not all(math.isfinite(value) and value > 0 for value in scale):
+    names = [unit_of(unit) for unit in units]
+    lengths = [float(value) for value in scale]
+    if not all(math.isfinite(value) and value > 0 for value in lengths):
         return None
-    if len(scale) == 2:
-        return VoxelSize(step=None, row=scale[0], column=scale[1], unit=name, origin=origin)
-    return _cut(scale[0], scale[1], scale[2], axis, name, origin)
+    step, step_unit = (lengths.pop(axis), names.pop(axis)) if len(lengths) == 3 else (None, None)
+    row_unit, unit = names
+    if row_unit is None or unit is None:
+        return None
+    return VoxelSize(
+        step=None if step is None or step_unit is None else _converted(step, step_unit, unit),
+        row=_converted(lengths[0], row_unit, unit),
+        column=lengths[1],
+        unit=unit,
+        origin=origin,
+    )
+
+
+def _converted(length: float, unit: str, wanted: str) -> float:
+    """Exactly as it is where nothing is to be done."""
+    return length if unit == wanted else length * _IN_METRES[unit] / _IN_METRES[wanted]
 
 
 def voxel_of_model(size: PixelSize | None) -> VoxelSize | None:

@@ -107,7 +107,7 @@ def test_tiff_of_imagej(tmp_path: Path) -> None:
     assert _sizes(source.voxel_size()) == (1.5, 0.5, 0.25, "um")
     assert source.volume is not None
     assert source.volume.spacing is not None
-    assert source.volume.spacing.unit == "micrometer", "as OME-Zarr outputs spell it"
+    assert source.volume.spacing.units == ("micrometer",) * 3, "as OME-Zarr outputs spell it"
     source.close()
     across = open_source(str(path), SourceOptions(axis=1))
     assert _sizes(across.voxel_size()) == (0.5, 1.5, 0.25, "um")

@@ -55,7 +55,8 @@ class Spacing:
 
     scale: tuple[float, ...]
     translation: tuple[float, ...]
-    unit: str | None = None
+    units: tuple[str | None, ...] = (None, None, None)
+    """None: not known, as how far apart single images are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ class Source(ABC):
         if self.volume is None or self.volume.spacing is None:
             return None
         spacing = self.volume.spacing
-        return voxel_of_scale(spacing.scale, spacing.unit, self.volume.axis, "the input")
+        return voxel_of_scale(spacing.scale, spacing.units, self.volume.axis, "the input")
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""
