@@ -9,7 +9,7 @@ from functools import partial
 
 from matseg_runtime.finish import complete, labelled_slices, settled
 from matseg_runtime.leave import leave_page
-from matseg_runtime.ledger import Ledger, SliceRecord
+from matseg_runtime.ledger import Ledger, SliceRecord, read_key, require_equal
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
@@ -49,7 +49,12 @@ def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
 
 
 def plan_job(options: RunOptions) -> list[str]:
-    """What `run_job` would do, for a person; writes nothing."""
+    """What `run_job` would do, for a person, or why it would not; writes nothing.
+
+    Raises:
+        MatsegError: as `run_job` does before it labels anything.
+    """
+    _refuse_combinations(options)
     with closing(open_source(options.input, options.source)) as source:
         job = prepare_job(options, source)
         done = 0 if options.output.overwrite else len(_done_before(job))
@@ -184,9 +189,19 @@ def _replace(job: Job, names: tuple[str, ...]) -> None:
 
 
 def _done_before(job: Job) -> set[str]:
+    """Names of the slices that a run would not label again."""
     ledger = Ledger(job.place.ledger_folder, job.options.part)
+    earlier = read_key(ledger.folder)
+    if earlier is None:  # units without a job count for nothing
+        return set()
+    require_equal(ledger.folder, earlier, job.key)
     ledger.reload()
-    return {item.name for item in job.source.slices if item.name in ledger.done}
+    records = labelled_slices(job.source, ledger)
+    for item in job.source.slices:
+        if item.name in ledger.done:
+            _refuse_changed(item, ledger.done[item.name])
+    lost = set(job.sink.lost(records))
+    return {item.name for item in records if item.name not in lost and job.gauge.wanted.is_scored(item)}
 
 
 def _identities(ledger: Ledger) -> dict[str, str]:
@@ -198,7 +213,11 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
     ledger.reload()
     slices = job.source.slices
     records = labelled_slices(job.source, ledger)
-    new = [record for record in records if before.get(record.name) != record.identity]
+    new = [
+        record
+        for record in records
+        if record.name in ledger.appended and before.get(record.name) != record.identity
+    ]
     metadata = job.session.model.metadata
     voxel, voxel_warning = choose_voxel_size(
         job.options.voxel, job.source.voxel_size(), voxel_of_model(metadata.pixel_size)

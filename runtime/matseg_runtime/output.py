@@ -12,6 +12,7 @@ from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source import require_text, split_location
 from matseg_runtime.source.base import Source, Spacing
+from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.voxel import VoxelSize, ome_unit
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import ModelMetadata
@@ -69,8 +70,22 @@ def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata
         )
     if format_ == "tiff-stack" and options.probabilities:
         raise UsageError(f"{path}: --probabilities applies to folders and zarr outputs, not to a TIFF stack")
+    if format_ == "tiff" and options.probabilities:
+        _refuse_one_name_for_two(source)
     _refuse_overlap(source, path)
     return Place(path=path, format=format_)
+
+
+def _refuse_one_name_for_two(source: Source) -> None:
+    """Labels of an image that is called as the probabilities of another."""
+    names = {item.name.casefold(): item.name for item in source.slices}
+    for name in names.values():
+        file = f"{name}{PROBABILITIES_SUFFIX}"
+        if (other := names.get(Path(file).stem.casefold())) is not None:
+            raise UsageError(
+                f"{source.location}: the labels of {other} and the probabilities of {name} would both be written to "
+                f"{file}; take --format png, or rename one of the images"
+            )
 
 
 def _place_in_image(source: Source, options: OutputOptions, label: str) -> Place:

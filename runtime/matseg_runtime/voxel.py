@@ -115,7 +115,7 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
         axis: spatial axis of the volume that slices are cut along.
 
     Raises:
-        UsageError: anything else; shows the forms.
+        UsageError: anything else, shows the forms; or two numbers along another axis than 0, which can mean two things.
     """
     match = re.fullmatch(r"\s*([0-9.,eE+\-\s]*[0-9.])\s*([^\d\s.,][^\d.,]*)", text)
     unit = None if match is None else unit_of(match[2])
@@ -124,6 +124,11 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
         raise UsageError(
             f"--voxel-size {text}: expected the edge of a voxel with its unit ({', '.join(_IN_METRES)}), such as "
             "0.65um, or Z,Y,X as 1.3,0.65,0.65um"
+        )
+    if len(values) == 2 and axis != 0:
+        raise UsageError(
+            f"--voxel-size {text}: with --axis {axis} a step and a pixel can be those of the volume or of its new "
+            "slices; give all three edges of a voxel as Z,Y,X of the volume, such as 1.3,0.65,0.65um"
         )
     z, y, x = values if len(values) == 3 else (values[0], values[-1], values[-1])
     return _cut(z, y, x, axis, unit, "--voxel-size")

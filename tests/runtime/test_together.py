@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx_models
@@ -14,11 +15,13 @@ import pytest
 import tifffile
 import zarr
 from click.testing import Result
+from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.intake import Window
 from matseg_runtime.page.record import find_run, read_run
+from matseg_runtime.sink.images import ImageSink
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
@@ -159,3 +162,68 @@ def test_tables_never_tell_of_fewer_slices_than_there_are(
         assert "with --quantify and --uncertain" in text
         assert run(model, folder, "-o", out, "--quantify").exit_code == 0
     assert {row["slice"] for row in rows_of(out / "quantities.csv")} == {"s0", "s1", "s2", "s3", "total"}
+
+
+def test_labels_and_probabilities_never_share_a_file(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "scan", tmp_path / "out"
+    folder.mkdir()
+    for number, name in enumerate(("a", "A_Probabilities")):
+        Image.fromarray(VOLUME[number]).save(folder / f"{name}.png")
+    result = run(model, folder, "-o", out, "--format", "tiff", "--probabilities")
+    assert result.exit_code == 2
+    assert "labels of A_Probabilities and the probabilities of a would both" in " ".join(
+        result.output.split()
+    )
+    assert not out.exists()
+    assert run(model, folder, "-o", out, "--probabilities").exit_code == 0
+
+
+def test_a_dry_run_says_what_the_run_would(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME), tmp_path / "out"
+    command = (model, folder, "-o", out)
+    assert run(*command).exit_code == 0
+    other = run(*command, "--no-skip-constant", "--dry-run")
+    assert other.exit_code == 2
+    assert other.output == run(*command, "--no-skip-constant").output
+    both = run(*command, "--watch", "--finish", "--dry-run")
+    assert both.exit_code == 2
+    assert both.output == run(*command, "--watch", "--finish").output
+    (out / "s1.png").unlink()
+    before = snapshot(tmp_path)
+    assert "done before: 5 of 6 slices" in run(*command, "--dry-run").output
+    assert "done before" not in run(*command, "--dry-run", "--uncertain", 2).output, "none has been scored"
+    assert "done before" not in run(*command, "--dry-run", "--overwrite").output
+    assert snapshot(tmp_path) == before
+    assert "1 of 6 slices labelled in this run, 5 before" in run(*command).output
+
+
+def test_a_part_counts_what_it_has_done_itself(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME), tmp_path / "out"
+    (folder / "s0.png").write_bytes((folder / "s0.png").read_bytes()[:60])
+    command = (model, folder, "-o", out, "--json", "--part")
+    write, inner = ImageSink.write, []
+
+    def with_another_part_at_the_same_time(sink: ImageSink, *arguments: Any) -> Any:
+        if not inner:
+            inner.append(None)
+            inner.append(run(*command, "2/2"))
+        return write(sink, *arguments)
+
+    with mock.patch.object(ImageSink, "write", with_another_part_at_the_same_time):
+        first = run(*command, "1/2")
+    assert [json.loads(result.stdout)["labelled"] for result in (first, inner[1])] == [2, 3]
+    assert json.loads(first.stdout)["pixels"] == 2 * 40 * 52
+    alone = run(model, folder, "-o", tmp_path / "alone", "--part", "1/2")
+    assert "3 slices are left to others" in alone.output, "s0 was set aside, and is left to nobody"
+    assert "1 of 6 slices labelled" not in alone.output
+
+
+def test_a_step_and_a_pixel_along_another_axis_could_mean_two_things(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "scan.npy", VOLUME)
+    command = (model, tmp_path / "scan.npy", "-o", tmp_path / "out", "--voxel-size", "1.3,0.65um")
+    refused = run(*command, "--axis", 1)
+    assert refused.exit_code == 2
+    assert "give all three edges of a voxel as Z,Y,X" in " ".join(refused.output.split())
+    assert run(*command, "--axis", 0).exit_code == 0
