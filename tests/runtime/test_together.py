@@ -22,6 +22,7 @@ from PIL import Image
 from matseg_runtime.intake import Window
 from matseg_runtime.page.record import find_run, read_run
 from matseg_runtime.sink.images import ImageSink
+from matseg_shared.images import read_image
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
@@ -227,3 +228,16 @@ def test_a_step_and_a_pixel_along_another_axis_could_mean_two_things(
     assert refused.exit_code == 2
     assert "give all three edges of a voxel as Z,Y,X" in " ".join(refused.output.split())
     assert run(*command, "--axis", 0).exit_code == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 70), (70, 1), (1, 1)])
+def test_slices_one_pixel_high_or_wide_are_proposed_through_a_window(
+    run: Run, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    model = onnx_models.save_model(tmp_path / "deep_v1.onnx", dtype="uint16", name="deep_v1")
+    folder = write_folder(tmp_path / "scan", onnx_models.random_pixels((3, *shape), "uint8", 1))
+    options = ("--window", "0,255", "--accept-intensities", "--uncertain", 2)
+    result = run(model, folder, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    images = sorted((tmp_path / "out_uncertain" / "train" / "images").iterdir())
+    assert [read_image(path).shape for path in images] == [shape, shape], "as the trainer reads them"
