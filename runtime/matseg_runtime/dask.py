@@ -29,6 +29,7 @@ from matseg_runtime.plan import Plan
 from matseg_runtime.prepare import Job, worker_job
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import NODE_SEPARATOR, split_location
+from matseg_runtime.source.base import Source
 from matseg_shared import interruption
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.progress import Progress
@@ -244,7 +245,10 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
 
     holder = worker.plugins[plugin]
     assert isinstance(holder, JobPlugin)
-    work = holder.job(worker.state.nthreads).work(lambda _: None, record)
+    job = holder.job(worker.state.nthreads)
+    unit, gone = own_unit(job.source, unit)
+    aside.extend(gone)
+    work = job.work(lambda _: None, record)
     times = [time.perf_counter()]
     loaded = work.read(unit)
     times.append(time.perf_counter())
@@ -253,11 +257,43 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
     work.write(labelled)
     times.append(time.perf_counter())
     return UnitReport(
-        slices=len(unit.slices),
+        slices=len(unit.slices) + len(gone),
         done=tuple(done),
         set_aside=tuple(aside),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
+
+
+def own_unit(source: Source, unit: Unit) -> tuple[Unit, tuple[SetAsideRecord, ...]]:
+    """A client's unit with the places that its slices have here.
+
+    A worker lists a folder later than the client, so images may have come since, or gone.
+
+    Args:
+        source: of this worker.
+        unit: as the client has it.
+
+    Returns:
+        The unit, without the slices that are gone, and those.
+    """
+    places = source.slices
+    if all(item.index < len(places) and places[item.index].name == item.name for item in unit.slices):
+        return unit, ()
+    index = {item.name: item.index for item in places}
+    found = tuple(
+        dataclasses.replace(item, index=index[item.name]) for item in unit.slices if item.name in index
+    )
+    gone = tuple(
+        SetAsideRecord(
+            name=item.name,
+            index=item.index,
+            where=item.where,
+            reason=f"{item.where}: cannot be read: it is no longer there",
+        )
+        for item in unit.slices
+        if item.name not in index
+    )
+    return dataclasses.replace(unit, slices=found), gone
 
 
 def absolute(options: RunOptions) -> RunOptions:
