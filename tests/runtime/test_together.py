@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from click.testing import Result
 from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
+from tables import rows_of
 
 from matseg_runtime.intake import Window
 from matseg_runtime.page.record import find_run, read_run
@@ -41,12 +41,6 @@ def labels_of(path: Path) -> NDArray[np.uint8]:
     return np.asarray(
         zarr.open_array(str(path / "0"))[:] if path.suffix == ".zarr" else tifffile.imread(path)
     )
-
-
-def rows_of(table: Path) -> list[dict[str, str]]:
-    """Of a CSV."""
-    with table.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_window_that_differs_in_the_seventh_digit_is_another_job(
