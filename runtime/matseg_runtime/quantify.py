@@ -30,7 +30,7 @@ from matseg_runtime.regions import (
     require_scikit_image,
 )
 from matseg_runtime.source.base import Slice, Source, SourceOptions
-from matseg_runtime.voxel import VoxelSize, choose_voxel_size
+from matseg_runtime.voxel import VoxelSize, choose_voxel_size, parse_voxel_size
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
 from matseg_shared.machine import available_cpus
 from matseg_shared.progress import SILENT, Progress
@@ -48,8 +48,8 @@ class QuantifyOptions:
     source: SourceOptions = field(default_factory=SourceOptions)
     output: Path | None = None
     """A folder; None: where matseg-run left its report, else beside the labels."""
-    voxel: VoxelSize | None = None
-    """Goes before what the labels themselves say."""
+    voxel_size: str | None = None
+    """As `parse_voxel_size` takes it; goes before what the labels themselves say."""
     connectivity: Connectivity = DEFAULT_CONNECTIVITY
     names: tuple[str, ...] = ()
     """Of the classes; empty: what is known from elsewhere."""
@@ -112,19 +112,21 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     with closing(open_labels(options.labels, options.source, facts)) as source:
         tasks = list(_tasks(options, facts, source))
         workers = options.workers or _worth(source)
-        voxel, _ = choose_voxel_size(options.voxel, _known_voxel(options, facts, source), None)
+        voxel, _ = choose_voxel_size(
+            _asked_voxel(options, source), _known_voxel(options, facts, source), None
+        )
         folder = (
             options.output
             or facts.report_folder
             or source.beside.with_name(f"{source.beside.name}_quantities")
         )
-        location = source.location
+        location, first = source.location, source.first
         progress.stage("measuring", sum(len(task.slices) for task in tasks), unit="slices")
         found: list[Measured] = []
         for measured in run_tasks(tasks, workers, source):
             found += measured
             progress.advance(len(measured))
-    tables = _tables(options, facts, found, voxel, location)
+    tables = _tables(options, facts, found, voxel, location, first)
     tables.write(folder)
     aside = tuple(
         SetAside(where=item.slice.where, reason=item.reason) for item in found if item.regions is None
@@ -132,9 +134,16 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     return Quantified(tables=tables, folder=folder, set_aside=aside)
 
 
+def _asked_voxel(options: QuantifyOptions, source: Source) -> VoxelSize | None:
+    """Its three numbers are those of the volume, which may be cut along the axis of the run that wrote it."""
+    if options.voxel_size is None:
+        return None
+    return parse_voxel_size(options.voxel_size, 0 if source.volume is None else source.volume.axis)
+
+
 def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
-    """The run's own figure is of slices as the run cut them."""
-    as_the_run = options.source.axis is None or options.source.axis == (facts.axis or 0)
+    """The run's own figure is of slices as the run cut them, at their finest."""
+    as_the_run = not options.source.level and options.source.axis in (None, facts.axis or 0)
     return (facts.voxel if as_the_run else None) or source.voxel_size()
 
 
@@ -275,9 +284,10 @@ def _tables(
     found: Sequence[Measured],
     voxel: VoxelSize | None,
     location: str,
+    first: int,
 ) -> RegionTables:
     rows = [
-        SliceRow(name=item.slice.name, position=item.slice.index, regions=item.regions)
+        SliceRow(name=item.slice.name, position=first + item.slice.index, regions=item.regions)
         for item in found
         if item.regions is not None
     ]

@@ -112,7 +112,7 @@ def _tables(
     ]
     measured = _measure_again(job, missing, connectivity, progress)
     rows = [
-        SliceRow(name=record.name, position=record.index, regions=regions)
+        SliceRow(name=record.name, position=job.source.first + record.index, regions=regions)
         for record in records
         if (regions := measured.get(record.name) or record.regions) is not None
     ]
@@ -158,7 +158,7 @@ def _propose(
         )
     spacing = job.options.uncertain_spacing or default_spacing(len(job.source.slices), count)
     chosen = choose(records, count, job.gauge.wanted.crop, spacing)
-    write_scores(job.sink.report_folder / SCORES_NAME, records, chosen)
+    write_scores(job.sink.report_folder / SCORES_NAME, records, chosen, job.source.first)
     progress.stage("copying uncertain slices")
     with job.gauge.costs.of("uncertainty"):
         result = propose(job, chosen, spacing)

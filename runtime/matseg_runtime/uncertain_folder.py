@@ -128,7 +128,7 @@ def _item(job: Job, chosen: Chosen) -> UncertainItem:
     return UncertainItem(
         name=name,
         slice=record.name,
-        position=record.index,
+        position=job.source.first + record.index,
         where=record.where,
         box=None if box is None else ItemBox(y=box.y, x=box.x, height=box.height, width=box.width),
         score=chosen.score,

@@ -319,7 +319,7 @@ def _require_right_regions(done: Done, labels: list[NDArray[np.uint8] | None]) -
         if pixels and case.n_class <= 12:
             assert item["regions"] == sum(_regions(mask, structure) for mask in masks)
     rows = [row for row in rows_of(done.side / "quantities.csv") if row["slice"] != "total"]
-    assert sorted({int(row["position"]) for row in rows}) == [number for number, _ in there]
+    assert sorted({int(row["position"]) for row in rows}) == [case.start + number for number, _ in there]
     again = CliRunner().invoke(
         quantify_main, [str(done.out), "--connectivity", str(case.connectivity), "-o", str(done.folder / "q")]
     )

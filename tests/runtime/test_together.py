@@ -13,7 +13,7 @@ import onnx_models
 import pytest
 import tifffile
 import zarr
-from click.testing import Result
+from click.testing import CliRunner, Result
 from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,6 +21,7 @@ from tables import rows_of
 
 from matseg_runtime.intake import Window
 from matseg_runtime.page.record import find_run, read_run
+from matseg_runtime.quantify_cli import quantify_main
 from matseg_runtime.sink.images import ImageSink
 from matseg_shared.images import read_image
 
@@ -235,3 +236,36 @@ def test_slices_one_pixel_high_or_wide_are_proposed_through_a_window(
     assert result.exit_code == 0, result.output
     images = sorted((tmp_path / "out_uncertain" / "train" / "images").iterdir())
     assert [read_image(path).shape for path in images] == [shape, shape], "as the trainer reads them"
+
+
+def test_labels_cut_along_another_axis_are_measured_by_the_edges_of_their_volume(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    """Three numbers are z, y, x, whichever axis the run cut along; a coarser level has larger voxels."""
+    np.save(tmp_path / "scan.npy", onnx_models.random_pixels((6, 70, 72), "uint8", 1))
+    labels = tmp_path / "labels.zarr"
+    options = ("--axis", 1, "--range", "2:9", "--pyramid", "--voxel-size", "3,2,1um", "--quantify")
+    assert run(model, tmp_path / "scan.npy", "-o", labels, *options, "--uncertain", 1).exit_code == 0
+    own = json.loads((tmp_path / "labels.zarr.matseg" / "quantities.json").read_text())
+
+    def measured(*arguments: object) -> dict[str, Any]:
+        command = [str(item) for item in (labels, *arguments, "-o", tmp_path / "q", "--json")]
+        result = CliRunner().invoke(quantify_main, command)
+        assert result.exit_code == 0, result.output
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
+    sizes = lambda summary: [summary["voxel_size"][name] for name in ("step", "row", "column")]  # noqa: E731
+    assert sizes(own) == sizes(measured()) == sizes(measured("--voxel-size", "3,2,1um")) == [2, 3, 1]
+    assert measured("--voxel-size", "3,2,1um")["classes"] == own["classes"]
+    assert sizes(measured("--level", 1)) == [4, 6, 2]
+    assert sizes(measured("--axis", 2)) == [1, 3, 2]
+    for table in ("quantities.csv", "uncertainty.csv"):
+        rows = [row for row in rows_of(tmp_path / "labels.zarr.matseg" / table) if row["position"]]
+        assert sorted({(row["slice"], row["position"]) for row in rows}) == [
+            (f"scan_000{number}", str(number)) for number in range(2, 9)
+        ]
+    index = json.loads((tmp_path / "labels_uncertain" / "index.json").read_text())
+    assert [item["slice"] for item in index["items"]] == [f"scan_000{index['items'][0]['position']}"]
+    measured("--range", "1:3")
+    assert {row["position"] for row in rows_of(tmp_path / "q" / "quantities.csv")} == {"1", "2", ""}

@@ -114,6 +114,11 @@ class Source(ABC):
     volume: Volume | None = None
     """None for a folder, whose images may differ in shape and dtype."""
 
+    @property
+    def first(self) -> int:
+        """Place of the first slice in the input, which a range begins at."""
+        return 0 if self.volume is None else self.volume.start
+
     @abstractmethod
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, 3), in the dtype they are stored in.
