@@ -269,3 +269,20 @@ def test_labels_cut_along_another_axis_are_measured_by_the_edges_of_their_volume
     assert [item["slice"] for item in index["items"]] == [f"scan_000{index['items'][0]['position']}"]
     measured("--range", "1:3")
     assert {row["position"] for row in rows_of(tmp_path / "q" / "quantities.csv")} == {"1", "2", ""}
+
+
+def test_a_page_tells_of_the_images_that_its_figures_are_of(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME[:5]), tmp_path / "out"
+    (folder / "s4.png").write_bytes((folder / "s4.png").read_bytes()[:60])
+    assert run(model, folder, "-o", out, "--quantify").exit_code == 4
+    for name in ("s1.png", "s4.png"):
+        (folder / name).unlink()
+    assert run(model, folder, "-o", out, "--quantify").exit_code == 0
+    places = find_run(out)
+    assert places is not None
+    record = read_run(places)
+    assert [(item.name, item.index) for item in record.slices] == [("s0", 0), ("s2", 1), ("s3", 2)]
+    assert record.set_aside == ()
+    totals = np.sum([item.counts for item in record.slices], axis=0)
+    assert [item.pixels for item in record.report.phase_fractions] == totals.tolist()
+    assert {row["slice"] for row in rows_of(out / "quantities.csv")} == {"s0", "s2", "s3", "total"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.origin import ORIGIN_NAME, Origin, read_origin
+from matseg_runtime.quantities import CSV_NAME, counted_files
 from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
@@ -63,6 +64,12 @@ class WrittenVoxel(_Written):
     origin: str = ""
 
 
+class WrittenAside(_Written):
+    """A slice that could not be read."""
+
+    name: str
+
+
 class WrittenReport(_Written):
     """`report.json`, as `Summary.as_dict` wrote it."""
 
@@ -80,6 +87,7 @@ class WrittenReport(_Written):
     labelled: int
     labelled_before: int
     phase_fractions: tuple[WrittenFraction, ...] = Field(min_length=1)
+    set_aside: tuple[WrittenAside, ...] = ()
     skipped: tuple[WrittenSkipped, ...] = ()
     pixels: int
     megapixels_per_second: float = 0.0
@@ -174,7 +182,7 @@ def read_run(places: RunPlaces) -> RunRecord:
             "they do not belong together; run matseg-run again"
         )
     records = [record for record in ledger.done.values() if len(record.counts) == count]
-    slices, aside = _in_order(report, records, list(ledger.set_aside.values()))
+    slices, aside = _in_order(report, *_still_there(places, report, records, ledger.set_aside.values()))
     return RunRecord(
         places=places,
         report=report,
@@ -183,6 +191,21 @@ def read_run(places: RunPlaces) -> RunRecord:
         set_aside=aside,
         parts=_parts(places.ledger, report),
     )
+
+
+def _still_there(
+    places: RunPlaces,
+    report: WrittenReport,
+    slices: Sequence[SliceRecord],
+    aside: Iterable[SetAsideRecord],
+) -> tuple[list[SliceRecord], list[SetAsideRecord]]:
+    """Those that the run's figures are of: the ledger also knows images that have been taken out of their folder."""
+    unread = {item.name for item in report.set_aside}
+    kept = list(slices)
+    if len(kept) + len(unread) > report.slices:
+        counted = counted_files(places.report.with_name(CSV_NAME))
+        kept = [item for item in kept if counted is None or Path(item.where).name in counted]
+    return kept, [item for item in aside if item.name in unread]
 
 
 def _in_order(
