@@ -109,7 +109,7 @@ class Intake:
         if self.stored_dtype is not None and pixels.dtype.name != self.stored_dtype:
             raise ImageError(
                 where,
-                f"has {pixels.dtype} pixels, the first slice {self.stored_dtype}, and one --window cannot fit both; "
+                f"has {pixels.dtype} pixels, the other slices {self.stored_dtype}, and one --window cannot fit both; "
                 "convert them alike",
             )
         _refuse_non_finite(pixels, where)

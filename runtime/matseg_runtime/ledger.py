@@ -52,6 +52,8 @@ class JobKey(Record):
     """Slices that are written together."""
     provider: str
     window: str | None = None
+    stored_dtype: str | None = None
+    """That the window is for; None: there is no window."""
     axis: int | None = None
     slices: str | None = None
     """`START:STOP` when not all slices of the input."""

@@ -32,7 +32,6 @@ from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.machine import available_cpus
-from matseg_shared.metadata import InputInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +60,11 @@ class Job:
             slice_shape = label_volume(self.source, self.plan.shape).slice_shape
         return Work(
             source=self.source,
-            intake=_intake(self.options, self.source, self.session.model.metadata.input),
+            intake=Intake(
+                info=self.session.model.metadata.input,
+                window=self.options.window,
+                stored_dtype=self.key.stored_dtype,
+            ),
             session=self.session,
             plan=self.plan,
             sink=self.sink,
@@ -95,12 +98,13 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     metadata = session.model.metadata
     on_cpu = session.provider in COMPUTE_ON_CPU
     place = choose_place(source, options.output, metadata)
-    intake = _intake(options, source, metadata.input)
+    earlier = None if options.output.overwrite else read_key(place.ledger_folder)
+    dtype = _windowed_dtype(options, source, earlier)
+    intake = Intake(info=metadata.input, window=options.window, stored_dtype=dtype)
     shape = _check_first_slice(source, intake, accept=options.accept_intensities)
     if place.is_volume and not options.output.overwrite:
         shape = _shape_before(place.ledger_folder, source) or shape
     warnings = look_at_some(source, intake, accept=options.accept_intensities)
-    earlier = None if options.output.overwrite else read_key(place.ledger_folder)
     plan = Planner(
         source=source,
         metadata=metadata,
@@ -115,7 +119,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
             _open_session(options, session.provider, plan.crew.inferrers, session.model),
             reason=session.reason,
         )
-    key = _key(options, source, session, plan, place)
+    key = _key(options, source, session, plan, place, dtype)
     if options.watch is not None and place.is_volume:
         raise UsageError(f"{place.path}: --watch writes label images into a folder, not one {place.format}")
     sink = _sink(options, source, session, plan, key, place)
@@ -160,7 +164,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
     )
     self_test = session.require_self_test(options.accepted_difference)
     place = choose_place(source, options.output, session.model.metadata)
-    found = _key(options, source, session, plan, place)
+    found = _key(options, source, session, plan, place, key.stored_dtype)
     if differences := key.differences(found):
         source.close()
         raise UsageError(
@@ -237,7 +241,14 @@ def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes
     )
 
 
-def _key(options: RunOptions, source: Source, session: Session, plan: Plan, place: Place) -> JobKey:
+def _key(
+    options: RunOptions,
+    source: Source,
+    session: Session,
+    plan: Plan,
+    place: Place,
+    stored_dtype: str | None,
+) -> JobKey:
     content = source.identity.content
     if source.volume is None and place.is_volume:
         content = "\n".join(item.name for item in source.slices)  # a slice's place depends on all names
@@ -257,6 +268,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         unit=plan.unit,
         provider=session.provider,
         window=None if options.window is None else str(options.window),
+        stored_dtype=stored_dtype,
         axis=options.source.axis,
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
@@ -294,10 +306,16 @@ def _provider_of(key: JobKey) -> ProviderChoice:
     raise UsageError(f"this version of matseg does not know the provider {key.provider}")
 
 
-def _intake(options: RunOptions, source: Source, info: InputInfo) -> Intake:
-    """A window is for slices of one dtype, which only images in a folder may differ in."""
-    dtype = None if options.window is None else _first_readable(source)[1].dtype.name
-    return Intake(info=info, window=options.window, stored_dtype=dtype)
+def _windowed_dtype(options: RunOptions, source: Source, earlier: JobKey | None) -> str | None:
+    """A window is for slices of one dtype, which only images in a folder may differ in: that of the first one ever."""
+    if options.window is None:
+        return None
+    if earlier is not None and earlier.stored_dtype is not None:
+        try:
+            return str(_first_readable(source, earlier.stored_dtype)[1].dtype.name)
+        except UsageError:
+            pass  # another input, which the comparison of both jobs is about to tell
+    return str(_first_readable(source)[1].dtype.name)
 
 
 def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple[int, int]:
@@ -306,7 +324,7 @@ def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple
     Returns:
         (H, W) of that slice.
     """
-    item, pixels = _first_readable(source)
+    item, pixels = _first_readable(source, intake.stored_dtype)
     image = intake.convert(pixels, item.where)
     if not accept:
         intake.check_range(image, item.where)
@@ -324,13 +342,18 @@ def _shape_before(ledger_folder: Path, source: Source) -> tuple[int, int] | None
     return next((record.shape for record in found), None)
 
 
-def _first_readable(source: Source) -> tuple[Slice, PixelArray]:
+def _first_readable(source: Source, dtype: str | None = None) -> tuple[Slice, PixelArray]:
+    """The first slice that can be read, and has that dtype where one is given."""
     broken: list[str] = []
     for item in source.slices:
         try:
-            return item, source.read(item.index, item.index + 1)[0]
+            pixels = source.read(item.index, item.index + 1)[0]
         except ImageError as error:
             broken.append(str(error))  # not the error, which would hold on to what it was raised over
+            continue
+        if dtype in (None, pixels.dtype.name):
+            return item, pixels
+        broken.append(f"{item.where}: has {pixels.dtype} pixels, not {dtype}")
     reasons = "\n".join(f"  - {error}" for error in broken[:5])
     raise UsageError(f"{source.location}: none of its {len(broken)} slices can be read:\n{reasons}")
 

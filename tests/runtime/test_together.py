@@ -286,3 +286,26 @@ def test_a_page_tells_of_the_images_that_its_figures_are_of(run: Run, model: Pat
     totals = np.sum([item.counts for item in record.slices], axis=0)
     assert [item.pixels for item in record.report.phase_fractions] == totals.tolist()
     assert {row["slice"] for row in rows_of(out / "quantities.csv")} == {"s0", "s2", "s3", "total"}
+
+
+def test_a_window_stays_with_the_dtype_that_it_was_given_for(run: Run, tmp_path: Path) -> None:
+    """Images that come later and sort first do not turn the meaning of the others' window."""
+    model = onnx_models.save_model(tmp_path / "real_v1.onnx", dtype="float32", name="real_v1")
+    folder, out = tmp_path / "scan", tmp_path / "out"
+    folder.mkdir()
+    for number, name in enumerate("bc"):
+        tifffile.imwrite(folder / f"{name}.tif", VOLUME[number])
+    command = (model, folder, "-o", out, "--window", "0,255")
+    assert run(*command).exit_code == 0
+    tifffile.imwrite(folder / "a.tif", VOLUME[2].astype(np.uint16) * 257)
+    tifffile.imwrite(folder / "d.tif", VOLUME[3])
+    again = run(*command)
+    assert again.exit_code == 4
+    assert "a.tif: has uint16 pixels, the other slices uint8, and one --window cannot" in again.output
+    assert "1 of 4 slices labelled in this run, 2 before" in again.output
+    assert not (out / "a.png").exists()
+    for name in "bcd":
+        (folder / f"{name}.tif").unlink()
+    other = run(*command, "--accept-intensities")
+    assert other.exit_code == 2
+    assert "stored dtype: uint8 then, uint16 now" in " ".join(other.output.split())
