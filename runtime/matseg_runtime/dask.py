@@ -22,7 +22,7 @@ from typing import Any
 
 import distributed
 
-from matseg_runtime.ledger import JobKey, Ledger, SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import JobKey, SetAsideRecord, SliceRecord
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import Crew, StageTimes
 from matseg_runtime.plan import Plan
@@ -30,6 +30,7 @@ from matseg_runtime.prepare import Job, worker_job
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import NODE_SEPARATOR, split_location
 from matseg_runtime.source.base import Source
+from matseg_runtime.work import Record
 from matseg_shared import interruption
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.progress import Progress
@@ -88,13 +89,13 @@ class JobPlugin(distributed.WorkerPlugin):
 
 
 def run_units_on_dask(
-    job: Job, ledger: Ledger, units: Sequence[Unit], progress: Progress, address: str
+    job: Job, record: Record, units: Sequence[Unit], progress: Progress, address: str
 ) -> StageTimes:
     """Label units on the workers of a cluster.
 
     Args:
         job: prepared by this process.
-        ledger: open.
+        record: called with what each unit has become.
         units: what is left to do.
         progress: told of finished slices.
         address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
@@ -110,7 +111,7 @@ def run_units_on_dask(
         with _scheduler_losses(client, address), _waits_told(client, progress):
             for report in _reports(client, job, units, threads):
                 interruption.check()
-                ledger.append(report.done, report.set_aside)
+                record(report.done, report.set_aside)
                 totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
                 progress.advance(report.slices)
     return StageTimes(

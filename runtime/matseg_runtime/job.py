@@ -9,7 +9,7 @@ from functools import partial
 
 from matseg_runtime.finish import complete, labelled_slices, settled
 from matseg_runtime.leave import leave_page
-from matseg_runtime.ledger import Ledger, SliceRecord, read_key, require_equal
+from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord, read_key, require_equal
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
@@ -22,6 +22,7 @@ from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
+from matseg_runtime.work import Record
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 from matseg_shared.progress import SILENT, Progress
 
@@ -118,10 +119,22 @@ def _process(job: Job, ledger: Ledger, progress: Progress) -> StageTimes | None:
     progress.stage("labelling", sum(len(unit.slices) for unit in units), unit="slices")
     if job.options.dask is not None:
         return _on_dask(job, ledger, units, progress, job.options.dask)
-    work = job.work(progress.advance, ledger.append)
+    work = job.work(progress.advance, _recorder(job, ledger))
     return run_pipeline(
         units, work.read, work.infer, work.write, job.plan.crew, watch=_tell_bottleneck(progress)
     )
+
+
+def _recorder(job: Job, ledger: Ledger) -> Record:
+    """Tables that an earlier run made go before the first slice that they know nothing of."""
+
+    def record(done: Sequence[SliceRecord], set_aside: Sequence[SetAsideRecord]) -> None:
+        before = (ledger.done.get(item.name) for item in done)
+        if any(old is None or old.identity != new.identity for old, new in zip(before, done, strict=True)):
+            remove_tables(job.sink.report_folder)
+        ledger.append(done, set_aside)
+
+    return record
 
 
 def _tell_bottleneck(progress: Progress) -> Callable[[StageTimes], None]:
@@ -130,7 +143,7 @@ def _tell_bottleneck(progress: Progress) -> Callable[[StageTimes], None]:
 
 def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progress) -> StageTimes | None:
     """Label slices as they come; Ctrl-C is a proper end here."""
-    work = job.work(progress.advance, ledger.append)
+    work = job.work(progress.advance, _recorder(job, ledger))
 
     def outcome(item: Slice) -> str | None:
         record = ledger.done.get(item.name)
@@ -155,7 +168,6 @@ def _is_done(item: Slice, job: Job, ledger: Ledger) -> bool:
     if record is not None:
         job.sink.withdraw(record)
     ledger.withdraw(item.name)
-    remove_tables(job.sink.report_folder)
     return False
 
 
@@ -164,7 +176,7 @@ def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, ad
         raise MissingExtraError("dask", "--dask")
     from matseg_runtime.dask import run_units_on_dask
 
-    return run_units_on_dask(job, ledger, units, progress, address)
+    return run_units_on_dask(job, _recorder(job, ledger), units, progress, address)
 
 
 def _begin(job: Job, ledger: Ledger) -> None:
@@ -178,7 +190,6 @@ def _begin(job: Job, ledger: Ledger) -> None:
         _lose_what_is_gone(job, ledger, others)
     _forget_unscored(job, ledger)
     if any(item.name not in ledger.done for item in job.source.slices):
-        remove_tables(job.sink.report_folder)
         job.sink.start()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -32,6 +32,7 @@ from matseg_runtime.regions import (
 from matseg_runtime.source.base import Slice, Source, SourceOptions
 from matseg_runtime.voxel import VoxelSize, choose_voxel_size, parse_voxel_size
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
+from matseg_shared.images import read_stored
 from matseg_shared.machine import available_cpus
 from matseg_shared.progress import SILENT, Progress
 
@@ -309,20 +310,14 @@ def _tables(
 
 
 def measure_output(
-    location: str,
-    records: Sequence[SliceRecord],
-    *,
-    axis: int,
-    by_name: bool,
-    connectivity: Connectivity,
+    location: str, records: Sequence[SliceRecord], *, axis: int, connectivity: Connectivity
 ) -> dict[str, SliceRegions]:
-    """Measure some slices of a complete output of matseg-run.
+    """Measure some slices of a complete volume of matseg-run.
 
     Args:
-        location: of the output.
+        location: of the volume.
         records: of the slices wanted.
-        axis: the spatial axis that the output is cut along.
-        by_name: whether slices are files of their own; else their positions are those of the records.
+        axis: the spatial axis that it is cut along.
         connectivity: which pixels belong together.
 
     Returns:
@@ -332,13 +327,10 @@ def measure_output(
         UsageError: the output cannot be read.
     """
     facts = LabelFacts(ours=True)
-    options = SourceOptions(axis=axis or None)
-    with closing(open_labels(location, options, facts)) as source:
-        positions = {item.name: item.index for item in source.slices}
-    wanted = {(positions[record.name] if by_name else record.index): record.name for record in records}
+    wanted = {record.index: record.name for record in records}
     task = Task(
         location=location,
-        source=options,
+        source=SourceOptions(axis=axis or None),
         facts=facts,
         slices=tuple(sorted(wanted)),
         connectivity=connectivity,
@@ -349,4 +341,27 @@ def measure_output(
         if item.regions is None:
             raise UsageError(f"its labels cannot be measured: {item.reason}")
         found[wanted[item.slice.index]] = item.regions
+    return found
+
+
+def measure_images(files: Mapping[str, Path], *, connectivity: Connectivity) -> dict[str, SliceRegions]:
+    """Measure label images of matseg-run, whatever else lies in their folder.
+
+    Args:
+        files: by the names of their slices.
+        connectivity: which pixels belong together.
+
+    Returns:
+        By the same names.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    found = {}
+    for name, file in files.items():
+        try:
+            labels = as_labels(read_stored(file).pixels, str(file))
+        except ImageError as error:
+            raise UsageError(f"its labels cannot be measured: {error}") from error
+        found[name] = measure_regions(labels, connectivity=connectivity)
     return found

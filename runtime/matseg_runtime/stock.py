@@ -13,6 +13,7 @@ from matseg_runtime.quantities import write_phase_fractions
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
 from matseg_runtime.report import PAGE_NAME, REPORT_NAME, Summary
+from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
 from matseg_shared.files import output_errors
 from matseg_shared.progress import Progress
@@ -132,14 +133,15 @@ def _measure_again(
     """From the labels on the disk, for slices that were labelled without being measured."""
     if not records:
         return {}
-    from matseg_runtime.quantify import measure_output
+    from matseg_runtime.quantify import measure_images, measure_output
 
     progress.stage("measuring what was labelled before", len(records), unit="slices")
     axis = 0 if job.source.volume is None or job.place.format != "zarr" else job.source.volume.axis
     with job.gauge.costs.of("regions"):
-        return measure_output(
-            str(job.sink.path), records, axis=axis, by_name=not job.place.is_volume, connectivity=connectivity
-        )
+        if isinstance(job.sink, ImageSink):
+            files = {record.name: job.sink.file_of(record.name) for record in records}
+            return measure_images(files, connectivity=connectivity)
+        return measure_output(str(job.sink.path), records, axis=axis, connectivity=connectivity)
 
 
 def _propose(

@@ -309,3 +309,32 @@ def test_a_window_stays_with_the_dtype_that_it_was_given_for(run: Run, tmp_path:
     other = run(*command, "--accept-intensities")
     assert other.exit_code == 2
     assert "stored dtype: uint8 then, uint16 now" in " ".join(other.output.split())
+
+
+def test_tables_stay_where_a_slice_is_set_aside_again(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME[:3]), tmp_path / "labels.tif"
+    (folder / "s1.png").write_bytes(b"no image")
+    command = (model, folder, "-o", out)
+    assert run(*command, "--quantify", "--uncertain", 1).exit_code == 4
+    side = tmp_path / "labels.tif.matseg"
+    before = {name: (side / name).read_bytes() for name in ("quantities.csv", "uncertainty.csv")}
+    again = run(*command)
+    assert again.exit_code == 4
+    assert "removed" not in again.output
+    assert "another format (cannot identify image file); save it again" in again.output
+    assert {name: (side / name).read_bytes() for name in before} == before
+
+
+def test_label_images_are_measured_whatever_lies_beside_them(run: Run, model: Path, tmp_path: Path) -> None:
+    folder, out = write_folder(tmp_path / "scan", VOLUME[:3]), tmp_path / "out"
+    out.mkdir()
+    for number, suffix in enumerate((".jpg", ".bmp")):
+        Image.fromarray(VOLUME[3]).save(out / f"s{number}{suffix}")
+    assert run(model, folder, "-o", out, "--overwrite").exit_code == 0
+    result = run(model, folder, "-o", out, "--quantify")
+    assert result.exit_code == 0, result.output
+    assert run(model, folder, "-o", tmp_path / "alone", "--quantify").exit_code == 0
+    names = ("quantities.csv", "region_sizes.csv")
+    assert [(out / name).read_bytes() for name in names] == [
+        (tmp_path / "alone" / name).read_bytes() for name in names
+    ]
