@@ -32,7 +32,7 @@ test: install neighbours ## the whole test suite
 resilience: install ## every fault at every step of every kind of output, instead of the suite's choice; an hour
 	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/resilience
 
-combinations: install ## 1500 random combinations of inputs, models and options instead of the suite's 24; half an hour
+combinations: install ## 1500 random combinations of inputs, models and options instead of the suite's 26; half an hour
 	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/runtime/test_combinations.py
 
 lint: install ## style, types, layers
