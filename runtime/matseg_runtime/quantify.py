@@ -133,9 +133,10 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
 
 
 def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
-    """The run's own figure is of slices as the run cut them."""
-    as_the_run = options.source.axis is None or options.source.axis == (facts.axis or 0)
-    return (facts.voxel if as_the_run else None) or source.voxel_size()
+    """The run's own figure, which is of slices as the run cut them; else what the labels say."""
+    was = facts.axis or 0
+    axis = was if options.source.axis is None else options.source.axis
+    return (None if facts.voxel is None else facts.voxel.cut_along(axis, was)) or source.voxel_size()
 
 
 def _tasks(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[Task]:
