@@ -143,9 +143,11 @@ def _asked_voxel(options: QuantifyOptions, source: Source) -> VoxelSize | None:
 
 
 def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
-    """The run's own figure is of slices as the run cut them, at their finest."""
-    as_the_run = not options.source.level and options.source.axis in (None, facts.axis or 0)
-    return (facts.voxel if as_the_run else None) or source.voxel_size()
+    """The run's own figure, which is of slices as the run cut them, at their finest; else what the labels say."""
+    was = facts.axis or 0
+    axis = was if options.source.axis is None else options.source.axis
+    known = None if facts.voxel is None or options.source.level else facts.voxel.cut_along(axis, was)
+    return known or source.voxel_size()
 
 
 def _tasks(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[Task]:

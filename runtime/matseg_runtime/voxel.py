@@ -72,6 +72,24 @@ class VoxelSize:
             self.column, other.column * factor, rel_tol=_TOLERANCE
         )
 
+    def cut_along(self, axis: int, was: int) -> VoxelSize | None:
+        """The same voxels in slices along another axis of the volume.
+
+        Args:
+            axis: that slices are cut along now.
+            was: that they were cut along when this was said of them.
+
+        Returns:
+            None where the step is not known, and the axis is another.
+        """
+        if axis == was:
+            return self
+        if self.step is None:
+            return None
+        edges = [self.row, self.column]
+        edges.insert(was, self.step)
+        return _cut(edges, axis, self.unit, self.origin)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -115,7 +133,7 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
         axis: spatial axis of the volume that slices are cut along.
 
     Raises:
-        UsageError: anything else, shows the forms; or two numbers along another axis than 0, which can mean two things.
+        UsageError: anything else; shows the forms.
     """
     match = re.fullmatch(r"\s*([0-9.,eE+\-\s]*[0-9.])\s*([^\d\s.,][^\d.,]*)", text)
     unit = None if match is None else unit_of(match[2])
@@ -125,13 +143,10 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
             f"--voxel-size {text}: expected the edge of a voxel with its unit ({', '.join(_IN_METRES)}), such as "
             "0.65um, or Z,Y,X as 1.3,0.65,0.65um"
         )
-    if len(values) == 2 and axis != 0:
-        raise UsageError(
-            f"--voxel-size {text}: with --axis {axis} a step and a pixel can be those of the volume or of its new "
-            "slices; give all three edges of a voxel as Z,Y,X of the volume, such as 1.3,0.65,0.65um"
-        )
-    z, y, x = values if len(values) == 3 else (values[0], values[-1], values[-1])
-    return _cut(z, y, x, axis, unit, "--voxel-size")
+    if len(values) < 3:  # said of slices, however they are cut
+        step, edge = values[0], values[-1]
+        return VoxelSize(step=step, row=edge, column=edge, unit=unit, origin="--voxel-size")
+    return _cut(values, axis, unit, "--voxel-size")
 
 
 def _positive(text: str) -> list[float]:
@@ -143,10 +158,10 @@ def _positive(text: str) -> list[float]:
     return values if all(math.isfinite(value) and value > 0 for value in values) else []
 
 
-def _cut(z: float, y: float, x: float, axis: int, unit: str, origin: str) -> VoxelSize:
-    edges = [z, y, x]
-    step = edges.pop(axis)
-    return VoxelSize(step=step, row=edges[0], column=edges[1], unit=unit, origin=origin)
+def _cut(edges: Sequence[float], axis: int, unit: str, origin: str) -> VoxelSize:
+    """Of slices along an axis; `edges` are those of z, y, x."""
+    others = [edge for place, edge in enumerate(edges) if place != axis]
+    return VoxelSize(step=edges[axis], row=others[0], column=others[1], unit=unit, origin=origin)
 
 
 def voxel_of_scale(

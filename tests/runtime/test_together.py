@@ -214,17 +214,6 @@ def test_a_part_counts_what_it_has_done_itself(run: Run, model: Path, tmp_path: 
     assert "1 of 6 slices labelled" not in alone.output
 
 
-def test_a_step_and_a_pixel_along_another_axis_could_mean_two_things(
-    run: Run, model: Path, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "scan.npy", VOLUME)
-    command = (model, tmp_path / "scan.npy", "-o", tmp_path / "out", "--voxel-size", "1.3,0.65um")
-    refused = run(*command, "--axis", 1)
-    assert refused.exit_code == 2
-    assert "give all three edges of a voxel as Z,Y,X" in " ".join(refused.output.split())
-    assert run(*command, "--axis", 0).exit_code == 0
-
-
 @pytest.mark.parametrize("shape", [(1, 70), (70, 1), (1, 1)])
 def test_slices_one_pixel_high_or_wide_are_proposed_through_a_window(
     run: Run, tmp_path: Path, shape: tuple[int, int]
