@@ -7,7 +7,7 @@ PARSERS := metadata self-test config classes import properties model checkpoint 
 # onnxruntime reports to its maker otherwise; our commands see to it themselves
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: install demo docs models neighbours test fuzz resilience lint check clean bench bench-runtime
+.PHONY: install demo docs models neighbours test fuzz resilience combinations lint check clean bench bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -31,6 +31,9 @@ test: install neighbours ## the whole test suite
 
 resilience: install ## every fault at every step of every kind of output, instead of the suite's choice; an hour
 	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/resilience
+
+combinations: install ## 1500 random combinations of inputs, models and options instead of the suite's 26; half an hour
+	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/runtime/test_combinations.py
 
 lint: install ## style, types, layers
 	$(BIN)/ruff check .

@@ -22,13 +22,15 @@ from typing import Any
 
 import distributed
 
-from matseg_runtime.ledger import JobKey, Ledger, SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import JobKey, SetAsideRecord, SliceRecord
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import Crew, StageTimes
 from matseg_runtime.plan import Plan
 from matseg_runtime.prepare import Job, worker_job
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import NODE_SEPARATOR, split_location
+from matseg_runtime.source.base import Source
+from matseg_runtime.work import Record
 from matseg_shared import interruption
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.progress import Progress
@@ -87,13 +89,13 @@ class JobPlugin(distributed.WorkerPlugin):
 
 
 def run_units_on_dask(
-    job: Job, ledger: Ledger, units: Sequence[Unit], progress: Progress, address: str
+    job: Job, record: Record, units: Sequence[Unit], progress: Progress, address: str
 ) -> StageTimes:
     """Label units on the workers of a cluster.
 
     Args:
         job: prepared by this process.
-        ledger: open.
+        record: called with what each unit has become.
         units: what is left to do.
         progress: told of finished slices.
         address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
@@ -109,7 +111,7 @@ def run_units_on_dask(
         with _scheduler_losses(client, address), _waits_told(client, progress):
             for report in _reports(client, job, units, threads):
                 interruption.check()
-                ledger.append(report.done, report.set_aside)
+                record(report.done, report.set_aside)
                 totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
                 progress.advance(report.slices)
     return StageTimes(
@@ -244,7 +246,10 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
 
     holder = worker.plugins[plugin]
     assert isinstance(holder, JobPlugin)
-    work = holder.job(worker.state.nthreads).work(lambda _: None, record)
+    job = holder.job(worker.state.nthreads)
+    unit, gone = own_unit(job.source, unit)
+    aside.extend(gone)
+    work = job.work(lambda _: None, record)
     times = [time.perf_counter()]
     loaded = work.read(unit)
     times.append(time.perf_counter())
@@ -253,11 +258,43 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
     work.write(labelled)
     times.append(time.perf_counter())
     return UnitReport(
-        slices=len(unit.slices),
+        slices=len(unit.slices) + len(gone),
         done=tuple(done),
         set_aside=tuple(aside),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
+
+
+def own_unit(source: Source, unit: Unit) -> tuple[Unit, tuple[SetAsideRecord, ...]]:
+    """A client's unit with the places that its slices have here.
+
+    A worker lists a folder later than the client, so images may have come since, or gone.
+
+    Args:
+        source: of this worker.
+        unit: as the client has it.
+
+    Returns:
+        The unit, without the slices that are gone, and those.
+    """
+    places = source.slices
+    if all(item.index < len(places) and places[item.index].name == item.name for item in unit.slices):
+        return unit, ()
+    index = {item.name: item.index for item in places}
+    found = tuple(
+        dataclasses.replace(item, index=index[item.name]) for item in unit.slices if item.name in index
+    )
+    gone = tuple(
+        SetAsideRecord(
+            name=item.name,
+            index=item.index,
+            where=item.where,
+            reason=f"{item.where}: cannot be read: it is no longer there",
+        )
+        for item in unit.slices
+        if item.name not in index
+    )
+    return dataclasses.replace(unit, slices=found), gone
 
 
 def absolute(options: RunOptions) -> RunOptions:

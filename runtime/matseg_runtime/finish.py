@@ -21,6 +21,18 @@ def settled(source: Source, ledger: Ledger) -> bool:
     return all(item.name in ledger.done or item.name in ledger.set_aside for item in source.slices)
 
 
+def labelled_slices(source: Source, ledger: Ledger) -> list[SliceRecord]:
+    """Records of all labelled slices, in order, with the place that each has now.
+
+    Images that came to a folder since, or a folder that was moved, give other places than the ledger noted.
+    """
+    return [
+        ledger.done[item.name].model_copy(update={"index": item.index, "where": item.where})
+        for item in source.slices
+        if item.name in ledger.done
+    ]
+
+
 def complete(
     summary: Summary,
     sink: Sink,
@@ -50,9 +62,9 @@ def complete(
     """
     with ledger.job_lock():
         ledger.reload()
-        _require_outputs(sink, [ledger.done[item.name] for item in source.slices if item.name in ledger.done])
+        records = labelled_slices(source, ledger)
+        _require_outputs(sink, records)
         done = settled(source, ledger) and not ledger.busy_parts()
-        records = [ledger.done[item.name] for item in source.slices if item.name in ledger.done]
         aside = tuple(ledger.set_aside[item.name] for item in source.slices if item.name in ledger.set_aside)
         summary = dataclasses.replace(
             summary, is_final=done, fractions=phase_fractions(records, metadata), set_aside=aside

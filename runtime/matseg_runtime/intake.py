@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.sizes import exact
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import check_dtype, non_finite, to_channels
 from matseg_shared.metadata import InputInfo
@@ -43,7 +44,7 @@ class Window:
         return cls(low, high)
 
     def __str__(self) -> str:
-        return f"{self.low:g},{self.high:g}"
+        return f"{exact(self.low)},{exact(self.high)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,7 @@ class Intake:
         if self.stored_dtype is not None and pixels.dtype.name != self.stored_dtype:
             raise ImageError(
                 where,
-                f"has {pixels.dtype} pixels, the first slice {self.stored_dtype}, and one --window cannot fit both; "
+                f"has {pixels.dtype} pixels, the other slices {self.stored_dtype}, and one --window cannot fit both; "
                 "convert them alike",
             )
         _refuse_non_finite(pixels, where)

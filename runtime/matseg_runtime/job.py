@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 
-from matseg_runtime.finish import complete, settled
+from matseg_runtime.finish import complete, labelled_slices, settled
 from matseg_runtime.leave import leave_page
-from matseg_runtime.ledger import Ledger, SliceRecord
+from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord, read_key, require_equal
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
@@ -19,8 +20,9 @@ from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.stock import take_stock
+from matseg_runtime.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
+from matseg_runtime.work import Record
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 from matseg_shared.progress import SILENT, Progress
 
@@ -48,7 +50,12 @@ def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
 
 
 def plan_job(options: RunOptions) -> list[str]:
-    """What `run_job` would do, for a person; writes nothing."""
+    """What `run_job` would do, for a person, or why it would not; writes nothing.
+
+    Raises:
+        MatsegError: as `run_job` does before it labels anything.
+    """
+    _refuse_combinations(options)
     with closing(open_source(options.input, options.source)) as source:
         job = prepare_job(options, source)
         done = 0 if options.output.overwrite else len(_done_before(job))
@@ -66,12 +73,13 @@ def plan_job(options: RunOptions) -> list[str]:
 def _run(job: Job, progress: Progress) -> Summary:
     ledger = Ledger(job.place.ledger_folder, job.options.part)
     times, before = None, _identities(ledger)
+    tables = tables_in(job.sink.report_folder)
     if job.options.finish:
         ledger.require_job(job.key)
         ledger.reload()
         before = _identities(ledger)
     else:
-        replace = job.sink.remove_earlier if job.options.output.overwrite else None
+        replace = partial(_replace, job) if job.options.output.overwrite else None
         ledger.open(job.key, lambda: _begin(job, ledger), replace)
         with closing(ledger):
             before = _identities(ledger)
@@ -84,7 +92,7 @@ def _run(job: Job, progress: Progress) -> Summary:
         ledger,
         job.session.model.metadata,
         job.source,
-        lambda so_far, records: take_stock(job, so_far, records, progress),
+        lambda so_far, records: take_stock(job, so_far, records, progress, tables),
     )
     if job.options.finish and not summary.is_final:
         left = summary.slices - summary.labelled_before - len(summary.set_aside)
@@ -111,10 +119,22 @@ def _process(job: Job, ledger: Ledger, progress: Progress) -> StageTimes | None:
     progress.stage("labelling", sum(len(unit.slices) for unit in units), unit="slices")
     if job.options.dask is not None:
         return _on_dask(job, ledger, units, progress, job.options.dask)
-    work = job.work(progress.advance, ledger.append)
+    work = job.work(progress.advance, _recorder(job, ledger))
     return run_pipeline(
         units, work.read, work.infer, work.write, job.plan.crew, watch=_tell_bottleneck(progress)
     )
+
+
+def _recorder(job: Job, ledger: Ledger) -> Record:
+    """Tables that an earlier run made go before the first slice that they know nothing of."""
+
+    def record(done: Sequence[SliceRecord], set_aside: Sequence[SetAsideRecord]) -> None:
+        before = (ledger.done.get(item.name) for item in done)
+        if any(old is None or old.identity != new.identity for old, new in zip(before, done, strict=True)):
+            remove_tables(job.sink.report_folder)
+        ledger.append(done, set_aside)
+
+    return record
 
 
 def _tell_bottleneck(progress: Progress) -> Callable[[StageTimes], None]:
@@ -123,7 +143,7 @@ def _tell_bottleneck(progress: Progress) -> Callable[[StageTimes], None]:
 
 def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progress) -> StageTimes | None:
     """Label slices as they come; Ctrl-C is a proper end here."""
-    work = job.work(progress.advance, ledger.append)
+    work = job.work(progress.advance, _recorder(job, ledger))
 
     def outcome(item: Slice) -> str | None:
         record = ledger.done.get(item.name)
@@ -156,7 +176,7 @@ def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, ad
         raise MissingExtraError("dask", "--dask")
     from matseg_runtime.dask import run_units_on_dask
 
-    return run_units_on_dask(job, ledger, units, progress, address)
+    return run_units_on_dask(job, _recorder(job, ledger), units, progress, address)
 
 
 def _begin(job: Job, ledger: Ledger) -> None:
@@ -173,10 +193,26 @@ def _begin(job: Job, ledger: Ledger) -> None:
         job.sink.start()
 
 
+def _replace(job: Job, names: tuple[str, ...]) -> None:
+    """The labels of an earlier job, and what it says of them."""
+    job.sink.remove_earlier(names)
+    remove_account(job.sink.report_folder)
+
+
 def _done_before(job: Job) -> set[str]:
+    """Names of the slices that a run would not label again."""
     ledger = Ledger(job.place.ledger_folder, job.options.part)
+    earlier = read_key(ledger.folder)
+    if earlier is None:  # units without a job count for nothing
+        return set()
+    require_equal(ledger.folder, earlier, job.key)
     ledger.reload()
-    return {item.name for item in job.source.slices if item.name in ledger.done}
+    records = labelled_slices(job.source, ledger)
+    for item in job.source.slices:
+        if item.name in ledger.done:
+            _refuse_changed(item, ledger.done[item.name])
+    lost = set(job.sink.lost(records))
+    return {item.name for item in records if item.name not in lost and job.gauge.wanted.is_scored(item)}
 
 
 def _identities(ledger: Ledger) -> dict[str, str]:
@@ -187,8 +223,12 @@ def _identities(ledger: Ledger) -> dict[str, str]:
 def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes | None) -> Summary:
     ledger.reload()
     slices = job.source.slices
-    records = [ledger.done[item.name] for item in slices if item.name in ledger.done]
-    new = [record for record in records if before.get(record.name) != record.identity]
+    records = labelled_slices(job.source, ledger)
+    new = [
+        record
+        for record in records
+        if record.name in ledger.appended and before.get(record.name) != record.identity
+    ]
     metadata = job.session.model.metadata
     voxel, voxel_warning = choose_voxel_size(
         job.options.voxel, job.source.voxel_size(), voxel_of_model(metadata.pixel_size)

@@ -52,6 +52,8 @@ class JobKey(Record):
     """Slices that are written together."""
     provider: str
     window: str | None = None
+    stored_dtype: str | None = None
+    """That the window is for; None: there is no window."""
     axis: int | None = None
     slices: str | None = None
     """`START:STOP` when not all slices of the input."""
@@ -153,6 +155,8 @@ class Ledger:
         """By slice name; without those that a later run could read."""
         self.is_new = False
         """Whether `open` started the job, so that nothing that lies around belongs to it."""
+        self.appended: set[str] = set()
+        """Names of the slices that this process has labelled, and not another part at the same time."""
         self._lock = FileLock(folder / f"part-{part}.lock")
         self._stream: IO[bytes] | None = None
         self._appending = threading.Lock()
@@ -247,11 +251,8 @@ class Ledger:
         self.is_new = earlier is None
         if earlier is None:
             self._start_job(key)
-        elif differences := earlier.differences(key):
-            raise UsageError(
-                f"{self.folder}: the results there are of another job ({'; '.join(differences)}); choose another "
-                "output with -o, or replace them with --overwrite"
-            )
+        else:
+            require_equal(self.folder, earlier, key)
 
     def _start_job(self, key: JobKey) -> None:
         """Units that were left without a job, by a process that died while it deleted them, belong to nobody."""
@@ -318,7 +319,9 @@ class Ledger:
         Raises:
             OutputError: the line cannot be written.
         """
-        self._append(_Line(turn=self._turn, done=tuple(done), set_aside=tuple(set_aside)))
+        line = _Line(turn=self._turn, done=tuple(done), set_aside=tuple(set_aside))
+        self._append(line)
+        self.appended.update(record.name for record in line.done)
 
     def withdraw(self, name: str) -> None:
         """Record that a slice is not labelled any more, nor set aside: it is to be read again.
@@ -403,6 +406,19 @@ def _with_measurements(record: SliceRecord, earlier: SliceRecord | None) -> Slic
             "uncertainty": record.uncertainty or earlier.uncertainty,
         }
     )
+
+
+def require_equal(folder: Path, earlier: JobKey, key: JobKey) -> None:
+    """Make sure that a job is the one whose results a ledger's folder stands for.
+
+    Raises:
+        UsageError: it is another; names what differs.
+    """
+    if differences := earlier.differences(key):
+        raise UsageError(
+            f"{folder}: the results there are of another job ({'; '.join(differences)}); choose another output with "
+            "-o, or replace them with --overwrite"
+        )
 
 
 def read_key(folder: Path) -> JobKey | None:

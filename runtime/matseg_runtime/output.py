@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +12,8 @@ from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source import require_text, split_location
 from matseg_runtime.source.base import Source, Spacing
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
+from matseg_runtime.voxel import VoxelSize, ome_unit
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import ModelMetadata
 
@@ -69,8 +70,22 @@ def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata
         )
     if format_ == "tiff-stack" and options.probabilities:
         raise UsageError(f"{path}: --probabilities applies to folders and zarr outputs, not to a TIFF stack")
+    if format_ == "tiff" and options.probabilities:
+        _refuse_one_name_for_two(source)
     _refuse_overlap(source, path)
     return Place(path=path, format=format_)
+
+
+def _refuse_one_name_for_two(source: Source) -> None:
+    """Labels of an image that is called as the probabilities of another."""
+    names = {item.name.casefold(): item.name for item in source.slices}
+    for name in names.values():
+        file = f"{name}{PROBABILITIES_SUFFIX}"
+        if (other := names.get(Path(file).stem.casefold())) is not None:
+            raise UsageError(
+                f"{source.location}: the labels of {other} and the probabilities of {name} would both be written to "
+                f"{file}; take --format png, or rename one of the images"
+            )
 
 
 def _place_in_image(source: Source, options: OutputOptions, label: str) -> Place:
@@ -99,28 +114,62 @@ def _place_in_image(source: Source, options: OutputOptions, label: str) -> Place
     return Place(path=image.label_path(check_label_name(label)), format="zarr", image=image)
 
 
-def label_volume(source: Source, first: tuple[int, int]) -> LabelVolume:
-    """The shape of an output volume.
+def label_volume(
+    source: Source, first: tuple[int, int], voxel: VoxelSize | None = None, *, given: bool = False
+) -> LabelVolume:
+    """The shape of an output volume, and where it lies.
 
     Args:
         source: the input.
         first: (H, W) of the first slice of a folder, which all others must have.
+        voxel: what is known of the voxels, whoever says so.
+        given: whether the user does, whose word goes before the input's own.
     """
     found = source.volume
     if found is None:
-        return LabelVolume(shape=(len(source.slices), *first), axis=0, spacing=None)
-    if len(found.shape) == 2:
-        return LabelVolume(
-            shape=(1, found.shape[0], found.shape[1]), axis=0, spacing=_deepened(found.spacing)
-        )
-    shape = list(found.shape)
+        return LabelVolume(shape=(len(source.slices), *first), axis=0, spacing=_edges(voxel, 0))
+    own = _deepened(found.spacing) if len(found.shape) == 2 else found.spacing
+    shape = [1] * (3 - len(found.shape)) + list(found.shape)
     shape[found.axis] = len(source.slices)
-    spacing = found.spacing
-    if spacing is not None and found.start:
-        origin = list(spacing.translation)
-        origin[found.axis] += found.start * spacing.scale[found.axis]
-        spacing = Spacing(scale=spacing.scale, translation=tuple(origin), unit=spacing.unit)
-    return LabelVolume(shape=(shape[0], shape[1], shape[2]), axis=found.axis, spacing=spacing)
+    start = [0] * 3
+    start[found.axis] = found.start
+    if own is None or given:
+        spacing = _edges(voxel, found.axis)
+        # where the input begins is kept in voxels, whatever one of them measures
+        begin = (0.0,) * 3 if own is None else _in_voxels(own)
+    else:
+        spacing, begin = own, (0.0,) * 3
+    moved = (
+        there + edge * (before + more)
+        for there, edge, before, more in zip(spacing.translation, spacing.scale, begin, start, strict=True)
+    )
+    return LabelVolume(
+        shape=(shape[0], shape[1], shape[2]),
+        axis=found.axis,
+        spacing=replace(spacing, translation=tuple(moved)),
+    )
+
+
+def _edges(voxel: VoxelSize | None, axis: int) -> Spacing:
+    """Of a volume that begins at nought, and whose slices are cut along `axis`.
+
+    Where the step between slices is not known, viewers get a cube, without a unit; where nothing is, a cube of 1.
+    """
+    if voxel is None:
+        return Spacing(scale=(1.0,) * 3, translation=(0.0,) * 3)
+    unit = ome_unit(voxel.unit)
+    scale = [voxel.row, voxel.column]
+    units: list[str | None] = [unit, unit]
+    scale.insert(axis, voxel.row if voxel.step is None else voxel.step)
+    units.insert(axis, None if voxel.step is None else unit)
+    return Spacing(scale=tuple(scale), translation=(0.0,) * 3, units=tuple(units))
+
+
+def _in_voxels(spacing: Spacing) -> tuple[float, ...]:
+    """Its translation."""
+    return tuple(
+        there / edge if edge else 0.0 for there, edge in zip(spacing.translation, spacing.scale, strict=True)
+    )
 
 
 def make_sink(
@@ -141,7 +190,7 @@ def make_sink(
         provenance: JSON that goes into each file.
         volume: of an output that holds all slices.
         unit: slices that are written together.
-        voxel: for TIFFs; a zarr's scale is the volume's own.
+        voxel: for TIFFs; a zarr's is in `volume`.
     """
     if place.format == "zarr":
         return _zarr_sink(place, options, metadata, provenance, volume, unit)
@@ -186,7 +235,7 @@ def _zarr_sink(
         volume,
         metadata,
         provenance,
-        alone(volume, metadata, pyramid=options.pyramid),
+        alone(volume, pyramid=options.pyramid),
         unit=unit,
         shards=options.shards,
         probabilities=options.probabilities,
@@ -197,7 +246,11 @@ def _deepened(spacing: Spacing | None) -> Spacing | None:
     """Of an image, for the same image as a volume of one slice."""
     if spacing is None:
         return None
-    return Spacing(scale=(1.0, *spacing.scale), translation=(0.0, *spacing.translation), unit=spacing.unit)
+    return Spacing(
+        scale=(spacing.scale[0], *spacing.scale),
+        translation=(0.0, *spacing.translation),
+        units=(None, *spacing.units),
+    )
 
 
 def _refuse_overlap(source: Source, output: Path) -> None:

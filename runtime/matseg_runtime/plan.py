@@ -118,16 +118,19 @@ class Planner:
             UsageError: memory does not suffice for the smallest tile, or a fixed tile is too small for the halo.
         """
         budget = self.wishes.memory or default_budget()
-        for crew in self._crews():
-            unit = self._unit(crew, budget - self.probe.base)
+        for crew, unit in self._choices(budget - self.probe.base):
             left = (budget - self.probe.base - self._units_bytes(crew, unit)) // crew.inferrers
             tile = self._tile(left if self.on_cpu else None)
             if tile is not None:
                 return self._plan(crew, unit, tile, budget)
-        least = self.probe.base + self._units_bytes(crew, unit) + self._tile_bytes(self._smallest_tile())
+        fixed = self._fixed_tile()
+        least = (
+            self.probe.base + self._units_bytes(crew, unit) + self._tile_bytes(fixed or self._smallest_tile())
+        )
+        cut = "" if fixed is None else f" in tiles of {fixed[0]} x {fixed[1]}, as asked for or begun with"
         raise UsageError(
             f"{self.source.location}: {format_size(budget)} of memory do not suffice for this model and slices of "
-            f"{self.shape[0]} x {self.shape[1]} pixels; give at least --memory {math.ceil(least / 1e6)}MB"
+            f"{self.shape[0]} x {self.shape[1]} pixels{cut}; give at least --memory {math.ceil(least / 1e6)}MB"
         )
 
     def _plan(self, crew: Crew, unit: int, tile: tuple[int, int], budget: int) -> Plan:
@@ -160,6 +163,15 @@ class Planner:
             yield Crew(readers=hands, inferrers=streams, writers=hands, queue=hands)
             streams //= 2
         yield Crew(readers=1, inferrers=1, writers=1, queue=1)
+
+    def _choices(self, room: int) -> Iterator[tuple[Crew, int]]:
+        """Crew and unit, from the fastest to those that take least memory."""
+        for crew in self._crews():
+            unit = self._unit(crew, room)
+            yield crew, unit
+        while unit > 1 and self.wishes.unit is None:
+            unit = math.ceil(unit / 2)
+            yield crew, unit
 
     def _unit(self, crew: Crew, room: int) -> int:
         """The preferred unit, halved until all in flight take no more than half of the room."""
@@ -214,6 +226,14 @@ class Planner:
         least = max(_LEAST_EDGE, smallest_tile(self.metadata.tiling.halo, self.metadata.tiling.stride))
         return max(tile[0], least), max(tile[1], least)
 
+    def _fixed_tile(self) -> tuple[int, int] | None:
+        """(rows, columns) that the user or an earlier run has decided; None: free."""
+        whole = self._whole()
+        if self.wishes.tile is not None:
+            _refuse_small_tile(self.wishes.tile, self.metadata.tiling)
+            return min(self.wishes.tile[0], whole[0]), min(self.wishes.tile[1], whole[1])
+        return whole if self.wishes.whole_slices else None
+
     def _tile(self, left: int | None) -> tuple[int, int] | None:
         """(rows, columns) to read at a time; None: memory does not suffice for the smallest.
 
@@ -221,22 +241,22 @@ class Planner:
             left: bytes for one stream; None: not ours to count.
         """
         tiling, whole = self.metadata.tiling, self._whole()
-        if self.wishes.tile is not None:
-            _refuse_small_tile(self.wishes.tile, tiling)
-            return min(self.wishes.tile[0], whole[0]), min(self.wishes.tile[1], whole[1])
-        if self.wishes.whole_slices:
-            return whole
+        fixed = self._fixed_tile()
+        if fixed is not None:
+            fits = left is None or self._tile_bytes(fixed) <= left
+            # only a limit that somebody has set goes before the tile that is asked for
+            return fixed if fits or self.wishes.memory is None else None
         least = self._smallest_tile()
         edge = max(whole) if left is not None else max(_TILE_ON_DEVICE, *least)
-        while edge > 0:
+        while True:
             tile = (min(edge, whole[0]), min(edge, whole[1]))
-            if tile[0] < least[0] or tile[1] < least[1]:
-                return None
             if left is None or self._tile_bytes(tile) <= left:
                 return self._evened(tile)
+            if edge <= max(least):
+                return None
             # in steps of an eighth: fine enough to use the memory, coarse enough to end soon
-            edge = min(edge - tiling.stride, edge * 7 // 8 // tiling.stride * tiling.stride)
-        return None
+            step = min(edge - tiling.stride, edge * 7 // 8 // tiling.stride * tiling.stride)
+            edge = max(step, *least)
 
 
 def pending_units(source: Source, sink: Sink, done: Container[str], unit: int, part: Part) -> Iterator[Unit]:

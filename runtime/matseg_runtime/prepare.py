@@ -11,7 +11,7 @@ from typing import get_args
 from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
-from matseg_runtime.ledger import JobKey, read_key
+from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
 from matseg_runtime.look import look_at_some
 from matseg_runtime.model import Model
 from matseg_runtime.options import RunOptions
@@ -32,7 +32,6 @@ from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.machine import available_cpus
-from matseg_shared.metadata import InputInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,17 +55,23 @@ class Job:
 
     def work(self, advance: Callable[[int], None], record: Record) -> Work:
         """The stages of the pipeline."""
-        volume = label_volume(self.source, self.plan.shape) if self.place.is_volume else None
+        slice_shape = None
+        if self.place.is_volume:
+            slice_shape = label_volume(self.source, self.plan.shape).slice_shape
         return Work(
             source=self.source,
-            intake=_intake(self.options, self.source, self.session.model.metadata.input),
+            intake=Intake(
+                info=self.session.model.metadata.input,
+                window=self.options.window,
+                stored_dtype=self.key.stored_dtype,
+            ),
             session=self.session,
             plan=self.plan,
             sink=self.sink,
             record=record,
             probabilities=_probabilities_needed(self.options),
             answers=self.answers,
-            slice_shape=None if volume is None else volume.slice_shape,
+            slice_shape=slice_shape,
             gauge=self.gauge,
             advance=advance,
         )
@@ -93,10 +98,13 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     metadata = session.model.metadata
     on_cpu = session.provider in COMPUTE_ON_CPU
     place = choose_place(source, options.output, metadata)
-    intake = _intake(options, source, metadata.input)
-    shape = _check_first_slice(source, intake, accept=options.accept_intensities)
-    warnings = look_at_some(source, intake, accept=options.accept_intensities)
     earlier = None if options.output.overwrite else read_key(place.ledger_folder)
+    dtype = _windowed_dtype(options, source, earlier)
+    intake = Intake(info=metadata.input, window=options.window, stored_dtype=dtype)
+    shape = _check_first_slice(source, intake, accept=options.accept_intensities)
+    if place.is_volume and not options.output.overwrite:
+        shape = _shape_before(place.ledger_folder, source) or shape
+    warnings = look_at_some(source, intake, accept=options.accept_intensities)
     plan = Planner(
         source=source,
         metadata=metadata,
@@ -111,7 +119,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
             _open_session(options, session.provider, plan.crew.inferrers, session.model),
             reason=session.reason,
         )
-    key = _key(options, source, session, plan, place)
+    key = _key(options, source, session, plan, place, dtype)
     if options.watch is not None and place.is_volume:
         raise UsageError(f"{place.path}: --watch writes label images into a folder, not one {place.format}")
     sink = _sink(options, source, session, plan, key, place)
@@ -156,7 +164,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
     )
     self_test = session.require_self_test(options.accepted_difference)
     place = choose_place(source, options.output, session.model.metadata)
-    found = _key(options, source, session, plan, place)
+    found = _key(options, source, session, plan, place, key.stored_dtype)
     if differences := key.differences(found):
         source.close()
         raise UsageError(
@@ -233,14 +241,22 @@ def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes
     )
 
 
-def _key(options: RunOptions, source: Source, session: Session, plan: Plan, place: Place) -> JobKey:
+def _key(
+    options: RunOptions,
+    source: Source,
+    session: Session,
+    plan: Plan,
+    place: Place,
+    stored_dtype: str | None,
+) -> JobKey:
     content = source.identity.content
     if source.volume is None and place.is_volume:
         content = "\n".join(item.name for item in source.slices)  # a slice's place depends on all names
     range_ = options.source.slices
     flags = [name for name in ("pyramid", "shards") if getattr(options.output, name)]
-    if options.voxel is not None and place.format.startswith("tiff"):  # it is in the files
-        flags.append(f"voxels of {options.voxel}")
+    # it is in the files, but not in PNGs, nor in labels that lie where their image does
+    if options.voxel is not None and place.format != "png" and place.image is None:
+        flags.append(f"voxels of {options.voxel.exactly}")
     return JobKey(
         model_name=session.model.metadata.name,
         model_sha256=session.model.sha256,
@@ -252,6 +268,7 @@ def _key(options: RunOptions, source: Source, session: Session, plan: Plan, plac
         unit=plan.unit,
         provider=session.provider,
         window=None if options.window is None else str(options.window),
+        stored_dtype=stored_dtype,
         axis=options.source.axis,
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
@@ -265,14 +282,15 @@ def _sink(
     options: RunOptions, source: Source, session: Session, plan: Plan, key: JobKey, place: Place
 ) -> Sink:
     metadata = session.model.metadata
+    voxel = choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0]
     return make_sink(
         place,
         options.output,
         metadata,
         provenance_text(key),
-        label_volume(source, plan.shape),
+        label_volume(source, plan.shape, voxel, given=options.voxel is not None),
         plan.unit,
-        choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0],
+        voxel,
     )
 
 
@@ -288,10 +306,16 @@ def _provider_of(key: JobKey) -> ProviderChoice:
     raise UsageError(f"this version of matseg does not know the provider {key.provider}")
 
 
-def _intake(options: RunOptions, source: Source, info: InputInfo) -> Intake:
-    """A window is for slices of one dtype, which only images in a folder may differ in."""
-    dtype = None if options.window is None else _first_readable(source)[1].dtype.name
-    return Intake(info=info, window=options.window, stored_dtype=dtype)
+def _windowed_dtype(options: RunOptions, source: Source, earlier: JobKey | None) -> str | None:
+    """A window is for slices of one dtype, which only images in a folder may differ in: that of the first one ever."""
+    if options.window is None:
+        return None
+    if earlier is not None and earlier.stored_dtype is not None:
+        try:
+            return str(_first_readable(source, earlier.stored_dtype)[1].dtype.name)
+        except UsageError:
+            pass  # another input, which the comparison of both jobs is about to tell
+    return str(_first_readable(source)[1].dtype.name)
 
 
 def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple[int, int]:
@@ -300,20 +324,36 @@ def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple
     Returns:
         (H, W) of that slice.
     """
-    item, pixels = _first_readable(source)
+    item, pixels = _first_readable(source, intake.stored_dtype)
     image = intake.convert(pixels, item.where)
     if not accept:
         intake.check_range(image, item.where)
     return int(image.shape[1]), int(image.shape[2])
 
 
-def _first_readable(source: Source) -> tuple[Slice, PixelArray]:
+def _shape_before(ledger_folder: Path, source: Source) -> tuple[int, int] | None:
+    """(H, W) of the slices that a volume holds already; None without any.
+
+    The first image of a folder need not have it: it may have been unreadable then, and be mended since.
+    """
+    ledger = Ledger(ledger_folder, Part())
+    ledger.reload()
+    found = (ledger.done[item.name] for item in source.slices if item.name in ledger.done)
+    return next((record.shape for record in found), None)
+
+
+def _first_readable(source: Source, dtype: str | None = None) -> tuple[Slice, PixelArray]:
+    """The first slice that can be read, and has that dtype where one is given."""
     broken: list[str] = []
     for item in source.slices:
         try:
-            return item, source.read(item.index, item.index + 1)[0]
+            pixels = source.read(item.index, item.index + 1)[0]
         except ImageError as error:
             broken.append(str(error))  # not the error, which would hold on to what it was raised over
+            continue
+        if dtype in (None, pixels.dtype.name):
+            return item, pixels
+        broken.append(f"{item.where}: has {pixels.dtype} pixels, not {dtype}")
     reasons = "\n".join(f"  - {error}" for error in broken[:5])
     raise UsageError(f"{source.location}: none of its {len(broken)} slices can be read:\n{reasons}")
 

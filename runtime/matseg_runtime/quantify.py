@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -30,8 +30,9 @@ from matseg_runtime.regions import (
     require_scikit_image,
 )
 from matseg_runtime.source.base import Slice, Source, SourceOptions
-from matseg_runtime.voxel import VoxelSize, choose_voxel_size
+from matseg_runtime.voxel import VoxelSize, choose_voxel_size, parse_voxel_size
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
+from matseg_shared.images import read_stored
 from matseg_shared.machine import available_cpus
 from matseg_shared.progress import SILENT, Progress
 
@@ -48,8 +49,8 @@ class QuantifyOptions:
     source: SourceOptions = field(default_factory=SourceOptions)
     output: Path | None = None
     """A folder; None: where matseg-run left its report, else beside the labels."""
-    voxel: VoxelSize | None = None
-    """Goes before what the labels themselves say."""
+    voxel_size: str | None = None
+    """As `parse_voxel_size` takes it; goes before what the labels themselves say."""
     connectivity: Connectivity = DEFAULT_CONNECTIVITY
     names: tuple[str, ...] = ()
     """Of the classes; empty: what is known from elsewhere."""
@@ -112,19 +113,21 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     with closing(open_labels(options.labels, options.source, facts)) as source:
         tasks = list(_tasks(options, facts, source))
         workers = options.workers or _worth(source)
-        voxel, _ = choose_voxel_size(options.voxel, _known_voxel(options, facts, source), None)
+        voxel, _ = choose_voxel_size(
+            _asked_voxel(options, source), _known_voxel(options, facts, source), None
+        )
         folder = (
             options.output
             or facts.report_folder
             or source.beside.with_name(f"{source.beside.name}_quantities")
         )
-        location = source.location
+        location, first = source.location, source.first
         progress.stage("measuring", sum(len(task.slices) for task in tasks), unit="slices")
         found: list[Measured] = []
         for measured in run_tasks(tasks, workers, source):
             found += measured
             progress.advance(len(measured))
-    tables = _tables(options, facts, found, voxel, location)
+    tables = _tables(options, facts, found, voxel, location, first)
     tables.write(folder)
     aside = tuple(
         SetAside(where=item.slice.where, reason=item.reason) for item in found if item.regions is None
@@ -132,10 +135,19 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     return Quantified(tables=tables, folder=folder, set_aside=aside)
 
 
+def _asked_voxel(options: QuantifyOptions, source: Source) -> VoxelSize | None:
+    """Its three numbers are those of the volume, which may be cut along the axis of the run that wrote it."""
+    if options.voxel_size is None:
+        return None
+    return parse_voxel_size(options.voxel_size, 0 if source.volume is None else source.volume.axis)
+
+
 def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
-    """The run's own figure is of slices as the run cut them."""
-    as_the_run = options.source.axis is None or options.source.axis == (facts.axis or 0)
-    return (facts.voxel if as_the_run else None) or source.voxel_size()
+    """The run's own figure, which is of slices as the run cut them, at their finest; else what the labels say."""
+    was = facts.axis or 0
+    axis = was if options.source.axis is None else options.source.axis
+    known = None if facts.voxel is None or options.source.level else facts.voxel.cut_along(axis, was)
+    return known or source.voxel_size()
 
 
 def _tasks(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[Task]:
@@ -275,9 +287,10 @@ def _tables(
     found: Sequence[Measured],
     voxel: VoxelSize | None,
     location: str,
+    first: int,
 ) -> RegionTables:
     rows = [
-        SliceRow(name=item.slice.name, position=item.slice.index, regions=item.regions)
+        SliceRow(name=item.slice.name, position=first + item.slice.index, regions=item.regions)
         for item in found
         if item.regions is not None
     ]
@@ -299,20 +312,14 @@ def _tables(
 
 
 def measure_output(
-    location: str,
-    records: Sequence[SliceRecord],
-    *,
-    axis: int,
-    by_name: bool,
-    connectivity: Connectivity,
+    location: str, records: Sequence[SliceRecord], *, axis: int, connectivity: Connectivity
 ) -> dict[str, SliceRegions]:
-    """Measure some slices of a complete output of matseg-run.
+    """Measure some slices of a complete volume of matseg-run.
 
     Args:
-        location: of the output.
+        location: of the volume.
         records: of the slices wanted.
-        axis: the spatial axis that the output is cut along.
-        by_name: whether slices are files of their own; else their positions are those of the records.
+        axis: the spatial axis that it is cut along.
         connectivity: which pixels belong together.
 
     Returns:
@@ -322,13 +329,10 @@ def measure_output(
         UsageError: the output cannot be read.
     """
     facts = LabelFacts(ours=True)
-    options = SourceOptions(axis=axis or None)
-    with closing(open_labels(location, options, facts)) as source:
-        positions = {item.name: item.index for item in source.slices}
-    wanted = {(positions[record.name] if by_name else record.index): record.name for record in records}
+    wanted = {record.index: record.name for record in records}
     task = Task(
         location=location,
-        source=options,
+        source=SourceOptions(axis=axis or None),
         facts=facts,
         slices=tuple(sorted(wanted)),
         connectivity=connectivity,
@@ -339,4 +343,27 @@ def measure_output(
         if item.regions is None:
             raise UsageError(f"its labels cannot be measured: {item.reason}")
         found[wanted[item.slice.index]] = item.regions
+    return found
+
+
+def measure_images(files: Mapping[str, Path], *, connectivity: Connectivity) -> dict[str, SliceRegions]:
+    """Measure label images of matseg-run, whatever else lies in their folder.
+
+    Args:
+        files: by the names of their slices.
+        connectivity: which pixels belong together.
+
+    Returns:
+        By the same names.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    found = {}
+    for name, file in files.items():
+        try:
+            labels = as_labels(read_stored(file).pixels, str(file))
+        except ImageError as error:
+            raise UsageError(f"its labels cannot be measured: {error}") from error
+        found[name] = measure_regions(labels, connectivity=connectivity)
     return found

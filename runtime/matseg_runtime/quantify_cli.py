@@ -108,9 +108,8 @@ def _options(labels: str, output: Path | None, choices: dict[str, Any]) -> Quant
     from matseg_runtime.options import parse_range
     from matseg_runtime.quantify import QuantifyOptions
     from matseg_runtime.source.base import SourceOptions
-    from matseg_runtime.voxel import parse_voxel_size
 
-    voxel, names, range_ = (choices[name] for name in ("voxel_size", "names", "range_"))
+    names, range_ = choices["names"], choices["range_"]
     connectivity: Literal[4, 8] = 4 if choices["connectivity"] == "4" else 8
     return QuantifyOptions(
         labels=labels,
@@ -122,7 +121,7 @@ def _options(labels: str, output: Path | None, choices: dict[str, Any]) -> Quant
             follow_links=choices["follow_links"],
         ),
         output=output,
-        voxel=None if voxel is None else parse_voxel_size(voxel, choices["axis"] or 0),
+        voxel_size=choices["voxel_size"],
         connectivity=connectivity,
         names=() if names is None else _parse_names(names),
         ignore=choices["ignore"],

@@ -115,6 +115,16 @@ def write_phase_fractions(
     write_text(path, text.getvalue())
 
 
+def counted_files(path: Path) -> frozenset[str] | None:
+    """The column `file` of such a CSV; None where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        return frozenset(row["file"] for row in rows)
+    except (OSError, ValueError, KeyError, csv.Error):
+        return None
+
+
 def _row(counts: Sequence[int], voxel: VoxelSize | None, drift_text: str) -> list[str | int]:
     pixels = max(1, sum(counts))
     row: list[str | int] = [*(f"{count / pixels:.6f}" for count in counts), *counts, drift_text]

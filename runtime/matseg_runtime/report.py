@@ -24,6 +24,8 @@ from matseg_shared.files import write_text
 from matseg_shared.names import as_text
 
 REPORT_NAME = "report.json"
+PAGE_NAME = "report.html"
+"""For people; beside it."""
 MUCH_CLIPPED = 0.5
 """Share of a slice's pixels beyond the window from which on a summary warns."""
 
@@ -146,9 +148,10 @@ def write_report(path: Path, summary: Summary) -> None:
 
 def summary_lines(summary: Summary) -> list[str]:
     """The summary for a person, one fact a line."""
+    before = "before" if summary.part.total == 1 else "before or by others"
     lines = [
         f"{summary.labelled} of {summary.slices} slices labelled in this run"
-        + (f", {summary.labelled_before} before" if summary.labelled_before else "")
+        + (f", {summary.labelled_before} {before}" if summary.labelled_before else "")
     ]
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in summary.skipped]
     lines += [f"set aside {record.reason}" for record in summary.set_aside]
@@ -180,7 +183,7 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.is_final:
         lines.append(f"labels: {summary.output}")
         return lines if summary.page is None and summary.no_page is None else [*lines, _page_line(summary)]
-    left = summary.slices - summary.labelled - summary.labelled_before
+    left = summary.slices - summary.labelled - summary.labelled_before - len(summary.set_aside)
     return [
         *lines,
         f"part {summary.part} is done; {left} slices are left to others before {summary.output} is whole",

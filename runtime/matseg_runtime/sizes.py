@@ -1,4 +1,4 @@
-"""Amounts of bytes, as people write and read them."""
+"""Amounts of bytes, and numbers as such, as people write and read them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def format_size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def exact(number: float) -> str:
+    """As short as can be without becoming another number: what is compared as text must differ where numbers do."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.prepare import Job
-from matseg_runtime.quantities import CSV_NAME, write_phase_fractions
+from matseg_runtime.quantities import CSV_NAME as FRACTIONS_NAME
+from matseg_runtime.quantities import write_phase_fractions
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.region_tables import RegionTables, SliceRow
-from matseg_runtime.report import Summary
+from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
+from matseg_runtime.report import PAGE_NAME, REPORT_NAME, Summary
+from matseg_runtime.sink.images import ImageSink
+from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
+from matseg_shared.files import output_errors
 from matseg_shared.progress import Progress
 
+_TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
+"""Made of all labelled slices when that was asked for."""
 
-def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progress: Progress) -> Summary:
+
+def take_stock(
+    job: Job,
+    summary: Summary,
+    records: Sequence[SliceRecord],
+    progress: Progress,
+    before: frozenset[str] = frozenset(),
+) -> Summary:
     """Write the tables and proposals that were asked for.
 
     Args:
@@ -22,6 +36,7 @@ def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progr
         summary: of the run that completed it.
         records: of all labelled slices, in order.
         progress: told of what takes long.
+        before: tables that an earlier run had left when this one began.
 
     Returns:
         The summary with what was found out.
@@ -30,7 +45,7 @@ def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progr
         OutputError: they cannot be written.
     """
     folder = job.sink.report_folder
-    write_phase_fractions(folder / CSV_NAME, records, job.session.model.metadata, summary.voxel)
+    write_phase_fractions(folder / FRACTIONS_NAME, records, job.session.model.metadata, summary.voxel)
     connectivity = job.gauge.wanted.regions or _measured_by_all(records)
     if connectivity is not None:
         tables = _tables(job, summary, records, connectivity, progress)
@@ -38,7 +53,50 @@ def take_stock(job: Job, summary: Summary, records: Sequence[SliceRecord], progr
         summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
     if job.gauge.wanted.uncertain is not None:
         summary = _propose(job, summary, records, job.gauge.wanted.uncertain, progress)
-    return summary
+    removed = _removed_warning(before, folder)
+    return summary if removed is None else _warned(summary, removed)
+
+
+def remove_tables(folder: Path) -> None:
+    """Delete what was measured on labels that are about to change or to get company.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    with output_errors(folder):
+        for name in _TABLES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def remove_account(folder: Path) -> None:
+    """Delete everything that an earlier job says of its labels, when they are replaced.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    remove_tables(folder)
+    with output_errors(folder):
+        for name in (REPORT_NAME, PAGE_NAME, FRACTIONS_NAME):
+            (folder / name).unlink(missing_ok=True)
+
+
+def tables_in(folder: Path) -> frozenset[str]:
+    """Names of the tables that lie there."""
+    return frozenset(name for name in _TABLES if (folder / name).exists())
+
+
+def _removed_warning(before: frozenset[str], folder: Path) -> str | None:
+    missing = sorted(before - tables_in(folder))
+    if not missing:
+        return None
+    options = [
+        *(["--quantify"] if SUMMARY_NAME in missing else []),
+        *(["--uncertain"] if SCORES_NAME in missing else []),
+    ]
+    return (
+        f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
+        f"again with {' and '.join(options) or '--quantify'} to have them of all slices"
+    )
 
 
 def _measured_by_all(records: Sequence[SliceRecord]) -> Connectivity | None:
@@ -55,7 +113,7 @@ def _tables(
     ]
     measured = _measure_again(job, missing, connectivity, progress)
     rows = [
-        SliceRow(name=record.name, position=record.index, regions=regions)
+        SliceRow(name=record.name, position=job.source.first + record.index, regions=regions)
         for record in records
         if (regions := measured.get(record.name) or record.regions) is not None
     ]
@@ -75,14 +133,15 @@ def _measure_again(
     """From the labels on the disk, for slices that were labelled without being measured."""
     if not records:
         return {}
-    from matseg_runtime.quantify import measure_output
+    from matseg_runtime.quantify import measure_images, measure_output
 
     progress.stage("measuring what was labelled before", len(records), unit="slices")
     axis = 0 if job.source.volume is None or job.place.format != "zarr" else job.source.volume.axis
     with job.gauge.costs.of("regions"):
-        return measure_output(
-            str(job.sink.path), records, axis=axis, by_name=not job.place.is_volume, connectivity=connectivity
-        )
+        if isinstance(job.sink, ImageSink):
+            files = {record.name: job.sink.file_of(record.name) for record in records}
+            return measure_images(files, connectivity=connectivity)
+        return measure_output(str(job.sink.path), records, axis=axis, connectivity=connectivity)
 
 
 def _propose(
@@ -90,7 +149,6 @@ def _propose(
 ) -> Summary:
     from matseg_runtime.uncertain_choice import choose, default_spacing
     from matseg_runtime.uncertain_folder import propose
-    from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
     from matseg_runtime.uncertain_table import write_scores
 
     unknown = sum(not job.gauge.wanted.is_scored(record) for record in records)
@@ -102,7 +160,7 @@ def _propose(
         )
     spacing = job.options.uncertain_spacing or default_spacing(len(job.source.slices), count)
     chosen = choose(records, count, job.gauge.wanted.crop, spacing)
-    write_scores(job.sink.report_folder / SCORES_NAME, records, chosen)
+    write_scores(job.sink.report_folder / SCORES_NAME, records, chosen, job.source.first)
     progress.stage("copying uncertain slices")
     with job.gauge.costs.of("uncertainty"):
         result = propose(job, chosen, spacing)

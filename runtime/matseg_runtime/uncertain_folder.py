@@ -128,7 +128,7 @@ def _item(job: Job, chosen: Chosen) -> UncertainItem:
     return UncertainItem(
         name=name,
         slice=record.name,
-        position=record.index,
+        position=job.source.first + record.index,
         where=record.where,
         box=None if box is None else ItemBox(y=box.y, x=box.x, height=box.height, width=box.width),
         score=chosen.score,
@@ -164,7 +164,8 @@ def _write_item(job: Job, folder: Path, item: UncertainItem, chosen: Chosen) -> 
         with atomic_write(folder / item.image) as stream, Path(record.where).open("rb") as original:
             shutil.copyfileobj(original, stream)
     else:
-        pixels = stored if job.options.window is None else np.moveaxis(image, 0, -1).squeeze()
+        mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+        pixels = stored if job.options.window is None else mapped
         _write_pixels(folder / item.image, pixels[rows, columns])
     label = _label_bytes(segmentation.labels[rows, columns], job.session.model.metadata.classes)
     with atomic_write(folder / item.label) as stream:

@@ -15,11 +15,19 @@ from matseg_shared.files import write_text
 CSV_NAME = "uncertainty.csv"
 
 
-def write_scores(path: Path, records: Sequence[SliceRecord], chosen: Sequence[Chosen]) -> None:
+def write_scores(
+    path: Path, records: Sequence[SliceRecord], chosen: Sequence[Chosen], first: int = 0
+) -> None:
     """Write a CSV: a row per slice.
 
     Columns: slice; position in the input, from 0; score, the share of pixels in doubtful places; unsureness, the mean
     of one minus the probability of the best class; and how often the slice was chosen, whole or for crops.
+
+    Args:
+        path: of the table.
+        records: of all slices.
+        chosen: of them.
+        first: place in the input of the first slice.
 
     Raises:
         OutputError: it cannot be written.
@@ -33,5 +41,5 @@ def write_scores(path: Path, records: Sequence[SliceRecord], chosen: Sequence[Ch
         pixels = record.shape[0] * record.shape[1]
         times = sum(item.record.name == record.name for item in chosen)
         scores = (found.doubtful / pixels, found.unsureness / FULL / pixels)
-        writer.writerow([record.name, record.index, *(f"{score:.6g}" for score in scores), times])
+        writer.writerow([record.name, first + record.index, *(f"{score:.6g}" for score in scores), times])
     write_text(path, text.getvalue())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matseg_runtime.sizes import exact
 from matseg_shared.errors import UsageError
 from matseg_shared.metadata import PixelSize
 
@@ -70,6 +72,24 @@ class VoxelSize:
             self.column, other.column * factor, rel_tol=_TOLERANCE
         )
 
+    def cut_along(self, axis: int, was: int) -> VoxelSize | None:
+        """The same voxels in slices along another axis of the volume.
+
+        Args:
+            axis: that slices are cut along now.
+            was: that they were cut along when this was said of them.
+
+        Returns:
+            None where the step is not known, and the axis is another.
+        """
+        if axis == was:
+            return self
+        if self.step is None:
+            return None
+        edges = [self.row, self.column]
+        edges.insert(was, self.step)
+        return _cut(edges, axis, self.unit, self.origin)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -83,6 +103,12 @@ class VoxelSize:
     def __str__(self) -> str:
         step = "?" if self.step is None else f"{self.step:g}"
         return f"{step} x {self.row:g} x {self.column:g} {self.unit}"
+
+    @property
+    def exactly(self) -> str:
+        """The same without rounding, to be compared."""
+        step = "?" if self.step is None else exact(self.step)
+        return f"{step} x {exact(self.row)} x {exact(self.column)} {self.unit}"
 
 
 def unit_of(text: str | None) -> str | None:
@@ -117,8 +143,10 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
             f"--voxel-size {text}: expected the edge of a voxel with its unit ({', '.join(_IN_METRES)}), such as "
             "0.65um, or Z,Y,X as 1.3,0.65,0.65um"
         )
-    z, y, x = values if len(values) == 3 else (values[0], values[-1], values[-1])
-    return _cut(z, y, x, axis, unit, "--voxel-size")
+    if len(values) < 3:  # said of slices, however they are cut
+        step, edge = values[0], values[-1]
+        return VoxelSize(step=step, row=edge, column=edge, unit=unit, origin="--voxel-size")
+    return _cut(values, axis, unit, "--voxel-size")
 
 
 def _positive(text: str) -> list[float]:
@@ -130,30 +158,47 @@ def _positive(text: str) -> list[float]:
     return values if all(math.isfinite(value) and value > 0 for value in values) else []
 
 
-def _cut(z: float, y: float, x: float, axis: int, unit: str, origin: str) -> VoxelSize:
-    edges = [z, y, x]
-    step = edges.pop(axis)
-    return VoxelSize(step=step, row=edges[0], column=edges[1], unit=unit, origin=origin)
+def _cut(edges: Sequence[float], axis: int, unit: str, origin: str) -> VoxelSize:
+    """Of slices along an axis; `edges` are those of z, y, x."""
+    others = [edge for place, edge in enumerate(edges) if place != axis]
+    return VoxelSize(step=edges[axis], row=others[0], column=others[1], unit=unit, origin=origin)
 
 
-def voxel_of_scale(scale: tuple[float, ...], unit: str | None, axis: int, origin: str) -> VoxelSize | None:
+def voxel_of_scale(
+    scale: Sequence[float], units: Sequence[str | None], axis: int, origin: str
+) -> VoxelSize | None:
     """Of a file's own statement.
 
     Args:
         scale: (z, y, x) or, of a single image, (y, x).
-        unit: as the file spells it.
+        units: of each, as the file spells it.
         axis: spatial axis that slices are cut along.
         origin: who says so.
 
     Returns:
-        None where the unit is missing or no length, or a number is not positive.
+        None where a unit within slices is missing or no length, or a number is not positive; without a step where only
+        that is not known.
     """
-    name = unit_of(unit)
-    if name is None or not all(math.isfinite(value) and value > 0 for value in scale):
+    names = [unit_of(unit) for unit in units]
+    lengths = [float(value) for value in scale]
+    if not all(math.isfinite(value) and value > 0 for value in lengths):
         return None
-    if len(scale) == 2:
-        return VoxelSize(step=None, row=scale[0], column=scale[1], unit=name, origin=origin)
-    return _cut(scale[0], scale[1], scale[2], axis, name, origin)
+    step, step_unit = (lengths.pop(axis), names.pop(axis)) if len(lengths) == 3 else (None, None)
+    row_unit, unit = names
+    if row_unit is None or unit is None:
+        return None
+    return VoxelSize(
+        step=None if step is None or step_unit is None else _converted(step, step_unit, unit),
+        row=_converted(lengths[0], row_unit, unit),
+        column=lengths[1],
+        unit=unit,
+        origin=origin,
+    )
+
+
+def _converted(length: float, unit: str, wanted: str) -> float:
+    """Exactly as it is where nothing is to be done."""
+    return length if unit == wanted else length * _IN_METRES[unit] / _IN_METRES[wanted]
 
 
 def voxel_of_model(size: PixelSize | None) -> VoxelSize | None:

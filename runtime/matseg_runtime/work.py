@@ -139,7 +139,9 @@ class Work:
     def _check_shape(self, image: NDArray[Any], where: str) -> None:
         if self.slice_shape is not None and image.shape[1:] != self.slice_shape:
             expected, found = (" x ".join(map(str, shape)) for shape in (self.slice_shape, image.shape[1:]))
-            raise ImageError(where, f"expected {expected} pixels like the first slice, found {found}")
+            raise ImageError(
+                where, f"expected {expected} pixels, as this volume's slices have, found {found}"
+            )
 
     def _result(self, item: LoadedSlice, segmentation: Segmentation | None) -> Result:
         if segmentation is None or item.image is None:

@@ -55,6 +55,10 @@ class StoredImage:
     """Whether pixels of a palette image have an index whose colour is transparent; what is behind, nobody can know."""
 
 
+_IN_MEMORY = re.compile(r"\s*<[^<>]* at 0x[0-9A-Fa-f]+>")
+"""Where an object lies, as decoders call streams: it tells a user nothing, and is another in every run."""
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that counts: `slice9` before `slice10`."""
     parts = re.split(r"([0-9]+)", name.casefold())
@@ -161,9 +165,10 @@ def decoding_problem(path: Path, error: Exception) -> str:
     """What to say of a file that a decoder stumbled over."""
     if "imagecodecs" in str(error):
         return f"its compression needs the extra `compressed-tiff`: pip install 'matseg[compressed-tiff]' ({error})"
+    text = _IN_MEMORY.sub("", str(error)) or type(error).__name__
     return (
         f"expected a readable {path.suffix.lower().lstrip('.')} image, found a damaged file or another format "
-        f"({str(error) or type(error).__name__}); save it again from its source"
+        f"({text}); save it again from its source"
     )
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_models
 import pytest
 import zarr
 from click.testing import Result
 from folders import snapshot
+from PIL import Image
 
 distributed = pytest.importorskip("distributed")
 
@@ -75,6 +77,39 @@ def test_a_cluster_makes_what_one_process_makes(
     }
     assert keep("many") == keep("one")
     assert bool(extra) == any("_uncertain" in name for name in keep("many"))
+
+
+def test_workers_label_the_images_that_the_client_means_when_others_come_and_go(
+    run: Run, model: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker lists the folder itself, and later; by their places it would take one image for another."""
+    import matseg_runtime.dask
+
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    images = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
+    for name, image in zip("bcdef", images, strict=False):
+        Image.fromarray(image).save(folder / f"{name}.png")
+    command = (model, folder, "-o", tmp_path / "out")
+    connect = matseg_runtime.dask._client
+
+    def after_others_came_and_went(address: str) -> Any:
+        Image.fromarray(images[5]).save(folder / "a.png")
+        (folder / "d.png").unlink()
+        return connect(address)
+
+    monkeypatch.setattr(matseg_runtime.dask, "_client", after_others_came_and_went)
+    result = run(*command, "--dask", cluster.scheduler_address)
+    assert result.exit_code == 4, result.output
+    assert "d.png: cannot be read: it is no longer there" in " ".join(result.output.split())
+    assert "4 of 5 slices labelled" in result.output
+    monkeypatch.undo()
+    Image.fromarray(images[2]).save(folder / "d.png")
+    assert run(model, folder, "-o", tmp_path / "one").exit_code == 0
+    for name in "bcef":
+        there, expected = (np.asarray(Image.open(tmp_path / out / f"{name}.png")) for out in ("out", "one"))
+        np.testing.assert_array_equal(there, expected)
+    assert "2 of 6 slices labelled in this run, 4 before" in run(*command).output
 
 
 def test_a_killed_worker_is_made_up_for(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_models
@@ -71,11 +72,12 @@ def test_no_plan_exceeds_its_memory(height: int, width: int, memory: int, chunk:
     assert plan.tiles == len(plan_tiles((height, width), plan.largest_tile, halo=16, stride=4))
 
 
-def test_the_memory_that_an_error_asks_for_suffices() -> None:
+@pytest.mark.parametrize("wishes", [{}, {"chunk": 40}, {"batch": 40}, {"chunked_output": True}])
+def test_the_memory_that_an_error_asks_for_suffices(wishes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--memory") as caught:
-        _plan((2000, 2000), 110_000_000)
+        _plan((2000, 2000), 110_000_000, **wishes)
     asked = str(caught.value).rpartition("--memory ")[2]
-    assert _plan((2000, 2000), parse_size(asked)).tiles > 1
+    assert _plan((2000, 2000), parse_size(asked), **wishes).tiles > 1
 
 
 def test_a_slice_that_fits_is_one_tile() -> None:
@@ -101,6 +103,18 @@ def test_chunks_decide_the_unit_unless_memory_is_short() -> None:
 def test_an_earlier_run_decides_how_the_job_is_cut() -> None:
     plan = _plan((500, 500), 10**10, chunk=20, unit=7, tile=(120, 80))
     assert (plan.unit, plan.tile) == (7, (120, 80))
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"tile": (1000, 1000)}, {"whole_slices": True}, {"tile": (200, 200), "batch": 40}]
+)
+def test_a_limit_of_memory_goes_before_tiles_that_are_asked_for_or_begun_with(wishes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"in tiles of .* give at least --memory") as caught:
+        _plan((1200, 1200), 600_000_000, **wishes)
+    asked = parse_size(str(caught.value).rpartition("--memory ")[2])
+    plan = _plan((1200, 1200), asked, **wishes)
+    assert 600_000_000 < plan.memory <= asked
+    assert plan.tile == wishes.get("tile")
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,28 @@ def test_a_zarr_cut_along_another_axis_and_moved_away(
     assert _without_names(tmp_path / "b") == _without_names(tmp_path / "a")
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_a_voxel_size_is_that_of_the_volume_however_it_is_cut(
+    quantify: Run, run: Run, model: Path, tmp_path: Path, axis: int | None
+) -> None:
+    """The run cuts along the axis 1; what it was told holds for slices along any other, and so does `z,y,x`."""
+    size = "7,5,3um"
+    np.save(tmp_path / "scan.npy", onnx_models.random_pixels((20, 6, 32), "uint8", 3))
+    out = tmp_path / "out.zarr"
+    assert run(model, tmp_path / "scan.npy", "--axis", 1, "-o", out, "--voxel-size", size).exit_code == 0
+    choice = () if axis is None else ("--axis", axis)
+    remembered = quantify(out, *choice, "-o", tmp_path / "a", "--json")
+    said = quantify(out, *choice, "--voxel-size", size, "-o", tmp_path / "b", "--json")
+    for result in (remembered, said):
+        assert result.exit_code == 0, result.output
+        summary = json.loads(result.stdout)
+        found = summary["voxel_size"]
+        edges = [7.0, 5.0, 3.0]
+        step = edges.pop(1 if axis is None else axis)
+        assert (found["step"], found["row"], found["column"]) == (step, *edges)
+        assert sum(item["volume"] for item in summary["classes"]) == pytest.approx(20 * 6 * 32 * 7 * 5 * 3)
+
+
 def test_slices_of_a_volume_that_were_set_aside_have_no_labels(
     quantify: Run, run: Run, model: Path, slices: Path, tmp_path: Path
 ) -> None:

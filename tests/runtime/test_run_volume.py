@@ -123,7 +123,7 @@ def test_a_slice_of_another_shape_is_set_aside_and_marked(
     for name in ("a.zarr", "a.tif"):
         result = run(model, folder, "-o", tmp_path / name)
         assert result.exit_code == 4
-        assert "s2.png: expected 45 x 50 pixels like the first slice, found 30 x 50" in result.output
+        assert "s2.png: expected 45 x 50 pixels, as this volume's slices have, found 30 x 50" in result.output
         found = _read(tmp_path / name)
         assert (found[2] == 255).all()
         np.testing.assert_array_equal(found[3], expected(VOLUME[3]))

@@ -40,6 +40,8 @@ def _sizes(voxel: VoxelSize | None) -> tuple[float | None, float, float, str] | 
     [
         ("0.65um", 0, (0.65, 0.65, 0.65, "um")),
         (" 1.3 , 0.65 µm ", 0, (1.3, 0.65, 0.65, "um")),
+        ("1.3,0.65um", 1, (1.3, 0.65, 0.65, "um")),
+        ("1.3,0.65um", 2, (1.3, 0.65, 0.65, "um")),
         ("3,2,1nm", 0, (3, 2, 1, "nm")),
         ("3,2,1 nm", 1, (2, 3, 1, "nm")),
         ("3,2,1 nanometer", 2, (1, 3, 2, "nm")),
@@ -52,6 +54,16 @@ def test_what_users_write(text: str, axis: int, expected: tuple[Any, ...]) -> No
     found = parse_voxel_size(text, axis)
     assert (found.step, found.row, found.column, found.unit) == expected
     assert found.origin == "--voxel-size"
+
+
+@pytest.mark.parametrize("was", [0, 1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_cut_along_another_axis(was: int, axis: int) -> None:
+    """What was said of slices along one axis means the same voxels along every other."""
+    said, wanted = parse_voxel_size("3,2,1nm", was), parse_voxel_size("3,2,1nm", axis)
+    assert said.cut_along(axis, was) == wanted
+    flat = VoxelSize(step=None, row=2, column=1, unit="nm", origin="a photograph")
+    assert flat.cut_along(axis, was) == (flat if axis == was else None)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +119,7 @@ def test_tiff_of_imagej(tmp_path: Path) -> None:
     assert _sizes(source.voxel_size()) == (1.5, 0.5, 0.25, "um")
     assert source.volume is not None
     assert source.volume.spacing is not None
-    assert source.volume.spacing.unit == "micrometer", "as OME-Zarr outputs spell it"
+    assert source.volume.spacing.units == ("micrometer",) * 3, "as OME-Zarr outputs spell it"
     source.close()
     across = open_source(str(path), SourceOptions(axis=1))
     assert _sizes(across.voxel_size()) == (0.5, 1.5, 0.25, "um")

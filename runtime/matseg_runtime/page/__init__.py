@@ -7,7 +7,8 @@
 ```
 """
 
-from matseg_runtime.page.build import PAGE_NAME, write_run_page
+from matseg_runtime.page.build import write_run_page
 from matseg_runtime.page.record import RunRecord, find_run, read_run
+from matseg_runtime.report import PAGE_NAME
 
 __all__ = ["PAGE_NAME", "RunRecord", "find_run", "read_run", "write_run_page"]

@@ -14,6 +14,7 @@ from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
 from matseg_runtime.quantities import DRIFT_WARNING
+from matseg_runtime.report import PAGE_NAME
 from matseg_runtime.source import open_source, split_location
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import MatsegError
@@ -22,7 +23,6 @@ from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Series,
 from matseg_shared.report_page.page import Template, count, css_colour, require_report_extra, write_page
 from matseg_shared.report_page.pictures import distinct, visible_colours
 
-PAGE_NAME = "report.html"
 _TEMPLATE = Template(package="matseg_runtime.page", name="run.html.j2", scripts=("slices.js",))
 _SEPARATE_CLASSES = 4
 """Up to so many classes have a chart each, because rare and common ones do not fit on one scale."""

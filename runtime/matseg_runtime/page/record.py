@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.origin import ORIGIN_NAME, Origin, read_origin
+from matseg_runtime.quantities import CSV_NAME, counted_files
 from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.images import natural_key
 from matseg_shared.metadata import ClassInfo, problems_of
 from matseg_shared.palette import default_colours
+
+_OPEN = ("png", "tiff")
+"""Formats of outputs to which slices may be added."""
 
 
 class _Written(BaseModel):
@@ -58,6 +64,12 @@ class WrittenVoxel(_Written):
     origin: str = ""
 
 
+class WrittenAside(_Written):
+    """A slice that could not be read."""
+
+    name: str
+
+
 class WrittenReport(_Written):
     """`report.json`, as `Summary.as_dict` wrote it."""
 
@@ -75,6 +87,7 @@ class WrittenReport(_Written):
     labelled: int
     labelled_before: int
     phase_fractions: tuple[WrittenFraction, ...] = Field(min_length=1)
+    set_aside: tuple[WrittenAside, ...] = ()
     skipped: tuple[WrittenSkipped, ...] = ()
     pixels: int
     megapixels_per_second: float = 0.0
@@ -169,13 +182,46 @@ def read_run(places: RunPlaces) -> RunRecord:
             "they do not belong together; run matseg-run again"
         )
     records = [record for record in ledger.done.values() if len(record.counts) == count]
+    slices, aside = _in_order(report, *_still_there(places, report, records, ledger.set_aside.values()))
     return RunRecord(
         places=places,
         report=report,
         origin=origin,
-        slices=tuple(sorted(records, key=lambda record: record.index)),
-        set_aside=tuple(sorted(ledger.set_aside.values(), key=lambda record: record.index)),
+        slices=slices,
+        set_aside=aside,
         parts=_parts(places.ledger, report),
+    )
+
+
+def _still_there(
+    places: RunPlaces,
+    report: WrittenReport,
+    slices: Sequence[SliceRecord],
+    aside: Iterable[SetAsideRecord],
+) -> tuple[list[SliceRecord], list[SetAsideRecord]]:
+    """Those that the run's figures are of: the ledger also knows images that have been taken out of their folder."""
+    unread = {item.name for item in report.set_aside}
+    kept = list(slices)
+    if len(kept) + len(unread) > report.slices:
+        counted = counted_files(places.report.with_name(CSV_NAME))
+        kept = [item for item in kept if counted is None or Path(item.where).name in counted]
+    return kept, [item for item in aside if item.name in unread]
+
+
+def _in_order(
+    report: WrittenReport, slices: Sequence[SliceRecord], aside: Sequence[SetAsideRecord]
+) -> tuple[tuple[SliceRecord, ...], tuple[SetAsideRecord, ...]]:
+    """By position; where images may have come between runs, that is the one by the files' names."""
+    if report.provenance.get("input_kind") == "folder" and report.provenance.get("output_format") in _OPEN:
+        files = {item.name: Path(item.where).name for item in slices}
+        files |= {item.name: Path(item.where).name for item in aside}
+        names = sorted(files, key=lambda name: (natural_key(files[name]), files[name]))
+        place = {name: number for number, name in enumerate(names)}
+        slices = [item.model_copy(update={"index": place[item.name]}) for item in slices]
+        aside = [item.model_copy(update={"index": place[item.name]}) for item in aside]
+    return (
+        tuple(sorted(slices, key=lambda item: item.index)),
+        tuple(sorted(aside, key=lambda item: item.index)),
     )
 
 

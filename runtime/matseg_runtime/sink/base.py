@@ -51,7 +51,7 @@ class LabelVolume:
     """(Z, Y, X), axes as in the input."""
     axis: int
     """Which of them the slices are cut along."""
-    spacing: Spacing | None
+    spacing: Spacing
     """Of the labels, the start of a range taken into account."""
 
     @property

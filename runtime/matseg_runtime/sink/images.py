@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.ledger import SliceRecord, read_key
 from matseg_runtime.segment import Segmentation, scaled_probabilities
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.sink.imagej import tiff_tags
@@ -83,11 +83,21 @@ class ImageSink(Sink):
                 )
 
     def remove_earlier(self, names: Sequence[str]) -> None:
+        suffix = self._suffix_before()
         with output_errors(self.path):
             for name in names:
                 if name_problem(name) is None:
-                    self.file_of(name).unlink(missing_ok=True)
+                    (self.path / f"{name}{suffix}").unlink(missing_ok=True)
                     self._probability_file(name).unlink(missing_ok=True)
+
+    def _suffix_before(self) -> str:
+        """Of the earlier job's label images; where nobody knows, those that are about to be replaced."""
+        try:
+            earlier = read_key(self.ledger_folder)
+        except OutputError:  # damaged, which is one reason to start afresh
+            earlier = None
+        found = None if earlier is None else _SUFFIXES.get(earlier.output_format)
+        return found or _SUFFIXES[self._format]
 
     def clean(self, *, is_new: bool) -> None:  # noqa: ARG002 (label images of earlier jobs stay until replaced)
         with output_errors(self.path):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matseg_runtime.sink.base import LabelVolume
-from matseg_runtime.source.base import Spacing
-from matseg_runtime.voxel import ome_unit, unit_of
 from matseg_shared.metadata import ModelMetadata
 
 OmeVersion = Literal["0.4", "0.5"]
@@ -73,47 +71,40 @@ class Multiscale:
         return {"ome": {**version, "multiscales": [image], "image-label": version | label}}
 
 
-def alone(volume: LabelVolume, metadata: ModelMetadata, *, pyramid: bool) -> Multiscale:
+def alone(volume: LabelVolume, *, pyramid: bool) -> Multiscale:
     """Of labels that are an OME-Zarr of their own.
 
     Args:
-        volume: shape, and spacing where the input tells it.
-        metadata: for the pixel size otherwise.
-        pyramid: add levels of half the resolution along every axis.
+        volume: shape and spacing.
+        pyramid: add levels of half the resolution along every axis that can be halved.
     """
-    spacing = volume.spacing or _of_model(metadata)
-    shapes = tuple(_halved(volume.shape)) if pyramid else (volume.shape,)
+    spacing = volume.spacing
+    steps = list(_halved(volume.shape))[: None if pyramid else 1]
     return Multiscale(
         version="0.5",
         axes=("z", "y", "x"),
-        units=(spacing.unit,) * 3,
+        units=spacing.units,
         levels=tuple(
             Level(
                 shape=shape,
-                # level n keeps every 2**n-th voxel, so its first voxel stays where it was
-                scale=tuple(edge * 2**number for edge in spacing.scale),
+                # a level keeps every n-th voxel, so its first voxel stays where it was
+                scale=tuple(edge * step for edge, step in zip(spacing.scale, kept, strict=True)),
                 translation=spacing.translation,
             )
-            for number, shape in enumerate(shapes)
+            for shape, kept in steps
         ),
     )
 
 
-def _of_model(metadata: ModelMetadata) -> Spacing:
-    size = metadata.pixel_size
-    if size is None:
-        return Spacing(scale=(1.0,) * 3, translation=(0.0,) * 3)
-    unit = unit_of(size.unit)
-    return Spacing(
-        scale=(size.value,) * 3, translation=(0.0,) * 3, unit=size.unit if unit is None else ome_unit(unit)
-    )
-
-
-def _halved(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    yield shape
-    while max(shape[1:]) > _SMALLEST_LEVEL:
-        shape = (-(-shape[0] // 2), -(-shape[1] // 2), -(-shape[2] // 2))
-        yield shape
+def _halved(shape: tuple[int, int, int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shape of each level, and which voxel in how many it keeps; an edge of one voxel stays as it is."""
+    level: tuple[int, ...] = shape
+    kept: tuple[int, ...] = (1,) * len(shape)
+    yield level, kept
+    while max(level[1:]) > _SMALLEST_LEVEL:
+        kept = tuple(step * 2 if length > 1 else step for step, length in zip(kept, level, strict=True))
+        level = tuple(-(-length // 2) for length in level)
+        yield level, kept
 
 
 def _transformations(level: Level) -> list[dict[str, Any]]:

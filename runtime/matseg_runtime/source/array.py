@@ -91,7 +91,7 @@ class ArraySource(Source):
             start=self._start,
             dtype=np.dtype(stored.array.dtype).name,
             slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
-            spacing=stored.spacing,
+            spacing=_within(stored.spacing, len(self._layout.spatial)),
         )
         if stored.watched is not None:
             refuse_growing_file(stored.watched)
@@ -148,6 +148,15 @@ def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int |
         )
     if stored.piece_shape is not None:
         require_room(stored.location, stored.piece_shape, itemsize, "chunk")
+
+
+def _within(spacing: Spacing | None, axes: int) -> Spacing | None:
+    """Of the spatial axes, where a format tells of three axes whatever the array's are: a colour image has two."""
+    if spacing is None or len(spacing.scale) < axes:
+        return None
+    return Spacing(
+        scale=spacing.scale[-axes:], translation=spacing.translation[-axes:], units=spacing.units[-axes:]
+    )
 
 
 def _slices(location: str, stem: str, start: int, stop: int, depth: int, identity: str) -> tuple[Slice, ...]:

@@ -55,7 +55,8 @@ class Spacing:
 
     scale: tuple[float, ...]
     translation: tuple[float, ...]
-    unit: str | None = None
+    units: tuple[str | None, ...] = (None, None, None)
+    """None: not known, as how far apart single images are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,11 @@ class Source(ABC):
     volume: Volume | None = None
     """None for a folder, whose images may differ in shape and dtype."""
 
+    @property
+    def first(self) -> int:
+        """Place of the first slice in the input, which a range begins at."""
+        return 0 if self.volume is None else self.volume.start
+
     @abstractmethod
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, 3), in the dtype they are stored in.
@@ -138,7 +144,7 @@ class Source(ABC):
         if self.volume is None or self.volume.spacing is None:
             return None
         spacing = self.volume.spacing
-        return voxel_of_scale(spacing.scale, spacing.unit, self.volume.axis, "the input")
+        return voxel_of_scale(spacing.scale, spacing.units, self.volume.axis, "the input")
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""

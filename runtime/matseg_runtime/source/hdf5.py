@@ -83,7 +83,7 @@ def _spacing(dataset: Any) -> Spacing | None:
         return None
     if len(scale) != 3 or dataset.ndim != 3:
         return None
-    return Spacing(scale=scale, translation=(0.0, 0.0, 0.0), unit="micrometer")
+    return Spacing(scale=scale, translation=(0.0, 0.0, 0.0), units=("micrometer",) * 3)
 
 
 def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:

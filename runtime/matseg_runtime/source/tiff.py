@@ -134,21 +134,19 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
 
 
 def _spacing(tiff: TiffFile) -> Spacing | None:
-    """Of a stack only when it is whole: an unknown distance of the pages must not be taken for 1."""
+    """Only when it is whole: an unknown distance of the pages must not be taken for 1."""
     scale = tiff_scale(tiff)
-    if scale is None:
+    if scale is None or scale.z is None:
         return None
-    if len(tiff.series[0].shape) == 2:
-        return Spacing(scale=(scale.y, scale.x), translation=(0.0, 0.0), unit=ome_unit(scale.unit))
-    if scale.z is None:
-        return None
-    return Spacing(scale=(scale.z, scale.y, scale.x), translation=(0.0, 0.0, 0.0), unit=ome_unit(scale.unit))
+    return Spacing(
+        scale=(scale.z, scale.y, scale.x), translation=(0.0,) * 3, units=(ome_unit(scale.unit),) * 3
+    )
 
 
 def _voxel(tiff: TiffFile) -> VoxelSize | None:
     """Of pages whose distance is not known."""
     scale = tiff_scale(tiff)
-    return None if scale is None else voxel_of_scale((scale.y, scale.x), scale.unit, 0, "the input")
+    return None if scale is None else voxel_of_scale((scale.y, scale.x), (scale.unit,) * 2, 0, "the input")
 
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:

@@ -43,7 +43,7 @@ def tiff_voxel_size(path: Path) -> VoxelSize | None:
             scale = tiff_scale(tiff)
     except Exception:  # tifffile raises many kinds for what is no TIFF
         return None
-    return None if scale is None else voxel_of_scale((scale.y, scale.x), scale.unit, 0, "the input")
+    return None if scale is None else voxel_of_scale((scale.y, scale.x), (scale.unit,) * 2, 0, "the input")
 
 
 def tiff_scale(tiff: TiffFile) -> TiffScale | None:

@@ -148,13 +148,13 @@ def _ome_image(where: str, root: Any, image: Mapping[str, Any], level: int) -> _
     names = tuple(str(axis["name"]) for axis in image["axes"])
     if len(names) != array.ndim:
         raise ValueError(f"{len(names)} axes for an array of {array.ndim}")
-    units = [axis.get("unit") for axis in image["axes"] if axis["name"] in "zyx"]
+    units = tuple(axis.get("unit") for axis in image["axes"] if axis["name"] in "zyx")
     placed = placement(image, datasets[level], array.ndim)
     spatial = [number for number, name in enumerate(names) if name in "zyx"]
     spacing = Spacing(
         scale=tuple(placed.scale[number] for number in spatial),
         translation=tuple(placed.translation[number] for number in spatial),
-        unit=units[0] if units and len(set(units)) == 1 else None,
+        units=units,
     )
     return _Chosen(array=array, axis_names=names, spacing=spacing)
 
