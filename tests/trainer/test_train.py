@@ -190,6 +190,26 @@ def test_two_processes_train_the_same_network_as_one(workspace: Path, tmp_path: 
         assert two["validate"]["mean_iou"] == pytest.approx(one["validate"]["mean_iou"], abs=0.02)
 
 
+def test_a_step_shared_by_three_processes_is_the_step_of_one(tmp_path: Path) -> None:
+    """With every term of the loss; two samples leave a process without one, four are shared unevenly."""
+    import shared_steps
+
+    processes = torch.multiprocessing.get_context("spawn")
+    crew = [processes.Process(target=shared_steps.together, args=(rank, 3, tmp_path)) for rank in range(3)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    shared = torch.load(tmp_path / "changes.pt")
+    for (case, expected), found in zip(shared_steps.alone(), shared, strict=True):
+        for kind in ("running_mean", "running_var", ""):
+            names = [name for name in expected if name.endswith(kind) and ("running" in name) == bool(kind)]
+            apart = sum(float((expected[name] - found[name]).square().sum()) for name in names)
+            size = sum(float(expected[name].square().sum()) for name in names)
+            assert apart**0.5 < 1e-3 * size**0.5, (case, kind)
+
+
 def test_without_a_gpu_it_says_so_and_trains(workspace: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

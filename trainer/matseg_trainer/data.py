@@ -201,6 +201,18 @@ class Batch:
     """(N, P) int64 flat indices of sampled pixels, none of them without a label where there are labels."""
     soft: Tensor | None = None
     """(N, K, H, W) float16 class probabilities by a teacher, 0 where padded."""
+    is_counted: bool = True
+    """False for a process that has no sample of its own: it takes part, and what it looks at counts nothing."""
+
+    def uncounted(self) -> Batch:
+        """The same images without anything that is known of them."""
+        return Batch(
+            images=self.images,
+            labels=torch.full_like(self.labels, IGNORED),
+            pixels=self.pixels,
+            soft=None if self.soft is None else torch.zeros_like(self.soft),
+            is_counted=False,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from matseg_shared import interruption
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
-from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import (
     Checkpoint,
     config_differences,
@@ -278,13 +277,9 @@ class Training:
 
         def load(step: int) -> Batch:
             mine = self.world.share(steps[step])
-            # A process without a sample of its own still has to take part; what it looks at counts nothing
+            # A process without a sample of its own still has to take part
             batch = load_batch(self.seen, self.plan, epoch, mine or steps[step][:1])
-            if not mine:
-                batch.labels.fill_(IGNORED)
-                if batch.soft is not None:
-                    batch.soft.zero_()
-            return batch
+            return batch if mine else batch.uncounted()
 
         batches = Waiting(prefetched(load, len(steps)))
         for step, batch in enumerate(batches):
