@@ -1,4 +1,4 @@
-"""One optimiser step of a small network, by one process or by several that share the batch; importable by all of them."""
+"""One optimiser step of a small network, by one process or by several that share the batch and import this."""
 
 from __future__ import annotations
 
