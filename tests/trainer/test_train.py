@@ -23,7 +23,14 @@ from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.config import VersionConfig
-from matseg_trainer.data import EpochPlan, LabelledImages, class_shares, load_batch
+from matseg_trainer.data import (
+    EpochPlan,
+    LabelledImage,
+    LabelledImages,
+    class_shares,
+    input_statistics,
+    load_batch,
+)
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.losses import weighted_cross_entropy
@@ -291,6 +298,68 @@ def test_a_diverging_training_stops(workspace: Path) -> None:
     result = run(workspace, "discs", "v2")
     assert result.exit_code == 2
     assert "diverged" in result.output
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_the_log_has_the_rate_at_which_an_epoch_was_trained(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """Also of the epoch after which it falls, here because the validation loss never gets better."""
+    config = (workspace / "config.toml").read_text(encoding="utf-8")
+    config = config.replace("patience = 1", f"patience = {patience}").replace("epoch = 1\n", "epoch = 5\n")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    rates: list[float] = []
+    before, after = LearningRate.before_step, LearningRate.after_epoch
+
+    def step(self: LearningRate, number: int) -> None:
+        before(self, number)
+        rates.append(self.now)
+
+    monkeypatch.setattr(LearningRate, "before_step", step)
+    monkeypatch.setattr(LearningRate, "after_epoch", lambda self, loss: after(self, 1.0))
+    assert run(workspace, "discs", "v2").exit_code == 0
+    assert rates[0] == 0.01
+    assert len(set(rates)) > 1
+    steps = len(rates) // 5
+    assert [record["lr"] for record in log_of(workspace, "v2")] == rates[steps - 1 :: steps]
+
+
+def test_weights_that_a_last_step_ruined_are_not_kept(workspace: Path) -> None:
+    """One step an epoch, whose own loss is still finite: only the validation shows what it did."""
+    config = (workspace / "config.toml").read_text(encoding="utf-8")
+    config = config.replace("lr = 0.01", "lr = 1e30").replace("batch_size = 3", "batch_size = 5")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 2, result.output
+    assert "diverged in epoch 1: the validation loss is nan" in result.output
+    assert not (workspace / "saved" / "discs_v2.pth").exists()
+
+
+def test_a_validation_without_any_weighted_pixel_is_refused(workspace: Path) -> None:
+    for split, value in (("train", 0), ("validate", 1)):
+        for path in (workspace / "data" / "discs" / split / "labels_npy").iterdir():
+            np.save(path, np.full((48, 64), value, np.uint8))
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 2, result.output
+    assert "expected some pixels of the classes that the training images have, found none" in result.output
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_normalisation_is_that_of_all_pixels(dtype: str) -> None:
+    """Of images of several sizes; far from zero; a channel that is constant is not divided by a rounding."""
+    rng = np.random.default_rng(0)
+    images = []
+    for shape in ((3, 20, 31), (3, 7, 5)):
+        pixels = rng.integers(0, 200, shape).astype(dtype)
+        pixels[1] = 0.1 if dtype == "float32" else 37
+        if dtype == "float32":
+            pixels[2] = 30_000_000 + 2 * pixels[2]
+        images.append(LabelledImage(stem="", pixels=pixels, labels=np.zeros(shape[1:], np.uint8)))
+    everything = np.concatenate([image.pixels.reshape(3, -1) for image in images], axis=1).astype(np.float64)
+    info = input_statistics(images)
+    np.testing.assert_allclose(info.mean, everything.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(info.std, [everything[0].std(), 1.0, everything[2].std()], rtol=1e-9)
+    assert sum(info.histogram.counts) == everything.size
 
 
 def plan(**values: object) -> EpochPlan:
