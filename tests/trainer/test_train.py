@@ -84,9 +84,29 @@ def test_a_seeded_run_repeats_exactly_and_another_seed_does_not(workspace: Path)
     assert log_of(workspace, "v1") != log
 
 
-@pytest.mark.parametrize("version", ["v1", "v3"])
+EVERYTHING = """
+[discs.everything]
+model = "patchunet"
+width = 8
+crop = 32
+batch_size = 4
+repeat = 2
+lr = 0.01
+epoch = 3
+focus = 0.5
+loss = "dice"
+aug = "turns"
+balance = true
+schedule = "polynomial"
+optimizer = "SGD"
+precision = "bf16"
+"""
+
+
+@pytest.mark.parametrize("version", ["v1", "v3", "everything"])
 def test_resume_is_bit_for_bit(workspace: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = (workspace / "config.toml").read_text(encoding="utf-8").replace("epoch = 1\n", "epoch = 3\n")
+    config += EVERYTHING
     (workspace / "config.toml").write_text(config, encoding="utf-8")
     run(workspace, "discs", version)
     expected, log = weights_of(workspace, version), log_of(workspace, version)
@@ -316,9 +336,9 @@ def test_the_log_has_the_rate_at_which_an_epoch_was_trained(
         rates.append(self.now)
 
     monkeypatch.setattr(LearningRate, "before_step", step)
-    monkeypatch.setattr(LearningRate, "after_epoch", lambda self, loss: after(self, 1.0))
+    monkeypatch.setattr(LearningRate, "after_epoch", lambda self, _loss: after(self, 1.0))
     assert run(workspace, "discs", "v2").exit_code == 0
-    assert rates[0] == 0.01
+    assert rates[0] == pytest.approx(0.01)
     assert len(set(rates)) > 1
     steps = len(rates) // 5
     assert [record["lr"] for record in log_of(workspace, "v2")] == rates[steps - 1 :: steps]
@@ -406,6 +426,24 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
         assert np.mean((view.soft[1] > 0.5) != (view.labels == 1)) < 0.03
         seen.add(view.labels.tobytes())
     assert len(seen) > 20
+
+
+@pytest.mark.parametrize("crop", [None, 33])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_interpolation_hits_the_label_s_own_pixel(crop: int | None, axis: int) -> None:
+    """Pixels that tell their own place, labels the same: a view half a pixel off would round to others."""
+    place = np.indices((60, 80))[axis]
+    whole = View(pixels=place[np.newaxis].astype(np.float32), labels=place.astype(np.uint8))
+    rng = np.random.default_rng(5)
+    warped = 0
+    for _ in range(30):
+        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
+        inside = (view.labels > 0) & (view.labels < place.max())  # beyond the image's border it is reflected
+        apart = (view.pixels[0] - view.labels)[inside]
+        assert np.abs(apart).max() <= 0.5 + 1e-3
+        assert abs(apart.mean()) < 0.05
+        warped += bool(np.abs(apart).max() > 0.4)
+    assert 5 < warped < 25
 
 
 def test_without_augmentation_pixels_are_untouched() -> None:
