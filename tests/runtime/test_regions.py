@@ -116,9 +116,9 @@ def test_a_sphere_cut_by_parallel_planes() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_sphere_of_oblong_voxels_along_every_axis(axis: int) -> None:
     """The same surface, volume and largest section, whichever way the voxels are cut."""
-    edges, length, radius = [2.0, 1.0, 0.5], 80.0, 30.0
+    edges, length, radius = [2.0, 1.0, 0.5], 160.0, 60.0
     z, y, x = np.meshgrid(*(np.arange(edge / 2, length, edge) for edge in edges), indexing="ij")
-    away = (z - 40.2) ** 2 + (y - 39.7) ** 2 + (x - 40.1) ** 2
+    away = (z - 80.2) ** 2 + (y - 79.7) ** 2 + (x - 80.1) ** 2
     volume = np.moveaxis((away < radius**2).astype(np.uint8), axis, 0)
     step = edges.pop(axis)
     pixel = Pixel(row=edges[0], column=edges[1], step=step, unit="um")
