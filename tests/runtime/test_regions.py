@@ -113,6 +113,24 @@ def test_a_sphere_cut_by_parallel_planes() -> None:
     assert found.specific_surface * edge**3 == pytest.approx(surface, rel=0.02)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_sphere_of_oblong_voxels_along_every_axis(axis: int) -> None:
+    """The same surface, volume and largest section, whichever way the voxels are cut."""
+    edges, length, radius = [2.0, 1.0, 0.5], 160.0, 60.0
+    z, y, x = np.meshgrid(*(np.arange(edge / 2, length, edge) for edge in edges), indexing="ij")
+    away = (z - 80.2) ** 2 + (y - 79.7) ** 2 + (x - 80.1) ** 2
+    volume = np.moveaxis((away < radius**2).astype(np.uint8), axis, 0)
+    step = edges.pop(axis)
+    pixel = Pixel(row=edges[0], column=edges[1], step=step, unit="um")
+    slices = [measure_regions(labels, connectivity=8) for labels in volume]
+    found = quantities(slices, (0, 1), pixel)[1]
+    assert found.specific_surface * length**3 == pytest.approx(4 * math.pi * radius**2, rel=0.02)
+    assert found.area * step == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.01)
+    assert found.diameters is not None
+    assert found.diameters.largest == pytest.approx(2 * radius, rel=0.01)
+    assert found.diameters.mean == pytest.approx(math.pi / 2 * radius, rel=0.02)
+
+
 @pytest.mark.parametrize(("connectivity", "regions"), [(4, 32), (8, 1)])
 def test_a_checkerboard_touches_by_corners_only(connectivity: int, regions: int) -> None:
     labels = (np.indices((8, 8)).sum(axis=0) % 2).astype(np.uint8)

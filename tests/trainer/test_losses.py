@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,29 @@ SURE = 40.0
 def logits_of(classes: torch.Tensor, n_class: int = 2) -> torch.Tensor:
     """Logits (N, K, P) that are sure of the classes (N, P)."""
     return SURE * torch.nn.functional.one_hot(classes, n_class).movedim(-1, 1).float()
+
+
+def mean_distillation(logits: torch.Tensor, soft: torch.Tensor) -> float:
+    total, count = distillation(logits, soft)
+    return float(total) / max(float(count), 1.0)
+
+
+def test_dice_counts_all_images_together() -> None:
+    """As written down pixel by pixel: not the mean of the images' coefficients."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(3, 4, 5, 6, generator=generator)
+    labels = torch.randint(0, 4, (3, 5, 6), generator=generator)
+    labels[0, :2] = IGNORED
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    terms = []
+    for index in range(4):
+        both = either = 0.0
+        for (image, y, x), label in np.ndenumerate(labels.numpy()):
+            if label != IGNORED:
+                both += probabilities[image, index, y, x] * (label == index)
+                either += probabilities[image, index, y, x] + (label == index)
+        terms.append(1 - (2 * both + 1) / (either + 1))
+    assert float(soft_dice(logits, labels)) == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_right_costs_nothing_and_wrong_everything() -> None:
@@ -52,8 +76,8 @@ def test_distillation_is_least_for_the_teachers_own_probabilities() -> None:
     logits = torch.randn(2, 3, 5, generator=generator)
     soft = torch.softmax(logits, dim=1)
     entropy = -(soft * soft.log()).sum(dim=1).mean()
-    assert float(distillation(logits, soft)) == pytest.approx(float(entropy))
-    assert float(distillation(logits + torch.randn(2, 3, 5, generator=generator), soft)) > float(entropy)
+    assert mean_distillation(logits, soft) == pytest.approx(float(entropy))
+    assert mean_distillation(logits + torch.randn(2, 3, 5, generator=generator), soft) > float(entropy)
 
 
 def test_padding_teaches_nothing() -> None:
@@ -61,10 +85,10 @@ def test_padding_teaches_nothing() -> None:
     soft = torch.softmax(torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(3)), dim=1)
     padded = soft.clone()
     padded[..., 4:] = 0
-    assert float(distillation(logits, padded)) == pytest.approx(
-        float(distillation(logits[..., :4], soft[..., :4]))
+    assert mean_distillation(logits, padded) == pytest.approx(
+        mean_distillation(logits[..., :4], soft[..., :4])
     )
-    assert float(distillation(logits, torch.zeros_like(soft))) == 0
+    assert mean_distillation(logits, torch.zeros_like(soft)) == 0
 
 
 def test_one_hot_distillation_is_cross_entropy() -> None:
@@ -74,7 +98,7 @@ def test_one_hot_distillation_is_cross_entropy() -> None:
     )
     soft = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
     total, count = weighted_cross_entropy(logits, labels, None)
-    assert float(distillation(logits, soft)) == pytest.approx(float(total / count))
+    assert mean_distillation(logits, soft) == pytest.approx(float(total / count))
 
 
 def test_gradients_point_to_the_labels() -> None:

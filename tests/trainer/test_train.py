@@ -23,7 +23,14 @@ from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.config import VersionConfig
-from matseg_trainer.data import EpochPlan, LabelledImages, class_shares, load_batch
+from matseg_trainer.data import (
+    EpochPlan,
+    LabelledImage,
+    LabelledImages,
+    class_shares,
+    input_statistics,
+    load_batch,
+)
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.losses import weighted_cross_entropy
@@ -77,9 +84,29 @@ def test_a_seeded_run_repeats_exactly_and_another_seed_does_not(workspace: Path)
     assert log_of(workspace, "v1") != log
 
 
-@pytest.mark.parametrize("version", ["v1", "v3"])
+EVERYTHING = """
+[discs.everything]
+model = "patchunet"
+width = 8
+crop = 32
+batch_size = 4
+repeat = 2
+lr = 0.01
+epoch = 3
+focus = 0.5
+loss = "dice"
+aug = "turns"
+balance = true
+schedule = "polynomial"
+optimizer = "SGD"
+precision = "bf16"
+"""
+
+
+@pytest.mark.parametrize("version", ["v1", "v3", "everything"])
 def test_resume_is_bit_for_bit(workspace: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = (workspace / "config.toml").read_text(encoding="utf-8").replace("epoch = 1\n", "epoch = 3\n")
+    config += EVERYTHING
     (workspace / "config.toml").write_text(config, encoding="utf-8")
     run(workspace, "discs", version)
     expected, log = weights_of(workspace, version), log_of(workspace, version)
@@ -190,6 +217,26 @@ def test_two_processes_train_the_same_network_as_one(workspace: Path, tmp_path: 
         assert two["validate"]["mean_iou"] == pytest.approx(one["validate"]["mean_iou"], abs=0.02)
 
 
+def test_a_step_shared_by_three_processes_is_the_step_of_one(tmp_path: Path) -> None:
+    """With every term of the loss; two samples leave a process without one, four are shared unevenly."""
+    import shared_steps
+
+    processes = torch.multiprocessing.get_context("spawn")
+    crew = [processes.Process(target=shared_steps.together, args=(rank, 3, tmp_path)) for rank in range(3)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    shared = torch.load(tmp_path / "changes.pt")
+    for (case, expected), found in zip(shared_steps.alone(), shared, strict=True):
+        for kind in ("running_mean", "running_var", ""):
+            names = [name for name in expected if name.endswith(kind) and ("running" in name) == bool(kind)]
+            apart = sum(float((expected[name] - found[name]).square().sum()) for name in names)
+            size = sum(float(expected[name].square().sum()) for name in names)
+            assert apart**0.5 < 1e-3 * size**0.5, (case, kind)
+
+
 def test_without_a_gpu_it_says_so_and_trains(workspace: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -273,6 +320,68 @@ def test_a_diverging_training_stops(workspace: Path) -> None:
     assert "diverged" in result.output
 
 
+@pytest.mark.parametrize("patience", [1, 2])
+def test_the_log_has_the_rate_at_which_an_epoch_was_trained(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    """Also of the epoch after which it falls, here because the validation loss never gets better."""
+    config = (workspace / "config.toml").read_text(encoding="utf-8")
+    config = config.replace("patience = 1", f"patience = {patience}").replace("epoch = 1\n", "epoch = 5\n")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    rates: list[float] = []
+    before, after = LearningRate.before_step, LearningRate.after_epoch
+
+    def step(self: LearningRate, number: int) -> None:
+        before(self, number)
+        rates.append(self.now)
+
+    monkeypatch.setattr(LearningRate, "before_step", step)
+    monkeypatch.setattr(LearningRate, "after_epoch", lambda self, _loss: after(self, 1.0))
+    assert run(workspace, "discs", "v2").exit_code == 0
+    assert rates[0] == pytest.approx(0.01)
+    assert len(set(rates)) > 1
+    steps = len(rates) // 5
+    assert [record["lr"] for record in log_of(workspace, "v2")] == rates[steps - 1 :: steps]
+
+
+def test_weights_that_a_last_step_ruined_are_not_kept(workspace: Path) -> None:
+    """One step an epoch, whose own loss is still finite: only the validation shows what it did."""
+    config = (workspace / "config.toml").read_text(encoding="utf-8")
+    config = config.replace("lr = 0.01", "lr = 1e30").replace("batch_size = 3", "batch_size = 5")
+    (workspace / "config.toml").write_text(config, encoding="utf-8")
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 2, result.output
+    assert "diverged in epoch 1: the validation loss is nan" in result.output
+    assert not (workspace / "saved" / "discs_v2.pth").exists()
+
+
+def test_a_validation_without_any_weighted_pixel_is_refused(workspace: Path) -> None:
+    for split, value in (("train", 0), ("validate", 1)):
+        for path in (workspace / "data" / "discs" / split / "labels_npy").iterdir():
+            np.save(path, np.full((48, 64), value, np.uint8))
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == 2, result.output
+    assert "expected some pixels of the classes that the training images have, found none" in result.output
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_normalisation_is_that_of_all_pixels(dtype: str) -> None:
+    """Of images of several sizes; far from zero; a channel that is constant is not divided by a rounding."""
+    rng = np.random.default_rng(0)
+    images = []
+    for shape in ((3, 20, 31), (3, 7, 5)):
+        pixels = rng.integers(0, 200, shape).astype(dtype)
+        pixels[1] = 0.1 if dtype == "float32" else 37
+        if dtype == "float32":
+            pixels[2] = 30_000_000 + 2 * pixels[2]
+        images.append(LabelledImage(stem="", pixels=pixels, labels=np.zeros(shape[1:], np.uint8)))
+    everything = np.concatenate([image.pixels.reshape(3, -1) for image in images], axis=1).astype(np.float64)
+    info = input_statistics(images)
+    np.testing.assert_allclose(info.mean, everything.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(info.std, [everything[0].std(), 1.0, everything[2].std()], rtol=1e-9)
+    assert sum(info.histogram.counts) == everything.size
+
+
 def plan(**values: object) -> EpochPlan:
     config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
     return EpochPlan(config=config, seed=3, n_images=5, stride=16)
@@ -317,6 +426,24 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
         assert np.mean((view.soft[1] > 0.5) != (view.labels == 1)) < 0.03
         seen.add(view.labels.tobytes())
     assert len(seen) > 20
+
+
+@pytest.mark.parametrize("crop", [None, 33])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_interpolation_hits_the_label_s_own_pixel(crop: int | None, axis: int) -> None:
+    """Pixels that tell their own place, labels the same: a view half a pixel off would round to others."""
+    place = np.indices((60, 80))[axis]
+    whole = View(pixels=place[np.newaxis].astype(np.float32), labels=place.astype(np.uint8))
+    rng = np.random.default_rng(5)
+    warped = 0
+    for _ in range(30):
+        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
+        inside = (view.labels > 0) & (view.labels < place.max())  # beyond the image's border it is reflected
+        apart = (view.pixels[0] - view.labels)[inside]
+        assert np.abs(apart).max() <= 0.5 + 1e-3
+        assert abs(apart.mean()) < 0.05
+        warped += bool(np.abs(apart).max() > 0.4)
+    assert 5 < warped < 25
 
 
 def test_without_augmentation_pixels_are_untouched() -> None:

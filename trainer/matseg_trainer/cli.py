@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -221,6 +222,8 @@ def evaluate_main(
     """
     if model is None and (sha256 is not None or trusted_keys):
         raise click.UsageError("--sha256 and --trusted-key apply with --model only")
+    if not math.isfinite(tolerance):
+        raise click.UsageError(f"--tolerance {tolerance}: expected a number of pixels, such as 2")
     place = Workspace.find(workspace)
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")

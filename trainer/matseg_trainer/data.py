@@ -134,26 +134,31 @@ def input_statistics(images: Sequence[LabelledImage]) -> InputInfo:
     """
     first: PixelArray = images[0].pixels
     channels = first.shape[0]
-    low = min(float(image.pixels.min()) for image in images)
-    high = max(float(image.pixels.max()) for image in images)
+    lowest, highest = np.full(channels, np.inf), np.full(channels, -np.inf)
+    for image in images:
+        values = image.pixels.reshape(channels, -1)
+        lowest, highest = np.minimum(lowest, values.min(axis=1)), np.maximum(highest, values.max(axis=1))
+    low, high = float(lowest.min()), float(highest.max())
     edges = (low, high) if high > low else (low, low + 1.0)
     total = np.zeros(channels)
-    squares = np.zeros(channels)
     counts = np.zeros(HISTOGRAM_BINS, dtype=np.int64)
     pixels = 0
     for image in images:
         values = image.pixels.reshape(channels, -1).astype(np.float64)
         total += values.sum(axis=1)
-        squares += np.square(values).sum(axis=1)
         counts += np.histogram(values, bins=HISTOGRAM_BINS, range=edges)[0]
         pixels += values.shape[1]
     mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    squares = np.zeros(channels)
+    for image in images:
+        squares += np.square(image.pixels.reshape(channels, -1) - mean[:, np.newaxis]).sum(axis=1)
+    # what a constant channel differs from its mean is a rounding, and nothing to divide by
+    std = np.where(highest > lowest, np.sqrt(squares / pixels), 1.0)
     return InputInfo(
         channels=1 if channels == 1 else 3,
         dtype=first.dtype.name,  # type: ignore[arg-type]  # read_image lets no other dtype pass
         mean=tuple(mean.tolist()),
-        std=tuple(np.where(std > 0, std, 1.0).tolist()),
+        std=tuple(std.tolist()),
         histogram=Histogram(low=edges[0], high=edges[1], counts=tuple(counts.tolist())),
     )
 
@@ -201,6 +206,18 @@ class Batch:
     """(N, P) int64 flat indices of sampled pixels, none of them without a label where there are labels."""
     soft: Tensor | None = None
     """(N, K, H, W) float16 class probabilities by a teacher, 0 where padded."""
+    is_counted: bool = True
+    """False for a process that has no sample of its own: it takes part, and what it looks at counts nothing."""
+
+    def uncounted(self) -> Batch:
+        """The same images without anything that is known of them."""
+        return Batch(
+            images=self.images,
+            labels=torch.full_like(self.labels, IGNORED),
+            pixels=self.pixels,
+            soft=None if self.soft is None else torch.zeros_like(self.soft),
+            is_counted=False,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,11 @@ class World:
         result: NDArray[np.float64] = tensor.cpu().numpy()
         return result
 
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over all processes, through which gradients go back to each."""
+        result: Tensor = all_reduce(values)
+        return result
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -78,8 +83,22 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
     return network
 
 
+def count_in_batch_norm(network: nn.Module, *, counted: bool) -> None:
+    """Whether what this process is about to see takes part in the statistics of all.
+
+    On CPUs only: torch's SyncBatchNorm knows no such thing, so on GPUs the copy of a sample that a process without one
+    of its own looks at counts as a sample more.
+    """
+    for module in network.modules():
+        if isinstance(module, _GlooBatchNorm2d):
+            module.is_counted = counted
+
+
 class _GlooBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over all processes on CPUs, where torch's own SyncBatchNorm needs GPUs; same state dict."""
+
+    is_counted = True
+    """See `count_in_batch_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -88,7 +107,7 @@ class _GlooBatchNorm2d(nn.BatchNorm2d):
         channels = values.shape[1]
         count = values.new_full((1,), values.numel() / channels)
         sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-        sums = all_reduce(sums)
+        sums = all_reduce(sums if self.is_counted else sums * 0)
         total = sums[-1]
         mean = sums[:channels] / total
         variance = (sums[channels:-1] / total - mean.square()).clamp_min(0)

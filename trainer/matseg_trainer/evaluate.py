@@ -84,10 +84,7 @@ def evaluate(
         OutputError: results cannot be written.
     """
     classes = predictor.classes
-    if len(dataset.classes) != len(classes):
-        raise DatasetError(
-            f"{dataset.root}: its label arrays have {len(dataset.classes)} classes, the model has {len(classes)}"
-        )
+    _require_same_classes(dataset, classes)
     samples = dataset.samples(request.split)
     images = LabelledImages(samples, channels=predictor.input.channels, n_class=len(classes))
     scored = []
@@ -101,6 +98,22 @@ def evaluate(
     plot_confusion(outputs.confusion, title, np.array(document.confusion_matrix), classes)
     plot_reliability(outputs.reliability, title, document)
     return document
+
+
+def _require_same_classes(dataset: Dataset, classes: Sequence[ClassInfo]) -> None:
+    """Figures compare indices. A class may have been renamed since, but one in another place is another class."""
+    theirs = dataset.classes
+    if len(theirs) != len(classes):
+        raise DatasetError(
+            f"{dataset.root}: its label arrays have {len(theirs)} classes, the model has {len(classes)}"
+        )
+    ours = {item.name: item.index for item in classes}
+    if any(ours.get(item.name, item.index) != item.index for item in theirs):
+        raise DatasetError(
+            f"{dataset.classes_path}: expected the classes in the model's order, "
+            f"{', '.join(item.name for item in classes)}, found {', '.join(item.name for item in theirs)}; make the "
+            "label arrays in that order, or name a model that was trained on these"
+        )
 
 
 def _score(

@@ -1,7 +1,11 @@
-"""What a training minimises: cross-entropy, alone or with a term for whole regions, and a teacher's opinion."""
+"""What a training minimises: cross-entropy, alone or with a term for whole regions, and a teacher's opinion.
+
+Means are given as a sum and what it is to be divided by: of several processes, each divides by what all of them have.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +39,8 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
     return total, weights[labels[known]].sum()
 
 
-def distillation(logits: Tensor, soft: Tensor) -> Tensor:
-    """Mean cross-entropy in nats between a teacher's probabilities and ours, over the pixels that it has seen.
+def distillation(logits: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in nats between a teacher's probabilities and ours, and the number of pixels that it has seen.
 
     Hinton et al. 2015 (arXiv:1503.02531).
 
@@ -45,17 +49,24 @@ def distillation(logits: Tensor, soft: Tensor) -> Tensor:
     Args:
         logits: (N, K, ...).
         soft: (N, K, ...), sums to 1 over K, or to 0 where the teacher has not seen the pixel (padding).
+
+    Returns:
+        (sum over the pixels, sum of the teacher's probabilities); both scalars.
     """
     wanted = soft.float()
-    return -(wanted * F.log_softmax(logits.float(), dim=1)).sum() / wanted.sum().clamp(min=1.0)
+    return -(wanted * F.log_softmax(logits.float(), dim=1)).sum(), wanted.sum()
 
 
-def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
+def soft_dice(logits: Tensor, labels: Tensor, everywhere: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """1 - Dice coefficient of the probabilities, mean over the classes (Milletari et al. 2016, arXiv:1606.04797).
+
+    The coefficient is that of all pixels together, not the mean of the images'.
 
     Args:
         logits: (N, K, ...).
         labels: (N, ...) int64.
+        everywhere: sums a tensor over processes that each have a part of the images, gradients included; None: there is
+            one process.
     """
     known = (labels != IGNORED).unsqueeze(1)
     probabilities = torch.softmax(logits.float(), dim=1) * known
@@ -66,4 +77,6 @@ def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
     over = [0, *range(2, logits.dim())]
     both = (probabilities * wanted).sum(over)
     either = probabilities.sum(over) + wanted.sum(over)
+    if everywhere is not None:
+        both, either = everywhere(torch.stack([both, either]))
     return 1 - ((2 * both + _SMOOTH) / (either + _SMOOTH)).mean()

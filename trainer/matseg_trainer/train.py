@@ -17,7 +17,6 @@ from matseg_shared import interruption
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
-from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import (
     Checkpoint,
     config_differences,
@@ -248,7 +247,7 @@ class Training:
         started = time.monotonic()
         trained = self._train_epoch(epoch, progress)
         validated = self._validate(epoch, progress)
-        self.rate.after_epoch(validated.loss)
+        self._require_finite(epoch, trained, validated)
         record = EpochRecord(
             epoch=epoch,
             lr=self.rate.now,
@@ -256,11 +255,7 @@ class Training:
             validate=SplitScore.of(validated),
             seconds=time.monotonic() - started,
         )
-        if not math.isfinite(record.train.loss):
-            raise UsageError(
-                f"training diverged in epoch {epoch}: the loss is {record.train.loss}; lower `lr` of "
-                f"{self.job.name} in config.toml (now {self.job.config.lr:g})"
-            )
+        self.rate.after_epoch(validated.loss)
         self.state.records.append(record)
         better = record.validate.mean_iou > self.state.best_iou
         if better:
@@ -270,6 +265,21 @@ class Training:
             progress.epoch(self.state.records, self.state.best_epoch)
         self.world.barrier()
 
+    def _require_finite(self, epoch: int, trained: RunningScore, validated: RunningScore) -> None:
+        """Stop before weights that are no numbers are kept: the last step of an epoch shows in the validation only."""
+        if not validated.weight_sum:
+            raise DatasetError(
+                f"{self.job.dataset.root / 'validate'}: expected some pixels of the classes that the training images "
+                "have, found none, and `balance` gives classes without training pixels no weight; label such images, "
+                "or leave out `balance`"
+            )
+        for what, score in (("training", trained), ("validation", validated)):
+            if not math.isfinite(score.loss):
+                raise UsageError(
+                    f"training diverged in epoch {epoch}: the {what} loss is {score.loss}; lower `lr` of "
+                    f"{self.job.name} in config.toml (now {self.job.config.lr:g})"
+                )
+
     def _train_epoch(self, epoch: int, progress: Progress) -> RunningScore:
         torch.manual_seed(hash_seed(self.job.seed, epoch, self.world.rank))
         self.stepper.network.train()
@@ -278,13 +288,9 @@ class Training:
 
         def load(step: int) -> Batch:
             mine = self.world.share(steps[step])
-            # A process without a sample of its own still has to take part; what it looks at counts nothing
+            # A process without a sample of its own still has to take part
             batch = load_batch(self.seen, self.plan, epoch, mine or steps[step][:1])
-            if not mine:
-                batch.labels.fill_(IGNORED)
-                if batch.soft is not None:
-                    batch.soft.zero_()
-            return batch
+            return batch if mine else batch.uncounted()
 
         batches = Waiting(prefetched(load, len(steps)))
         for step, batch in enumerate(batches):

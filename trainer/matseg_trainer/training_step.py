@@ -15,7 +15,7 @@ from matseg_trainer.augment import IGNORED
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.data import Batch
 from matseg_trainer.device import ComputeChoice
-from matseg_trainer.distributed import World, synchronise_batch_norm
+from matseg_trainer.distributed import World, count_in_batch_norm, synchronise_batch_norm
 from matseg_trainer.losses import TEACHER_SHARE, Target, distillation, soft_dice, weighted_cross_entropy
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 
@@ -98,6 +98,7 @@ class Stepper:
         images = normalise(batch.images.to(device), self._input.mean, self._input.std)
         images = images.contiguous(memory_format=torch.channels_last)
         labels, pixels = batch.labels.to(device), batch.pixels.to(device)
+        count_in_batch_norm(self.network, counted=batch.is_counted)
         with torch.autocast(
             device.type, dtype=self._compute.autocast, enabled=self._compute.autocast is not None
         ):
@@ -113,18 +114,28 @@ class Stepper:
         score.add(logits.detach(), wanted, *local)
 
     def _loss(self, logits: Tensor, target: Target) -> tuple[Tensor, tuple[float, float]]:
-        """What is minimised, and (sum of the weighted cross-entropy, sum of the weights) of this process."""
+        """What is minimised, and (sum of the weighted cross-entropy, sum of the weights) of this process.
+
+        DistributedDataParallel averages gradients over processes, and each may have another number of pixels: what is a
+        mean over the pixels of all is therefore this process's sum, times the processes, over what all of them have.
+        """
         loss_sum, weight_sum = weighted_cross_entropy(logits, target.labels, self.weights)
         local = (float(loss_sum.detach()), float(weight_sum))
-        everywhere = float(self._world.sum(np.array([local[1]]))[0])
-        # DistributedDataParallel averages gradients over processes; the loss is the mean over the pixels of all
-        loss = loss_sum * (self._world.size / max(everywhere, 1e-12))
-        if self._dice and local[1] > 0:
-            loss = loss + soft_dice(logits, target.labels)
+        loss = loss_sum * self._share(local[1], least=1e-12)
+        if self._dice:
+            loss = loss + soft_dice(
+                logits, target.labels, self._world.total if self._world.size > 1 else None
+            )
         if target.soft is not None:
-            taught = distillation(logits, target.soft)
-            loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * taught
+            taught_sum, taught = distillation(logits, target.soft)
+            loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * taught_sum * self._share(
+                float(taught), least=1.0
+            )
         return loss, local
+
+    def _share(self, local: float, *, least: float) -> float:
+        """The number of processes over what all of them have together."""
+        return self._world.size / max(float(self._world.sum(np.array([local]))[0]), least)
 
 
 def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from matseg_shared.errors import MetadataError, ModelError
+from matseg_shared.errors import DatasetError, MetadataError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
 from matseg_shared.metadata import Histogram, InputInfo
 from matseg_trainer import report
+from matseg_trainer.cli import evaluate_main
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
 
@@ -140,6 +143,32 @@ def test_probabilities_that_are_no_numbers_are_refused(workspace: Path) -> None:
     ):
         run(workspace, predict=broken)
     assert not (workspace / "log" / "discs_v1_test.json").exists()
+
+
+def test_classes_in_another_order_are_refused_and_renamed_ones_are_not(workspace: Path) -> None:
+    """The figures would be those of other classes, without a word."""
+    before = run(workspace)[0]
+    dataset = Dataset.open(workspace / "data" / "discs")
+    matrix, disc = dataset.classes
+
+    def with_names(first: str, second: str) -> EvaluationDocument:
+        classes = (matrix.model_copy(update={"name": first}), disc.model_copy(update={"name": second}))
+        model = dataclasses.replace(predictor(dataset), classes=classes)
+        request = EvaluationRequest(name="discs_v1", split="test", model=workspace / "saved" / "discs_v1.pth")
+        return evaluate(dataset, request, model, outputs_in(workspace, overlays=False), lambda *_: None)
+
+    assert with_names("melt", "grain").iou == before.iou
+    for names in (("disc", "matrix"), ("disc", "grain"), ("melt", "matrix")):
+        with pytest.raises(DatasetError, match=rf"model's order, {names[0]}, {names[1]}, found matrix, disc"):
+            with_names(*names)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf"])
+def test_a_tolerance_that_is_no_number_of_pixels(workspace: Path, text: str) -> None:
+    arguments = ["discs", "v1", "--tolerance", text, "--workspace", str(workspace)]
+    result = CliRunner().invoke(evaluate_main, arguments)
+    assert result.exit_code == 2
+    assert f"--tolerance {text}: expected a number of pixels" in result.output
 
 
 def test_a_document_that_is_none_is_named_with_every_problem(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""One optimiser step of a small network, by one process or by several that share the batch and import this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from matseg_shared.metadata import Histogram, InputInfo
+from matseg_trainer.augment import IGNORED
+from matseg_trainer.config import VersionConfig
+from matseg_trainer.data import Batch
+from matseg_trainer.device import choose_compute
+from matseg_trainer.distributed import World
+from matseg_trainer.networks import build_network
+from matseg_trainer.training_step import RunningScore, Stepper
+
+Case = tuple[str, bool, int]
+"""Loss, whether there is a teacher, samples in the batch."""
+CASES: tuple[Case, ...] = (
+    ("cross_entropy", False, 2),
+    ("cross_entropy", True, 4),
+    ("dice", True, 2),
+    ("dice", False, 4),
+)
+
+
+def changes(case: Case, world: World) -> dict[str, torch.Tensor]:
+    """By how much a step with rate 1 changes each weight, and what batch norm has seen."""
+    loss, taught, count = case
+    config = VersionConfig.model_validate(
+        {
+            "model": "unet",
+            "n_class": 3,
+            "width": 2,
+            "loss": loss,
+            "optimizer": "SGD",
+            "lr": 1.0,
+            "momentum": 0.0,
+        }
+        | {"weight_decay": 0.0}
+    )
+    info = InputInfo(
+        channels=1,
+        dtype="uint8",
+        mean=(100.0,),
+        std=(50.0,),
+        histogram=Histogram(low=0, high=255, counts=(1,)),
+    )
+    torch.manual_seed(0)
+    network = build_network("unet", in_channels=1, n_class=3, width=2)
+    weights = torch.tensor([0.5, 1.0, 1.5])
+    stepper = Stepper(network, config, info, choose_compute(gpu=False, precision="fp32"), world, weights)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    mine = world.share(list(range(count)))
+    batch = _part(_batch(count, taught), mine or [0])
+    stepper.step(batch if mine else batch.uncounted(), RunningScore(n_class=3))
+    return {name: (tensor - before[name]).double() for name, tensor in network.state_dict().items()}
+
+
+def _batch(count: int, taught: bool) -> Batch:
+    """Samples of which the second has no labels where there is a teacher; all have padding."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 3, (count, 64, 64), generator=generator)
+    labels[:, 60:] = IGNORED
+    if taught:
+        labels[1] = IGNORED
+    soft = torch.rand(count, 3, 64, 64, generator=generator)
+    soft = (soft / soft.sum(dim=1, keepdim=True)).half()
+    soft[:, :, 60:] = 0
+    return Batch(
+        images=torch.randint(0, 256, (count, 1, 64, 64), generator=generator, dtype=torch.uint8),
+        labels=labels,
+        pixels=torch.zeros(count, 1, dtype=torch.int64),
+        soft=soft if taught else None,
+    )
+
+
+def _part(batch: Batch, samples: list[int]) -> Batch:
+    return Batch(
+        images=batch.images[samples],
+        labels=batch.labels[samples],
+        pixels=batch.pixels[samples],
+        soft=None if batch.soft is None else batch.soft[samples],
+    )
+
+
+def together(rank: int, size: int, folder: Path) -> None:
+    """What one of several processes does: all cases; the first one notes what came out."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
+    found = [changes(case, World(rank=rank, size=size)) for case in CASES]
+    if rank == 0:
+        torch.save(found, folder / "changes.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def alone() -> Iterator[tuple[Case, dict[str, torch.Tensor]]]:
+    """The same cases by this process."""
+    for case in CASES:
+        yield case, changes(case, World())
