@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matseg_runtime.sizes import exact
@@ -43,6 +43,9 @@ _OME_NAMES = {
     "pm": "picometer",
 }
 _TOLERANCE = 0.01
+_SHORTEST, _LONGEST = 1e-15, 1e6
+"""Metres that the edge of a voxel may have; anything else is damage, and volumes of it are no numbers."""
+_HANDY = ("m", "mm", "um", "nm", "pm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,25 @@ class VoxelSize:
         edges = [self.row, self.column]
         edges.insert(was, self.step)
         return _cut(edges, axis, self.unit, self.origin)
+
+    def in_handy_unit(self) -> VoxelSize | None:
+        """The same in another unit where a TIFF, which has 32 bits for pixels per unit, could not hold the numbers.
+
+        None where it cannot in any: the pixels are a million times as high as wide.
+        """
+        if _fits(self.row) and _fits(self.column):
+            return self
+        unit = next((name for name in _HANDY if _converted(self.column, self.unit, name) >= 1), _HANDY[-1])
+        row, column = _converted(self.row, self.unit, unit), _converted(self.column, self.unit, unit)
+        if not (_fits(row) and _fits(column)):
+            return None
+        return replace(
+            self,
+            step=None if self.step is None else _converted(self.step, self.unit, unit),
+            row=row,
+            column=column,
+            unit=unit,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -137,8 +159,8 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
     """
     match = re.fullmatch(r"\s*([0-9.,eE+\-\s]*[0-9.])\s*([^\d\s.,][^\d.,]*)", text)
     unit = None if match is None else unit_of(match[2])
-    values = _positive(match[1]) if match is not None else []
-    if unit is None or len(values) not in (1, 2, 3):
+    values = _numbers(match[1]) if match is not None else []
+    if unit is None or len(values) not in (1, 2, 3) or not all(_is_edge(value, unit) for value in values):
         raise UsageError(
             f"--voxel-size {text}: expected the edge of a voxel with its unit ({', '.join(_IN_METRES)}), such as "
             "0.65um, or Z,Y,X as 1.3,0.65,0.65um"
@@ -149,13 +171,20 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
     return _cut(values, axis, unit, "--voxel-size")
 
 
-def _positive(text: str) -> list[float]:
-    """None of them when one is not a finite number above 0."""
+def _numbers(text: str) -> list[float]:
+    """None of them when one is no number."""
     try:
-        values = [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
         return []
-    return values if all(math.isfinite(value) and value > 0 for value in values) else []
+
+
+def _fits(edge: float) -> bool:
+    return 1e-6 <= edge <= 1e6
+
+
+def _is_edge(length: float, unit: str) -> bool:
+    return _SHORTEST <= length * _IN_METRES[unit] <= _LONGEST  # which NaN and infinity are not
 
 
 def _cut(edges: Sequence[float], axis: int, unit: str, origin: str) -> VoxelSize:
@@ -176,12 +205,12 @@ def voxel_of_scale(
         origin: who says so.
 
     Returns:
-        None where a unit within slices is missing or no length, or a number is not positive; without a step where only
-        that is not known.
+        None where a unit within slices is missing or no length, or a number is none that an edge can have; without a
+        step where only that is not known.
     """
     names = [unit_of(unit) for unit in units]
     lengths = [float(value) for value in scale]
-    if not all(math.isfinite(value) and value > 0 for value in lengths):
+    if not all(_is_edge(value, name or "m") for value, name in zip(lengths, names, strict=True)):
         return None
     step, step_unit = (lengths.pop(axis), names.pop(axis)) if len(lengths) == 3 else (None, None)
     row_unit, unit = names
@@ -204,7 +233,7 @@ def _converted(length: float, unit: str, wanted: str) -> float:
 def voxel_of_model(size: PixelSize | None) -> VoxelSize | None:
     """Of the images a model was trained on; how far apart slices are, it does not know."""
     name = None if size is None else unit_of(size.unit)
-    if size is None or name is None:
+    if size is None or name is None or not _is_edge(size.value, name):
         return None
     return VoxelSize(step=None, row=size.value, column=size.value, unit=name, origin="the model")
 

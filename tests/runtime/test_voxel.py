@@ -7,10 +7,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import onnx_models
 import pytest
 import tifffile
 import zarr
 
+from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.voxel import (
@@ -79,6 +81,8 @@ def test_cut_along_another_axis(was: int, axis: int) -> None:
         "1,,2um",
         "nan um",
         "1e999um",
+        "1e300um",
+        "1e-300um",
         "1 furlong",
         "1.2.3um",
     ],
@@ -124,6 +128,32 @@ def test_tiff_of_imagej(tmp_path: Path) -> None:
     across = open_source(str(path), SourceOptions(axis=1))
     assert _sizes(across.voxel_size()) == (0.5, 1.5, 0.25, "um")
     across.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "step", "edge", "unit"),
+    [
+        ("2,0.5um", "2", (2, 1), "micron"),
+        ("3e-10,2e-10m", "300", (1, 200), "pm"),
+        ("3e7,2e7nm", "30", (1, 20), "mm"),
+    ],
+)
+def test_tiffs_of_labels_hold_any_size(
+    said: str, step: str, edge: tuple[int, int], unit: str, tmp_path: Path
+) -> None:
+    """A TIFF has 32 bits for pixels per unit: ten thousand million per metre are written per picometre."""
+    metadata = onnx_models.build_metadata()
+    tags = tiff_tags(metadata, "{}", parse_voxel_size(said), slices=3)
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME, **tags)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages.first.tags["XResolution"].value == edge
+        assert f"unit={unit}\nspacing={step}\n" in tiff.pages.first.description
+
+
+def test_tiffs_of_labels_without_room_for_the_size() -> None:
+    tags = tiff_tags(onnx_models.build_metadata(), "{}", parse_voxel_size("1,1e-9,1m"), slices=3)
+    assert "resolution" not in tags
+    assert "unit=" not in tags["description"]
 
 
 def test_tiff_of_imagej_without_a_distance_of_pages_or_without_a_unit(tmp_path: Path) -> None:
@@ -183,9 +213,13 @@ def test_hdf5_of_fiji_and_ilastik(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("good", data=VOLUME).attrs["element_size_um"] = [2.0, 0.5, 0.25]
         file.create_dataset("bad", data=VOLUME).attrs["element_size_um"] = "large"
-    for name, expected in (("good", (2.0, 0.5, 0.25, "um")), ("bad", None)):
+        file.create_dataset("vast", data=VOLUME).attrs["element_size_um"] = [1e308] * 3
+        file.create_dataset("tiny", data=VOLUME).attrs["element_size_um"] = [1e-320] * 3
+    for name, expected in (("good", (2.0, 0.5, 0.25, "um")), ("bad", None), ("vast", None), ("tiny", None)):
         source = open_source(f"{tmp_path / 'a.h5'}::/{name}")
         assert _sizes(source.voxel_size()) == expected
+        assert source.volume is not None
+        assert (source.volume.spacing is None) == (expected is None)
         source.close()
 
 

@@ -35,6 +35,7 @@ def tiff_tags(
     if slices > 1:
         lines += [f"slices={slices}", "loop=false"]
     tags: dict[str, Any] = {}
+    voxel = None if voxel is None else voxel.in_handy_unit()
     if voxel is not None:
         lines.append(f"unit={_UNITS.get(voxel.unit, voxel.unit)}")
         if slices > 1 and voxel.step is not None:

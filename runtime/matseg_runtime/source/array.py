@@ -152,7 +152,7 @@ def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int |
 
 def _within(spacing: Spacing | None, axes: int) -> Spacing | None:
     """Of the spatial axes, where a format tells of three axes whatever the array's are: a colour image has two."""
-    if spacing is None or len(spacing.scale) < axes:
+    if spacing is None or len(spacing.scale) < axes or not spacing.is_sound:
         return None
     return Spacing(
         scale=spacing.scale[-axes:], translation=spacing.translation[-axes:], units=spacing.units[-axes:]

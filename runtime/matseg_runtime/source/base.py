@@ -58,6 +58,13 @@ class Spacing:
     units: tuple[str | None, ...] = (None, None, None)
     """None: not known, as how far apart single images are."""
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether its numbers can be those of a volume, and stay numbers when they are multiplied."""
+        return all(1e-30 < edge < 1e30 for edge in self.scale) and all(
+            -1e30 < there < 1e30 for there in self.translation
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
