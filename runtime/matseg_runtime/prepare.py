@@ -33,6 +33,9 @@ from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.machine import available_cpus
 
+_MOST_TRIED = 1000
+"""Slices from the first on, and again as many of the others, that are tried to find one that can be read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
@@ -343,9 +346,15 @@ def _shape_before(ledger_folder: Path, source: Source) -> tuple[int, int] | None
 
 
 def _first_readable(source: Source, dtype: str | None = None) -> tuple[Slice, PixelArray]:
-    """The first slice that can be read, and has that dtype where one is given."""
+    """The first slice that can be read, and has that dtype where one is given.
+
+    Of those after the first thousand only some are tried: to go through a hundred thousand that are not there takes
+    minutes, in which nobody knows what is going on.
+    """
     broken: list[str] = []
-    for item in source.slices:
+    count = len(source.slices)
+    further = source.slices[_MOST_TRIED :: max(1, count // _MOST_TRIED)]
+    for item in (*source.slices[:_MOST_TRIED], *further):
         try:
             pixels = source.read(item.index, item.index + 1)[0]
         except ImageError as error:
@@ -355,7 +364,8 @@ def _first_readable(source: Source, dtype: str | None = None) -> tuple[Slice, Pi
             return item, pixels
         broken.append(f"{item.where}: has {pixels.dtype} pixels, not {dtype}")
     reasons = "\n".join(f"  - {error}" for error in broken[:5])
-    raise UsageError(f"{source.location}: none of its {len(broken)} slices can be read:\n{reasons}")
+    which = f"of the {len(broken)} tried of its {count}" if len(broken) < count else f"of its {count}"
+    raise UsageError(f"{source.location}: none {which} slices can be read:\n{reasons}")
 
 
 def now() -> str:

@@ -31,6 +31,7 @@ from fuzzing.arrays import gzip_bomb
 from fuzzing.pictures import png_chunks, png_of
 from PIL import Image
 
+from matseg_runtime import prepare
 from matseg_runtime.cli import inspect_main, run_main
 from matseg_runtime.session import Session
 from matseg_runtime.source import open_source
@@ -517,6 +518,22 @@ def test_a_volume_of_which_nothing_is_there_is_gone_through_quickly(
 
 
 # --- models
+
+
+def test_not_all_of_a_hundred_thousand_slices_are_tried(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none is there, the sentence comes soon; where one is, the run begins."""
+    monkeypatch.setattr(prepare, "_MOST_TRIED", 20)
+    path = tmp_path / "scan.zarr"
+    volume = zarr.create_array(str(path), shape=(500, 24, 32), chunks=(1, 24, 32), dtype="uint8")
+    settled(path)
+    result = run(model, path, "-o", tmp_path / "out.zarr")
+    refused(result, "none of the 40 tried of its 500 slices can be read", "is missing")
+    volume[295] = PIXELS + 1  # beyond the first twenty every 25th is tried
+    result = run(model, settled(path), "-o", tmp_path / "out")
+    assert result.exit_code == 4, result.output
+    assert (tmp_path / "out" / "scan_0295.png").exists()
 
 
 def test_a_network_that_gives_labels_of_another_size(tmp_path: Path) -> None:
