@@ -11,7 +11,7 @@ from matseg_runtime.complete import complete_model
 from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import debug_option, json_option, print_json
-from matseg_shared.help import Choice, Command, Example, option_group
+from matseg_shared.help import Choice, Command, Example, Range, option_group
 from matseg_shared.interruption import heed_termination
 from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
@@ -132,7 +132,7 @@ machine_options = option_group(
     ),
     click.option(
         "--accept-difference",
-        type=click.FloatRange(0, 100),
+        type=Range(0, 100),
         metavar="PERCENT",
         default=0,
         help="Go on when no more of the self-test's pixels than this get another label than at export. Default: 0.",
@@ -172,7 +172,7 @@ watch_options = option_group(
     ),
     click.option(
         "--idle",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Range(min=0, min_open=True),
         metavar="SECONDS",
         help="With --watch: stop when no slice has come for so long.",
     ),

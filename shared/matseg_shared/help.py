@@ -6,6 +6,7 @@ Click itself suggests options and subcommands; here are examples, options in gro
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -133,6 +134,17 @@ class Choice(click.Choice[str]):
         return super().get_invalid_choice_message(value, ctx) + did_you_mean(
             str(value), map(str, self.choices), " Did you mean {!r}?"
         )
+
+
+class Range(click.FloatRange):
+    """A number within bounds, which `nan` is not, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def option_group(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:

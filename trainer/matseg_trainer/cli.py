@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from matseg_runtime.complete import complete_model
 from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.errors import MissingExtraError, UsageError
-from matseg_shared.help import Choice, Command, Example
+from matseg_shared.help import Choice, Command, Example, Range
 from matseg_shared.progress import shown_progress, step_progress
 from matseg_shared.report_page.option import page_option
 from matseg_trainer.complete import complete_split, dataset_argument, version_argument
@@ -190,7 +189,7 @@ def train_main(
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Range(min=0),
     default=BOUNDARY_TOLERANCE,
     show_default=True,
     help="How far from a boundary is near, in pixels.",
@@ -222,8 +221,6 @@ def evaluate_main(
     """
     if model is None and (sha256 is not None or trusted_keys):
         raise click.UsageError("--sha256 and --trusted-key apply with --model only")
-    if not math.isfinite(tolerance):
-        raise click.UsageError(f"--tolerance {tolerance}: expected a number of pixels, such as 2")
     place = Workspace.find(workspace)
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")
