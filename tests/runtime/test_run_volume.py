@@ -69,7 +69,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
         ("labels.tif", []),
         ("labels", []),
         ("labels", ["--format", "tiff"]),
-        ("labels.zarr", ["--tile", "36", "--threads", "1", "--memory", "1GB"]),
+        ("labels.zarr", ["--tile", "36", "--threads", "1", "--memory", "4GB"]),
     ],
 )
 def test_every_sink_holds_the_same_labels(

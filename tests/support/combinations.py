@@ -241,7 +241,7 @@ def _runs(
 ) -> tuple[tuple[str, ...], ...]:
     """Parts in any order, or a watch, then one run that finds what is left, or nothing."""
     free = lambda: dice.choice(  # noqa: E731
-        [(), ("--batch", "2"), ("--batch", "3", "--memory", "1GB"), ("--threads", "2"), ("--memory", "2GB")]
+        [(), ("--batch", "2"), ("--batch", "3", "--memory", "4GB"), ("--threads", "2"), ("--memory", "6GB")]
     )
     total = dice.choice([0, 0, 2, 3, 9])
     parts = [("--part", f"{number}/{total}") for number in range(1, total + 1)]
