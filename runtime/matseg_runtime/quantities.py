@@ -20,7 +20,7 @@ from matseg_shared.metadata import Histogram, ModelMetadata
 
 CSV_NAME = "phase_fractions.csv"
 DRIFT_WARNING = 0.5
-"""Drift of the middle slice from which on a summary warns."""
+"""Drift of the median slice from which on a summary warns."""
 _FEW_CLASSES = 12
 """So many passes that compare 32 pixels at a time are faster than one that counts pixel by pixel."""
 

@@ -211,7 +211,7 @@ def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | Non
     middle = sorted(record.drift for record in records)[len(records) // 2]
     if middle >= threshold:
         return (
-            f"the intensities differ from those of the training set (drift {middle:.2f} of 1 in the middle slice): "
+            f"the intensities differ from those of the training set (drift {middle:.2f} of 1 in the median slice): "
             "look at some labels before you trust them"
         )
     strange = sorted(

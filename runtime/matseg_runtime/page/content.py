@@ -246,7 +246,7 @@ def _drift(record: RunRecord) -> tuple[str, str]:
     far = sum(drift >= DRIFT_WARNING for drift in drifts)
     if middle >= DRIFT_WARNING:
         return (
-            f"The intensities differ from those of the training set (drift {middle:.2f} of 1 in the middle slice): "
+            f"The intensities differ from those of the training set (drift {middle:.2f} of 1 in the median slice): "
             "look at some labels before you trust them."
         ), "warn"
     if far:
@@ -255,7 +255,7 @@ def _drift(record: RunRecord) -> tuple[str, str]:
             "more): look at those before you trust them."
         ), "warn"
     return (
-        f"The intensities are like those of the training set: drift {middle:.2f} in the middle slice, "
+        f"The intensities are like those of the training set: drift {middle:.2f} in the median slice, "
         f"{drifts[-1]:.2f} at most, {DRIFT_WARNING:g} would be a warning."
     ), "info"
 
