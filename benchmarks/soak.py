@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -78,6 +79,10 @@ def main(
         raise UnsupportedError(
             "this system has no /proc, in which processes are looked at; run this on Linux"
         )
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a shell starts so what runs in the background, and
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the runs would ignore it, too
     with reporting("Soak", save) as report, scratch_folder(scratch) as folder:
         runs = Runs(
             model=model_file(model, folder, width), folder=folder, pace=Pace(seconds=seconds, life=life)
