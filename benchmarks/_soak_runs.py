@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from _flat import take_sample
 from _workload import matseg_run_command
 
 _SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 3, signal.SIGINT: 1}
+_UNHEARD = re.compile(r"^Traceback \(most recent call last\):\n(?: .*\n)*KeyboardInterrupt\n", re.MULTILINE)
+"""What Python says of Ctrl-C in the first moments, while a program is being loaded and cannot listen yet."""
 _HANGING = 60.0
 """Seconds after which a run that was asked to stop is said to hang."""
 
@@ -101,7 +104,7 @@ def finish(name: str, process: subprocess.Popen[str], codes: Iterable[int], log:
         process.wait()
         return [f"{name}: did not end within {_HANGING:.0f} s: {read_text(log)[-5000:]}"]
     problems = [] if code in codes else [f"{name}: ended with {code}: {read_text(log)[-500:]}"]
-    if "Traceback" in read_text(log):
+    if "Traceback" in _UNHEARD.sub("", read_text(log)):
         problems.append(f"{name}: a traceback in {log}")
     return problems
 
