@@ -424,7 +424,7 @@ def test_hdf5_that_is_damaged_behind_its_first_bytes(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["exchange/data"] = VOLUME
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"SNOD", b"XXXX"))
+    path.write_bytes(content.replace(b"SNOD", b"JUNK"))
     with pytest.raises(UsageError, match="expected an HDF5 file, found a damaged one"):
         open_source(str(settled(path)))
 
