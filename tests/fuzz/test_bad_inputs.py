@@ -391,6 +391,14 @@ def test_an_hdf5_chunk_that_becomes_more_than_its_pixels(
         opened(path).read(0, 1)
 
 
+def test_an_hdf5_slice_of_millions_of_chunks(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", shape=(2, 1100, 1100), chunks=(1, 1, 1), dtype="uint8")
+    with pytest.raises(ImageError, match="cut into 1210000 chunks"):
+        opened(settled(path)).read(0, 1)
+
+
 @pytest.mark.parametrize(
     ("entry", "where", "value", "words"),
     [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.source.zarr_chunks import require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.room import could_fill, require_honest_stream
 
@@ -60,7 +62,9 @@ class WrittenCheck:
         )
 
     def _check_chunks(self, stored: _StoredChunks, index: tuple[slice | int, ...]) -> None:
-        wanted = stored.numbers_in(index)
+        ranges = stored.ranges_in(index)
+        require_few_chunks(self.where, math.prod(map(len, ranges)))
+        wanted = stored.numbers_in(ranges)
         sizes = stored.sizes_of(wanted)
         if not self.fill_missing and not sizes.all():
             first = stored.corner(int(wanted[sizes == 0][0]))
@@ -135,13 +139,19 @@ class _StoredChunks:
             raise _damaged(where, "one is there twice")
         return cls(chunk=chunk, grid=grid, numbers=ordered, sizes=np.array(sizes, np.int64)[order])
 
-    def numbers_in(self, index: tuple[slice | int, ...]) -> NDArray[np.int64]:
-        """Numbers of the chunks that an index touches, in their order."""
-        wanted = np.zeros(1, np.int64)
+    def ranges_in(self, index: tuple[slice | int, ...]) -> list[range]:
+        """Which chunks an index touches along each axis."""
+        ranges = []
         for part, step, count in zip(index, self.chunk, self.grid, strict=True):
             start, stop = (part, part + 1) if isinstance(part, int) else part.indices(step * count)[:2]
-            along = np.arange(start // step, -(-stop // step), dtype=np.int64)
-            wanted = (wanted[:, np.newaxis] * count + along).ravel()
+            ranges.append(range(start // step, -(-stop // step)))
+        return ranges
+
+    def numbers_in(self, ranges: Sequence[range]) -> NDArray[np.int64]:
+        """Numbers of these chunks, in their order."""
+        wanted = np.zeros(1, np.int64)
+        for along, count in zip(ranges, self.grid, strict=True):
+            wanted = (wanted[:, np.newaxis] * count + np.asarray(along, np.int64)).ravel()
         return wanted
 
     def sizes_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:

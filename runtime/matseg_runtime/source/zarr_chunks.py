@@ -38,11 +38,9 @@ class ChunkCheck:
         Raises:
             ImageError: one is missing, too many, or would become far more than its pixels.
         """
-        count = math.prod(len(numbers) for numbers in _ranges(self.array, index, self.chunk_shape))
-        if count > _MOST_CHUNKS:
-            raise ImageError(
-                self.where, f"one slice of it is cut into {count} chunks; store it in larger ones"
-            )
+        require_few_chunks(
+            self.where, math.prod(len(numbers) for numbers in _ranges(self.array, index, self.chunk_shape))
+        )
         missing: list[str] = []
         for key, _ in chunk_boxes(self.array, index, self.chunk_shape):
             path = _local_path(self.array, key)
@@ -72,6 +70,16 @@ class ChunkCheck:
         except ImageError as error:
             reason = str(error).removeprefix(f"{error.path}: ")
             raise ImageError(self.where, f"its chunk {key} cannot be read: {reason}") from error
+
+
+def require_few_chunks(where: str, count: int) -> None:
+    """Refuse a read of so many chunks that they could not even be listed.
+
+    Raises:
+        ImageError: there are too many.
+    """
+    if count > _MOST_CHUNKS:
+        raise ImageError(where, f"one slice of it is cut into {count} chunks; store it in larger ones")
 
 
 def refuse_object_codecs(where: str, array: Any) -> None:
