@@ -55,8 +55,9 @@ class VersionConfig(BaseModel):
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate at the start."""
     epoch: int = Field(default=40, ge=1)
-    aug: bool | Literal["turns"] = False
-    """Augment training images: flips, quarter turns, small rotations and scalings; `turns`: only the first two."""
+    aug: bool | Literal["turns", "scales"] = False
+    """Augment training images: flips, quarter turns, small rotations and scalings; `turns`: only the first two;
+    `scales`: rotations by any angle, and sizes from a half to twice."""
     shuffle: bool = False
     """Visit the training images in a new random order each epoch."""
     patience: int = Field(default=0, ge=0)
