@@ -156,7 +156,7 @@ def _facts_table(model: Model) -> Table:
         ("training intensities", f"{data.input.histogram.low:g} to {data.input.histogram.high:g}"),
         ("stride, halo", f"{data.tiling.stride}, {data.tiling.halo} pixels"),
         ("pixel size", "unknown" if size is None else f"{size.value:g} {size.unit}"),
-        ("best epoch", str(data.training.epoch)),
+        ("epoch that was kept", str(data.training.epoch)),
         *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
         ("precision, opset", f"{data.export.precision}, {data.export.opset}"),
         ("precision pays on", ", ".join(name for name in _PROVIDERS if data.pays_on(name)) or "no provider"),

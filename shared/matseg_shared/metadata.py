@@ -154,7 +154,7 @@ class TrainingInfo(_Document):
     config: dict[str, Any]
     """The full set of hyperparameters."""
     epoch: int = Field(ge=1)
-    """The best epoch by validation mean IoU, counted from 1."""
+    """The one that was kept, counted from 1: the best by validation mean IoU, or the last."""
     metrics: dict[str, Any]
     """Validation metrics of that epoch."""
     fingerprint: str

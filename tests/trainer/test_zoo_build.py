@@ -19,7 +19,7 @@ from matseg_trainer.cli import evaluate_main, export_main, train_main
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo import build as building
 from matseg_trainer.zoo import speed
-from matseg_trainer.zoo.build import Builder, best_mean_iou, time_again
+from matseg_trainer.zoo.build import Builder, kept_mean_iou, time_again
 from matseg_trainer.zoo.card import origins
 from matseg_trainer.zoo.checkout import ZooCheckout
 from matseg_trainer.zoo.figures import read_figures
@@ -214,7 +214,7 @@ def test_a_log_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("{}\n", encoding="utf-8")
     for name in ("log.jsonl", "absent.jsonl"):
         with pytest.raises(ModelError, match="expected the log of a training"):
-            best_mean_iou(tmp_path / name)
+            kept_mean_iou(tmp_path / name)
 
 
 def test_a_failing_command_ends_the_build(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ CHECKPOINT_SUFFIX = ".pth"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """The best epoch of one training."""
+    """One epoch of one training: the best, or the last."""
 
     weights: Mapping[str, torch.Tensor]
     training: TrainingInfo

@@ -96,7 +96,8 @@ def train_main(
 ) -> None:
     """Train VERSION of DATASET, as config.toml describes it.
 
-    The best epoch by validation mean IoU is kept in saved/; metrics per epoch go to log/, curves to plots/.
+    The best epoch by validation mean IoU (or the last, with `keep = "last"`) is kept in saved/; metrics per epoch go to
+    log/, curves to plots/.
     """
     place = Workspace.find(workspace)
     config = place.config().version(dataset, version)

@@ -33,6 +33,7 @@ DEFAULT_VERSION = "default"
 Network = Literal["unet", "segnet", "pixelnet", "patchunet"]
 Optimizer = Literal["Adam", "SGD"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Keep = Literal["best", "last"]
 Schedule = Literal["plateau", "cosine", "polynomial"]
 Loss = Literal["cross_entropy", "dice"]
 Pixels = Annotated[int, Field(ge=1)]
@@ -83,6 +84,8 @@ class VersionConfig(BaseModel):
     """L2 penalty on the weights."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD."""
+    keep: Keep = "best"
+    """Which epoch is kept: the best on the validation images, or the last, whatever they say."""
     precision: Precision = "auto"
     """Of training; `auto`: bf16 or fp16 where the device is faster with it."""
     seed: int = Field(default=0, ge=0, lt=2**63)

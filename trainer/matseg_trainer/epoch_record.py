@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matseg_shared.metrics import segmentation_metrics
+from matseg_trainer.config import Keep
 from matseg_trainer.training_step import RunningScore
 
 
@@ -50,3 +52,8 @@ class EpochRecord:
             for name in ("train", "validate")
         }
         return cls(**{**values, **splits})
+
+
+def kept_epoch(records: Sequence[EpochRecord], keep: Keep) -> EpochRecord:
+    """The epoch whose weights are kept: the first with the highest validation mean IoU, or the last."""
+    return records[-1] if keep == "last" else max(records, key=lambda record: record.validate.mean_iou)

@@ -42,7 +42,7 @@ DROPPED = {
     "std": "measured on the training set",
     "print_freq": "every epoch is shown and logged",
     "decay_epoch": "the learning rate falls with `patience` or `schedule`",
-    "save": "the best epoch is always kept, unless --no-save is given",
+    "save": "the epoch that `keep` names is always kept, unless --no-save is given",
     "name": "always <data set>_<version>",
 }
 """Keys of the published versions that have no place here, and what stands for them."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from matseg_trainer.config import Keep
     from matseg_trainer.epoch_record import EpochRecord
 
 _TRAIN = "#0072b2"
@@ -25,7 +26,7 @@ _VALIDATE = "#d55e00"
 
 
 def plot_training(
-    path: Path, title: str, records: Sequence[EpochRecord], classes: Sequence[ClassInfo]
+    path: Path, title: str, records: Sequence[EpochRecord], classes: Sequence[ClassInfo], keep: Keep
 ) -> None:
     """Loss, accuracy, IoU and learning rate per epoch, as PNG.
 
@@ -33,6 +34,8 @@ def plot_training(
         OutputError: it cannot be written.
     """
     from matplotlib.figure import Figure
+
+    from matseg_trainer.epoch_record import kept_epoch
 
     epochs = [record.epoch for record in records]
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -46,7 +49,7 @@ def plot_training(
     loss.set_ylabel("cross-entropy (nats)")
     loss.set_yscale("log")
     accuracy.set_ylabel("global accuracy")
-    best = max(records, key=lambda record: record.validate.mean_iou)
+    kept = kept_epoch(records, keep)
     for item in classes:
         values = [record.validate.iou[item.index] for record in records]
         iou.plot(epochs, [np.nan if v is None else v for v in values], marker=".", lw=1, label=item.name)
@@ -54,14 +57,14 @@ def plot_training(
     iou.plot(epochs, [r.validate.mean_iou for r in records], color="black", lw=2, label="mean")
     shown = [[value for value in record.validate.iou if value is not None] for record in records]
     _forget_the_start(iou, [[min(values) for values in shown if values], [r.train.mean_iou for r in records]])
-    iou.axvline(best.epoch, color="grey", lw=0.8, ls="--")
+    iou.axvline(kept.epoch, color="grey", lw=0.8, ls="--")
     iou.annotate(
-        f"best {best.validate.mean_iou:.4f}\nin epoch {best.epoch}",
-        (best.epoch, iou.get_ylim()[0]),
+        f"{keep}: {kept.validate.mean_iou:.4f}\nin epoch {kept.epoch}",
+        (kept.epoch, iou.get_ylim()[0]),
         xytext=(4, 4),
         textcoords="offset points",
         color="grey",
-        ha="left" if best.epoch < 0.8 * max(epochs) else "right",
+        ha="left" if kept.epoch < 0.8 * max(epochs) else "right",
     )
     iou.set_ylabel("validation IoU")
     iou.legend(frameon=False, fontsize="small")

@@ -25,9 +25,9 @@ class TrainingSummary:
     epochs: int
     """That were trained, those before a `--resume` included."""
     best_epoch: int
-    """By validation mean IoU, counted from 1."""
+    """The one that is kept, counted from 1: the best by validation mean IoU, or the last with `keep = "last"`."""
     validation: SplitScore
-    """Of the best epoch."""
+    """Of that epoch."""
     seconds: float
     """Of all epochs."""
     device: str
@@ -41,14 +41,16 @@ class TrainingSummary:
     @classmethod
     def of(cls, job: TrainingJob, records: list[EpochRecord], outputs: Outputs) -> TrainingSummary:
         """Of a finished training."""
-        best = max(records, key=lambda record: record.validate.mean_iou)
+        from matseg_trainer.epoch_record import kept_epoch
+
+        kept = kept_epoch(records, job.config.keep)
         return cls(
             dataset=job.dataset.name,
             version=job.version,
             network=job.config.model,
             epochs=len(records),
-            best_epoch=best.epoch,
-            validation=best.validate,
+            best_epoch=kept.epoch,
+            validation=kept.validate,
             seconds=round(sum(record.seconds for record in records), 3),
             device=str(job.compute.device),
             precision=job.compute.precision,
@@ -61,7 +63,8 @@ class TrainingSummary:
     def lines(self) -> list[str]:
         """For a person."""
         score = self.validation
-        head = f"best epoch {self.best_epoch}: validation mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
+        figures = f"mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
+        head = f"epoch {self.best_epoch} is kept: validation {figures}"
         files = (("checkpoint", self.checkpoint), ("log", self.log), ("curves", self.curves))
         return [head, *(f"  {name:<10} {path}" for name, path in files if path is not None)]
 

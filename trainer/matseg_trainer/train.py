@@ -1,4 +1,4 @@
-"""Train one version: epochs of steps, a validation after each, the best epoch kept."""
+"""Train one version: epochs of steps, a validation after each, the best or the last epoch kept."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ class Training:
         if better:
             self.state.best_epoch, self.state.best_iou = epoch, record.validate.mean_iou
         if self.world.is_main:
-            self._write(better)
+            self._write(kept=better or self.job.config.keep == "last")
             progress.epoch(self.state.records, self.state.best_epoch)
         self.world.barrier()
 
@@ -317,8 +317,8 @@ class Training:
         return score.gathered(self.world)
 
     def checkpoint(self) -> Checkpoint:
-        """The network as it is now, as the best epoch so far."""
-        job, best = self.job, self.state.records[-1]
+        """The network as it is now, after its last epoch."""
+        job, now = self.job, self.state.records[-1]
         return Checkpoint(
             weights={
                 name: tensor.detach().cpu().contiguous().clone()
@@ -329,8 +329,8 @@ class Training:
                 version=job.version,
                 network=job.config.model,
                 config=job.config.model_dump(mode="json"),
-                epoch=best.epoch,
-                metrics=asdict(best.validate),
+                epoch=now.epoch,
+                metrics=asdict(now.validate),
                 fingerprint=self.fingerprint,
                 seed=job.seed,
                 packages=package_versions(),
@@ -343,16 +343,18 @@ class Training:
             sample=representative_crop(self.train_images, self.plan.stride),
         )
 
-    def _write(self, better: bool) -> None:
+    def _write(self, *, kept: bool) -> None:
         from matseg_trainer.plots import plot_training
 
         lines = [json.dumps(asdict(record)) for record in self.state.records]
         write_text(self.outputs.log, "\n".join(lines) + "\n")
         if self.job.save:
-            if better:
+            if kept:
                 save_checkpoint(self.outputs.checkpoint, self.checkpoint())
             save_tensors(self.outputs.resume, self._resume_state())
-        plot_training(self.outputs.plot, self.job.name, self.state.records, self.classes)
+        plot_training(
+            self.outputs.plot, self.job.name, self.state.records, self.classes, self.job.config.keep
+        )
 
     def _resume_state(self) -> dict[str, Any]:
         return {

@@ -68,7 +68,7 @@ class VersionState:
     epochs_wanted: int
     best_epoch: int | None
     mean_iou: float | None
-    """Of the best epoch on the validation images."""
+    """Of that epoch on the validation images."""
     evaluations: tuple[EvaluationState, ...]
     models: tuple[ModelState, ...]
     notes: tuple[str, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_shared.errors import MatsegError
@@ -37,7 +37,7 @@ class SettingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRow:
-    """One class in the best epoch."""
+    """One class in the epoch that is kept."""
 
     name: str
     colour: Colour
@@ -58,7 +58,8 @@ class TrainingContent:
     notes: tuple[str, ...]
     tiles: tuple[Fact, ...]
     classes: tuple[ClassRow, ...]
-    best_epoch: int
+    keep: str
+    kept_epoch: int
     curves: tuple[str, ...]
     settings: tuple[SettingRow, ...]
     settings_text: str
@@ -90,12 +91,14 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
     except MatsegError as error:
         record = None
         missing.append(str(error))
-    if record is not None and len(record.classes) != len(epochs.best.validate_.iou):
+    if record is not None and len(record.classes) != len(epochs.kept.validate_.iou):
         missing.append(
             f"{log}: has another number of classes than what was noted at its start; they do not belong together."
         )
         record = None
     config, origin = _config(log, record)
+    if config is not None:
+        epochs = replace(epochs, keep=config.keep)
     learning, data_charts = curves(epochs, record), intensities(record)
     write_page(
         target,
@@ -108,7 +111,8 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
             notes=_notes(epochs, config),
             tiles=_tiles(epochs, config),
             classes=_class_rows(epochs, record),
-            best_epoch=epochs.best.epoch,
+            keep=epochs.keep,
+            kept_epoch=epochs.kept.epoch,
             curves=tuple(chart.id for chart in learning),
             settings=_settings(config),
             settings_text=origin,
@@ -169,7 +173,7 @@ def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionCon
 def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]:
     """What an experienced eye sees in the curves, with the numbers it rests on."""
     notes: list[str] = []
-    last, best = epochs.epochs[-1], epochs.best
+    last, best = epochs.epochs[-1], max(epochs.epochs, key=lambda epoch: epoch.validate_.mean_iou)
     unfinished = config is not None and len(epochs.epochs) < config.epoch
     if config is not None and unfinished:
         notes.append(
@@ -189,21 +193,21 @@ def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]
 
 
 def _tiles(epochs: TrainingLog, config: VersionConfig | None) -> tuple[Fact, ...]:
-    best = epochs.best
+    kept = epochs.kept
     seconds = sum(epoch.seconds for epoch in epochs.epochs)
     network = () if config is None else (Fact(name="network", value=config.model, note=_width(config)),)
     return (
         Fact(
             name="validation mean IoU",
-            value=figure(best.validate_.mean_iou),
-            note="in the best epoch, which is kept",
+            value=figure(kept.validate_.mean_iou),
+            note=f"in the {epochs.keep} epoch, which is kept",
         ),
         Fact(
             name="validation accuracy",
-            value=percent(best.validate_.accuracy),
+            value=percent(kept.validate_.accuracy),
             note="share of pixels that are right",
         ),
-        Fact(name="best epoch", value=str(best.epoch), note=f"of {len(epochs.epochs)}"),
+        Fact(name=f"{epochs.keep} epoch", value=str(kept.epoch), note=f"of {len(epochs.epochs)}"),
         Fact(
             name="time",
             value=f"{seconds / 60:.1f} min",
@@ -218,13 +222,13 @@ def _width(config: VersionConfig) -> str:
 
 
 def _class_rows(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[ClassRow, ...]:
-    best = epochs.best
+    kept = epochs.kept
     return tuple(
         ClassRow(
             name=name,
             colour=colour,
-            train_iou=best.train.iou[index],
-            validate_iou=best.validate_.iou[index],
+            train_iou=kept.train.iou[index],
+            validate_iou=kept.validate_.iou[index],
             train_share=None if record is None else record.train.class_shares[index],
             validate_share=None if record is None else record.validate_.class_shares[index],
         )

@@ -15,22 +15,22 @@ from matseg_trainer.training_record import TrainingRecord
 def class_colours(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Colour, ...]:
     """RGB per class, as it can be seen; the default ones where nothing was noted."""
     if record is None:
-        return default_colours(len(epochs.best.validate_.iou))
+        return default_colours(len(epochs.kept.validate_.iou))
     return visible_colours([item.colour for item in record.classes])
 
 
 def class_names(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[str, ...]:
     """Of the classes; numbers where nothing was noted."""
     if record is None:
-        return tuple(f"class {index}" for index in range(len(epochs.best.validate_.iou)))
+        return tuple(f"class {index}" for index in range(len(epochs.kept.validate_.iou)))
     return tuple(item.name for item in record.classes)
 
 
 def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
     """Loss, IoU and learning rate by epoch."""
-    all_, best = epochs.epochs, epochs.best
+    all_, kept = epochs.epochs, epochs.kept
     x = [epoch.epoch for epoch in all_]
-    mark = [Mark(x=best.epoch, text=f"best: {best.epoch}")]
+    mark = [Mark(x=kept.epoch, text=f"{epochs.keep}: {kept.epoch}")]
     classes = [
         Series(
             name=name,

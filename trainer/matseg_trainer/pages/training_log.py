@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import UsageError
+from matseg_trainer.config import Keep
 
 
 class LoggedScore(BaseModel):
@@ -40,10 +41,14 @@ class TrainingLog:
     epochs: tuple[LoggedEpoch, ...]
     unread: tuple[int, ...]
     """Numbers of lines that are none, from 1."""
+    keep: Keep = "best"
+    """What the version says of the epoch to keep."""
 
     @property
-    def best(self) -> LoggedEpoch:
-        """The epoch that was kept: the first with the highest validation mean IoU."""
+    def kept(self) -> LoggedEpoch:
+        """The epoch whose weights are kept: the first with the highest validation mean IoU, or the last."""
+        if self.keep == "last":
+            return self.epochs[-1]
         return max(self.epochs, key=lambda epoch: epoch.validate_.mean_iou)
 
 

@@ -22,6 +22,7 @@ from matseg_shared.evaluation import read_evaluation
 from matseg_shared.files import atomic_write, write_text
 from matseg_trainer.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.commands import run_command
+from matseg_trainer.training_record import read_record
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo.card import check_model
 from matseg_trainer.zoo.checkout import ZooCheckout, ZooEntry
@@ -83,7 +84,7 @@ class Builder:
         results = []
         for seed in others:
             run_command(self.description.training("--no-save", "--seed", str(seed)), self.workspace.root)
-            results.append(best_mean_iou(self.workspace.log / f"{self.description.trained_name}.jsonl"))
+            results.append(kept_mean_iou(self.workspace.log / f"{self.description.trained_name}.jsonl"))
         run_command(self.description.training(), self.workspace.root)
         return self.publish(results)
 
@@ -164,8 +165,8 @@ def time_again(entry: ZooEntry) -> ZooFigures:
     return figures
 
 
-def best_mean_iou(log: Path) -> float:
-    """Validation mean IoU of the best epoch of a training.
+def kept_mean_iou(log: Path) -> float:
+    """Validation mean IoU of the epoch of a training that is kept.
 
     Args:
         log: `log/<name>.jsonl`.
@@ -175,8 +176,10 @@ def best_mean_iou(log: Path) -> float:
     """
     try:
         records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        return max(float(record["validate"]["mean_iou"]) for record in records)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = [float(record["validate"]["mean_iou"]) for record in records]
+        noted = read_record(log)
+        return values[-1] if noted is not None and noted.config.get("keep") == "last" else max(values)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ModelError(
             f"{log}: expected the log of a training, one JSON line per epoch, found {error}; train the version again"
         ) from error

@@ -120,7 +120,7 @@ def _head(card: Card) -> str:
         *origins(training),
         (
             "training",
-            f"{training.dataset} {training.version}, best epoch {training.epoch} of "
+            f"{training.dataset} {training.version}, {training.config.get('keep', 'best')} epoch {training.epoch} of "
             f"{training.config.get('epoch', 'an unknown number')}, seed {training.seed}",
         ),
         ("made with", ", ".join(f"{name} {version}" for name, version in metadata.export.packages.items())),

@@ -56,12 +56,12 @@ def publish(name: str, logs: tuple[Path, ...], workspace: Path | None) -> None:
     from matseg_trainer.cli import require_train_extra
 
     require_train_extra("building a model of the zoo")
-    from matseg_trainer.zoo.build import Builder, best_mean_iou
+    from matseg_trainer.zoo.build import Builder, kept_mean_iou
     from matseg_trainer.zoo.checkout import ZooCheckout
 
     zoo = ZooCheckout.find()
     builder = Builder.of(zoo, name, Workspace.find(workspace))
-    _tell(builder.publish([best_mean_iou(log) for log in logs]), zoo.root)
+    _tell(builder.publish([kept_mean_iou(log) for log in logs]), zoo.root)
 
 
 @main.command(name="time")

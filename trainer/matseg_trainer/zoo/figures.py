@@ -87,7 +87,7 @@ class ZooFigures(_Document):
     accuracy: Accuracy
     speed: Speed
     seeds: tuple[float, ...] = ()
-    """Validation mean IoU of the best epoch of further trainings that differ in nothing but the seed."""
+    """Validation mean IoU of the epoch that is kept of further trainings that differ in nothing but the seed."""
 
 
 def read_figures(path: Path) -> ZooFigures:
