@@ -469,7 +469,7 @@ def test_views_of_any_scale_cover_it_and_every_angle() -> None:
     rng = np.random.default_rng(1)
     widths, angles = [], []
     for _ in range(150):
-        view = random_view(whole, rng, ViewOptions(warp=ANY_SCALE))
+        view = random_view(whole, rng, ViewOptions(turn=True, warp=ANY_SCALE))
         y, x = np.nonzero(view.labels[64:192, 64:192])
         angles.append(0.5 * np.arctan2(2 * np.cov(y, x)[0, 1], np.var(x) - np.var(y)))
         middle = view.pixels[0, 96:160, 96:160]
