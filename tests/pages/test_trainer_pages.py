@@ -38,6 +38,19 @@ def test_a_training_log_is_enough_for_a_page(training_log: Path, report: Call) -
     assert "1 of its lines cannot be read" in path.read_text(encoding="utf-8")
 
 
+def test_the_page_shows_the_epoch_that_is_kept(training_log: Path, report: Call) -> None:
+    root = training_log.parent.parent
+    (root / "config.toml").write_text("[alloy.v1]\nmodel = 'unet'\nn_class = 2\nkeep = 'last'\n")
+    assert report(training_log)[0] == 0
+    path = root / "plots" / "alloy_v1.html"
+    charts = {chart["id"]: chart for chart in page_data(path)["charts"]}
+    assert charts["mean-iou"]["marks"] == [{"x": 4, "text": "last: 4"}]
+    text = path.read_text(encoding="utf-8")
+    assert "Classes in the last epoch" in text
+    assert "in the last epoch, which is kept" in text
+    assert "Epoch 4, the one that is kept." in text
+
+
 def test_a_loss_that_overflowed_is_a_gap_in_its_chart(training_log: Path, report: Call) -> None:
     lines = [json.loads(line) for line in training_log.read_text().splitlines()]
     lines[1]["validate"]["loss"] = float("inf")

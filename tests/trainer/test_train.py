@@ -38,6 +38,7 @@ from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.train import Progress, Training
 from matseg_trainer.training_step import RunningScore
+from matseg_trainer.zoo.build import kept_mean_iou
 
 
 def run(workspace: Path, *arguments: str) -> Result:
@@ -67,6 +68,43 @@ def test_each_network_trains(workspace: Path, version: str) -> None:
     assert checkpoint.sample.dtype == np.uint8
     assert (workspace / "plots" / f"discs_{version}.png").stat().st_size > 10_000
     assert not (workspace / "saved" / f"discs_{version}.resume.pth").exists()
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 3)])
+def test_the_epoch_that_keep_names_is_kept(
+    workspace: Path, keep: str, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All epochs but the first are made to look as if everything were labelled the wrong way round."""
+    original = Training._validate
+
+    def worse_and_worse(self: Training, number: int, progress: Progress) -> RunningScore:
+        score = original(self, number, progress)
+        if number > 1:
+            score.matrix[:] = np.diag(score.matrix.sum(axis=1))[::-1]
+        else:
+            score.matrix[:] = np.diag(score.matrix.sum(axis=1))
+        return score
+
+    monkeypatch.setattr(Training, "_validate", worse_and_worse)
+    text = f"[discs.kept]\nmodel = 'unet'\nwidth = 4\nepoch = 3\nkeep = '{keep}'\n"
+    with (workspace / "config.toml").open("a", encoding="utf-8") as stream:
+        stream.write(text)
+    result = run(workspace, "discs", "kept", "--json")
+    assert result.exit_code == 0, result.output
+    records = log_of(workspace, "kept")
+    assert [record["validate"]["mean_iou"] for record in records] == [1, 0, 0]
+    said = json.loads(result.stdout)
+    assert (said["best_epoch"], said["validation"]["mean_iou"]) == (epoch, float(epoch == 1))
+    kept = load_checkpoint(workspace / "saved" / "discs_kept.pth")
+    assert kept.training.epoch == epoch
+    assert int(kept.weights["encoder.0.1.num_batches_tracked"]) == epoch * len(plan_of(workspace).steps())
+    assert kept_mean_iou(workspace / "log" / "discs_kept.jsonl") == float(epoch == 1)
+
+
+def plan_of(workspace: Path) -> EpochPlan:
+    """Of a version that shows each training image once an epoch, four at a time."""
+    images = len(Dataset.open(workspace / "data" / "discs").samples("train"))
+    return EpochPlan(config=VersionConfig(model="unet", n_class=2), seed=0, n_images=images, stride=16)
 
 
 def test_it_learns(workspace: Path) -> None:
