@@ -57,15 +57,8 @@ def plot_training(
     iou.plot(epochs, [r.validate.mean_iou for r in records], color="black", lw=2, label="mean")
     shown = [[value for value in record.validate.iou if value is not None] for record in records]
     _forget_the_start(iou, [[min(values) for values in shown if values], [r.train.mean_iou for r in records]])
-    iou.axvline(kept.epoch, color="grey", lw=0.8, ls="--")
-    iou.annotate(
-        f"{keep}: {kept.validate.mean_iou:.4f}\nin epoch {kept.epoch}",
-        (kept.epoch, iou.get_ylim()[0]),
-        xytext=(4, 4),
-        textcoords="offset points",
-        color="grey",
-        ha="left" if kept.epoch < 0.8 * max(epochs) else "right",
-    )
+    text = f"{keep}: {kept.validate.mean_iou:.4f} in epoch {kept.epoch}"
+    iou.axvline(kept.epoch, color="grey", lw=0.8, ls="--", label=text)
     iou.set_ylabel("validation IoU")
     iou.legend(frameon=False, fontsize="small")
     rate.plot(epochs, [record.lr for record in records], color="black", marker=".")
