@@ -170,6 +170,7 @@ def _classes(metadata: ModelMetadata, figures: ZooFigures) -> str:
 
 def _quality(metadata: ModelMetadata, figures: ZooFigures) -> str:
     accuracy, validated = figures.accuracy, metadata.training.metrics
+    chosen = "" if metadata.training.config.get("keep") == "last" else ", on which the epoch was chosen"
     lines = [
         f"- {accuracy.split}, {accuracy.images} image(s) that took no part in the training: mean IoU "
         f"{_number(accuracy.mean_iou)}, accuracy {_number(accuracy.accuracy)}; image by image mean IoU "
@@ -177,7 +178,7 @@ def _quality(metadata: ModelMetadata, figures: ZooFigures) -> str:
         f"- boundaries there: F1 {_number(accuracy.boundary_f1)} within {accuracy.boundary_tolerance:g} pixels, mean "
         f"displacement {_number(accuracy.boundary_displacement, 2)} pixels",
         f"- probabilities there: expected calibration error {_number(accuracy.calibration_error)}",
-        f"- validation, on which the epoch was chosen: mean IoU {_number(validated.get('mean_iou'))}, accuracy "
+        f"- validation{chosen}: mean IoU {_number(validated.get('mean_iou'))}, accuracy "
         f"{_number(validated.get('accuracy'))}",
     ]
     if figures.seeds:
