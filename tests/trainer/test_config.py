@@ -126,6 +126,8 @@ def test_accepted_spellings(key: str, written: object, read: object) -> None:
         ("batch_size", 4.0, "found 4.0"),
         ("batch_size", "4", "found '4'"),
         ("aug", 1, "found 1"),
+        ("aug", "zoom", 'expected true, false, "turns" or "scales", found \'zoom\''),
+        ("keep", "first", "'best' or 'last', found 'first'"),
         ("aug", "true", "found 'true'"),
         ("lr", True, "found true"),
         ("lr", 0, "greater than 0, found 0"),

@@ -211,9 +211,12 @@ def test_wrong_names_are_told_before_any_work(
 
 
 def test_a_log_that_is_none_is_told(tmp_path: Path) -> None:
+    split = {"loss": 1, "accuracy": 0.5, "mean_iou": 0.5, "iou": [0.5, 0.5]}
+    line = json.dumps({"epoch": 1, "lr": 1e-4, "train": split, "validate": split})
     (tmp_path / "log.jsonl").write_text("{}\n", encoding="utf-8")
-    for name in ("log.jsonl", "absent.jsonl"):
-        with pytest.raises(ModelError, match="expected the log of a training"):
+    (tmp_path / "torn.jsonl").write_text(f"{line}\n{line[:20]}", encoding="utf-8")
+    for name in ("log.jsonl", "torn.jsonl", "absent.jsonl"):
+        with pytest.raises(UsageError, match=rf"{name}: expected the log of (a|one) training"):
             kept_mean_iou(tmp_path / name)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -110,6 +110,13 @@ class VersionConfig(BaseModel):
             raise ValueError("expected [height, width] in pixels, or one number for square images")
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("aug", mode="before")
+    @classmethod
+    def _all_choices_are_told(cls, value: object) -> object:
+        if not (isinstance(value, bool) or value in ("turns", "scales")):
+            raise ValueError('expected true, false, "turns" or "scales"')
+        return value
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_endless_numbers(cls, value: object) -> object:
@@ -148,6 +155,11 @@ class Config:
                 f"{self.source}: data set {dataset!r} has no version {version!r}; {_choices(version, versions)}"
             )
         return versions[version]
+
+
+def kept_index(mean_ious: Sequence[float], keep: Keep) -> int:
+    """Which of some epochs is kept, from 0: the first with the highest validation mean IoU, or the last."""
+    return len(mean_ious) - 1 if keep == "last" else max(range(len(mean_ious)), key=mean_ious.__getitem__)
 
 
 def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> list[Problem]:

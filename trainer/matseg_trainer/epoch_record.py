@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matseg_shared.metrics import segmentation_metrics
-from matseg_trainer.config import Keep
+from matseg_trainer.config import Keep, kept_index
 from matseg_trainer.training_step import RunningScore
 
 
@@ -55,5 +55,5 @@ class EpochRecord:
 
 
 def kept_epoch(records: Sequence[EpochRecord], keep: Keep) -> EpochRecord:
-    """The epoch whose weights are kept: the first with the highest validation mean IoU, or the last."""
-    return records[-1] if keep == "last" else max(records, key=lambda record: record.validate.mean_iou)
+    """The epoch whose weights are kept."""
+    return records[kept_index([record.validate.mean_iou for record in records], keep)]

@@ -19,7 +19,7 @@ from matseg_shared.report_page.parts import Fact
 from matseg_trainer.config import VersionConfig, load_config
 from matseg_trainer.pages.places import page_path
 from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities
-from matseg_trainer.pages.training_log import TrainingLog, read_log
+from matseg_trainer.training_log import TrainingLog, read_log
 from matseg_trainer.training_record import TrainingRecord, read_record
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="training.html.j2")
@@ -173,7 +173,7 @@ def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionCon
 def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]:
     """What an experienced eye sees in the curves, with the numbers it rests on."""
     notes: list[str] = []
-    last, best = epochs.epochs[-1], max(epochs.epochs, key=lambda epoch: epoch.validate_.mean_iou)
+    last, best = epochs.epochs[-1], epochs.best
     unfinished = config is not None and len(epochs.epochs) < config.epoch
     if config is not None and unfinished:
         notes.append(

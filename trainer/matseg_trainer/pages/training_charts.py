@@ -8,7 +8,7 @@ from matseg_shared.palette import Colour, default_colours
 from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
 from matseg_shared.report_page.page import css_colour
 from matseg_shared.report_page.pictures import visible_colours
-from matseg_trainer.pages.training_log import LoggedEpoch, TrainingLog
+from matseg_trainer.training_log import LoggedEpoch, TrainingLog
 from matseg_trainer.training_record import TrainingRecord
 
 

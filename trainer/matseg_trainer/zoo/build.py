@@ -8,20 +8,20 @@ publish:                                             └─> export ─> evaluat
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_runtime.model import read_model_bytes
 from matseg_runtime.session import Session
 from matseg_runtime.trust import MADE_HERE
-from matseg_shared.errors import ModelError
+from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.evaluation import read_evaluation
 from matseg_shared.files import atomic_write, write_text
 from matseg_trainer.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.commands import run_command
+from matseg_trainer.training_log import read_log
 from matseg_trainer.training_record import read_record
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo.card import check_model
@@ -172,14 +172,14 @@ def kept_mean_iou(log: Path) -> float:
         log: `log/<name>.jsonl`.
 
     Raises:
-        ModelError: it is missing or no such log.
+        UsageError: it is missing, damaged or no such log, or what was noted beside it is damaged.
     """
-    try:
-        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        values = [float(record["validate"]["mean_iou"]) for record in records]
-        noted = read_record(log)
-        return values[-1] if noted is not None and noted.config.get("keep") == "last" else max(values)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(
-            f"{log}: expected the log of a training, one JSON line per epoch, found {error}; train the version again"
-        ) from error
+    epochs, noted = read_log(log), read_record(log)
+    if epochs.unread:
+        raise UsageError(
+            f"{log}: expected the log of a training, found lines that cannot be read (line {epochs.unread[0]}); "
+            "train the version again"
+        )
+    if noted is not None:
+        epochs = replace(epochs, keep=noted.config.get("keep", "best"))
+    return epochs.kept.validate_.mean_iou

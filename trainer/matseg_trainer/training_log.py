@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import UsageError
-from matseg_trainer.config import Keep
+from matseg_trainer.config import Keep, kept_index
 
 
 class LoggedScore(BaseModel):
@@ -46,10 +46,16 @@ class TrainingLog:
 
     @property
     def kept(self) -> LoggedEpoch:
-        """The epoch whose weights are kept: the first with the highest validation mean IoU, or the last."""
-        if self.keep == "last":
-            return self.epochs[-1]
-        return max(self.epochs, key=lambda epoch: epoch.validate_.mean_iou)
+        """The epoch whose weights are kept."""
+        return self._epoch(self.keep)
+
+    @property
+    def best(self) -> LoggedEpoch:
+        """The epoch with the highest validation mean IoU."""
+        return self._epoch("best")
+
+    def _epoch(self, keep: Keep) -> LoggedEpoch:
+        return self.epochs[kept_index([epoch.validate_.mean_iou for epoch in self.epochs], keep)]
 
 
 def read_log(path: Path) -> TrainingLog:
