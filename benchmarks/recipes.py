@@ -85,6 +85,8 @@ class Result:
     minutes: float
     test: float
     """Mean IoU on the test split."""
+    accuracy: float
+    """Share of its pixels that are labelled right."""
 
 
 def arms_of(path: Path) -> list[Arm]:
@@ -205,7 +207,8 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
                 threads=threads,
             )
         )
-        write_text(summary, json.dumps({"minutes": minutes, "test": test["mean_iou"]}))
+        scores = {"minutes": minutes, "test": test["mean_iou"], "accuracy": test["accuracy"], "iou": test["iou"]}
+        write_text(summary, json.dumps(scores))
     done = json.loads(summary.read_text(encoding="utf-8"))
     records = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     best = max(records, key=lambda item: item["validate"]["mean_iou"])
@@ -216,6 +219,7 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
         last=records[-1]["validate"]["mean_iou"],
         minutes=done["minutes"],
         test=done["test"],
+        accuracy=done["accuracy"],
     )
 
 
@@ -242,6 +246,7 @@ def rows_of(arms: Sequence[Arm], results: dict[tuple[str, int], Result]) -> Iter
                 classes,
                 _median_and_range([result.last for result in mine]),
                 _median_and_range([result.test for result in mine]),
+                _median_and_range([result.accuracy for result in mine]),
                 _median_and_range([result.minutes for result in mine], 1),
             ]
 
@@ -253,6 +258,7 @@ HEADER = (
     "per class",
     "last epoch",
     "test mean IoU",
+    "test accuracy",
     "minutes",
 )
 
@@ -264,15 +270,23 @@ HEADER = (
 )
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recipes"), show_default=True)
 @click.option("--only", multiple=True, help="Arms to train; all when not given.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds 0, 1, ...")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Trainings at a time.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Of each.")
 def main(
-    arms_file: Path, data: Path, work: Path, only: tuple[str, ...], seeds: int, jobs: int, threads: int
+    arms_file: Path,
+    data: Path,
+    work: Path,
+    only: tuple[str, ...],
+    seeds: int,
+    first_seed: int,
+    jobs: int,
+    threads: int,
 ) -> None:
     """Train every arm of ARMS_FILE and print the table."""
     arms = [arm for arm in arms_of(arms_file) if not only or arm.name in only]
-    trials = [Trial(arm=arm, seed=seed) for seed in range(seeds) for arm in arms]
+    trials = [Trial(arm=arm, seed=seed) for seed in range(first_seed, first_seed + seeds) for arm in arms]
     work = work / arms_file.stem
     work.mkdir(parents=True, exist_ok=True)
     prepare(work, data, trials)
@@ -283,7 +297,7 @@ def main(
         results[trial.arm.name, trial.seed] = result
         click.echo(
             f"{trial.version}: validation {result.validate:.4f} in epoch {result.best_epoch}, last {result.last:.4f}, "
-            f"test {result.test:.4f}, {result.minutes:.1f} min",
+            f"test {result.test:.4f} (accuracy {result.accuracy:.4f}), {result.minutes:.1f} min",
             err=True,
         )
 
