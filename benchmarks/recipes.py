@@ -207,7 +207,12 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
                 threads=threads,
             )
         )
-        scores = {"minutes": minutes, "test": test["mean_iou"], "accuracy": test["accuracy"], "iou": test["iou"]}
+        scores = {
+            "minutes": minutes,
+            "test": test["mean_iou"],
+            "accuracy": test["accuracy"],
+            "iou": test["iou"],
+        }
         write_text(summary, json.dumps(scores))
     done = json.loads(summary.read_text(encoding="utf-8"))
     records = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
@@ -271,7 +276,9 @@ HEADER = (
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/recipes"), show_default=True)
 @click.option("--only", multiple=True, help="Arms to train; all when not given.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds.")
-@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
+@click.option(
+    "--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them."
+)
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="Trainings at a time.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Of each.")
 def main(

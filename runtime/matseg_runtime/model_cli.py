@@ -131,8 +131,7 @@ def _print_zoo(as_json: bool) -> None:
         if found is not None:
             places.setdefault(found.path.parent.parent, []).append(item.name)
         here = "no" if found is None else "yes" if found.fits(item) else "another file"
-        network = f"{item.network}, {item.precision}"
-        table.add_row(f"{PREFIX}{item.name}", item.summary, network, f"{item.bytes / 1e6:.1f}", here)
+        table.add_row(f"{PREFIX}{item.name}", item.summary, item.kind, f"{item.bytes / 1e6:.1f}", here)
     out = console()
     out.print(table)
     for folder, names in places.items():
@@ -159,6 +158,7 @@ def _facts_table(model: Model) -> Table:
         ("epoch that was kept", str(data.training.epoch)),
         *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
         ("precision, opset", f"{data.export.precision}, {data.export.opset}"),
+        ("test-time augmentation", "none" if data.export.tta == 1 else f"mean of {data.export.tta} views"),
         ("precision pays on", ", ".join(name for name in _PROVIDERS if data.pays_on(name)) or "no provider"),
         ("trained with", _versions(data.training.packages)),
         ("exported with", _versions(data.export.packages)),

@@ -21,7 +21,7 @@ from matseg_runtime.model import read_model_bytes
 from matseg_runtime.trust import HasSha256, Trust, trust_of
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.help import did_you_mean
-from matseg_shared.metadata import Precision
+from matseg_shared.metadata import Precision, Views, graph_kind
 
 PREFIX = "zoo:"
 MODEL_NAME = "model.onnx"
@@ -42,6 +42,8 @@ class ZooModel(BaseModel):
     version: str
     network: str
     precision: Precision
+    tta: Views = 1
+    """Views whose mean it gives; 1: no test-time augmentation."""
     classes: tuple[str, ...]
     """Names in the order of the indices."""
     channels: int
@@ -50,6 +52,11 @@ class ZooModel(BaseModel):
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the whole file."""
+
+    @property
+    def kind(self) -> str:
+        """Network and how its graph computes, for a table."""
+        return f"{self.network}, {graph_kind(self.precision, self.tta)}"
 
     @property
     def file(self) -> str:

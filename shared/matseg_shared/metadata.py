@@ -233,6 +233,15 @@ class AccuracyInfo(_Document):
     """Of the same checkpoint in fp32."""
 
 
+Views = Literal[1, 4, 8]
+"""Ways to flip, and to flip and turn, an image."""
+
+
+def graph_kind(precision: Precision, tta: Views) -> str:
+    """How a graph computes, in few words for a table."""
+    return precision if tta == 1 else f"{precision}, {tta} views"
+
+
 class ExportInfo(_Document):
     """How the graph was made."""
 
@@ -246,6 +255,8 @@ class ExportInfo(_Document):
     """For fp16 and int8; None otherwise."""
     pays_on: tuple[str, ...] = ()
     """Execution providers on which this precision is faster than fp32; for fp32 all."""
+    tta: Views = 1
+    """Test-time augmentation: the graph's answer is the mean of so many flipped (4) and turned (8) views; 1: none."""
     packages: dict[str, str]
     """Versions of matseg, torch, onnx and onnxruntime."""
 

@@ -390,7 +390,7 @@ def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
     from checkpoints import make_checkpoint
 
     with pytest.raises(UsageError, match="as it is trained now"):  # it was opened, and is of another training
-        exported_before(mine, make_checkpoint("unet"), "fp32")
+        exported_before(mine, make_checkpoint("unet"), "fp32", 1)
 
 
 def test_evaluating_a_model_asks_for_the_same(mine: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,7 +22,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_runtime.trust import Trust
-    from matseg_shared.metadata import Precision
+    from matseg_shared.metadata import Precision, Views
     from matseg_trainer.evaluate import Predictor
     from matseg_trainer.export.bioimageio import Package
 
@@ -305,6 +305,10 @@ def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[
         ),
         Example("for GPUs", "matseg-export steel v1 --precision fp16 -o steel_fp16.onnx"),
         Example(
+            "for few images, where each pixel counts: the mean of eight views",
+            "matseg-export steel v1 --tta 8 -o steel_tta.onnx",
+        ),
+        Example(
             "a package for ilastik, deepImageJ and QuPath, too",
             "matseg-export steel v1 --bioimageio steel.zip --author 'Jane Doe' --licence CC-BY-4.0",
         ),
@@ -316,6 +320,14 @@ def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
 )
 @click.option("--precision", type=Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--tta",
+    type=Choice(["1", "4", "8"]),
+    default="1",
+    show_default=True,
+    help="Test-time augmentation: the file gives the mean of so many views, flipped (4) and turned by quarters too "
+    "(8), and takes so many times as long.",
+)
 @click.option(
     "--pixel-size",
     metavar="SIZE",
@@ -343,6 +355,7 @@ def export_main(
     version: str,
     output: Path | None,
     precision: Precision,
+    tta: str,
     pixel_size: str | None,
     bioimageio: Path | None,
     authors: tuple[str, ...],
@@ -357,6 +370,9 @@ def export_main(
     The file is written only when the graph does what the torch network does. fp16 (for GPUs) and int8 (for CPUs)
     need the data set: ranges are chosen on its training images, and a mean IoU on its validation images that is more
     than 0.002 below fp32's fails the export.
+
+    --tta is for networks that were trained on flipped and turned crops (aug). Whether it gains anything, tell by
+    matseg-evaluate --model.
     """
     place = Workspace.find(workspace)
     config = place.config().version(dataset, version)
@@ -372,20 +388,26 @@ def export_main(
     target = output or place.saved / f"{dataset}_{version}.onnx"
     if target.suffix != ".onnx":
         raise UsageError(f"{target}: expected a file name that ends in .onnx")
+    count = cast("Views", int(tta))
     package = _package(bioimageio, authors, licence, citations, overwrite=overwrite)
     there = target.exists() and not overwrite
     if there and package is None:
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
     checkpoint = load_checkpoint(path)
     check_config(path, checkpoint, config)
+    if count > 1 and not config.aug:
+        warn(
+            f"{dataset}_{version} was trained without aug, on views that are neither flipped nor turned: the mean of "
+            f"{count} views may be worse than the image itself; compare with matseg-evaluate --model"
+        )
     if pixel_size is not None:
         checkpoint = dataclasses.replace(checkpoint, pixel_size=parse_pixel_size(pixel_size))
     if there:
-        result = exported_before(target, checkpoint, precision)
+        result = exported_before(target, checkpoint, precision, count)
     else:
         with shown_progress("exporting") as progress:
             result = export_checkpoint(
-                checkpoint, target, precision=precision, dataset=data, progress=progress
+                checkpoint, target, precision=precision, tta=count, dataset=data, progress=progress
             )
     if package is not None:
         from matseg_trainer.export.bioimageio import write_package

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch, or all of pydantic, which `--help` need not wait for
-    from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision
+    from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision, Views
     from matseg_trainer.epoch_record import EpochRecord, SplitScore
     from matseg_trainer.export import ExportResult
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
@@ -79,6 +79,8 @@ class ExportSummary:
     """`<dataset>_<version>`."""
     precision: Precision
     opset: int
+    tta: Views
+    """Views whose mean the file gives; 1: no test-time augmentation."""
     stride: int
     """Pixels."""
     halo: int
@@ -104,6 +106,7 @@ class ExportSummary:
             name=result.metadata.name,
             precision=export.precision,
             opset=export.opset,
+            tta=export.tta,
             stride=tiling.stride,
             halo=tiling.halo,
             parity=export.parity,
@@ -124,6 +127,8 @@ class ExportSummary:
             f"{parity.label_ties} decided by rounding",
             f"  tiles: stride {self.stride}, halo {self.halo} pixels (measured and confirmed)",
         ]
+        if self.tta > 1:
+            lines.append(f"  test-time augmentation: mean of {self.tta} views, {self.tta} times the work")
         if accuracy is not None:
             lines.append(
                 f"  mean IoU on {accuracy.images} images of {accuracy.split}: {accuracy.mean_iou:.4f}, "

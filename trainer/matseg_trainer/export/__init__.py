@@ -10,6 +10,8 @@ torch network ─ to_onnx ─> fp32 graph ────────────�
                                └─ rewrite ─ sample ranges ─ quantise ─> gate ───────> int8 file
                                                                └─<─ layers back to fp32
 ```
+
+With test-time augmentation, what is compared, confirmed, gated and written is the mean of several views of that graph.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from matseg_shared.metadata import (
     Precision,
     SelfTest,
     TilingInfo,
+    Views,
     encode,
 )
 from matseg_shared.progress import SILENT, Progress
@@ -44,6 +47,7 @@ from matseg_trainer.export.parity import TIE_MARGIN, check_parity, confirm_halo,
 from matseg_trainer.export.plan import computed_tensors
 from matseg_trainer.export.ranges import sample_tensors
 from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
+from matseg_trainer.export.views import MeanOfViews, with_views
 from matseg_trainer.halo import measure_halo
 
 if TYPE_CHECKING:
@@ -73,7 +77,7 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Finished:
-    """A graph of the precision asked for, and what its metadata say of how it was made."""
+    """A graph of the precision asked for, for one view, and what its metadata say of how it was made."""
 
     model: onnx.ModelProto
     precision: Precision
@@ -86,6 +90,7 @@ def export_checkpoint(
     path: Path,
     *,
     precision: Precision = "fp32",
+    tta: Views = 1,
     dataset: Dataset | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -95,6 +100,7 @@ def export_checkpoint(
         checkpoint: what was trained.
         path: the file.
         precision: fp16 and int8 need the data set.
+        tta: views whose mean the file gives, see `matseg_trainer.export.views`.
         dataset: the data set it was trained on, unchanged.
         progress: told of each stage.
 
@@ -109,17 +115,21 @@ def export_checkpoint(
     progress.stage("writing the graph")
     deployed = DeployedNetwork(network, checkpoint.input.mean, checkpoint.input.std).eval()
     model = with_one_score(to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype))
-    graph = Graph(model.SerializeToString())
+    graph = Graph(with_views(model, tta).SerializeToString())
     progress.stage("comparing with torch")
-    parity = check_parity(deployed, graph, parity_inputs(checkpoint, network.stride))
+    parity = check_parity(MeanOfViews(deployed, tta), graph, parity_inputs(checkpoint, network.stride))
     progress.stage("measuring the halo")
     halo = measure_halo(network, checkpoint.input.channels)
     confirm_halo(graph, checkpoint, network.stride, halo)
-    maker = _Maker(checkpoint=checkpoint, parity=parity, stride=network.stride, halo=halo, progress=progress)
+    maker = _Maker(
+        checkpoint=checkpoint, parity=parity, stride=network.stride, halo=halo, tta=tta, progress=progress
+    )
     finished = _Finished(model=model, precision="fp32")
     if source is not None:
         finished = maker.int8(model, source) if precision == "int8" else maker.fp16(model, source)
-        confirm_halo(Graph(finished.model.SerializeToString()), checkpoint, network.stride, halo)
+        confirm_halo(
+            Graph(with_views(finished.model, tta).SerializeToString()), checkpoint, network.stride, halo
+        )
     return maker.write(finished, path)
 
 
@@ -131,6 +141,7 @@ class _Maker:
     parity: ParityInfo
     stride: int
     halo: int
+    tta: Views
     progress: Progress = SILENT
 
     def metadata(self, finished: _Finished) -> ModelMetadata:
@@ -150,6 +161,7 @@ class _Maker:
                 calibration=finished.calibration,
                 accuracy=finished.accuracy,
                 pays_on=PAYS_ON[finished.precision],
+                tta=self.tta,
                 packages=package_versions("onnx", "onnxruntime"),
             ),
         )
@@ -159,7 +171,7 @@ class _Maker:
         import onnx
 
         model = onnx.ModelProto()
-        model.CopyFrom(finished.model)
+        model.CopyFrom(with_views(finished.model, self.tta))
         labels, probabilities = Graph(model.SerializeToString())(self.checkpoint.sample)
         test = SelfTest(image=self.checkpoint.sample, labels=labels, margin=top_margin(probabilities))
         for key, value in encode(self.metadata(finished), test).items():
@@ -216,8 +228,8 @@ class _Maker:
         """The file, whole or not at all."""
         import onnx
 
-        onnx.checker.check_model(finished.model)
         content = self.content(finished)
+        onnx.checker.check_model(content)
         _require_loadable(path, content)
         with atomic_write(path) as stream:
             stream.write(content)

@@ -26,7 +26,14 @@ from matseg_runtime.trust import MADE_HERE
 from matseg_runtime.voxel import ome_unit, unit_of
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_shared.files import atomic_write
-from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, ModelMetadata, problems_of
+from matseg_shared.metadata import (
+    INPUT_NAME,
+    LABELS_NAME,
+    PROBABILITIES_NAME,
+    ModelMetadata,
+    graph_kind,
+    problems_of,
+)
 from matseg_shared.tiling import smallest_tile
 from matseg_trainer.export.bioimageio_texts import cover, documentation, network_citation
 
@@ -205,7 +212,7 @@ def _describe(package: Package, session: Session, folder: Path) -> v0_5.ModelDes
     classes = ", ".join(item.name for item in metadata.classes)
     network = network_citation(metadata.training.network)
     return v0_5.ModelDescr(
-        name=_plain(f"MatSeg {metadata.name} {metadata.export.precision}"),
+        name=_plain(f"MatSeg {metadata.name} {graph_kind(metadata.export.precision, metadata.export.tta)}"),
         description=f"Labels every pixel of 2D images as one of {len(metadata.classes)} classes: {classes}."[
             :512
         ],

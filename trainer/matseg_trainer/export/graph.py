@@ -37,12 +37,21 @@ class DeployedNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) raw pixels to labels (N, H, W) uint8 and probabilities (N, K, H, W)."""
-        logits = self.network(normalise(image, self.mean, self.std))
-        if logits.shape[1] == 2:
-            return _decide_between_two(logits)
-        # not torch.softmax: onnxruntime turns the channels to the last axis for it, and back
-        powers = torch.exp(logits - logits.amax(dim=1, keepdim=True))
-        return logits.argmax(dim=1).to(torch.uint8), powers / powers.sum(dim=1, keepdim=True)
+        return decide(self.logits(image))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) raw pixels to (N, K, H, W)."""
+        logits: Tensor = self.network(normalise(image, self.mean, self.std))
+        return logits
+
+
+def decide(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K, H, W) to labels (N, H, W) uint8, the first of equals, and probabilities (N, K, H, W)."""
+    if logits.shape[1] == 2:
+        return _decide_between_two(logits)
+    # not torch.softmax: onnxruntime turns the channels to the last axis for it, and back
+    powers = torch.exp(logits - logits.amax(dim=1, keepdim=True))
+    return logits.argmax(dim=1).to(torch.uint8), powers / powers.sum(dim=1, keepdim=True)
 
 
 def _decide_between_two(logits: Tensor) -> tuple[Tensor, Tensor]:

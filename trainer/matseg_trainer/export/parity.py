@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from matseg_shared.errors import ExportError
 from matseg_shared.metadata import ParityInfo
 from matseg_trainer.checkpoint import Checkpoint
-from matseg_trainer.export.graph import DeployedNetwork, Graph
+from matseg_trainer.export.graph import Graph
 
 MAX_PROBABILITY_DIFFERENCE = 1e-3
 """Largest difference between graph and torch network that fp32 rounding explains in networks this deep."""
@@ -44,8 +45,13 @@ def parity_inputs(checkpoint: Checkpoint, stride: int) -> list[NDArray[Any]]:
     ]
 
 
-def check_parity(deployed: DeployedNetwork, graph: Graph, inputs: Sequence[NDArray[Any]]) -> ParityInfo:
+def check_parity(deployed: nn.Module, graph: Graph, inputs: Sequence[NDArray[Any]]) -> ParityInfo:
     """Compare graph and torch network on every input.
+
+    Args:
+        deployed: (N, C, H, W) raw pixels to labels and probabilities, as `DeployedNetwork`.
+        graph: what it was exported to.
+        inputs: (N, C, H, W) each.
 
     Raises:
         ExportError: a probability or a label differs by more than rounding explains; says where.

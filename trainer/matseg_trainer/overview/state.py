@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from matseg_shared.metadata import Precision, Views, graph_kind
+
 Progress = Literal["untrained", "interrupted", "trained"]
 
 
@@ -36,10 +38,16 @@ class ModelState:
     """One exported file."""
 
     path: Path
-    precision: str
+    precision: Precision
+    tta: Views
     bytes: int
     is_stale: bool
     """Whether it was made of another checkpoint than the one in `saved/`."""
+
+    @property
+    def kind(self) -> str:
+        """How it computes, for a table."""
+        return graph_kind(self.precision, self.tta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ def _version_table(versions: Iterable[VersionState]) -> Table:
     for item in versions:
         tests = [found for found in item.evaluations if found.split == "test" and found.model == "checkpoint"]
         test = "-" if not tests else _score(tests[-1].mean_iou) + (" old" if tests[-1].is_stale else "")
-        models = [model.precision + (" old" if model.is_stale else "") for model in item.models]
+        models = [model.kind + (" old" if model.is_stale else "") for model in item.models]
         mark = "! " if item.is_stale else "  "
         epochs = f"{item.epochs}/{item.epochs_wanted}" + (" ..." if item.progress == "interrupted" else "")
         row = (

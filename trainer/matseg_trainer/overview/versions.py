@@ -115,6 +115,7 @@ def _model_state(file: ModelFile, training: TrainingInfo | None) -> ModelState:
     return ModelState(
         path=file.path,
         precision=file.metadata.export.precision,
+        tta=file.metadata.export.tta,
         bytes=file.path.stat().st_size,
         is_stale=training is not None and file.metadata.training != training,
     )

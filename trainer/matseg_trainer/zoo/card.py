@@ -11,7 +11,7 @@ from matseg_runtime.session import Session
 from matseg_runtime.zoo import PREFIX, ZooModel
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import Spread
-from matseg_shared.metadata import ModelMetadata, TrainingInfo
+from matseg_shared.metadata import ModelMetadata, TrainingInfo, graph_kind
 from matseg_trainer.zoo.checkout import ZooEntry
 from matseg_trainer.zoo.description import Description, read_description
 from matseg_trainer.zoo.figures import Speed, ZooFigures, read_figures
@@ -55,6 +55,7 @@ class Card:
             version=metadata.training.version,
             network=metadata.training.network,
             precision=metadata.export.precision,
+            tta=metadata.export.tta,
             classes=tuple(item.name for item in metadata.classes),
             channels=metadata.input.channels,
             dtype=metadata.input.dtype,
@@ -81,11 +82,11 @@ def check_model(description: Description, model: Model) -> None:
     """Refuse a file that is not what the description describes.
 
     Raises:
-        ModelError: it has another name or precision.
+        ModelError: it has another name or precision, or other views.
     """
     metadata = model.metadata
-    expected = f"{description.trained_name} in {description.precision}"
-    found = f"{metadata.name} in {metadata.export.precision}"
+    expected = f"{description.trained_name} in {graph_kind(description.precision, description.tta)}"
+    found = f"{metadata.name} in {graph_kind(metadata.export.precision, metadata.export.tta)}"
     if found != expected:
         raise ModelError(
             f"{model.path}: expected a model of {expected}, as its model.toml says, found one of {found}; "
@@ -115,6 +116,16 @@ def _head(card: Card) -> str:
         (
             "precision",
             f"{metadata.export.precision}, worth its while on {', '.join(metadata.export.pays_on)}",
+        ),
+        *(
+            ()
+            if metadata.export.tta == 1
+            else (
+                (
+                    "test-time augmentation",
+                    f"mean of {metadata.export.tta} views, which takes {metadata.export.tta} times as long as one",
+                ),
+            )
         ),
         ("tiles", f"stride {metadata.tiling.stride}, halo {metadata.tiling.halo} pixels"),
         *origins(training),

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import ConfigError
-from matseg_shared.metadata import Precision, problems_of
+from matseg_shared.metadata import Precision, Views, problems_of
 
 
 class _Table(BaseModel):
@@ -42,6 +42,8 @@ class Description(_Table):
     version: str
     """Of `config.toml`: all hyperparameters."""
     precision: Precision = "fp32"
+    tta: Views = 1
+    """Views whose mean the file gives, for `matseg-export --tta`."""
     split: str = "test"
     """Folder of labelled images that the card's figures are measured on."""
     prepare: tuple[str, ...] = Field(min_length=1)
@@ -73,7 +75,8 @@ class Description(_Table):
     def export(self, target: str) -> tuple[str, ...]:
         """The words of the command that writes the model file."""
         words = ("matseg-export", self.dataset, self.version, "--precision", self.precision)
-        return (*words, "--output", target, "--overwrite")
+        views = () if self.tta == 1 else ("--tta", str(self.tta))
+        return (*words, *views, "--output", target, "--overwrite")
 
     def evaluation(self, model: str) -> tuple[str, ...]:
         """The words of the command that measures the model file."""

@@ -73,7 +73,7 @@ def _readme(cards: Sequence[Card]) -> str:
                 f"[`{PREFIX}{item.name}`]({item.name}/README.md)",
                 item.summary,
                 ", ".join(item.classes),
-                f"{item.network}, {item.precision}",
+                item.kind,
                 f"{item.bytes / 1e6:.1f}",
                 iou,
                 f"{figures.speed.megapixels_per_second:.1f}",

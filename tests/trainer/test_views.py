@@ -1,0 +1,262 @@
+"""Test-time augmentation within the file: the mean of flipped and turned views, for every network and precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from checkpoints import NETWORKS, make_checkpoint
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from matseg_runtime.model_cli import inspect_main
+from matseg_runtime.segment import segment_image
+from matseg_runtime.session import Session
+from matseg_shared.errors import ExportError
+from matseg_shared.metadata import ModelMetadata
+from matseg_shared.tiling import smallest_tile
+from matseg_trainer import export
+from matseg_trainer.cli import evaluate_main, export_main, train_main
+from matseg_trainer.export import DeployedNetwork, export_checkpoint, to_onnx
+from matseg_trainer.export.crops import CROPS
+from matseg_trainer.export.graph import Graph
+from matseg_trainer.export.half import to_half
+from matseg_trainer.export.index import GraphIndex
+from matseg_trainer.export.plan import computed_tensors
+from matseg_trainer.export.quantise import quantise
+from matseg_trainer.export.ranges import sample_tensors
+from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
+from matseg_trainer.export.sensitive import WEIGHT_LEVELS
+from matseg_trainer.export.views import with_views
+
+Turn = tuple[Callable[[NDArray[Any]], NDArray[Any]], Callable[[NDArray[Any]], NDArray[Any]]]
+"""There and back."""
+
+
+def symmetries(count: int) -> list[Turn]:
+    """The flips, or all symmetries of the square, of the last two axes, in other words than the product's."""
+    quarters = range(4) if count == 8 else (0, 2)
+
+    def turn(times: int, mirror: bool) -> Turn:
+        def there(pixels: NDArray[Any]) -> NDArray[Any]:
+            turned = np.rot90(pixels, times, axes=(-2, -1))
+            return turned[..., ::-1] if mirror else turned
+
+        def back(pixels: NDArray[Any]) -> NDArray[Any]:
+            return np.rot90(pixels[..., ::-1] if mirror else pixels, -times, axes=(-2, -1))
+
+        return there, back
+
+    return [turn(times, mirror) for times in quarters for mirror in (False, True)]
+
+
+def one_view(name: str, precision: str, n_class: int) -> onnx.ModelProto:
+    """A graph of random weights in a precision."""
+    checkpoint = make_checkpoint(name, n_class=n_class)
+    deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
+    model = with_one_score(to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype))
+    if precision == "fp32":
+        return model
+    if precision == "fp16":
+        return to_half(
+            model, sample_tensors(model, computed_tensors(GraphIndex.of(model)), [checkpoint.sample])
+        )
+    model = in_integer_operators(model)
+    samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), [checkpoint.sample])
+    return quantise(model, samples, checkpoint.input, keep=frozenset(), weight_levels=WEIGHT_LEVELS)[0]
+
+
+def run(model: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    return Graph(model.SerializeToString())(np.ascontiguousarray(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "n_class", "count"),
+    [(name, precision, 3, 8) for name in NETWORKS for precision in ("fp32", "int8")]
+    + [("unet", "fp16", 3, 8), ("unet", "fp32", 2, 8), ("patchunet", "int8", 2, 4), ("segnet", "fp32", 3, 4)],
+)
+def test_the_answer_is_that_of_the_mean_scores(name: str, precision: str, n_class: int, count: int) -> None:
+    """Whose softmax is the geometric mean of the probabilities, made to sum to one."""
+    model = one_view(name, precision, n_class)
+    image = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 96), dtype=np.uint8)
+    said = [back(run(model, there(image))[1]) for there, back in symmetries(count)]
+    assert max(float(np.abs(item - said[0]).max()) for item in said) > 1e-3, (
+        "the views agree: nothing is tested"
+    )
+    labels, probabilities = run(with_views(model, count), image)
+    # in fp16 the optimised graph rounds where its neighbours let it
+    tolerance = 2e-3 if precision == "fp16" else 2e-6
+    expected = np.exp(np.mean(np.log(said), axis=0))
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=tolerance)
+    clear = np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] > 2 * tolerance
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(labels[clear], expected.argmax(axis=1)[clear])
+
+
+def test_a_turned_image_gets_turned_labels() -> None:
+    model = with_views(one_view("unet", "int8", 3), 8)
+    image = np.random.default_rng(1).integers(0, 256, (1, 1, 48, 80), dtype=np.uint8)
+    expected = run(model, image)[1]
+    for there, back in symmetries(8):
+        np.testing.assert_allclose(back(run(model, there(image))[1]), expected, atol=1e-6)
+
+
+def test_a_graph_that_decides_in_another_way_is_refused() -> None:
+    model = one_view("unet", "fp32", 3)
+    for node in model.graph.node:
+        if node.op_type == "Div" and "probabilities" in node.output:
+            node.op_type = "Mul"
+    with pytest.raises(ExportError, match="no views can be averaged"):
+        with_views(model, 4)
+
+
+def test_one_view_is_the_graph_itself() -> None:
+    model = one_view("unet", "fp32", 2)
+    assert with_views(model, 1) is model
+
+
+def test_other_numbers_of_views_are_none() -> None:
+    with pytest.raises(ValueError, match="1, 4 or 8"):
+        with_views(one_view("unet", "fp32", 2), 2)
+
+
+@pytest.mark.parametrize(("name", "n_class"), [("patchunet", 2), ("unet", 3), ("pixelnet", 3)])
+def test_int8_is_tiled_as_the_whole_without_exception(name: str, n_class: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = with_views(one_view(name, "int8", n_class), 8)
+    checkpoint = make_checkpoint(name, n_class=n_class)
+    written = export_checkpoint(checkpoint, path, tta=8).metadata
+    model = onnx.load(path)
+    model.graph.CopyFrom(graph.graph)  # the same document, and the graph of lower precision
+    onnx.save(model, path)
+    session = Session.open(path, provider="cpu", threads=2)
+    tiling = written.tiling
+    edge = smallest_tile(tiling.halo, tiling.stride)
+    image = np.random.default_rng(3).integers(0, 256, (1, 2 * edge + 3, edge + 7), dtype=np.uint8)
+    whole = segment_image(session, image)
+    assert len(np.unique(whole)) > 1
+    np.testing.assert_array_equal(segment_image(session, image, tile=(edge, edge), batch=3), whole)
+
+
+def test_the_file_says_it_and_is_tiled_as_the_whole(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("unet", n_class=3)
+    plain = export_checkpoint(checkpoint, tmp_path / "plain.onnx")
+    result = export_checkpoint(checkpoint, tmp_path / "model.onnx", tta=8)
+    assert result.metadata.export.tta == 8
+    assert result.metadata.tiling == plain.metadata.tiling
+    assert result.bytes < 2 * plain.bytes, "the views do not share their weights"
+    session = Session.open(result.path, provider="cpu", threads=2)
+    assert session.model.metadata == result.metadata
+    assert session.require_self_test().mismatches == 0
+    tiling = result.metadata.tiling
+    edge = smallest_tile(tiling.halo, tiling.stride)
+    image = np.random.default_rng(2).integers(0, 256, (1, 2 * edge + 5, edge + 9), dtype=np.uint8)
+    whole, probabilities = segment_image(session, image, probabilities=True)
+    tiled, pieces = segment_image(session, image, tile=(edge, edge), batch=2, probabilities=True)
+    np.testing.assert_array_equal(tiled, whole)
+    np.testing.assert_allclose(pieces, probabilities, atol=1e-5)
+    alone, _ = segment_image(Session.open(plain.path, provider="cpu"), image, probabilities=True)
+    assert (alone != whole).any()
+
+
+def test_a_graph_whose_views_are_not_turned_back_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matseg_trainer.export import views
+
+    original = views._turn
+
+    def spoilt(view: views.View, source: str, target: str, *, backwards: bool) -> Any:
+        return (
+            ([], source)
+            if backwards and not view.transposed
+            else original(view, source, target, backwards=backwards)
+        )
+
+    monkeypatch.setattr(views, "_turn", spoilt)
+    with pytest.raises(ExportError, match="differs from the torch network"):
+        export_checkpoint(make_checkpoint("unet"), tmp_path / "model.onnx", tta=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def invoke(command: object, workspace: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(command, [*arguments, "--workspace", str(workspace)])  # type: ignore[arg-type]
+
+
+def test_the_command_writes_it_says_it_and_measures_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matseg_trainer.export.gate.LARGEST_LOSS", 1.0)
+    assert invoke(train_main, workspace, "discs", "v1").exit_code == 0
+    path = workspace / "saved" / "tta.onnx"
+    result = invoke(
+        export_main, workspace, "discs", "v1", "--tta", "8", "--precision", "int8", "-o", str(path)
+    )
+    assert result.exit_code == 0, result.output
+    assert "mean of 8 views, 8 times the work" in result.output
+    metadata = ModelMetadata.model_validate_json(
+        next(entry.value for entry in onnx.load(path).metadata_props if entry.key == "matseg")
+    )
+    assert (metadata.export.tta, metadata.export.precision) == (8, "int8")
+    assert metadata.export.calibration is not None
+    assert metadata.export.calibration.crops == CROPS
+    shown = CliRunner().invoke(inspect_main, [str(path)])
+    assert "mean of 8 views" in shown.output
+    measured = invoke(evaluate_main, workspace, "discs", "v1", "--model", str(path), "--json")
+    assert measured.exit_code == 0, measured.output
+    validated = invoke(
+        evaluate_main, workspace, "discs", "v1", "--model", str(path), "--json", "--test-folder", "validate"
+    )
+    assert metadata.export.accuracy is not None
+    assert json.loads(validated.stdout)["mean_iou"] == pytest.approx(metadata.export.accuracy.mean_iou)
+
+
+def test_a_training_without_turned_crops_is_warned_of(workspace: Path) -> None:
+    config = workspace / "config.toml"
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("aug = true", "aug = false"), encoding="utf-8"
+    )
+    assert invoke(train_main, workspace, "discs", "v1").exit_code == 0
+    result = invoke(export_main, workspace, "discs", "v1", "--tta", "4")
+    assert result.exit_code == 0, result.output
+    assert "discs_v1 was trained without aug" in result.output
+
+
+def test_other_numbers_are_refused(workspace: Path) -> None:
+    result = invoke(export_main, workspace, "discs", "v1", "--tta", "3")
+    assert result.exit_code == 2
+    assert "'1', '4', '8'" in result.output
+
+
+def test_an_earlier_file_with_other_views_is_not_taken(workspace: Path) -> None:
+    from matseg_shared.errors import UsageError
+    from matseg_trainer.checkpoint import load_checkpoint
+    from matseg_trainer.export.existing import exported_before
+
+    assert invoke(train_main, workspace, "discs", "v1").exit_code == 0
+    assert invoke(export_main, workspace, "discs", "v1", "--tta", "4").exit_code == 0
+    checkpoint = load_checkpoint(workspace / "saved" / "discs_v1.pth")
+    path = workspace / "saved" / "discs_v1.onnx"
+    assert exported_before(path, checkpoint, "fp32", 4).metadata.export.tta == 4
+    with pytest.raises(UsageError, match="1 view"):
+        exported_before(path, checkpoint, "fp32", 1)
+
+
+def test_every_precision_is_measured_with_its_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate compares files as they are used: views against views."""
+    seen: list[int] = []
+    original = export.with_views
+
+    def noted(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
+        seen.append(count)
+        return original(model, count)
+
+    monkeypatch.setattr(export, "with_views", noted)
+    export_checkpoint(make_checkpoint("patchunet"), tmp_path / "model.onnx", tta=4)
+    assert set(seen) == {4}
