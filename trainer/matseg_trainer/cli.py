@@ -23,8 +23,8 @@ from matseg_trainer.workspace import Workspace, workspace_option
 if TYPE_CHECKING:
     from matseg_runtime.trust import Trust
     from matseg_shared.metadata import Precision, Views
-    from matseg_trainer.evaluate import Predictor
     from matseg_trainer.export.bioimageio import Package
+    from matseg_trainer.predictor import Predictor
 
 # the same as in matseg_shared.evaluation, here because --help must not load that
 BOUNDARY_TOLERANCE = 2.0
@@ -269,7 +269,7 @@ def _checkpoint_predictor(
 ) -> tuple[Predictor, str]:
     from matseg_trainer.checkpoint import check_config, load_checkpoint
     from matseg_trainer.device import choose_compute
-    from matseg_trainer.evaluate import Predictor
+    from matseg_trainer.predictor import Predictor
 
     config = place.config().version(dataset, version)
     path = place.saved / f"{dataset}_{version}.pth"
@@ -283,7 +283,7 @@ def _checkpoint_predictor(
 
 def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, str]:
     from matseg_runtime.session import Session
-    from matseg_trainer.evaluate import Predictor
+    from matseg_trainer.predictor import Predictor
 
     session = Session.open(path, provider="cuda" if gpu else "cpu", trust=trust)
     metadata = session.model.metadata

@@ -167,7 +167,7 @@ def input_statistics(images: Sequence[LabelledImage]) -> InputInfo:
 
 def class_shares(images: Sequence[LabelledImage], n_class: int) -> NDArray[np.float64]:
     """(K,) share of each class among all labelled pixels of a split."""
-    counts = sum(np.bincount(image.labels.ravel(), minlength=n_class) for image in images)
+    counts = np.sum([np.bincount(image.labels.ravel(), minlength=n_class) for image in images], axis=0)
     shares: NDArray[np.float64] = counts / np.sum(counts)
     return shares
 

@@ -121,4 +121,5 @@ class _GlooBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * total / (total - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return (values * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
+        normalised: Tensor = values * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+        return normalised.to(x.dtype)

@@ -19,13 +19,12 @@ from matseg_shared.files import write_text
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
 from matseg_trainer.checkpoint import (
     Checkpoint,
-    config_differences,
     load_tensors,
     package_versions,
     save_checkpoint,
     save_tensors,
 )
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config import VersionConfig, config_differences
 from matseg_trainer.data import (
     Batch,
     EpochPlan,

@@ -82,7 +82,8 @@ class Stepper:
         self._dice = config.loss == "dice"
         self._input = input_info
         self.weights = None if class_weights is None else class_weights.to(compute.device)
-        self.network = network.to(compute.device, memory_format=torch.channels_last)
+        self.network = network.to(compute.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module: nn.Module = _LossInputs(self.network)
         if world.size > 1:
             self._module = synchronise_batch_norm(self._module, compute.device)

@@ -176,7 +176,7 @@ class _Maker:
         test = SelfTest(image=self.checkpoint.sample, labels=labels, margin=top_margin(probabilities))
         for key, value in encode(self.metadata(finished), test).items():
             model.metadata_props.add(key=key, value=value)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
 
     def fp16(self, model: onnx.ModelProto, dataset: Dataset) -> _Finished:
         """The graph in fp16, measured."""

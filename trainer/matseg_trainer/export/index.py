@@ -61,8 +61,8 @@ class GraphIndex:
 def layer_name(node: onnx.NodeProto) -> str:
     """What a user calls a layer: the module in the network, where the exporter kept its name."""
     weight = node.input[1]
-    name, found, _ = weight.removeprefix("network.").partition(".weight")
-    return name if found else node.output[0]
+    name, found, _ = str(weight).removeprefix("network.").partition(".weight")
+    return name if found else str(node.output[0])
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

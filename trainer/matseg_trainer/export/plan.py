@@ -128,8 +128,8 @@ def _after(node: onnx.NodeProto, index: GraphIndex) -> str:
     """The tensor a computing node hands on: behind its rectifier, when that is its only reader."""
     readers = index.readers(node.output[0])
     if len(readers) == 1 and readers[0].op_type in RECTIFIERS and node.output[0] not in index.outputs:
-        return readers[0].output[0]
-    return node.output[0]
+        return str(readers[0].output[0])
+    return str(node.output[0])
 
 
 def is_inner(name: str, index: GraphIndex) -> bool:

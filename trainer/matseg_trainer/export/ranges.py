@@ -48,7 +48,8 @@ class Code:
     def rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """What is left of real values after a way through uint8."""
         levels = np.clip(np.rint(values / self.scale) + self.zero_point, 0, LEVELS)
-        return ((levels - self.zero_point) * self.scale).astype(np.float32)
+        rounded: NDArray[np.float32] = ((levels - self.zero_point) * self.scale).astype(np.float32)
+        return rounded
 
 
 def sample_tensors(
@@ -131,7 +132,8 @@ def least_confusion_code(scores: NDArray[np.float32]) -> Code:
     """
 
     def classes(values: NDArray[np.float32]) -> NDArray[Any]:
-        return values[0] > 0 if len(values) == 1 else values.argmax(axis=0)
+        found: NDArray[Any] = values[0] > 0 if len(values) == 1 else values.argmax(axis=0)
+        return found
 
     low, high, expected = float(scores.min()), float(scores.max()), classes(scores)
     codes = [Code.spanning(low * part, high * part) for part in _SHRINKAGES]

@@ -147,7 +147,7 @@ def _is_patch_writer(node: onnx.NodeProto, index: GraphIndex) -> bool:
     layer = index.producer.get(node.input[0])
     if layer is None or layer.op_type != "Conv" or layer.input[1] not in index.constants:
         return False
-    return len(index.constants[layer.input[1]]) == attribute(node, "blocksize", 0) ** 2
+    return bool(len(index.constants[layer.input[1]]) == attribute(node, "blocksize", 0) ** 2)
 
 
 def _patch_writer(
