@@ -124,6 +124,21 @@ def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: li
     _parts_that_do_not_belong_together_are_told(builder)
 
 
+def test_a_model_of_several_views_says_so(builder: Builder, ran: list[tuple[str, ...]]) -> None:
+    entry, zoo = builder.entry, builder.zoo
+    described = DESCRIPTION.replace('version = "v4"', 'version = "v4"\ntta = 4')
+    entry.description.write_text(described, encoding="utf-8")
+    builder = Builder.of(zoo, "discs", builder.workspace)
+    builder.build()
+    assert "--tta 4" in " ".join(next(words for words in ran if words[0] == "matseg-export"))
+    assert Session.open(entry.model, provider="cpu").model.metadata.export.tta == 4
+    card = entry.card.read_text(encoding="utf-8")
+    assert "mean of 4 views" in card
+    assert "--tta 4" in card
+    assert "unet, fp32, 4 views" in zoo.readme.read_text(encoding="utf-8")
+    assert ZooIndex.model_validate_json(zoo.index.read_bytes()).models[0].tta == 4
+
+
 def _nothing_changes_without_a_reason(builder: Builder) -> None:
     assert write_pages(builder.zoo) == ()
     time_again(builder.entry)
@@ -140,6 +155,7 @@ def _parts_that_do_not_belong_together_are_told(builder: Builder) -> None:
         (entry.figures, read_figures(entry.figures).model_sha256, "0" * 64, "found those of another file"),
         (entry.description, 'version = "v4"', 'version = "v1"', "expected a model of discs_v1 in fp32"),
         (entry.description, 'dataset = "discs"', 'dataset = "discs"\nprecision = "int8"', "discs_v4 in int8"),
+        (entry.description, 'version = "v4"', 'version = "v4"\ntta = 8', "discs_v4 in fp32, 8 views"),
         (entry.description, "licence", "license", "Field required"),
     ):
         kept = path.read_text(encoding="utf-8")
