@@ -134,6 +134,7 @@ def test_a_model_of_several_views_says_so(builder: Builder, ran: list[tuple[str,
     assert Session.open(entry.model, provider="cpu").model.metadata.export.tta == 4
     card = entry.card.read_text(encoding="utf-8")
     assert "mean of 4 views" in card
+    assert "- validation, one view" in card
     assert "--tta 4" in card
     assert "unet, fp32, 4 views" in zoo.readme.read_text(encoding="utf-8")
     assert ZooIndex.model_validate_json(zoo.index.read_bytes()).models[0].tta == 4

@@ -152,6 +152,11 @@ def origins(training: TrainingInfo) -> list[tuple[str, str]]:
     return rows
 
 
+def _validation(metadata: ModelMetadata) -> str:
+    """What the figures of the training were measured on: its network, not the file."""
+    return "validation" if metadata.export.tta == 1 else "validation, one view"
+
+
 def _classes(metadata: ModelMetadata, figures: ZooFigures) -> str:
     accuracy = figures.accuracy
     validated = metadata.training.metrics.get("iou", [None] * len(metadata.classes))
@@ -171,7 +176,7 @@ def _classes(metadata: ModelMetadata, figures: ZooFigures) -> str:
         "value",
         "class",
         "colour (RGB)",
-        "IoU, validation",
+        f"IoU, {_validation(metadata)}",
         f"IoU, {accuracy.split}",
         f"IoU, {accuracy.split}, image by image: median (lowest to highest)",
         f"phase fraction, {accuracy.split}: error in percentage points",
@@ -189,7 +194,7 @@ def _quality(metadata: ModelMetadata, figures: ZooFigures) -> str:
         f"- boundaries there: F1 {_number(accuracy.boundary_f1)} within {accuracy.boundary_tolerance:g} pixels, mean "
         f"displacement {_number(accuracy.boundary_displacement, 2)} pixels",
         f"- probabilities there: expected calibration error {_number(accuracy.calibration_error)}",
-        f"- validation{chosen}: mean IoU {_number(validated.get('mean_iou'))}, accuracy "
+        f"- {_validation(metadata)}{chosen}: mean IoU {_number(validated.get('mean_iou'))}, accuracy "
         f"{_number(validated.get('accuracy'))}",
     ]
     if figures.seeds:
