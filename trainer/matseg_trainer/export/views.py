@@ -204,9 +204,7 @@ def _constants(count: int) -> list[onnx.TensorProto]:
     for axes in dict.fromkeys(view.flipped for view in views(count) if view.flipped):
         name = f"views/{''.join(map(str, axes))}"
         made += [
-            constant(
-                f"{name}/start", np.full(len(axes), -1, np.int64)
-            ),  # and the step, which is the same number
+            constant(f"{name}/start", np.full(len(axes), -1, np.int64)),  # the step is the same number
             constant(f"{name}/end", np.full(len(axes), _TO_THE_FRONT, np.int64)),
             constant(f"{name}/axes", np.array(axes, np.int64)),
         ]
