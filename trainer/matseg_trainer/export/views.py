@@ -52,12 +52,10 @@ class View:
 
 def views(count: int) -> tuple[View, ...]:
     """One view, the image itself; four, its flips; or eight, those and their quarter turns."""
-    if count == 1:
-        return (View(flipped=(), transposed=False),)
+    if count not in (1, 4, 8):
+        raise ValueError(f"expected 1, 4 or 8 views, found {count}")
     flips = [axes for size in range(3) for axes in itertools.combinations((_ROWS, _COLUMNS), size)]
     every = [View(flipped=axes, transposed=transposed) for transposed in (False, True) for axes in flips]
-    if count not in (4, 8):
-        raise ValueError(f"expected 1, 4 or 8 views, found {count}")
     return tuple(every[:count])
 
 

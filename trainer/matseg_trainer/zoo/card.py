@@ -11,7 +11,7 @@ from matseg_runtime.session import Session
 from matseg_runtime.zoo import PREFIX, ZooModel
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import Spread
-from matseg_shared.metadata import ModelMetadata, TrainingInfo, graph_kind
+from matseg_shared.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_trainer.zoo.checkout import ZooEntry
 from matseg_trainer.zoo.description import Description, read_description
 from matseg_trainer.zoo.figures import Speed, ZooFigures, read_figures
@@ -117,16 +117,7 @@ def _head(card: Card) -> str:
             "precision",
             f"{metadata.export.precision}, worth its while on {', '.join(metadata.export.pays_on)}",
         ),
-        *(
-            ()
-            if metadata.export.tta == 1
-            else (
-                (
-                    "test-time augmentation",
-                    f"mean of {metadata.export.tta} views, which takes {metadata.export.tta} times as long as one",
-                ),
-            )
-        ),
+        *_views(metadata.export.tta),
         ("tiles", f"stride {metadata.tiling.stride}, halo {metadata.tiling.halo} pixels"),
         *origins(training),
         (
@@ -150,6 +141,13 @@ def origins(training: TrainingInfo) -> list[tuple[str, str]]:
     if training.teacher is not None:
         rows.append(("distilled from", f"{training.teacher.name} (file `{training.teacher.sha256[:16]}`)"))
     return rows
+
+
+def _views(tta: Views) -> list[tuple[str, str]]:
+    """A row on test-time augmentation, where there is any."""
+    if tta == 1:
+        return []
+    return [("test-time augmentation", f"mean of {tta} views, which takes {tta} times as long as one")]
 
 
 def _validation(metadata: ModelMetadata) -> str:
