@@ -149,8 +149,8 @@ def _copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
         _command("matseg-prep", "split", str(original), root.name, "--workspace", str(work))
     else:
         shutil.copytree(original, root)
-        if arm.images is not None:
-            _thin_out(root / "train", arm.images)
+    if arm.images is not None:
+        _thin_out(root / "train", arm.images)
 
 
 def _pool(original: Path, pool: Path) -> None:

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
-from matseg_trainer.augment import ANY_SCALE, IGNORED, SLIGHT, View, ViewOptions, Warp, random_view
+from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.config import VersionConfig
@@ -449,9 +448,8 @@ def test_padding_is_not_learned(workspace: Path) -> None:
     assert (batch.labels.flatten(1).gather(1, batch.pixels) != IGNORED).all()
 
 
-@pytest.mark.parametrize(("warp", "apart"), [(SLIGHT, 0.03), (ANY_SCALE, 0.06)])
 @pytest.mark.parametrize("crop", [None, 24])
-def test_augmentation_moves_image_and_labels_alike(crop: int | None, warp: Warp, apart: float) -> None:
+def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
     """An image that is its own label map stays that, up to interpolation at the edges of objects."""
     rng = np.random.default_rng(0)
     labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((8, 8))).astype(np.uint8)
@@ -459,11 +457,11 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None, warp: Warp,
     for _ in range(40):
         soft = np.stack([1 - labels, labels]).astype(np.float16)
         whole = View(pixels=(labels * 200)[np.newaxis], labels=labels, soft=soft)
-        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=warp))
+        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
         assert set(np.unique(view.labels)) <= {0, 1}
-        assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < apart
+        assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < 0.03
         assert view.soft is not None
-        assert np.mean((view.soft[1] > 0.5) != (view.labels == 1)) < apart
+        assert np.mean((view.soft[1] > 0.5) != (view.labels == 1)) < 0.03
         seen.add(view.labels.tobytes())
     assert len(seen) > 20
 
@@ -477,46 +475,13 @@ def test_interpolation_hits_the_label_s_own_pixel(crop: int | None, axis: int) -
     rng = np.random.default_rng(5)
     warped = 0
     for _ in range(30):
-        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=SLIGHT))
+        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
         inside = (view.labels > 0) & (view.labels < place.max())  # beyond the image's border it is reflected
         apart = (view.pixels[0] - view.labels)[inside]
         assert np.abs(apart).max() <= 0.5 + 1e-3
         assert abs(apart.mean()) < 0.05
         warped += bool(np.abs(apart).max() > 0.4)
     assert 5 < warped < 25
-
-
-def test_a_shrunk_view_averages_as_a_lower_magnification_does() -> None:
-    """Of a chequered image every other pixel would be left, black or white, where only points are taken."""
-    chequered = np.indices((96, 96)).sum(axis=0) % 2
-    whole = View(pixels=(200 * chequered[np.newaxis]).astype(np.uint8), labels=np.zeros((96, 96), np.uint8))
-    warp = Warp(rotation=0.0, scaling=3.0, share=1.0)
-    drawn = Mock(
-        uniform=lambda low, _: low, random=lambda: 0.0, integers=lambda low, _: low
-    )  # all as low as can be
-    view = random_view(whole, drawn, ViewOptions(crop=32, warp=warp))
-    assert view.pixels.shape == (1, 32, 32)
-    # the rest is reflected at the edge; of nine pixels four or five are white
-    np.testing.assert_allclose(view.pixels[0, 16:, 16:], 100, atol=12)
-
-
-def test_views_of_any_scale_cover_it_and_every_angle() -> None:
-    """The radius and the direction of a stripe through the middle tell how it was scaled and turned."""
-    across = np.abs(np.indices((256, 256))[0] - 127.5)
-    whole = View(pixels=across[np.newaxis].astype(np.float32), labels=(across < 16).astype(np.uint8))
-    rng = np.random.default_rng(1)
-    widths, angles = [], []
-    for _ in range(150):
-        view = random_view(whole, rng, ViewOptions(turn=True, warp=ANY_SCALE))
-        y, x = np.nonzero(view.labels[64:192, 64:192])
-        angles.append(0.5 * np.arctan2(2 * np.cov(y, x)[0, 1], np.var(x) - np.var(y)))
-        middle = view.pixels[0, 96:160, 96:160]
-        widths.append(np.hypot(*np.median(np.abs(np.gradient(middle)), axis=(1, 2))))
-    zooms = 1 / np.array(widths)
-    assert 0.5 * 0.95 <= zooms.min() < 0.6
-    assert 1.7 < zooms.max() <= 2 * 1.05
-    assert np.isclose(zooms, 1, atol=1e-3).mean() == pytest.approx(1 - ANY_SCALE.share, abs=0.1)
-    assert np.histogram(angles, bins=4, range=(-np.pi / 2, np.pi / 2))[0].min() > 10
 
 
 def test_without_augmentation_pixels_are_untouched() -> None:

@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 from matseg_shared.images import PixelArray
 
+MAX_ROTATION = np.deg2rad(15.0)
+MAX_SCALING = 1.2
+"""Scalings are drawn between 1/this and this, uniformly in the logarithm."""
+WARP_SHARE = 0.5
+"""Share of the views that are rotated and scaled by interpolation; the others keep their pixels as they are."""
 IGNORED = 255
 """Label of pixels that count neither in the loss nor in a metric: padding, and what nobody has labelled."""
 
@@ -34,24 +38,6 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warp:
-    """How far views are rotated and scaled, by interpolation."""
-
-    rotation: float
-    """Angles are drawn between minus this and this, in degrees."""
-    scaling: float
-    """Scalings are drawn between 1/this and this, uniformly in the logarithm."""
-    share: float
-    """Of the views; the others keep their pixels as they are."""
-
-
-SLIGHT = Warp(rotation=15.0, scaling=1.2, share=0.5)
-"""For images of one magnification."""
-ANY_SCALE = Warp(rotation=45.0, scaling=2.0, share=0.8)
-"""For images of several magnifications: the same structure must be known at other sizes than it was labelled at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ViewOptions:
     """Which views are drawn."""
 
@@ -59,8 +45,8 @@ class ViewOptions:
     """Edge of a square crop in pixels; None: the whole image."""
     turn: bool = False
     """Flip and turn by quarters: every pixel stays as it is."""
-    warp: Warp | None = None
-    """Rotate and scale some of the views."""
+    warp: bool = False
+    """Rotate and scale some of the views a little."""
     focus: float = 0.0
     """Share of the crops that are placed on a random pixel of a random class of the image, instead of anywhere."""
 
@@ -80,8 +66,8 @@ def random_view(view: View, rng: np.random.Generator, options: ViewOptions) -> V
     shape = view.labels.shape
     height, width = (min(length, options.crop or length) for length in shape)
     top, left = _corner(view.labels, (height, width), rng, options.focus)
-    if options.warp is not None and rng.random() < options.warp.share:
-        view = _warped(view, rng, options.warp, (top, left, height, width))
+    if options.warp and rng.random() < WARP_SHARE:
+        view = _warp(view, rng, (top, left, height, width))
     else:
         window = (slice(top, top + height), slice(left, left + width))
         view = _each(view, lambda array: array[..., window[0], window[1]])
@@ -125,43 +111,27 @@ def _turn(view: View, rng: np.random.Generator) -> View:
     return _each(view, lambda array: array[..., ::-1]) if rng.random() < 0.5 else view
 
 
-def _warped(view: View, rng: np.random.Generator, warp: Warp, window: tuple[int, int, int, int]) -> View:
-    """Rotate and scale about the window's centre while cutting it; what lies outside the image is reflected.
+def _warp(view: View, rng: np.random.Generator, window: tuple[int, int, int, int]) -> View:
+    """Rotate and scale about the window's centre while cutting it; what lies outside the image is reflected."""
+    top, left, height, width = window
+    angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+    zoom = MAX_SCALING ** rng.uniform(-1, 1)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    y, x = (y - (height - 1) / 2) / zoom, (x - (width - 1) / 2) / zoom
+    source_y = np.cos(angle) * y - np.sin(angle) * x + top + (height - 1) / 2
+    source_x = np.sin(angle) * y + np.cos(angle) * x + left + (width - 1) / 2
+    full_height, full_width = view.labels.shape
+    grid = np.stack([(source_x + 0.5) / full_width * 2 - 1, (source_y + 0.5) / full_height * 2 - 1], axis=-1)
+    grid_tensor = torch.from_numpy(grid.astype(np.float32)).unsqueeze(0)
 
-    Where a view shrinks the image, each of its pixels is the mean of several points, as a lower magnification averages.
-    """
-    angle = np.deg2rad(rng.uniform(-warp.rotation, warp.rotation))
-    zoom = warp.scaling ** rng.uniform(-1, 1)
-    points = max(1, round(1 / zoom))
-    centres, fine = (_grid(view.labels.shape, window, angle, zoom, n) for n in (1, points))
-
-    def sample(array: NDArray[np.generic], grid: Tensor, mode: str) -> Tensor:
+    def sample(array: NDArray[np.generic], mode: str) -> NDArray[np.float32]:
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).unsqueeze(0)
-        return F.grid_sample(tensor, grid, mode=mode, padding_mode="reflection", align_corners=False)
-
-    def mean(array: NDArray[np.generic]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = F.avg_pool2d(sample(array, fine, "bilinear"), points)[0].numpy()
+        warped = F.grid_sample(tensor, grid_tensor, mode=mode, padding_mode="reflection", align_corners=False)
+        result: NDArray[np.float32] = warped.squeeze(0).numpy()
         return result
 
     return View(
-        pixels=mean(view.pixels),
-        labels=sample(view.labels[np.newaxis], centres, "nearest")[0, 0].numpy().astype(np.uint8),
-        soft=None if view.soft is None else mean(view.soft).astype(np.float16),
+        pixels=sample(view.pixels, "bilinear"),
+        labels=sample(view.labels[np.newaxis], "nearest")[0].astype(np.uint8),
+        soft=None if view.soft is None else sample(view.soft, "bilinear").astype(np.float16),
     )
-
-
-def _grid(
-    shape: tuple[int, ...], window: tuple[int, int, int, int], angle: float, zoom: float, points: int
-) -> Tensor:
-    """Where a warped window lies in an image, `points` places along each edge of its pixels.
-
-    Returns:
-        (1, points * height, points * width, 2) x and y as grid_sample takes them: -1 and 1 are the image's outer edges.
-    """
-    top, left, height, width = window
-    y, x = np.mgrid[0 : points * height, 0 : points * width].astype(np.float64)
-    y, x = (((along + 0.5) / points - length / 2) / zoom for along, length in ((y, height), (x, width)))
-    source_y = np.cos(angle) * y - np.sin(angle) * x + top + height / 2
-    source_x = np.sin(angle) * y + np.cos(angle) * x + left + width / 2
-    grid = np.stack([source_x / shape[1] * 2 - 1, source_y / shape[0] * 2 - 1], axis=-1)
-    return torch.from_numpy(grid.astype(np.float32)).unsqueeze(0)

@@ -56,9 +56,8 @@ class VersionConfig(BaseModel):
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate at the start."""
     epoch: int = Field(default=40, ge=1)
-    aug: bool | Literal["turns", "scales"] = False
-    """Augment training images: flips, quarter turns, small rotations and scalings; `turns`: only the first two;
-    `scales`: rotations by any angle, and sizes from a half to twice."""
+    aug: bool | Literal["turns"] = False
+    """Augment training images: flips, quarter turns, small rotations and scalings; `turns`: only the first two."""
     shuffle: bool = False
     """Visit the training images in a new random order each epoch."""
     patience: int = Field(default=0, ge=0)
@@ -113,8 +112,8 @@ class VersionConfig(BaseModel):
     @field_validator("aug", mode="before")
     @classmethod
     def _all_choices_are_told(cls, value: object) -> object:
-        if not (isinstance(value, bool) or value in ("turns", "scales")):
-            raise ValueError('expected true, false, "turns" or "scales"')
+        if not (isinstance(value, bool) or value == "turns"):
+            raise ValueError('expected true, false or "turns"')
         return value
 
     @field_validator("*", mode="before")

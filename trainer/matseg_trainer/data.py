@@ -21,15 +21,13 @@ from matseg_shared.errors import DatasetError
 from matseg_shared.images import PixelArray, is_grey, read_image, to_channels
 from matseg_shared.metadata import Histogram, InputInfo
 from matseg_shared.tiling import padded_length
-from matseg_trainer.augment import ANY_SCALE, IGNORED, SLIGHT, View, ViewOptions, random_view
+from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.dataset import Sample, load_array
 
 CACHE_BYTES = 4 << 30
 """Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
 HISTOGRAM_BINS = 256
-_WARPS = {True: SLIGHT, "scales": ANY_SCALE}
-"""By `aug`; other values leave every pixel as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -254,7 +252,7 @@ def load_batch(
     """Cut, augment and pad the samples of one step."""
     config = plan.config
     options = ViewOptions(
-        crop=config.crop, turn=config.aug is not False, warp=_WARPS.get(config.aug), focus=config.focus
+        crop=config.crop, turn=config.aug is not False, warp=config.aug is True, focus=config.focus
     )
     views, pixels = [], []
     for position in positions:
