@@ -1,0 +1,118 @@
+"""Where a model and the annotator disagree most, as a picture: `python benchmarks/worst.py log/NAME.json --out FILE`.
+
+log/NAME.json is what `matseg-evaluate` wrote, in the workspace it wrote it in. Of the worst images a square around the
+largest wrong region is shown, without the image itself: grey levels of a data set need not be ours to publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.command import debug_option
+from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation
+from matseg_shared.files import atomic_write
+from matseg_shared.images import read_stored
+from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
+from matseg_trainer.dataset import load_array
+
+if TYPE_CHECKING:
+    from matplotlib.patches import Patch
+
+COLUMNS = 4
+
+
+def worst_square(
+    document: EvaluationDocument, image: ImageResult, folder: Path, edge: int
+) -> NDArray[np.uint8]:
+    """What is wrong around the largest wrong region of an image.
+
+    Args:
+        document: of the evaluation.
+        image: one of its images, with at least one wrong pixel.
+        folder: of the document.
+        edge: of the square in pixels; the image's own where that is shorter.
+
+    Returns:
+        (H, W, 3) RGB as `matseg-evaluate --overlay` draws it.
+
+    Raises:
+        DatasetError: labels or prediction are gone, or of another shape by now.
+    """
+    labels = load_array(folder / image.array, len(document.classes))
+    prediction = read_stored(folder / image.prediction).pixels
+    if prediction.shape != labels.shape:
+        raise DatasetError(
+            f"{folder / image.prediction}: expected {labels.shape[0]} x {labels.shape[1]} pixels as its label array, "
+            f"found shape {prediction.shape}; evaluate again"
+        )
+    picture = overlay(labels, prediction, [item.colour for item in document.classes])
+    region = image.disagreement.largest_region
+    assert region is not None  # there are wrong pixels
+    corner = (
+        min(max(middle - edge // 2, 0), max(length - edge, 0))
+        for middle, length in zip((region.y, region.x), labels.shape, strict=True)
+    )
+    top, left = corner
+    return picture[top : top + edge, left : left + edge]
+
+
+def draw(document: EvaluationDocument, folder: Path, count: int, edge: int, out: Path) -> None:
+    """The `count` worst images, `COLUMNS` in a row."""
+    from matplotlib.figure import Figure
+
+    shown = [image for image in document.worst_first if image.disagreement.wrong_pixels][:count]
+    if not shown:
+        raise UsageError(f"{folder}: expected wrong pixels, found none in any image of {document.name}")
+    rows = -(-len(shown) // COLUMNS)
+    columns = min(COLUMNS, len(shown))
+    figure = Figure(figsize=(3 * columns, 3.6 * rows + 0.4), layout="constrained")
+    for place, image in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+        place.imshow(worst_square(document, image, folder, edge), interpolation="nearest")
+        near = image.disagreement.near_boundary
+        place.set_title(
+            f"{image.stem}\nmean IoU {image.mean_iou:.3f}, {image.disagreement.wrong_pixels} wrong pixels,\n"
+            f"{0 if near is None else near:.0%} of them at a boundary",
+            fontsize="small",
+        )
+    for place in figure.axes:
+        place.set_axis_off()
+    figure.legend(handles=list(_legend(document)), loc="outside lower center", ncols=6, frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as stream:
+        figure.savefig(stream, format="png", dpi=100, bbox_inches="tight", metadata={"Software": ""})
+
+
+def _legend(document: EvaluationDocument) -> Iterator[Patch]:
+    from matplotlib.patches import Patch
+
+    marks = [(item.name, item.colour) for item in document.classes]
+    if len(document.classes) == 2:
+        name = document.classes[1].name
+        marks += [(f"{name} that the label has not", FALSE_POSITIVE), (f"{name} missed", FALSE_NEGATIVE)]
+    else:
+        marks.append(("unlike the label", FALSE_NEGATIVE))
+    for name, colour in marks:
+        yield Patch(facecolor=[value / 255 for value in colour], edgecolor="0.5", label=name)
+
+
+@click.command()
+@click.argument("document", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture, PNG.")
+@click.option("--count", type=click.IntRange(min=1), default=4, help="So many images, the worst ones.")
+@click.option("--edge", type=click.IntRange(min=8), default=96, help="Of the squares, in pixels.")
+@debug_option
+def main(document: Path, out: Path, count: int, edge: int) -> None:
+    """Draw the worst images of an evaluation."""
+    draw(read_evaluation(document), document.parent, count, edge, out)
+    click.echo(f"drawn: {out}")
+
+
+if __name__ == "__main__":
+    main()
