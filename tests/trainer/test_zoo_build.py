@@ -19,7 +19,7 @@ from matseg_trainer.cli import evaluate_main, export_main, train_main
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo import build as building
 from matseg_trainer.zoo import speed
-from matseg_trainer.zoo.build import Builder, kept_mean_iou, time_again
+from matseg_trainer.zoo.build import Builder, build_models, kept_mean_iou, time_again
 from matseg_trainer.zoo.card import origins
 from matseg_trainer.zoo.checkout import ZooCheckout
 from matseg_trainer.zoo.figures import read_figures
@@ -88,7 +88,7 @@ def builder(zoo: ZooCheckout, workspace: Path, ran: list[tuple[str, ...]]) -> Bu
 
 
 def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: list[tuple[str, ...]]) -> None:
-    written = builder.build(seeds=2)
+    [written] = build_models([builder], seeds=2)
     entry, zoo = builder.entry, builder.zoo
     assert written == (entry.model, entry.figures, entry.card, zoo.readme, zoo.sums, zoo.index)
     assert [words[0] for words in ran] == [
@@ -125,19 +125,41 @@ def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: li
 
 
 def test_a_model_of_several_views_says_so(builder: Builder, ran: list[tuple[str, ...]]) -> None:
-    entry, zoo = builder.entry, builder.zoo
+    """It is made of the training of the one without."""
+    zoo = builder.zoo
     described = DESCRIPTION.replace('version = "v4"', 'version = "v4"\ntta = 4')
-    entry.description.write_text(described, encoding="utf-8")
-    builder = Builder.of(zoo, "discs", builder.workspace)
-    builder.build()
-    assert "--tta 4" in " ".join(next(words for words in ran if words[0] == "matseg-export"))
+    (zoo.folder / "views").mkdir()
+    (zoo.folder / "views" / "model.toml").write_text(described, encoding="utf-8")
+    builders = [builder, Builder.of(zoo, "views", builder.workspace)]
+    list(build_models(builders))
+    assert [words[0] for words in ran].count("matseg-train") == 1
+    entry = builders[1].entry
+    assert "--tta 4" in " ".join([words for words in ran if words[0] == "matseg-export"][1])
     assert Session.open(entry.model, provider="cpu").model.metadata.export.tta == 4
     card = entry.card.read_text(encoding="utf-8")
     assert "mean of 4 views" in card
     assert "- validation, one view" in card
     assert "--tta 4" in card
     assert "unet, fp32, 4 views" in zoo.readme.read_text(encoding="utf-8")
-    assert ZooIndex.model_validate_json(zoo.index.read_bytes()).models[0].tta == 4
+    assert [model.tta for model in ZooIndex.model_validate_json(zoo.index.read_bytes()).models] == [1, 4]
+
+
+@pytest.mark.parametrize("change", ["classes", "version", "prepare"])
+def test_models_of_different_trainings_are_trained_each(
+    builder: Builder, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(building, "run_command", lambda words, _folder: calls.append(tuple(words)))
+    monkeypatch.setattr(Builder, "publish", lambda _self, _seeds: ())
+    other = builder.zoo.folder / "other"
+    other.mkdir()
+    changes = {"version": ('"v4"', '"v1"'), "prepare": ("labels discs train", "labels discs train test")}
+    described = DESCRIPTION.replace(*changes.get(change, ("", "")))
+    (other / "model.toml").write_text(described, encoding="utf-8")
+    if change == "classes":
+        (other / "classes.toml").write_bytes(builder.workspace.dataset("discs").classes_path.read_bytes())
+    list(build_models([builder, Builder.of(builder.zoo, "other", builder.workspace)]))
+    assert [words[0] for words in calls] == ["matseg-prep", "matseg-train"] * 2
 
 
 def _nothing_changes_without_a_reason(builder: Builder) -> None:
@@ -176,7 +198,7 @@ def test_a_large_model_does_not_get_in(builder: Builder, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(building, "run_command", train)
     with pytest.raises(ModelError, match=r"expected a model of at most 8 MB, found 8\.0 MB"):
-        builder.build()
+        list(build_models([builder]))
     assert not builder.entry.model.exists()
     assert not builder.zoo.index.exists()
 
@@ -193,12 +215,12 @@ def test_a_student_is_trained_after_its_teacher(
     student.write_text(DESCRIPTION.replace('version = "v4"', further), encoding="utf-8")
     teaching = ("matseg-train", "discs", "v4", "--overwrite")
     learning = ("matseg-train", "discs", "v1", "--teacher", "discs_v4", "--overwrite")
-    Builder.of(builder.zoo, "student", Workspace(workspace)).build()
+    list(build_models([Builder.of(builder.zoo, "student", Workspace(workspace))]))
     assert calls[1:] == [teaching, learning]
     (workspace / "saved").mkdir()
     (workspace / "saved" / "discs_v4.pth").touch()
     calls.clear()
-    Builder.of(builder.zoo, "student", Workspace(workspace)).build()
+    list(build_models([Builder.of(builder.zoo, "student", Workspace(workspace))]))
     assert calls[1:] == [learning]
 
 

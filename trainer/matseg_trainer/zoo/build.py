@@ -1,7 +1,7 @@
 """From a data set to a model of the zoo, and from a trained checkpoint to one.
 
 ```
-build:    prepare ─> train (again with other seeds) ─┐
+train:    prepare ─> train (again with other seeds) ─┐
 publish:                                             └─> export ─> evaluate ─> check ─> model.onnx, figures.json, pages
 ```
 """
@@ -9,7 +9,7 @@ publish:                                             └─> export ─> evaluat
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,18 +62,23 @@ class Builder:
             config.version(item.dataset, item.version)
         return cls(zoo=zoo, entry=entry, workspace=workspace, description=description, earlier=earlier)
 
-    def build(self, seeds: int = 1) -> tuple[Path, ...]:
-        """Prepare the data, train and publish.
+    @property
+    def steps(self) -> tuple[object, ...]:
+        """All that decides what `train` leaves: models for which it is the same are made of one training."""
+        classes = self.entry.classes.read_bytes() if self.entry.classes.is_file() else None
+        return (self.description.preparation(), classes, self.description.training())
+
+    def train(self, seeds: int = 1) -> tuple[float, ...]:
+        """Prepare the data and train.
 
         Args:
             seeds: trainings in all; those beside the version's own show how much the seed matters and are not kept.
 
         Returns:
-            Every file of the zoo that was written.
+            Validation mean IoU of the trainings that are not kept.
 
         Raises:
             SystemExit: a command failed, and has said why.
-            MatsegError: see `publish`.
         """
         for words in self.description.preparation():
             run_command(words, self.workspace.root)
@@ -86,7 +91,7 @@ class Builder:
             run_command(self.description.training("--no-save", "--seed", str(seed)), self.workspace.root)
             results.append(kept_mean_iou(self.workspace.log / f"{self.description.trained_name}.jsonl"))
         run_command(self.description.training(), self.workspace.root)
-        return self.publish(results)
+        return tuple(results)
 
     def _train_earlier(self) -> None:
         """What the training needs, with its data, unless an earlier training has left it."""
@@ -149,6 +154,27 @@ class Builder:
         """Where matseg-evaluate leaves its document."""
         description = self.description
         return self.workspace.log / f"{description.trained_name}_{description.split}_onnx.json"
+
+
+def build_models(builders: Iterable[Builder], seeds: int = 1) -> Iterator[tuple[Path, ...]]:
+    """Train and publish models, one after the other; those of one training (`uhcs` and `uhcs-fast`) train once.
+
+    Args:
+        builders: of the models.
+        seeds: see `Builder.train`.
+
+    Yields:
+        Every file of the zoo that was written for a model.
+
+    Raises:
+        SystemExit: a command failed, and has said why.
+        MatsegError: see `Builder.publish`.
+    """
+    trained: dict[tuple[object, ...], tuple[float, ...]] = {}
+    for builder in builders:
+        if builder.steps not in trained:
+            trained[builder.steps] = builder.train(seeds)
+        yield builder.publish(trained[builder.steps])
 
 
 def time_again(entry: ZooEntry) -> ZooFigures:

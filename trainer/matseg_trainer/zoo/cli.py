@@ -28,7 +28,7 @@ def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
     from matseg_trainer.cli import require_train_extra
 
     require_train_extra("building a model of the zoo")
-    from matseg_trainer.zoo.build import Builder
+    from matseg_trainer.zoo.build import Builder, build_models
     from matseg_trainer.zoo.checkout import ZooCheckout
 
     zoo, place = ZooCheckout.find(), Workspace.find(workspace)
@@ -36,8 +36,8 @@ def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
     builders = [
         Builder.of(zoo, name, place) for name in chosen
     ]  # each described rightly, before hours of training
-    for builder in builders:
-        _tell(builder.build(seeds), zoo.root)
+    for written in build_models(builders, seeds):
+        _tell(written, zoo.root)
 
 
 @main.command()
