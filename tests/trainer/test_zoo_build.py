@@ -88,9 +88,10 @@ def builder(zoo: ZooCheckout, workspace: Path, ran: list[tuple[str, ...]]) -> Bu
 
 
 def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: list[tuple[str, ...]]) -> None:
-    [written] = build_models([builder], seeds=2)
+    files, pages = build_models(builder.zoo, [builder], seeds=2)
     entry, zoo = builder.entry, builder.zoo
-    assert written == (entry.model, entry.figures, entry.card, zoo.readme, zoo.sums, zoo.index)
+    assert files == (entry.model, entry.figures)
+    assert pages == (entry.card, zoo.readme, zoo.sums, zoo.index)
     assert [words[0] for words in ran] == [
         "matseg-prep",
         *["matseg-train"] * 2,
@@ -124,14 +125,16 @@ def test_one_call_makes_model_figures_card_and_indexes(builder: Builder, ran: li
     _parts_that_do_not_belong_together_are_told(builder)
 
 
-def test_a_model_of_several_views_says_so(builder: Builder, ran: list[tuple[str, ...]]) -> None:
+def test_a_model_of_several_views_says_so(
+    builder: Builder, ran: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is made of the training of the one without."""
     zoo = builder.zoo
     described = DESCRIPTION.replace('version = "v4"', 'version = "v4"\ntta = 4')
     (zoo.folder / "views").mkdir()
     (zoo.folder / "views" / "model.toml").write_text(described, encoding="utf-8")
     builders = [builder, Builder.of(zoo, "views", builder.workspace)]
-    list(build_models(builders))
+    list(build_models(zoo, builders))
     assert [words[0] for words in ran].count("matseg-train") == 1
     entry = builders[1].entry
     assert "--tta 4" in " ".join([words for words in ran if words[0] == "matseg-export"][1])
@@ -141,7 +144,17 @@ def test_a_model_of_several_views_says_so(builder: Builder, ran: list[tuple[str,
     assert "- validation, one view" in card
     assert "--tta 4" in card
     assert "unet, fp32, 4 views" in zoo.readme.read_text(encoding="utf-8")
-    assert [model.tta for model in ZooIndex.model_validate_json(zoo.index.read_bytes()).models] == [1, 4]
+    assert _views_in_the_index(zoo) == [1, 4]
+    # both described anew: while the first is made, the second is still what it was
+    builder.entry.description.write_text(described, encoding="utf-8")
+    entry.description.write_text(DESCRIPTION, encoding="utf-8")
+    monkeypatch.setattr(Builder, "train", lambda _self, _seeds: ())
+    list(build_models(zoo, [Builder.of(zoo, name, builder.workspace) for name in ("discs", "views")]))
+    assert _views_in_the_index(zoo) == [4, 1]
+
+
+def _views_in_the_index(zoo: ZooCheckout) -> list[int]:
+    return [model.tta for model in ZooIndex.model_validate_json(zoo.index.read_bytes()).models]
 
 
 @pytest.mark.parametrize("change", ["classes", "version", "prepare"])
@@ -158,7 +171,7 @@ def test_models_of_different_trainings_are_trained_each(
     (other / "model.toml").write_text(described, encoding="utf-8")
     if change == "classes":
         (other / "classes.toml").write_bytes(builder.workspace.dataset("discs").classes_path.read_bytes())
-    list(build_models([builder, Builder.of(builder.zoo, "other", builder.workspace)]))
+    list(build_models(builder.zoo, [builder, Builder.of(builder.zoo, "other", builder.workspace)]))
     assert [words[0] for words in calls] == ["matseg-prep", "matseg-train"] * 2
 
 
@@ -198,7 +211,7 @@ def test_a_large_model_does_not_get_in(builder: Builder, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(building, "run_command", train)
     with pytest.raises(ModelError, match=r"expected a model of at most 8 MB, found 8\.0 MB"):
-        list(build_models([builder]))
+        list(build_models(builder.zoo, [builder]))
     assert not builder.entry.model.exists()
     assert not builder.zoo.index.exists()
 
@@ -215,12 +228,12 @@ def test_a_student_is_trained_after_its_teacher(
     student.write_text(DESCRIPTION.replace('version = "v4"', further), encoding="utf-8")
     teaching = ("matseg-train", "discs", "v4", "--overwrite")
     learning = ("matseg-train", "discs", "v1", "--teacher", "discs_v4", "--overwrite")
-    list(build_models([Builder.of(builder.zoo, "student", Workspace(workspace))]))
+    list(build_models(builder.zoo, [Builder.of(builder.zoo, "student", Workspace(workspace))]))
     assert calls[1:] == [teaching, learning]
     (workspace / "saved").mkdir()
     (workspace / "saved" / "discs_v4.pth").touch()
     calls.clear()
-    list(build_models([Builder.of(builder.zoo, "student", Workspace(workspace))]))
+    list(build_models(builder.zoo, [Builder.of(builder.zoo, "student", Workspace(workspace))]))
     assert calls[1:] == [learning]
 
 

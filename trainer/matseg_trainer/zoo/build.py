@@ -2,7 +2,7 @@
 
 ```
 train:    prepare ─> train (again with other seeds) ─┐
-publish:                                             └─> export ─> evaluate ─> check ─> model.onnx, figures.json, pages
+publish:                                             └─> export ─> evaluate ─> check ─> model.onnx, figures.json
 ```
 """
 
@@ -108,14 +108,14 @@ class Builder:
             dataset = self.workspace.dataset(self.description.dataset)
             shutil.copy2(self.entry.classes, dataset.classes_path)
 
-    def publish(self, seeds: Sequence[float] = ()) -> tuple[Path, ...]:
+    def publish(self, seeds: Sequence[float] = ()) -> tuple[Path, Path]:
         """Export the trained checkpoint, measure that file, and put it into the zoo when it is fit for it.
 
         Args:
             seeds: validation mean IoU of further trainings.
 
         Returns:
-            Every file of the zoo that was written.
+            Model and figures. The zoo's pages, which tell of all models, are not written.
 
         Raises:
             SystemExit: a command failed, and has said why.
@@ -128,7 +128,7 @@ class Builder:
         run_command(self.description.evaluation(relative), self.workspace.root)
         return self._store(made, seeds)
 
-    def _store(self, made: Path, seeds: Sequence[float]) -> tuple[Path, ...]:
+    def _store(self, made: Path, seeds: Sequence[float]) -> tuple[Path, Path]:
         content = read_model_bytes(made)
         if len(content) > LARGEST_MODEL:
             raise ModelError(
@@ -147,7 +147,7 @@ class Builder:
         with atomic_write(self.entry.model) as stream:
             stream.write(content)
         write_text(self.entry.figures, figures.model_dump_json(indent=1) + "\n")
-        return (self.entry.model, self.entry.figures, *write_pages(self.zoo))
+        return (self.entry.model, self.entry.figures)
 
     @property
     def _evaluation_path(self) -> Path:
@@ -156,15 +156,17 @@ class Builder:
         return self.workspace.log / f"{description.trained_name}_{description.split}_onnx.json"
 
 
-def build_models(builders: Iterable[Builder], seeds: int = 1) -> Iterator[tuple[Path, ...]]:
+def build_models(zoo: ZooCheckout, builders: Iterable[Builder], seeds: int = 1) -> Iterator[tuple[Path, ...]]:
     """Train and publish models, one after the other; those of one training (`uhcs` and `uhcs-fast`) train once.
 
     Args:
+        zoo: where they go.
         builders: of the models.
         seeds: see `Builder.train`.
 
     Yields:
-        Every file of the zoo that was written for a model.
+        The files of the zoo that were written for each model; at last cards and indexes, when no model is left that is
+        described in a new way and still the old one.
 
     Raises:
         SystemExit: a command failed, and has said why.
@@ -175,6 +177,7 @@ def build_models(builders: Iterable[Builder], seeds: int = 1) -> Iterator[tuple[
         if builder.steps not in trained:
             trained[builder.steps] = builder.train(seeds)
         yield builder.publish(trained[builder.steps])
+    yield write_pages(zoo)
 
 
 def time_again(entry: ZooEntry) -> ZooFigures:

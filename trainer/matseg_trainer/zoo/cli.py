@@ -36,7 +36,7 @@ def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
     builders = [
         Builder.of(zoo, name, place) for name in chosen
     ]  # each described rightly, before hours of training
-    for written in build_models(builders, seeds):
+    for written in build_models(zoo, builders, seeds):
         _tell(written, zoo.root)
 
 
@@ -58,10 +58,12 @@ def publish(name: str, logs: tuple[Path, ...], workspace: Path | None) -> None:
     require_train_extra("building a model of the zoo")
     from matseg_trainer.zoo.build import Builder, kept_mean_iou
     from matseg_trainer.zoo.checkout import ZooCheckout
+    from matseg_trainer.zoo.pages import write_pages
 
     zoo = ZooCheckout.find()
     builder = Builder.of(zoo, name, Workspace.find(workspace))
     _tell(builder.publish([kept_mean_iou(log) for log in logs]), zoo.root)
+    _tell(write_pages(zoo), zoo.root)
 
 
 @main.command(name="time")
