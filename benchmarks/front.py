@@ -33,10 +33,12 @@ STYLES = {
 }
 """Colour and marker of each way; colours of Okabe and Ito (2008), which colour-blind people tell apart."""
 _PIXELS = 852**2
-_ABOVE, _BELOW = 7.0, -13.0
+_ABOVE, _BELOW = 10.0, -10.0
 """Points between a mark and its label."""
-_NEAR = 0.14
-"""Parts of the picture's width within which labels would overlap."""
+_HEIGHT = 290.0
+"""Of the picture in points."""
+_WIDE, _HIGH = 0.1, 0.03
+"""Parts of the picture's width and height within which labels, or a label and a mark, overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,21 +108,28 @@ def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def label_offsets(places: Sequence[tuple[float, float]]) -> list[float]:
-    """Above or below its mark, so that labels of neighbours do not overlap.
+    """Above or below its mark, where a label covers least of other marks and of labels before it.
 
     Args:
         places: of the marks, as parts of the picture's width and height.
     """
+    labels: list[tuple[float, float]] = []
     offsets: list[float] = []
-    for number, place in enumerate(places):
-        taken = {
-            offsets[other]
-            for other in range(number)
-            if abs(places[other][0] - place[0]) < _NEAR and abs(places[other][1] - place[1]) < _NEAR / 2
-        }
-        free = [offset for offset in (_ABOVE, _BELOW, _ABOVE + 11, _BELOW - 11) if offset not in taken]
-        offsets.append(free[0] if free else _ABOVE)
+    for number, (x, y) in enumerate(places):
+        others = [*places[:number], *places[number + 1 :], *labels]
+
+        def covered(
+            offset: float, x: float = x, y: float = y, others: Sequence[tuple[float, float]] = others
+        ) -> int:
+            return sum(_overlap((x, y + offset / _HEIGHT), other) for other in others)
+
+        offsets.append(min((_ABOVE, _BELOW, _ABOVE + 11, _BELOW - 11), key=covered))
+        labels.append((x, y + offsets[-1] / _HEIGHT))
     return offsets
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return abs(one[0] - other[0]) < _WIDE and abs(one[1] - other[1]) < _HIGH
 
 
 def draw(points: Sequence[Placed], measure: str, path: Path) -> None:
@@ -160,6 +169,7 @@ def _label(axes: Axes, points: Sequence[Placed]) -> None:
             xytext=(0, offset),
             textcoords="offset points",
             ha="center",
+            va="center",
             fontsize="small",
             color=STYLES[point.way][0],
         )

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,12 @@ import onnx_models
 import pytest
 from PIL import Image
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+from matseg_shared.evaluation import read_evaluation
+from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE
+from matseg_trainer.commands import run_command
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
 TINY = ("--repeats", "1", "--slices", "4")
 
 
@@ -286,6 +292,38 @@ def test_front(tmp_path: Path) -> None:
     near = front.label_offsets([(0.5, 0.5), (0.52, 0.5), (0.9, 0.5)])
     assert near[0] != near[1]
     assert near[0] == near[2]
+    assert front.label_offsets([(0.5, 0.5), (0.5, 0.53)])[0] < 0  # above it lies a mark
+
+
+def test_worst(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "config.toml", tmp_path)
+    model = ROOT / "models_zoo" / "dendrites" / "model.onnx"
+    for command in (
+        ["matseg-prep", "demo", "demo"],
+        ["matseg-prep", "labels", "demo", "test"],
+        ["matseg-evaluate", "demo", "v1", "--model", model, "--no-report"],
+    ):
+        run_command([str(word) for word in command], tmp_path)
+    log, picture = tmp_path / "log" / "demo_v1_test_onnx.json", tmp_path / "worst.png"
+    done = call("worst.py", log, "--out", picture, "--count", 3, "--edge", 64)
+    assert done.returncode == 0, done.stderr
+    with Image.open(picture) as image:
+        assert image.width > 2 * 300
+    worst, document = load_benchmark("worst"), read_evaluation(log)
+    first = document.worst_first[0]
+    region = first.disagreement.largest_region
+    assert region is not None
+    square = worst.worst_square(document, first, log.parent, 64)
+    assert square.shape == (64, 64, 3)
+    mark = FALSE_POSITIVE if region.predicted == 1 else FALSE_NEGATIVE
+    assert (square == mark).all(axis=-1).sum() >= region.pixels / 2
+    whole = worst.worst_square(document, first, log.parent, 10_000)
+    wrong = (whole == FALSE_POSITIVE).all(axis=-1) | (whole == FALSE_NEGATIVE).all(axis=-1)
+    assert wrong.sum() == first.disagreement.wrong_pixels
+    (log.parent / first.prediction).unlink()
+    refused = call("worst.py", log, "--out", picture)
+    assert refused.returncode == 2
+    assert Path(first.prediction).name in refused.stderr
 
 
 def test_statistics(common: ModuleType) -> None:
