@@ -172,11 +172,15 @@ def build_models(zoo: ZooCheckout, builders: Iterable[Builder], seeds: int = 1) 
         SystemExit: a command failed, and has said why.
         MatsegError: see `Builder.publish`.
     """
-    trained: dict[tuple[object, ...], tuple[float, ...]] = {}
+    latest: dict[
+        str, tuple[object, tuple[float, ...]]
+    ] = {}  # of a data set: what its data and checkpoint are left by
     for builder in builders:
-        if builder.steps not in trained:
-            trained[builder.steps] = builder.train(seeds)
-        yield builder.publish(trained[builder.steps])
+        steps, results = latest.get(builder.description.dataset, (None, ()))
+        if steps != builder.steps:
+            results = builder.train(seeds)
+            latest[builder.description.dataset] = (builder.steps, results)
+        yield builder.publish(results)
     yield write_pages(zoo)
 
 
