@@ -1,12 +1,13 @@
 """Where a model and the annotator disagree most, as a picture: `python benchmarks/worst.py log/NAME.json --out FILE`.
 
-log/NAME.json is what `matseg-evaluate` wrote, in the workspace it wrote it in. Of the worst images a square around the
-largest wrong region is shown, without the image itself: grey levels of a data set need not be ours to publish.
+log/NAME.json is what `matseg-evaluate` wrote, in the workspace it wrote it in; several are those of a
+cross-validation. Of the worst images a square around the largest wrong region is shown, without the image itself: grey
+levels of a data set need not be ours to publish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation
 from matseg_shared.files import atomic_write
 from matseg_shared.images import read_stored
+from matseg_shared.metadata import ClassInfo
 from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
 from matseg_trainer.dataset import load_array
 
@@ -63,18 +65,29 @@ def worst_square(
     return picture[top : top + edge, left : left + edge]
 
 
-def draw(document: EvaluationDocument, folder: Path, count: int, edge: int, out: Path) -> None:
-    """The `count` worst images, `COLUMNS` in a row."""
+def draw(paths: Sequence[Path], count: int, edge: int, out: Path) -> None:
+    """The `count` worst images of all documents, `COLUMNS` in a row."""
     from matplotlib.figure import Figure
 
-    shown = [image for image in document.worst_first if image.disagreement.wrong_pixels][:count]
-    if not shown:
-        raise UsageError(f"{folder}: expected wrong pixels, found none in any image of {document.name}")
+    documents = {path: read_evaluation(path) for path in paths}
+    classes = documents[paths[0]].classes
+    for path, document in documents.items():
+        if document.classes != classes:
+            raise UsageError(f"{path}: expected the classes of {paths[0]}, found others; draw it by itself")
+    wrong = [
+        (path, image)
+        for path, document in documents.items()
+        for image in document.images
+        if image.disagreement.wrong_pixels
+    ]
+    if not wrong:
+        raise UsageError(f"{paths[0]}: expected wrong pixels, found none in any image")
+    shown = sorted(wrong, key=lambda item: -1 if item[1].mean_iou is None else item[1].mean_iou)[:count]
     rows = -(-len(shown) // COLUMNS)
     columns = min(COLUMNS, len(shown))
     figure = Figure(figsize=(3 * columns, 3.6 * rows + 0.4), layout="constrained")
-    for place, image in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
-        place.imshow(worst_square(document, image, folder, edge), interpolation="nearest")
+    for place, (path, image) in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
+        place.imshow(worst_square(documents[path], image, path.parent, edge), interpolation="nearest")
         near = image.disagreement.near_boundary
         place.set_title(
             f"{image.stem}\nmean IoU {image.mean_iou:.3f}, {image.disagreement.wrong_pixels} wrong pixels,\n"
@@ -83,18 +96,18 @@ def draw(document: EvaluationDocument, folder: Path, count: int, edge: int, out:
         )
     for place in figure.axes:
         place.set_axis_off()
-    figure.legend(handles=list(_legend(document)), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(handles=list(_legend(classes)), loc="outside lower center", ncols=6, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as stream:
         figure.savefig(stream, format="png", dpi=100, bbox_inches="tight", metadata={"Software": ""})
 
 
-def _legend(document: EvaluationDocument) -> Iterator[Patch]:
+def _legend(classes: Sequence[ClassInfo]) -> Iterator[Patch]:
     from matplotlib.patches import Patch
 
-    marks = [(item.name, item.colour) for item in document.classes]
-    if len(document.classes) == 2:
-        name = document.classes[1].name
+    marks = [(item.name, item.colour) for item in classes]
+    if len(classes) == 2:
+        name = classes[1].name
         marks += [(f"{name} that the label has not", FALSE_POSITIVE), (f"{name} missed", FALSE_NEGATIVE)]
     else:
         marks.append(("unlike the label", FALSE_NEGATIVE))
@@ -103,14 +116,14 @@ def _legend(document: EvaluationDocument) -> Iterator[Patch]:
 
 
 @click.command()
-@click.argument("document", type=click.Path(path_type=Path))
+@click.argument("documents", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture, PNG.")
 @click.option("--count", type=click.IntRange(min=1), default=4, help="So many images, the worst ones.")
 @click.option("--edge", type=click.IntRange(min=8), default=96, help="Of the squares, in pixels.")
 @debug_option
-def main(document: Path, out: Path, count: int, edge: int) -> None:
-    """Draw the worst images of an evaluation."""
-    draw(read_evaluation(document), document.parent, count, edge, out)
+def main(documents: tuple[Path, ...], out: Path, count: int, edge: int) -> None:
+    """Draw the worst images of evaluations."""
+    draw(documents, count, edge, out)
     click.echo(f"drawn: {out}")
 
 
