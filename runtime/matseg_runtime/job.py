@@ -80,7 +80,7 @@ def _run(job: Job, progress: Progress) -> Summary:
         before = _identities(ledger)
     else:
         replace = partial(_replace, job) if job.options.output.overwrite else None
-        ledger.open(job.key, lambda: _begin(job, ledger), replace)
+        ledger.open(job.key, lambda others: _begin(job, ledger, others), replace)
         with closing(ledger):
             before = _identities(ledger)
             times = _process(job, ledger, progress)
@@ -179,9 +179,8 @@ def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, ad
     return run_units_on_dask(job, _recorder(job, ledger), units, progress, address)
 
 
-def _begin(job: Job, ledger: Ledger) -> None:
-    """Under the ledger's lock: find out what is done, and make room for the rest."""
-    others = ledger.others_at_work()
+def _begin(job: Job, ledger: Ledger, others: Sequence[str]) -> None:
+    """Under the ledger's lock: find out what is done, and make room for the rest; `others` are parts at work."""
     if ledger.is_new or (not others and ledger.locks_supported):
         job.sink.clean(is_new=ledger.is_new or not ledger.done)
     if not isinstance(

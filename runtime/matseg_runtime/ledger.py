@@ -171,14 +171,15 @@ class Ledger:
     def open(
         self,
         key: JobKey,
-        begin: Callable[[], None] | None = None,
+        begin: Callable[[Sequence[str]], None] | None = None,
         replace: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         """Start the job, or go on with it.
 
         Args:
             key: what the job is.
-            begin: called when the ledger has been read, while no other process may start or finish.
+            begin: called when the ledger has been read, while no other process may start or finish; given the parts
+                that others work on. They may have ended since, but what the ended ones did has been read.
             replace: deletes the results of an earlier job, given its slices; then the ledger is emptied, too.
 
         Raises:
@@ -191,10 +192,12 @@ class Ledger:
                 if replace is not None:
                     self._replace(replace)
                 self._require_same_job(key)
+                # before the ledger is read: a part that ends in between would be neither at work nor have done anything
+                others = self.others_at_work()
                 self.reload()
                 self._open_stream()
                 if begin is not None:
-                    begin()
+                    begin(others)
         except BaseException:
             self.close()
             raise
