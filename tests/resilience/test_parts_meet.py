@@ -1,4 +1,4 @@
-"""One part of a job ends at every step of another's run, which must neither miss its work nor destroy it."""
+"""At every step of one part's run another part does something, which must be neither missed nor destroyed."""
 
 from __future__ import annotations
 
@@ -8,59 +8,100 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import pytest
 import small_jobs
 from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH, chosen
 
-import matseg_runtime
+import matseg_runtime.job
 from matseg_runtime.locks import FileLock
 
-WHERE_PARTS_MEET = tuple(
-    str(Path(matseg_runtime.__file__).parent / name)
-    for name in ("job.py", "ledger.py", "finish.py", *(["sink", "prepare.py"] if THOROUGH else []))
+PACKAGE = Path(matseg_runtime.__file__).parent
+MODULES = tuple(str(PACKAGE / name) for name in ("job.py", "ledger.py", "finish.py", "prepare.py", "sink"))
+MEETING_POINTS = (
+    "_begin",
+    "_settle_two_names",
+    "_start_job",
+    "_take_part",
+    "check_place",
+    "clean",
+    "complete",
+    "finish",
+    "open",
+    "start",
 )
+"""Functions that look at what other parts have done; the others are looked into when asked to be thorough."""
 
 
-class Half:
-    """A job of which the first part has written everything, and is about to say so."""
+class Parts:
+    """A job, its folder in a state that can be had again, and its two parts."""
 
     def __init__(self, job: SmallJob, inputs: Path, folder: Path) -> None:
-        small_jobs.fresh_folder(inputs, folder)
-        assert small_jobs.run(job, inputs, folder, "--part", "1/2").exit_code == 0
         self.job, self.inputs, self.folder = job, inputs, folder
+        self._kept = folder.with_name("kept")
+        small_jobs.fresh_folder(inputs, folder)
+
+    def keep(self) -> None:
+        """What is there now is what `restore` brings back."""
+        shutil.copytree(self.folder, self._kept)
+
+    def restore(self) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(self._kept, self.folder)
+
+    def run(self, part: int) -> None:
+        """It labels everything, or at least everything but what the other part has still to try again."""
+        result = small_jobs.run(self.job, self.inputs, self.folder, "--part", f"{part}/2")
+        assert result.exit_code in (0, 4), result.output
+
+    def run_first(self) -> None:
+        """The first part's whole run, unless it would have to wait for the second."""
+        if self._nobody_looks():
+            self.run(1)
+
+    def begin_first(self) -> None:
+        """The first part's run until it labels something, when it is told to stop."""
+        if self._nobody_looks():
+            with mock.patch.object(matseg_runtime.job, "run_pipeline", side_effect=KeyboardInterrupt):
+                result = small_jobs.run(self.job, self.inputs, self.folder, "--part", "1/2")
+            assert result.exit_code in (0, 130), result.output
+
+    def _nobody_looks(self) -> bool:
+        lock = FileLock(self.job.side(self.folder) / "job.lock")
+        is_free = not lock.path.exists() or lock.acquire()
+        lock.release()
+        return is_free
+
+
+class Half(Parts):
+    """The first part has written everything, and is about to say so."""
+
+    def __init__(self, job: SmallJob, inputs: Path, folder: Path) -> None:
+        super().__init__(job, inputs, folder)
+        self.run(1)
         self._ledger = job.side(folder) / "done-1-of-2.jsonl"
         self._lines = self._ledger.read_bytes()
         assert self._lines
         self._ledger.write_bytes(b"")
-        self._kept = folder.with_name("half")
-        shutil.copytree(folder, self._kept)
+        self.keep()
         self._lock = FileLock(job.side(folder) / "part-1-of-2.lock")
 
     def restore(self) -> None:
-        """With the first part at work."""
         self._lock.release()
-        shutil.rmtree(self.folder)
-        shutil.copytree(self._kept, self.folder)
+        super().restore()
         assert self._lock.acquire()
 
-    def end(self) -> None:
-        """The first part's last unit is recorded, and it is not at work any more."""
+    def end_first(self) -> None:
+        """Its last unit is recorded, and it is not at work any more."""
         self._ledger.write_bytes(self._lines)
         self._lock.release()
 
-    def complete(self) -> None:
-        """It completes the output, too, if nobody keeps it waiting."""
-        self.end()
-        lock = FileLock(self.job.side(self.folder) / "job.lock")
-        if lock.acquire():
-            lock.release()
-            self.run("1/2")
-
-    def run(self, part: str) -> None:
-        result = small_jobs.run(self.job, self.inputs, self.folder, "--part", part)
-        assert result.exit_code == 0, result.output
+    def complete_first(self) -> None:
+        """The same, and it completes the output."""
+        self.end_first()
+        self.run_first()
 
 
 def at_step(number: int, deed: Callable[[], None], work: Callable[[], None]) -> int:
@@ -69,11 +110,11 @@ def at_step(number: int, deed: Callable[[], None], work: Callable[[], None]) -> 
 
     def look(frame: FrameType, event: str, _: Any) -> None:
         nonlocal count
-        code = frame.f_code
+        caller = frame if event == "c_call" else frame.f_back if event == "call" else None
         if (
-            event == "call"
-            and code.co_filename.startswith(WHERE_PARTS_MEET)
-            and not code.co_name.startswith("<")
+            caller is not None
+            and caller.f_code.co_filename.startswith(MODULES)
+            and (THOROUGH or caller.f_code.co_name in MEETING_POINTS)
         ):
             if count == number:
                 sys.setprofile(None)
@@ -90,21 +131,61 @@ def at_step(number: int, deed: Callable[[], None], work: Callable[[], None]) -> 
     return count
 
 
+def meet(parts: Parts, deed: Callable[[], None], clean: dict[str, bytes]) -> None:
+    """At each step of the second part's run the first one does its deed; then both are run again."""
+    parts.restore()
+    steps = at_step(-1, deed, lambda: parts.run(2))
+    assert steps > 30
+    for number in chosen(steps, 75, parts.job.name):
+        parts.restore()
+        at_step(number, deed, lambda: parts.run(2))
+        parts.run(1)
+        parts.run(2)
+        assert small_jobs.results(parts.folder) == clean, number
+
+
+def _job(name: str) -> SmallJob:
+    return next(job for job in JOBS if job.name == name)
+
+
+IMAGES_TO_ZARR = SmallJob(name="images-to-zarr", source="folder", output="out.zarr")
+NAMES = [job.name for job in JOBS] if THOROUGH else ["png", "zarr"]
+TAKEN_BACK = [IMAGES_TO_ZARR, *([_job("png"), _job("stack")] if THOROUGH else [])]
+
+
 @pytest.mark.parametrize("ending", ["end", "complete"])
-@pytest.mark.parametrize("name", [job.name for job in JOBS] if THOROUGH else ["png", "zarr"])
-def test_a_part_ends_at_any_step_of_another(
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_ends_while_another_runs(
     name: str, ending: str, inputs: Path, folder: Path, clean: Any
 ) -> None:
-    job = next(job for job in JOBS if job.name == name)
-    half = Half(job, inputs, folder)
-    half.restore()
-    steps = at_step(-1, half.end, lambda: half.run("2/2"))
-    assert steps > 30
-    for number in range(steps) if name != "png" else chosen(steps, 8, f"{name} {ending}"):
-        half.restore()
-        at_step(number, getattr(half, ending), lambda: half.run("2/2"))
-        if ending == "complete":
-            half.run("1/2")
-        else:
-            assert small_jobs.run(job, inputs, folder, "--finish").exit_code == 0
-        assert small_jobs.results(folder) == clean(job), number
+    half = Half(_job(name), inputs, folder)
+    deed = half.end_first if ending == "end" else half.complete_first
+    meet(half, deed, clean(half.job))
+
+
+@pytest.mark.parametrize("deed", ["begin", "run"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_part_runs_while_another_runs(name: str, deed: str, inputs: Path, folder: Path, clean: Any) -> None:
+    parts = Parts(_job(name), inputs, folder)
+    parts.keep()
+    meet(parts, getattr(parts, f"{deed}_first"), clean(parts.job))
+
+
+@pytest.mark.parametrize("deed", ["begin", "run"])
+@pytest.mark.parametrize("job", TAKEN_BACK, ids=lambda job: job.name)
+def test_parts_take_a_finished_output_back(
+    job: SmallJob, deed: str, inputs: Path, folder: Path, clean: Any
+) -> None:
+    """Two images were broken and are mended now; each part has one of them."""
+    own = folder.parent / "inputs"
+    shutil.copytree(inputs, own)
+    parts = Parts(job, own, folder)
+    broken = {path: path.read_bytes() for path in (own / "folder" / f"s{number}.png" for number in (2, 5))}
+    for path in broken:
+        path.write_bytes(b"")
+    result = small_jobs.run(parts.job, own, folder)
+    assert result.exit_code == 4, result.output
+    for path, content in broken.items():
+        path.write_bytes(content)
+    parts.keep()
+    meet(parts, getattr(parts, f"{deed}_first"), clean(parts.job))

@@ -75,8 +75,10 @@ class ImageSink(Sink):
                 raise UsageError(
                     f"{folder}: expected a folder for the label images, found a file; choose another output with -o"
                 )
+            is_filled = folder.exists() and any(folder.iterdir())
+            # looked at last: a part that starts at this moment puts its ledger there before anything else
             ours = self.ledger_folder.exists()
-            if not ours and not overwrite and folder.exists() and any(folder.iterdir()):
+            if is_filled and not ours and not overwrite:
                 raise UsageError(
                     f"{folder}: is not empty and holds no earlier results of matseg-run; choose another output with "
                     "-o, or add to it (replacing files of the same name) with --overwrite"

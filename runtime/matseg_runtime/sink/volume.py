@@ -42,8 +42,9 @@ class VolumeSink(Sink):
     def check_place(self, *, overwrite: bool) -> None:
         with output_errors(self.path):
             exists, ours = self.path.exists(), (self.ledger_folder / "job.json").exists()
-            unfinished = self.partial.exists()
-        if exists and ours and unfinished and not overwrite:
+            # another part may have renamed the one to the other between two looks
+            has_two = exists and self.partial.exists() and self.path.exists()
+        if has_two and ours and not overwrite:
             self._refuse_two_contents()
         if not exists or ours:
             return
