@@ -105,7 +105,8 @@ def _run(job: Job, progress: Progress) -> Summary:
         )
     if summary.is_final:
         progress.stage("making the report")
-        summary = leave_page(job, summary)
+        with ledger.job_lock():  # who starts now would take half a page for what a killed process left
+            summary = leave_page(job, summary)
     return summary
 
 
