@@ -64,7 +64,14 @@ def _lock_descriptor(descriptor: int, wait: bool) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        while True:
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                if wait and error.errno == errno.EDEADLK:  # what it calls ten seconds without success
+                    continue
+                raise
+            return
     else:
         import fcntl
 
