@@ -190,6 +190,32 @@ def test_resume_refuses_what_has_changed(workspace: Path, monkeypatch: pytest.Mo
         assert fact in result.output
 
 
+def test_two_trainings_of_one_version(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would write over the checkpoint of the first, and leave a log that is not that of the weights."""
+    run(workspace, "discs", "v1")
+    expected, log = weights_of(workspace, "v1"), log_of(workspace, "v1")
+    original = Training._train_epoch
+    seconds: list[Result] = []
+
+    def joined(self: Training, epoch: int, progress: Progress) -> RunningScore:
+        if not seconds:
+            for options in ((), ("--overwrite",), ("--resume",)):
+                seconds.append(run(workspace, "discs", "v1", "--seed", "1", *options))
+            seconds.append(run(workspace, "discs", "v2"))  # another version is nobody's business
+        return original(self, epoch, progress)
+
+    monkeypatch.setattr(Training, "_train_epoch", joined)
+    result = run(workspace, "discs", "v1", "--overwrite")
+    assert result.exit_code == 0, result.output
+    for second in seconds[:3]:
+        assert second.exit_code == 2
+        assert "another matseg-train works on this version at this moment; wait for it" in second.output
+    assert seconds[3].exit_code == 0, seconds[3].output
+    assert log_of(workspace, "v1") == log
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(workspace, "v1").items())
+    assert run(workspace, "discs", "v1", "--overwrite").exit_code == 0  # nobody holds the lock any more
+
+
 def test_nothing_to_resume(workspace: Path) -> None:
     result = run(workspace, "discs", "v1", "--resume")
     assert result.exit_code == 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from matseg_shared import interruption
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.files import write_text
+from matseg_shared.locks import FileLock
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
 from matseg_trainer.checkpoint import (
     Checkpoint,
@@ -65,6 +67,8 @@ class Outputs:
     """The state after the last finished epoch; removed when the training is complete."""
     log: Path
     plot: Path
+    lock: Path
+    """Held while a process trains this version."""
 
     @classmethod
     def of(cls, workspace: Workspace, name: str) -> Outputs:
@@ -74,7 +78,27 @@ class Outputs:
             resume=workspace.saved / f"{name}.resume.pth",
             log=workspace.log / f"{name}.jsonl",
             plot=workspace.plots / f"{name}.png",
+            lock=workspace.log / f".{name}.lock",
         )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process trains this version, with its results going to the same files.
+
+        Raises:
+            UsageError: one does.
+            OutputError: the lock cannot be written.
+        """
+        lock = FileLock(self.lock)
+        if not lock.acquire():
+            raise UsageError(
+                f"{self.log}: another matseg-train works on this version at this moment; wait for it, or train under "
+                "another name of config.toml"
+            )
+        try:
+            yield
+        finally:
+            lock.release()
 
     def prepare(self, *, resume: bool, overwrite: bool, save: bool) -> None:
         """Refuse to lose an earlier result.
@@ -154,10 +178,17 @@ def train(job: TrainingJob, world: World, progress: Progress) -> list[EpochRecor
         One record per epoch.
 
     Raises:
-        UsageError: the data, the configuration or earlier results stand in the way.
+        UsageError: the data, the configuration, earlier results or another process stand in the way.
     """
     outputs = Outputs.of(job.workspace, job.name)
     training = Training(job, world, outputs)
+    with outputs.alone() if world.is_main else nullcontext():
+        _run(training, progress)
+    return training.state.records
+
+
+def _run(training: Training, progress: Progress) -> None:
+    job, world, outputs = training.job, training.world, training.outputs
     if world.is_main:
         outputs.prepare(resume=job.resume, overwrite=job.overwrite, save=job.save)
     world.barrier()
@@ -171,7 +202,6 @@ def train(job: TrainingJob, world: World, progress: Progress) -> list[EpochRecor
         training.run_epoch(epoch, progress)
     if world.is_main and job.save:
         outputs.resume.unlink(missing_ok=True)
-    return training.state.records
 
 
 class Training:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matseg_runtime.locks import FileLock
 from matseg_runtime.sink.base import LabelVolume
 from matseg_runtime.sink.multiscale import Level, Multiscale
 from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
@@ -24,6 +23,7 @@ from matseg_runtime.sink.zarr import ZarrSink
 from matseg_runtime.source.zarr import placement, without_remarks
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.files import output_errors, sweep, sync_folder
+from matseg_shared.locks import FileLock
 from matseg_shared.metadata import ModelMetadata
 from matseg_shared.names import portable_name_problem
 
