@@ -73,6 +73,15 @@ matseg.charts = (() => {
     return !spec.y_log && most >= 1e4 && most < 1e8 ? "," : undefined;
   };
 
+  // A mark's text stands where the curves have left: above those that fall, below those that rise.
+  const markPlace = (spec) => {
+    const falls = ({ y }) => {
+      const values = y.filter((value) => value !== null);
+      return values[values.length - 1] < values[0];
+    };
+    return spec.series.every(falls) ? { y: 0.97, yanchor: "top" } : { y: 0.03, yanchor: "bottom" };
+  };
+
   const layout = (spec) => {
     const [ink, soft, grid] = [css("--ink"), css("--soft"), css("--grid")];
     // the margin above holds the buttons, which must not cover points
@@ -97,7 +106,7 @@ matseg.charts = (() => {
         ...(pointed.has(spec.id) ? [rule(pointed.get(spec.id), { color: css("--focus"), width: 2 })] : []),
       ],
       annotations: spec.marks.map((mark) => ({
-        x: mark.x, yref: "paper", y: 0.03, text: mark.text, showarrow: false, xanchor: "left", yanchor: "bottom",
+        x: mark.x, yref: "paper", ...markPlace(spec), text: mark.text, showarrow: false, xanchor: "left",
         xshift: 4, font: { color: soft } })),
     };
   };
