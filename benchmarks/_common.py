@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import click
 
-from matseg_shared.files import write_text
-from matseg_shared.machine import available_cpus
+from matseg_shared.system.files import write_text
+from matseg_shared.system.machine import available_cpus
 
 Outcome = TypeVar("Outcome")
 

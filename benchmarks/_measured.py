@@ -11,7 +11,7 @@ from _common import Report, median, paired_ratio, spread, verdict
 from _turns import Outcome
 
 from matseg_shared.errors import UsageError
-from matseg_shared.files import write_text
+from matseg_shared.system.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

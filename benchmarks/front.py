@@ -19,7 +19,7 @@ from _measured import Measured, load
 
 from matseg_shared.command import debug_option
 from matseg_shared.errors import UsageError
-from matseg_shared.files import atomic_write
+from matseg_shared.system.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -27,7 +27,7 @@ from end_to_end import PNG, ZARR, runner
 
 from matseg_shared.command import debug_option
 from matseg_shared.errors import MatsegError, UnsupportedError
-from matseg_shared.machine import available_cpus
+from matseg_shared.system.machine import available_cpus
 from matseg_shared.tiling import padded_length
 
 PARTS = ("limits", "unet", "segnet", "pixelnet", "fast")

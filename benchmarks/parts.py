@@ -25,7 +25,7 @@ from _workload import (
 )
 
 from matseg_shared.command import debug_option
-from matseg_shared.machine import available_cpus
+from matseg_shared.system.machine import available_cpus
 
 GOAL = 1.8
 PARTS = 2

@@ -29,7 +29,7 @@ import click
 import numpy as np
 from _common import markdown_table
 
-from matseg_shared.files import write_text
+from matseg_shared.system.files import write_text
 
 _OURS = ("images", "folds", "init", "teacher", "dataset", "n_class")
 

@@ -12,10 +12,10 @@ from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_runtime.trust_options import trust_options
 from matseg_shared.command import debug_option, json_option, print_json
 from matseg_shared.help import Choice, Command, Example, Range, option_group
-from matseg_shared.interruption import heed_termination
-from matseg_shared.names import printable
 from matseg_shared.progress import shown_progress
 from matseg_shared.report_page.option import page_option
+from matseg_shared.system.interruption import heed_termination
+from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
     from matseg_runtime.gauge import Wanted

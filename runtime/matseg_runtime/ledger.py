@@ -27,8 +27,8 @@ from pydantic import ValidationError
 
 from matseg_runtime.records import Record, SliceRegions, SliceUncertainty
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.files import output_errors, remove, sync_folder, write_text
-from matseg_shared.locks import FileLock
+from matseg_shared.system.files import output_errors, remove, sync_folder, write_text
+from matseg_shared.system.locks import FileLock
 
 _JOB_NAME = "job.json"
 _LOCK_SUFFIX = ".lock"

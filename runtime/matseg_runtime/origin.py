@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matseg_runtime.source import NODE_SEPARATOR, split_location
 from matseg_shared.errors import OutputError
-from matseg_shared.files import write_text
 from matseg_shared.metadata import ModelMetadata
+from matseg_shared.system.files import write_text
 
 ORIGIN_NAME = "origin.json"
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from matseg_shared import interruption
 from matseg_shared.errors import UnsupportedError
+from matseg_shared.system import interruption
 
 Unit = TypeVar("Unit")
 Read = TypeVar("Read")

@@ -31,7 +31,7 @@ from matseg_runtime.trust import HasSha256, Trust
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.machine import available_cpus
+from matseg_shared.system.machine import available_cpus
 
 _MOST_TRIED = 1000
 """Slices from the first on, and again as many of the others, that are tried to find one that can be read."""

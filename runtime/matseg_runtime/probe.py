@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.session import Session
-from matseg_shared.machine import peak_memory, reset_peak_memory, used_memory
+from matseg_shared.system.machine import peak_memory, reset_peak_memory, used_memory
 from matseg_shared.tiling import padded_length
 
 _EDGE = 512

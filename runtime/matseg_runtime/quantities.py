@@ -15,8 +15,8 @@ from PIL import Image
 
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.voxel import VoxelSize
-from matseg_shared.files import write_text
 from matseg_shared.metadata import Histogram, ModelMetadata
+from matseg_shared.system.files import write_text
 
 CSV_NAME = "phase_fractions.csv"
 DRIFT_WARNING = 0.5

@@ -13,7 +13,7 @@ from typing import Any
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.stereology import QUANTILES, ClassQuantities, Diameters, Pixel, quantities
 from matseg_runtime.voxel import VoxelSize
-from matseg_shared.files import write_text
+from matseg_shared.system.files import write_text
 
 QUANTITIES_NAME = "quantities.csv"
 SIZES_NAME = "region_sizes.csv"

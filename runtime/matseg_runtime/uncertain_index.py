@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from matseg_runtime.records import Record
-from matseg_shared.files import write_text
+from matseg_shared.system.files import write_text
 
 INDEX_NAME = "index.json"
 FOLDER_SUFFIX = "_uncertain"

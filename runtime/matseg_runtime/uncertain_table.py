@@ -10,7 +10,7 @@ from pathlib import Path
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.uncertain_choice import Chosen
 from matseg_runtime.uncertainty import FULL
-from matseg_shared.files import write_text
+from matseg_shared.system.files import write_text
 
 CSV_NAME = "uncertainty.csv"
 

@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from matseg_shared import interruption
 from matseg_shared.errors import MatsegError, Problem
-from matseg_shared.names import as_text, printable
+from matseg_shared.system import interruption
+from matseg_shared.system.names import as_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

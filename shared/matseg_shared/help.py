@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from matseg_shared.command import EXIT_INTERRUPTED, print_error
-from matseg_shared.interruption import counted, is_pending
+from matseg_shared.system.interruption import counted, is_pending
 
 _GROUP = "matseg_help_group"
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from matseg_shared.errors import MetadataError, Problem
-from matseg_shared.names import portable_name_problem, printable
+from matseg_shared.system.names import portable_name_problem, printable
 
 SCHEMA_VERSION = 1
 DOCUMENT_KEY = "matseg"

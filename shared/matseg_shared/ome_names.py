@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from matseg_shared.names import name_problem, printable
+from matseg_shared.system.names import name_problem, printable
 
 if TYPE_CHECKING:
     from tifffile import TiffFile

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from matseg_shared.names import printable
+from matseg_shared.system.names import printable
 
 
 class PlainConsole(Console):

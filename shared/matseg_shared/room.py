@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from matseg_shared.errors import ImageError
-from matseg_shared.machine import available_memory
+from matseg_shared.system.machine import available_memory
 
 ALWAYS = 64 << 20
 """Bytes that are granted without looking; so small inputs cost no question to the system."""

@@ -17,8 +17,8 @@ from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH, chosen
 
 import matseg_runtime.job
-from matseg_shared import files
-from matseg_shared.locks import FileLock
+from matseg_shared.system import files
+from matseg_shared.system.locks import FileLock
 
 PACKAGE = Path(matseg_runtime.__file__).parent
 MODULES = (

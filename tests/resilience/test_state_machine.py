@@ -21,7 +21,7 @@ from thoroughness import THOROUGH
 
 from matseg_runtime.ledger import JobKey, read_key
 from matseg_shared.errors import OutputError
-from matseg_shared.files import remove
+from matseg_shared.system.files import remove
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="follows open files through /proc")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matseg_shared import machine
+from matseg_shared.system import machine
 
 
 @pytest.fixture

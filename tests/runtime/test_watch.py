@@ -23,8 +23,8 @@ from matseg_runtime.sink.base import Result as Labelled
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
-from matseg_shared import interruption
 from matseg_shared.errors import UsageError
+from matseg_shared.system import interruption
 
 Run = Callable[..., Result]
 QUICK = 0.02

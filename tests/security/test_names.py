@@ -27,7 +27,7 @@ from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.command import console
 from matseg_shared.errors import MetadataError, OutputError
 from matseg_shared.metadata import DOCUMENT_KEY, decode, encode
-from matseg_shared.names import LONGEST_NAME, name_problem, portable_name_problem, printable, shortened
+from matseg_shared.system.names import LONGEST_NAME, name_problem, portable_name_problem, printable, shortened
 
 GRAPH = onnx_models.build_graph()
 SELF_TEST = onnx_models.self_test_of(GRAPH, 1, "uint8")

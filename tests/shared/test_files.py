@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from matseg_shared.errors import OutputError
-from matseg_shared.files import (
+from matseg_shared.system.files import (
     TEMPORARY_PREFIX,
     atomic_write,
     output_errors,

@@ -11,10 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from matseg_shared import interruption
 from matseg_shared.command import EXIT_INTERRUPTED, debug_option
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.help import Command
+from matseg_shared.system import interruption
 
 
 class Loses:

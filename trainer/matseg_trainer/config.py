@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from matseg_shared.errors import ConfigError, Problem
 from matseg_shared.metadata import problems_of
-from matseg_shared.names import portable_name_problem
+from matseg_shared.system.names import portable_name_problem
 
 CONFIG_NAME = "config.toml"
 DEFAULT_VERSION = "default"

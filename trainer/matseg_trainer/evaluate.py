@@ -12,12 +12,12 @@ from PIL import Image
 
 from matseg_shared.errors import DatasetError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
-from matseg_shared.files import atomic_write, relative_path, write_text
 from matseg_shared.images import check_dtype
 from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.palette import overlay
 from matseg_shared.png import write_label_png
+from matseg_shared.system.files import atomic_write, relative_path, write_text
 from matseg_trainer.data import LabelledImage, LabelledImages
 from matseg_trainer.dataset import Dataset, Sample
 from matseg_trainer.evaluation.disagreement import WrongPixels, rank_images, wrong_pixels

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from matseg_shared import interruption
 from matseg_shared.errors import DatasetError, ModelError, UsageError
-from matseg_shared.files import write_text
-from matseg_shared.locks import FileLock
 from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
+from matseg_shared.system import interruption
+from matseg_shared.system.files import write_text
+from matseg_shared.system.locks import FileLock
 from matseg_trainer.checkpoint import (
     Checkpoint,
     load_tensors,

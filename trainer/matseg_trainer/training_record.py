@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import UsageError
-from matseg_shared.files import write_text
 from matseg_shared.metadata import ClassInfo, InputInfo, problems_of
+from matseg_shared.system.files import write_text
 
 SUFFIX = ".training.json"
 

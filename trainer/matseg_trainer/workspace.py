@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matseg_shared.errors import ConfigError, DatasetError, UsageError
-from matseg_shared.names import portable_name_problem
+from matseg_shared.system.names import portable_name_problem
 
 if TYPE_CHECKING:  # they bring numpy and pydantic along, which `--help` need not wait for
     from matseg_trainer.config import Config

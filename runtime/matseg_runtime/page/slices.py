@@ -21,7 +21,6 @@ from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images import read_stored
-from matseg_shared.machine import available_cpus
 from matseg_shared.palette import Colour
 from matseg_shared.report_page.pictures import (
     GreyWindow,
@@ -31,6 +30,7 @@ from matseg_shared.report_page.pictures import (
     shrink,
     shrink_labels,
 )
+from matseg_shared.system.machine import available_cpus
 
 EDGES = (768, 560, 400, 280)
 """Longer edge of a picture in pixels; the first at which all pictures fit the budget."""

@@ -8,7 +8,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from matseg_shared.files import atomic_write
+from matseg_shared.system.files import atomic_write
 
 
 class DurableStore(LocalStore):

@@ -22,10 +22,10 @@ from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
 from matseg_runtime.source.zarr import placement, without_remarks
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.files import output_errors, sweep, sync_folder
-from matseg_shared.locks import FileLock
 from matseg_shared.metadata import ModelMetadata
-from matseg_shared.names import portable_name_problem
+from matseg_shared.system.files import output_errors, sweep, sync_folder
+from matseg_shared.system.locks import FileLock
+from matseg_shared.system.names import portable_name_problem
 
 _EXPECTED = "--label expected the group of an OME-Zarr image of version 0.4 or 0.5 on this disk"
 _REMEDY = "write a label image of its own with -o labels.zarr"

@@ -13,8 +13,8 @@ from matseg_runtime.sink.base import LabelVolume, Result, Unit
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file
 from matseg_runtime.voxel import VoxelSize
-from matseg_shared.files import output_errors
 from matseg_shared.metadata import ModelMetadata
+from matseg_shared.system.files import output_errors
 
 _BIG = (1 << 32) - (1 << 25)
 """Bytes of pixels beyond which offsets of 32 bits may not do; ImageJ alone reads no BigTIFF, so not a byte earlier."""

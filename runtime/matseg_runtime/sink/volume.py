@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Sink
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.files import make_folder, output_errors, remove, sweep, sync_folder, temporary_beside
+from matseg_shared.system.files import (
+    make_folder,
+    output_errors,
+    remove,
+    sweep,
+    sync_folder,
+    temporary_beside,
+)
 
 SIDE_SUFFIX = ".matseg"
 LABELS_GROUP = "labels"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import UsageError
-from matseg_shared.names import printable
+from matseg_shared.system.names import printable
 
 NODE_SEPARATOR = "::"
 _KINDS = "a folder of images, a TIFF stack (.tif, .tiff), a zarr volume (.zarr), an HDF5 file (.h5) or an array (.npy)"

@@ -14,7 +14,7 @@ from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
-from matseg_shared.names import name_problem
+from matseg_shared.system.names import name_problem
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Of the file with a slice's class probabilities, beside its label image."""

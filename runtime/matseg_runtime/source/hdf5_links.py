@@ -20,7 +20,7 @@ from matseg_runtime.source.array import StoredArray
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.folder import file_identity
 from matseg_shared.errors import UsageError
-from matseg_shared.names import printable
+from matseg_shared.system.names import printable
 
 _SAME_FILE = "."
 _BLOCK_NUMBER = "%b"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from matseg_shared.command import jsonable
 from matseg_shared.errors import MissingExtraError
-from matseg_shared.files import write_text
 from matseg_shared.report_page.chart import Chart
+from matseg_shared.system.files import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -101,7 +101,7 @@ def working_in(folder: Path) -> Iterator[None]:
 
 def reset_peak() -> int:
     """Bytes of memory held now, from which the peak is counted afresh."""
-    from matseg_shared.machine import reset_peak_memory, used_memory
+    from matseg_shared.system.machine import reset_peak_memory, used_memory
 
     reset_peak_memory()
     return used_memory()
@@ -109,6 +109,6 @@ def reset_peak() -> int:
 
 def peak() -> int:
     """The most bytes of memory held since."""
-    from matseg_shared.machine import peak_memory
+    from matseg_shared.system.machine import peak_memory
 
     return peak_memory()

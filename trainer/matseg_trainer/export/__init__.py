@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from matseg_runtime.vetting import vet_model
 from matseg_shared.errors import ExportError, ModelError
-from matseg_shared.files import atomic_write
 from matseg_shared.metadata import (
     PAYS_ON,
     AccuracyInfo,
@@ -37,6 +36,7 @@ from matseg_shared.metadata import (
     encode,
 )
 from matseg_shared.progress import SILENT, Progress
+from matseg_shared.system.files import atomic_write
 from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.export import crops, gate, half, sensitive

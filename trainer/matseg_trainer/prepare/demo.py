@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from matseg_shared.classes import CLASSES_NAME, write_classes
 from matseg_shared.errors import DatasetError, MissingExtraError
-from matseg_shared.files import atomic_write
 from matseg_shared.metadata import ClassInfo
 from matseg_shared.progress import SILENT, Progress
+from matseg_shared.system.files import atomic_write
 from matseg_trainer.dataset import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 

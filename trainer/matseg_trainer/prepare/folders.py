@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from matseg_shared.errors import UsageError
-from matseg_shared.files import output_errors, temporary_beside
+from matseg_shared.system.files import output_errors, temporary_beside
 
 
 @contextmanager

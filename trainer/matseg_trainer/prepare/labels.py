@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from matseg_shared.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.files import atomic_write
 from matseg_shared.images import list_images, read_image
 from matseg_shared.progress import SILENT, Progress
+from matseg_shared.system.files import atomic_write
 from matseg_trainer.dataset import Dataset, LabelledPair, Pairing, load_array, shorten
 from matseg_trainer.prepare.class_table import (
     ClassTable,

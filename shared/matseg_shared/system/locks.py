@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from matseg_shared.files import make_folder, output_errors
+from matseg_shared.system.files import make_folder, output_errors
 
 _HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
