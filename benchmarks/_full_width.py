@@ -127,7 +127,7 @@ def make(files: Files, size: int) -> Facts:
     import onnx
     import torch
 
-    from matseg_shared.metadata import Histogram, InputInfo
+    from matseg_shared.contract.metadata import Histogram, InputInfo
     from matseg_trainer.export.graph import DeployedNetwork, to_onnx
     from matseg_trainer.export.index import GraphIndex
     from matseg_trainer.export.plan import computed_tensors

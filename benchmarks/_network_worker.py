@@ -20,7 +20,7 @@ from _profile import grey_image
 from numpy.typing import NDArray
 
 from matseg_runtime.providers import exact_options
-from matseg_shared.metadata import INPUT_NAME, LABELS_NAME
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
 
 Label = Callable[[NDArray[Any]], object]
 """Labels one (1, 1, H, W) image."""

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from matseg_runtime.providers import exact_options
-from matseg_shared.metadata import INPUT_NAME, LABELS_NAME
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
 
 _WEIGHT_INPUT = {
     "Conv": 1,

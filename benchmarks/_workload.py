@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.providers import exact_options
+from matseg_shared.contract.tiling import pad_to_stride
 from matseg_shared.errors import UnsupportedError, UsageError
 from matseg_shared.images import list_images, read_image, to_channels
-from matseg_shared.tiling import pad_to_stride
 
 Slices = NDArray[np.uint8]
 """(N, H, W) grey slices."""

@@ -26,9 +26,9 @@ from _workload import Slices, real_slices, synthetic_slices, write_folder, write
 from end_to_end import PNG, ZARR, runner
 
 from matseg_shared.command import debug_option
+from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import MatsegError, UnsupportedError
 from matseg_shared.system.machine import available_cpus
-from matseg_shared.tiling import padded_length
 
 PARTS = ("limits", "unet", "segnet", "pixelnet", "fast")
 GOALS = {"unet": 8.0, "segnet": 6.0, "pixelnet": 30.0}

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from matseg_runtime.session import Session
 from matseg_shared.command import debug_option
+from matseg_shared.contract.metadata import LABELS_NAME, TilingInfo
 from matseg_shared.errors import MissingExtraError, UnsupportedError
-from matseg_shared.metadata import LABELS_NAME, TilingInfo
 from matseg_shared.system.machine import available_cpus
 
 WORKER = Path(__file__).with_name("_peer_worker.py")

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.session import Labels, Probabilities
-from matseg_shared.metadata import TilingInfo
-from matseg_shared.tiling import Box, Tile, padded_length
+from matseg_shared.contract.metadata import TilingInfo
+from matseg_shared.contract.tiling import Box, Tile, padded_length
 
 PixelArray = NDArray[Any]
 _ANSWERS_KEPT = 2

@@ -10,8 +10,8 @@ from matseg_runtime.quantities import phase_fractions
 from matseg_runtime.report import REPORT_NAME, Summary, write_report
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source.base import Source
+from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError
-from matseg_shared.metadata import ModelMetadata
 
 TakeStock = Callable[[Summary, Sequence[SliceRecord]], Summary]
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.sizes import exact
+from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images import check_dtype, non_finite, to_channels
-from matseg_shared.metadata import InputInfo
 
 PixelArray = NDArray[Any]
 _FAR_OUTSIDE = 0.5

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from matseg_runtime.intake import Intake
 from matseg_runtime.source.base import Source
+from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.metadata import Histogram, InputInfo
 
 SLICES = 7
 """So many are looked at, evenly spread, the first and the last among them."""

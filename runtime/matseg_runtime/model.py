@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from matseg_runtime.sizes import format_size, parse_size
-from matseg_shared.errors import MetadataError, ModelError
-from matseg_shared.metadata import (
+from matseg_shared.contract.metadata import (
     INPUT_NAME,
     LABELS_NAME,
     PROBABILITIES_NAME,
@@ -19,6 +18,7 @@ from matseg_shared.metadata import (
     decode,
     decode_self_test,
 )
+from matseg_shared.errors import MetadataError, ModelError
 
 LIMIT_VARIABLE = "MATSEG_MODEL_LIMIT"
 DEFAULT_LIMIT = 1_000_000_000

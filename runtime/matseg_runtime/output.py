@@ -14,8 +14,8 @@ from matseg_runtime.source import require_text, split_location
 from matseg_runtime.source.base import Source, Spacing
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.voxel import VoxelSize, ome_unit
+from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import UsageError
-from matseg_shared.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     from matseg_runtime.sink.label_group import ImageGroup

@@ -14,10 +14,10 @@ from matseg_runtime.probe import Probe
 from matseg_runtime.sink.base import Sink, Unit
 from matseg_runtime.sizes import format_size
 from matseg_runtime.source.base import Source
+from matseg_shared.contract.metadata import ModelMetadata, TilingInfo
+from matseg_shared.contract.tiling import padded_length, plan_tiles, smallest_tile
 from matseg_shared.errors import UsageError
-from matseg_shared.metadata import ModelMetadata, TilingInfo
 from matseg_shared.system.machine import available_memory
-from matseg_shared.tiling import padded_length, plan_tiles, smallest_tile
 
 LARGEST_STREAMS = 4
 """Slices that are inferred at a time: more of them only take memory."""

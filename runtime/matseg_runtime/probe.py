@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.session import Session
+from matseg_shared.contract.tiling import padded_length
 from matseg_shared.system.machine import peak_memory, reset_peak_memory, used_memory
-from matseg_shared.tiling import padded_length
 
 _EDGE = 512
 """Pixels: large enough for the cost per pixel to be that of larger tiles, small enough to take little time."""

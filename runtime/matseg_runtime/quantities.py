@@ -15,7 +15,7 @@ from PIL import Image
 
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.voxel import VoxelSize
-from matseg_shared.metadata import Histogram, ModelMetadata
+from matseg_shared.contract.metadata import Histogram, ModelMetadata
 from matseg_shared.system.files import write_text
 
 CSV_NAME = "phase_fractions.csv"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from matseg_runtime.constant import Answer, Answers, surrounded
 from matseg_runtime.session import Labels, Probabilities, Session
-from matseg_shared.metadata import TilingInfo
-from matseg_shared.tiling import Tile, pad_to_stride, padded_length, plan_tiles
+from matseg_shared.contract.metadata import TilingInfo
+from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
 
 PixelArray = NDArray[Any]
 

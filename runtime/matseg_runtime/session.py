@@ -19,8 +19,8 @@ from matseg_runtime.model import Model, describe_model, read_model_bytes
 from matseg_runtime.providers import Attempt, Provider, ProviderChoice
 from matseg_runtime.trust import Trust
 from matseg_runtime.vetting import vet_model
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
-from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.system.machine import available_cpus
 
 Labels = NDArray[np.uint8]

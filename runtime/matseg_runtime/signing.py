@@ -9,8 +9,8 @@ from pathlib import Path
 from matseg_runtime.model import read_model_bytes
 from matseg_runtime.signature import sign, signature_path
 from matseg_runtime.vetting import vet_model
-from matseg_shared.metadata import decode
-from matseg_shared.onnx_properties import read_properties
+from matseg_shared.contract.metadata import decode
+from matseg_shared.contract.onnx_properties import read_properties
 from matseg_shared.system.files import atomic_write
 
 

@@ -36,9 +36,9 @@ from matseg_runtime.uncertain_index import (
     write_index,
 )
 from matseg_runtime.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
-from matseg_shared.classes import CLASSES_NAME, write_classes
+from matseg_shared.contract.classes import CLASSES_NAME, write_classes
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import ImageError
-from matseg_shared.metadata import ClassInfo
 from matseg_shared.png import write_label_png
 from matseg_shared.system.files import atomic_write, output_errors, temporary_beside
 from matseg_shared.system.names import shortened

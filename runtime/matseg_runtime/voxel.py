@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from matseg_runtime.sizes import exact
+from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import UsageError
-from matseg_shared.metadata import PixelSize
 
 PIXEL = "pixel"
 """The unit of lengths where no voxel size is known."""

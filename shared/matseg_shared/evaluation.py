@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import MetadataError
-from matseg_shared.metadata import ClassInfo, problems_of
 
 SCHEMA_VERSION: Literal[1] = 1
 BOUNDARY_TOLERANCE = 2.0

@@ -18,9 +18,9 @@ from PIL import Image
 from matseg_runtime.cli import inspect_main, run_main, verify_main
 from matseg_runtime.segment import segment_image
 from matseg_runtime.session import Session
+from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
 from matseg_shared.images import read_stored
-from matseg_shared.tiling import smallest_tile
 from matseg_trainer import export
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.export import TIE_MARGIN, top_margin

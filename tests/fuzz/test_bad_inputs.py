@@ -38,7 +38,7 @@ from matseg_runtime.source import open_source
 from matseg_runtime.source.array import MOST_SLICES
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared import room
-from matseg_shared.classes import read_classes
+from matseg_shared.contract.classes import read_classes
 from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelError, UsageError
 from matseg_shared.images import read_image
 from matseg_shared.room import require_honest_stream, require_room

@@ -17,8 +17,8 @@ from checkpoints import WIDTH, make_checkpoint
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from matseg_shared.contract.metadata import PixelSize, encode
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
-from matseg_shared.metadata import PixelSize, encode
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.cli import export_main
 from matseg_trainer.export.bioimageio import Author, Citation, Package, write_package

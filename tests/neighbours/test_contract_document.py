@@ -15,7 +15,7 @@ from click.testing import Result
 from PIL import Image
 
 from matseg_runtime.session import TIE_MARGINS
-from matseg_shared.schema import metadata_schema
+from matseg_shared.contract.schema import metadata_schema
 
 DOCS = Path(__file__).parents[2] / "docs"
 Run = Callable[..., Result]
@@ -66,7 +66,7 @@ def test_the_page_knows_what_rounding_explains() -> None:
 
 
 def test_the_schema_is_the_codes() -> None:
-    """When this fails: python -m matseg_shared.schema > docs/model-metadata.schema.json"""
+    """When this fails: python -m matseg_shared.contract.schema > docs/model-metadata.schema.json"""
     stored = (DOCS / "model-metadata.schema.json").read_text(encoding="utf-8")
     assert stored == metadata_schema()
     tiling = json.loads(stored)["$defs"]["TilingInfo"]["properties"]

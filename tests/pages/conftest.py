@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from html_pages import HOSTILE_CLASS, HOSTILE_STEM, PATIENCE, OpenPage, write_labelled, write_slices
 
 from matseg_runtime.cli import run_main
-from matseg_shared.metadata import ClassInfo, encode
+from matseg_shared.contract.metadata import ClassInfo, encode
 from matseg_trainer.pages.cli import report_main
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from matseg_runtime.session import Session
-from matseg_shared.metadata import SelfTest, encode
+from matseg_shared.contract.metadata import SelfTest, encode
 
 Run = Callable[..., Result]
 

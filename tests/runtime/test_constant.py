@@ -20,8 +20,8 @@ from PIL import Image
 from matseg_runtime.constant import surrounded
 from matseg_runtime.segment import Segmentation, constant_answers, segment_images
 from matseg_runtime.session import Session
-from matseg_shared.metadata import TilingInfo
-from matseg_shared.tiling import smallest_tile
+from matseg_shared.contract.metadata import TilingInfo
+from matseg_shared.contract.tiling import smallest_tile
 
 TILING = TilingInfo(stride=onnx_models.STRIDE, halo=onnx_models.HALO)
 SMALLEST = smallest_tile(onnx_models.HALO, onnx_models.STRIDE)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from matseg_runtime.cli import inspect_main, run_main, verify_main
-from matseg_shared.metadata import SelfTest, encode
+from matseg_shared.contract.metadata import SelfTest, encode
 
 
 def test_inspect_prints_what_a_user_looks_for(model: Path) -> None:

@@ -16,8 +16,8 @@ from matseg_runtime.plan import Plan, Planner, Wishes
 from matseg_runtime.probe import Probe
 from matseg_runtime.sizes import parse_size
 from matseg_runtime.source.base import InputIdentity, Slice, Source, Volume
+from matseg_shared.contract.tiling import plan_tiles
 from matseg_shared.errors import UsageError
-from matseg_shared.tiling import plan_tiles
 
 BASE = 100_000_000
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matseg_runtime.quantities import class_counts, drift
-from matseg_shared.metadata import Histogram
+from matseg_shared.contract.metadata import Histogram
 
 
 @given(

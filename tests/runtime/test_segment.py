@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from matseg_runtime.segment import segment_image, segment_images
 from matseg_runtime.session import Session
+from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import UsageError
-from matseg_shared.tiling import smallest_tile
 
 SMALLEST = smallest_tile(onnx_models.HALO, onnx_models.STRIDE)
 TIE = 1e-5
@@ -77,7 +77,7 @@ def test_other_inputs_tile_exactly_too(tmp_path: Path, channels: int, dtype: str
 
 def test_a_halo_that_is_too_small_is_noticed(tmp_path: Path) -> None:
     """The property test above can fail: with half of the true halo it would."""
-    from matseg_shared.metadata import encode
+    from matseg_shared.contract.metadata import encode
 
     graph = onnx_models.build_graph()
     metadata = onnx_models.build_metadata()

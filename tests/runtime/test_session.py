@@ -14,6 +14,7 @@ import pytest
 
 from matseg_runtime import providers
 from matseg_runtime.session import Session
+from matseg_shared.contract.metadata import DOCUMENT_KEY, SelfTest, encode
 from matseg_shared.errors import (
     MetadataError,
     MissingExtraError,
@@ -21,7 +22,6 @@ from matseg_shared.errors import (
     ProviderError,
     UnsupportedError,
 )
-from matseg_shared.metadata import DOCUMENT_KEY, SelfTest, encode
 
 
 def test_it_says_what_it_runs_on(session: Session) -> None:

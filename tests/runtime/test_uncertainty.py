@@ -25,7 +25,7 @@ from matseg_runtime.session import Session
 from matseg_runtime.uncertain_choice import choose, default_spacing
 from matseg_runtime.uncertain_index import UncertainIndex, read_index
 from matseg_runtime.uncertainty import doubtful_places, measure_uncertainty, unsureness
-from matseg_shared.classes import read_classes
+from matseg_shared.contract.classes import read_classes
 
 Run = Callable[..., Result]
 Probabilities = NDArray[np.float32]

@@ -23,8 +23,8 @@ from matseg_runtime.voxel import (
     unit_of,
     voxel_of_model,
 )
+from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import UsageError
-from matseg_shared.metadata import PixelSize
 
 VOLUME = np.zeros((3, 4, 5), np.uint8)
 

@@ -27,8 +27,8 @@ from matseg_runtime.model import LIMIT_VARIABLE, read_model_bytes
 from matseg_runtime.onnx_wire import Reader, RefusedError
 from matseg_runtime.session import Session
 from matseg_runtime.vetting import OPERATORS, vet_model
+from matseg_shared.contract.metadata import encode
 from matseg_shared.errors import ModelError, UsageError
-from matseg_shared.metadata import encode
 
 PATH = Path("model.onnx")
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matseg_shared.errors import MetadataError
-from matseg_shared.metadata import (
+from matseg_shared.contract.metadata import (
     DOCUMENT_KEY,
     MAX_DOCUMENT_BYTES,
     MAX_SELF_TEST_BYTES,
@@ -25,6 +24,7 @@ from matseg_shared.metadata import (
     decode_self_test,
     encode,
 )
+from matseg_shared.errors import MetadataError
 
 Document = dict[str, Any]
 Change = Callable[[Document], object]

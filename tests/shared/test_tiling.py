@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from matseg_shared.contract.tiling import Box, Tile, pad_to_stride, padded_length, plan_tiles, smallest_tile
 from matseg_shared.errors import UsageError
-from matseg_shared.tiling import Box, Tile, pad_to_stride, padded_length, plan_tiles, smallest_tile
 
 shapes = st.tuples(st.integers(1, 90), st.integers(1, 90))
 strides = st.sampled_from([1, 2, 3, 4, 8, 16])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from matseg_shared.metadata import ClassInfo, Histogram, InputInfo, TrainingInfo
+from matseg_shared.contract.metadata import ClassInfo, Histogram, InputInfo, TrainingInfo
 from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.networks import build_network

@@ -11,8 +11,8 @@ import numpy as np
 import onnx_models
 from PIL import Image
 
-from matseg_shared.classes import write_classes
-from matseg_shared.metadata import ClassInfo
+from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.metadata import ClassInfo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

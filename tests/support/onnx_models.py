@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from matseg_shared.metadata import (
+from matseg_shared.contract.metadata import (
     ClassInfo,
     ExportInfo,
     Histogram,

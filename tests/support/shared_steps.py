@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from matseg_shared.metadata import Histogram, InputInfo
+from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.data import Batch

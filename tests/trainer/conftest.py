@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matseg_shared.classes import write_classes
-from matseg_shared.metadata import ClassInfo
+from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.metadata import ClassInfo
 
 
 @pytest.fixture(scope="session", autouse=True)

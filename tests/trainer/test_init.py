@@ -10,9 +10,9 @@ import torch
 from checkpoints import NETWORKS, make_checkpoint
 from click.testing import CliRunner, Result
 
-from matseg_shared.classes import read_classes, write_classes
+from matseg_shared.contract.classes import read_classes, write_classes
+from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
-from matseg_shared.metadata import ClassInfo, InitInfo
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.initial import InitialWeights, origin_changes, weights_sha256

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from matseg_shared.metadata import Histogram, InputInfo
+from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_trainer import inference
 from matseg_trainer.halo import measure_halo
 from matseg_trainer.inference import TorchPredictor

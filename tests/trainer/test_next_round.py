@@ -14,8 +14,8 @@ from PIL import Image
 
 from matseg_runtime.cli import run_main
 from matseg_runtime.uncertain_index import UncertainIndex, read_index
-from matseg_shared.classes import write_classes
-from matseg_shared.metadata import ClassInfo, encode
+from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.metadata import ClassInfo, encode
 from matseg_trainer.cli import train_main
 from matseg_trainer.prepare.cli import main as prep_main
 

@@ -20,10 +20,10 @@ from PIL import Image
 
 from matseg_runtime.segment import constant_answers, segment_image, segment_images
 from matseg_runtime.session import Session
-from matseg_shared.classes import write_classes
+from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
+from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import DatasetError, ExportError, UsageError
-from matseg_shared.metadata import AccuracyInfo, ClassInfo
-from matseg_shared.tiling import smallest_tile
 from matseg_trainer import export
 from matseg_trainer.checkpoint import Checkpoint, save_checkpoint
 from matseg_trainer.cli import export_main

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from matseg_runtime.model_cli import inspect_main
 from matseg_runtime.segment import segment_image
 from matseg_runtime.session import Session
+from matseg_shared.contract.metadata import ModelMetadata
+from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
-from matseg_shared.metadata import ModelMetadata
-from matseg_shared.tiling import smallest_tile
 from matseg_trainer import export
 from matseg_trainer.cli import evaluate_main, export_main, train_main
 from matseg_trainer.export import DeployedNetwork, export_checkpoint, to_onnx

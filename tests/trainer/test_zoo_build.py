@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from matseg_runtime.session import Session
 from matseg_runtime.zoo import ZooIndex
+from matseg_shared.contract.metadata import InitInfo, TeacherInfo
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
-from matseg_shared.metadata import InitInfo, TeacherInfo
 from matseg_trainer import commands
 from matseg_trainer.cli import evaluate_main, export_main, train_main
 from matseg_trainer.workspace import Workspace

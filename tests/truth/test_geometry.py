@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 from ways_in import direct
 
-from matseg_shared.metadata import PixelSize, encode
+from matseg_shared.contract.metadata import PixelSize, encode
 
 VOLUME = onnx_models.random_pixels((8, 40, 48), "uint8", 5)
 

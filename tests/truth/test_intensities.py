@@ -15,7 +15,7 @@ from ways_in import direct
 from matseg_runtime.intake import Intake, Window
 from matseg_runtime.look import look_at_some
 from matseg_runtime.source import open_source
-from matseg_shared.metadata import Histogram
+from matseg_shared.contract.metadata import Histogram
 
 RANDOM = np.random.default_rng(3)
 VOLUME = onnx_models.random_pixels((8, 40, 48), "uint8", 5)

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from matseg_shared.contract.metadata import TrainingInfo
 from matseg_shared.errors import ModelError
-from matseg_shared.metadata import TrainingInfo
 
 _LARGEST_PICKLE = 64 << 20
 

@@ -22,7 +22,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_runtime.trust import Trust
-    from matseg_shared.metadata import Precision, Views
+    from matseg_shared.contract.metadata import Precision, Views
     from matseg_trainer.export.bioimageio import Package
     from matseg_trainer.predictor import Predictor
 

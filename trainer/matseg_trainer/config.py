@@ -23,8 +23,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from matseg_shared.contract.metadata import problems_of
 from matseg_shared.errors import ConfigError, Problem
-from matseg_shared.metadata import problems_of
 from matseg_shared.system.names import portable_name_problem
 
 CONFIG_NAME = "config.toml"

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
 from matseg_shared.images import check_dtype
-from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.palette import overlay
 from matseg_shared.png import write_label_png

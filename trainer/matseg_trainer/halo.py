@@ -6,8 +6,8 @@ import functools
 
 import torch
 
+from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import ExportError
-from matseg_shared.tiling import padded_length
 from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import SegmentationNetwork
 

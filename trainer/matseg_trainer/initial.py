@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
-from matseg_shared.metadata import ClassInfo, InitInfo
 from matseg_trainer.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
 from matseg_trainer.networks import DEFAULT_WIDTH
 from matseg_trainer.networks.base import SegmentationNetwork

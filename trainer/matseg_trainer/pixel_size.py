@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.voxel import VoxelSize, parse_voxel_size
+from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import UsageError
-from matseg_shared.metadata import PixelSize
 
 
 def pixel_sizes(images: Iterable[Path]) -> tuple[VoxelSize | None, ...]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.evaluation import EvaluationDocument
-from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.system.files import atomic_write
 

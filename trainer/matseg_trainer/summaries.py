@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch, or all of pydantic, which `--help` need not wait for
-    from matseg_shared.metadata import AccuracyInfo, ParityInfo, Precision, Views
+    from matseg_shared.contract.metadata import AccuracyInfo, ParityInfo, Precision, Views
     from matseg_trainer.epoch_record import EpochRecord, SplitScore
     from matseg_trainer.export import ExportResult
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan

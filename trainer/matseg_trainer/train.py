@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from matseg_shared.contract.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
 from matseg_shared.errors import DatasetError, ModelError, UsageError
-from matseg_shared.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
 from matseg_shared.system import interruption
 from matseg_shared.system.files import write_text
 from matseg_shared.system.locks import FileLock

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from matseg_shared.metadata import InputInfo
+from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.config import VersionConfig

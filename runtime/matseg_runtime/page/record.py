@@ -15,9 +15,9 @@ from matseg_runtime.quantities import CSV_NAME, counted_files
 from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
+from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.images import natural_key
-from matseg_shared.metadata import ClassInfo, problems_of
 from matseg_shared.palette import default_colours
 
 _OPEN = ("png", "tiff")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.voxel import VoxelSize
-from matseg_shared.metadata import ModelMetadata
+from matseg_shared.contract.metadata import ModelMetadata
 
 _WRITTEN_BY = "ImageJ=1.11a"
 """The first line by which ImageJ knows its own descriptions; other programs' writers give this version."""

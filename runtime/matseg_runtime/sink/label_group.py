@@ -21,8 +21,8 @@ from matseg_runtime.sink.multiscale import Level, Multiscale
 from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
 from matseg_runtime.source.zarr import placement, without_remarks
+from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.metadata import ModelMetadata
 from matseg_shared.system.files import output_errors, sweep, sync_folder
 from matseg_shared.system.locks import FileLock
 from matseg_shared.system.names import portable_name_problem

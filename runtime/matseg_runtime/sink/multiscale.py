@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matseg_runtime.sink.base import LabelVolume
-from matseg_shared.metadata import ModelMetadata
+from matseg_shared.contract.metadata import ModelMetadata
 
 OmeVersion = Literal["0.4", "0.5"]
 """0.4 is stored as zarr version 2, 0.5 as zarr version 3; nothing else differs for label images."""

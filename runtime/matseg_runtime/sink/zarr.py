@@ -17,7 +17,7 @@ from matseg_runtime.segment import scaled_probabilities
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Unit
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_shared.metadata import ModelMetadata
+from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.system.files import output_errors, sync_folder, write_text
 
 LEVELS_NAME = "levels.json"

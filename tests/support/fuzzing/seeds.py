@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ome_images import make_image
 from PIL import Image
 
-from matseg_shared.classes import write_classes
-from matseg_shared.metadata import ClassInfo
+from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.metadata import ClassInfo
 
 SLICES, ROWS, COLUMNS = 6, 24, 32
 N_CLASS = 3

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
+from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
-from matseg_shared.metadata import Histogram, InputInfo
 from matseg_trainer import report
 from matseg_trainer.cli import evaluate_main
 from matseg_trainer.dataset import Dataset

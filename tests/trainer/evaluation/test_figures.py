@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation
-from matseg_shared.metadata import ClassInfo
 from matseg_trainer.evaluation.calibration import BINS, calibration
 from matseg_trainer.evaluation.disagreement import rank_images, wrong_pixels
 from matseg_trainer.evaluation.figures import Tally, pool, spread_of, spread_of_images, tally_image

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.evaluation import Confusion, Disagreement, Figures, WrongRegion
-from matseg_shared.metadata import ClassInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_trainer.boundary import BoundaryEdges, distances
 

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.evaluation import EvaluationDocument, ImageResult
-from matseg_shared.metadata import ClassInfo
 
 Cell = str | int | float | None
 

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matseg_runtime.vetting import vet_model
-from matseg_shared.errors import ExportError, ModelError
-from matseg_shared.metadata import (
+from matseg_shared.contract.metadata import (
     PAYS_ON,
     AccuracyInfo,
     CalibrationInfo,
@@ -35,6 +34,7 @@ from matseg_shared.metadata import (
     Views,
     encode,
 )
+from matseg_shared.errors import ExportError, ModelError
 from matseg_shared.progress import SILENT, Progress
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.checkpoint import Checkpoint, package_versions

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from matseg_runtime.session import Session
 from matseg_runtime.trust import MADE_HERE
 from matseg_runtime.voxel import ome_unit, unit_of
-from matseg_shared.errors import ExportError, MissingExtraError, UsageError
-from matseg_shared.metadata import (
+from matseg_shared.contract.metadata import (
     INPUT_NAME,
     LABELS_NAME,
     PROBABILITIES_NAME,
@@ -33,8 +32,9 @@ from matseg_shared.metadata import (
     graph_kind,
     problems_of,
 )
+from matseg_shared.contract.tiling import smallest_tile
+from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_shared.system.files import atomic_write
-from matseg_shared.tiling import smallest_tile
 from matseg_trainer.export.bioimageio_texts import cover, documentation, network_citation
 
 if TYPE_CHECKING:

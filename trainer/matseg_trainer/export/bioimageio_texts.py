@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_shared.metadata import ModelMetadata
+from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.palette import colourise
 
 _COVER_EDGE = 256

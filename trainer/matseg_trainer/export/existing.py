@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matseg_runtime.session import Session
 from matseg_runtime.trust import MADE_HERE
+from matseg_shared.contract.metadata import Precision, Views
 from matseg_shared.errors import UsageError
-from matseg_shared.metadata import Precision, Views
 from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.export import ExportResult
 

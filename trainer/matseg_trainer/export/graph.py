@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.errors import ExportError
-from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_trainer.export.fold import with_cut_weights
 from matseg_trainer.networks.base import SegmentationNetwork, normalise
 

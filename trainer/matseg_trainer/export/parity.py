@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from matseg_shared.contract.metadata import ParityInfo
 from matseg_shared.errors import ExportError
-from matseg_shared.metadata import ParityInfo
 from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.export.graph import Graph
 

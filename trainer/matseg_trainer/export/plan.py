@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matseg_shared.metadata import INPUT_NAME, InputInfo
+from matseg_shared.contract.metadata import INPUT_NAME, InputInfo
 from matseg_trainer.export.index import LAYERS, GraphIndex, attribute, layer_name
 from matseg_trainer.export.ranges import Code, Samples, least_confusion_code, least_error_code
 from matseg_trainer.export.upsample import upsampling_factor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.metadata import INPUT_NAME, InputInfo
+from matseg_shared.contract.metadata import INPUT_NAME, InputInfo
 from matseg_trainer.export.index import GraphIndex, constant, layer_name, prune
 from matseg_trainer.export.plan import Plan, is_decision, is_inner, make_plan, mask_of, moves_codes
 from matseg_trainer.export.ranges import Code, Samples

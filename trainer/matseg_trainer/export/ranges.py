@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.providers import load_onnxruntime
-from matseg_shared.metadata import INPUT_NAME
+from matseg_shared.contract.metadata import INPUT_NAME
 from matseg_shared.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.metadata import AccuracyInfo, InputInfo
 from matseg_shared.errors import ExportError
-from matseg_shared.metadata import AccuracyInfo, InputInfo
 from matseg_trainer.export.gate import LARGEST_LOSS, Gate, passes
 from matseg_trainer.export.graph import Graph
 from matseg_trainer.export.index import LAYERS, GraphIndex, layer_name

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.errors import ExportError
-from matseg_shared.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_trainer.export.graph import DeployedNetwork, decide
 from matseg_trainer.export.index import GraphIndex, constant, prune
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.page.record import RunPlaces, find_run
+from matseg_shared.contract.metadata import ModelMetadata, decode
+from matseg_shared.contract.onnx_properties import read_properties
 from matseg_shared.errors import MatsegError, ModelError
-from matseg_shared.metadata import ModelMetadata, decode
-from matseg_shared.onnx_properties import read_properties
 from matseg_trainer.overview.state import RunState
 from matseg_trainer.workspace import Workspace
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from matseg_shared.metadata import Precision, Views, graph_kind
+from matseg_shared.contract.metadata import Precision, Views, graph_kind
 
 Progress = Literal["untrained", "interrupted", "trained"]
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matseg_shared.classes import CLASSES_NAME
+from matseg_shared.contract.classes import CLASSES_NAME
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images import list_images
 from matseg_trainer.config import CONFIG_NAME, VersionConfig

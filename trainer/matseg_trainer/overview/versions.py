@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matseg_shared.contract.metadata import TrainingInfo
 from matseg_shared.errors import DatasetError, ModelError
-from matseg_shared.metadata import TrainingInfo
 from matseg_trainer.checkpoint_header import read_training
 from matseg_trainer.config import VersionConfig, config_differences
 from matseg_trainer.dataset import Dataset

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.metadata import ClassInfo
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.boundary import BoundaryEdges, distances
 from matseg_trainer.dataset import Dataset, load_array
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images import is_grey, list_images, read_image
-from matseg_shared.metadata import ClassInfo
 from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.pixel_size import pixel_sizes

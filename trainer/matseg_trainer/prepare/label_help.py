@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.metadata import ClassInfo
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.dataset import shorten
 from matseg_trainer.prepare import regions
 from matseg_trainer.prepare.alignment import find_misalignment, find_turn

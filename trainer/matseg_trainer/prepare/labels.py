@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.classes import write_classes
+from matseg_shared.contract.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images import list_images, read_image
 from matseg_shared.progress import SILENT, Progress

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from matseg_runtime.model import Model
 from matseg_runtime.session import Session
 from matseg_runtime.zoo import PREFIX, ZooModel
+from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import Spread
-from matseg_shared.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_trainer.zoo.checkout import ZooEntry
 from matseg_trainer.zoo.description import Description, read_description
 from matseg_trainer.zoo.figures import Speed, ZooFigures, read_figures

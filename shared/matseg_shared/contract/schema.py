@@ -1,6 +1,6 @@
 """The JSON Schema of the document in every model file, for implementers in other languages.
 
-`python -m matseg_shared.schema` prints it; docs/model-metadata.schema.json is a copy that a test holds to it.
+`python -m matseg_shared.contract.schema` prints it; docs/model-metadata.schema.json is a copy that a test holds to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import json
 from typing import Any
 
-from matseg_shared import metadata
+from matseg_shared.contract import metadata
 
 
 def metadata_schema() -> str:

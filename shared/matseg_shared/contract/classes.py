@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import DatasetError, Problem
-from matseg_shared.metadata import ClassInfo, problems_of
 from matseg_shared.system.files import write_text
 
 CLASSES_NAME = "classes.toml"

@@ -1,0 +1,1 @@
+"""The documents and rules that trainer and runtime agree on: model metadata, classes, tiling."""
