@@ -29,7 +29,7 @@ from matseg_runtime.zoo import PREFIX, locate, read_index
 from matseg_shared.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.contract.tiling import pad_to_stride, smallest_tile
-from matseg_shared.images import list_images, read_image
+from matseg_shared.images.read import list_images, read_image
 
 _STRIDES = 8
 """By so many the image that is made where none is given is larger than the smallest tile."""

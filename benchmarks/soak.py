@@ -31,7 +31,7 @@ from _workload import model_file, model_options, synthetic_slices, write_zarr
 
 from matseg_shared.command import debug_option
 from matseg_shared.errors import ImageError, UnsupportedError
-from matseg_shared.images import list_images, read_stored
+from matseg_shared.images.read import list_images, read_stored
 
 BYTES_PER_SLICE = 6000
 """What a run may remember of each slice: its record in the ledger, where it is, what it was last."""

@@ -19,8 +19,8 @@ from matseg_shared.command import debug_option
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation
-from matseg_shared.images import read_stored
-from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
+from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
+from matseg_shared.images.read import read_stored
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.dataset import load_array
 

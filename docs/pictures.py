@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from matseg_shared.images import list_images, read_image
+from matseg_shared.images.read import list_images, read_image
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "pictures"

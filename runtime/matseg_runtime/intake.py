@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from matseg_runtime.sizes import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import check_dtype, non_finite, to_channels
+from matseg_shared.images.read import check_dtype, non_finite, to_channels
 
 PixelArray = NDArray[Any]
 _FAR_OUTSIDE = 0.5

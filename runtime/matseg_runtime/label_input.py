@@ -21,7 +21,7 @@ from matseg_runtime.source.base import PixelArray, Source, SourceOptions
 from matseg_runtime.source.zarr import without_remarks
 from matseg_runtime.voxel import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import is_grey
+from matseg_shared.images.read import is_grey
 
 Labels = NDArray[np.integer[Any]]
 

@@ -39,7 +39,7 @@ from matseg_runtime.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, un
 from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import ImageError
-from matseg_shared.png import write_label_png
+from matseg_shared.images.png import write_label_png
 from matseg_shared.system.files import atomic_write, output_errors, temporary_beside
 from matseg_shared.system.names import shortened
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from matseg_shared.evaluation import read_evaluation
-from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE
+from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer.commands import run_command
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from matseg_runtime.segment import segment_image
 from matseg_runtime.session import Session
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
-from matseg_shared.images import read_stored
+from matseg_shared.images.read import read_stored
 from matseg_trainer import export
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.export import TIE_MARGIN, top_margin

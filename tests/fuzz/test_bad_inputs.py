@@ -37,11 +37,11 @@ from matseg_runtime.session import Session
 from matseg_runtime.source import open_source
 from matseg_runtime.source.array import MOST_SLICES
 from matseg_runtime.source.base import Source, SourceOptions
-from matseg_shared import room
 from matseg_shared.contract.classes import read_classes
 from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelError, UsageError
-from matseg_shared.images import read_image
-from matseg_shared.room import require_honest_stream, require_room
+from matseg_shared.images import limits as room
+from matseg_shared.images.limits import require_honest_stream, require_room
+from matseg_shared.images.read import read_image
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.checkpoint_header import read_training
 from matseg_trainer.config import load_config

@@ -23,7 +23,7 @@ from small_disks import mounted
 from thoroughness import chosen
 
 from matseg_shared.errors import OutputError
-from matseg_shared.png import write_label_png
+from matseg_shared.images.png import write_label_png
 from matseg_shared.system.files import TEMPORARY_PREFIX, atomic_write
 
 pytestmark = pytest.mark.skipif(

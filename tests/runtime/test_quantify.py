@@ -29,8 +29,8 @@ from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.quantify_cli import quantify_main
 from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
 from matseg_shared.contract.metadata import PixelSize, encode
-from matseg_shared.palette import OKABE_ITO
-from matseg_shared.png import write_label_png
+from matseg_shared.images.palette import OKABE_ITO
+from matseg_shared.images.png import write_label_png
 
 Run = Callable[..., Result]
 FILES = (QUANTITIES_NAME, SIZES_NAME)

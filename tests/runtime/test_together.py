@@ -23,7 +23,7 @@ from matseg_runtime.intake import Window
 from matseg_runtime.page.record import find_run, read_run
 from matseg_runtime.quantify_cli import quantify_main
 from matseg_runtime.sink.images import ImageSink
-from matseg_shared.images import read_image
+from matseg_shared.images.read import read_image
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import (
+from matseg_shared.images.read import (
     check_dtype,
     is_grey,
     list_images,

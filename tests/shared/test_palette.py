@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matseg_shared.images import read_stored
-from matseg_shared.palette import (
+from matseg_shared.images.palette import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     OKABE_ITO,
@@ -18,7 +17,8 @@ from matseg_shared.palette import (
     default_colours,
     overlay,
 )
-from matseg_shared.png import write_label_png
+from matseg_shared.images.png import write_label_png
+from matseg_shared.images.read import read_stored
 
 
 @pytest.mark.parametrize("n_class", [2, 4, 8, 255])

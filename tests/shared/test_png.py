@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from matseg_shared.palette import default_colours
-from matseg_shared.png import write_label_png
+from matseg_shared.images.palette import default_colours
+from matseg_shared.images.png import write_label_png
 
 
 def _written(indices: np.ndarray, n_class: int, text: dict[str, str] | None = None) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import SourceOptions
 from matseg_shared.errors import ImageError, MatsegError
-from matseg_shared.images import read_image
+from matseg_shared.images.read import read_image
 
 
 def direct(model: Path, image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from matseg_shared.errors import ExportError
-from matseg_shared.images import read_image
-from matseg_shared.palette import FALSE_NEGATIVE, FALSE_POSITIVE
+from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
+from matseg_shared.images.read import read_image
 from matseg_trainer import export
 from matseg_trainer.checkpoint import load_checkpoint
 from matseg_trainer.cli import evaluate_main, export_main, train_main

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from ways_in import direct, refusal, refusal_of_image, stored
 
-from matseg_shared.images import read_image, read_stored
+from matseg_shared.images.read import read_image, read_stored
 
 VOLUME = np.random.default_rng(0).integers(0, 256, (6, 24, 32), dtype=np.uint8)
 GREY = VOLUME[0]

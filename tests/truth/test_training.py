@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import DatasetError, ImageError, UsageError
-from matseg_shared.images import read_image
+from matseg_shared.images.read import read_image
 from matseg_trainer.data import detect_channels
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.pixel_size import common_pixel_size, parse_pixel_size

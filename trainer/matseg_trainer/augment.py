@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from matseg_shared.images import PixelArray
+from matseg_shared.images.read import PixelArray
 
 MAX_ROTATION = np.deg2rad(15.0)
 MAX_SCALING = 1.2

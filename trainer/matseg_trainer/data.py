@@ -20,7 +20,7 @@ from torch import Tensor
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
-from matseg_shared.images import PixelArray, is_grey, read_image, to_channels
+from matseg_shared.images.read import PixelArray, is_grey, read_image, to_channels
 from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.config import VersionConfig
 from matseg_trainer.dataset import Sample, load_array

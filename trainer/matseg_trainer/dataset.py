@@ -24,7 +24,7 @@ from matseg_shared.contract.classes import CLASSES_NAME, read_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError
 from matseg_shared.help import did_you_mean
-from matseg_shared.images import list_images
+from matseg_shared.images.read import list_images
 
 SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"

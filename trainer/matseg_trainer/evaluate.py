@@ -13,10 +13,10 @@ from PIL import Image
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
-from matseg_shared.images import check_dtype
+from matseg_shared.images.palette import overlay
+from matseg_shared.images.png import write_label_png
+from matseg_shared.images.read import check_dtype
 from matseg_shared.metrics import ConfusionMatrix
-from matseg_shared.palette import overlay
-from matseg_shared.png import write_label_png
 from matseg_shared.system.files import atomic_write, relative_path, write_text
 from matseg_trainer.data import LabelledImage, LabelledImages
 from matseg_trainer.dataset import Dataset, Sample

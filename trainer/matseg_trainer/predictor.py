@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.segment import segment_image
 from matseg_shared.contract.metadata import ClassInfo, InputInfo
-from matseg_shared.images import PixelArray
+from matseg_shared.images.read import PixelArray
 from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.inference import TorchPredictor
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from matseg_runtime.session import Session
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, TeacherInfo
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_shared.images import PixelArray, check_dtype, list_images, read_image, to_channels
+from matseg_shared.images.read import PixelArray, check_dtype, list_images, read_image, to_channels
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import find_checkpoint, load_checkpoint
 from matseg_trainer.data import LabelledImage

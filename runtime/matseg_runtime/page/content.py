@@ -12,7 +12,7 @@ from matseg_runtime.page.measures import Measures, Proposals
 from matseg_runtime.page.record import RunRecord, WrittenReport, WrittenSkipped, WrittenVoxel
 from matseg_runtime.page.slices import Pictures, ShownSlice
 from matseg_runtime.quantities import DRIFT_WARNING
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
 from matseg_shared.report_page.page import count
 from matseg_shared.report_page.parts import Fact
 from matseg_shared.report_page.pictures import visible_colours

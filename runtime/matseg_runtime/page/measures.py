@@ -14,8 +14,8 @@ from matseg_runtime.page.record import RunRecord
 from matseg_runtime.region_tables import SUMMARY_NAME
 from matseg_runtime.uncertain_index import UncertainIndex, UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
-from matseg_shared.images import read_image
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.read import read_image
 from matseg_shared.report_page.chart import Chart, Series, thinned
 from matseg_shared.report_page.page import count, css_colour
 from matseg_shared.report_page.pictures import GreyWindow, jpeg_uri, png_uri, shrink

@@ -17,8 +17,8 @@ from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.images import natural_key
-from matseg_shared.palette import default_colours
+from matseg_shared.images.palette import default_colours
+from matseg_shared.images.read import natural_key
 
 _OPEN = ("png", "tiff")
 """Formats of outputs to which slices may be added."""

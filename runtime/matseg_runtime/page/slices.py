@@ -20,8 +20,8 @@ from matseg_runtime.quantities import binned
 from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import ImageError, MatsegError
-from matseg_shared.images import read_stored
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.read import read_stored
 from matseg_shared.report_page.pictures import (
     GreyWindow,
     distinct,

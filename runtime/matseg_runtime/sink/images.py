@@ -15,7 +15,7 @@ from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.png import write_label_png
+from matseg_shared.images.png import write_label_png
 from matseg_shared.system.files import atomic_write, make_folder, output_errors, sweep
 from matseg_shared.system.names import name_problem
 

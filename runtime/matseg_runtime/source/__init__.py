@@ -85,7 +85,7 @@ def _open_folder(path: Path, node: str | None, options: SourceOptions) -> Source
 
 def _open_file(path: Path, node: str | None, options: SourceOptions) -> Source:
     from matseg_runtime.source.hdf5 import HDF5_SUFFIXES, open_hdf5
-    from matseg_shared.images import TIFF_SUFFIXES
+    from matseg_shared.images.read import TIFF_SUFFIXES
 
     suffix = path.suffix.lower()
     if options.level is not None:

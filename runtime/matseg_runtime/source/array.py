@@ -22,7 +22,7 @@ from matseg_runtime.source.folder import file_identity, refuse_growing_file, req
 from matseg_runtime.source.layout import layout_of
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.room import require_room
+from matseg_shared.images.limits import require_room
 
 MOST_SLICES = 500_000
 """Each has a name and a line in the record of what is done."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.zarr_chunks import require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.room import could_fill, require_honest_stream
+from matseg_shared.images.limits import could_fill, require_honest_stream
 
 _DEFLATE = 1
 """Number of the filter in HDF5's registry."""

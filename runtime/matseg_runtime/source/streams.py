@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matseg_shared.errors import ImageError
-from matseg_shared.room import ALWAYS, Format, could_fill, require_honest_stream, room
+from matseg_shared.images.limits import ALWAYS, Format, could_fill, require_honest_stream, room
 
 _COUNTED: Mapping[str, Format] = {
     "gzip": "deflate",

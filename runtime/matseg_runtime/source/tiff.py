@@ -17,9 +17,9 @@ from matseg_runtime.source.folder import file_identity
 from matseg_runtime.source.tiff_scale import tiff_scale
 from matseg_runtime.voxel import VoxelSize, ome_unit, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import apply_palette, decoding_problem, read_tiff_page
-from matseg_shared.ome_names import foreign_file, foreign_file_problem
-from matseg_shared.tiff_colours import unlike_its_bytes
+from matseg_shared.images.colours import unlike_its_bytes
+from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
+from matseg_shared.images.read import apply_palette, decoding_problem, read_tiff_page
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from matseg_runtime.voxel import VoxelSize, unit_of, voxel_of_scale
-from matseg_shared.images import TIFF_SUFFIXES
+from matseg_shared.images.read import TIFF_SUFFIXES
 
 if TYPE_CHECKING:
     from tifffile import TiffFile

@@ -11,7 +11,7 @@ from pathlib import Path
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
 from matseg_runtime.source.folder import file_identity, skip_reason
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images import list_images, read_any_dtype
+from matseg_shared.images.read import list_images, read_any_dtype
 from matseg_shared.system import interruption
 from matseg_shared.system.names import name_problem
 

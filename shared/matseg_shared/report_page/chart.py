@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from matseg_shared.palette import OKABE_ITO
+from matseg_shared.images.palette import OKABE_ITO
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in OKABE_ITO

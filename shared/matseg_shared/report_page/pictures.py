@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_shared.palette import Colour, default_colours
+from matseg_shared.images.palette import Colour, default_colours
 
 JPEG_QUALITY = 85
 _WINDOW_PERCENTILES = (0.2, 99.8)

@@ -33,9 +33,9 @@ _GUIDED = (
     "matseg_runtime.session",
     "matseg_runtime.source.zarr",
     "matseg_runtime.vetting",
-    "matseg_shared.images",
+    "matseg_shared.images.read",
     "matseg_shared.contract.onnx_properties",
-    "matseg_shared.png_check",
+    "matseg_shared.images.png_check",
     "matseg_trainer.checkpoint_header",
     "matseg_trainer.config",
     "matseg_trainer.import_config",
@@ -121,7 +121,7 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_shared.contract.classes import read_classes
     from matseg_shared.contract.metadata import DOCUMENT_KEY, SELF_TEST_KEY, decode, decode_self_test
     from matseg_shared.contract.onnx_properties import read_properties
-    from matseg_shared.images import read_image
+    from matseg_shared.images.read import read_image
     from matseg_trainer.checkpoint_header import read_training
     from matseg_trainer.config import load_config
     from matseg_trainer.import_config import import_config

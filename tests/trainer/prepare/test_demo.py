@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from matseg_shared.images import list_images, read_image
+from matseg_shared.images.read import list_images, read_image
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.otsu import otsu_iou, otsu_threshold
 from matseg_trainer.prepare.phantom import OUTSIDE, make_scan, render_slice

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.contract.metadata import ModelMetadata
-from matseg_shared.palette import colourise
+from matseg_shared.images.palette import colourise
 
 _COVER_EDGE = 256
 """Of each half in pixels: even noise stays below the 500 kB that a cover may have."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from matseg_shared.evaluation import EvaluationDocument, ImageResult, Spread, read_evaluation
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
 from matseg_shared.report_page.chart import BLUE, ORANGE, Chart, Series
 from matseg_shared.report_page.page import Template, count, figure, percent, require_report_extra, write_page
 from matseg_shared.report_page.parts import Fact

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.evaluation import EvaluationDocument, ImageResult
-from matseg_shared.images import read_image, read_stored
+from matseg_shared.images.palette import Colour, overlay
+from matseg_shared.images.read import read_image, read_stored
 from matseg_shared.metrics import confusion_matrix
-from matseg_shared.palette import Colour, overlay
 from matseg_shared.report_page.pictures import (
     GreyWindow,
     jpeg_uri,

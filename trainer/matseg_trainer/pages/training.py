@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_shared.errors import MatsegError
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
 from matseg_shared.report_page.page import (
     Template,
     count,

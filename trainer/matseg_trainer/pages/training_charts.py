@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matseg_shared.palette import Colour, default_colours
+from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
 from matseg_shared.report_page.page import css_colour
 from matseg_shared.report_page.pictures import visible_colours

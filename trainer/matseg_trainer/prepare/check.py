@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
-from matseg_shared.images import is_grey, list_images, read_image
+from matseg_shared.images.read import is_grey, list_images, read_image
 from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.pixel_size import pixel_sizes

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError
-from matseg_shared.palette import Colour, default_colours
+from matseg_shared.images.palette import Colour, default_colours
 from matseg_trainer.prepare.label_images import LabelKind, LabelScan, Values, pack, unpack
 
 _BRIGHT = 128

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.images import StoredImage, is_grey, read_stored
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.read import StoredImage, is_grey, read_stored
 from matseg_trainer.dataset import shorten
 
 LabelKind = Literal["grey", "palette", "colour", "value"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.images import list_images, read_image
+from matseg_shared.images.read import list_images, read_image
 from matseg_shared.progress import SILENT, Progress
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.dataset import Dataset, LabelledPair, Pairing, load_array, shorten

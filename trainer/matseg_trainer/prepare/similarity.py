@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_shared.images import read_image
+from matseg_shared.images.read import read_image
 
 COPY = 0.99
 """Detail from which two images are one picture, stored or scaled anew."""

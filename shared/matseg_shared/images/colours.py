@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import ImageError
-from matseg_shared.palette import Colour
+from matseg_shared.images.palette import Colour
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from matseg_shared.errors import ImageError
-from matseg_shared.room import require_whole_stream
+from matseg_shared.images.limits import require_whole_stream
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

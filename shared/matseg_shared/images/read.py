@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.ome_names import foreign_file, foreign_file_problem
-from matseg_shared.palette import Colour
-from matseg_shared.png_check import check_png
-from matseg_shared.room import Format, could_fill, require_honest_stream, require_room
-from matseg_shared.tiff_colours import as_meant, check_colours, palette_of
+from matseg_shared.images.colours import as_meant, check_colours, palette_of
+from matseg_shared.images.limits import Format, could_fill, require_honest_stream, require_room
+from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.png_check import check_png
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

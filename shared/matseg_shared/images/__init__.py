@@ -1,0 +1,1 @@
+"""Image files to arrays and back, with the limits that a header must keep."""
