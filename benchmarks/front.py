@@ -17,7 +17,7 @@ import click
 from _common import ROOT, median
 from _measured import Measured, load
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.errors import UsageError
 from matseg_shared.system.files import atomic_write
 

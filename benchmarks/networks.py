@@ -25,7 +25,7 @@ from _turns import Contestant, take_turns
 from _workload import Slices, real_slices, synthetic_slices, write_folder, write_zarr
 from end_to_end import PNG, ZARR, runner
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import MatsegError, UnsupportedError
 from matseg_shared.system.machine import available_cpus

@@ -24,7 +24,7 @@ from _workload import (
     write_zarr,
 )
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.system.machine import available_cpus
 
 GOAL = 1.8

@@ -27,7 +27,7 @@ from _workload import Slices, model_file, model_options, real_slices, synthetic_
 from numpy.typing import NDArray
 
 from matseg_runtime.session import Session
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import LABELS_NAME, TilingInfo
 from matseg_shared.errors import MissingExtraError, UnsupportedError
 from matseg_shared.system.machine import available_cpus

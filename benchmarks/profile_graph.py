@@ -13,7 +13,7 @@ import onnx
 from _common import reporting
 from _profile import NodeTime, grey_image, profile
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME
 from matseg_shared.errors import UsageError
 from matseg_shared.system.machine import available_cpus

@@ -29,7 +29,7 @@ from _flat import Sample, Slope, fit, take_sample
 from _soak_runs import Disturbed, Pace, Runs, SteadyVolume, finish, label, read_text
 from _workload import model_file, model_options, synthetic_slices, write_zarr
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.errors import ImageError, UnsupportedError
 from matseg_shared.images.read import list_images, read_stored
 

@@ -20,7 +20,7 @@ from _workload import (
     write_folder,
 )
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 
 HELP_GOAL = 0.3
 FIRST_SLICE_GOAL = 2.0

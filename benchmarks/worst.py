@@ -15,7 +15,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.command import debug_option
+from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation

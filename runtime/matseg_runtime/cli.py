@@ -10,9 +10,9 @@ import click
 from matseg_runtime.complete import complete_model
 from matseg_runtime.model_cli import inspect_main, verify_main
 from matseg_runtime.trust_options import trust_options
-from matseg_shared.command import debug_option, json_option, print_json
-from matseg_shared.help import Choice, Command, Example, Range, option_group
-from matseg_shared.progress import shown_progress
+from matseg_shared.console.command import debug_option, json_option, print_json
+from matseg_shared.console.help import Choice, Command, Example, Range, option_group
+from matseg_shared.console.progress import shown_progress
 from matseg_shared.report_page.option import page_option
 from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable

@@ -31,8 +31,8 @@ from matseg_runtime.sink.base import Unit
 from matseg_runtime.source import NODE_SEPARATOR, split_location
 from matseg_runtime.source.base import Source
 from matseg_runtime.work import Record
+from matseg_shared.console.progress import Progress
 from matseg_shared.errors import UnsupportedError
-from matseg_shared.progress import Progress
 from matseg_shared.system import interruption
 
 _RETRIES = 3

@@ -23,8 +23,8 @@ from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
 from matseg_runtime.work import Record
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
-from matseg_shared.progress import SILENT, Progress
 
 
 def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:

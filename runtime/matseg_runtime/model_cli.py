@@ -9,8 +9,8 @@ import click
 
 from matseg_runtime.complete import complete_model
 from matseg_runtime.trust_options import trust_options
-from matseg_shared.command import console, debug_option, json_option, plain, print_json
-from matseg_shared.help import Choice, Command, Example
+from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
+from matseg_shared.console.help import Choice, Command, Example
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from matseg_runtime.regions import (
 )
 from matseg_runtime.source.base import Slice, Source, SourceOptions
 from matseg_runtime.voxel import VoxelSize, choose_voxel_size, parse_voxel_size
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
 from matseg_shared.images.read import read_stored
-from matseg_shared.progress import SILENT, Progress
 from matseg_shared.system.machine import available_cpus
 
 _SLICES_PER_TASK = 32

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE, debug_option, json_option, print_json
-from matseg_shared.help import Choice, Command, Example, option_group
-from matseg_shared.progress import shown_progress
+from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE, debug_option, json_option, print_json
+from matseg_shared.console.help import Choice, Command, Example, option_group
+from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from matseg_runtime.quantities import PhaseFraction
 from matseg_runtime.session import SelfTestResult
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.voxel import PIXEL, VoxelSize
-from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
+from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE
 from matseg_shared.system.files import write_text
 from matseg_shared.system.names import as_text
 

@@ -15,7 +15,7 @@ from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NA
 from matseg_runtime.report import PAGE_NAME, REPORT_NAME, Summary
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
-from matseg_shared.progress import Progress
+from matseg_shared.console.progress import Progress
 from matseg_shared.system.files import output_errors
 
 _TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)

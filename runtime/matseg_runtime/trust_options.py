@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from matseg_shared.help import option_group
+from matseg_shared.console.help import option_group
 
 trust_options = option_group(
     "Trust",

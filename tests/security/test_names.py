@@ -24,7 +24,7 @@ from matseg_runtime.cli import inspect_main, run_main
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
-from matseg_shared.command import console
+from matseg_shared.console.command import console
 from matseg_shared.contract.metadata import DOCUMENT_KEY, decode, encode
 from matseg_shared.errors import MetadataError, OutputError
 from matseg_shared.system.names import LONGEST_NAME, name_problem, portable_name_problem, printable, shortened

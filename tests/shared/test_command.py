@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from matseg_shared.command import EXIT_INTERRUPTED, EXIT_SET_ASIDE, console, debug_option
+from matseg_shared.console.command import EXIT_INTERRUPTED, EXIT_SET_ASIDE, console, debug_option
 from matseg_shared.errors import ConfigError, ImageError, MatsegError, OutputError, Problem, ProviderError
 
 

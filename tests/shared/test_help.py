@@ -10,9 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from matseg_shared.command import debug_option, json_option, jsonable, print_json
+from matseg_shared.console.command import debug_option, json_option, jsonable, print_json
+from matseg_shared.console.help import Choice, Command, Example, Group, did_you_mean, option_group, wants_json
 from matseg_shared.errors import ConfigError, Problem
-from matseg_shared.help import Choice, Command, Example, Group, did_you_mean, option_group, wants_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

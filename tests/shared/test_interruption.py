@@ -11,9 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from matseg_shared.command import EXIT_INTERRUPTED, debug_option
+from matseg_shared.console.command import EXIT_INTERRUPTED, debug_option
+from matseg_shared.console.help import Command
 from matseg_shared.errors import UnsupportedError
-from matseg_shared.help import Command
 from matseg_shared.system import interruption
 
 

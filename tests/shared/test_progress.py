@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from matseg_shared import progress
-from matseg_shared.progress import Progress, duration, shown_progress, speed, step_progress
+from matseg_shared.console import progress
+from matseg_shared.console.progress import Progress, duration, shown_progress, speed, step_progress
 
 
 class Clock:

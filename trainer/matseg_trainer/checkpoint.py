@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo, problems_of
 from matseg_shared.errors import ModelError
-from matseg_shared.help import did_you_mean
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.checkpoint_header import require_plain_archive
 from matseg_trainer.config import VersionConfig, config_differences

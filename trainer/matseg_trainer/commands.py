@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matseg_shared.command import console
+from matseg_shared.console.command import console
 from matseg_shared.errors import MatsegError
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.classes import CLASSES_NAME, read_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError
-from matseg_shared.help import did_you_mean
 from matseg_shared.images.read import list_images
 
 SPLITS = ("train", "validate", "test")

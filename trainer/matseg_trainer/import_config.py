@@ -26,9 +26,9 @@ from typing import Any
 
 import click
 
-from matseg_shared.command import debug_option, json_option, print_json
+from matseg_shared.console.command import debug_option, json_option, print_json
+from matseg_shared.console.help import Command, Example
 from matseg_shared.errors import ConfigError, Problem, UsageError
-from matseg_shared.help import Command, Example
 from matseg_shared.system.files import write_text
 from matseg_trainer.config_source import Settings, read_settings
 from matseg_trainer.summaries import ImportSummary

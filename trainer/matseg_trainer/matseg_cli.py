@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from matseg_shared.command import console, debug_option, json_option, print_json
-from matseg_shared.completion import SHELLS, completion_script
-from matseg_shared.help import Choice, Command, Example, Group
+from matseg_shared.console.command import console, debug_option, json_option, print_json
+from matseg_shared.console.completion import SHELLS, completion_script
+from matseg_shared.console.help import Choice, Command, Example, Group
 from matseg_trainer.workspace import Workspace, workspace_option
 
 _PREFIX = "matseg-"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from matseg_shared import progress
+from matseg_shared.console import progress
 from matseg_trainer.epoch_record import EpochRecord, SplitScore
 from matseg_trainer.train import Progress, TrainingJob
 

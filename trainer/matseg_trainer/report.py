@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from matseg_shared.command import console
+from matseg_shared.console.command import console
 from matseg_shared.evaluation import EvaluationDocument, Spread
 from matseg_trainer.evaluate import EvaluationOutputs
 

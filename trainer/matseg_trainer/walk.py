@@ -10,7 +10,7 @@ import shlex
 import time
 from pathlib import Path
 
-from matseg_shared.command import console
+from matseg_shared.console.command import console
 from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.commands import run_command

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matseg_shared.command import jsonable
+from matseg_shared.console.command import jsonable
 from matseg_shared.errors import MissingExtraError
 from matseg_shared.report_page.chart import Chart
 from matseg_shared.system.files import write_text

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fuzzing.archives import CANARY
 from fuzzing.seeds import N_CLASS, SETTLED_SECONDS
-from matseg_shared.command import EXIT_DONE, EXIT_SET_ASIDE
+from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE
 
 __all__ = ["CANARY", "peak", "problems", "reset_peak", "working_in"]
 _ALLOWED = (0, 1, 2, 3, 4)

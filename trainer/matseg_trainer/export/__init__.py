@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matseg_runtime.vetting import vet_model
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import (
     PAYS_ON,
     AccuracyInfo,
@@ -35,7 +36,6 @@ from matseg_shared.contract.metadata import (
     encode,
 )
 from matseg_shared.errors import ExportError, ModelError
-from matseg_shared.progress import SILENT, Progress
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.dataset import Dataset

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.providers import load_onnxruntime
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import INPUT_NAME
-from matseg_shared.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import onnx

@@ -8,9 +8,9 @@ from typing import Literal
 
 import click
 
-from matseg_shared.command import debug_option, json_option, print_json
+from matseg_shared.console.command import debug_option, json_option, print_json
+from matseg_shared.console.help import Command, Example
 from matseg_shared.errors import UsageError
-from matseg_shared.help import Command, Example
 
 Kind = Literal["run", "evaluation", "training"]
 _EXAMPLES = (

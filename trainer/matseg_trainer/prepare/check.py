@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.read import is_grey, list_images, read_image
-from matseg_shared.progress import SILENT, Progress
 from matseg_trainer.dataset import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.pixel_size import pixel_sizes
 from matseg_trainer.prepare.ceiling import Ceiling, ceilings

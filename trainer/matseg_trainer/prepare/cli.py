@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from matseg_shared.command import console, debug_option, json_option, print_json
-from matseg_shared.help import Example, Group
-from matseg_shared.progress import shown_progress
+from matseg_shared.console.command import console, debug_option, json_option, print_json
+from matseg_shared.console.help import Example, Group
+from matseg_shared.console.progress import shown_progress
 from matseg_trainer.complete import complete_split, dataset_argument
 from matseg_trainer.import_config import import_config_command
 from matseg_trainer.workspace import Workspace, workspace_option

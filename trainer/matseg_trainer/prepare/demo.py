@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, MissingExtraError
-from matseg_shared.progress import SILENT, Progress
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.dataset import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder

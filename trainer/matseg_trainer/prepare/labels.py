@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
-from matseg_shared.progress import SILENT, Progress
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.dataset import Dataset, LabelledPair, Pairing, load_array, shorten
 from matseg_trainer.prepare.class_table import (

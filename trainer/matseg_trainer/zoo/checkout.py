@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_runtime.zoo import FOLDER_NAME, INDEX_NAME, MODEL_NAME, checkout_root
+from matseg_shared.console.help import did_you_mean
 from matseg_shared.errors import UsageError
-from matseg_shared.help import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from matseg_shared.command import console, debug_option
+from matseg_shared.console.command import console, debug_option
 from matseg_trainer.workspace import Workspace, workspace_option
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from matseg_shared.command import EXIT_INTERRUPTED, print_error
+from matseg_shared.console.command import EXIT_INTERRUPTED, print_error
 from matseg_shared.system.interruption import counted, is_pending
 
 _GROUP = "matseg_help_group"
@@ -57,7 +57,7 @@ class _Explained(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command, or complete its line when a shell asks for that."""
         if any(name.startswith("_MATSEG") and name.endswith("_COMPLETE") for name in os.environ):
-            from matseg_shared.completion import register
+            from matseg_shared.console.completion import register
 
             register()
         with counted():

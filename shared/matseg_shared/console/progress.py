@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.command import console, is_watched
+from matseg_shared.console.command import console, is_watched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,7 @@ def shown_progress(
     elif not is_watched(out.file):
         yield _Lines(prefix)
     else:
-        from matseg_shared.progress_bar import shown_bar
+        from matseg_shared.console.progress_bar import shown_bar
 
         with shown_bar(prefix, out) as progress:
             yield progress

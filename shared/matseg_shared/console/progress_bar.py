@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from matseg_shared.progress import Progress, duration, speed
+from matseg_shared.console.progress import Progress, duration, speed
 
 _NARROW = 60
 """Below so many columns there is neither bar nor rate."""

@@ -28,7 +28,7 @@ EXIT_SET_ASIDE = 4
 """Finished, but some inputs were set aside; each is named with the reason."""
 EXIT_INTERRUPTED = 130
 
-_DOCUMENT = "matseg_shared.command.document"
+_DOCUMENT = "matseg_shared.console.command.document"
 """Where a command's JSON document waits in click's context until the command ends."""
 
 
@@ -186,7 +186,7 @@ def plain(text: str) -> Text:
 
 def console(*, stderr: bool = False) -> Console:
     """A rich console; without a terminal it prints plain lines that are not cut or wrapped to a width."""
-    from matseg_shared.plain_console import PlainConsole
+    from matseg_shared.console.plain_console import PlainConsole
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     width = None if terminal else 200

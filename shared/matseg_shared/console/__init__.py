@@ -1,0 +1,1 @@
+"""What all commands share on the terminal: help, errors, exit codes, progress, completion."""
