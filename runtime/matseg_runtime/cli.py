@@ -13,7 +13,7 @@ from matseg_runtime.trust_options import trust_options
 from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Choice, Command, Example, Range, option_group
 from matseg_shared.console.progress import shown_progress
-from matseg_shared.report_page.option import page_option
+from matseg_shared.pages.option import page_option
 from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable
 

@@ -9,7 +9,7 @@ from matseg_runtime.origin import Origin, absolute_location, write_origin
 from matseg_runtime.prepare import Job
 from matseg_runtime.report import Summary
 from matseg_shared.errors import MatsegError
-from matseg_shared.report_page.page import is_installed
+from matseg_shared.pages.page import is_installed
 from matseg_shared.system.machine import available_cpus
 
 _HOW = "pip install 'matseg[report]', then matseg-report {output}"

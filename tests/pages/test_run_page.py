@@ -15,7 +15,7 @@ from PIL import Image
 
 from matseg_runtime.ledger import Ledger, Part, SliceRecord
 from matseg_runtime.page.choose import MOST, choose_slices
-from matseg_shared.report_page import page as page_module
+from matseg_shared.pages import page as page_module
 
 Call = Callable[..., tuple[int, str]]
 

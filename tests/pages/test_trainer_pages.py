@@ -12,7 +12,7 @@ import pytest
 from html_pages import page_data
 from PIL import Image
 
-from matseg_shared.report_page.pictures import (
+from matseg_shared.pages.pictures import (
     GreyWindow,
     distinct,
     shrink,

@@ -16,7 +16,7 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.help import Choice, Command, Example, Range
 from matseg_shared.console.progress import shown_progress, step_progress
 from matseg_shared.errors import MissingExtraError, UsageError
-from matseg_shared.report_page.option import page_option
+from matseg_shared.pages.option import page_option
 from matseg_trainer.complete import complete_split, dataset_argument, version_argument
 from matseg_trainer.workspace import Workspace, workspace_option
 

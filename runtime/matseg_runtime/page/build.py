@@ -19,9 +19,9 @@ from matseg_runtime.source import open_source, split_location
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.palette import default_colours
-from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Series, thinned
-from matseg_shared.report_page.page import Template, count, css_colour, require_report_extra, write_page
-from matseg_shared.report_page.pictures import distinct, visible_colours
+from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Series, thinned
+from matseg_shared.pages.page import Template, count, css_colour, require_report_extra, write_page
+from matseg_shared.pages.pictures import distinct, visible_colours
 
 _TEMPLATE = Template(package="matseg_runtime.page", name="run.html.j2", scripts=("slices.js",))
 _SEPARATE_CLASSES = 4

@@ -13,9 +13,9 @@ from matseg_runtime.page.record import RunRecord, WrittenReport, WrittenSkipped,
 from matseg_runtime.page.slices import Pictures, ShownSlice
 from matseg_runtime.quantities import DRIFT_WARNING
 from matseg_shared.images.palette import Colour
-from matseg_shared.report_page.page import count
-from matseg_shared.report_page.parts import Fact
-from matseg_shared.report_page.pictures import visible_colours
+from matseg_shared.pages.page import count
+from matseg_shared.pages.parts import Fact
+from matseg_shared.pages.pictures import visible_colours
 
 _MOST_LISTED = 200
 

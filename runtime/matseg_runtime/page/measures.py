@@ -16,9 +16,9 @@ from matseg_runtime.uncertain_index import UncertainIndex, UncertainItem, folder
 from matseg_shared.errors import ImageError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_image
-from matseg_shared.report_page.chart import Chart, Series, thinned
-from matseg_shared.report_page.page import count, css_colour
-from matseg_shared.report_page.pictures import GreyWindow, jpeg_uri, png_uri, shrink
+from matseg_shared.pages.charts import Chart, Series, thinned
+from matseg_shared.pages.page import count, css_colour
+from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, png_uri, shrink
 
 PROPOSALS = 12
 """Of the places worth a label, so many are shown."""

@@ -22,7 +22,7 @@ from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_stored
-from matseg_shared.report_page.pictures import (
+from matseg_shared.pages.pictures import (
     GreyWindow,
     distinct,
     jpeg_uri,

@@ -9,10 +9,10 @@ from typing import Literal
 
 from matseg_shared.evaluation import EvaluationDocument, ImageResult, Spread, read_evaluation
 from matseg_shared.images.palette import Colour
-from matseg_shared.report_page.chart import BLUE, ORANGE, Chart, Series
-from matseg_shared.report_page.page import Template, count, figure, percent, require_report_extra, write_page
-from matseg_shared.report_page.parts import Fact
-from matseg_shared.report_page.pictures import visible_colours
+from matseg_shared.pages.charts import BLUE, ORANGE, Chart, Series
+from matseg_shared.pages.page import Template, count, figure, percent, require_report_extra, write_page
+from matseg_shared.pages.parts import Fact
+from matseg_shared.pages.pictures import visible_colours
 from matseg_trainer.pages.evaluation_pictures import ShownImage, take_pictures
 from matseg_trainer.pages.places import page_path
 

@@ -15,7 +15,7 @@ from matseg_shared.evaluation import EvaluationDocument, ImageResult
 from matseg_shared.images.palette import Colour, overlay
 from matseg_shared.images.read import read_image, read_stored
 from matseg_shared.metrics import confusion_matrix
-from matseg_shared.report_page.pictures import (
+from matseg_shared.pages.pictures import (
     GreyWindow,
     jpeg_uri,
     label_uri,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from matseg_shared.errors import MatsegError
-from matseg_shared.report_page.page import is_installed
+from matseg_shared.pages.page import is_installed
 
 
 def leave_page(write: Callable[[Path], Path], source: Path, *, width: int = 10) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.palette import Colour
-from matseg_shared.report_page.page import (
+from matseg_shared.pages.page import (
     Template,
     count,
     figure,
@@ -15,7 +15,7 @@ from matseg_shared.report_page.page import (
     require_report_extra,
     write_page,
 )
-from matseg_shared.report_page.parts import Fact
+from matseg_shared.pages.parts import Fact
 from matseg_trainer.config import VersionConfig, load_config
 from matseg_trainer.pages.places import page_path
 from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matseg_shared.images.palette import Colour, default_colours
-from matseg_shared.report_page.chart import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
-from matseg_shared.report_page.page import css_colour
-from matseg_shared.report_page.pictures import visible_colours
+from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
+from matseg_shared.pages.page import css_colour
+from matseg_shared.pages.pictures import visible_colours
 from matseg_trainer.training_log import LoggedEpoch, TrainingLog
 from matseg_trainer.training_record import TrainingRecord
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from matseg_shared.console.command import jsonable
 from matseg_shared.errors import MissingExtraError
-from matseg_shared.report_page.chart import Chart
+from matseg_shared.pages.charts import Chart
 from matseg_shared.system.files import write_text
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_page(
     """
     require_report_extra(f"{path.name}")
     shown = list(charts)
-    common = files("matseg_shared.report_page") / "static"
+    common = files("matseg_shared.pages") / "static"
     own = files(template.package) / "static"
     scripts = [common / "page.js", common / "charts.js", *(own / name for name in template.scripts)]
     text = (
@@ -115,7 +115,7 @@ def _environment(package: str) -> Environment:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("matseg_shared.report_page")]),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("matseg_shared.pages")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
