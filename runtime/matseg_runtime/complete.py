@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# as in matseg_runtime.zoo, which imports too much for the time between two keystrokes
+# as in matseg_runtime.model.zoo, which imports too much for the time between two keystrokes
 _PREFIX = "zoo:"
 _INDEX_NAME = "zoo_index.json"
 

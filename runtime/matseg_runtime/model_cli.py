@@ -16,7 +16,7 @@ from matseg_shared.system.names import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from matseg_runtime.model import Model
+    from matseg_runtime.model.file import Model
     from matseg_runtime.providers import ProviderChoice
 
 
@@ -41,7 +41,7 @@ def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...]
 
     MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone lists the zoo.
     """
-    from matseg_runtime.zoo import PREFIX, choose_model
+    from matseg_runtime.model.zoo import PREFIX, choose_model
 
     if str(model) == PREFIX:
         _print_zoo(as_json)
@@ -90,8 +90,8 @@ def verify_main(
     """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
     import dataclasses
 
+    from matseg_runtime.model.zoo import choose_model
     from matseg_runtime.session import Session
-    from matseg_runtime.zoo import choose_model
 
     path, trust = choose_model(model, sha256, trusted_keys)
     session = Session.open(path, provider=provider, threads=threads, trust=trust)
@@ -115,7 +115,7 @@ def _print_zoo(as_json: bool) -> None:
     """The index, and which of its models are on this machine."""
     from rich.table import Table
 
-    from matseg_runtime.zoo import PREFIX, find, read_index
+    from matseg_runtime.model.zoo import PREFIX, find, read_index
 
     index = read_index()
     if as_json:

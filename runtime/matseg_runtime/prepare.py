@@ -13,7 +13,8 @@ from matseg_runtime.gauge import Gauge
 from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
 from matseg_runtime.look import look_at_some
-from matseg_runtime.model import Model
+from matseg_runtime.model.file import Model
+from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
@@ -27,7 +28,6 @@ from matseg_runtime.sink.base import Sink
 from matseg_runtime.source import open_source, require_text
 from matseg_runtime.source.base import PixelArray, Slice, Source
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.trust import HasSha256, Trust
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError

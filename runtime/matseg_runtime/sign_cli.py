@@ -34,9 +34,9 @@ def sign_main(model: Path, key: Path, as_json: bool) -> None:
 
     The signature is in the format of Model Signing 1.0. Keys are made with openssl; see docs/security.md.
     """
-    from matseg_runtime.signature import is_encrypted
-    from matseg_runtime.signing import sign_model
-    from matseg_runtime.zoo import locate
+    from matseg_runtime.model.signature import is_encrypted
+    from matseg_runtime.model.signing import sign_model
+    from matseg_runtime.model.zoo import locate
 
     password = None
     if is_encrypted(key):

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from matseg_runtime.zoo import ZooModel, locate, read_index
+from matseg_runtime.model.zoo import ZooModel, locate, read_index
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

@@ -18,14 +18,15 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from matseg_runtime import prepare, providers, zoo
+from matseg_runtime import prepare, providers
 from matseg_runtime.cli import inspect_main, run_main, verify_main
+from matseg_runtime.model import zoo
+from matseg_runtime.model.signature import read_public_key, sign, verify
+from matseg_runtime.model.trust import KEYS_VARIABLE, LIST_VARIABLE, Trust, read_digests
+from matseg_runtime.model.zoo import choose_model, read_index
 from matseg_runtime.options import RunOptions
 from matseg_runtime.session import Session
 from matseg_runtime.sign_cli import sign_main
-from matseg_runtime.signature import read_public_key, sign, verify
-from matseg_runtime.trust import KEYS_VARIABLE, LIST_VARIABLE, Trust, read_digests
-from matseg_runtime.zoo import choose_model, read_index
 from matseg_shared.errors import ModelError, UsageError
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -262,7 +263,7 @@ def test_statements_of_other_things_are_no_signatures_of_models(
         "_type": "https://in-toto.io/Statement/v1",
         "predicateType": "https://slsa.dev/provenance/v1",
     }
-    monkeypatch.setattr("matseg_runtime.signature._statement", lambda *_: statement)
+    monkeypatch.setattr("matseg_runtime.model.signature._statement", lambda *_: statement)
     Path(f"{mine}.sig").write_bytes(sign("steel.onnx", digest(mine), keys[0]))
     refuse(mine, "--trusted-key", keys[1], text="signs something else than one model file")
 
@@ -420,7 +421,7 @@ def test_a_file_replaced_after_it_was_proved_changes_nothing(
         return load()
 
     monkeypatch.setattr(providers, "load_onnxruntime", replaced)
-    from matseg_runtime.trust import trust_of
+    from matseg_runtime.model.trust import trust_of
 
     session = Session.open(signed, provider="cpu", threads=1, trust=trust_of(None, [keys[1]]))
     assert signed.read_bytes() == b"something else"

@@ -21,7 +21,7 @@ from matseg_trainer.complete import complete_split, dataset_argument, version_ar
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
-    from matseg_runtime.trust import Trust
+    from matseg_runtime.model.trust import Trust
     from matseg_shared.contract.metadata import Precision, Views
     from matseg_trainer.export.bioimageio import Package
     from matseg_trainer.predictor import Predictor
@@ -225,7 +225,7 @@ def evaluate_main(
     place = Workspace.find(workspace)
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")
-    from matseg_runtime.trust import trust_of
+    from matseg_runtime.model.trust import trust_of
     from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.pages.evaluation import write_evaluation_page
     from matseg_trainer.pages.leave import leave_page

@@ -29,10 +29,10 @@ _SEEDS_OF: Mapping[str, tuple[str, ...]] = {
 }
 _GUIDED = (
     "matseg_runtime.ledger",
-    "matseg_runtime.onnx_wire",
+    "matseg_runtime.model.wire",
     "matseg_runtime.session",
     "matseg_runtime.source.zarr",
-    "matseg_runtime.vetting",
+    "matseg_runtime.model.guard",
     "matseg_shared.images.read",
     "matseg_shared.contract.onnx_properties",
     "matseg_shared.images.png_check",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matseg_runtime.vetting import vet_model
+from matseg_runtime.model.guard import vet_model
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import (
     PAYS_ON,
@@ -242,5 +242,5 @@ def _require_loadable(path: Path, content: bytes) -> None:
         vet_model(path, content)
     except ModelError as error:
         raise ExportError(
-            f"{error}; nothing was written; a new network's operators belong on the list in matseg_runtime.vetting"
+            f"{error}; nothing was written; a new network's operators belong on the list in matseg_runtime.model.guard"
         ) from error

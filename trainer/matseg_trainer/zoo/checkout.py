@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from matseg_runtime.zoo import FOLDER_NAME, INDEX_NAME, MODEL_NAME, checkout_root
+from matseg_runtime.model.zoo import FOLDER_NAME, INDEX_NAME, MODEL_NAME, checkout_root
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.errors import UsageError
 

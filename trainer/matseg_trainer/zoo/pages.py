@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matseg_runtime.zoo import PREFIX, ZooIndex
+from matseg_runtime.model.zoo import PREFIX, ZooIndex
 from matseg_shared.system.files import write_text
 from matseg_trainer.zoo.card import Card, markdown_table
 from matseg_trainer.zoo.checkout import ZooCheckout

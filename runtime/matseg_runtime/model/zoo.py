@@ -17,8 +17,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_runtime.model import read_model_bytes
-from matseg_runtime.trust import HasSha256, Trust, trust_of
+from matseg_runtime.model.file import read_model_bytes
+from matseg_runtime.model.trust import HasSha256, Trust, trust_of
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import Precision, Views, graph_kind
 from matseg_shared.errors import ModelError, UsageError

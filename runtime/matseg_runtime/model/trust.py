@@ -96,7 +96,7 @@ class IsSigned(Demand):
 
     def proof(self, path: Path, sha256: str) -> str:
         """See the base class."""
-        from matseg_runtime.signature import read_public_key, verify
+        from matseg_runtime.model.signature import read_public_key, verify
 
         signer = verify(path, sha256, tuple(read_public_key(key) for key in self.keys))
         return f"signed with {signer.path} ({self.source})"

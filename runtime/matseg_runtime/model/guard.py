@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matseg_runtime.onnx_wire import (
+from matseg_runtime.model.wire import (
     COUNTED,
     EIGHT_BYTES,
     FOUR_BYTES,

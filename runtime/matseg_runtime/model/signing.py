@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from matseg_runtime.model import read_model_bytes
-from matseg_runtime.signature import sign, signature_path
-from matseg_runtime.vetting import vet_model
+from matseg_runtime.model.file import read_model_bytes
+from matseg_runtime.model.guard import vet_model
+from matseg_runtime.model.signature import sign, signature_path
 from matseg_shared.contract.metadata import decode
 from matseg_shared.contract.onnx_properties import read_properties
 from matseg_shared.system.files import atomic_write

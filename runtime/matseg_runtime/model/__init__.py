@@ -1,0 +1,1 @@
+"""One model file: read, checked, trusted, found by name."""
