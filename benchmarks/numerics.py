@@ -21,11 +21,11 @@ import numpy as np
 from _common import reporting
 from numpy.typing import NDArray
 
-from matseg_runtime.intake import Intake
 from matseg_runtime.model.zoo import PREFIX, locate, read_index
 from matseg_runtime.providers import exact_options, load_onnxruntime
 from matseg_runtime.segment import segment_image, segment_images
 from matseg_runtime.session import TIE_MARGINS, Session
+from matseg_runtime.source.transform import Intake
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.contract.tiling import pad_to_stride, smallest_tile

@@ -28,8 +28,8 @@ from matseg_runtime.pipeline import Crew, StageTimes
 from matseg_runtime.plan import Plan
 from matseg_runtime.prepare import Job, worker_job
 from matseg_runtime.sink.base import Unit
-from matseg_runtime.source import NODE_SEPARATOR, split_location
 from matseg_runtime.source.base import Source
+from matseg_runtime.source.open import NODE_SEPARATOR, split_location
 from matseg_runtime.work import Record
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import UnsupportedError

@@ -17,8 +17,8 @@ from matseg_runtime.prepare import Job, now, open_input, prepare_job
 from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
 from matseg_runtime.report import Summary, clipping_warning, difference_warning, drift_warning
 from matseg_runtime.sink.base import Unit
-from matseg_runtime.source import open_source
 from matseg_runtime.source.base import Slice, Source
+from matseg_runtime.source.open import open_source
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model

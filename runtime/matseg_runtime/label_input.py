@@ -16,8 +16,8 @@ from matseg_runtime.report import REPORT_NAME
 from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
-from matseg_runtime.source import open_source, split_location
 from matseg_runtime.source.base import PixelArray, Source, SourceOptions
+from matseg_runtime.source.open import open_source, split_location
 from matseg_runtime.source.zarr import without_remarks
 from matseg_runtime.voxel import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError

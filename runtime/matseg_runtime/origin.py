@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from matseg_runtime.source import NODE_SEPARATOR, split_location
+from matseg_runtime.source.open import NODE_SEPARATOR, split_location
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError
 from matseg_shared.system.files import write_text

@@ -10,9 +10,9 @@ from matseg_runtime.options import OutputOptions
 from matseg_runtime.sink.base import LabelVolume, Sink
 from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
 from matseg_runtime.sink.volume import side_folder
-from matseg_runtime.source import require_text, split_location
 from matseg_runtime.source.base import Source, Spacing
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
+from matseg_runtime.source.open import require_text, split_location
 from matseg_runtime.voxel import VoxelSize, ome_unit
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import UsageError

@@ -10,9 +10,7 @@ from typing import get_args
 
 from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
-from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
-from matseg_runtime.look import look_at_some
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.options import RunOptions
@@ -25,8 +23,10 @@ from matseg_runtime.report import provenance_text
 from matseg_runtime.segment import constant_answers
 from matseg_runtime.session import SelfTestResult, Session
 from matseg_runtime.sink.base import Sink
-from matseg_runtime.source import open_source, require_text
 from matseg_runtime.source.base import PixelArray, Slice, Source
+from matseg_runtime.source.checks import look_at_some
+from matseg_runtime.source.open import open_source, require_text
+from matseg_runtime.source.transform import Intake
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
 from matseg_runtime.work import Record, Work

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge, Measurement
-from matseg_runtime.intake import Intake
 from matseg_runtime.ledger import SetAsideRecord, SliceRecord
 from matseg_runtime.plan import Plan
 from matseg_runtime.quantities import class_counts, drift
@@ -18,6 +17,7 @@ from matseg_runtime.segment import Segmentation, segment_images
 from matseg_runtime.session import Session
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.source.base import Slice, Source
+from matseg_runtime.source.transform import Intake
 from matseg_shared.errors import ImageError
 
 Record = Callable[[Sequence[SliceRecord], Sequence[SetAsideRecord]], None]

@@ -34,9 +34,9 @@ from PIL import Image
 from matseg_runtime import prepare
 from matseg_runtime.cli import inspect_main, run_main
 from matseg_runtime.session import Session
-from matseg_runtime.source import open_source
 from matseg_runtime.source.array import MOST_SLICES
 from matseg_runtime.source.base import Source, SourceOptions
+from matseg_runtime.source.open import open_source
 from matseg_shared.contract.classes import read_classes
 from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelError, UsageError
 from matseg_shared.images import limits as room

@@ -17,7 +17,7 @@ from click.testing import Result
 from numpy.typing import NDArray
 from ome_images import VOLUME, make_image
 
-from matseg_runtime.source import open_source
+from matseg_runtime.source.open import open_source
 
 Run = Callable[..., Result]
 

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime import source as source_module
+from matseg_runtime.source import open as source_module
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_shared.errors import ImageError, MissingExtraError, UsageError
 
@@ -354,7 +354,7 @@ def test_hdf5_that_is_being_written(tmp_path: Path) -> None:
         import sys
 
         code = (
-            "import sys\nfrom matseg_runtime.source import open_source\n"
+            "import sys\nfrom matseg_runtime.source.open import open_source\n"
             "try:\n    open_source(sys.argv[1])\nexcept Exception as error:\n    print(type(error).__name__, error)"
         )
         done = subprocess.run(
@@ -375,7 +375,7 @@ def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matseg_runtime.source import folder
+    from matseg_runtime.source.open import folder
 
     path = tmp_path / "scan.npy"
     np.save(path, VOLUME)

@@ -13,8 +13,8 @@ import tifffile
 import zarr
 
 from matseg_runtime.sink.imagej import tiff_tags
-from matseg_runtime.source import open_source
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.open import open_source
 from matseg_runtime.voxel import (
     VoxelSize,
     choose_voxel_size,

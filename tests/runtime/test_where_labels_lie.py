@@ -16,7 +16,7 @@ import zarr
 from click.testing import Result
 from PIL import Image
 
-from matseg_runtime.source import open_source
+from matseg_runtime.source.open import open_source
 from matseg_shared.contract.metadata import PixelSize, encode
 
 Run = Callable[..., Result]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 
-from matseg_runtime.source import open_source
+from matseg_runtime.source.open import open_source
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_trainer import checkpoint as checkpoint_module
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint

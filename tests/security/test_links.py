@@ -17,8 +17,8 @@ import zarr
 from click.testing import CliRunner, Result
 
 from matseg_runtime.cli import run_main
-from matseg_runtime.source import open_source
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.open import open_source
 from matseg_runtime.source.zarr_chunks import refuse_object_codecs
 from matseg_shared.errors import UsageError
 

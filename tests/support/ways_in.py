@@ -11,8 +11,8 @@ import onnx_models
 import pytest
 from numpy.typing import NDArray
 
-from matseg_runtime.source import open_source
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.open import open_source
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images.read import read_image
 

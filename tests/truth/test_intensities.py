@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from ways_in import direct
 
-from matseg_runtime.intake import Intake, Window
-from matseg_runtime.look import look_at_some
-from matseg_runtime.source import open_source
+from matseg_runtime.source.checks import look_at_some
+from matseg_runtime.source.open import open_source
+from matseg_runtime.source.transform import Intake, Window
 from matseg_shared.contract.metadata import Histogram
 
 RANDOM = np.random.default_rng(3)

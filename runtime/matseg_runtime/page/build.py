@@ -15,8 +15,8 @@ from matseg_runtime.page.record import RunPlaces, RunRecord, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
 from matseg_runtime.quantities import DRIFT_WARNING
 from matseg_runtime.report import PAGE_NAME
-from matseg_runtime.source import open_source, split_location
 from matseg_runtime.source.base import Source, SourceOptions
+from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.palette import default_colours
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Series, thinned

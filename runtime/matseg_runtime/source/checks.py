@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.intake import Intake
 from matseg_runtime.source.base import Source
+from matseg_runtime.source.transform import Intake
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
 
