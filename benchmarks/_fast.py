@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_shared.errors import UnsupportedError, UsageError
 
 _CONFIG = """

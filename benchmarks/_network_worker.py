@@ -19,7 +19,7 @@ from _full_width import N_CLASS, naive_pixelnet
 from _profile import grey_image
 from numpy.typing import NDArray
 
-from matseg_runtime.providers import exact_options
+from matseg_runtime.inference.providers import exact_options
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
 
 Label = Callable[[NDArray[Any]], object]

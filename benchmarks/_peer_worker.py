@@ -86,8 +86,8 @@ def matseg_tiled(choices: argparse.Namespace) -> Label:
 
 def matseg(choices: argparse.Namespace, tile: tuple[int, int] | None) -> Label:
     """MatSeg's runtime on one stream."""
-    from matseg_runtime.segment import segment_image
-    from matseg_runtime.session import Session
+    from matseg_runtime.inference.session import Session
+    from matseg_runtime.inference.tiles import segment_image
 
     session = Session.open(choices.model, provider="cpu", threads=choices.threads)
     return lambda image: segment_image(session, image[None], tile=tile)

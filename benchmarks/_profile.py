@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from matseg_runtime.providers import exact_options
+from matseg_runtime.inference.providers import exact_options
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
 
 _WEIGHT_INPUT = {

@@ -21,7 +21,7 @@ from _common import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.providers import exact_options
+from matseg_runtime.inference.providers import exact_options
 from matseg_shared.contract.tiling import pad_to_stride
 from matseg_shared.errors import UnsupportedError, UsageError
 from matseg_shared.images.read import list_images, read_image, to_channels

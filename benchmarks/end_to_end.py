@@ -39,7 +39,7 @@ from _workload import (
 )
 from numpy.typing import NDArray
 
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
 from matseg_shared.system.machine import available_cpus

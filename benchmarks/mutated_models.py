@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from matseg_runtime.inference.providers import load_onnxruntime
 from matseg_runtime.model.guard import OPERATORS, vet_model
-from matseg_runtime.providers import load_onnxruntime
 from matseg_shared.errors import ModelError
 
 BATCH = 300

@@ -3,7 +3,7 @@
 `python benchmarks/numerics.py [MODEL ...] [--images FOLDER]`
 
 Without a MODEL, every model of the zoo. The reference is one call on one thread for the whole image. A pixel with
-another label is a tie when the reference's two best probabilities are closer than rounding (matseg_runtime.session);
+another label is a tie when the reference's two best probabilities are closer than rounding (matseg_runtime.inference.session);
 int8 computes in integers, so nothing excuses a difference there.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 from _common import reporting
 from numpy.typing import NDArray
 
+from matseg_runtime.inference.providers import exact_options, load_onnxruntime
+from matseg_runtime.inference.session import TIE_MARGINS, Session
+from matseg_runtime.inference.tiles import segment_image, segment_images
 from matseg_runtime.model.zoo import PREFIX, locate, read_index
-from matseg_runtime.providers import exact_options, load_onnxruntime
-from matseg_runtime.segment import segment_image, segment_images
-from matseg_runtime.session import TIE_MARGINS, Session
 from matseg_runtime.source.transform import Intake
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME

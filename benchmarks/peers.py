@@ -26,7 +26,7 @@ from _common import (
 from _workload import Slices, model_file, model_options, real_slices, synthetic_slices
 from numpy.typing import NDArray
 
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import LABELS_NAME, TilingInfo
 from matseg_shared.errors import MissingExtraError, UnsupportedError

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_main", "run_main", "verify_main"]
 
-# the same words as matseg_runtime.providers.PROVIDER_CHOICES, here because --help must not load that
+# the same words as matseg_runtime.inference.providers.PROVIDER_CHOICES, here because --help must not load that
 PROVIDERS = Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
 
 

@@ -13,7 +13,7 @@ from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.records import Connectivity, SliceRegions, SliceUncertainty
 
 if TYPE_CHECKING:
-    from matseg_runtime.segment import Segmentation
+    from matseg_runtime.inference.tiles import Segmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

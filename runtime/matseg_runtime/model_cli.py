@@ -16,8 +16,8 @@ from matseg_shared.system.names import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from matseg_runtime.inference.providers import ProviderChoice
     from matseg_runtime.model.file import Model
-    from matseg_runtime.providers import ProviderChoice
 
 
 _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
@@ -46,7 +46,7 @@ def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...]
     if str(model) == PREFIX:
         _print_zoo(as_json)
         return
-    from matseg_runtime.session import Session
+    from matseg_runtime.inference.session import Session
 
     path, trust = choose_model(model, sha256, trusted_keys)
     found = Session.open(path, provider="cpu", threads=1, trust=trust).model
@@ -90,8 +90,8 @@ def verify_main(
     """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
     import dataclasses
 
+    from matseg_runtime.inference.session import Session
     from matseg_runtime.model.zoo import choose_model
-    from matseg_runtime.session import Session
 
     path, trust = choose_model(model, sha256, trusted_keys)
     session = Session.open(path, provider=provider, threads=threads, trust=trust)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from matseg_runtime.gauge import Wanted
+from matseg_runtime.inference.providers import ProviderChoice
 from matseg_runtime.ledger import Part
 from matseg_runtime.model.trust import Trust
-from matseg_runtime.providers import ProviderChoice
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.transform import Window
 from matseg_runtime.source.watch import WatchOptions

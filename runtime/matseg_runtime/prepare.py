@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from matseg_runtime.constant import Answers
 from matseg_runtime.gauge import Gauge
+from matseg_runtime.inference.background import Answers
+from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice
+from matseg_runtime.inference.session import SelfTestResult, Session
+from matseg_runtime.inference.tiles import constant_answers
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
@@ -17,11 +20,8 @@ from matseg_runtime.options import RunOptions
 from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
-from matseg_runtime.providers import COMPUTE_ON_CPU, ProviderChoice
 from matseg_runtime.regions import require_scikit_image
 from matseg_runtime.report import provenance_text
-from matseg_runtime.segment import constant_answers
-from matseg_runtime.session import SelfTestResult, Session
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source.base import PixelArray, Slice, Source
 from matseg_runtime.source.checks import look_at_some

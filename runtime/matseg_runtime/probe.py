@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.system.machine import peak_memory, reset_peak_memory, used_memory
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.gauge import Costs
+from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.ledger import JobKey, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.pipeline import StageTimes
 from matseg_runtime.quantities import PhaseFraction
-from matseg_runtime.session import SelfTestResult
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.voxel import PIXEL, VoxelSize
 from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE
@@ -244,7 +244,7 @@ def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
 
 
 def _runtime_names() -> tuple[str, ...]:
-    from matseg_runtime.providers import installed_runtimes
+    from matseg_runtime.inference.providers import installed_runtimes
 
     return installed_runtimes()
 

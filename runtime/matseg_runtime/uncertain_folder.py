@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_runtime.inference.tiles import Segmentation, segment_images
 from matseg_runtime.prepare import Job
-from matseg_runtime.segment import Segmentation, segment_images
 from matseg_runtime.source.transform import Intake
 from matseg_runtime.uncertain_choice import Box, Chosen
 from matseg_runtime.uncertain_index import (

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from matseg_runtime.cli import inspect_main, run_main, verify_main
-from matseg_runtime.segment import segment_image
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_stored

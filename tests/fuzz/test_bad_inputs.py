@@ -33,7 +33,7 @@ from PIL import Image
 
 from matseg_runtime import prepare
 from matseg_runtime.cli import inspect_main, run_main
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_runtime.source.array import MOST_SLICES
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source

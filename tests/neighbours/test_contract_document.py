@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from matseg_runtime.session import TIE_MARGINS
+from matseg_runtime.inference.session import TIE_MARGINS
 from matseg_shared.contract.schema import metadata_schema
 
 DOCS = Path(__file__).parents[2] / "docs"

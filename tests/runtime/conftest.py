@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.cli import run_main
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 
 # A busy machine is no failure; a failing example is printed so that it can be repeated.
 settings.register_profile("matseg", deadline=None, print_blob=True)

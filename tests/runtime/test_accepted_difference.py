@@ -13,7 +13,7 @@ import onnx_models
 import pytest
 from click.testing import Result
 
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_shared.contract.metadata import SelfTest, encode
 
 Run = Callable[..., Result]

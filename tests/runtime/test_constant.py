@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.constant import surrounded
-from matseg_runtime.segment import Segmentation, constant_answers, segment_images
-from matseg_runtime.session import Session
+from matseg_runtime.inference.background import surrounded
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import Segmentation, constant_answers, segment_images
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import smallest_tile
 

@@ -11,9 +11,9 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from matseg_runtime.providers import installed_runtimes
-from matseg_runtime.segment import segment_image
-from matseg_runtime.session import Session
+from matseg_runtime.inference.providers import installed_runtimes
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import segment_image
 
 Run = Callable[..., Result]
 

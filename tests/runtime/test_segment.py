@@ -14,8 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from matseg_runtime.segment import segment_image, segment_images
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import segment_image, segment_images
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import UsageError
 

@@ -12,8 +12,8 @@ import onnx
 import onnx_models
 import pytest
 
-from matseg_runtime import providers
-from matseg_runtime.session import Session
+from matseg_runtime.inference import providers
+from matseg_runtime.inference.session import Session
 from matseg_shared.contract.metadata import DOCUMENT_KEY, SelfTest, encode
 from matseg_shared.errors import (
     MetadataError,
@@ -237,7 +237,7 @@ def test_cuda_gets_its_options_and_no_fallback(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_cuda_fills_up_short_batches(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
-    from matseg_runtime.segment import segment_image
+    from matseg_runtime.inference.tiles import segment_image
 
     _use(monkeypatch, FakeRuntime(model, works=True))
     opened = Session.open(model, provider="cuda")

@@ -18,10 +18,10 @@ from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.records import CropScore, SliceUncertainty
-from matseg_runtime.segment import segment_image
-from matseg_runtime.session import Session
 from matseg_runtime.uncertain_choice import choose, default_spacing
 from matseg_runtime.uncertain_index import UncertainIndex, read_index
 from matseg_runtime.uncertainty import doubtful_places, measure_uncertainty, unsureness

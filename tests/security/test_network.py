@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from matseg_runtime.cli import run_main
-from matseg_runtime.providers import TELEMETRY_VARIABLE, load_onnxruntime
+from matseg_runtime.inference.providers import TELEMETRY_VARIABLE, load_onnxruntime
 
 ROOT = Path(__file__).parents[2]
 _SOCKET = {"x86_64": 41, "aarch64": 198}

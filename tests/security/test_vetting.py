@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from matseg_runtime import session as session_module
 from matseg_runtime.cli import inspect_main
+from matseg_runtime.inference import session as session_module
+from matseg_runtime.inference.session import Session
 from matseg_runtime.model import file as model_module
 from matseg_runtime.model import guard as vetting
 from matseg_runtime.model.file import LIMIT_VARIABLE, read_model_bytes
 from matseg_runtime.model.guard import OPERATORS, vet_model
 from matseg_runtime.model.wire import Reader, RefusedError
-from matseg_runtime.session import Session
 from matseg_shared.contract.metadata import encode
 from matseg_shared.errors import ModelError, UsageError
 

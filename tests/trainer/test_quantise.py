@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.segment import constant_answers, segment_image, segment_images
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import constant_answers, segment_image, segment_images
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile

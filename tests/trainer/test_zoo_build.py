@@ -10,8 +10,8 @@ import pytest
 from checkpoints import make_checkpoint
 from click.testing import CliRunner
 
+from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZooIndex
-from matseg_runtime.session import Session
 from matseg_shared.contract.metadata import InitInfo, TeacherInfo
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
 from matseg_trainer import commands

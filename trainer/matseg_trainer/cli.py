@@ -282,7 +282,7 @@ def _checkpoint_predictor(
 
 
 def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, str]:
-    from matseg_runtime.session import Session
+    from matseg_runtime.inference.session import Session
     from matseg_trainer.predictor import Predictor
 
     session = Session.open(path, provider="cuda" if gpu else "cpu", trust=trust)

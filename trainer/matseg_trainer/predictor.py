@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matseg_runtime.segment import segment_image
+from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.metadata import ClassInfo, InputInfo
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.inference import TorchPredictor
 
 if TYPE_CHECKING:
-    from matseg_runtime.session import Session
+    from matseg_runtime.inference.session import Session
 
 _TILE = 1024
 """Edge of the largest tile for an exported model, in pixels; results do not depend on it."""

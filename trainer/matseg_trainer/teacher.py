@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, TeacherInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import PixelArray, check_dtype, list_images, read_image, to_channels

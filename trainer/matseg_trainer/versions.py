@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 
-from matseg_runtime.providers import (
+from matseg_runtime.inference.providers import (
     EXECUTION_PROVIDERS,
     Provider,
     installed_runtimes,

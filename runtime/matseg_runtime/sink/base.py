@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matseg_runtime.inference.tiles import Segmentation
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.segment import Segmentation
 from matseg_runtime.source.base import Slice, Spacing
 
 UNLABELLED = 255

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from matseg_runtime.inference.tiles import Segmentation, scaled_probabilities
 from matseg_runtime.ledger import SliceRecord, read_key
-from matseg_runtime.segment import Segmentation, scaled_probabilities
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.inference.tiles import scaled_probabilities
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.segment import scaled_probabilities
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Unit
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file

@@ -30,7 +30,7 @@ _SEEDS_OF: Mapping[str, tuple[str, ...]] = {
 _GUIDED = (
     "matseg_runtime.ledger",
     "matseg_runtime.model.wire",
-    "matseg_runtime.session",
+    "matseg_runtime.inference.session",
     "matseg_runtime.source.zarr",
     "matseg_runtime.model.guard",
     "matseg_shared.images.read",
@@ -114,8 +114,8 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     """What each target does with its bytes."""
     import onnx_models
 
+    from matseg_runtime.inference.session import Session
     from matseg_runtime.ledger import read_key
-    from matseg_runtime.session import Session
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.zarr import open_zarr
     from matseg_shared.contract.classes import read_classes

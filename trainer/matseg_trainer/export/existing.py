@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matseg_runtime.inference.session import Session
 from matseg_runtime.model.trust import MADE_HERE
-from matseg_runtime.session import Session
 from matseg_shared.contract.metadata import Precision, Views
 from matseg_shared.errors import UsageError
 from matseg_trainer.checkpoint import Checkpoint

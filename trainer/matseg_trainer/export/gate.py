@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.model.trust import MADE_HERE
-from matseg_runtime.segment import segment_image
-from matseg_runtime.session import Session
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import AccuracyInfo
 from matseg_shared.metrics import confusion_matrix, segmentation_metrics

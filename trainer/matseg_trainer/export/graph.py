@@ -123,7 +123,7 @@ class Graph:
     """The exported graph on onnxruntime's CPU provider."""
 
     def __init__(self, content: bytes) -> None:
-        from matseg_runtime.providers import exact_options, load_onnxruntime
+        from matseg_runtime.inference.providers import exact_options, load_onnxruntime
 
         runtime = load_onnxruntime()
         self._session = runtime.InferenceSession(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.providers import load_onnxruntime
+from matseg_runtime.inference.providers import load_onnxruntime
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import INPUT_NAME
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import read_model_bytes
 from matseg_runtime.model.trust import MADE_HERE
-from matseg_runtime.session import Session
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.evaluation import read_evaluation
 from matseg_shared.system.files import atomic_write, write_text

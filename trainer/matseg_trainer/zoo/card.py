@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.zoo import PREFIX, ZooModel
-from matseg_runtime.session import Session
 from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
 from matseg_shared.evaluation import Spread

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from matseg_runtime.segment import segment_image
-from matseg_runtime.session import Session
+from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.tiles import segment_image
 from matseg_trainer.zoo.figures import Speed
 
 _EDGE = 1024

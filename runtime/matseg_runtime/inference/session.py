@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime import providers
+from matseg_runtime.inference import providers
+from matseg_runtime.inference.providers import Attempt, Provider, ProviderChoice
 from matseg_runtime.model.file import Model, describe_model, read_model_bytes
 from matseg_runtime.model.guard import vet_model
 from matseg_runtime.model.trust import Trust
-from matseg_runtime.providers import Attempt, Provider, ProviderChoice
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
 from matseg_shared.system.machine import available_cpus

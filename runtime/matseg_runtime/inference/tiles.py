@@ -9,8 +9,8 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.constant import Answer, Answers, surrounded
-from matseg_runtime.session import Labels, Probabilities, Session
+from matseg_runtime.inference.background import Answer, Answers, surrounded
+from matseg_runtime.inference.session import Labels, Probabilities, Session
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.session import Labels, Probabilities
+from matseg_runtime.inference.session import Labels, Probabilities
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Box, Tile, padded_length
 

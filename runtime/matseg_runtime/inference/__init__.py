@@ -1,0 +1,1 @@
+"""A model on a provider: pixels in, labels out."""
