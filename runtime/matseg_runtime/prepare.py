@@ -17,12 +17,12 @@ from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.options import RunOptions
-from matseg_runtime.output import Place, choose_place, label_volume, make_sink
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
 from matseg_runtime.regions import require_scikit_image
 from matseg_runtime.report import provenance_text
 from matseg_runtime.sink.base import Sink
+from matseg_runtime.sink.target import Place, choose_place, label_volume, make_sink
 from matseg_runtime.source.base import PixelArray, Slice, Source
 from matseg_runtime.source.checks import look_at_some
 from matseg_runtime.source.open import open_source, require_text
