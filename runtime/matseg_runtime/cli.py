@@ -18,7 +18,7 @@ from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from matseg_runtime.gauge import Wanted
+    from matseg_runtime.measure.measurer import Wanted
     from matseg_runtime.options import RunOptions
     from matseg_runtime.records import Connectivity
     from matseg_runtime.report import Summary
@@ -321,8 +321,8 @@ def _voxel_size(choices: dict[str, Any]) -> VoxelSize | None:
 
 
 def _wanted(choices: dict[str, Any]) -> Wanted:
-    from matseg_runtime.gauge import Wanted
-    from matseg_runtime.regions import DEFAULT_CONNECTIVITY
+    from matseg_runtime.measure.measurer import Wanted
+    from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
 
     for name in ("uncertain_crop", "uncertain_spacing"):
         if choices[name] is not None and choices["uncertain"] is None:

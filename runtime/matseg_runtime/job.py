@@ -10,11 +10,11 @@ from functools import partial
 from matseg_runtime.finish import complete, labelled_slices, settled
 from matseg_runtime.leave import leave_page
 from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord, read_key, require_equal
+from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions
 from matseg_runtime.options import RunOptions
 from matseg_runtime.pipeline import StageTimes, run_pipeline
 from matseg_runtime.plan import pending_units
 from matseg_runtime.prepare import Job, now, open_input, prepare_job
-from matseg_runtime.quantities import DRIFT_WARNING, phase_fractions
 from matseg_runtime.report import Summary, clipping_warning, difference_warning, drift_warning
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source.base import Slice, Source

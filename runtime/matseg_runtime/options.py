@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from matseg_runtime.gauge import Wanted
 from matseg_runtime.inference.providers import ProviderChoice
 from matseg_runtime.ledger import Part
+from matseg_runtime.measure.measurer import Wanted
 from matseg_runtime.model.trust import Trust
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.transform import Window

@@ -8,18 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from matseg_runtime.gauge import Gauge
 from matseg_runtime.inference.background import Answers
 from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice
 from matseg_runtime.inference.session import SelfTestResult, Session
 from matseg_runtime.inference.tiles import constant_answers
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
+from matseg_runtime.measure.measurer import Gauge
+from matseg_runtime.measure.regions import require_scikit_image
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.options import RunOptions
 from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
 from matseg_runtime.probe import probe
-from matseg_runtime.regions import require_scikit_image
 from matseg_runtime.report import provenance_text
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.sink.target import Place, choose_place, label_volume, make_sink

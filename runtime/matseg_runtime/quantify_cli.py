@@ -13,7 +13,7 @@ from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from matseg_runtime.quantify import Quantified, QuantifyOptions
+    from matseg_runtime.measure.quantify import Quantified, QuantifyOptions
 
 _EXAMPLES = (
     Example(
@@ -86,7 +86,7 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
       4  done, but some slices were set aside; each is named with the reason
       1  anything else, such as a full disk
     """
-    from matseg_runtime.quantify import quantify
+    from matseg_runtime.measure.quantify import quantify
 
     options = _options(labels, output, choices)
     with shown_progress() as progress:
@@ -105,8 +105,8 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
 
 
 def _options(labels: str, output: Path | None, choices: dict[str, Any]) -> QuantifyOptions:
+    from matseg_runtime.measure.quantify import QuantifyOptions
     from matseg_runtime.options import parse_range
-    from matseg_runtime.quantify import QuantifyOptions
     from matseg_runtime.source.base import SourceOptions
 
     names, range_ = choices["names"], choices["range_"]

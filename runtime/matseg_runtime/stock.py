@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
+from matseg_runtime.measure.phase_fractions import write_phase_fractions
+from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
 from matseg_runtime.prepare import Job
-from matseg_runtime.quantities import CSV_NAME as FRACTIONS_NAME
-from matseg_runtime.quantities import write_phase_fractions
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
 from matseg_runtime.report import PAGE_NAME, REPORT_NAME, Summary
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
@@ -133,7 +133,7 @@ def _measure_again(
     """From the labels on the disk, for slices that were labelled without being measured."""
     if not records:
         return {}
-    from matseg_runtime.quantify import measure_images, measure_output
+    from matseg_runtime.measure.quantify import measure_images, measure_output
 
     progress.stage("measuring what was labelled before", len(records), unit="slices")
     axis = 0 if job.source.volume is None or job.place.format != "zarr" else job.source.volume.axis

@@ -24,10 +24,10 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime import quantify as quantify_module
 from matseg_runtime.ledger import Ledger, Part
+from matseg_runtime.measure import quantify as quantify_module
+from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
 from matseg_runtime.quantify_cli import quantify_main
-from matseg_runtime.region_tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
 from matseg_shared.contract.metadata import PixelSize, encode
 from matseg_shared.images.palette import OKABE_ITO
 from matseg_shared.images.png import write_label_png

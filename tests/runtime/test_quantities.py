@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matseg_runtime.quantities import class_counts, drift
+from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_shared.contract.metadata import Histogram
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from matseg_runtime.measure.regions import TooManyClassesError, measure_regions
+from matseg_runtime.measure.stereology import ClassQuantities, Pixel, quantities
 from matseg_runtime.records import SliceRegions
-from matseg_runtime.regions import TooManyClassesError, measure_regions
-from matseg_runtime.stereology import ClassQuantities, Pixel, quantities
 
 Labels = NDArray[np.uint8]
 

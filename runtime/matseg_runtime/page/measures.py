@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from matseg_runtime.measure.tables import SUMMARY_NAME
 from matseg_runtime.page.record import RunRecord
-from matseg_runtime.region_tables import SUMMARY_NAME
 from matseg_runtime.uncertain_index import UncertainIndex, UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
 from matseg_shared.images.palette import Colour

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.measure.phase_fractions import binned
 from matseg_runtime.page.choose import Choice
 from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
-from matseg_runtime.quantities import binned
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Intake, Window

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, Pixel, quantities
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.stereology import QUANTILES, ClassQuantities, Diameters, Pixel, quantities
 from matseg_runtime.voxel import VoxelSize
 from matseg_shared.system.files import write_text
 

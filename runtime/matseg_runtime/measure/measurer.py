@@ -87,7 +87,7 @@ class Gauge:
     def _regions(self, segmentation: Segmentation) -> SliceRegions | None:
         if self.wanted.regions is None:
             return None
-        from matseg_runtime.regions import measure_regions
+        from matseg_runtime.measure.regions import measure_regions
 
         with self.costs.of("regions"):
             return measure_regions(segmentation.labels, connectivity=self.wanted.regions)

@@ -11,7 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matseg_runtime.label_input import (
+from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.measure.label_input import (
     LabelFacts,
     as_labels,
     class_names,
@@ -19,16 +20,15 @@ from matseg_runtime.label_input import (
     open_labels,
     unlabelled_value,
 )
-from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.region_tables import RegionTables, SliceRow
-from matseg_runtime.regions import (
+from matseg_runtime.measure.regions import (
     DEFAULT_CONNECTIVITY,
     MOST_CLASSES,
     TooManyClassesError,
     measure_regions,
     require_scikit_image,
 )
+from matseg_runtime.measure.tables import RegionTables, SliceRow
+from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.source.base import Slice, Source, SourceOptions
 from matseg_runtime.voxel import VoxelSize, choose_voxel_size, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress

@@ -1,0 +1,1 @@
+"""Numbers out of labels: phase fractions, regions, stereology, tables."""
