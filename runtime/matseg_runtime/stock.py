@@ -14,7 +14,7 @@ from matseg_runtime.prepare import Job
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.report import PAGE_NAME, REPORT_NAME, Summary
 from matseg_runtime.sink.images import ImageSink
-from matseg_runtime.uncertain_table import CSV_NAME as SCORES_NAME
+from matseg_runtime.suggest.table import CSV_NAME as SCORES_NAME
 from matseg_shared.console.progress import Progress
 from matseg_shared.system.files import output_errors
 
@@ -147,9 +147,9 @@ def _measure_again(
 def _propose(
     job: Job, summary: Summary, records: Sequence[SliceRecord], count: int, progress: Progress
 ) -> Summary:
-    from matseg_runtime.uncertain_choice import choose, default_spacing
-    from matseg_runtime.uncertain_folder import propose
-    from matseg_runtime.uncertain_table import write_scores
+    from matseg_runtime.suggest.choose import choose, default_spacing
+    from matseg_runtime.suggest.folder import propose
+    from matseg_runtime.suggest.table import write_scores
 
     unknown = sum(not job.gauge.wanted.is_scored(record) for record in records)
     if unknown:

@@ -22,9 +22,9 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.records import CropScore, SliceUncertainty
-from matseg_runtime.uncertain_choice import choose, default_spacing
-from matseg_runtime.uncertain_index import UncertainIndex, read_index
-from matseg_runtime.uncertainty import doubtful_places, measure_uncertainty, unsureness
+from matseg_runtime.suggest.choose import choose, default_spacing
+from matseg_runtime.suggest.index import UncertainIndex, read_index
+from matseg_runtime.suggest.uncertainty import doubtful_places, measure_uncertainty, unsureness
 from matseg_shared.contract.classes import read_classes
 
 Run = Callable[..., Result]
@@ -336,7 +336,7 @@ def test_an_image_that_is_gone_when_it_is_to_be_copied(
             path.write_bytes(b"something else")
         return choose(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("matseg_runtime.uncertain_choice.choose", spoil)
+    monkeypatch.setattr("matseg_runtime.suggest.choose.choose", spoil)
     result = run(model, slices, "-o", tmp_path / "out", "--uncertain", 2)
     assert result.exit_code == 0, result.output
     assert "2 uncertain slices could not be copied" in result.output

@@ -95,7 +95,7 @@ class Gauge:
     def _uncertainty(self, segmentation: Segmentation) -> SliceUncertainty | None:
         if self.wanted.uncertain is None:
             return None
-        from matseg_runtime.uncertainty import measure_uncertainty
+        from matseg_runtime.suggest.uncertainty import measure_uncertainty
 
         assert segmentation.probabilities is not None, "the session was not asked for them"
         with self.costs.of("uncertainty"):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.measure.tables import SUMMARY_NAME
 from matseg_runtime.page.record import RunRecord
-from matseg_runtime.uncertain_index import UncertainIndex, UncertainItem, folder_beside, read_index
+from matseg_runtime.suggest.index import UncertainIndex, UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_image

@@ -26,8 +26,8 @@ from PIL import Image
 from matseg_runtime.inference.tiles import Segmentation, segment_images
 from matseg_runtime.prepare import Job
 from matseg_runtime.source.transform import Intake
-from matseg_runtime.uncertain_choice import Box, Chosen
-from matseg_runtime.uncertain_index import (
+from matseg_runtime.suggest.choose import Box, Chosen
+from matseg_runtime.suggest.index import (
     ItemBox,
     UncertainIndex,
     UncertainItem,
@@ -35,7 +35,7 @@ from matseg_runtime.uncertain_index import (
     read_index,
     write_index,
 )
-from matseg_runtime.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
+from matseg_runtime.suggest.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
 from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import ImageError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.uncertainty import FULL
+from matseg_runtime.suggest.uncertainty import FULL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.uncertain_choice import Chosen
-from matseg_runtime.uncertainty import FULL
+from matseg_runtime.suggest.choose import Chosen
+from matseg_runtime.suggest.uncertainty import FULL
 from matseg_shared.system.files import write_text
 
 CSV_NAME = "uncertainty.csv"

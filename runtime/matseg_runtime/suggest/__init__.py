@@ -1,0 +1,1 @@
+"""What to label next: how uncertain a model is, and where."""
