@@ -19,9 +19,9 @@ from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
     from matseg_runtime.measure.measurer import Wanted
-    from matseg_runtime.options import RunOptions
     from matseg_runtime.records import Connectivity
-    from matseg_runtime.report import Summary
+    from matseg_runtime.run.options import RunOptions
+    from matseg_runtime.run.summary import Summary
     from matseg_runtime.source.watch import WatchOptions
     from matseg_runtime.voxel import VoxelSize
 
@@ -235,7 +235,7 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
       4  done, but some inputs were set aside; each is named with the reason
       1  anything else, such as a full disk
     """
-    from matseg_runtime.job import plan_job, run_job
+    from matseg_runtime.run.run import plan_job, run_job
 
     options = _run_options(model, input_, choices)
     if dry_run:
@@ -255,7 +255,7 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
 def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOptions:
     from matseg_runtime.ledger import Part
     from matseg_runtime.model.zoo import choose_model
-    from matseg_runtime.options import OutputOptions, RunOptions, parse_range
+    from matseg_runtime.run.options import OutputOptions, RunOptions, parse_range
     from matseg_runtime.sizes import parse_size
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.transform import Window
@@ -338,7 +338,7 @@ def _wanted(choices: dict[str, Any]) -> Wanted:
 
 
 def _print_summary(summary: Summary, as_json: bool) -> None:
-    from matseg_runtime.report import summary_lines
+    from matseg_runtime.run.summary import summary_lines
 
     if as_json:
         print_json(summary.as_dict())

@@ -106,7 +106,7 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
 
 def _options(labels: str, output: Path | None, choices: dict[str, Any]) -> QuantifyOptions:
     from matseg_runtime.measure.quantify import QuantifyOptions
-    from matseg_runtime.options import parse_range
+    from matseg_runtime.run.options import parse_range
     from matseg_runtime.source.base import SourceOptions
 
     names, range_ = choices["names"], choices["range_"]

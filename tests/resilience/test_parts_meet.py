@@ -16,7 +16,7 @@ import small_jobs
 from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH, chosen
 
-import matseg_runtime.job
+import matseg_runtime.run.run
 from matseg_shared.system import files
 from matseg_shared.system.locks import FileLock
 
@@ -69,7 +69,7 @@ class Parts:
 
     def begin_first(self) -> None:
         """The first part's run until it labels something, when it is told to stop."""
-        with mock.patch.object(matseg_runtime.job, "run_pipeline", side_effect=KeyboardInterrupt):
+        with mock.patch.object(matseg_runtime.run.run, "run_pipeline", side_effect=KeyboardInterrupt):
             result = small_jobs.run(self.job, self.inputs, self.folder, "--part", "1/2")
         assert result.exit_code in (0, 4, 130), result.output
 

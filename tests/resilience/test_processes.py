@@ -19,7 +19,7 @@ from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH
 
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
-from matseg_runtime.pipeline import Crew, run_pipeline
+from matseg_runtime.run.pipeline import Crew, run_pipeline
 from matseg_runtime.source.folder import FolderSource
 from matseg_shared.errors import UnsupportedError
 

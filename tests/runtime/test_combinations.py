@@ -33,8 +33,8 @@ from thoroughness import THOROUGH
 
 from matseg_runtime.cli import run_main
 from matseg_runtime.page.record import find_run, read_run
-from matseg_runtime.plan import Planner
 from matseg_runtime.quantify_cli import quantify_main
+from matseg_runtime.run.plan import Planner
 
 SEEDS = range(1500) if THOROUGH else [*range(24), 306, 351]
 """The last two measure labels from the disk that are cut along another axis."""

@@ -83,7 +83,7 @@ def test_workers_label_the_images_that_the_client_means_when_others_come_and_go(
     run: Run, model: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker lists the folder itself, and later; by their places it would take one image for another."""
-    import matseg_runtime.dask
+    import matseg_runtime.run.dask
 
     folder = tmp_path / "scan"
     folder.mkdir()
@@ -91,14 +91,14 @@ def test_workers_label_the_images_that_the_client_means_when_others_come_and_go(
     for name, image in zip("bcdef", images, strict=False):
         Image.fromarray(image).save(folder / f"{name}.png")
     command = (model, folder, "-o", tmp_path / "out")
-    connect = matseg_runtime.dask._client
+    connect = matseg_runtime.run.dask._client
 
     def after_others_came_and_went(address: str) -> Any:
         Image.fromarray(images[5]).save(folder / "a.png")
         (folder / "d.png").unlink()
         return connect(address)
 
-    monkeypatch.setattr(matseg_runtime.dask, "_client", after_others_came_and_went)
+    monkeypatch.setattr(matseg_runtime.run.dask, "_client", after_others_came_and_went)
     result = run(*command, "--dask", cluster.scheduler_address)
     assert result.exit_code == 4, result.output
     assert "d.png: cannot be read: it is no longer there" in " ".join(result.output.split())
@@ -143,9 +143,9 @@ def test_a_killed_worker_is_made_up_for(
 def test_no_scheduler(
     run: Run, model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import matseg_runtime.dask
+    import matseg_runtime.run.dask
 
-    monkeypatch.setattr(matseg_runtime.dask, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(matseg_runtime.run.dask, "_CONNECT_SECONDS", 1)
     result = run(model, volume, "-o", tmp_path / "a.zarr", "--dask", "tcp://127.0.0.1:9")
     assert result.exit_code == 3
     assert "no scheduler answers there" in result.output

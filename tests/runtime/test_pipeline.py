@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from matseg_runtime.pipeline import Crew, run_pipeline
+from matseg_runtime.run.pipeline import Crew, run_pipeline
 from matseg_shared.system import interruption
 
 CREWS = [Crew(), Crew(readers=3, inferrers=2, writers=2, queue=1)]

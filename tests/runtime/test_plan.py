@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matseg_runtime.options import parse_range
-from matseg_runtime.plan import Plan, Planner, Wishes
-from matseg_runtime.probe import Probe
+from matseg_runtime.run.options import parse_range
+from matseg_runtime.run.plan import Plan, Planner, Wishes
+from matseg_runtime.run.probe import Probe
 from matseg_runtime.sizes import parse_size
 from matseg_runtime.source.base import InputIdentity, Slice, Source, Volume
 from matseg_shared.contract.tiling import plan_tiles

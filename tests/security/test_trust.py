@@ -18,7 +18,6 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from matseg_runtime import prepare
 from matseg_runtime.cli import inspect_main, run_main, verify_main
 from matseg_runtime.inference import providers
 from matseg_runtime.inference.session import Session
@@ -26,7 +25,8 @@ from matseg_runtime.model import zoo
 from matseg_runtime.model.signature import read_public_key, sign, verify
 from matseg_runtime.model.trust import KEYS_VARIABLE, LIST_VARIABLE, Trust, read_digests
 from matseg_runtime.model.zoo import choose_model, read_index
-from matseg_runtime.options import RunOptions
+from matseg_runtime.run import setup as prepare
+from matseg_runtime.run.options import RunOptions
 from matseg_runtime.sign_cli import sign_main
 from matseg_shared.errors import ModelError, UsageError
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from matseg_runtime.cli import run_main
 from matseg_runtime.ledger import Ledger, Part, read_key
-from matseg_runtime.plan import Planner
+from matseg_runtime.run.plan import Planner
 
 SLICES = 6
 _TIMES = ("report", ".lock", "done-", "job.json", "origin.json")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from matseg_runtime.report import REPORT_NAME
+from matseg_runtime.run.summary import REPORT_NAME
 from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder

@@ -9,6 +9,6 @@
 
 from matseg_runtime.page.build import write_run_page
 from matseg_runtime.page.record import RunRecord, find_run, read_run
-from matseg_runtime.report import PAGE_NAME
+from matseg_runtime.run.summary import PAGE_NAME
 
 __all__ = ["PAGE_NAME", "RunRecord", "find_run", "read_run", "write_run_page"]

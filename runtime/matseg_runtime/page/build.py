@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
-from matseg_runtime.origin import Origin
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
 from matseg_runtime.page.content import Extras, PageCharts, run_content, stack_names
 from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
-from matseg_runtime.report import PAGE_NAME
+from matseg_runtime.run.manifest import Origin
+from matseg_runtime.run.summary import PAGE_NAME
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError

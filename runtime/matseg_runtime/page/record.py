@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.measure.phase_fractions import CSV_NAME, counted_files
-from matseg_runtime.origin import ORIGIN_NAME, Origin, read_origin
-from matseg_runtime.report import REPORT_NAME
+from matseg_runtime.run.manifest import ORIGIN_NAME, Origin, read_origin
+from matseg_runtime.run.summary import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.contract.metadata import ClassInfo, problems_of

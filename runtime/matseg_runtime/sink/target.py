@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from matseg_runtime.options import OutputOptions
+from matseg_runtime.run.options import OutputOptions
 from matseg_runtime.sink.base import LabelVolume, Sink
 from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
 from matseg_runtime.sink.volume import side_folder

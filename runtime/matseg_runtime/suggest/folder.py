@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.inference.tiles import Segmentation, segment_images
-from matseg_runtime.prepare import Job
+from matseg_runtime.run.setup import Job
 from matseg_runtime.source.transform import Intake
 from matseg_runtime.suggest.choose import Box, Chosen
 from matseg_runtime.suggest.index import (

@@ -23,14 +23,14 @@ from typing import Any
 import distributed
 
 from matseg_runtime.ledger import JobKey, SetAsideRecord, SliceRecord
-from matseg_runtime.options import RunOptions
-from matseg_runtime.pipeline import Crew, StageTimes
-from matseg_runtime.plan import Plan
-from matseg_runtime.prepare import Job, worker_job
+from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.pipeline import Crew, StageTimes
+from matseg_runtime.run.plan import Plan
+from matseg_runtime.run.setup import Job, worker_job
+from matseg_runtime.run.stages import Record
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.open import NODE_SEPARATOR, split_location
-from matseg_runtime.work import Record
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.system import interruption

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.ledger import Part
-from matseg_runtime.pipeline import Crew
-from matseg_runtime.probe import Probe
+from matseg_runtime.run.pipeline import Crew
+from matseg_runtime.run.probe import Probe
 from matseg_runtime.sink.base import Sink, Unit
 from matseg_runtime.sizes import format_size
 from matseg_runtime.source.base import Source

@@ -17,10 +17,11 @@ from matseg_runtime.measure.measurer import Gauge
 from matseg_runtime.measure.regions import require_scikit_image
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
-from matseg_runtime.options import RunOptions
-from matseg_runtime.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
-from matseg_runtime.probe import probe
-from matseg_runtime.report import provenance_text
+from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
+from matseg_runtime.run.probe import probe
+from matseg_runtime.run.stages import Record, Work
+from matseg_runtime.run.summary import provenance_text
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.sink.target import Place, choose_place, label_volume, make_sink
 from matseg_runtime.source.base import PixelArray, Slice, Source
@@ -29,7 +30,6 @@ from matseg_runtime.source.open import open_source, require_text
 from matseg_runtime.source.transform import Intake
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
-from matseg_runtime.work import Record, Work
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.system.machine import available_cpus
 

@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 
-from matseg_runtime.finish import complete, labelled_slices, settled
-from matseg_runtime.leave import leave_page
 from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord, read_key, require_equal
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions
-from matseg_runtime.options import RunOptions
-from matseg_runtime.pipeline import StageTimes, run_pipeline
-from matseg_runtime.plan import pending_units
-from matseg_runtime.prepare import Job, now, open_input, prepare_job
-from matseg_runtime.report import Summary, clipping_warning, difference_warning, drift_warning
+from matseg_runtime.run.finalize import complete, labelled_slices, settled
+from matseg_runtime.run.leave import leave_page
+from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.pipeline import StageTimes, run_pipeline
+from matseg_runtime.run.plan import pending_units
+from matseg_runtime.run.setup import Job, now, open_input, prepare_job
+from matseg_runtime.run.stages import Record
+from matseg_runtime.run.stock import remove_account, remove_tables, tables_in, take_stock
+from matseg_runtime.run.summary import Summary, clipping_warning, difference_warning, drift_warning
 from matseg_runtime.sink.base import Unit
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
-from matseg_runtime.work import Record
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 
@@ -175,7 +175,7 @@ def _is_done(item: Slice, job: Job, ledger: Ledger) -> bool:
 def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, address: str) -> StageTimes:
     if importlib.util.find_spec("distributed") is None:
         raise MissingExtraError("dask", "--dask")
-    from matseg_runtime.dask import run_units_on_dask
+    from matseg_runtime.run.dask import run_units_on_dask
 
     return run_units_on_dask(job, _recorder(job, ledger), units, progress, address)
 

@@ -16,7 +16,7 @@ from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.ledger import JobKey, Part, SetAsideRecord, SliceRecord
 from matseg_runtime.measure.measurer import Costs
 from matseg_runtime.measure.phase_fractions import PhaseFraction
-from matseg_runtime.pipeline import StageTimes
+from matseg_runtime.run.pipeline import StageTimes
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.voxel import PIXEL, VoxelSize
 from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import platform
 
-from matseg_runtime.origin import Origin, absolute_location, write_origin
-from matseg_runtime.prepare import Job
-from matseg_runtime.report import Summary
+from matseg_runtime.run.manifest import Origin, absolute_location, write_origin
+from matseg_runtime.run.setup import Job
+from matseg_runtime.run.summary import Summary
 from matseg_shared.errors import MatsegError
 from matseg_shared.pages.page import is_installed
 from matseg_shared.system.machine import available_cpus

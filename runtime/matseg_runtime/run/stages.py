@@ -14,7 +14,7 @@ from matseg_runtime.inference.tiles import Segmentation, segment_images
 from matseg_runtime.ledger import SetAsideRecord, SliceRecord
 from matseg_runtime.measure.measurer import Gauge, Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
-from matseg_runtime.plan import Plan
+from matseg_runtime.run.plan import Plan
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.transform import Intake

@@ -1,0 +1,1 @@
+"""One job of matseg-run, from options to report."""
