@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from ome_images import VOLUME
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 
 ROOT = Path(__file__).parents[2]
 READERS = Path(__file__).parent / "readers"

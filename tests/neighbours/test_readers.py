@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from ome_images import VOLUME, make_image
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 
 Ask = Callable[..., Any]
 pytestmark = pytest.mark.xdist_group("neighbours")

@@ -29,7 +29,7 @@ class Datetime(datetime.datetime):
     utcnow = today = now
 
 datetime.datetime = Datetime
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 run_main()
 """
 """The command, with every clock that Python code can read set ahead."""

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from html_pages import HOSTILE_CLASS, HOSTILE_STEM, PATIENCE, OpenPage, write_labelled, write_slices
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 from matseg_shared.contract.metadata import ClassInfo, encode
 from matseg_trainer.pages.cli import report_main
 

@@ -88,7 +88,7 @@ def crops_of(root: Path, *more: str) -> Result:
 
 
 def quantities_of(root: Path, *_: str) -> Result:
-    from matseg_runtime.quantify_cli import quantify_main
+    from matseg_runtime.cli.quantify import quantify_main
 
     folder = root / "data" / "discs" / "train" / "labels"
     return call(quantify_main, folder, "-o", root / "tables", "--workers", 1)

@@ -23,7 +23,7 @@ from matseg_runtime.run.pipeline import Crew, run_pipeline
 from matseg_runtime.source.folder import FolderSource
 from matseg_shared.errors import UnsupportedError
 
-PROGRAM = [sys.executable, "-c", "from matseg_runtime.cli import run_main; run_main()"]
+PROGRAM = [sys.executable, "-c", "from matseg_runtime.cli.run import run_main; run_main()"]
 SECONDS = 60
 """No process may live longer, whatever is done to it."""
 

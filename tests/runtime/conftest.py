@@ -14,7 +14,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.session import Session
 
 # A busy machine is no failure; a failing example is printed so that it can be repeated.

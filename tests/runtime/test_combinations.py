@@ -31,9 +31,9 @@ from PIL import Image
 from tables import rows_of
 from thoroughness import THOROUGH
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.quantify import quantify_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.page.record import find_run, read_run
-from matseg_runtime.quantify_cli import quantify_main
 from matseg_runtime.run.plan import Planner
 
 SEEDS = range(1500) if THOROUGH else [*range(24), 306, 351]

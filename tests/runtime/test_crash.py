@@ -20,7 +20,7 @@ from folders import snapshot
 from PIL import Image
 
 SLICES = 60
-COMMAND = [sys.executable, "-c", "from matseg_runtime.cli import run_main; run_main()"]
+COMMAND = [sys.executable, "-c", "from matseg_runtime.cli.run import run_main; run_main()"]
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_runtime.cli.quantify import quantify_main
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.measure import quantify as quantify_module
 from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
-from matseg_runtime.quantify_cli import quantify_main
 from matseg_shared.contract.metadata import PixelSize, encode
 from matseg_shared.images.palette import OKABE_ITO
 from matseg_shared.images.png import write_label_png
@@ -355,7 +355,7 @@ def test_what_was_measured_survives_a_kill(model: Path, run: Run, tmp_path: Path
     np.save(tmp_path / "scan.npy", onnx_models.random_pixels((80, 60, 64), "uint8", 3))
     (tmp_path / "whole").mkdir()
     arguments = [str(model), str(tmp_path / "scan.npy"), "--quantify", "--threads", "1", "-o"]
-    command = [sys.executable, "-c", "from matseg_runtime.cli import run_main; run_main()", *arguments]
+    command = [sys.executable, "-c", "from matseg_runtime.cli.run import run_main; run_main()", *arguments]
     with subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL) as process:
         ledger = Ledger(tmp_path / "out" / ".matseg", Part())
         while process.poll() is None and len(ledger.done) < 5:

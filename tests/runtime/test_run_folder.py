@@ -425,7 +425,7 @@ def test_real_slices(run: Run, model: Path, battery: Path, tmp_path: Path, expec
 
 def test_the_commands_start_without_heavy_packages() -> None:
     code = (
-        "import sys, matseg_runtime.cli\n"
+        "import sys, matseg_runtime.cli.run\n"
         "heavy = {'zarr', 'onnxruntime', 'pydantic', 'numpy', 'tifffile', 'PIL', 'rich', 'torch'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

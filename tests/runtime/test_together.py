@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tables import rows_of
 
+from matseg_runtime.cli.quantify import quantify_main
 from matseg_runtime.page.record import find_run, read_run
-from matseg_runtime.quantify_cli import quantify_main
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.transform import Window
 from matseg_shared.images.read import read_image

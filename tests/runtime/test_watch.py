@@ -382,7 +382,7 @@ def test_no_volume_of_a_growing_folder(run: Run, model: Path, folder: Path, tmp_
 def test_ctrl_c_is_a_proper_end(model: Path, folder: Path, tmp_path: Path) -> None:
     for number in range(3):
         _write(folder, number)
-    code = "from matseg_runtime.cli import run_main; run_main()"
+    code = "from matseg_runtime.cli.run import run_main; run_main()"
     out = tmp_path / "out"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(model), str(folder), "-o", str(out), "--watch"],

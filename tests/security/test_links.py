@@ -16,7 +16,7 @@ import tifffile
 import zarr
 from click.testing import CliRunner, Result
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.zarr_chunks import refuse_object_codecs

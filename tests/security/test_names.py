@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from matseg_runtime.cli import inspect_main, run_main
+from matseg_runtime.cli.run import inspect_main, run_main
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource

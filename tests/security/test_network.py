@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.providers import TELEMETRY_VARIABLE, load_onnxruntime
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +75,8 @@ def test_the_commands_open_no_connection_and_leave_nothing_at_home(
     home = tmp_path / "home"
     home.mkdir()
     body = f"""
-from matseg_runtime.cli import inspect_main, run_main, verify_main
-from matseg_runtime.quantify_cli import quantify_main
+from matseg_runtime.cli.run import inspect_main, run_main, verify_main
+from matseg_runtime.cli.quantify import quantify_main
 
 use(inspect_main, {str(model)!r})
 use(inspect_main, "zoo:")

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from matseg_runtime.cli import inspect_main, run_main, verify_main
+from matseg_runtime.cli.run import inspect_main, run_main, verify_main
+from matseg_runtime.cli.sign import sign_main
 from matseg_runtime.inference import providers
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model import zoo
@@ -27,7 +28,6 @@ from matseg_runtime.model.trust import KEYS_VARIABLE, LIST_VARIABLE, Trust, read
 from matseg_runtime.model.zoo import choose_model, read_index
 from matseg_runtime.run import setup as prepare
 from matseg_runtime.run.options import RunOptions
-from matseg_runtime.sign_cli import sign_main
 from matseg_shared.errors import ModelError, UsageError
 
 REFERENCE = Path(__file__).parent / "reference"

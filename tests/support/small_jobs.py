@@ -19,7 +19,7 @@ from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.run.plan import Planner
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.suggest.index import UncertainIndex, read_index
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import ClassInfo, encode

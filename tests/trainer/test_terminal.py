@@ -20,7 +20,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from command_lines import take_line
 
-from matseg_runtime.cli import PROVIDERS, run_main
+from matseg_runtime.cli.run import PROVIDERS, run_main
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared import evaluation
 from matseg_shared.console.completion import ColonBashComplete, completion_script

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.cli import run_main
+from matseg_runtime.cli.run import run_main
 
 Models = Callable[..., Path]
 Run = Callable[..., Result]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from matseg_runtime.complete import complete_model
-from matseg_runtime.trust_options import trust_options
+from matseg_runtime.cli.completion import complete_model
+from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Choice, Command, Example, Range
 from matseg_shared.console.progress import shown_progress, step_progress

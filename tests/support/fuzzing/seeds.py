@@ -175,7 +175,7 @@ def make_workspace(root: Path, pixels: NDArray[np.uint8]) -> None:
 
 def _run(root: Path, pixels: NDArray[np.uint8]) -> None:
     """A run's folder of labels with its report and ledger, and a volume with its own beside it."""
-    from matseg_runtime.cli import run_main
+    from matseg_runtime.cli.run import run_main
 
     place = root / "run"
     (place / "scan").mkdir(parents=True)

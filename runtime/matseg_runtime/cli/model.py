@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_runtime.complete import complete_model
-from matseg_runtime.trust_options import trust_options
+from matseg_runtime.cli.completion import complete_model
+from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
 from matseg_shared.console.help import Choice, Command, Example
 from matseg_shared.system.names import printable

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matseg_runtime.complete import complete_model
-from matseg_runtime.model_cli import inspect_main, verify_main
-from matseg_runtime.trust_options import trust_options
+from matseg_runtime.cli.completion import complete_model
+from matseg_runtime.cli.model import inspect_main, verify_main
+from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Choice, Command, Example, Range, option_group
 from matseg_shared.console.progress import shown_progress

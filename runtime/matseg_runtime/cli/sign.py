@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from matseg_runtime.complete import complete_model
+from matseg_runtime.cli.completion import complete_model
 from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Command, Example
 

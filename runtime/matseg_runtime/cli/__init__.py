@@ -1,0 +1,1 @@
+"""The commands matseg-run, matseg-inspect, matseg-verify and matseg-quantify, and their options."""
