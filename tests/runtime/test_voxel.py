@@ -15,7 +15,7 @@ import zarr
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
-from matseg_runtime.voxel import (
+from matseg_runtime.units import (
     VoxelSize,
     choose_voxel_size,
     ome_unit,

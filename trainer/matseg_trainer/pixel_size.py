@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
-from matseg_runtime.voxel import VoxelSize, parse_voxel_size
+from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import UsageError
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matseg_runtime.run.options import RunOptions
     from matseg_runtime.run.summary import Summary
     from matseg_runtime.source.watch import WatchOptions
-    from matseg_runtime.voxel import VoxelSize
+    from matseg_runtime.units import VoxelSize
 
 __all__ = ["inspect_main", "run_main", "verify_main"]
 
@@ -314,7 +314,7 @@ def _watch_options(choices: dict[str, Any]) -> WatchOptions | None:
 
 
 def _voxel_size(choices: dict[str, Any]) -> VoxelSize | None:
-    from matseg_runtime.voxel import parse_voxel_size
+    from matseg_runtime.units import parse_voxel_size
 
     text = choices["voxel_size"]
     return None if text is None else parse_voxel_size(text, choices["axis"] or 0)

@@ -19,7 +19,7 @@ from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source.base import PixelArray, Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_runtime.source.zarr import without_remarks
-from matseg_runtime.voxel import VoxelSize, unit_of
+from matseg_runtime.units import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import is_grey
 

@@ -30,7 +30,7 @@ from matseg_runtime.measure.regions import (
 from matseg_runtime.measure.tables import RegionTables, SliceRow
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.source.base import Slice, Source, SourceOptions
-from matseg_runtime.voxel import VoxelSize, choose_voxel_size, parse_voxel_size
+from matseg_runtime.units import VoxelSize, choose_voxel_size, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
 from matseg_shared.images.read import read_stored

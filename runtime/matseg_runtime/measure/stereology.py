@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.records import SliceRegions
-from matseg_runtime.voxel import PIXEL, VoxelSize
+from matseg_runtime.units import PIXEL, VoxelSize
 
 QUANTILES = (10, 25, 50, 75, 90)
 """Per cent of the regions that are no larger."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, Pixel, quantities
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.system.files import write_text
 
 QUANTITIES_NAME = "quantities.csv"

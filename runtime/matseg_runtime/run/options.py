@@ -14,7 +14,7 @@ from matseg_runtime.model.trust import Trust
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.transform import Window
 from matseg_runtime.source.watch import WatchOptions
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
 
 ImageFormat = Literal["png", "tiff"]

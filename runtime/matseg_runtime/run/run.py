@@ -22,7 +22,7 @@ from matseg_runtime.sink.base import Unit
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.voxel import choose_voxel_size, oblong_warning, voxel_of_model
+from matseg_runtime.units import choose_voxel_size, oblong_warning, voxel_of_model
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, MissingExtraError, OutputError, UsageError
 

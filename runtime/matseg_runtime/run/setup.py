@@ -29,7 +29,7 @@ from matseg_runtime.source.checks import look_at_some
 from matseg_runtime.source.open import open_source, require_text
 from matseg_runtime.source.transform import Intake
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.voxel import choose_voxel_size, voxel_of_model
+from matseg_runtime.units import choose_voxel_size, voxel_of_model
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.system.machine import available_cpus
 

@@ -18,7 +18,7 @@ from matseg_runtime.measure.measurer import Costs
 from matseg_runtime.measure.phase_fractions import PhaseFraction
 from matseg_runtime.run.pipeline import StageTimes
 from matseg_runtime.source.base import Skipped
-from matseg_runtime.voxel import PIXEL, VoxelSize
+from matseg_runtime.units import PIXEL, VoxelSize
 from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE
 from matseg_shared.system.files import write_text
 from matseg_shared.system.names import as_text

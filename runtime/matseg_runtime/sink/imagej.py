@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.contract.metadata import ModelMetadata
 
 _WRITTEN_BY = "ImageJ=1.11a"

@@ -12,7 +12,7 @@ from matseg_runtime.ledger import SliceRecord, read_key
 from matseg_runtime.sink.base import Result, Sink, Unit
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.images.png import write_label_png

@@ -12,7 +12,7 @@ from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.sink.base import LabelVolume, Result, Unit
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.system.files import output_errors
 

@@ -13,7 +13,7 @@ from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source.base import Source, Spacing
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.source.open import require_text, split_location
-from matseg_runtime.voxel import VoxelSize, ome_unit
+from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import UsageError
 

@@ -20,7 +20,7 @@ from matseg_runtime.source.base import (
 )
 from matseg_runtime.source.folder import file_identity, refuse_growing_file, require_output_name
 from matseg_runtime.source.layout import layout_of
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import require_room
 

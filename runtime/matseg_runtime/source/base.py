@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from matseg_runtime.voxel import VoxelSize, voxel_of_scale
+from matseg_runtime.units import VoxelSize, voxel_of_scale
 
 PixelArray = NDArray[Any]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
-from matseg_runtime.voxel import VoxelSize
+from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
 from matseg_shared.system.names import name_problem

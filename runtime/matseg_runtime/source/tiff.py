@@ -15,7 +15,7 @@ from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import PixelArray, SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
 from matseg_runtime.source.tiff_scale import tiff_scale
-from matseg_runtime.voxel import VoxelSize, ome_unit, voxel_of_scale
+from matseg_runtime.units import VoxelSize, ome_unit, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file, foreign_file_problem

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from matseg_runtime.voxel import VoxelSize, unit_of, voxel_of_scale
+from matseg_runtime.units import VoxelSize, unit_of, voxel_of_scale
 from matseg_shared.images.read import TIFF_SUFFIXES
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.trust import MADE_HERE
-from matseg_runtime.voxel import ome_unit, unit_of
+from matseg_runtime.units import ome_unit, unit_of
 from matseg_shared.contract.metadata import (
     INPUT_NAME,
     LABELS_NAME,
