@@ -8,7 +8,7 @@ import pytest
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZOO_VARIABLE, ZooModel, locate, read_index
-from matseg_trainer.config import VersionConfig, load_config
+from matseg_trainer.config.versions import VersionConfig, load_config
 from matseg_trainer.zoo.build import LARGEST_MODEL
 from matseg_trainer.zoo.checkout import ZooCheckout
 from matseg_trainer.zoo.pages import pages

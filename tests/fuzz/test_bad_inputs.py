@@ -44,7 +44,7 @@ from matseg_shared.images.limits import require_honest_stream, require_room
 from matseg_shared.images.read import read_image
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.checkpoint_header import read_training
-from matseg_trainer.config import load_config
+from matseg_trainer.config.versions import load_config
 
 PIXELS = onnx_models.random_pixels((24, 32), "uint8", 1)
 VOLUME = onnx_models.random_pixels((6, 24, 32), "uint8", 1)

@@ -11,7 +11,7 @@ from torch import nn
 
 from matseg_shared.contract.metadata import ClassInfo, Histogram, InputInfo, TrainingInfo
 from matseg_trainer.checkpoint import Checkpoint, package_versions
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.networks import build_network
 
 NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_trainer.augment import IGNORED
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data import Batch
 from matseg_trainer.device import choose_compute
 from matseg_trainer.distributed import World

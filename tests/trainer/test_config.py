@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from matseg_shared.errors import ConfigError
-from matseg_trainer.config import Config, VersionConfig, load_config, parse_config
+from matseg_trainer.config.versions import Config, VersionConfig, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path("config.toml")

@@ -12,8 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matseg_shared.errors import ConfigError
-from matseg_trainer.config import Config, parse_config
-from matseg_trainer.import_config import DROPPED, import_config, import_config_command, read_matseg_config
+from matseg_trainer.config.import_guide import (
+    DROPPED,
+    import_config,
+    import_config_command,
+    read_matseg_config,
+)
+from matseg_trainer.config.versions import Config, parse_config
 
 Write = Callable[[str], Path]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import load_checkpoint
 from matseg_trainer.cli import train_main
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data import Batch, LabelledImages, input_statistics
 from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import choose_compute

@@ -22,7 +22,7 @@ from matseg_shared.errors import ModelError, OutputError, UnsupportedError
 from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data import (
     EpochPlan,
     LabelledImage,

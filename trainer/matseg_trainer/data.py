@@ -22,7 +22,7 @@ from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import PixelArray, is_grey, read_image, to_channels
 from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.dataset import Sample, load_array
 
 CACHE_BYTES = 4 << 30

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matseg_shared.metrics import segmentation_metrics
-from matseg_trainer.config import Keep, kept_index
+from matseg_trainer.config.versions import Keep, kept_index
 from matseg_trainer.training_step import RunningScore
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from matseg_trainer.config import Keep
+    from matseg_trainer.config.versions import Keep
     from matseg_trainer.epoch_record import EpochRecord
 
 _TRAIN = "#0072b2"

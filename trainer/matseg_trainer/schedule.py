@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 
 PLATEAU_FACTOR = 0.1
 """The user guide's."""

@@ -26,7 +26,7 @@ from matseg_trainer.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from matseg_trainer.config import VersionConfig, config_differences
+from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data import (
     Batch,
     EpochPlan,

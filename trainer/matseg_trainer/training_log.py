@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import UsageError
-from matseg_trainer.config import Keep, kept_index
+from matseg_trainer.config.versions import Keep, kept_index
 
 
 class LoggedScore(BaseModel):

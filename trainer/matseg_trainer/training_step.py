@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_trainer.augment import IGNORED
-from matseg_trainer.config import VersionConfig
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data import Batch
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World, count_in_batch_norm, synchronise_batch_norm

@@ -37,8 +37,8 @@ _GUIDED = (
     "matseg_shared.contract.onnx_properties",
     "matseg_shared.images.png_check",
     "matseg_trainer.checkpoint_header",
-    "matseg_trainer.config",
-    "matseg_trainer.import_config",
+    "matseg_trainer.config.versions",
+    "matseg_trainer.config.import_guide",
 )
 """Modules that the parsers are in, with what these import."""
 _SECONDS = 10
@@ -123,8 +123,8 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_shared.contract.onnx_properties import read_properties
     from matseg_shared.images.read import read_image
     from matseg_trainer.checkpoint_header import read_training
-    from matseg_trainer.config import load_config
-    from matseg_trainer.import_config import import_config
+    from matseg_trainer.config.import_guide import import_config
+    from matseg_trainer.config.versions import load_config
 
     good = onnx_models.build_metadata()
 

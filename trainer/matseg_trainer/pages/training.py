@@ -16,7 +16,7 @@ from matseg_shared.pages.page import (
     write_page,
 )
 from matseg_shared.pages.parts import Fact
-from matseg_trainer.config import VersionConfig, load_config
+from matseg_trainer.config.versions import VersionConfig, load_config
 from matseg_trainer.pages.places import page_path
 from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities
 from matseg_trainer.training_log import TrainingLog, read_log

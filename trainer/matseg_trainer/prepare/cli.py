@@ -11,7 +11,7 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.help import Example, Group
 from matseg_shared.console.progress import shown_progress
 from matseg_trainer.complete import complete_split, dataset_argument
-from matseg_trainer.import_config import import_config_command
+from matseg_trainer.config.import_guide import import_config_command
 from matseg_trainer.workspace import Workspace, workspace_option
 
 

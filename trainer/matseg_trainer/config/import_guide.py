@@ -30,7 +30,7 @@ from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Command, Example
 from matseg_shared.errors import ConfigError, Problem, UsageError
 from matseg_shared.system.files import write_text
-from matseg_trainer.config_source import Settings, read_settings
+from matseg_trainer.config.config_source import Settings, read_settings
 from matseg_trainer.summaries import ImportSummary
 
 DEFAULT = "default"
@@ -74,7 +74,7 @@ def read_matseg_config(path: Path) -> ImportedConfig:
     Raises:
         ConfigError: as `import_config`.
     """
-    from matseg_trainer.config import parse_config  # pydantic and numpy: a quarter of a second
+    from matseg_trainer.config.versions import parse_config  # pydantic and numpy: a quarter of a second
 
     tree = _parse(path)
     notes: list[str] = []
@@ -143,7 +143,7 @@ def _translate_keys(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _carry_patience(versions: dict[str, dict[str, Any]], dataset: str, notes: list[str]) -> None:
     """There, `patience` was a plain number (by default the default's epochs); here 0 stands for a version's epochs."""
-    from matseg_trainer.config import VersionConfig
+    from matseg_trainer.config.versions import VersionConfig
 
     defaults = versions.get(DEFAULT, {})
     for name, table in versions.items():
@@ -166,7 +166,7 @@ def _carry_patience(versions: dict[str, dict[str, Any]], dataset: str, notes: li
 
 def _without_our_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
     """What the user's own defaults change; of equal ones only those of the same type (1 is not true)."""
-    from matseg_trainer.config import VersionConfig
+    from matseg_trainer.config.versions import VersionConfig
 
     ours = {name: field.default for name, field in VersionConfig.model_fields.items()}
     return {

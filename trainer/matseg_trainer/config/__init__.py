@@ -1,0 +1,1 @@
+"""Hyperparameter versions: what may be set, read from config.toml, imported from the guide."""
