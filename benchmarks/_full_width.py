@@ -76,7 +76,7 @@ def settled_network(name: str, width: int, images: torch.Tensor) -> Segmentation
     import torch
     from torch import nn
 
-    from matseg_trainer.networks import build_network
+    from matseg_trainer.networks.registry import build_network
 
     torch.manual_seed(0)
     network = build_network(name, in_channels=1, n_class=N_CLASS, width=width)

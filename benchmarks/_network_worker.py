@@ -54,8 +54,8 @@ def label_with_torch(job: Job) -> Label:
     """Whole images through the torch network, as the guide's apply does: pixels in, labels out."""
     import torch
 
-    from matseg_trainer.networks import build_network
     from matseg_trainer.networks.base import normalise
+    from matseg_trainer.networks.registry import build_network
 
     torch.set_num_threads(job.threads)
     network = build_network(job.network, in_channels=1, n_class=N_CLASS, width=job.width).eval()

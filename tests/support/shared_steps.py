@@ -14,7 +14,7 @@ from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data import Batch
 from matseg_trainer.device import choose_compute
 from matseg_trainer.distributed import World
-from matseg_trainer.networks import build_network
+from matseg_trainer.networks.registry import build_network
 from matseg_trainer.training_step import RunningScore, Stepper
 
 Case = tuple[str, bool, int]

@@ -20,7 +20,7 @@ from matseg_trainer.dataset import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.distributed import World
 from matseg_trainer.inference import TorchPredictor
-from matseg_trainer.networks import build_network
+from matseg_trainer.networks.registry import build_network
 from matseg_trainer.teacher import TaughtImages, Teacher
 from matseg_trainer.training_step import RunningScore, Stepper
 from matseg_trainer.workspace import Workspace

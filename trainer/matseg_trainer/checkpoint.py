@@ -21,8 +21,8 @@ from matseg_shared.errors import ModelError
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.checkpoint_header import require_plain_archive
 from matseg_trainer.config.versions import VersionConfig, config_differences
-from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import SegmentationNetwork
+from matseg_trainer.networks.registry import build_network
 from matseg_trainer.workspace import Workspace
 
 FORMAT = 1

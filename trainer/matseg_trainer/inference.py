@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.contract.tiling import pad_to_stride, plan_tiles, smallest_tile
 from matseg_shared.images.read import PixelArray
-from matseg_trainer.halo import measure_halo
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
+from matseg_trainer.networks.halo import measure_halo
 
 TILE_BYTES = 3 << 30
 """Memory that the largest activations of one tile may take, about."""

@@ -48,7 +48,7 @@ from matseg_trainer.epoch_record import EpochRecord, SplitScore
 from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
-from matseg_trainer.networks import build_network
+from matseg_trainer.networks.registry import build_network
 from matseg_trainer.pixel_size import common_pixel_size
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.teacher import TaughtImages, Teacher, teacher_changes

@@ -48,7 +48,7 @@ from matseg_trainer.export.plan import computed_tensors
 from matseg_trainer.export.ranges import sample_tensors
 from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
 from matseg_trainer.export.views import MeanOfViews, with_views
-from matseg_trainer.halo import measure_halo
+from matseg_trainer.networks.halo import measure_halo
 
 if TYPE_CHECKING:
     import onnx

@@ -8,8 +8,8 @@ import torch
 
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import ExportError
-from matseg_trainer.networks import build_network
 from matseg_trainer.networks.base import SegmentationNetwork
+from matseg_trainer.networks.registry import build_network
 
 
 def measure_halo(network: SegmentationNetwork, channels: int) -> int:
