@@ -22,7 +22,7 @@ from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evalu
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
 from matseg_shared.images.read import read_stored
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.dataset import load_array
+from matseg_trainer.data.folder import load_array
 
 if TYPE_CHECKING:
     from matplotlib.patches import Patch

@@ -19,7 +19,7 @@ from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_trainer import checkpoint as checkpoint_module
 from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.checkpoint_header import read_training
-from matseg_trainer.dataset import load_array
+from matseg_trainer.data.folder import load_array
 
 
 def zipped(path: Path, content: bytes) -> Path:

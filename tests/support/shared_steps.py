@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
-from matseg_trainer.augment import IGNORED
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data import Batch
+from matseg_trainer.data.augment import IGNORED
+from matseg_trainer.data.dataset import Batch
 from matseg_trainer.device import choose_compute
 from matseg_trainer.distributed import World
 from matseg_trainer.networks.registry import build_network

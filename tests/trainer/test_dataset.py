@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from matseg_shared.contract.classes import read_classes, write_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_trainer.dataset import Dataset, load_array
+from matseg_trainer.data.folder import Dataset, load_array
 from matseg_trainer.workspace import Workspace, workspace_option
 
 

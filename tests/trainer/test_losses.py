@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from matseg_trainer.augment import IGNORED
+from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.losses import (
     distillation,
     soft_dice,

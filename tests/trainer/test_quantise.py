@@ -27,7 +27,7 @@ from matseg_shared.errors import DatasetError, ExportError, UsageError
 from matseg_trainer import export
 from matseg_trainer.checkpoint import Checkpoint, save_checkpoint
 from matseg_trainer.cli import export_main
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import export_checkpoint, sensitive
 from matseg_trainer.export.fold import with_cut_weights
 from matseg_trainer.export.gate import Gate

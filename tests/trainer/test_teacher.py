@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_trainer.augment import IGNORED
 from matseg_trainer.checkpoint import load_checkpoint
 from matseg_trainer.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data import Batch, LabelledImages, input_statistics
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.augment import IGNORED
+from matseg_trainer.data.dataset import Batch, LabelledImages, input_statistics
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.distributed import World
 from matseg_trainer.inference import TorchPredictor

@@ -19,11 +19,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
-from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data import (
+from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
+from matseg_trainer.data.dataset import (
     EpochPlan,
     LabelledImage,
     LabelledImages,
@@ -31,7 +31,7 @@ from matseg_trainer.data import (
     input_statistics,
     load_batch,
 )
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.schedule import LearningRate

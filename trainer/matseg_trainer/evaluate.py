@@ -18,8 +18,8 @@ from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import check_dtype
 from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.system.files import atomic_write, relative_path, write_text
-from matseg_trainer.data import LabelledImage, LabelledImages
-from matseg_trainer.dataset import Dataset, Sample
+from matseg_trainer.data.dataset import LabelledImage, LabelledImages
+from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluation.disagreement import WrongPixels, rank_images, wrong_pixels
 from matseg_trainer.evaluation.figures import Tally, pool, spread_of_images, tally_image
 from matseg_trainer.evaluation.table import image_table

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from matseg_trainer.augment import IGNORED
+from matseg_trainer.data.augment import IGNORED
 
 TEACHER_SHARE = 0.5
 """Of the loss of a step; the labels have the rest."""

@@ -27,7 +27,7 @@ from matseg_trainer.checkpoint import (
     save_tensors,
 )
 from matseg_trainer.config.versions import VersionConfig, config_differences
-from matseg_trainer.data import (
+from matseg_trainer.data.dataset import (
     Batch,
     EpochPlan,
     LabelledImage,
@@ -41,7 +41,8 @@ from matseg_trainer.data import (
     prefetched,
     representative_crop,
 )
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
+from matseg_trainer.data.pixel_size import common_pixel_size
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World
 from matseg_trainer.epoch_record import EpochRecord, SplitScore
@@ -49,7 +50,6 @@ from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks.registry import build_network
-from matseg_trainer.pixel_size import common_pixel_size
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.teacher import TaughtImages, Teacher, teacher_changes
 from matseg_trainer.training_record import write_record

@@ -11,7 +11,7 @@ from matseg_trainer.checkpoint import package_versions
 from matseg_trainer.training_record import SplitFacts, TrainingRecord
 
 if TYPE_CHECKING:
-    from matseg_trainer.data import LabelledImages
+    from matseg_trainer.data.dataset import LabelledImages
     from matseg_trainer.train import Training
 
 

@@ -16,7 +16,7 @@ from matseg_shared.system.names import portable_name_problem
 
 if TYPE_CHECKING:  # they bring numpy and pydantic along, which `--help` need not wait for
     from matseg_trainer.config.versions import Config
-    from matseg_trainer.dataset import Dataset
+    from matseg_trainer.data.folder import Dataset
 
 WORKSPACE_VARIABLE = "MATSEG_WORKSPACE"
 
@@ -99,7 +99,7 @@ class Workspace:
         Raises:
             DatasetError: there is none; see `Dataset.open`.
         """
-        from matseg_trainer.dataset import Dataset
+        from matseg_trainer.data.folder import Dataset
 
         return Dataset.open(self.dataset_root(name))
 
@@ -144,7 +144,7 @@ class Workspace:
 
     def known_classes(self, name: str) -> int | None:
         """How many classes the label arrays of a data set would have; None: nothing here says so."""
-        from matseg_trainer.dataset import Dataset
+        from matseg_trainer.data.folder import Dataset
 
         try:
             return self.n_class_of(Dataset(self.dataset_root(name)))

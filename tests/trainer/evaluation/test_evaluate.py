@@ -18,7 +18,7 @@ from matseg_shared.errors import DatasetError, MetadataError, ModelError
 from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
 from matseg_trainer import report
 from matseg_trainer.cli import evaluate_main
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
 
 

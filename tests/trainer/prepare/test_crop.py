@@ -11,7 +11,7 @@ from PIL import Image
 
 from matseg_shared.errors import OutputError
 from matseg_shared.images.read import read_stored
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.prepare import crop
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from matseg_shared.images.read import list_images, read_image
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.otsu import otsu_iou, otsu_threshold
 from matseg_trainer.prepare.phantom import OUTSIDE, make_scan, render_slice
 

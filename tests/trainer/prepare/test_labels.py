@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matseg_trainer.dataset import Dataset
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.prepare import report
 
 GREY = np.array([[0, 85, 170, 255], [255, 170, 85, 0]], dtype=np.uint8)

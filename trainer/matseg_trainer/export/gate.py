@@ -16,7 +16,7 @@ from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import AccuracyInfo
 from matseg_shared.metrics import confusion_matrix, segmentation_metrics
-from matseg_trainer.data import LabelledImage, LabelledImages
+from matseg_trainer.data.dataset import LabelledImage, LabelledImages
 
 if TYPE_CHECKING:
     import onnx

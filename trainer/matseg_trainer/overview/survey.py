@@ -12,7 +12,7 @@ from matseg_shared.contract.classes import CLASSES_NAME
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images.read import list_images
 from matseg_trainer.config.versions import CONFIG_NAME, VersionConfig
-from matseg_trainer.dataset import SPLITS, Dataset, is_unsplit, unsplit_words
+from matseg_trainer.data.folder import SPLITS, Dataset, is_unsplit, unsplit_words
 from matseg_trainer.overview.models import ModelFile, exported_models, runs
 from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
 from matseg_trainer.overview.versions import DataChanges, version_state

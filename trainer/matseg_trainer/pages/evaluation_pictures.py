@@ -23,7 +23,7 @@ from matseg_shared.pages.pictures import (
     shrink,
     shrink_labels,
 )
-from matseg_trainer.dataset import load_array
+from matseg_trainer.data.folder import load_array
 
 WORST, BEST = 6, 3
 """Images to show from either end of the ranking; up to `ALL` images all are shown."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.boundary import BoundaryEdges, distances
-from matseg_trainer.dataset import Dataset, load_array
+from matseg_trainer.data.folder import Dataset, load_array
 
 SHIFTS = (0.5, 1.0)
 """How far boundaries are moved, pixels."""

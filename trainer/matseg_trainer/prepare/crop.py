@@ -13,7 +13,7 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import TIFF_SUFFIXES, StoredImage, read_stored, transparent_pixels
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.dataset import Dataset, LabelledPair, load_array, shorten
+from matseg_trainer.data.folder import Dataset, LabelledPair, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
 
 CROPPED = ("train", "validate")

@@ -14,7 +14,7 @@ from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, MissingExtraError
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.dataset import LABEL_MARK
+from matseg_trainer.data.folder import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
 if TYPE_CHECKING:

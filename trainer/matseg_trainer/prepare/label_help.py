@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_trainer.dataset import shorten
+from matseg_trainer.data.folder import shorten
 from matseg_trainer.prepare import regions
 from matseg_trainer.prepare.alignment import find_misalignment, find_turn
 from matseg_trainer.prepare.regions import TinyRegions, find_tiny_regions

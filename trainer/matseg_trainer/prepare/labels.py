@@ -15,15 +15,15 @@ from matseg_shared.contract.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.dataset import Dataset, LabelledPair, Pairing, load_array, shorten
-from matseg_trainer.prepare.class_table import (
+from matseg_trainer.data.class_table import (
     ClassTable,
     StrayImage,
     stray_message,
     table_from_classes,
     table_from_scans,
 )
-from matseg_trainer.prepare.label_images import LabelScan, read_values, scan_label, unify
+from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_array, shorten
+from matseg_trainer.data.label_images import LabelScan, read_values, scan_label, unify
 
 Existing = Literal["refuse", "append", "overwrite"]
 """What happens when label arrays are there already."""

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matseg_trainer.dataset import shorten
-from matseg_trainer.prepare.class_table import stray_message
+from matseg_trainer.data.class_table import stray_message
+from matseg_trainer.data.folder import shorten
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ import numpy as np
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import list_images
-from matseg_trainer.dataset import LabelledPair, pair_images, shorten
+from matseg_trainer.data.folder import LabelledPair, pair_images, shorten
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
 SPLITS = ("train", "validate", "test")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.palette import Colour, default_colours
-from matseg_trainer.prepare.label_images import LabelKind, LabelScan, Values, pack, unpack
+from matseg_trainer.data.label_images import LabelKind, LabelScan, Values, pack, unpack
 
 _BRIGHT = 128
 """Grey labels whose largest value is at least this are meant to be looked at; 0, 1, 2 are not."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import StoredImage, is_grey, read_stored
-from matseg_trainer.dataset import shorten
+from matseg_trainer.data.folder import shorten
 
 LabelKind = Literal["grey", "palette", "colour", "value"]
 """`value`: grey values and palette indices that mean the same."""

@@ -21,9 +21,9 @@ from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import PixelArray, is_grey, read_image, to_channels
-from matseg_trainer.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.dataset import Sample, load_array
+from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
+from matseg_trainer.data.folder import Sample, load_array
 
 CACHE_BYTES = 4 << 30
 """Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
