@@ -118,7 +118,7 @@ def monai_onnx(choices: argparse.Namespace, *, overlap: float, mode: str) -> Lab
 
 def monai_torch(choices: argparse.Namespace) -> Label:
     """The torch network of a checkpoint inside MONAI's sliding window, as MONAI is meant to be used."""
-    from matseg_trainer.checkpoint import load_checkpoint
+    from matseg_trainer.predict.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(choices.model)
     network = checkpoint.network()

@@ -22,9 +22,9 @@ from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_stored
 from matseg_trainer import export
-from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.export import TIE_MARGIN, top_margin
-from matseg_trainer.inference import TorchPredictor
+from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
+from matseg_trainer.predict.tiled import TorchPredictor
 
 Get = Callable[[str], Exported]
 pytestmark = pytest.mark.xdist_group("contract")  # one process, so that each network is exported once

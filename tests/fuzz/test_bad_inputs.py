@@ -42,9 +42,9 @@ from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelErr
 from matseg_shared.images import limits as room
 from matseg_shared.images.limits import require_honest_stream, require_room
 from matseg_shared.images.read import read_image
-from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
-from matseg_trainer.checkpoint_header import read_training
 from matseg_trainer.config.versions import load_config
+from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
+from matseg_trainer.predict.checkpoint_header import read_training
 
 PIXELS = onnx_models.random_pixels((24, 32), "uint8", 1)
 VOLUME = onnx_models.random_pixels((6, 24, 32), "uint8", 1)

@@ -16,10 +16,10 @@ from checkpoints import make_checkpoint
 
 from matseg_runtime.source.open import open_source
 from matseg_shared.errors import DatasetError, ModelError, UsageError
-from matseg_trainer import checkpoint as checkpoint_module
-from matseg_trainer.checkpoint import load_checkpoint, save_checkpoint
-from matseg_trainer.checkpoint_header import read_training
 from matseg_trainer.data.folder import load_array
+from matseg_trainer.predict import checkpoint as checkpoint_module
+from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
+from matseg_trainer.predict.checkpoint_header import read_training
 
 
 def zipped(path: Path, content: bytes) -> Path:

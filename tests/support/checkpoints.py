@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from matseg_shared.contract.metadata import ClassInfo, Histogram, InputInfo, TrainingInfo
-from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.networks.registry import build_network
+from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
 
 NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
 WIDTH = 4

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
-from matseg_trainer import inference
-from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.networks.base import count_parameters, decide, vgg16_blocks
 from matseg_trainer.networks.halo import measure_halo
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.networks.segnet import max_pool_with_origin, max_unpool
+from matseg_trainer.predict import tiled as inference
+from matseg_trainer.predict.tiled import TorchPredictor
 
 NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
 VGG16_CONVOLUTIONS = (

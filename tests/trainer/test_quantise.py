@@ -25,7 +25,6 @@ from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import DatasetError, ExportError, UsageError
 from matseg_trainer import export
-from matseg_trainer.checkpoint import Checkpoint, save_checkpoint
 from matseg_trainer.cli import export_main
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import export_checkpoint, sensitive
@@ -39,7 +38,8 @@ from matseg_trainer.export.quantise import quantise
 from matseg_trainer.export.ranges import Code, least_confusion_code, least_error_code, sample_tensors
 from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
 from matseg_trainer.export.upsample import Upsampling
-from matseg_trainer.inference import TorchPredictor
+from matseg_trainer.predict.checkpoint import Checkpoint, save_checkpoint
+from matseg_trainer.predict.tiled import TorchPredictor
 
 Make = Callable[..., tuple[Checkpoint, Dataset]]
 

@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_trainer.checkpoint import load_checkpoint
 from matseg_trainer.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED
@@ -19,8 +18,9 @@ from matseg_trainer.data.dataset import Batch, LabelledImages, input_statistics
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.distributed import World
-from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.networks.registry import build_network
+from matseg_trainer.predict.checkpoint import load_checkpoint
+from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.teacher import TaughtImages, Teacher
 from matseg_trainer.training_step import RunningScore, Stepper
 from matseg_trainer.workspace import Workspace

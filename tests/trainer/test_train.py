@@ -19,7 +19,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
-from matseg_trainer.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
@@ -34,6 +33,7 @@ from matseg_trainer.data.dataset import (
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.device import choose_compute
 from matseg_trainer.losses import weighted_cross_entropy
+from matseg_trainer.predict.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.train import Progress, Training
 from matseg_trainer.training_step import RunningScore

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matseg_runtime.model.trust import Trust
     from matseg_shared.contract.metadata import Precision, Views
     from matseg_trainer.export.bioimageio import Package
-    from matseg_trainer.predictor import Predictor
+    from matseg_trainer.predict.predictor import Predictor
 
 # the same as in matseg_shared.evaluation, here because --help must not load that
 BOUNDARY_TOLERANCE = 2.0
@@ -267,9 +267,9 @@ def evaluate_main(
 def _checkpoint_predictor(
     place: Workspace, dataset: str, version: str, *, gpu: bool
 ) -> tuple[Predictor, str]:
-    from matseg_trainer.checkpoint import check_config, load_checkpoint
     from matseg_trainer.device import choose_compute
-    from matseg_trainer.predictor import Predictor
+    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
+    from matseg_trainer.predict.predictor import Predictor
 
     config = place.config().version(dataset, version)
     path = place.saved / f"{dataset}_{version}.pth"
@@ -283,7 +283,7 @@ def _checkpoint_predictor(
 
 def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, str]:
     from matseg_runtime.inference.session import Session
-    from matseg_trainer.predictor import Predictor
+    from matseg_trainer.predict.predictor import Predictor
 
     session = Session.open(path, provider="cuda" if gpu else "cpu", trust=trust)
     metadata = session.model.metadata
@@ -378,10 +378,10 @@ def export_main(
     config = place.config().version(dataset, version)
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
-    from matseg_trainer.checkpoint import check_config, load_checkpoint
     from matseg_trainer.data.pixel_size import parse_pixel_size
     from matseg_trainer.export import export_checkpoint
     from matseg_trainer.export.existing import exported_before
+    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
     from matseg_trainer.summaries import ExportSummary
 
     path = place.saved / f"{dataset}_{version}.pth"

@@ -24,7 +24,7 @@ from matseg_trainer.evaluation.disagreement import WrongPixels, rank_images, wro
 from matseg_trainer.evaluation.figures import Tally, pool, spread_of_images, tally_image
 from matseg_trainer.evaluation.table import image_table
 from matseg_trainer.plots import plot_confusion, plot_reliability
-from matseg_trainer.predictor import Predictor
+from matseg_trainer.predict.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
-from matseg_trainer.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import DEFAULT_WIDTH
+from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
 from matseg_trainer.workspace import Workspace
 
 _CLASSIFIER = "classifier."

@@ -20,10 +20,10 @@ from matseg_runtime.inference.session import Session
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, TeacherInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import PixelArray, check_dtype, list_images, read_image, to_channels
-from matseg_trainer.checkpoint import find_checkpoint, load_checkpoint
 from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import LabelledImage
-from matseg_trainer.predictor import Predictor
+from matseg_trainer.predict.checkpoint import find_checkpoint, load_checkpoint
+from matseg_trainer.predict.predictor import Predictor
 from matseg_trainer.workspace import Workspace
 
 

@@ -19,13 +19,6 @@ from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.system import interruption
 from matseg_shared.system.files import write_text
 from matseg_shared.system.locks import FileLock
-from matseg_trainer.checkpoint import (
-    Checkpoint,
-    load_tensors,
-    package_versions,
-    save_checkpoint,
-    save_tensors,
-)
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.dataset import (
     Batch,
@@ -46,10 +39,17 @@ from matseg_trainer.data.pixel_size import common_pixel_size
 from matseg_trainer.device import ComputeChoice
 from matseg_trainer.distributed import World
 from matseg_trainer.epoch_record import EpochRecord, SplitScore
-from matseg_trainer.inference import TorchPredictor
 from matseg_trainer.initial import InitialWeights, origin_changes
 from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks.registry import build_network
+from matseg_trainer.predict.checkpoint import (
+    Checkpoint,
+    load_tensors,
+    package_versions,
+    save_checkpoint,
+    save_tensors,
+)
+from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.schedule import LearningRate
 from matseg_trainer.teacher import TaughtImages, Teacher, teacher_changes
 from matseg_trainer.training_record import write_record

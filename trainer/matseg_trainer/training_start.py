@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matseg_trainer.checkpoint import package_versions
+from matseg_trainer.predict.checkpoint import package_versions
 from matseg_trainer.training_record import SplitFacts, TrainingRecord
 
 if TYPE_CHECKING:

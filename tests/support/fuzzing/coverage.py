@@ -36,7 +36,7 @@ _GUIDED = (
     "matseg_shared.images.read",
     "matseg_shared.contract.onnx_properties",
     "matseg_shared.images.png_check",
-    "matseg_trainer.checkpoint_header",
+    "matseg_trainer.predict.checkpoint_header",
     "matseg_trainer.config.versions",
     "matseg_trainer.config.import_guide",
 )
@@ -122,9 +122,9 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_shared.contract.metadata import DOCUMENT_KEY, SELF_TEST_KEY, decode, decode_self_test
     from matseg_shared.contract.onnx_properties import read_properties
     from matseg_shared.images.read import read_image
-    from matseg_trainer.checkpoint_header import read_training
     from matseg_trainer.config.import_guide import import_config
     from matseg_trainer.config.versions import load_config
+    from matseg_trainer.predict.checkpoint_header import read_training
 
     good = onnx_models.build_metadata()
 

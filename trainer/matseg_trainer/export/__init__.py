@@ -37,7 +37,6 @@ from matseg_shared.contract.metadata import (
 )
 from matseg_shared.errors import ExportError, ModelError
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.checkpoint import Checkpoint, package_versions
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import crops, gate, half, sensitive
 from matseg_trainer.export.gate import Gate
@@ -49,6 +48,7 @@ from matseg_trainer.export.ranges import sample_tensors
 from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
 from matseg_trainer.export.views import MeanOfViews, with_views
 from matseg_trainer.networks.halo import measure_halo
+from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
 
 if TYPE_CHECKING:
     import onnx

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from matseg_shared.contract.tiling import pad_to_stride, padded_length
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import check_dtype
-from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.data.dataset import LabelledImage, LabelledImages
 from matseg_trainer.data.folder import Dataset
+from matseg_trainer.predict.checkpoint import Checkpoint
 
 CROPS = 32
 CROP = 256

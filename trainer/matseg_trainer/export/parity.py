@@ -12,8 +12,8 @@ from torch import nn
 
 from matseg_shared.contract.metadata import ParityInfo
 from matseg_shared.errors import ExportError
-from matseg_trainer.checkpoint import Checkpoint
 from matseg_trainer.export.graph import Graph
+from matseg_trainer.predict.checkpoint import Checkpoint
 
 MAX_PROBABILITY_DIFFERENCE = 1e-3
 """Largest difference between graph and torch network that fp32 rounding explains in networks this deep."""

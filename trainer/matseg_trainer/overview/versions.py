@@ -10,11 +10,11 @@ from typing import Any
 
 from matseg_shared.contract.metadata import TrainingInfo
 from matseg_shared.errors import DatasetError, ModelError
-from matseg_trainer.checkpoint_header import read_training
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.overview.models import ModelFile
 from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
+from matseg_trainer.predict.checkpoint_header import read_training
 from matseg_trainer.workspace import Workspace
 
 _HASHED_BYTES = 1 << 30

@@ -19,10 +19,10 @@ from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo, problems_of
 from matseg_shared.errors import ModelError
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.checkpoint_header import require_plain_archive
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import build_network
+from matseg_trainer.predict.checkpoint_header import require_plain_archive
 from matseg_trainer.workspace import Workspace
 
 FORMAT = 1

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.metadata import ClassInfo, InputInfo
 from matseg_shared.images.read import PixelArray
-from matseg_trainer.checkpoint import Checkpoint
-from matseg_trainer.inference import TorchPredictor
+from matseg_trainer.predict.checkpoint import Checkpoint
+from matseg_trainer.predict.tiled import TorchPredictor
 
 if TYPE_CHECKING:
     from matseg_runtime.inference.session import Session
