@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
 from matseg_shared.images.read import read_stored
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import load_array
+from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, read_evaluation
 
 if TYPE_CHECKING:
     from matplotlib.patches import Patch

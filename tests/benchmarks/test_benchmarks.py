@@ -16,9 +16,9 @@ import onnx_models
 import pytest
 from PIL import Image
 
-from matseg_shared.evaluation import read_evaluation
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer.commands import run_command
+from matseg_trainer.evaluate.document import read_evaluation
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matseg_shared.metrics import confusion_matrix, or_none, segmentation_metrics
+from matseg_trainer.evaluate.metrics import confusion_matrix, or_none, segmentation_metrics
 
 LABELS = np.array([[0, 0, 0, 1], [0, 1, 1, 1]], dtype=np.uint8)
 PREDICTIONS = np.array([[0, 0, 1, 1], [0, 1, 1, 0]], dtype=np.uint8)

@@ -22,11 +22,11 @@ from command_lines import take_line
 
 from matseg_runtime.cli.run import PROVIDERS, run_main
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
-from matseg_shared import evaluation
 from matseg_shared.console.completion import ColonBashComplete, completion_script
 from matseg_shared.console.help import Command, Group
 from matseg_shared.contract.onnx_properties import read_properties
 from matseg_trainer import cli, summaries
+from matseg_trainer.evaluate import document as evaluation
 from matseg_trainer.matseg_cli import commands, main
 from matseg_trainer.overview import state
 

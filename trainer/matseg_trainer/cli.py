@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matseg_trainer.export.bioimageio import Package
     from matseg_trainer.predict.predictor import Predictor
 
-# the same as in matseg_shared.evaluation, here because --help must not load that
+# the same as in matseg_trainer.evaluate.document, here because --help must not load that
 BOUNDARY_TOLERANCE = 2.0
 
 
@@ -226,10 +226,10 @@ def evaluate_main(
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")
     from matseg_runtime.model.trust import trust_of
-    from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, evaluate
+    from matseg_trainer.evaluate.console import NAME_WIDTH, print_evaluation
+    from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.pages.evaluation import write_evaluation_page
     from matseg_trainer.pages.leave import leave_page
-    from matseg_trainer.report import NAME_WIDTH, print_evaluation
 
     name = f"{dataset}_{version}"
     if model is None:

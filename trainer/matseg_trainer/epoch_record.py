@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matseg_shared.metrics import segmentation_metrics
 from matseg_trainer.config.versions import Keep, kept_index
+from matseg_trainer.evaluate.metrics import segmentation_metrics
 from matseg_trainer.training_step import RunningScore
 
 

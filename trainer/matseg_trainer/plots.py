@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_shared.evaluation import EvaluationDocument
-from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.system.files import atomic_write
+from matseg_trainer.evaluate.document import EvaluationDocument
+from matseg_trainer.evaluate.metrics import ConfusionMatrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

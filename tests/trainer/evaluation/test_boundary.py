@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matseg_trainer.boundary import BoundaryEdges, BoundaryTally, compare_boundaries, distances
+from matseg_trainer.evaluate.boundary import BoundaryEdges, BoundaryTally, compare_boundaries, distances
 
 
 def half_plane(column: int, size: int = 20) -> np.ndarray:

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError
-from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
-from matseg_trainer import report
 from matseg_trainer.cli import evaluate_main
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.evaluate import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
+from matseg_trainer.evaluate import console as report
+from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
+from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
 
 
 def threshold(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

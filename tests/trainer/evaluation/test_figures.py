@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_shared.evaluation import EvaluationDocument, ImageResult, read_evaluation
-from matseg_trainer.evaluation.calibration import BINS, calibration
-from matseg_trainer.evaluation.disagreement import rank_images, wrong_pixels
-from matseg_trainer.evaluation.figures import Tally, pool, spread_of, spread_of_images, tally_image
-from matseg_trainer.evaluation.table import image_table
+from matseg_trainer.evaluate.calibration import BINS, calibration
+from matseg_trainer.evaluate.disagreement import rank_images, wrong_pixels
+from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, read_evaluation
+from matseg_trainer.evaluate.figures import Tally, pool, spread_of, spread_of_images, tally_image
+from matseg_trainer.evaluate.table import image_table
 
 CLASSES = tuple(
     ClassInfo(index=index, name=name, colour=(index, 0, 0), label_value=index)

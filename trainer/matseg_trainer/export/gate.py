@@ -15,8 +15,8 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import AccuracyInfo
-from matseg_shared.metrics import confusion_matrix, segmentation_metrics
 from matseg_trainer.data.dataset import LabelledImage, LabelledImages
+from matseg_trainer.evaluate.metrics import confusion_matrix, segmentation_metrics
 
 if TYPE_CHECKING:
     import onnx

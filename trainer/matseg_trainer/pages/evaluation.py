@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from matseg_shared.evaluation import EvaluationDocument, ImageResult, Spread, read_evaluation
 from matseg_shared.images.palette import Colour
 from matseg_shared.pages.charts import BLUE, ORANGE, Chart, Series
 from matseg_shared.pages.page import Template, count, figure, percent, require_report_extra, write_page
 from matseg_shared.pages.parts import Fact
 from matseg_shared.pages.pictures import visible_colours
+from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, Spread, read_evaluation
 from matseg_trainer.pages.evaluation_pictures import ShownImage, take_pictures
 from matseg_trainer.pages.places import page_path
 

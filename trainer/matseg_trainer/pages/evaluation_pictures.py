@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.evaluation import EvaluationDocument, ImageResult
 from matseg_shared.images.palette import Colour, overlay
 from matseg_shared.images.read import read_image, read_stored
-from matseg_shared.metrics import confusion_matrix
 from matseg_shared.pages.pictures import (
     GreyWindow,
     jpeg_uri,
@@ -24,6 +22,8 @@ from matseg_shared.pages.pictures import (
     shrink_labels,
 )
 from matseg_trainer.data.folder import load_array
+from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
+from matseg_trainer.evaluate.metrics import confusion_matrix
 
 WORST, BEST = 6, 3
 """Images to show from either end of the ranking; up to `ALL` images all are shown."""

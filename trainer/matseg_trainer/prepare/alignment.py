@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_trainer.boundary import BoundaryEdges
+from matseg_trainer.evaluate.boundary import BoundaryEdges
 
 _Points = TypeVar("_Points", NDArray[np.float64], NDArray[np.intp])
 REACH = 16

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_trainer.boundary import BoundaryEdges, distances
 from matseg_trainer.data.folder import Dataset, load_array
+from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
 
 SHIFTS = (0.5, 1.0)
 """How far boundaries are moved, pixels."""

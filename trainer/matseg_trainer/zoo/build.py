@@ -17,9 +17,9 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import read_model_bytes
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.errors import ModelError, UsageError
-from matseg_shared.evaluation import read_evaluation
 from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.commands import run_command
+from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.training_log import read_log
 from matseg_trainer.training_record import read_record

@@ -11,7 +11,7 @@ from matseg_runtime.model.file import Model
 from matseg_runtime.model.zoo import PREFIX, ZooModel
 from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
-from matseg_shared.evaluation import Spread
+from matseg_trainer.evaluate.document import Spread
 from matseg_trainer.zoo.checkout import ZooEntry
 from matseg_trainer.zoo.description import Description, read_description
 from matseg_trainer.zoo.figures import Speed, ZooFigures, read_figures

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import ModelError
-from matseg_shared.evaluation import EvaluationDocument, Spread
+from matseg_trainer.evaluate.document import EvaluationDocument, Spread
 
 
 class _Document(BaseModel):

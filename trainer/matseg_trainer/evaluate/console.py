@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from matseg_shared.console.command import console
-from matseg_shared.evaluation import EvaluationDocument, Spread
-from matseg_trainer.evaluate import EvaluationOutputs
+from matseg_trainer.evaluate.document import EvaluationDocument, Spread
+from matseg_trainer.evaluate.run import EvaluationOutputs
 
 _WORST = 5
 

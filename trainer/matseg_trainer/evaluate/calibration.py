@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.evaluation import ReliabilityBin
+from matseg_trainer.evaluate.document import ReliabilityBin
 
 BINS = 15
 """Of equal width, as in Guo et al. 2017."""

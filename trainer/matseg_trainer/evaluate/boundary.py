@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.evaluation import BoundaryFigures
+from matseg_trainer.evaluate.document import BoundaryFigures
 
 Points = NDArray[np.float64]
 """(N, 2) y, x in pixels; integers are pixel centres."""

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_shared.evaluation import EvaluationDocument, ImageResult
+from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 
 Cell = str | int | float | None
 

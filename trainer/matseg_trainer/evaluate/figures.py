@@ -10,10 +10,10 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.evaluation import Figures, ImageResult, Spread, SpreadOfImages
-from matseg_shared.metrics import ConfusionMatrix, confusion_matrix, or_none, segmentation_metrics
-from matseg_trainer.boundary import BoundaryEdges, BoundaryTally, compare_boundaries
-from matseg_trainer.evaluation.calibration import CalibrationTally, calibration
+from matseg_trainer.evaluate.boundary import BoundaryEdges, BoundaryTally, compare_boundaries
+from matseg_trainer.evaluate.calibration import CalibrationTally, calibration
+from matseg_trainer.evaluate.document import Figures, ImageResult, Spread, SpreadOfImages
+from matseg_trainer.evaluate.metrics import ConfusionMatrix, confusion_matrix, or_none, segmentation_metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,17 +12,17 @@ from PIL import Image
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ModelError
-from matseg_shared.evaluation import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
 from matseg_shared.images.palette import overlay
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import check_dtype
-from matseg_shared.metrics import ConfusionMatrix
 from matseg_shared.system.files import atomic_write, relative_path, write_text
 from matseg_trainer.data.dataset import LabelledImage, LabelledImages
 from matseg_trainer.data.folder import Dataset, Sample
-from matseg_trainer.evaluation.disagreement import WrongPixels, rank_images, wrong_pixels
-from matseg_trainer.evaluation.figures import Tally, pool, spread_of_images, tally_image
-from matseg_trainer.evaluation.table import image_table
+from matseg_trainer.evaluate.disagreement import WrongPixels, rank_images, wrong_pixels
+from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
+from matseg_trainer.evaluate.figures import Tally, pool, spread_of_images, tally_image
+from matseg_trainer.evaluate.metrics import ConfusionMatrix
+from matseg_trainer.evaluate.table import image_table
 from matseg_trainer.plots import plot_confusion, plot_reliability
 from matseg_trainer.predict.predictor import Predictor
 
@@ -34,7 +34,7 @@ class EvaluationOutputs:
     predictions: Path
     overlays: Path | None
     metrics: Path
-    """The document, `matseg_shared.evaluation.EvaluationDocument`."""
+    """The document, `matseg_trainer.evaluate.document.EvaluationDocument`."""
     table: Path
     """One line per image, CSV."""
     confusion: Path

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_shared.evaluation import Confusion, Disagreement, Figures, WrongRegion
-from matseg_shared.metrics import ConfusionMatrix
-from matseg_trainer.boundary import BoundaryEdges, distances
+from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
+from matseg_trainer.evaluate.document import Confusion, Disagreement, Figures, WrongRegion
+from matseg_trainer.evaluate.metrics import ConfusionMatrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
