@@ -379,7 +379,7 @@ def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matseg_trainer.export.existing import exported_before
-    from matseg_trainer.teacher import Teacher
+    from matseg_trainer.train.teacher import Teacher
     from matseg_trainer.workspace import Workspace
 
     listing = tmp_path / "SHA256SUMS"

@@ -12,10 +12,10 @@ from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch
-from matseg_trainer.device import choose_compute
-from matseg_trainer.distributed import World
 from matseg_trainer.networks.registry import build_network
-from matseg_trainer.training_step import RunningScore, Stepper
+from matseg_trainer.train.device import choose_compute
+from matseg_trainer.train.distributed import World
+from matseg_trainer.train.step import RunningScore, Stepper
 
 Case = tuple[str, bool, int]
 """Loss, whether there is a teacher, samples in the batch."""

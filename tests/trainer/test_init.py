@@ -14,10 +14,10 @@ from matseg_shared.contract.classes import read_classes, write_classes
 from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
 from matseg_trainer.cli import train_main
-from matseg_trainer.initial import InitialWeights, origin_changes, weights_sha256
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint, save_tensors
-from matseg_trainer.train import Training
+from matseg_trainer.train.loop import Training
+from matseg_trainer.train.pretrained import InitialWeights, origin_changes, weights_sha256
 from matseg_trainer.workspace import Workspace
 
 OTHERS = tuple(ClassInfo(index=k, name=f"mineral {k}", colour=(0, 0, k), label_value=k) for k in range(4))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from matseg_trainer.data.augment import IGNORED
-from matseg_trainer.losses import (
+from matseg_trainer.train.losses import (
     distillation,
     soft_dice,
     weighted_cross_entropy,

@@ -16,13 +16,13 @@ from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch, LabelledImages, input_statistics
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.device import choose_compute
-from matseg_trainer.distributed import World
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
-from matseg_trainer.teacher import TaughtImages, Teacher
-from matseg_trainer.training_step import RunningScore, Stepper
+from matseg_trainer.train.device import choose_compute
+from matseg_trainer.train.distributed import World
+from matseg_trainer.train.step import RunningScore, Stepper
+from matseg_trainer.train.teacher import TaughtImages, Teacher
 from matseg_trainer.workspace import Workspace
 
 STUDENTS = """
@@ -138,7 +138,7 @@ def test_a_teacher_of_other_images_is_refused(taught: Path) -> None:
 
 
 def test_a_resume_needs_the_same_teacher(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matseg_trainer.train import Training
+    from matseg_trainer.train.loop import Training
 
     add_student(taught)
     original = Training._train_epoch

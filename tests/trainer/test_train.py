@@ -31,12 +31,12 @@ from matseg_trainer.data.dataset import (
     load_batch,
 )
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.device import choose_compute
-from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_tensors
-from matseg_trainer.schedule import LearningRate
-from matseg_trainer.train import Progress, Training
-from matseg_trainer.training_step import RunningScore
+from matseg_trainer.train.device import choose_compute
+from matseg_trainer.train.loop import Progress, Training
+from matseg_trainer.train.losses import weighted_cross_entropy
+from matseg_trainer.train.schedule import LearningRate
+from matseg_trainer.train.step import RunningScore
 from matseg_trainer.zoo.build import kept_mean_iou
 
 

@@ -107,15 +107,15 @@ def train_main(
         raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
     if unlabelled is not None and teacher is None:
         raise click.UsageError("--unlabelled needs a --teacher that labels the images.")
-    from matseg_trainer.device import choose_compute
-    from matseg_trainer.distributed import join_world
-    from matseg_trainer.initial import InitialWeights
     from matseg_trainer.pages.leave import leave_page
     from matseg_trainer.pages.training import write_training_page
-    from matseg_trainer.progress import terminal_progress
     from matseg_trainer.summaries import TrainingSummary
-    from matseg_trainer.teacher import Teacher
-    from matseg_trainer.train import Outputs, Progress, TrainingJob, train
+    from matseg_trainer.train.console import terminal_progress
+    from matseg_trainer.train.device import choose_compute
+    from matseg_trainer.train.distributed import join_world
+    from matseg_trainer.train.loop import Outputs, Progress, TrainingJob, train
+    from matseg_trainer.train.pretrained import InitialWeights
+    from matseg_trainer.train.teacher import Teacher
 
     with join_world(gpu=gpu) as world:
         compute = choose_compute(gpu=gpu, precision=config.precision, local_rank=world.local_rank)
@@ -267,9 +267,9 @@ def evaluate_main(
 def _checkpoint_predictor(
     place: Workspace, dataset: str, version: str, *, gpu: bool
 ) -> tuple[Predictor, str]:
-    from matseg_trainer.device import choose_compute
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
     from matseg_trainer.predict.predictor import Predictor
+    from matseg_trainer.train.device import choose_compute
 
     config = place.config().version(dataset, version)
     path = place.saved / f"{dataset}_{version}.pth"

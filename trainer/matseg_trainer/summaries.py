@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch, or all of pydantic, which `--help` need not wait for
     from matseg_shared.contract.metadata import AccuracyInfo, ParityInfo, Precision, Views
-    from matseg_trainer.epoch_record import EpochRecord, SplitScore
     from matseg_trainer.export import ExportResult
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
-    from matseg_trainer.train import Outputs, TrainingJob
+    from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
+    from matseg_trainer.train.loop import Outputs, TrainingJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class TrainingSummary:
     @classmethod
     def of(cls, job: TrainingJob, records: list[EpochRecord], outputs: Outputs) -> TrainingSummary:
         """Of a finished training."""
-        from matseg_trainer.epoch_record import kept_epoch
+        from matseg_trainer.train.epoch_record import kept_epoch
 
         kept = kept_epoch(records, job.config.keep)
         return cls(

@@ -23,8 +23,8 @@ from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocum
 from matseg_trainer.evaluate.figures import Tally, pool, spread_of_images, tally_image
 from matseg_trainer.evaluate.metrics import ConfusionMatrix
 from matseg_trainer.evaluate.table import image_table
-from matseg_trainer.plots import plot_confusion, plot_reliability
 from matseg_trainer.predict.predictor import Predictor
+from matseg_trainer.train.plots import plot_confusion, plot_reliability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def kind_of(path: Path) -> Kind:
         UsageError: there is nothing there that a page can be made of.
     """
     from matseg_runtime.page import find_run
-    from matseg_trainer.training_record import SUFFIX
+    from matseg_trainer.train.record import SUFFIX
 
     if not path.exists() and find_run(path) is None:
         raise UsageError(
@@ -98,7 +98,7 @@ def _make(path: Path, kind: Kind, location: str | None) -> Path:
 
         return write_evaluation_page(path)
     from matseg_trainer.pages.training import write_training_page
-    from matseg_trainer.training_record import SUFFIX
+    from matseg_trainer.train.record import SUFFIX
 
     return write_training_page(
         path.with_name(f"{path.name.removesuffix(SUFFIX)}.jsonl") if path.suffix == ".json" else path

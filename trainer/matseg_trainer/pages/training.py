@@ -19,8 +19,8 @@ from matseg_shared.pages.parts import Fact
 from matseg_trainer.config.versions import VersionConfig, load_config
 from matseg_trainer.pages.places import page_path
 from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities
-from matseg_trainer.training_log import TrainingLog, read_log
-from matseg_trainer.training_record import TrainingRecord, read_record
+from matseg_trainer.train.log import TrainingLog, read_log
+from matseg_trainer.train.record import TrainingRecord, read_record
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="training.html.j2")
 

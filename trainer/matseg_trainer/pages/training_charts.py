@@ -8,8 +8,8 @@ from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
 from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import visible_colours
-from matseg_trainer.training_log import LoggedEpoch, TrainingLog
-from matseg_trainer.training_record import TrainingRecord
+from matseg_trainer.train.log import LoggedEpoch, TrainingLog
+from matseg_trainer.train.record import TrainingRecord
 
 
 def class_colours(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Colour, ...]:

@@ -21,8 +21,8 @@ from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX
-from matseg_trainer.training_log import read_log
-from matseg_trainer.training_record import read_record
+from matseg_trainer.train.log import read_log
+from matseg_trainer.train.record import read_record
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo.card import check_model
 from matseg_trainer.zoo.checkout import ZooCheckout, ZooEntry

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matseg_trainer.predict.checkpoint import package_versions
-from matseg_trainer.training_record import SplitFacts, TrainingRecord
+from matseg_trainer.train.record import SplitFacts, TrainingRecord
 
 if TYPE_CHECKING:
     from matseg_trainer.data.dataset import LabelledImages
-    from matseg_trainer.train import Training
+    from matseg_trainer.train.loop import Training
 
 
 def record_of(training: Training, facts: dict[str, str]) -> TrainingRecord:

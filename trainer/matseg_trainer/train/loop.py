@@ -36,11 +36,6 @@ from matseg_trainer.data.dataset import (
 )
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.pixel_size import common_pixel_size
-from matseg_trainer.device import ComputeChoice
-from matseg_trainer.distributed import World
-from matseg_trainer.epoch_record import EpochRecord, SplitScore
-from matseg_trainer.initial import InitialWeights, origin_changes
-from matseg_trainer.losses import weighted_cross_entropy
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import (
     Checkpoint,
@@ -50,11 +45,16 @@ from matseg_trainer.predict.checkpoint import (
     save_tensors,
 )
 from matseg_trainer.predict.tiled import TorchPredictor
-from matseg_trainer.schedule import LearningRate
-from matseg_trainer.teacher import TaughtImages, Teacher, teacher_changes
-from matseg_trainer.training_record import write_record
-from matseg_trainer.training_start import record_of
-from matseg_trainer.training_step import RunningScore, Stepper
+from matseg_trainer.train.device import ComputeChoice
+from matseg_trainer.train.distributed import World
+from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
+from matseg_trainer.train.losses import weighted_cross_entropy
+from matseg_trainer.train.pretrained import InitialWeights, origin_changes
+from matseg_trainer.train.record import write_record
+from matseg_trainer.train.schedule import LearningRate
+from matseg_trainer.train.start import record_of
+from matseg_trainer.train.step import RunningScore, Stepper
+from matseg_trainer.train.teacher import TaughtImages, Teacher, teacher_changes
 from matseg_trainer.workspace import Workspace
 
 
@@ -373,7 +373,7 @@ class Training:
         )
 
     def _write(self, *, kept: bool) -> None:
-        from matseg_trainer.plots import plot_training
+        from matseg_trainer.train.plots import plot_training
 
         lines = [json.dumps(asdict(record)) for record in self.state.records]
         write_text(self.outputs.log, "\n".join(lines) + "\n")

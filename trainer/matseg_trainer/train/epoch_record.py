@@ -9,7 +9,7 @@ from typing import Any
 
 from matseg_trainer.config.versions import Keep, kept_index
 from matseg_trainer.evaluate.metrics import segmentation_metrics
-from matseg_trainer.training_step import RunningScore
+from matseg_trainer.train.step import RunningScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from matseg_shared.console import progress
-from matseg_trainer.epoch_record import EpochRecord, SplitScore
-from matseg_trainer.train import Progress, TrainingJob
+from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
+from matseg_trainer.train.loop import Progress, TrainingJob
 
 _WAITS = 0.3
 """With more of its time spent on waiting for images than this, a training could be faster."""

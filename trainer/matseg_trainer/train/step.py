@@ -13,11 +13,11 @@ from matseg_shared.contract.metadata import InputInfo
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch
-from matseg_trainer.device import ComputeChoice
-from matseg_trainer.distributed import World, count_in_batch_norm, synchronise_batch_norm
 from matseg_trainer.evaluate.metrics import ConfusionMatrix
-from matseg_trainer.losses import TEACHER_SHARE, Target, distillation, soft_dice, weighted_cross_entropy
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
+from matseg_trainer.train.device import ComputeChoice
+from matseg_trainer.train.distributed import World, count_in_batch_norm, synchronise_batch_norm
+from matseg_trainer.train.losses import TEACHER_SHARE, Target, distillation, soft_dice, weighted_cross_entropy
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

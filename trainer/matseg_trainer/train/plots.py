@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from matseg_trainer.config.versions import Keep
-    from matseg_trainer.epoch_record import EpochRecord
+    from matseg_trainer.train.epoch_record import EpochRecord
 
 _TRAIN = "#0072b2"
 _VALIDATE = "#d55e00"
@@ -35,7 +35,7 @@ def plot_training(
     """
     from matplotlib.figure import Figure
 
-    from matseg_trainer.epoch_record import kept_epoch
+    from matseg_trainer.train.epoch_record import kept_epoch
 
     epochs = [record.epoch for record in records]
     figure = Figure(figsize=(11, 7), layout="constrained")

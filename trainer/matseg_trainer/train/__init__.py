@@ -1,0 +1,1 @@
+"""Epochs of steps: from images to the checkpoint that is kept."""
