@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from checkpoints import Exported, make_checkpoint
 
-from matseg_trainer.export import export_checkpoint
+from matseg_trainer.export.export import export_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_stored
-from matseg_trainer import export
-from matseg_trainer.export import TIE_MARGIN, top_margin
+from matseg_trainer.export import export
+from matseg_trainer.export.export import TIE_MARGIN, top_margin
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 

@@ -18,7 +18,7 @@ def _one_export_per_network() -> Iterator[None]:
     """See `exports`."""
     from exports import remembered
 
-    from matseg_trainer import export
+    from matseg_trainer.export import export
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "to_onnx", remembered(export.to_onnx))

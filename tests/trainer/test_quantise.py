@@ -24,10 +24,10 @@ from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import DatasetError, ExportError, UsageError
-from matseg_trainer import export
 from matseg_trainer.cli import export_main
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.export import export_checkpoint, sensitive
+from matseg_trainer.export import export
+from matseg_trainer.export.export import export_checkpoint, sensitive
 from matseg_trainer.export.fold import with_cut_weights
 from matseg_trainer.export.gate import Gate
 from matseg_trainer.export.graph import DeployedNetwork, Graph

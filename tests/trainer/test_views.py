@@ -20,10 +20,10 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
-from matseg_trainer import export
 from matseg_trainer.cli import evaluate_main, export_main, train_main
-from matseg_trainer.export import DeployedNetwork, export_checkpoint, to_onnx
+from matseg_trainer.export import export
 from matseg_trainer.export.crops import CROPS
+from matseg_trainer.export.export import DeployedNetwork, export_checkpoint, to_onnx
 from matseg_trainer.export.graph import Graph
 from matseg_trainer.export.half import to_half
 from matseg_trainer.export.index import GraphIndex
@@ -173,7 +173,7 @@ def test_the_file_says_it_and_is_tiled_as_the_whole(tmp_path: Path) -> None:
 def test_a_graph_whose_views_are_not_turned_back_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matseg_trainer.export import views
+    from matseg_trainer.export.export import views
 
     original = views._turn
 

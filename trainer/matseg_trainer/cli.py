@@ -379,8 +379,8 @@ def export_main(
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size
-    from matseg_trainer.export import export_checkpoint
     from matseg_trainer.export.existing import exported_before
+    from matseg_trainer.export.export import export_checkpoint
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
     from matseg_trainer.summaries import ExportSummary
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch, or all of pydantic, which `--help` need not wait for
     from matseg_shared.contract.metadata import AccuracyInfo, ParityInfo, Precision, Views
-    from matseg_trainer.export import ExportResult
+    from matseg_trainer.export.export import ExportResult
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
     from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
     from matseg_trainer.train.loop import Outputs, TrainingJob

@@ -8,7 +8,7 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.contract.metadata import Precision, Views
 from matseg_shared.errors import UsageError
-from matseg_trainer.export import ExportResult
+from matseg_trainer.export.export import ExportResult
 from matseg_trainer.predict.checkpoint import Checkpoint
 
 
