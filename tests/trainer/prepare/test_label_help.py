@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from matseg_trainer.prepare import check as check_module
-from matseg_trainer.prepare.alignment import find_misalignment
-from matseg_trainer.prepare.ceiling import shift_class
-from matseg_trainer.prepare.regions import find_tiny_regions
-from matseg_trainer.prepare.similarity import grey, nearest_neighbours, portrait
+from matseg_trainer.check import check as check_module
+from matseg_trainer.check.alignment import find_misalignment
+from matseg_trainer.check.ceiling import shift_class
+from matseg_trainer.check.regions import find_tiny_regions
+from matseg_trainer.check.similarity import grey, nearest_neighbours, portrait
 
 
 def blobs(seed: int, size: int = 160) -> tuple[np.ndarray, np.ndarray]:

@@ -232,8 +232,8 @@ def check(dataset: str, ceiling: bool, workspace: Path | None, as_json: bool) ->
     Problems end it with exit code 2. What only looks wrong does not: tiny regions, labels beside their image, images
     that are nearly the same.
     """
+    from matseg_trainer.check.check import check_dataset
     from matseg_trainer.prepare import report
-    from matseg_trainer.prepare.check import check_dataset
 
     opened = Workspace.find(workspace).dataset(dataset)
     with shown_progress() as progress:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from matseg_trainer.prepare.ceiling import Ceiling
-    from matseg_trainer.prepare.check import CheckResult
+    from matseg_trainer.check.ceiling import Ceiling
+    from matseg_trainer.check.check import CheckResult
+    from matseg_trainer.check.similarity import Neighbour
     from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
-    from matseg_trainer.prepare.similarity import Neighbour
 
 
 _ALIKE = 0.5

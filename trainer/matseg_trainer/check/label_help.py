@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_trainer.data.folder import shorten
-from matseg_trainer.prepare import regions
-from matseg_trainer.prepare.alignment import find_misalignment, find_turn
-from matseg_trainer.prepare.regions import TinyRegions, find_tiny_regions
-from matseg_trainer.prepare.similarity import (
+from matseg_trainer.check import regions
+from matseg_trainer.check.alignment import find_misalignment, find_turn
+from matseg_trainer.check.regions import TinyRegions, find_tiny_regions
+from matseg_trainer.check.similarity import (
     COPY,
     NEAR_COPY,
     Neighbour,
@@ -25,6 +24,7 @@ from matseg_trainer.prepare.similarity import (
     portrait,
     to_grey,
 )
+from matseg_trainer.data.folder import shorten
 
 SuspectKind = Literal["tiny_regions", "misaligned", "turned", "scale", "copy", "near_copy", "shared_source"]
 _CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")

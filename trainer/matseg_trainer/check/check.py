@@ -15,13 +15,13 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.read import is_grey, list_images, read_image
+from matseg_trainer.check.ceiling import Ceiling, ceilings
+from matseg_trainer.check.label_help import LabelHelp, Suspect
+from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.data.label_images import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.pixel_size import pixel_sizes
-from matseg_trainer.prepare.ceiling import Ceiling, ceilings
-from matseg_trainer.prepare.label_help import LabelHelp, Suspect
-from matseg_trainer.prepare.similarity import Neighbour
 
 _MOST_CLASSES = 255
 _T = TypeVar("_T")

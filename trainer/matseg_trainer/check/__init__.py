@@ -1,0 +1,1 @@
+"""What is wrong with a labelled data set, and what in it deserves a look."""
