@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install ## the whole walk on a synthetic data set: prepare, train, evaluate, export, run
-	$(BIN)/python -m matseg_trainer.walk
+	$(BIN)/python -m matseg_trainer.demo.walk
 
 neighbours: $(NEIGHBOURS)/.installed ## make .venv-neighbours with other programs' readers, which the tests then use
 

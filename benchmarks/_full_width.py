@@ -65,7 +65,7 @@ class Files:
 
 def phantom_crops() -> NDArray[np.uint8]:
     """(CROPS, 1, CROP, CROP) grey slices of the demo's synthetic scan."""
-    from matseg_trainer.prepare.phantom import make_scan, render_slice
+    from matseg_trainer.demo.phantom import make_scan, render_slice
 
     slices = [render_slice(make_scan(seed), 0.0, CROP)[0] for seed in range(CROPS)]
     return np.stack(slices)[:, None]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
-from matseg_trainer.commands import run_command
+from matseg_trainer.demo.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from matseg_shared.images.read import list_images, read_image
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.otsu import otsu_iou, otsu_threshold
-from matseg_trainer.prepare.phantom import OUTSIDE, make_scan, render_slice
+from matseg_trainer.demo.otsu import otsu_iou, otsu_threshold
+from matseg_trainer.demo.phantom import OUTSIDE, make_scan, render_slice
 
 
 def pairs_of(root, split):

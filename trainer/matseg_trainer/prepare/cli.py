@@ -283,7 +283,7 @@ def demo(
     as_json: bool,
 ) -> None:
     """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
-    from matseg_trainer.prepare.demo import DemoRequest, make_demo
+    from matseg_trainer.demo.demo import DemoRequest, make_demo
     from matseg_trainer.summaries import DemoSummary
 
     place = Workspace.find(workspace)

@@ -18,7 +18,7 @@ from matseg_runtime.model.file import read_model_bytes
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.system.files import atomic_write, write_text
-from matseg_trainer.commands import run_command
+from matseg_trainer.demo.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.train.log import read_log

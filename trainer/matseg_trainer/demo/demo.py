@@ -18,7 +18,7 @@ from matseg_trainer.data.folder import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
 if TYPE_CHECKING:
-    from matseg_trainer.prepare.phantom import Scan
+    from matseg_trainer.demo.phantom import Scan
 
 _HEIGHT = 0.35
 """Labelled slices lie within this of the scan's middle, in units of the field of view."""
@@ -103,14 +103,14 @@ def _need_scipy() -> None:
 
 
 def _make_scan(request: DemoRequest, split: str, index: int) -> Scan:
-    from matseg_trainer.prepare.phantom import make_scan
+    from matseg_trainer.demo.phantom import make_scan
 
     sequence = np.random.SeedSequence([request.seed, _SCAN[split], index])
     return make_scan(int(sequence.generate_state(1)[0]))
 
 
 def _render(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    from matseg_trainer.prepare.phantom import render_slice
+    from matseg_trainer.demo.phantom import render_slice
 
     return render_slice(scan, z, size)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from matseg_trainer.prepare.dendrite import Arm, Vector, depth_in_arms, grow_dendrite
+from matseg_trainer.demo.dendrite import Arm, Vector, depth_in_arms, grow_dendrite
 
 LIQUID = 130.0
 DENDRITE = 96.0

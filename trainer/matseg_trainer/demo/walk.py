@@ -13,9 +13,9 @@ from pathlib import Path
 from matseg_shared.console.command import console
 from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.commands import run_command
 from matseg_trainer.data.folder import Dataset, load_array
-from matseg_trainer.otsu import otsu_iou
+from matseg_trainer.demo.commands import run_command
+from matseg_trainer.demo.otsu import otsu_iou
 from matseg_trainer.workspace import Workspace
 
 DATASET, VERSION, NETWORK = "demo", "v1", "unet"
