@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.prepare import report
+from matseg_trainer.prepare import console as report
 
 GREY = np.array([[0, 85, 170, 255], [255, 170, 85, 0]], dtype=np.uint8)
 INDICES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], dtype=np.uint8)

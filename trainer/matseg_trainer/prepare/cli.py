@@ -64,7 +64,7 @@ def labels(
     as_json: bool,
 ) -> None:
     """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
-    from matseg_trainer.prepare import report
+    from matseg_trainer.prepare import console as report
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
     from matseg_trainer.summaries import LabelsSummary
 
@@ -233,7 +233,7 @@ def check(dataset: str, ceiling: bool, workspace: Path | None, as_json: bool) ->
     that are nearly the same.
     """
     from matseg_trainer.check.check import check_dataset
-    from matseg_trainer.prepare import report
+    from matseg_trainer.prepare import console as report
 
     opened = Workspace.find(workspace).dataset(dataset)
     with shown_progress() as progress:
