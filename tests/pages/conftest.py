@@ -16,7 +16,7 @@ from html_pages import HOSTILE_CLASS, HOSTILE_STEM, PATIENCE, OpenPage, write_la
 
 from matseg_runtime.cli.run import run_main
 from matseg_shared.contract.metadata import ClassInfo, encode
-from matseg_trainer.pages.cli import report_main
+from matseg_trainer.commands.report import report_main
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -122,7 +122,7 @@ def training_log(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which an exported model was evaluated, on two images of which one has markup for a name."""
-    from matseg_trainer.cli import evaluate_main
+    from matseg_trainer.commands.cli import evaluate_main
 
     root = tmp_path_factory.mktemp("evaluated")
     (root / "config.toml").write_text('[discs.v1]\nmodel = "unet"\nn_class = 2\n')

@@ -76,13 +76,13 @@ def finished(folder: Path) -> dict[str, bytes]:
 
 
 def labels_of(root: Path, *more: str) -> Result:
-    from matseg_trainer.prepare.cli import main
+    from matseg_trainer.commands.prep import main
 
     return call(main, "labels", "discs", "train", "validate", "--workspace", root, *more)
 
 
 def crops_of(root: Path, *more: str) -> Result:
-    from matseg_trainer.prepare.cli import main
+    from matseg_trainer.commands.prep import main
 
     return call(main, "crop", "discs", 16, 6, 3, "-r", "crops", "--workspace", root, *more)
 
@@ -145,7 +145,7 @@ def test_a_command_that_fails_is_run_again(name: str, fault: str, folder: Path) 
 
 def test_a_training_without_power_goes_on_where_it_was(folder: Path) -> None:
     torch = pytest.importorskip("torch")
-    from matseg_trainer.cli import train_main
+    from matseg_trainer.commands.cli import train_main
 
     def trained(place: Path, *more: str) -> Result:
         return call(train_main, "discs", "v1", "--workspace", place, "--seed", 3, *more)

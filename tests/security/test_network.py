@@ -102,7 +102,7 @@ def test_a_page_made_again_fetches_nothing_that_its_folder_names(
     document["input"] = "http://127.0.0.1:9/scan.zarr"
     origin.write_text(json.dumps(document), encoding="utf-8")
     body = f"""
-from matseg_trainer.pages.cli import report_main
+from matseg_trainer.commands.report import report_main
 
 use(report_main, {str(out)!r})
 print("made")

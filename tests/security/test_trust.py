@@ -396,7 +396,7 @@ def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
 
 
 def test_evaluating_a_model_asks_for_the_same(mine: Path, tmp_path: Path) -> None:
-    from matseg_trainer.cli import evaluate_main
+    from matseg_trainer.commands.cli import evaluate_main
 
     (tmp_path / "data" / "alloy" / "test" / "images").mkdir(parents=True)
     arguments = ("alloy", "v1", "--workspace", tmp_path)

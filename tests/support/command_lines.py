@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from matseg_trainer.matseg_cli import commands, main
+from matseg_trainer.commands.matseg import commands, main
 
 _REDIRECTIONS = (">", ">>")
 

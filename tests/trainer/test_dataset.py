@@ -213,7 +213,7 @@ def test_the_workspace_option(tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nimport matseg_trainer.prepare.cli\n"
+        "import sys\nimport matseg_trainer.commands.prep\n"
         "heavy = {'torch', 'numpy', 'pydantic', 'PIL', 'zarr', 'scipy', 'onnxruntime', 'matplotlib', 'rich'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"

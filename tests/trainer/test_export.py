@@ -16,7 +16,7 @@ from PIL import Image
 from matseg_shared.errors import ExportError
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_shared.images.read import read_image
-from matseg_trainer.cli import evaluate_main, export_main, train_main
+from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
 from matseg_trainer.export import export
 from matseg_trainer.predict.checkpoint import load_checkpoint
 

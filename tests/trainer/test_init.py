@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from matseg_shared.contract.classes import read_classes, write_classes
 from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
-from matseg_trainer.cli import train_main
+from matseg_trainer.commands.cli import train_main
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from matseg_trainer.train.loop import Training

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_trainer.cli import train_main
+from matseg_trainer.commands.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch, LabelledImages, input_statistics

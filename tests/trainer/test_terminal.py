@@ -25,9 +25,9 @@ from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.completion import ColonBashComplete, completion_script
 from matseg_shared.console.help import Command, Group
 from matseg_shared.contract.onnx_properties import read_properties
-from matseg_trainer import cli, summaries
+from matseg_trainer.commands import cli, summaries
+from matseg_trainer.commands.matseg import commands, main
 from matseg_trainer.evaluate import document as evaluation
-from matseg_trainer.matseg_cli import commands, main
 from matseg_trainer.overview import state
 
 PROJECT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_constants_that_help_repeats_are_the_same() -> None:
 
 def test_help_is_quick_because_it_imports_little_and_the_overview_needs_no_torch(workspace: Path) -> None:
     code = (
-        "import sys; from matseg_trainer.matseg_cli import main; main(['--help'], standalone_mode=False)\n"
+        "import sys; from matseg_trainer.commands.matseg import main; main(['--help'], standalone_mode=False)\n"
         "heavy = {'torch', 'numpy', 'onnxruntime', 'pydantic', 'rich', 'matplotlib', 'zarr'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
         "try: main(['--json'])\n"

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
-from matseg_trainer.cli import train_main
+from matseg_trainer.commands.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.data.dataset import (
@@ -260,7 +260,7 @@ def test_two_processes_train_the_same_network_as_one(workspace: Path, tmp_path: 
         *torchrun,
         sys.executable,
         "-c",
-        "from matseg_trainer.cli import train_main; train_main()",
+        "from matseg_trainer.commands.cli import train_main; train_main()",
         "discs",
         "v1",
     ]

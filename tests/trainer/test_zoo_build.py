@@ -14,7 +14,7 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZooIndex
 from matseg_shared.contract.metadata import InitInfo, TeacherInfo
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
-from matseg_trainer.cli import evaluate_main, export_main, train_main
+from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
 from matseg_trainer.demo import commands
 from matseg_trainer.workspace import Workspace
 from matseg_trainer.zoo import build as building

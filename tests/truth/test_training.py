@@ -20,11 +20,11 @@ from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import DatasetError, ImageError, UsageError
 from matseg_shared.images.read import read_image
 from matseg_trainer.check.alignment import find_turn
+from matseg_trainer.commands.prep import main as prep_main
 from matseg_trainer.data.dataset import detect_channels
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.label_images import scan_label
 from matseg_trainer.data.pixel_size import common_pixel_size, parse_pixel_size
-from matseg_trainer.prepare.cli import main as prep_main
 
 Prep = Callable[..., Result]
 

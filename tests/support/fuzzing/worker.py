@@ -106,8 +106,8 @@ def run(line: Line, folder: Path) -> tuple[int, list[str]]:
 
 def command(name: str) -> click.Command:
     """The real one."""
-    from matseg_trainer.matseg_cli import commands
-    from matseg_trainer.matseg_cli import main as overview
+    from matseg_trainer.commands.matseg import commands
+    from matseg_trainer.commands.matseg import main as overview
 
     return overview if name == "matseg" else commands()[name].load()
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_trainer.prepare.cli import main
+from matseg_trainer.commands.prep import main
 
 REAL_DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_trainer.prepare.cli import main
+from matseg_trainer.commands.prep import main
 
 CONFIG = "[rock.default]\nn_class = 2\n"
 

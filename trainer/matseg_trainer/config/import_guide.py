@@ -30,8 +30,8 @@ from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Command, Example
 from matseg_shared.errors import ConfigError, Problem, UsageError
 from matseg_shared.system.files import write_text
+from matseg_trainer.commands.summaries import ImportSummary
 from matseg_trainer.config.config_source import Settings, read_settings
-from matseg_trainer.summaries import ImportSummary
 
 DEFAULT = "default"
 MAX_SOURCE_BYTES = 1 << 20

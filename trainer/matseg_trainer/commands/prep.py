@@ -10,7 +10,7 @@ import click
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.help import Example, Group
 from matseg_shared.console.progress import shown_progress
-from matseg_trainer.complete import complete_split, dataset_argument
+from matseg_trainer.commands.completion import complete_split, dataset_argument
 from matseg_trainer.config.import_guide import import_config_command
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -64,9 +64,9 @@ def labels(
     as_json: bool,
 ) -> None:
     """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
+    from matseg_trainer.commands.summaries import LabelsSummary
     from matseg_trainer.prepare import console as report
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
-    from matseg_trainer.summaries import LabelsSummary
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
@@ -132,8 +132,8 @@ def crop(
     as_json: bool,
 ) -> None:
     """Make a data set of N_TRAIN and N_VALIDATE random crops of SIZE x SIZE pixels of train and validate."""
+    from matseg_trainer.commands.summaries import CropSummary
     from matseg_trainer.prepare.crop import CropRequest, crop_dataset, default_name
-    from matseg_trainer.summaries import CropSummary
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
@@ -195,8 +195,8 @@ def split(
     Images are drawn at random and copied. Neighbouring slices of a scan are nearly the same: where a set has such,
     put them into the splits by hand.
     """
+    from matseg_trainer.commands.summaries import SplitSummary
     from matseg_trainer.prepare.split import SplitRequest, labelled_pairs, split_images
-    from matseg_trainer.summaries import SplitSummary
 
     place = Workspace.find(workspace)
     names = [name] if folds is None else [f"{name}_fold{number}" for number in range(1, folds + 1)]
@@ -283,8 +283,8 @@ def demo(
     as_json: bool,
 ) -> None:
     """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
+    from matseg_trainer.commands.summaries import DemoSummary
     from matseg_trainer.demo.demo import DemoRequest, make_demo
-    from matseg_trainer.summaries import DemoSummary
 
     place = Workspace.find(workspace)
     request = DemoRequest(train=train, validate=validate, test=test, raw=raw, size=size, seed=seed)

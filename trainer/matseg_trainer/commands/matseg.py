@@ -93,7 +93,7 @@ def status(workspace: Path | None, as_json: bool) -> None:
 @debug_option
 def versions(as_json: bool) -> None:
     """Print versions and execution providers; the same as matseg --version."""
-    from matseg_trainer.versions import VersionsSummary
+    from matseg_trainer.commands.versions import VersionsSummary
 
     found = VersionsSummary.here()
     if as_json:

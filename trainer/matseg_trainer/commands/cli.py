@@ -17,7 +17,7 @@ from matseg_shared.console.help import Choice, Command, Example, Range
 from matseg_shared.console.progress import shown_progress, step_progress
 from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_shared.pages.option import page_option
-from matseg_trainer.complete import complete_split, dataset_argument, version_argument
+from matseg_trainer.commands.completion import complete_split, dataset_argument, version_argument
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ def train_main(
         raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
     if unlabelled is not None and teacher is None:
         raise click.UsageError("--unlabelled needs a --teacher that labels the images.")
+    from matseg_trainer.commands.summaries import TrainingSummary
     from matseg_trainer.pages.leave import leave_page
     from matseg_trainer.pages.training import write_training_page
-    from matseg_trainer.summaries import TrainingSummary
     from matseg_trainer.train.console import terminal_progress
     from matseg_trainer.train.device import choose_compute
     from matseg_trainer.train.distributed import join_world
@@ -378,11 +378,11 @@ def export_main(
     config = place.config().version(dataset, version)
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
+    from matseg_trainer.commands.summaries import ExportSummary
     from matseg_trainer.data.pixel_size import parse_pixel_size
     from matseg_trainer.export.existing import exported_before
     from matseg_trainer.export.export import export_checkpoint
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
-    from matseg_trainer.summaries import ExportSummary
 
     path = place.saved / f"{dataset}_{version}.pth"
     target = output or place.saved / f"{dataset}_{version}.onnx"
