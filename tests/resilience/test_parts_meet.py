@@ -22,7 +22,7 @@ from matseg_shared.system.locks import FileLock
 
 PACKAGE = Path(matseg_runtime.__file__).parent
 MODULES = (
-    *(str(PACKAGE / name) for name in ("job.py", "ledger.py", "finish.py", "leave.py", "prepare.py", "sink")),
+    *(str(PACKAGE / name) for name in ("run", "ledger.py", "sink")),
     files.__file__,
 )
 MEETING_POINTS = (

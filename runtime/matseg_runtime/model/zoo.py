@@ -197,8 +197,8 @@ def places() -> Iterator[Path]:
 def checkout_root() -> Path | None:
     """The source checkout that this module is run from; None when the program was installed from a wheel."""
     package = Path(__file__).resolve().parent
-    root = package.parents[1]
-    return root if package.parent.name == "runtime" and (root / FOLDER_NAME).is_dir() else None
+    root = package.parents[2]
+    return root if package.parents[1].name == "runtime" and (root / FOLDER_NAME).is_dir() else None
 
 
 def user_folder() -> Path:

@@ -38,7 +38,7 @@ from matseg_shared.contract.metadata import (
 from matseg_shared.errors import ExportError, ModelError
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.export.export import crops, gate, half, sensitive
+from matseg_trainer.export import crops, gate, half, sensitive
 from matseg_trainer.export.gate import Gate
 from matseg_trainer.export.graph import OPSET, DeployedNetwork, Graph, to_onnx
 from matseg_trainer.export.index import GraphIndex

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_trainer.export.export import unpool
+from matseg_trainer.export import unpool
 from matseg_trainer.export.index import LAYERS, GraphIndex, attribute, constant, prune
 
 if TYPE_CHECKING:
