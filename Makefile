@@ -61,7 +61,7 @@ docs: install ## the documentation site in build/site; fails on a broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 models: install ## rebuild the models zoo from the data sets in data/; one of them: make models MODEL=dendrites SEEDS=3
-	$(BIN)/python -m matseg_trainer.zoo build $(MODEL) --seeds $(or $(SEEDS),1)
+	$(BIN)/python -m models_zoo.build build $(MODEL) --seeds $(or $(SEEDS),1)
 
 check: lint test docs ## what CI runs, but for the walk
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from models_zoo.build.build import LARGEST_MODEL
+from models_zoo.build.checkout import ZooCheckout
+from models_zoo.build.pages import pages
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZOO_VARIABLE, ZooModel, locate, read_index
 from matseg_trainer.config.versions import VersionConfig, load_config
-from matseg_trainer.zoo.build import LARGEST_MODEL
-from matseg_trainer.zoo.checkout import ZooCheckout
-from matseg_trainer.zoo.pages import pages
 
 ROOT = Path(__file__).parents[2]
 MODELS = read_index().models
@@ -51,7 +51,7 @@ def test_config_toml_still_makes_it(model: ZooModel) -> None:
 def test_cards_and_indexes_are_what_the_files_say() -> None:
     for page in pages(ZooCheckout.find()):
         assert page.path.read_text(encoding="utf-8") == page.text, (
-            f"{page.path}: python -m matseg_trainer.zoo cards"
+            f"{page.path}: python -m models_zoo.build cards"
         )
 
 

@@ -1,4 +1,4 @@
-"""`python -m matseg_trainer.zoo`: for those who make models of the zoo; those who use them need `zoo:NAME` only."""
+"""`python -m models_zoo.build`: for those who make models of the zoo; those who use them need `zoo:NAME` only."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
     from matseg_trainer.commands.cli import require_train_extra
 
     require_train_extra("building a model of the zoo")
-    from matseg_trainer.zoo.build import Builder, build_models
-    from matseg_trainer.zoo.checkout import ZooCheckout
+    from models_zoo.build.build import Builder, build_models
+    from models_zoo.build.checkout import ZooCheckout
 
     zoo, place = ZooCheckout.find(), Workspace.find(workspace)
     chosen = names or tuple(entry.name for entry in zoo.entries)
@@ -56,9 +56,9 @@ def publish(name: str, logs: tuple[Path, ...], workspace: Path | None) -> None:
     from matseg_trainer.commands.cli import require_train_extra
 
     require_train_extra("building a model of the zoo")
-    from matseg_trainer.zoo.build import Builder, kept_mean_iou
-    from matseg_trainer.zoo.checkout import ZooCheckout
-    from matseg_trainer.zoo.pages import write_pages
+    from models_zoo.build.build import Builder, kept_mean_iou
+    from models_zoo.build.checkout import ZooCheckout
+    from models_zoo.build.pages import write_pages
 
     zoo = ZooCheckout.find()
     builder = Builder.of(zoo, name, Workspace.find(workspace))
@@ -71,9 +71,9 @@ def publish(name: str, logs: tuple[Path, ...], workspace: Path | None) -> None:
 @debug_option
 def time_main(names: tuple[str, ...]) -> None:
     """Measure the speed of models (all of them, when none is named) anew; do it where nothing else is running."""
-    from matseg_trainer.zoo.build import time_again
-    from matseg_trainer.zoo.checkout import ZooCheckout
-    from matseg_trainer.zoo.pages import write_pages
+    from models_zoo.build.build import time_again
+    from models_zoo.build.checkout import ZooCheckout
+    from models_zoo.build.pages import write_pages
 
     zoo = ZooCheckout.find()
     for entry in [zoo.entry(name) for name in names] or zoo.built:
@@ -88,14 +88,14 @@ def time_main(names: tuple[str, ...]) -> None:
 @debug_option
 def cards() -> None:
     """Write all cards and indexes anew from the files of the zoo, after a change of a model.toml."""
-    from matseg_trainer.zoo.checkout import ZooCheckout
-    from matseg_trainer.zoo.pages import write_pages
+    from models_zoo.build.checkout import ZooCheckout
+    from models_zoo.build.pages import write_pages
 
     zoo = ZooCheckout.find()
     _tell(write_pages(zoo), zoo.root)
     for entry in zoo.entries:
         if entry not in zoo.built:
-            console().print(f"not built: {entry.name}; python -m matseg_trainer.zoo build {entry.name}")
+            console().print(f"not built: {entry.name}; python -m models_zoo.build build {entry.name}")
 
 
 def _tell(paths: Iterable[Path], root: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models_zoo.build.card import Card, markdown_table
+from models_zoo.build.checkout import ZooCheckout
+
 from matseg_runtime.model.zoo import PREFIX, ZooIndex
 from matseg_shared.system.files import write_text
-from matseg_trainer.zoo.card import Card, markdown_table
-from matseg_trainer.zoo.checkout import ZooCheckout
 
 _INTRODUCTION = """\
 # Models zoo
@@ -84,5 +85,5 @@ def _readme(cards: Sequence[Card]) -> str:
         f"{_INTRODUCTION}\n{markdown_table(header, rows)}\n\n"
         "Speeds are of the machines that the cards name. [SHA256SUMS](SHA256SUMS) has the digest of every file, for\n"
         "`sha256sum --check` and `matseg-run --sha256`. This page, the cards, the digests and the index\n"
-        "(`runtime/matseg_runtime/zoo_index.json`) are written by `python -m matseg_trainer.zoo cards`.\n"
+        "(`runtime/matseg_runtime/zoo_index.json`) are written by `python -m models_zoo.build cards`.\n"
     )

@@ -1,4 +1,4 @@
-"""Building the models zoo: `python -m matseg_trainer.zoo`.
+"""Building the models zoo: `python -m models_zoo.build`.
 
 ```
 models_zoo/<name>/model.toml     by hand: data, licence, use, and how the model is made

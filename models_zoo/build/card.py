@@ -6,15 +6,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from models_zoo.build.checkout import ZooEntry
+from models_zoo.build.description import Description, read_description
+from models_zoo.build.figures import Speed, ZooFigures, read_figures
+
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.zoo import PREFIX, ZooModel
 from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
 from matseg_trainer.evaluate.document import Spread
-from matseg_trainer.zoo.checkout import ZooEntry
-from matseg_trainer.zoo.description import Description, read_description
-from matseg_trainer.zoo.figures import Speed, ZooFigures, read_figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +41,7 @@ class Card:
         if figures.model_sha256 != model.sha256:
             raise ModelError(
                 f"{entry.figures}: expected figures of {entry.model} (SHA-256 {model.sha256}), found those of another "
-                f"file ({figures.model_sha256}); run python -m matseg_trainer.zoo publish {entry.name}"
+                f"file ({figures.model_sha256}); run python -m models_zoo.build publish {entry.name}"
             )
         return cls(entry=entry, description=description, model=model, figures=figures)
 

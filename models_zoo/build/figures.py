@@ -101,5 +101,5 @@ def read_figures(path: Path) -> ZooFigures:
     except (OSError, ValidationError) as error:
         raise ModelError(
             f"{path}: expected the figures of the model beside it, found no such file or another content; "
-            f"run python -m matseg_trainer.zoo publish {path.parent.name}"
+            f"run python -m models_zoo.build publish {path.parent.name}"
         ) from error
