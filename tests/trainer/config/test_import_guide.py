@@ -391,7 +391,7 @@ def test_the_command_answers_a_bad_file_without_a_traceback(write: Write) -> Non
 
 
 def test_the_documentation_names_every_key_that_is_left_out() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "config.md").read_text(encoding="utf-8")
     table = text.partition("| key | instead |")[2]
     named = [
         key

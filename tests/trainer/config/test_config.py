@@ -12,7 +12,7 @@ import pytest
 from matseg_shared.errors import ConfigError
 from matseg_trainer.config.versions import Config, VersionConfig, load_config, parse_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCE = Path("config.toml")
 GUIDE_DEFAULTS = {
     "batch_size": 4,

@@ -30,7 +30,7 @@ from matseg_trainer.commands.matseg import commands, main
 from matseg_trainer.evaluate import document as evaluation
 from matseg_trainer.overview import state
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 def all_commands() -> Iterator[tuple[str, click.Command]]:
