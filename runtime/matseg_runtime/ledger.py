@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from matseg_runtime.records import Record, SliceRegions, SliceUncertainty
 from matseg_shared.errors import OutputError, UsageError
@@ -98,7 +98,7 @@ class SliceRecord(Record):
     """None: not asked for."""
 
 
-class SetAsideRecord(Record):
+class ExcludedSlice(Record):
     """One slice that could not be read."""
 
     name: str
@@ -113,7 +113,10 @@ class _Line(Record):
     lost: tuple[str, ...] = ()
     """Slices that earlier lines call done, and whose output is no longer there, or no longer that of their image."""
     done: tuple[SliceRecord, ...] = ()
-    set_aside: tuple[SetAsideRecord, ...] = ()
+    excluded: tuple[ExcludedSlice, ...] = Field(
+        default=(), validation_alias=AliasChoices("excluded", "set_aside")
+    )
+    """Ledgers of earlier versions say `set_aside`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,7 @@ class Ledger:
         self.part = part
         self.done: dict[str, SliceRecord] = {}
         """By slice name."""
-        self.set_aside: dict[str, SetAsideRecord] = {}
+        self.excluded: dict[str, ExcludedSlice] = {}
         """By slice name; without those that a later run could read."""
         self.is_new = False
         """Whether `open` started the job, so that nothing that lies around belongs to it."""
@@ -297,7 +300,7 @@ class Ledger:
     def reload(self) -> None:
         """Read what all parts have finished so far."""
         self.done.clear()
-        self.set_aside.clear()
+        self.excluded.clear()
         lines = list(self._lines())
         self._turn = max([line.turn + 1 for line in lines], default=0)
         for line in sorted(lines, key=lambda line: line.turn):
@@ -316,23 +319,23 @@ class Ledger:
         if names:
             self._append(_Line(turn=self._turn, lost=tuple(names)))
 
-    def append(self, done: Iterable[SliceRecord], set_aside: Iterable[SetAsideRecord] = ()) -> None:
+    def append(self, done: Iterable[SliceRecord], excluded: Iterable[ExcludedSlice] = ()) -> None:
         """Record one finished unit; it is durable on return.
 
         Raises:
             OutputError: the line cannot be written.
         """
-        line = _Line(turn=self._turn, done=tuple(done), set_aside=tuple(set_aside))
+        line = _Line(turn=self._turn, done=tuple(done), excluded=tuple(excluded))
         self._append(line)
         self.appended.update(record.name for record in line.done)
 
     def withdraw(self, name: str) -> None:
-        """Record that a slice is not labelled any more, nor set aside: it is to be read again.
+        """Record that a slice is not labelled any more, nor excluded: it is to be read again.
 
         Raises:
             OutputError: the line cannot be written.
         """
-        self.set_aside.pop(name, None)
+        self.excluded.pop(name, None)
         if name in self.done:
             self.lose([name])
 
@@ -364,10 +367,10 @@ class Ledger:
             self.done.pop(name, None)
         for record in line.done:
             self.done[record.name] = _with_measurements(record, self.done.get(record.name))
-            self.set_aside.pop(record.name, None)
-        for aside in line.set_aside:
-            if aside.name not in self.done:
-                self.set_aside[aside.name] = aside
+            self.excluded.pop(record.name, None)
+        for excluded in line.excluded:
+            if excluded.name not in self.done:
+                self.excluded[excluded.name] = excluded
 
     def _lines(self) -> Iterator[_Line]:
         for path in sorted(self.folder.glob("done-*-of-*.jsonl")):

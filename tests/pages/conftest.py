@@ -90,7 +90,7 @@ def run(model: Path) -> Callable[..., tuple[int, str]]:
 def labelled(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> Path:
     """The output folder of a run."""
     code, text = run(write_slices(tmp_path / "scan"), "-o", tmp_path / "labels")
-    assert code == 4, text  # one slice is set aside
+    assert code == 4, text  # one slice is excluded
     return tmp_path / "labels"
 
 

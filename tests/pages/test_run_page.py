@@ -25,7 +25,7 @@ def test_a_run_ends_with_its_page(labelled: Path) -> None:
     assert [item["name"] for item in page["slices"]] == [HOSTILE_STEM, "s0", "s1", "s3", "s4"]
     assert all(item["image"] and item["labels"] and not item["problems"] for item in page["slices"])
     text = (labelled / "report.html").read_text(encoding="utf-8")
-    assert "z_broken" in text  # set aside, with the reason
+    assert "z_broken" in text  # excluded, with the reason
     assert "notes.txt" in text  # skipped
     assert "No voxel size is known, so amounts are in pixels." in text
 

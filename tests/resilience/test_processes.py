@@ -222,7 +222,7 @@ def test_a_source_that_changes_during_the_run(
         assert again.exit_code or small_jobs.results(folder) == clean(job)
         return
     assert result.exit_code == 4, result.output
-    assert "set aside" in result.output
+    assert "excluded" in result.output
     assert "s5.png" in result.output
     shutil.copy2(saved, image)
     result = small_jobs.run(job, own_inputs, folder)

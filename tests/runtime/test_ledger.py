@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from matseg_runtime.ledger import JobKey, Ledger, Part, SetAsideRecord, SliceRecord, read_key
+from matseg_runtime.ledger import ExcludedSlice, JobKey, Ledger, Part, SliceRecord, read_key
 from matseg_shared.errors import OutputError, UsageError
 
 KEY = JobKey(
@@ -46,13 +46,13 @@ def _open(folder: Path, part: Part | None = None, key: JobKey = KEY) -> Ledger:
 def test_what_is_appended_is_read_again(tmp_path: Path) -> None:
     first = _open(tmp_path)
     first.append([_record(0), _record(1)])
-    first.append([_record(2)], [SetAsideRecord(name="s3", index=3, where="s3.png", reason="torn")])
+    first.append([_record(2)], [ExcludedSlice(name="s3", index=3, where="s3.png", reason="torn")])
     first.close()
     second = _open(tmp_path)
     assert second.done == {f"s{n}": _record(n) for n in range(3)}
-    assert set(second.set_aside) == {"s3"}
+    assert set(second.excluded) == {"s3"}
     second.append([_record(3)])
-    assert not second.set_aside
+    assert not second.excluded
     second.close()
     assert read_key(tmp_path) == KEY
 

@@ -96,7 +96,7 @@ def test_a_folder_of_two_dtypes_is_not_mapped_alike(tmp_path: Path, models, run,
     options = () if window is None else ("--window", window)
     result = run(model, folder, "-o", tmp_path / "out", *options)
     assert result.exit_code == 4, result.output
-    assert [Path(item["where"]).name for item in report(tmp_path / "out")["set_aside"]] == ["b.png"]
+    assert [Path(item["where"]).name for item in report(tmp_path / "out")["excluded"]] == ["b.png"]
     told = "has uint8 pixels, this model takes" if window is None else "one --window cannot fit both"
     assert told in result.output
 
@@ -112,7 +112,7 @@ def test_empty_slices_are_no_sign_of_another_scale(tmp_path: Path, models, run) 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("window", [None, "0,1"])
-def test_nan_and_infinity_are_set_aside_with_count_and_first_place(
+def test_nan_and_infinity_are_excluded_with_count_and_first_place(
     tmp_path: Path, models, run, value: float, window: str | None
 ) -> None:
     volume = (VOLUME / 255).astype(np.float32)
@@ -123,7 +123,7 @@ def test_nan_and_infinity_are_set_aside_with_count_and_first_place(
     assert result.exit_code == 4, result.output
     told = "slice 3: holds NaN or infinite pixels, 2 of 1920, the first at row 7, column 11"
     assert told in result.output
-    assert len(report(tmp_path / "out")["set_aside"]) == 1
+    assert len(report(tmp_path / "out")["excluded"]) == 1
     assert not (tmp_path / "out" / "scan_0003.png").exists()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE, debug_option, json_option, print_json
+from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED, debug_option, json_option, print_json
 from matseg_shared.console.help import Choice, Command, Example, option_group
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.names import printable
@@ -83,7 +83,7 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
       0  done
       2  wrong use, or an input that is no labels; nothing was written
       3  scikit-image is not installed (extra quantify)
-      4  done, but some slices were set aside; each is named with the reason
+      4  done, but some slices were excluded; each is named with the reason
       1  anything else, such as a full disk
     """
     from matseg_runtime.measure.quantify import quantify
@@ -98,10 +98,10 @@ def quantify_main(labels: str, output: Path | None, as_json: bool, **choices: An
             {
                 **result.tables.summary(result.tables.total()),
                 "output": str(result.folder),
-                "set_aside": [{"where": item.where, "reason": item.reason} for item in result.set_aside],
+                "excluded": [{"where": item.where, "reason": item.reason} for item in result.excluded],
             }
         )
-    return EXIT_SET_ASIDE if result.set_aside else EXIT_DONE
+    return EXIT_EXCLUDED if result.excluded else EXIT_DONE
 
 
 def _options(labels: str, output: Path | None, choices: dict[str, Any]) -> QuantifyOptions:
@@ -143,7 +143,7 @@ def _lines(result: Quantified) -> list[str]:
     size = "lengths are in pixels: no voxel size is known; give it with --voxel-size"
     if tables.voxel is not None:
         size = f"voxel size: {tables.voxel} ({tables.voxel.origin})"
-    lines = [f"set aside {item.reason}" for item in result.set_aside]
+    lines = [f"excluded {item.reason}" for item in result.excluded]
     lines.append(f"{len(tables.rows)} slices measured")
     if tables.unlabelled:
         lines.append(f"{tables.unlabelled} slices have no labels and were left out")

@@ -232,7 +232,7 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
       0  done
       2  wrong use, or an input that does not fit the model; nothing was written
       3  this machine or installation cannot do it
-      4  done, but some inputs were set aside; each is named with the reason
+      4  done, but some inputs were excluded; each is named with the reason
       1  anything else, such as a full disk
     """
     from matseg_runtime.run.run import plan_job, run_job

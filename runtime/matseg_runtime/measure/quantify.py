@@ -61,7 +61,7 @@ class QuantifyOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetAside:
+class ExcludedSlice:
     """A slice that could not be measured."""
 
     where: str
@@ -74,7 +74,7 @@ class Quantified:
 
     tables: RegionTables
     folder: Path
-    set_aside: tuple[SetAside, ...]
+    excluded: tuple[ExcludedSlice, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +129,10 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
             progress.advance(len(measured))
     tables = _tables(options, facts, found, voxel, location, first)
     tables.write(folder)
-    aside = tuple(
-        SetAside(where=item.slice.where, reason=item.reason) for item in found if item.regions is None
+    excluded = tuple(
+        ExcludedSlice(where=item.slice.where, reason=item.reason) for item in found if item.regions is None
     )
-    return Quantified(tables=tables, folder=folder, set_aside=aside)
+    return Quantified(tables=tables, folder=folder, excluded=excluded)
 
 
 def _asked_voxel(options: QuantifyOptions, source: Source) -> VoxelSize | None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matseg_runtime.ledger import SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import ExcludedSlice, SliceRecord
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
 from matseg_runtime.page.choose import fraction
 from matseg_runtime.page.measures import Measures, Proposals
@@ -81,8 +81,8 @@ class RunContent:
     stages: tuple[StageRow, ...]
     stages_text: str
     parts: tuple[PartRow, ...]
-    set_aside: tuple[SetAsideRecord, ...]
-    set_aside_more: str
+    excluded: tuple[ExcludedSlice, ...]
+    excluded_more: str
     skipped: tuple[WrittenSkipped, ...]
     provenance: tuple[Fact, ...]
     measures: Measures | None
@@ -140,8 +140,8 @@ def run_content(
         stages=_stages(report),
         stages_text=_stages_text(report),
         parts=tuple(_part(item) for item in record.parts),
-        set_aside=record.set_aside[:_MOST_LISTED],
-        set_aside_more=_more(record),
+        excluded=record.excluded[:_MOST_LISTED],
+        excluded_more=_more(record),
         skipped=report.skipped[:_MOST_LISTED],
         provenance=_provenance(record),
     )
@@ -203,9 +203,9 @@ def _tiles(record: RunRecord) -> tuple[Fact, ...]:
     tiles = [Fact(name="slices labelled", value=f"{count(labelled)} of {count(report.slices)}", note=before)]
     tiles.append(
         Fact(
-            name="set aside",
-            value=count(len(record.set_aside)),
-            note="each named below" if record.set_aside else "every input could be read",
+            name="excluded",
+            value=count(len(record.excluded)),
+            note="each named below" if record.excluded else "every input could be read",
         )
     )
     rarest = sorted(report.phase_fractions, key=lambda item: item.fraction)[
@@ -297,11 +297,11 @@ def _part(report: WrittenReport) -> PartRow:
 
 
 def _more(record: RunRecord) -> str:
-    left = max(0, len(record.set_aside) - _MOST_LISTED), max(0, len(record.report.skipped) - _MOST_LISTED)
+    left = max(0, len(record.excluded) - _MOST_LISTED), max(0, len(record.report.skipped) - _MOST_LISTED)
     if not any(left):
         return ""
     return (
-        f"{left[0]} more slices set aside and {left[1]} more entries skipped: all are in "
+        f"{left[0]} more slices excluded and {left[1]} more entries skipped: all are in "
         f"{record.places.report.name}."
     )
 

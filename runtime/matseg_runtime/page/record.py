@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_runtime.ledger import Ledger, Part, SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import ExcludedSlice, Ledger, Part, SliceRecord
 from matseg_runtime.measure.phase_fractions import CSV_NAME, counted_files
 from matseg_runtime.run.manifest import ORIGIN_NAME, Origin, read_origin
 from matseg_runtime.run.summary import REPORT_NAME
@@ -64,7 +64,7 @@ class WrittenVoxel(_Written):
     origin: str = ""
 
 
-class WrittenAside(_Written):
+class WrittenExclusion(_Written):
     """A slice that could not be read."""
 
     name: str
@@ -87,7 +87,10 @@ class WrittenReport(_Written):
     labelled: int
     labelled_before: int
     phase_fractions: tuple[WrittenFraction, ...] = Field(min_length=1)
-    set_aside: tuple[WrittenAside, ...] = ()
+    excluded: tuple[WrittenExclusion, ...] = Field(
+        default=(), validation_alias=AliasChoices("excluded", "set_aside")
+    )
+    """Reports of earlier versions say `set_aside`."""
     skipped: tuple[WrittenSkipped, ...] = ()
     pixels: int
     megapixels_per_second: float = 0.0
@@ -117,7 +120,7 @@ class RunRecord:
     """None where an earlier version of matseg labelled."""
     slices: tuple[SliceRecord, ...]
     """Labelled slices by position; empty when the ledger is gone."""
-    set_aside: tuple[SetAsideRecord, ...]
+    excluded: tuple[ExcludedSlice, ...]
     parts: tuple[WrittenReport, ...] = ()
     """Of the processes that shared the work and were not the last."""
 
@@ -182,13 +185,13 @@ def read_run(places: RunPlaces) -> RunRecord:
             "they do not belong together; run matseg-run again"
         )
     records = [record for record in ledger.done.values() if len(record.counts) == count]
-    slices, aside = _in_order(report, *_still_there(places, report, records, ledger.set_aside.values()))
+    slices, excluded = _in_order(report, *_still_there(places, report, records, ledger.excluded.values()))
     return RunRecord(
         places=places,
         report=report,
         origin=origin,
         slices=slices,
-        set_aside=aside,
+        excluded=excluded,
         parts=_parts(places.ledger, report),
     )
 
@@ -197,31 +200,31 @@ def _still_there(
     places: RunPlaces,
     report: WrittenReport,
     slices: Sequence[SliceRecord],
-    aside: Iterable[SetAsideRecord],
-) -> tuple[list[SliceRecord], list[SetAsideRecord]]:
+    excluded: Iterable[ExcludedSlice],
+) -> tuple[list[SliceRecord], list[ExcludedSlice]]:
     """Those that the run's figures are of: the ledger also knows images that have been taken out of their folder."""
-    unread = {item.name for item in report.set_aside}
+    unread = {item.name for item in report.excluded}
     kept = list(slices)
     if len(kept) + len(unread) > report.slices:
         counted = counted_files(places.report.with_name(CSV_NAME))
         kept = [item for item in kept if counted is None or Path(item.where).name in counted]
-    return kept, [item for item in aside if item.name in unread]
+    return kept, [item for item in excluded if item.name in unread]
 
 
 def _in_order(
-    report: WrittenReport, slices: Sequence[SliceRecord], aside: Sequence[SetAsideRecord]
-) -> tuple[tuple[SliceRecord, ...], tuple[SetAsideRecord, ...]]:
+    report: WrittenReport, slices: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]
+) -> tuple[tuple[SliceRecord, ...], tuple[ExcludedSlice, ...]]:
     """By position; where images may have come between runs, that is the one by the files' names."""
     if report.provenance.get("input_kind") == "folder" and report.provenance.get("output_format") in _OPEN:
         files = {item.name: Path(item.where).name for item in slices}
-        files |= {item.name: Path(item.where).name for item in aside}
+        files |= {item.name: Path(item.where).name for item in excluded}
         names = sorted(files, key=lambda name: (natural_key(files[name]), files[name]))
         place = {name: number for number, name in enumerate(names)}
         slices = [item.model_copy(update={"index": place[item.name]}) for item in slices]
-        aside = [item.model_copy(update={"index": place[item.name]}) for item in aside]
+        excluded = [item.model_copy(update={"index": place[item.name]}) for item in excluded]
     return (
         tuple(sorted(slices, key=lambda item: item.index)),
-        tuple(sorted(aside, key=lambda item: item.index)),
+        tuple(sorted(excluded, key=lambda item: item.index)),
     )
 
 

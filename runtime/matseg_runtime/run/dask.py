@@ -22,7 +22,7 @@ from typing import Any
 
 import distributed
 
-from matseg_runtime.ledger import JobKey, SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import ExcludedSlice, JobKey, SliceRecord
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import Crew, StageTimes
 from matseg_runtime.run.plan import Plan
@@ -57,7 +57,7 @@ class UnitReport:
 
     slices: int
     done: tuple[SliceRecord, ...]
-    set_aside: tuple[SetAsideRecord, ...]
+    excluded: tuple[ExcludedSlice, ...]
     seconds: tuple[float, float, float]
     """Reading, inference, writing."""
 
@@ -111,7 +111,7 @@ def run_units_on_dask(
         with _scheduler_losses(client, address), _waits_told(client, progress):
             for report in _reports(client, job, units, threads):
                 interruption.check()
-                record(report.done, report.set_aside)
+                record(report.done, report.excluded)
                 totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
                 progress.advance(report.slices)
     return StageTimes(
@@ -238,17 +238,17 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
     """Read, infer and write one unit; runs on a worker that has the plugin of that name."""
     worker = distributed.get_worker()
     done: list[SliceRecord] = []
-    aside: list[SetAsideRecord] = []
+    excluded: list[ExcludedSlice] = []
 
-    def record(labelled: Sequence[SliceRecord], set_aside: Sequence[SetAsideRecord]) -> None:
+    def record(labelled: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]) -> None:
         done.extend(labelled)
-        aside.extend(set_aside)
+        excluded.extend(excluded)
 
     holder = worker.plugins[plugin]
     assert isinstance(holder, JobPlugin)
     job = holder.job(worker.state.nthreads)
     unit, gone = own_unit(job.source, unit)
-    aside.extend(gone)
+    excluded.extend(gone)
     work = job.work(lambda _: None, record)
     times = [time.perf_counter()]
     loaded = work.read(unit)
@@ -260,12 +260,12 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
     return UnitReport(
         slices=len(unit.slices) + len(gone),
         done=tuple(done),
-        set_aside=tuple(aside),
+        excluded=tuple(excluded),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
 
 
-def own_unit(source: Source, unit: Unit) -> tuple[Unit, tuple[SetAsideRecord, ...]]:
+def own_unit(source: Source, unit: Unit) -> tuple[Unit, tuple[ExcludedSlice, ...]]:
     """A client's unit with the places that its slices have here.
 
     A worker lists a folder later than the client, so images may have come since, or gone.
@@ -285,7 +285,7 @@ def own_unit(source: Source, unit: Unit) -> tuple[Unit, tuple[SetAsideRecord, ..
         dataclasses.replace(item, index=index[item.name]) for item in unit.slices if item.name in index
     )
     gone = tuple(
-        SetAsideRecord(
+        ExcludedSlice(
             name=item.name,
             index=item.index,
             where=item.where,

@@ -18,7 +18,7 @@ TakeStock = Callable[[Summary, Sequence[SliceRecord]], Summary]
 
 def settled(source: Source, ledger: Ledger) -> bool:
     """Whether every slice is labelled, or was found to be unreadable."""
-    return all(item.name in ledger.done or item.name in ledger.set_aside for item in source.slices)
+    return all(item.name in ledger.done or item.name in ledger.excluded for item in source.slices)
 
 
 def labelled_slices(source: Source, ledger: Ledger) -> list[SliceRecord]:
@@ -65,9 +65,9 @@ def complete(
         records = labelled_slices(source, ledger)
         _require_outputs(sink, records)
         done = settled(source, ledger) and not ledger.busy_parts()
-        aside = tuple(ledger.set_aside[item.name] for item in source.slices if item.name in ledger.set_aside)
+        excluded = tuple(ledger.excluded[item.name] for item in source.slices if item.name in ledger.excluded)
         summary = dataclasses.replace(
-            summary, is_final=done, fractions=phase_fractions(records, metadata), set_aside=aside
+            summary, is_final=done, fractions=phase_fractions(records, metadata), excluded=excluded
         )
         if done:
             sink.finish()

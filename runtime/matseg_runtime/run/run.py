@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 
-from matseg_runtime.ledger import Ledger, SetAsideRecord, SliceRecord, read_key, require_equal
+from matseg_runtime.ledger import ExcludedSlice, Ledger, SliceRecord, read_key, require_equal
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions
 from matseg_runtime.run.finalize import complete, labelled_slices, settled
 from matseg_runtime.run.leave import leave_page
@@ -95,7 +95,7 @@ def _run(job: Job, progress: Progress) -> Summary:
         lambda so_far, records: take_stock(job, so_far, records, progress, tables),
     )
     if job.options.finish and not summary.is_final:
-        left = summary.slices - summary.labelled_before - len(summary.set_aside)
+        left = summary.slices - summary.labelled_before - len(summary.excluded)
         with ledger.job_lock():
             parts = ledger.busy_parts()
         busy = f" by {len(parts)} running parts" if parts else ""
@@ -129,11 +129,11 @@ def _process(job: Job, ledger: Ledger, progress: Progress) -> StageTimes | None:
 def _recorder(job: Job, ledger: Ledger) -> Record:
     """Tables that an earlier run made go before the first slice that they know nothing of."""
 
-    def record(done: Sequence[SliceRecord], set_aside: Sequence[SetAsideRecord]) -> None:
+    def record(done: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]) -> None:
         before = (ledger.done.get(item.name) for item in done)
         if any(old is None or old.identity != new.identity for old, new in zip(before, done, strict=True)):
             remove_tables(job.sink.report_folder)
-        ledger.append(done, set_aside)
+        ledger.append(done, excluded)
 
     return record
 
@@ -148,7 +148,7 @@ def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progr
 
     def outcome(item: Slice) -> str | None:
         record = ledger.done.get(item.name)
-        return record.identity if record is not None else ("" if item.name in ledger.set_aside else None)
+        return record.identity if record is not None else ("" if item.name in ledger.excluded else None)
 
     units = (
         Unit(number=item.index, slices=(item,))
@@ -265,7 +265,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         pixels=sum(record.shape[0] * record.shape[1] for record in new),
         constant=sum(record.constant for record in new),
         clipped=sum(record.clipped for record in new),
-        set_aside=tuple(ledger.set_aside[item.name] for item in slices if item.name in ledger.set_aside),
+        excluded=tuple(ledger.excluded[item.name] for item in slices if item.name in ledger.excluded),
         skipped=job.source.skipped,
         fractions=phase_fractions(records, metadata),
         times=times,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from matseg_runtime.inference.background import Answers
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import Segmentation, segment_images
-from matseg_runtime.ledger import SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import ExcludedSlice, SliceRecord
 from matseg_runtime.measure.measurer import Gauge, Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.run.plan import Plan
@@ -20,8 +20,8 @@ from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.transform import Intake
 from matseg_shared.errors import ImageError
 
-Record = Callable[[Sequence[SliceRecord], Sequence[SetAsideRecord]], None]
-"""Remember durably which slices of a unit are labelled, and which were set aside."""
+Record = Callable[[Sequence[SliceRecord], Sequence[ExcludedSlice]], None]
+"""Remember durably which slices of a unit are labelled, and which were excluded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,7 +31,7 @@ class LoadedSlice:
     slice: Slice
     identity: str
     image: NDArray[Any] | None
-    """(C, H, W) in the model's dtype; None: it was set aside."""
+    """(C, H, W) in the model's dtype; None: it was excluded."""
     reason: str = ""
     clipped: int = 0
     """Pixels beyond the window."""
@@ -72,7 +72,7 @@ class Work:
     advance: Callable[[int], None]
 
     def read(self, unit: Unit) -> LoadedUnit:
-        """Read and convert a unit's slices; those that cannot be read are set aside."""
+        """Read and convert a unit's slices; those that cannot be read are excluded."""
         loaded: list[LoadedSlice] = []
         for run in consecutive(unit.slices):
             loaded += self._read_run(run)
@@ -109,7 +109,7 @@ class Work:
                 for result, size, found in zip(labelled.results, sizes, measured, strict=True)
                 if result.segmentation is not None
             ],
-            [_set_aside(result) for result in labelled.results if result.segmentation is None],
+            [_excluded(result) for result in labelled.results if result.segmentation is None],
         )
         self.advance(len(labelled.results))
 
@@ -188,7 +188,7 @@ def _record(result: Result, size: int, found: Measurement) -> SliceRecord:
     )
 
 
-def _set_aside(result: Result) -> SetAsideRecord:
-    return SetAsideRecord(
+def _excluded(result: Result) -> ExcludedSlice:
+    return ExcludedSlice(
         name=result.slice.name, index=result.slice.index, where=result.slice.where, reason=result.reason
     )

@@ -123,7 +123,7 @@ def _tables(
         classes=list(enumerate(item.name for item in job.session.model.metadata.classes)),
         voxel=summary.voxel,
         connectivity=connectivity,
-        unlabelled=len(summary.set_aside) if job.place.is_volume else 0,
+        unlabelled=len(summary.excluded) if job.place.is_volume else 0,
     )
 
 

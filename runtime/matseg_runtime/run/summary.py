@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.inference.session import SelfTestResult
-from matseg_runtime.ledger import JobKey, Part, SetAsideRecord, SliceRecord
+from matseg_runtime.ledger import ExcludedSlice, JobKey, Part, SliceRecord
 from matseg_runtime.measure.measurer import Costs
 from matseg_runtime.measure.phase_fractions import PhaseFraction
 from matseg_runtime.run.pipeline import StageTimes
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.units import PIXEL, VoxelSize
-from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE
+from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
 from matseg_shared.system.files import write_text
 from matseg_shared.system.names import as_text
 
@@ -58,13 +58,13 @@ class Summary:
     """Of these pixels, those in constant regions, for which the network was not asked again."""
     clipped: int
     """Of these pixels, those beyond the window."""
-    set_aside: tuple[SetAsideRecord, ...]
+    excluded: tuple[ExcludedSlice, ...]
     skipped: tuple[Skipped, ...]
     fractions: tuple[PhaseFraction, ...]
     times: StageTimes | None
     """None when nothing was left to do."""
     is_final: bool
-    """Whether every slice is labelled or set aside, by this process or others, and the output has its final form."""
+    """Whether every slice is labelled or excluded, by this process or others, and the output has its final form."""
     part: Part = field(default_factory=Part)
     warnings: tuple[str, ...] = ()
     voxel: VoxelSize | None = None
@@ -84,7 +84,7 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """Of the command."""
-        return EXIT_SET_ASIDE if self.set_aside else EXIT_DONE
+        return EXIT_EXCLUDED if self.excluded else EXIT_DONE
 
     @property
     def megapixels_per_second(self) -> float:
@@ -109,8 +109,8 @@ class Summary:
             "part": str(self.part),
             "labelled": self.labelled,
             "labelled_before": self.labelled_before,
-            "complete": self.is_final and not self.set_aside,
-            "set_aside": [record.model_dump(exclude={"index"}) for record in self.set_aside],
+            "complete": self.is_final and not self.excluded,
+            "excluded": [record.model_dump(exclude={"index"}) for record in self.excluded],
             "skipped": [{"path": as_text(entry.path), "reason": entry.reason} for entry in self.skipped],
             "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
             "voxel_size": None if self.voxel is None else self.voxel.as_dict(),
@@ -154,7 +154,7 @@ def summary_lines(summary: Summary) -> list[str]:
         + (f", {summary.labelled_before} {before}" if summary.labelled_before else "")
     ]
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in summary.skipped]
-    lines += [f"set aside {record.reason}" for record in summary.set_aside]
+    lines += [f"excluded {record.reason}" for record in summary.excluded]
     lines += [f"warning: {text}" for text in summary.warnings]
     if summary.times is not None and summary.labelled:
         lines.append(
@@ -183,7 +183,7 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.is_final:
         lines.append(f"labels: {summary.output}")
         return lines if summary.page is None and summary.no_page is None else [*lines, _page_line(summary)]
-    left = summary.slices - summary.labelled - summary.labelled_before - len(summary.set_aside)
+    left = summary.slices - summary.labelled - summary.labelled_before - len(summary.excluded)
     return [
         *lines,
         f"part {summary.part} is done; {left} slices are left to others before {summary.output} is whole",

@@ -33,9 +33,9 @@ class Result:
     identity: str
     """Of its input file, when it was read."""
     segmentation: Segmentation | None
-    """None: it was set aside."""
+    """None: it was excluded."""
     reason: str = ""
-    """Why it was set aside."""
+    """Why it was excluded."""
     counts: tuple[int, ...] = ()
     """Pixels per class."""
     drift: float = 0.0

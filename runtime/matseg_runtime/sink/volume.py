@@ -3,7 +3,7 @@
 ```
 <out>.matseg/partial    the growing output
 <out>.matseg/           ledger, report and phase fractions
-<out>                   appears by one rename when every slice is labelled or set aside
+<out>                   appears by one rename when every slice is labelled or excluded
 ```
 """
 
@@ -88,7 +88,7 @@ class VolumeSink(Sink):
             if self.partial.exists():
                 return
             if self.path.exists():
-                # slices that were set aside are tried again; until that is done the output is not whole
+                # slices that were excluded are tried again; until that is done the output is not whole
                 self._take_back()
                 return
             fresh = temporary_beside(self.partial)
@@ -121,7 +121,7 @@ class VolumeSink(Sink):
             sync_folder(self.ledger_folder)
 
     def block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
-        """(n, H, W) labels; a slice that was set aside is all `UNLABELLED`."""
+        """(n, H, W) labels; a slice that was excluded is all `UNLABELLED`."""
         block = np.full((len(results), *self.volume.slice_shape), UNLABELLED, np.uint8)
         for target, result in zip(block, results, strict=True):
             if result.segmentation is not None:

@@ -97,7 +97,7 @@ def _chosen(source: Source) -> list[int]:
 
 
 def _glance(source: Source, intake: Intake, index: int) -> Glance | None:
-    """None for a slice that cannot be read, which is set aside in its turn."""
+    """None for a slice that cannot be read, which is excluded in its turn."""
     where = source.slices[index].where
     try:
         stored = source.read(index, index + 1)[0]

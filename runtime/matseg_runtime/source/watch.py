@@ -23,7 +23,7 @@ to cost the network its cores."""
 _GONE = "gone"
 
 Outcome = Callable[[Slice], str | None]
-"""The identity of the file that a slice's label was made from; "" when it was set aside, None while it is in flight."""
+"""The identity of the file that a slice's label was made from; "" when it was excluded, None while it is in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class WatchSource(Source):
     def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
         """Slices as they become whole, again when their file changes; ends as the options say, or after `stop`.
 
-        Images that are still not whole after the idle time are handed out in the end, so that they are set aside.
+        Images that are still not whole after the idle time are handed out in the end, so that they are excluded.
 
         Args:
             outcome: asked for what has become of a slice handed out earlier, which is not handed out again while it is

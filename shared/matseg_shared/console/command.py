@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 EXIT_DONE = 0
-EXIT_SET_ASIDE = 4
-"""Finished, but some inputs were set aside; each is named with the reason."""
+EXIT_EXCLUDED = 4
+"""Finished, but some inputs were excluded; each is named with the reason."""
 EXIT_INTERRUPTED = 130
 
 _DOCUMENT = "matseg_shared.console.command.document"

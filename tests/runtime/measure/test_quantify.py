@@ -212,10 +212,10 @@ def test_slices_that_cannot_be_measured_are_named(quantify: Run, tmp_path: Path)
     (folder / "z3.png").unlink()
     result = quantify(folder, "--json")
     assert result.exit_code == 4, result.output
-    aside = {Path(item["where"]).name: item["reason"] for item in json.loads(result.stdout)["set_aside"]}
-    assert sorted(aside) == ["z1.png", "z2.png", "z3.tif"]
-    assert "found colours" in aside["z2.png"]
-    assert "found float32 pixels" in aside["z3.tif"]
+    excluded = {Path(item["where"]).name: item["reason"] for item in json.loads(result.stdout)["excluded"]}
+    assert sorted(excluded) == ["z1.png", "z2.png", "z3.tif"]
+    assert "found colours" in excluded["z2.png"]
+    assert "found float32 pixels" in excluded["z3.tif"]
 
 
 def test_nothing_there_and_no_scikit_image(
@@ -302,7 +302,7 @@ def test_a_voxel_size_is_that_of_the_volume_however_it_is_cut(
         assert sum(item["volume"] for item in summary["classes"]) == pytest.approx(20 * 6 * 32 * 7 * 5 * 3)
 
 
-def test_slices_of_a_volume_that_were_set_aside_have_no_labels(
+def test_slices_of_a_volume_that_were_excluded_have_no_labels(
     quantify: Run, run: Run, model: Path, slices: Path, tmp_path: Path
 ) -> None:
     for number in (2, 4, 6):

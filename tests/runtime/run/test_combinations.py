@@ -104,7 +104,7 @@ def _carry_out(case: Case, folder: Path) -> Done:
         more = ("--overwrite",) * (case.replaces and number == 0)
         measures = case.measures if case.measured[number] else ()
         result = _run(model, source, *place, *case.options, *measures, *free, *more)
-        assert result.exit_code == (4 if "set aside" in result.stderr + result.stdout else 0), result.output
+        assert result.exit_code == (4 if "excluded" in result.stderr + result.stdout else 0), result.output
         if case.loses and not last:
             for path in sorted(folder.glob("out/s*.*"))[:1]:
                 path.unlink()
@@ -231,7 +231,7 @@ def _require_right_counts(done: Done, labels: list[NDArray[np.uint8] | None]) ->
         assert [item["name"] for item in told] == names
         assert [item["pixels"] for item in told] == total.tolist()
         np.testing.assert_allclose([item["fraction"] for item in told], total / total.sum())
-    assert (report["slices"], len(report["set_aside"])) == (len(labels), len(labels) - len(there))
+    assert (report["slices"], len(report["excluded"])) == (len(labels), len(labels) - len(there))
     assert report["complete"] == (len(there) == len(labels))
     assert report["labelled"] + report["labelled_before"] == len(there)
     rows = rows_of(done.side / "phase_fractions.csv")

@@ -187,7 +187,7 @@ def test_what_is_no_image_is_named_and_skipped(run: Run, model: Path, slices: Pa
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
-def test_broken_images_are_set_aside_and_named(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
+def test_broken_images_are_excluded_and_named(run: Run, model: Path, slices: Path, tmp_path: Path) -> None:
     (slices / "s1.png").write_text("not a picture")
     whole = (slices / "s4.png").read_bytes()
     (slices / "s4.png").write_bytes(whole[: len(whole) // 2])
@@ -197,17 +197,17 @@ def test_broken_images_are_set_aside_and_named(run: Run, model: Path, slices: Pa
     result = run(model, slices, "-o", out)
     assert result.exit_code == 4, result.output
     report = json.loads((out / "report.json").read_text())
-    assert [entry["name"] for entry in report["set_aside"]] == ["s1", "s4", "s5"]
-    for entry in report["set_aside"]:
+    assert [entry["name"] for entry in report["excluded"]] == ["s1", "s4", "s5"]
+    for entry in report["excluded"]:
         assert entry["reason"] in result.output
-    assert "colour image" in report["set_aside"][2]["reason"]
+    assert "colour image" in report["excluded"][2]["reason"]
     assert report["complete"] is False
     assert not (out / "s4.png").exists()
     (slices / "s4.png").write_bytes(whole)
     result = run(model, slices, "-o", out)
     assert result.exit_code == 4
     assert "1 of 6 slices labelled in this run, 3 before" in result.output
-    assert [entry["name"] for entry in json.loads((out / "report.json").read_text())["set_aside"]] == [
+    assert [entry["name"] for entry in json.loads((out / "report.json").read_text())["excluded"]] == [
         "s1",
         "s5",
     ]

@@ -113,7 +113,7 @@ def test_a_folder_becomes_a_volume(run: Run, model: Path, expected: Expected, tm
         np.testing.assert_array_equal(_read(tmp_path / name), np.stack([expected(i) for i in VOLUME[:5]]))
 
 
-def test_a_slice_of_another_shape_is_set_aside_and_marked(
+def test_a_slice_of_another_shape_is_excluded_and_marked(
     run: Run, model: Path, expected: Expected, tmp_path: Path
 ) -> None:
     folder = tmp_path / "scan"
@@ -216,7 +216,7 @@ def test_report_and_fractions_stand_beside_a_volume(
     assert json.loads((tmp_path / "a.zarr.matseg" / "report.json").read_text())["complete"] is True
 
 
-def test_a_torn_chunk_is_set_aside(
+def test_a_torn_chunk_is_excluded(
     run: Run, model: Path, volume: Path, labels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     torn = volume / "c/1/0/2"

@@ -210,7 +210,7 @@ def test_a_part_counts_what_it_has_done_itself(run: Run, model: Path, tmp_path: 
     assert [json.loads(result.stdout)["labelled"] for result in (first, inner[1])] == [2, 3]
     assert json.loads(first.stdout)["pixels"] == 2 * 40 * 52
     alone = run(model, folder, "-o", tmp_path / "alone", "--part", "1/2")
-    assert "3 slices are left to others" in alone.output, "s0 was set aside, and is left to nobody"
+    assert "3 slices are left to others" in alone.output, "s0 was excluded, and is left to nobody"
     assert "1 of 6 slices labelled" not in alone.output
 
 
@@ -271,7 +271,7 @@ def test_a_page_tells_of_the_images_that_its_figures_are_of(run: Run, model: Pat
     assert places is not None
     record = read_run(places)
     assert [(item.name, item.index) for item in record.slices] == [("s0", 0), ("s2", 1), ("s3", 2)]
-    assert record.set_aside == ()
+    assert record.excluded == ()
     totals = np.sum([item.counts for item in record.slices], axis=0)
     assert [item.pixels for item in record.report.phase_fractions] == totals.tolist()
     assert {row["slice"] for row in rows_of(out / "quantities.csv")} == {"s0", "s2", "s3", "total"}
@@ -300,7 +300,7 @@ def test_a_window_stays_with_the_dtype_that_it_was_given_for(run: Run, tmp_path:
     assert "stored dtype: uint8 then, uint16 now" in " ".join(other.output.split())
 
 
-def test_tables_stay_where_a_slice_is_set_aside_again(run: Run, model: Path, tmp_path: Path) -> None:
+def test_tables_stay_where_a_slice_is_excluded_again(run: Run, model: Path, tmp_path: Path) -> None:
     folder, out = write_folder(tmp_path / "scan", VOLUME[:3]), tmp_path / "labels.tif"
     (folder / "s1.png").write_bytes(b"no image")
     command = (model, folder, "-o", out)

@@ -125,7 +125,7 @@ def test_a_run_labels_what_comes(run: Run, model: Path, folder: Path, tmp_path: 
     result = run(model, folder, "-o", out, "--watch", "--idle", "0.3")
     assert result.exit_code == 4, result.output
     assert "1 of 8 slices labelled in this run, 6 before" in result.output
-    assert [entry["name"] for entry in json.loads((out / "report.json").read_text())["set_aside"]] == ["s7"]
+    assert [entry["name"] for entry in json.loads((out / "report.json").read_text())["excluded"]] == ["s7"]
 
 
 def _watching(run: Run, *arguments: object) -> tuple[threading.Thread, list[Result]]:
@@ -209,7 +209,7 @@ def test_no_label_is_left_of_an_image_that_broke(run: Run, model: Path, folder: 
     thread.join()
     assert results[0].exit_code == 4, results[0].output
     report = json.loads((out / "report.json").read_text())
-    assert [entry["name"] for entry in report["set_aside"]] == ["s1"]
+    assert [entry["name"] for entry in report["excluded"]] == ["s1"]
     assert not (out / "s1.png").exists()
     assert "s1" not in (out / "phase_fractions.csv").read_text()
     tifffile.imwrite(folder / "s1.tif", _image(5))
@@ -217,7 +217,7 @@ def test_no_label_is_left_of_an_image_that_broke(run: Run, model: Path, folder: 
     assert (out / "s1.png").exists()
 
 
-def test_a_slice_that_was_set_aside_is_taken_when_it_comes_back(
+def test_a_slice_that_was_excluded_is_taken_when_it_comes_back(
     run: Run, model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file was away for a moment when it was to be read, as during a rename."""

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from matseg_shared.console.command import EXIT_INTERRUPTED, EXIT_SET_ASIDE, console, debug_option
+from matseg_shared.console.command import EXIT_EXCLUDED, EXIT_INTERRUPTED, console, debug_option
 from matseg_shared.errors import ConfigError, ImageError, MatsegError, OutputError, Problem, ProviderError
 
 
@@ -31,7 +31,7 @@ def raising(error: BaseException) -> Callable[[], int | None]:
     return body
 
 
-@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (EXIT_SET_ASIDE, 4)])
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (EXIT_EXCLUDED, 4)])
 def test_what_a_command_returns_is_its_exit_code(returned: int | None, code: int) -> None:
     result = run(lambda: returned)
     assert (result.exit_code, result.output) == (code, "")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fuzzing.archives import CANARY
 from fuzzing.seeds import N_CLASS, SETTLED_SECONDS
-from matseg_shared.console.command import EXIT_DONE, EXIT_SET_ASIDE
+from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
 
 __all__ = ["CANARY", "peak", "problems", "reset_peak", "working_in"]
 _ALLOWED = (0, 1, 2, 3, 4)
@@ -40,7 +40,7 @@ def problems(result: Result, line: tuple[str, ...], folder: Path) -> list[str]:
         found.append(f"said {len(result.stderr)} characters: {result.stderr[:300]}")
     if os.environ.get(CANARY):
         found.append("EXECUTED code of the input")
-    if result.exit_code in (EXIT_DONE, EXIT_SET_ASIDE) and line[0] == "run" and "-o" in line:
+    if result.exit_code in (EXIT_DONE, EXIT_EXCLUDED) and line[0] == "run" and "-o" in line:
         found += _outputs(Path(line[line.index("-o") + 1]), complete=result.exit_code == EXIT_DONE)
     found += _documents(folder)
     return found

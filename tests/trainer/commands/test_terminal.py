@@ -392,7 +392,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:
 
 @pytest.mark.parametrize(
     "report",
-    [{"labelled": "<f8"}, {"labelled": -3}, {"set_aside": 7}, {"provenance": 1}, {"complete": "perhaps"}],
+    [{"labelled": "<f8"}, {"labelled": -3}, {"excluded": 7}, {"provenance": 1}, {"complete": "perhaps"}],
 )
 def test_a_run_whose_report_says_what_none_says_is_one_without(
     there: Path, report: dict[str, object]

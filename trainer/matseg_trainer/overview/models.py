@@ -62,7 +62,7 @@ class _Report(BaseModel):
     model: str
     provenance: dict[str, Any] = {}
     complete: bool = False
-    set_aside: tuple[Any, ...] = ()
+    excluded: tuple[Any, ...] = ()
     labelled: NonNegativeInt = 0
     labelled_before: NonNegativeInt = 0
 
@@ -94,7 +94,7 @@ def _state(run: RunPlaces, place: Workspace, hashes: _Hashes) -> RunState | None
         model_name=str(job["model_name"]),
         slices=_labelled(run, report),
         is_complete=report is not None and report.complete,
-        set_aside=0 if report is None else len(report.set_aside),
+        excluded=0 if report is None else len(report.excluded),
         is_stale=now is not None and now != job.get("model_sha256"),
     )
 

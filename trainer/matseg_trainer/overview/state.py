@@ -59,7 +59,7 @@ class RunState:
     slices: int
     """Labelled."""
     is_complete: bool
-    set_aside: int
+    excluded: int
     is_stale: bool
     """Whether the model's file has changed since."""
 

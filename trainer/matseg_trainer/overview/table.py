@@ -123,7 +123,7 @@ def _split_words(split: SplitState) -> str:
 def _run_words(run: RunState) -> str:
     words = f"run {run.output}: {run.slices} slices labelled by {run.model_name}"
     words += "" if run.is_complete else ", unfinished"
-    words += f", {run.set_aside} set aside" if run.set_aside else ""
+    words += f", {run.excluded} excluded" if run.excluded else ""
     return words + (", whose file has changed since" if run.is_stale else "")
 
 
