@@ -25,7 +25,7 @@ from matseg_runtime.inference.providers import exact_options, load_onnxruntime
 from matseg_runtime.inference.session import TIE_MARGINS, Session
 from matseg_runtime.inference.tiles import segment_image, segment_images
 from matseg_runtime.model.zoo import PREFIX, locate, read_index
-from matseg_runtime.source.transform import Intake
+from matseg_runtime.source.transform import Transform
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.contract.tiling import pad_to_stride, smallest_tile
@@ -73,7 +73,7 @@ def compare(path: Path, image_file: Path | None = None) -> list[Difference]:
         edge = _smallest(session) + _STRIDES * info.tiling.stride
         image = _enlarged(session.model.self_test.image[0], edge)
     else:
-        image = Intake(info=info.input).convert(read_image(image_file), str(image_file))
+        image = Transform(info=info.input).convert(read_image(image_file), str(image_file))
     labels, probabilities = segment_image(session, image, probabilities=True)
     best = np.sort(probabilities, axis=0)
     tied = best[-1] - best[-2] < TIE_MARGINS[info.export.precision]

@@ -40,7 +40,7 @@ from matseg_runtime.source.open import open_source
 from matseg_shared.contract.classes import read_classes
 from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelError, UsageError
 from matseg_shared.images import limits as room
-from matseg_shared.images.limits import require_honest_stream, require_room
+from matseg_shared.images.limits import require_bounded_stream, require_memory
 from matseg_shared.images.read import read_image
 from matseg_trainer.config.versions import load_config
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
@@ -170,17 +170,17 @@ def test_a_stream_is_counted_before_it_is_unpacked(
 ) -> None:
     monkeypatch.setattr(room, "could_fill", lambda *_: True)
     content = pack(bytes(3 << 20))
-    require_honest_stream("a", content, kind, 3 << 20)
-    require_honest_stream("a", content[:-9], kind, 3 << 20)  # damage is for the decoder to name
+    require_bounded_stream("a", content, kind, 3 << 20)
+    require_bounded_stream("a", content[:-9], kind, 3 << 20)  # damage is for the decoder to name
     with pytest.raises(
         ImageError, match=f"its {len(content)} compressed bytes become more than the {(3 << 20) - 1}"
     ):
-        require_honest_stream("a", content, kind, (3 << 20) - 1)
+        require_bounded_stream("a", content, kind, (3 << 20) - 1)
 
 
 def test_what_is_small_asks_nobody_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "available_memory", lambda: pytest.fail("asked"))
-    require_room("a", (8192, 8192), 1)
+    require_memory("a", (8192, 8192), 1)
 
 
 # --- volumes

@@ -19,7 +19,7 @@ from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH
 
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
-from matseg_runtime.run.pipeline import Crew, run_pipeline
+from matseg_runtime.run.pipeline import WorkerCounts, run_pipeline
 from matseg_runtime.source.folder import FolderSource
 from matseg_shared.errors import UnsupportedError
 
@@ -242,6 +242,6 @@ def test_a_machine_that_lets_no_thread_start(monkeypatch: pytest.MonkeyPatch) ->
     real = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(UnsupportedError, match=r"no more threads start .* --threads"):
-        run_pipeline(range(9), lambda n: n, lambda n: n, print, Crew())
+        run_pipeline(range(9), lambda n: n, lambda n: n, print, WorkerCounts())
     started[0].join(5)
     assert not started[0].is_alive()

@@ -14,8 +14,8 @@ from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.train.device import choose_compute
-from matseg_trainer.train.distributed import World
-from matseg_trainer.train.step import RunningScore, Stepper
+from matseg_trainer.train.distributed import DistributedContext
+from matseg_trainer.train.step import RunningScore, TrainStep
 
 Case = tuple[str, bool, int]
 """Loss, whether there is a teacher, samples in the batch."""
@@ -27,7 +27,7 @@ CASES: tuple[Case, ...] = (
 )
 
 
-def changes(case: Case, world: World) -> dict[str, torch.Tensor]:
+def changes(case: Case, world: DistributedContext) -> dict[str, torch.Tensor]:
     """By how much a step with rate 1 changes each weight, and what batch norm has seen."""
     loss, taught, count = case
     config = VersionConfig.model_validate(
@@ -52,7 +52,7 @@ def changes(case: Case, world: World) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = build_network("unet", in_channels=1, n_class=3, width=2)
     weights = torch.tensor([0.5, 1.0, 1.5])
-    stepper = Stepper(network, config, info, choose_compute(gpu=False, precision="fp32"), world, weights)
+    stepper = TrainStep(network, config, info, choose_compute(gpu=False, precision="fp32"), world, weights)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     mine = world.share(list(range(count)))
     batch = _part(_batch(count, taught), mine or [0])
@@ -91,7 +91,7 @@ def together(rank: int, size: int, folder: Path) -> None:
     """What one of several processes does: all cases; the first one notes what came out."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
-    found = [changes(case, World(rank=rank, size=size)) for case in CASES]
+    found = [changes(case, DistributedContext(rank=rank, size=size)) for case in CASES]
     if rank == 0:
         torch.save(found, folder / "changes.pt")
     dist.barrier()
@@ -101,4 +101,4 @@ def together(rank: int, size: int, folder: Path) -> None:
 def alone() -> Iterator[tuple[Case, dict[str, torch.Tensor]]]:
     """The same cases by this process."""
     for case in CASES:
-        yield case, changes(case, World())
+        yield case, changes(case, DistributedContext())

@@ -119,7 +119,7 @@ def run(job: SmallJob, inputs: Path, folder: Path, *more: object, model: str = "
 
 def _small_unit(planner: Planner) -> int:
     """So that six slices are three units of a zarr."""
-    return 2 if planner.wishes.chunked_output else 1
+    return 2 if planner.constraints.chunked_output else 1
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from ways_in import direct
 
-from matseg_runtime.source.checks import look_at_some
+from matseg_runtime.source.checks import check_slices
 from matseg_runtime.source.open import open_source
-from matseg_runtime.source.transform import Intake, Window
+from matseg_runtime.source.transform import Transform, Window
 from matseg_shared.contract.metadata import Histogram
 
 RANDOM = np.random.default_rng(3)
@@ -157,9 +157,9 @@ def test_what_a_window_clips_is_counted_and_told(tmp_path: Path, models, run) ->
 
 def test_a_window_beyond_half_precision_clips_nothing() -> None:
     halves = np.array([[-60000, 60000]], np.float16)
-    intake = Intake(info=onnx_models.build_metadata().input, window=Window(-100000, 100000))
-    assert intake.clipped(halves) == 0
-    assert intake.convert(halves, "halves").tolist() == [[[51, 204]]]
+    transform = Transform(info=onnx_models.build_metadata().input, window=Window(-100000, 100000))
+    assert transform.clipped(halves) == 0
+    assert transform.convert(halves, "halves").tolist() == [[[51, 204]]]
 
 
 def test_a_window_that_leaves_nothing_is_refused_and_goes_on_only_when_told(
@@ -180,7 +180,7 @@ def test_a_window_that_leaves_nothing_is_refused_and_goes_on_only_when_told(
 def look(tmp_path: Path, volume: np.ndarray) -> tuple[str, ...]:
     """The warnings about a volume for a model of its dtype."""
     source = open_source(str(save(tmp_path / "scan.npy", volume)))
-    return look_at_some(source, Intake(info=onnx_models.build_metadata().input), accept=False)
+    return check_slices(source, Transform(info=onnx_models.build_metadata().input), accept=False)
 
 
 def scan() -> np.ndarray:
@@ -247,12 +247,12 @@ def test_colours_in_the_order_of_opencv_are_told_where_the_training_set_tells_re
     mean, std = (190.0, 130.0, 90.0), (40.0, 40.0, 40.0)
     volume = stained()[..., ::-1] if reverse else stained()
     source = open_source(str(save(tmp_path / "scan.npy", np.ascontiguousarray(volume))))
-    found = look_at_some(
-        source, Intake(info=info.model_copy(update={"mean": mean, "std": std})), accept=False
+    found = check_slices(
+        source, Transform(info=info.model_copy(update={"mean": mean, "std": std})), accept=False
     )
     assert [("in the order BGR, as OpenCV keeps them" in text) for text in found] == [True] * reverse
     even = info.model_copy(update={"mean": (130.0,) * 3, "std": std})
-    assert look_at_some(source, Intake(info=even), accept=False) == ()  # nobody can tell
+    assert check_slices(source, Transform(info=even), accept=False) == ()  # nobody can tell
 
 
 # drift
@@ -273,4 +273,4 @@ def test_a_model_that_knows_no_histogram_accuses_nobody(tmp_path: Path) -> None:
         update={"histogram": Histogram(low=0, high=255, counts=(0, 0))}
     )
     source = open_source(str(save(tmp_path / "scan.npy", VOLUME)))
-    assert look_at_some(source, Intake(info=info), accept=False) == ()
+    assert check_slices(source, Transform(info=info), accept=False) == ()

@@ -18,7 +18,7 @@ from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from matseg_runtime.measure.measurer import Wanted
+    from matseg_runtime.measure.measurer import MeasureOptions
     from matseg_runtime.records import Connectivity
     from matseg_runtime.run.options import RunOptions
     from matseg_runtime.run.summary import Summary
@@ -320,8 +320,8 @@ def _voxel_size(choices: dict[str, Any]) -> VoxelSize | None:
     return None if text is None else parse_voxel_size(text, choices["axis"] or 0)
 
 
-def _wanted(choices: dict[str, Any]) -> Wanted:
-    from matseg_runtime.measure.measurer import Wanted
+def _wanted(choices: dict[str, Any]) -> MeasureOptions:
+    from matseg_runtime.measure.measurer import MeasureOptions
     from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
 
     for name in ("uncertain_crop", "uncertain_spacing"):
@@ -330,7 +330,7 @@ def _wanted(choices: dict[str, Any]) -> Wanted:
     if choices["connectivity"] is not None and not choices["quantify"]:
         raise click.UsageError("--connectivity applies with --quantify only")
     connectivity: Connectivity = 4 if choices["connectivity"] == "4" else DEFAULT_CONNECTIVITY
-    return Wanted(
+    return MeasureOptions(
         regions=connectivity if choices["quantify"] else None,
         uncertain=choices["uncertain"],
         crop=choices["uncertain_crop"],

@@ -39,7 +39,7 @@ _STEPS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Answer:
+class ConstantTile:
     """The network's output for a tile of one value."""
 
     labels: Labels
@@ -48,7 +48,7 @@ class Answer:
     """(K, H, W) float32, when asked for."""
 
 
-class Answers:
+class ConstantTileCache:
     """The network's outputs for constant tiles, each computed when it is first needed; for several threads."""
 
     def __init__(self, predict: Callable[[PixelArray], tuple[Labels, Probabilities | None]]) -> None:
@@ -58,10 +58,10 @@ class Answers:
             predict: gives (N, H, W) labels and, when asked for, (N, K, H, W) probabilities of (N, C, H, W) pixels.
         """
         self._predict = predict
-        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], Answer] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], ConstantTile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, value: PixelArray, tile: PixelArray) -> Answer:
+    def of(self, value: PixelArray, tile: PixelArray) -> ConstantTile:
         """For a tile of one value.
 
         Args:
@@ -73,7 +73,7 @@ class Answers:
             if key not in self._known:
                 constant = np.ascontiguousarray(np.broadcast_to(value[:, None, None], tile.shape))
                 labels, probabilities = self._predict(constant[np.newaxis])
-                self._known[key] = Answer(
+                self._known[key] = ConstantTile(
                     labels=labels[0], probabilities=None if probabilities is None else probabilities[0]
                 )
                 if len(self._known) > _ANSWERS_KEPT:

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.inference.background import Answer, Answers, surrounded
+from matseg_runtime.inference.background import ConstantTile, ConstantTileCache, surrounded
 from matseg_runtime.inference.session import Labels, Probabilities, Session
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
@@ -95,7 +95,7 @@ def segment_images(
     tile: tuple[int, int] | None = None,
     batch: int = 1,
     probabilities: bool = False,
-    answers: Answers | None = None,
+    answers: ConstantTileCache | None = None,
 ) -> list[Segmentation]:
     """As `segment_image` for several images, whose tiles share batches where their shapes are equal.
 
@@ -120,7 +120,7 @@ def segment_images(
         crops = np.stack([padded[piece.image][:, *piece.tile.read.slices()] for piece in group])
         labels, likelihoods = _predict(session, crops, batch, probabilities)
         for position, piece in enumerate(group):
-            answer = Answer(
+            answer = ConstantTile(
                 labels=labels[position],
                 probabilities=None if likelihoods is None else likelihoods[position],
             )
@@ -128,9 +128,9 @@ def segment_images(
     return [replace(result, constant=count) for result, count in zip(results, spared, strict=True)]
 
 
-def constant_answers(session: Session, *, batch: int, probabilities: bool) -> Answers:
+def constant_answers(session: Session, *, batch: int, probabilities: bool) -> ConstantTileCache:
     """What `segment_images` spares work with, when it is called with the same arguments; for several threads."""
-    return Answers(lambda crops: _predict(session, crops, batch, probabilities))
+    return ConstantTileCache(lambda crops: _predict(session, crops, batch, probabilities))
 
 
 def _without_constant(
@@ -139,7 +139,7 @@ def _without_constant(
     padded: Sequence[PixelArray],
     results: Sequence[Segmentation],
     spared: list[int],
-    answers: Answers,
+    answers: ConstantTileCache,
 ) -> list[_Piece]:
     """Fill in what is constant, count its pixels, and return what is left to read."""
     left = []
@@ -161,7 +161,7 @@ def _without_constant(
     return left
 
 
-def _paste(answer: Answer, tile: Tile, result: Segmentation) -> None:
+def _paste(answer: ConstantTile, tile: Tile, result: Segmentation) -> None:
     """Keep what counts of a tile's output."""
     inner = tile.write.relative_to(tile.read).slices()
     result.labels[tile.write.slices()] = answer.labels[inner]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class MeasureOptions:
     """What is to be measured."""
 
     regions: Connectivity | None = None
@@ -74,10 +74,10 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gauge:
+class Measurer:
     """Measures slices as they are written; several threads may use it at a time."""
 
-    wanted: Wanted
+    wanted: MeasureOptions
     costs: Costs = field(default_factory=Costs)
 
     def measure(self, segmentation: Segmentation) -> Measurement:

@@ -18,7 +18,7 @@ from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
-from matseg_runtime.source.transform import Intake, Window
+from matseg_runtime.source.transform import Transform, Window
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_stored
@@ -190,8 +190,10 @@ class _Reader:
         if origin is None:
             return None, 0
         window = self.record.report.provenance.get("window")
-        intake = Intake(info=origin.model.input, window=None if window is None else Window.parse(window))
-        image = intake.convert(stored, choice.record.where)
+        transform = Transform(
+            info=origin.model.input, window=None if window is None else Window.parse(window)
+        )
+        image = transform.convert(stored, choice.record.where)
         return binned(image, origin.model.input.histogram), image.size
 
     def _read_labels(self, choice: Choice) -> NDArray[np.uint8]:

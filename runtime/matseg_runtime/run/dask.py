@@ -24,11 +24,11 @@ import distributed
 
 from matseg_runtime.ledger import ExcludedSlice, JobKey, SliceRecord
 from matseg_runtime.run.options import RunOptions
-from matseg_runtime.run.pipeline import Crew, StageTimes
+from matseg_runtime.run.pipeline import StageTimes, WorkerCounts
 from matseg_runtime.run.plan import Plan
 from matseg_runtime.run.setup import Job, worker_job
 from matseg_runtime.run.stages import Record
-from matseg_runtime.sink.base import Unit
+from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.open import NODE_SEPARATOR, split_location
 from matseg_shared.console.progress import Progress
@@ -52,7 +52,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitReport:
+class BlockReport:
     """What a worker has written."""
 
     slices: int
@@ -89,7 +89,7 @@ class JobPlugin(distributed.WorkerPlugin):
 
 
 def run_units_on_dask(
-    job: Job, record: Record, units: Sequence[Unit], progress: Progress, address: str
+    job: Job, record: Record, units: Sequence[Block], progress: Progress, address: str
 ) -> StageTimes:
     """Label units on the workers of a cluster.
 
@@ -119,7 +119,7 @@ def run_units_on_dask(
         infer=totals[1],
         write=totals[2],
         wall=time.perf_counter() - started,
-        crew=Crew(readers=threads, inferrers=threads, writers=threads),
+        workers=WorkerCounts(readers=threads, inferrers=threads, writers=threads),
     )
 
 
@@ -197,14 +197,14 @@ def _waits_told(client: Any, progress: Progress) -> Iterator[None]:
         ended.set()
 
 
-def _reports(client: Any, job: Job, units: Sequence[Unit], threads: int) -> Iterator[UnitReport]:
+def _reports(client: Any, job: Job, units: Sequence[Block], threads: int) -> Iterator[BlockReport]:
     """Submit a few units ahead of those that are finished, and hand out reports as they come."""
     assignment = Assignment(options=absolute(job.options), plan=job.plan, key=job.key)
     name = f"matseg-{hashlib.sha256(repr(assignment).encode()).hexdigest()[:16]}"
     client.register_plugin(JobPlugin(assignment), name=name)
     waiting = iter(units)
 
-    def submit(unit: Unit) -> Any:
+    def submit(unit: Block) -> Any:
         return client.submit(process_unit, name, unit, retries=_RETRIES, pure=False)
 
     try:
@@ -223,9 +223,9 @@ def _reports(client: Any, job: Job, units: Sequence[Unit], threads: int) -> Iter
             client.unregister_worker_plugin(name)
 
 
-def _result(future: Any) -> UnitReport:
+def _result(future: Any) -> BlockReport:
     try:
-        report: UnitReport = future.result()
+        report: BlockReport = future.result()
     except distributed.KilledWorker as error:
         raise UnsupportedError(
             "one unit has cost several dask workers their life, most likely for lack of memory; give the workers more, "
@@ -234,7 +234,7 @@ def _result(future: Any) -> UnitReport:
     return report
 
 
-def process_unit(plugin: str, unit: Unit) -> UnitReport:
+def process_unit(plugin: str, unit: Block) -> BlockReport:
     """Read, infer and write one unit; runs on a worker that has the plugin of that name."""
     worker = distributed.get_worker()
     done: list[SliceRecord] = []
@@ -257,7 +257,7 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
     times.append(time.perf_counter())
     work.write(labelled)
     times.append(time.perf_counter())
-    return UnitReport(
+    return BlockReport(
         slices=len(unit.slices) + len(gone),
         done=tuple(done),
         excluded=tuple(excluded),
@@ -265,7 +265,7 @@ def process_unit(plugin: str, unit: Unit) -> UnitReport:
     )
 
 
-def own_unit(source: Source, unit: Unit) -> tuple[Unit, tuple[ExcludedSlice, ...]]:
+def own_unit(source: Source, unit: Block) -> tuple[Block, tuple[ExcludedSlice, ...]]:
     """A client's unit with the places that its slices have here.
 
     A worker lists a folder later than the client, so images may have come since, or gone.

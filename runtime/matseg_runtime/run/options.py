@@ -9,7 +9,7 @@ from typing import Literal
 
 from matseg_runtime.inference.providers import ProviderChoice
 from matseg_runtime.ledger import Part
-from matseg_runtime.measure.measurer import Wanted
+from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.model.trust import Trust
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.transform import Window
@@ -69,7 +69,7 @@ class RunOptions:
     """Address or scheduler file of the cluster to label on; None: this process."""
     voxel: VoxelSize | None = None
     """Goes before what the input and the model say."""
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: MeasureOptions = field(default_factory=MeasureOptions)
     """What is measured on the way."""
     uncertain_spacing: int | None = None
     """Slices between two that are proposed for labelling; None: so that they are spread over half of the stack."""

@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.system import interruption
 
-Unit = TypeVar("Unit")
+Block = TypeVar("Block")
 Read = TypeVar("Read")
 Inferred = TypeVar("Inferred")
 Item = TypeVar("Item")
@@ -84,7 +84,7 @@ class Queue(Generic[Item]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class WorkerCounts:
     """How many threads each stage has, and how many units may wait between two stages."""
 
     readers: int = 1
@@ -106,15 +106,15 @@ class StageTimes:
     infer: float
     write: float
     wall: float
-    crew: Crew
+    workers: WorkerCounts
 
     @property
     def bottleneck(self) -> str:
         """The stage whose threads had the least time to wait."""
         load = {
-            "reading": self.read / self.crew.readers,
-            "inference": self.infer / self.crew.inferrers,
-            "writing": self.write / self.crew.writers,
+            "reading": self.read / self.workers.readers,
+            "inference": self.infer / self.workers.inferrers,
+            "writing": self.write / self.workers.writers,
         }
         return max(load, key=lambda stage: load[stage])
 
@@ -181,15 +181,15 @@ class _Pipeline:
             return self._running > 0
 
 
-class _Feed(Generic[Unit]):
+class _Feed(Generic[Block]):
     """Hands out units to several readers, until it is told to stop."""
 
-    def __init__(self, units: Iterable[Unit]) -> None:
+    def __init__(self, units: Iterable[Block]) -> None:
         self._units = iter(units)
         self._lock = threading.Lock()
         self.is_stopped = False
 
-    def __iter__(self) -> Iterator[Unit]:
+    def __iter__(self) -> Iterator[Block]:
         while True:
             with self._lock:
                 if self.is_stopped:
@@ -205,11 +205,11 @@ class _Feed(Generic[Unit]):
 
 
 def run_pipeline(
-    units: Iterable[Unit],
-    read: Callable[[Unit], Read],
+    units: Iterable[Block],
+    read: Callable[[Block], Read],
     infer: Callable[[Read], Inferred],
     write: Callable[[Inferred], None],
-    crew: Crew,
+    workers: WorkerCounts,
     *,
     on_interrupt: Callable[[], None] | None = None,
     watch: Callable[[StageTimes], None] | None = None,
@@ -221,8 +221,8 @@ def run_pipeline(
 
     Args:
         units: handed out in order; iterated in a reader's thread.
-        read, infer, write: the stages; called from several threads when `crew` says so.
-        crew: threads and queue lengths.
+        read, infer, write: the stages; called from several threads when `workers` says so.
+        workers: threads and queue lengths.
         on_interrupt: called at the first Ctrl-C.
         watch: called after each unit, from a writer's thread, with the times so far.
 
@@ -231,15 +231,15 @@ def run_pipeline(
         UnsupportedError: the threads cannot be started.
     """
     started = time.perf_counter()
-    pipeline = _Pipeline(crew.readers + crew.inferrers + crew.writers)
+    pipeline = _Pipeline(workers.readers + workers.inferrers + workers.writers)
     feed = _Feed(units)
     stages = {
-        "read": _Stage(pipeline, "read", crew.readers),
-        "infer": _Stage(pipeline, "infer", crew.inferrers),
-        "write": _Stage(pipeline, "write", crew.writers),
+        "read": _Stage(pipeline, "read", workers.readers),
+        "infer": _Stage(pipeline, "infer", workers.inferrers),
+        "write": _Stage(pipeline, "write", workers.writers),
     }
-    to_infer: Queue[Read] = Queue(crew.queue, crew.readers)
-    to_write: Queue[Inferred] = Queue(crew.queue, crew.inferrers)
+    to_infer: Queue[Read] = Queue(workers.queue, workers.readers)
+    to_write: Queue[Inferred] = Queue(workers.queue, workers.inferrers)
     pipeline.queues += [to_infer, to_write]  # type: ignore[list-item]
 
     def reading() -> None:
@@ -260,7 +260,7 @@ def run_pipeline(
 
     def times() -> StageTimes:
         busy = {name: stage.seconds for name, stage in stages.items()}
-        return StageTimes(**busy, wall=time.perf_counter() - started, crew=crew)
+        return StageTimes(**busy, wall=time.perf_counter() - started, workers=workers)
 
     with interruption.held_back() as interruptions:
         if interruptions():
@@ -279,7 +279,7 @@ def run_pipeline(
 
 def _wait(
     pipeline: _Pipeline,
-    feed: _Feed[Unit],
+    feed: _Feed[Block],
     interruptions: Callable[[], int],
     on_interrupt: Callable[[], None] | None,
 ) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.ledger import Part
-from matseg_runtime.run.pipeline import Crew
+from matseg_runtime.run.pipeline import WorkerCounts
 from matseg_runtime.run.probe import Probe
-from matseg_runtime.sink.base import Sink, Unit
+from matseg_runtime.sink.base import Block, Sink
 from matseg_runtime.sizes import format_size
 from matseg_runtime.source.base import Source
 from matseg_shared.contract.metadata import ModelMetadata, TilingInfo
@@ -46,7 +46,7 @@ class Plan:
     """Tiles per call of the network."""
     unit: int
     """Slices that are read, written and recorded together."""
-    crew: Crew
+    workers: WorkerCounts
     tiles: int
     """Per slice."""
     overhead: float
@@ -68,12 +68,12 @@ class Plan:
     def lines(self, slices: int) -> list[str]:
         """For a person."""
         tile = "the whole slice" if self.tile is None else f"{self.tile[0]} x {self.tile[1]} pixels"
-        crew = self.crew
+        workers = self.workers
         return [
             f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.unit} to a unit",
             f"tiles: {self.tiles} per slice, {tile}, {self.batch} to a batch; halo overhead {self.overhead:.1%}",
-            f"threads: {crew.readers} reading, {crew.inferrers} streams of inference, {crew.writers} writing; "
-            f"at most {crew.units_in_flight} units in flight",
+            f"threads: {workers.readers} reading, {workers.inferrers} streams of inference, {workers.writers} writing; "
+            f"at most {workers.units_in_flight} units in flight",
             f"memory: {format_size(self.memory)} of {format_size(self.budget)} (program and weights "
             f"{format_size(self.base_bytes)}, units {format_size(self.unit_bytes)}, network "
             f"{format_size(self.tile_bytes)})",
@@ -83,7 +83,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class PlanConstraints:
     """What the user or an earlier run of the same job has fixed; None: free."""
 
     tile: tuple[int, int] | None = None
@@ -105,7 +105,7 @@ class Planner:
     shape: tuple[int, int]
     """(H, W) of the first slice."""
     probe: Probe
-    wishes: Wishes
+    constraints: PlanConstraints
     streams: int
     """The most calls of the network at a time."""
     on_cpu: bool
@@ -117,15 +117,17 @@ class Planner:
         Raises:
             UsageError: memory does not suffice for the smallest tile, or a fixed tile is too small for the halo.
         """
-        budget = self.wishes.memory or default_budget()
-        for crew, unit in self._choices(budget - self.probe.base):
-            left = (budget - self.probe.base - self._units_bytes(crew, unit)) // crew.inferrers
+        budget = self.constraints.memory or default_budget()
+        for workers, unit in self._choices(budget - self.probe.base):
+            left = (budget - self.probe.base - self._units_bytes(workers, unit)) // workers.inferrers
             tile = self._tile(left if self.on_cpu else None)
             if tile is not None:
-                return self._plan(crew, unit, tile, budget)
+                return self._plan(workers, unit, tile, budget)
         fixed = self._fixed_tile()
         least = (
-            self.probe.base + self._units_bytes(crew, unit) + self._tile_bytes(fixed or self._smallest_tile())
+            self.probe.base
+            + self._units_bytes(workers, unit)
+            + self._tile_bytes(fixed or self._smallest_tile())
         )
         cut = "" if fixed is None else f" in tiles of {fixed[0]} x {fixed[1]}, as asked for or begun with"
         raise UsageError(
@@ -133,75 +135,75 @@ class Planner:
             f"{self.shape[0]} x {self.shape[1]} pixels{cut}; give at least --memory {math.ceil(least / 1e6)}MB"
         )
 
-    def _plan(self, crew: Crew, unit: int, tile: tuple[int, int], budget: int) -> Plan:
+    def _plan(self, workers: WorkerCounts, unit: int, tile: tuple[int, int], budget: int) -> Plan:
         tiling = self.metadata.tiling
         tiles = plan_tiles(self.shape, tile, halo=tiling.halo, stride=tiling.stride)
         read = sum(item.read.shape[0] * item.read.shape[1] for item in tiles)
-        whole = len(tiles) == 1 and self.wishes.tile is None
+        whole = len(tiles) == 1 and self.constraints.tile is None
         return Plan(
             shape=self.shape,
-            tile=None if whole else self.wishes.tile or tile,
-            largest_tile=self._for_larger_slices(tile) if whole else self.wishes.tile or tile,
-            batch=self.wishes.batch,
+            tile=None if whole else self.constraints.tile or tile,
+            largest_tile=self._for_larger_slices(tile) if whole else self.constraints.tile or tile,
+            batch=self.constraints.batch,
             unit=unit,
-            crew=crew,
+            workers=workers,
             tiles=len(tiles),
             overhead=read / (self.shape[0] * self.shape[1]) - 1,
             base_bytes=self.probe.base,
-            unit_bytes=self._units_bytes(crew, unit),
-            tile_bytes=crew.inferrers * self._tile_bytes(tile),
+            unit_bytes=self._units_bytes(workers, unit),
+            tile_bytes=workers.inferrers * self._tile_bytes(tile),
             budget=budget,
-            seconds_per_slice=self.probe.seconds_per_pixel * read / crew.inferrers,
+            seconds_per_slice=self.probe.seconds_per_pixel * read / workers.inferrers,
         )
 
-    def _crews(self) -> Iterator[Crew]:
+    def _crews(self) -> Iterator[WorkerCounts]:
         """From the most parallel to the leanest."""
-        unit = self.wishes.unit or self._preferred_unit()
+        unit = self.constraints.unit or self._preferred_unit()
         streams = min(self.streams, max(1, len(self.source.slices) // unit))
         hands = 2 if unit == 1 else 1
         while streams >= 1:
-            yield Crew(readers=hands, inferrers=streams, writers=hands, queue=hands)
+            yield WorkerCounts(readers=hands, inferrers=streams, writers=hands, queue=hands)
             streams //= 2
-        yield Crew(readers=1, inferrers=1, writers=1, queue=1)
+        yield WorkerCounts(readers=1, inferrers=1, writers=1, queue=1)
 
-    def _choices(self, room: int) -> Iterator[tuple[Crew, int]]:
-        """Crew and unit, from the fastest to those that take least memory."""
-        for crew in self._crews():
-            unit = self._unit(crew, room)
-            yield crew, unit
-        while unit > 1 and self.wishes.unit is None:
+    def _choices(self, room: int) -> Iterator[tuple[WorkerCounts, int]]:
+        """WorkerCounts and unit, from the fastest to those that take least memory."""
+        for workers in self._crews():
+            unit = self._unit(workers, room)
+            yield workers, unit
+        while unit > 1 and self.constraints.unit is None:
             unit = math.ceil(unit / 2)
-            yield crew, unit
+            yield workers, unit
 
-    def _unit(self, crew: Crew, room: int) -> int:
+    def _unit(self, workers: WorkerCounts, room: int) -> int:
         """The preferred unit, halved until all in flight take no more than half of the room."""
-        if self.wishes.unit is not None:
-            return self.wishes.unit
+        if self.constraints.unit is not None:
+            return self.constraints.unit
         unit = self._preferred_unit()
-        while unit > 1 and self._units_bytes(crew, unit) > room / 2:
+        while unit > 1 and self._units_bytes(workers, unit) > room / 2:
             unit = math.ceil(unit / 2)
         return unit
 
     def _preferred_unit(self) -> int:
         """Input chunks are best read as a whole; output chunks must be written as a whole."""
         chunk = 1 if self.source.volume is None else self.source.volume.slices_per_chunk
-        if self.wishes.chunked_output:
+        if self.constraints.chunked_output:
             chunk = chunk if chunk in _DEPTHS else _CHUNK_DEPTH
-        return max(1, min(max(chunk, self.wishes.batch), len(self.source.slices)))
+        return max(1, min(max(chunk, self.constraints.batch), len(self.source.slices)))
 
-    def _units_bytes(self, crew: Crew, unit: int) -> int:
+    def _units_bytes(self, workers: WorkerCounts, unit: int) -> int:
         """Of all units in flight: as they are stored, as the model takes them, and their labels."""
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
         # a grey image may be stored as RGB; decoders and encoders work on copies
         per_pixel = 3 * stored + 2 * self.metadata.input.channels * itemsize + 3
-        if self.wishes.probabilities:
+        if self.constraints.probabilities:
             per_pixel += 6 * len(self.metadata.classes)
-        return crew.units_in_flight * unit * per_pixel * self.shape[0] * self.shape[1]
+        return workers.units_in_flight * unit * per_pixel * self.shape[0] * self.shape[1]
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
-        return self.probe.tile_bytes(tile[0] * tile[1] * self.wishes.batch)
+        return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)
 
     def _evened(self, tile: tuple[int, int]) -> tuple[int, int]:
         """The smallest tile that cuts a slice into as many pieces: the last one overlaps less with its neighbour."""
@@ -229,10 +231,10 @@ class Planner:
     def _fixed_tile(self) -> tuple[int, int] | None:
         """(rows, columns) that the user or an earlier run has decided; None: free."""
         whole = self._whole()
-        if self.wishes.tile is not None:
-            _refuse_small_tile(self.wishes.tile, self.metadata.tiling)
-            return min(self.wishes.tile[0], whole[0]), min(self.wishes.tile[1], whole[1])
-        return whole if self.wishes.whole_slices else None
+        if self.constraints.tile is not None:
+            _refuse_small_tile(self.constraints.tile, self.metadata.tiling)
+            return min(self.constraints.tile[0], whole[0]), min(self.constraints.tile[1], whole[1])
+        return whole if self.constraints.whole_slices else None
 
     def _tile(self, left: int | None) -> tuple[int, int] | None:
         """(rows, columns) to read at a time; None: memory does not suffice for the smallest.
@@ -245,7 +247,7 @@ class Planner:
         if fixed is not None:
             fits = left is None or self._tile_bytes(fixed) <= left
             # only a limit that somebody has set goes before the tile that is asked for
-            return fixed if fits or self.wishes.memory is None else None
+            return fixed if fits or self.constraints.memory is None else None
         least = self._smallest_tile()
         edge = max(whole) if left is not None else max(_TILE_ON_DEVICE, *least)
         while True:
@@ -259,7 +261,7 @@ class Planner:
             edge = max(step, *least)
 
 
-def pending_units(source: Source, sink: Sink, done: Container[str], unit: int, part: Part) -> Iterator[Unit]:
+def pending_units(source: Source, sink: Sink, done: Container[str], unit: int, part: Part) -> Iterator[Block]:
     """Units with something left to do, in order; only those of this process's part.
 
     Args:
@@ -275,7 +277,7 @@ def pending_units(source: Source, sink: Sink, done: Container[str], unit: int, p
         slices = source.slices[start : start + unit]
         missing = tuple(item for item in slices if item.name not in done)
         if missing:
-            yield Unit(number=number, slices=slices if sink.whole_units else missing)
+            yield Block(number=number, slices=slices if sink.whole_units else missing)
 
 
 def format_seconds(seconds: float) -> str:

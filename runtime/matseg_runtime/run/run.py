@@ -18,7 +18,7 @@ from matseg_runtime.run.setup import Job, now, open_input, prepare_job
 from matseg_runtime.run.stages import Record
 from matseg_runtime.run.stock import remove_account, remove_tables, tables_in, take_stock
 from matseg_runtime.run.summary import Summary, clipping_warning, difference_warning, drift_warning
-from matseg_runtime.sink.base import Unit
+from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.watch import WatchSource
@@ -122,7 +122,7 @@ def _process(job: Job, ledger: Ledger, progress: Progress) -> StageTimes | None:
         return _on_dask(job, ledger, units, progress, job.options.dask)
     work = job.work(progress.advance, _recorder(job, ledger))
     return run_pipeline(
-        units, work.read, work.infer, work.write, job.plan.crew, watch=_tell_bottleneck(progress)
+        units, work.read, work.infer, work.write, job.plan.workers, watch=_tell_bottleneck(progress)
     )
 
 
@@ -151,12 +151,14 @@ def _run_watching(job: Job, source: WatchSource, ledger: Ledger, progress: Progr
         return record.identity if record is not None else ("" if item.name in ledger.excluded else None)
 
     units = (
-        Unit(number=item.index, slices=(item,))
+        Block(number=item.index, slices=(item,))
         for item in source.arrivals(outcome)
         if not _is_done(item, job, ledger)
     )
     try:
-        return run_pipeline(units, work.read, work.infer, work.write, job.plan.crew, on_interrupt=source.stop)
+        return run_pipeline(
+            units, work.read, work.infer, work.write, job.plan.workers, on_interrupt=source.stop
+        )
     except KeyboardInterrupt:
         return None
 
@@ -172,7 +174,7 @@ def _is_done(item: Slice, job: Job, ledger: Ledger) -> bool:
     return False
 
 
-def _on_dask(job: Job, ledger: Ledger, units: list[Unit], progress: Progress, address: str) -> StageTimes:
+def _on_dask(job: Job, ledger: Ledger, units: list[Block], progress: Progress, address: str) -> StageTimes:
     if importlib.util.find_spec("distributed") is None:
         raise MissingExtraError("dask", "--dask")
     from matseg_runtime.run.dask import run_units_on_dask
@@ -212,7 +214,7 @@ def _done_before(job: Job) -> set[str]:
         if item.name in ledger.done:
             _refuse_changed(item, ledger.done[item.name])
     lost = set(job.sink.lost(records))
-    return {item.name for item in records if item.name not in lost and job.gauge.wanted.is_scored(item)}
+    return {item.name for item in records if item.name not in lost and job.measurer.wanted.is_scored(item)}
 
 
 def _identities(ledger: Ledger) -> dict[str, str]:
@@ -244,7 +246,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         drift_warning(records, DRIFT_WARNING),
         _lock_warning(ledger),
         _idle_parts_warning(job),
-        _newcomers_warning(job.source),
+        _new_files_warning(job.source),
         _changed_warning(job.source, ledger),
     ]
     return Summary(
@@ -256,7 +258,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         provider=job.session.provider,
         provider_reason=job.session.reason,
         self_test=job.self_test,
-        threads=job.session.threads * job.plan.crew.inferrers,
+        threads=job.session.threads * job.plan.workers.inferrers,
         started=job.started,
         finished=now(),
         slices=len(slices),
@@ -272,7 +274,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         is_final=settled(job.source, ledger),
         part=job.options.part,
         voxel=voxel,
-        costs=None if job.gauge.wanted.nothing or job.options.dask is not None else job.gauge.costs,
+        costs=None if job.measurer.wanted.nothing or job.options.dask is not None else job.measurer.costs,
         warnings=tuple(text for text in warnings if text is not None),
     )
 
@@ -316,7 +318,7 @@ def _forget_unscored(job: Job, ledger: Ledger) -> None:
     """Label again what was labelled without finding out how uncertain it is: probabilities are not kept."""
     for item in job.source.slices:
         record = ledger.done.get(item.name)
-        if record is not None and not job.gauge.wanted.is_scored(record):
+        if record is not None and not job.measurer.wanted.is_scored(record):
             ledger.forget(item.name)
 
 
@@ -336,8 +338,8 @@ def _lock_warning(ledger: Ledger) -> str | None:
     )
 
 
-def _newcomers_warning(source: Source) -> str | None:
-    found = source.newcomers()
+def _new_files_warning(source: Source) -> str | None:
+    found = source.new_files()
     if not found:
         return None
     return (

@@ -8,26 +8,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from matseg_runtime.inference.background import Answers
+from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice
 from matseg_runtime.inference.session import SelfTestResult, Session
 from matseg_runtime.inference.tiles import constant_answers
 from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
-from matseg_runtime.measure.measurer import Gauge
+from matseg_runtime.measure.measurer import Measurer
 from matseg_runtime.measure.regions import require_scikit_image
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.run.options import RunOptions
-from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, Planner, Wishes, default_budget
+from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Planner, default_budget
 from matseg_runtime.run.probe import probe
 from matseg_runtime.run.stages import Record, Work
 from matseg_runtime.run.summary import provenance_text
 from matseg_runtime.sink.base import Sink
-from matseg_runtime.sink.target import Place, choose_place, label_volume, make_sink
+from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume, make_sink
 from matseg_runtime.source.base import PixelArray, Slice, Source
-from matseg_runtime.source.checks import look_at_some
+from matseg_runtime.source.checks import check_slices
 from matseg_runtime.source.open import open_source, require_text
-from matseg_runtime.source.transform import Intake
+from matseg_runtime.source.transform import Transform
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.units import choose_voxel_size, voxel_of_model
 from matseg_shared.errors import ImageError, UsageError
@@ -47,11 +47,11 @@ class Job:
     self_test: SelfTestResult
     plan: Plan
     key: JobKey
-    place: Place
+    place: OutputTarget
     sink: Sink
-    answers: Answers | None
+    answers: ConstantTileCache | None
     """For constant regions; None: the network is to read them, too."""
-    gauge: Gauge
+    measurer: Measurer
     started: str
     warnings: tuple[str, ...] = ()
     """Of what a look at some slices showed."""
@@ -63,7 +63,7 @@ class Job:
             slice_shape = label_volume(self.source, self.plan.shape).slice_shape
         return Work(
             source=self.source,
-            intake=Intake(
+            transform=Transform(
                 info=self.session.model.metadata.input,
                 window=self.options.window,
                 stored_dtype=self.key.stored_dtype,
@@ -75,7 +75,7 @@ class Job:
             probabilities=_probabilities_needed(self.options),
             answers=self.answers,
             slice_shape=slice_shape,
-            gauge=self.gauge,
+            measurer=self.measurer,
             advance=advance,
         )
 
@@ -100,26 +100,26 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     session, self_test = _tested_session(options)
     metadata = session.model.metadata
     on_cpu = session.provider in COMPUTE_ON_CPU
-    place = choose_place(source, options.output, metadata)
+    place = choose_target(source, options.output, metadata)
     earlier = None if options.output.overwrite else read_key(place.ledger_folder)
     dtype = _windowed_dtype(options, source, earlier)
-    intake = Intake(info=metadata.input, window=options.window, stored_dtype=dtype)
-    shape = _check_first_slice(source, intake, accept=options.accept_intensities)
+    transform = Transform(info=metadata.input, window=options.window, stored_dtype=dtype)
+    shape = _check_first_slice(source, transform, accept=options.accept_intensities)
     if place.is_volume and not options.output.overwrite:
         shape = _shape_before(place.ledger_folder, source) or shape
-    warnings = look_at_some(source, intake, accept=options.accept_intensities)
+    warnings = check_slices(source, transform, accept=options.accept_intensities)
     plan = Planner(
         source=source,
         metadata=metadata,
         shape=shape,
         probe=probe(session, shape, options.memory or default_budget()),
-        wishes=_wishes(options, place, earlier),
+        constraints=_constraints(options, place, earlier),
         streams=_streams(options) if on_cpu else 1,
         on_cpu=on_cpu,
     ).plan()
-    if on_cpu and plan.crew.inferrers < _streams(options):
+    if on_cpu and plan.workers.inferrers < _streams(options):
         session = replace(
-            _open_session(options, session.provider, plan.crew.inferrers, session.model),
+            _open_session(options, session.provider, plan.workers.inferrers, session.model),
             reason=session.reason,
         )
     key = _key(options, source, session, plan, place, dtype)
@@ -137,7 +137,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
         place=place,
         sink=sink,
         answers=_answers(options, session, plan),
-        gauge=Gauge(wanted=options.wanted),
+        measurer=Measurer(wanted=options.wanted),
         started=started,
         warnings=warnings,
     )
@@ -166,7 +166,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
         trust=Trust.of_site().also(HasSha256(sha256=key.model_sha256, source="the client's model")),
     )
     self_test = session.require_self_test(options.accepted_difference)
-    place = choose_place(source, options.output, session.model.metadata)
+    place = choose_target(source, options.output, session.model.metadata)
     found = _key(options, source, session, plan, place, key.stored_dtype)
     if differences := key.differences(found):
         source.close()
@@ -183,7 +183,7 @@ def worker_job(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Jo
         place=place,
         sink=_sink(options, source, session, plan, key, place),
         answers=_answers(options, session, plan),
-        gauge=Gauge(wanted=options.wanted),
+        measurer=Measurer(wanted=options.wanted),
         started=now(),
     )
 
@@ -222,18 +222,18 @@ def _open_session(
     )
 
 
-def _answers(options: RunOptions, session: Session, plan: Plan) -> Answers | None:
+def _answers(options: RunOptions, session: Session, plan: Plan) -> ConstantTileCache | None:
     if not options.skip_constant:
         return None
     return constant_answers(session, batch=plan.batch, probabilities=_probabilities_needed(options))
 
 
-def _wishes(options: RunOptions, place: Place, earlier: JobKey | None) -> Wishes:
+def _constraints(options: RunOptions, place: OutputTarget, earlier: JobKey | None) -> PlanConstraints:
     """An earlier run of the job has fixed how it is cut up, unless the user says otherwise now."""
     tile = None if options.tile is None else (options.tile, options.tile)
     if tile is None and earlier is not None:
         tile = earlier.tile
-    return Wishes(
+    return PlanConstraints(
         tile=tile,
         whole_slices=earlier is not None and earlier.tile is None,
         unit=None if earlier is None else earlier.unit,
@@ -249,7 +249,7 @@ def _key(
     source: Source,
     session: Session,
     plan: Plan,
-    place: Place,
+    place: OutputTarget,
     stored_dtype: str | None,
 ) -> JobKey:
     content = source.identity.content
@@ -282,7 +282,7 @@ def _key(
 
 
 def _sink(
-    options: RunOptions, source: Source, session: Session, plan: Plan, key: JobKey, place: Place
+    options: RunOptions, source: Source, session: Session, plan: Plan, key: JobKey, place: OutputTarget
 ) -> Sink:
     metadata = session.model.metadata
     voxel = choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0]
@@ -321,16 +321,16 @@ def _windowed_dtype(options: RunOptions, source: Source, earlier: JobKey | None)
     return str(_first_readable(source)[1].dtype.name)
 
 
-def _check_first_slice(source: Source, intake: Intake, *, accept: bool) -> tuple[int, int]:
+def _check_first_slice(source: Source, transform: Transform, *, accept: bool) -> tuple[int, int]:
     """Refuse an input that does not fit the model before any work, by its first slice that can be read.
 
     Returns:
         (H, W) of that slice.
     """
-    item, pixels = _first_readable(source, intake.stored_dtype)
-    image = intake.convert(pixels, item.where)
+    item, pixels = _first_readable(source, transform.stored_dtype)
+    image = transform.convert(pixels, item.where)
     if not accept:
-        intake.check_range(image, item.where)
+        transform.check_range(image, item.where)
     return int(image.shape[1]), int(image.shape[2])
 
 

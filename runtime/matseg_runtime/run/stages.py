@@ -8,16 +8,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from matseg_runtime.inference.background import Answers
+from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import Segmentation, segment_images
 from matseg_runtime.ledger import ExcludedSlice, SliceRecord
-from matseg_runtime.measure.measurer import Gauge, Measurement
+from matseg_runtime.measure.measurer import Measurement, Measurer
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.run.plan import Plan
-from matseg_runtime.sink.base import Result, Sink, Unit
+from matseg_runtime.sink.base import Block, Result, Sink
 from matseg_runtime.source.base import Slice, Source
-from matseg_runtime.source.transform import Intake
+from matseg_runtime.source.transform import Transform
 from matseg_shared.errors import ImageError
 
 Record = Callable[[Sequence[SliceRecord], Sequence[ExcludedSlice]], None]
@@ -38,18 +38,18 @@ class LoadedSlice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoadedUnit:
+class LoadedBlock:
     """A unit after reading."""
 
-    unit: Unit
+    unit: Block
     slices: tuple[LoadedSlice, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelledUnit:
+class LabelledBlock:
     """A unit after inference."""
 
-    unit: Unit
+    unit: Block
     results: tuple[Result, ...]
 
 
@@ -58,27 +58,27 @@ class Work:
     """The three stages of one job, bound to its parts."""
 
     source: Source
-    intake: Intake
+    transform: Transform
     session: Session
     plan: Plan
     sink: Sink
     record: Record
     probabilities: bool
-    answers: Answers | None
+    answers: ConstantTileCache | None
     """For constant regions; None: the network reads them like all others."""
     slice_shape: tuple[int, int] | None
     """(H, W) that every slice of an output volume must have; None: any."""
-    gauge: Gauge
+    measurer: Measurer
     advance: Callable[[int], None]
 
-    def read(self, unit: Unit) -> LoadedUnit:
+    def read(self, unit: Block) -> LoadedBlock:
         """Read and convert a unit's slices; those that cannot be read are excluded."""
         loaded: list[LoadedSlice] = []
         for run in consecutive(unit.slices):
             loaded += self._read_run(run)
-        return LoadedUnit(unit=unit, slices=tuple(loaded))
+        return LoadedBlock(unit=unit, slices=tuple(loaded))
 
-    def infer(self, loaded: LoadedUnit) -> LabelledUnit:
+    def infer(self, loaded: LoadedBlock) -> LabelledBlock:
         """Label the slices of a unit that could be read."""
         images = [item.image for item in loaded.slices if item.image is not None]
         segmentations = iter(
@@ -94,12 +94,12 @@ class Work:
         results = tuple(
             self._result(item, None if item.image is None else next(segmentations)) for item in loaded.slices
         )
-        return LabelledUnit(unit=loaded.unit, results=results)
+        return LabelledBlock(unit=loaded.unit, results=results)
 
-    def write(self, labelled: LabelledUnit) -> None:
+    def write(self, labelled: LabelledBlock) -> None:
         """Measure a unit's labels and make them durable, then record that they are."""
         measured = [
-            Measurement() if result.segmentation is None else self.gauge.measure(result.segmentation)
+            Measurement() if result.segmentation is None else self.measurer.measure(result.segmentation)
             for result in labelled.results
         ]
         sizes = self.sink.write(labelled.unit, labelled.results)
@@ -130,9 +130,9 @@ class Work:
         for item, identity, pixels in zip(run, before, arrays, strict=True):
             if self.source.current_identity(item.index) != identity:
                 raise ImageError(item.where, "changed while it was read; run again when it is complete")
-            image = self.intake.convert(pixels, item.where)
+            image = self.transform.convert(pixels, item.where)
             self._check_shape(image, item.where)
-            clipped = self.intake.clipped(pixels)
+            clipped = self.transform.clipped(pixels)
             loaded.append(LoadedSlice(slice=item, identity=identity, image=image, clipped=clipped))
         return loaded
 

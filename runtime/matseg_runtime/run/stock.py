@@ -46,13 +46,13 @@ def take_stock(
     """
     folder = job.sink.report_folder
     write_phase_fractions(folder / FRACTIONS_NAME, records, job.session.model.metadata, summary.voxel)
-    connectivity = job.gauge.wanted.regions or _measured_by_all(records)
+    connectivity = job.measurer.wanted.regions or _measured_by_all(records)
     if connectivity is not None:
         tables = _tables(job, summary, records, connectivity, progress)
         tables.write(folder)
         summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
-    if job.gauge.wanted.uncertain is not None:
-        summary = _propose(job, summary, records, job.gauge.wanted.uncertain, progress)
+    if job.measurer.wanted.uncertain is not None:
+        summary = _propose(job, summary, records, job.measurer.wanted.uncertain, progress)
     removed = _removed_warning(before, folder)
     return summary if removed is None else _warned(summary, removed)
 
@@ -137,7 +137,7 @@ def _measure_again(
 
     progress.stage("measuring what was labelled before", len(records), unit="slices")
     axis = 0 if job.source.volume is None or job.place.format != "zarr" else job.source.volume.axis
-    with job.gauge.costs.of("regions"):
+    with job.measurer.costs.of("regions"):
         if isinstance(job.sink, ImageSink):
             files = {record.name: job.sink.file_of(record.name) for record in records}
             return measure_images(files, connectivity=connectivity)
@@ -151,7 +151,7 @@ def _propose(
     from matseg_runtime.suggest.folder import propose
     from matseg_runtime.suggest.table import write_scores
 
-    unknown = sum(not job.gauge.wanted.is_scored(record) for record in records)
+    unknown = sum(not job.measurer.wanted.is_scored(record) for record in records)
     if unknown:
         return _warned(
             summary,
@@ -159,10 +159,10 @@ def _propose(
             "more without --finish and --part to have them scored",
         )
     spacing = job.options.uncertain_spacing or default_spacing(len(job.source.slices), count)
-    chosen = choose(records, count, job.gauge.wanted.crop, spacing)
+    chosen = choose(records, count, job.measurer.wanted.crop, spacing)
     write_scores(job.sink.report_folder / SCORES_NAME, records, chosen, job.source.first)
     progress.stage("copying uncertain slices")
-    with job.gauge.costs.of("uncertainty"):
+    with job.measurer.costs.of("uncertainty"):
         result = propose(job, chosen, spacing)
     summary = dataclasses.replace(summary, uncertain=result.folder, proposals=result.count)
     if result.warning is not None:

@@ -266,9 +266,9 @@ def _stages(times: StageTimes) -> dict[str, Any]:
             "writing": round(times.write, 3),
         },
         "threads": {
-            "reading": times.crew.readers,
-            "inference": times.crew.inferrers,
-            "writing": times.crew.writers,
+            "reading": times.workers.readers,
+            "inference": times.workers.inferrers,
+            "writing": times.workers.writers,
         },
         "bottleneck": times.bottleneck,
     }

@@ -16,7 +16,7 @@ UNLABELLED = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class Block:
     """Slices that are read, written and recorded together."""
 
     number: int
@@ -131,7 +131,7 @@ class Sink(ABC):
         return
 
     @abstractmethod
-    def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
+    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
         """Write a unit's results; they are durable on return.
 
         Returns:

@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from matseg_runtime.inference.tiles import Segmentation, scaled_probabilities
 from matseg_runtime.ledger import SliceRecord, read_key
-from matseg_runtime.sink.base import Result, Sink, Unit
+from matseg_runtime.sink.base import Block, Result, Sink
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.units import VoxelSize
@@ -126,7 +126,7 @@ class ImageSink(Sink):
             self.file_of(record.name).unlink(missing_ok=True)
             self._probability_file(record.name).unlink(missing_ok=True)
 
-    def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:  # noqa: ARG002 (a file per slice)
+    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:  # noqa: ARG002 (a file per slice)
         return tuple(0 if result.segmentation is None else self._write(result) for result in results)
 
     def finish(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.sink.base import LabelVolume, Result, Unit
+from matseg_runtime.sink.base import Block, LabelVolume, Result
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file
 from matseg_runtime.units import VoxelSize
@@ -45,7 +45,7 @@ class StackSink(VolumeSink):
         self._provenance = provenance
         self._voxel = voxel
 
-    def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
+    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
         page = int(np.prod(self.volume.slice_shape))
         block = self.block(results)
         with output_errors(self.path), self.partial.open("r+b") as stream:

@@ -24,7 +24,7 @@ OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class OutputTarget:
     """Where an output goes and what it will be."""
 
     path: Path
@@ -43,7 +43,7 @@ class Place:
         return side_folder(self.path) if self.is_volume else self.path / LEDGER_NAME
 
 
-def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata) -> Place:
+def choose_target(source: Source, options: OutputOptions, metadata: ModelMetadata) -> OutputTarget:
     """Decide by the suffix of the output's name.
 
     Raises:
@@ -73,7 +73,7 @@ def choose_place(source: Source, options: OutputOptions, metadata: ModelMetadata
     if format_ == "tiff" and options.probabilities:
         _refuse_one_name_for_two(source)
     _refuse_overlap(source, path)
-    return Place(path=path, format=format_)
+    return OutputTarget(path=path, format=format_)
 
 
 def _refuse_one_name_for_two(source: Source) -> None:
@@ -88,7 +88,7 @@ def _refuse_one_name_for_two(source: Source) -> None:
             )
 
 
-def _place_in_image(source: Source, options: OutputOptions, label: str) -> Place:
+def _place_in_image(source: Source, options: OutputOptions, label: str) -> OutputTarget:
     from matseg_runtime.sink.label_group import ImageGroup, check_label_name
 
     for option, given in (
@@ -111,7 +111,7 @@ def _place_in_image(source: Source, options: OutputOptions, label: str) -> Place
         raise UsageError(
             f"{source.location}: is stored as zarr version 2, which knows no shards; leave --shards out"
         )
-    return Place(path=image.label_path(check_label_name(label)), format="zarr", image=image)
+    return OutputTarget(path=image.label_path(check_label_name(label)), format="zarr", image=image)
 
 
 def label_volume(
@@ -173,7 +173,7 @@ def _in_voxels(spacing: Spacing) -> tuple[float, ...]:
 
 
 def make_sink(
-    place: Place,
+    place: OutputTarget,
     options: OutputOptions,
     metadata: ModelMetadata,
     provenance: str,
@@ -209,7 +209,7 @@ def make_sink(
 
 
 def _zarr_sink(
-    place: Place,
+    place: OutputTarget,
     options: OutputOptions,
     metadata: ModelMetadata,
     provenance: str,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.tiles import scaled_probabilities
 from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Unit
+from matseg_runtime.sink.base import UNLABELLED, Block, LabelVolume, Result
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
 from matseg_shared.contract.metadata import ModelMetadata
@@ -65,7 +65,7 @@ class ZarrSink(VolumeSink):
         self._arrays: dict[str, Any] = {}
         self._opening = threading.Lock()  # zarr's settings are the whole process's
 
-    def write(self, unit: Unit, results: Sequence[Result]) -> tuple[int, ...]:
+    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
         start = unit.slices[0].index
         axis = self.volume.axis
         region = [slice(None)] * 3

@@ -22,7 +22,7 @@ from matseg_runtime.source.folder import file_identity, refuse_growing_file, req
 from matseg_runtime.source.layout import layout_of
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.limits import require_room
+from matseg_shared.images.limits import require_memory
 
 MOST_SLICES = 500_000
 """Each has a name and a line in the record of what is done."""
@@ -141,13 +141,13 @@ def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int |
     """What is read at a time must fit into memory: a slice, and the chunks it lies in, which are decoded whole."""
     itemsize = np.dtype(stored.array.dtype).itemsize
     one = tuple(1 if axis == slice_axis else length for axis, length in enumerate(shape))
-    require_room(stored.location, one, itemsize, "slice")
+    require_memory(stored.location, one, itemsize, "slice")
     if stored.piece_shape is not None and min(stored.piece_shape, default=1) < 1:
         raise UsageError(
             f"{stored.location}: its chunks have the shape {stored.piece_shape}, which holds nothing"
         )
     if stored.piece_shape is not None:
-        require_room(stored.location, stored.piece_shape, itemsize, "chunk")
+        require_memory(stored.location, stored.piece_shape, itemsize, "chunk")
 
 
 def _within(spacing: Spacing | None, axes: int) -> Spacing | None:

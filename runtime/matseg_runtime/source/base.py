@@ -138,7 +138,7 @@ class Source(ABC):
         """The identity of a slice's file as it is now, to notice one that changes under our hands."""
         return self.slices[index].identity
 
-    def newcomers(self) -> tuple[Path, ...]:
+    def new_files(self) -> tuple[Path, ...]:
         """Images that have come to the input since it was opened, and are not among its slices."""
         return ()
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.source.base import Source
-from matseg_runtime.source.transform import Intake
+from matseg_runtime.source.transform import Transform
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
 
@@ -39,7 +39,7 @@ _TOLD_APART = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class SliceStats:
     """One slice in a few numbers; intensities in the model's units, after a window."""
 
     where: str
@@ -64,12 +64,12 @@ class Glance:
         return self.low == self.high
 
 
-def look_at_some(source: Source, intake: Intake, *, accept: bool) -> tuple[str, ...]:
+def check_slices(source: Source, transform: Transform, *, accept: bool) -> tuple[str, ...]:
     """Look at a few slices.
 
     Args:
         source: whose slices are to be labelled.
-        intake: as they will be taken in.
+        transform: as they will be taken in.
         accept: go on where the intensities are of another scale, and say so.
 
     Returns:
@@ -78,14 +78,16 @@ def look_at_some(source: Source, intake: Intake, *, accept: bool) -> tuple[str, 
     Raises:
         UsageError: the intensities are of another scale, or the window leaves nothing of them.
     """
-    glances = [found for found in (_glance(source, intake, index) for index in _chosen(source)) if found]
-    telling = [glance for glance in glances if not glance.plain]
-    scale = _another_scale(telling, intake.info.histogram) or _nothing_left(glances, intake)
+    stats = [
+        found for found in (_slice_stats(source, transform, index) for index in _chosen(source)) if found
+    ]
+    telling = [item for item in stats if not item.plain]
+    scale = _another_scale(telling, transform.info.histogram) or _nothing_left(stats, transform)
     if scale is not None and not accept:
         raise UsageError(f"{source.location}: {scale}; or go on regardless with --accept-intensities")
     found = (
         None if scale is None else f"{scale}; accepted with --accept-intensities",
-        _reversed_colours(telling, intake.info),
+        _reversed_colours(telling, transform.info),
         _stretched(telling),
     )
     return tuple(text for text in found if text is not None)
@@ -96,18 +98,18 @@ def _chosen(source: Source) -> list[int]:
     return sorted({round(last * step / (SLICES - 1)) for step in range(SLICES)})
 
 
-def _glance(source: Source, intake: Intake, index: int) -> Glance | None:
+def _slice_stats(source: Source, transform: Transform, index: int) -> SliceStats | None:
     """None for a slice that cannot be read, which is excluded in its turn."""
     where = source.slices[index].where
     try:
         stored = source.read(index, index + 1)[0]
-        image = intake.convert(stored, where)
+        image = transform.convert(stored, where)
     except ImageError:
         return None
     step = max(1, round((image[0].size / _SAMPLED) ** 0.5))
     low, high = np.percentile(image[:, ::step, ::step], [1, 99])
     darkest, brightest = image.min(), image.max()
-    return Glance(
+    return SliceStats(
         where=where,
         low=float(low),
         high=float(high),
@@ -117,24 +119,24 @@ def _glance(source: Source, intake: Intake, index: int) -> Glance | None:
         at_brightest=int(np.count_nonzero(image == brightest)),
         pixels=image.size,
         means=tuple(image.mean(axis=(1, 2), dtype=np.float64).tolist()),
-        clipped=intake.clipped(stored) / image[0].size,
+        clipped=transform.clipped(stored) / image[0].size,
     )
 
 
-def _another_scale(glances: Sequence[Glance], histogram: Histogram) -> str | None:
+def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | None:
     """What to say where every slice spans a small part of the training set's intensities, or lies beside them."""
     low, high = _span(histogram)
     width = high - low
-    if not glances or width <= 0:
+    if not stats or width <= 0:
         return None
-    narrow = all(glance.high - glance.low < _NARROW * width for glance in glances)
-    beside = all(glance.high < low - width or glance.low > high + width for glance in glances)
+    narrow = all(item.high - item.low < _NARROW * width for item in stats)
+    beside = all(item.high < low - width or item.low > high + width for item in stats)
     if not (narrow or beside):
         return None
-    least, most = min(glance.low for glance in glances), max(glance.high for glance in glances)
+    least, most = min(item.low for item in stats), max(item.high for item in stats)
     return (
         f"expected intensities like the training set's (98% of them from {low:g} to {high:g}), found {least:g} "
-        f"to {most:g} in {len(glances)} slices: another bit depth or unit; map them with --window LO,HI, the "
+        f"to {most:g} in {len(stats)} slices: another bit depth or unit; map them with --window LO,HI, the "
         "intensities that become the model's darkest and brightest"
     )
 
@@ -149,20 +151,20 @@ def _span(histogram: Histogram) -> tuple[float, float]:
     return float(edges[first]), float(edges[last + 1])
 
 
-def _nothing_left(glances: Sequence[Glance], intake: Intake) -> str | None:
-    if not glances or not all(glance.clipped >= _CLIPPED for glance in glances):
+def _nothing_left(stats: Sequence[SliceStats], transform: Transform) -> str | None:
+    if not stats or not all(item.clipped >= _CLIPPED for item in stats):
         return None
     return (
-        f"--window {intake.window} leaves nothing of {len(glances)} slices that were looked at: nearly all of their "
+        f"--window {transform.window} leaves nothing of {len(stats)} slices that were looked at: nearly all of their "
         "pixels lie beyond it; give the intensities that are the darkest and brightest of these slices"
     )
 
 
-def _reversed_colours(glances: Sequence[Glance], info: InputInfo) -> str | None:
+def _reversed_colours(stats: Sequence[SliceStats], info: InputInfo) -> str | None:
     """Files cannot tell RGB from BGR; a training set with more red than blue, or less, can."""
-    if info.channels != 3 or not glances:
+    if info.channels != 3 or not stats:
         return None
-    means = np.mean([glance.means for glance in glances], axis=0)
+    means = np.mean([item.means for item in stats], axis=0)
     trained, found = info.mean[0] - info.mean[2], float(means[0] - means[2])
     if abs(trained) < _TOLD_APART * float(np.mean(info.std)) or found * np.sign(trained) > -0.5 * abs(
         trained
@@ -174,17 +176,17 @@ def _reversed_colours(glances: Sequence[Glance], info: InputInfo) -> str | None:
     )
 
 
-def _stretched(glances: Sequence[Glance]) -> str | None:
+def _stretched(stats: Sequence[SliceStats]) -> str | None:
     """Slices on one scale do not all reach the same two ends with next to nothing, or with equal shares."""
-    ends = {(glance.darkest, glance.brightest) for glance in glances}
-    if len(glances) < _ENOUGH or len(ends) != 1:
+    ends = {(item.darkest, item.brightest) for item in stats}
+    if len(stats) < _ENOUGH or len(ends) != 1:
         return None
-    sides = ([(g.at_darkest, g.pixels) for g in glances], [(g.at_brightest, g.pixels) for g in glances])
+    sides = ([(g.at_darkest, g.pixels) for g in stats], [(g.at_brightest, g.pixels) for g in stats])
     if not all(_is_few(side) or _is_alike(side) for side in sides):
         return None
     low, high = ends.pop()
     return (
-        f"each of {len(glances)} slices that were looked at reaches from {low:g} to {high:g} exactly, as when contrast "
+        f"each of {len(stats)} slices that were looked at reaches from {low:g} to {high:g} exactly, as when contrast "
         "is stretched slice by slice: one material then has another grey in each slice; scale the whole volume alike"
     )
 

@@ -97,7 +97,7 @@ class FolderSource(Source):
         gaps = numbering_gaps([item.name for item in self.slices])
         return () if gaps is None else (gaps,)
 
-    def newcomers(self) -> tuple[Path, ...]:
+    def new_files(self) -> tuple[Path, ...]:
         known = set(self._paths)
         return tuple(path for path in list_images(self._folder)[0] if path not in known)
 

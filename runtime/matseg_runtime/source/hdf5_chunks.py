@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.zarr_chunks import require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.limits import could_fill, require_honest_stream
+from matseg_shared.images.limits import could_fill, require_bounded_stream
 
 _DEFLATE = 1
 """Number of the filter in HDF5's registry."""
@@ -86,7 +86,7 @@ class WrittenCheck:
             pixels = 2 * self.dataset.dtype.itemsize
             for length in self.dataset.chunks:
                 pixels *= length
-            require_honest_stream(self.where, content, "deflate", pixels)
+            require_bounded_stream(self.where, content, "deflate", pixels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

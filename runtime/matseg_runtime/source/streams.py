@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matseg_shared.errors import ImageError
-from matseg_shared.images.limits import ALWAYS, Format, could_fill, require_honest_stream, room
+from matseg_shared.images.limits import ALWAYS, Format, could_fill, require_bounded_stream, room
 
 _COUNTED: Mapping[str, Format] = {
     "gzip": "deflate",
@@ -44,7 +44,7 @@ def check_chunk(where: Path | str, path: Path, offset: int, length: int, codec: 
         kind = _COUNTED.get(codec)
         if kind is not None:
             if could_fill(length, kind):
-                require_honest_stream(where, stream.read(length), kind, _SPARE * pixels)
+                require_bounded_stream(where, stream.read(length), kind, _SPARE * pixels)
             return
         declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
     if declared is not None and declared > _SPARE * pixels and (declared > ALWAYS and declared > room()):

@@ -48,7 +48,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
+class Transform:
     """Turns slices as they are stored into the model's input."""
 
     info: InputInfo

@@ -25,7 +25,7 @@ from PIL import Image
 
 from matseg_runtime.inference.tiles import Segmentation, segment_images
 from matseg_runtime.run.setup import Job
-from matseg_runtime.source.transform import Intake
+from matseg_runtime.source.transform import Transform
 from matseg_runtime.suggest.choose import Box, Chosen
 from matseg_runtime.suggest.index import (
     ItemBox,
@@ -100,7 +100,7 @@ def _write(job: Job, folder: Path, index: UncertainIndex, chosen: Sequence[Chose
 
 
 def _index(job: Job, chosen: Sequence[Chosen], spacing: int) -> UncertainIndex:
-    wanted, window = job.gauge.wanted, job.options.window
+    wanted, window = job.measurer.wanted, job.options.window
     assert wanted.uncertain is not None
     return UncertainIndex(
         model_name=job.key.model_name,
@@ -155,7 +155,7 @@ def _write_item(job: Job, folder: Path, item: UncertainItem, chosen: Chosen) -> 
     stored = job.source.read(record.index, record.index + 1)[0]
     if job.source.current_identity(record.index) != record.identity:
         raise ImageError(record.where, "has changed since it was labelled")
-    image = Intake(info=job.session.model.metadata.input, window=job.options.window).convert(
+    image = Transform(info=job.session.model.metadata.input, window=job.options.window).convert(
         stored, record.where
     )
     segmentation = _segment(job, image)

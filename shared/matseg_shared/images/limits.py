@@ -36,7 +36,7 @@ def room() -> int:
     return max(ALWAYS, (_UNKNOWN if free is None else free) // _COPIES)
 
 
-def require_room(where: Path | str, shape: Sequence[int], itemsize: int, what: str = "image") -> None:
+def require_memory(where: Path | str, shape: Sequence[int], itemsize: int, what: str = "image") -> None:
     """Refuse what would not fit into memory.
 
     Args:
@@ -84,7 +84,7 @@ def could_fill(stored: int, kind: Format) -> bool:
     return most > ALWAYS and most > room()
 
 
-def require_honest_stream(where: Path | str, content: bytes, kind: Format, pixels: int) -> None:
+def require_bounded_stream(where: Path | str, content: bytes, kind: Format, pixels: int) -> None:
     """Refuse a stream that becomes longer than the header promises, before a decoder makes room for all of it.
 
     Only streams that could fill the memory are looked into.

@@ -22,7 +22,7 @@ from PIL import Image
 
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import as_meant, check_colours, palette_of
-from matseg_shared.images.limits import Format, could_fill, require_honest_stream, require_room
+from matseg_shared.images.limits import Format, could_fill, require_bounded_stream, require_memory
 from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.png_check import check_png
@@ -205,8 +205,8 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     import tifffile
 
     itemsize = 8 if page.dtype is None else page.dtype.itemsize
-    require_room(path, page.shape, itemsize)
-    require_room(path, page.chunks, itemsize, "tile")
+    require_memory(path, page.shape, itemsize)
+    require_memory(path, page.chunks, itemsize, "tile")
     _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
     _check_streams(path, page, math.prod(page.chunks) * itemsize)
     orientation = page.tags.get(_ORIENTATION_TAG)
@@ -241,14 +241,16 @@ def _check_streams(path: Path, page: TiffPage, pixels: int) -> None:
     with path.open("rb") as stream:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             stream.seek(offset)
-            require_honest_stream(path, stream.read(count), kind, pixels)
+            require_bounded_stream(path, stream.read(count), kind, pixels)
 
 
 def _read_with_pillow(path: Path) -> StoredImage:
     content = path.read_bytes()  # at once: Pillow asks for a few bytes at a time
     check_png(path, content)
     with _open_with_pillow(content) as image:
-        require_room(path, (image.height, image.width, len(image.getbands())), 2 if "16" in image.mode else 1)
+        require_memory(
+            path, (image.height, image.width, len(image.getbands())), 2 if "16" in image.mode else 1
+        )
         if getattr(image, "n_frames", 1) != 1:
             raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.load()

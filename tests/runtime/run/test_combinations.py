@@ -130,7 +130,7 @@ def _other_options(case: Case) -> tuple[str, ...]:
 def _run(*arguments: object) -> Result:
     """In this process, with units of two slices where slices share a chunk; other exceptions are raised."""
     with mock.patch.object(
-        Planner, "_preferred_unit", lambda planner: 2 if planner.wishes.chunked_output else 1
+        Planner, "_preferred_unit", lambda planner: 2 if planner.constraints.chunked_output else 1
     ):
         result = CliRunner().invoke(
             run_main, ["--provider", "cpu", "--threads", "1", *(str(item) for item in arguments)]

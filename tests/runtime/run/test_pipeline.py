@@ -11,28 +11,28 @@ from collections.abc import Callable
 
 import pytest
 
-from matseg_runtime.run.pipeline import Crew, run_pipeline
+from matseg_runtime.run.pipeline import WorkerCounts, run_pipeline
 from matseg_shared.system import interruption
 
-CREWS = [Crew(), Crew(readers=3, inferrers=2, writers=2, queue=1)]
+CREWS = [WorkerCounts(), WorkerCounts(readers=3, inferrers=2, writers=2, queue=1)]
 
 
-@pytest.mark.parametrize("crew", CREWS)
-def test_every_unit_passes_all_stages_once(crew: Crew) -> None:
+@pytest.mark.parametrize("workers", CREWS)
+def test_every_unit_passes_all_stages_once(workers: WorkerCounts) -> None:
     written: list[int] = []
-    times = run_pipeline(range(100), lambda n: n * 2, lambda n: n + 1, written.append, crew)
+    times = run_pipeline(range(100), lambda n: n * 2, lambda n: n + 1, written.append, workers)
     assert sorted(written) == [2 * n + 1 for n in range(100)]
     assert times.wall > 0
 
 
 def test_one_thread_each_keeps_the_order() -> None:
     written: list[int] = []
-    run_pipeline(range(50), lambda n: n, lambda n: n, written.append, Crew())
+    run_pipeline(range(50), lambda n: n, lambda n: n, written.append, WorkerCounts())
     assert written == list(range(50))
 
 
 def test_no_units() -> None:
-    run_pipeline([], lambda n: n, lambda n: n, [].append, Crew(readers=2))
+    run_pipeline([], lambda n: n, lambda n: n, [].append, WorkerCounts(readers=2))
 
 
 def _fails_at(number: int, error: BaseException) -> Callable[[int], int]:
@@ -44,10 +44,10 @@ def _fails_at(number: int, error: BaseException) -> Callable[[int], int]:
     return stage
 
 
-@pytest.mark.parametrize("crew", CREWS)
+@pytest.mark.parametrize("workers", CREWS)
 @pytest.mark.parametrize("where", ["units", "read", "infer", "write"])
 @pytest.mark.parametrize("error", [ValueError("broken"), MemoryError(), SystemExit(9)])
-def test_a_dead_stage_raises(crew: Crew, where: str, error: BaseException) -> None:
+def test_a_dead_stage_raises(workers: WorkerCounts, where: str, error: BaseException) -> None:
     def units() -> object:
         for n in range(1000):
             if where == "units" and n == 5:
@@ -59,7 +59,7 @@ def test_a_dead_stage_raises(crew: Crew, where: str, error: BaseException) -> No
     }
     started = time.monotonic()
     with pytest.raises(type(error)):
-        run_pipeline(units(), stages["read"], stages["infer"], stages["write"], crew)  # type: ignore[type-var]
+        run_pipeline(units(), stages["read"], stages["infer"], stages["write"], workers)  # type: ignore[type-var]
     assert time.monotonic() - started < 5
     for thread in threading.enumerate():
         if thread.name.startswith("matseg-"):
@@ -67,8 +67,8 @@ def test_a_dead_stage_raises(crew: Crew, where: str, error: BaseException) -> No
             assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("crew", CREWS)
-def test_a_slow_writer_holds_the_readers_back(crew: Crew) -> None:
+@pytest.mark.parametrize("workers", CREWS)
+def test_a_slow_writer_holds_the_readers_back(workers: WorkerCounts) -> None:
     lock = threading.Lock()
     in_flight, most = 0, 0
 
@@ -85,8 +85,8 @@ def test_a_slow_writer_holds_the_readers_back(crew: Crew) -> None:
         with lock:
             in_flight -= 1
 
-    run_pipeline(range(60), read, lambda n: n, write, crew)
-    assert crew.units_in_flight >= most > 1
+    run_pipeline(range(60), read, lambda n: n, write, workers)
+    assert workers.units_in_flight >= most > 1
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_bottleneck_is_named(slow: str, name: str) -> None:
     def stage(kind: str) -> Callable[[int], int]:
         return lambda n: (time.sleep(0.005 if kind == slow else 0.0005), n)[1]
 
-    times = run_pipeline(range(15), stage("read"), stage("infer"), stage("write"), Crew())
+    times = run_pipeline(range(15), stage("read"), stage("infer"), stage("write"), WorkerCounts())
     assert times.bottleneck == name
 
 
@@ -118,7 +118,7 @@ def test_ctrl_c_finishes_what_is_in_flight() -> None:
             reading,
             lambda n: n,
             written.append,
-            Crew(),
+            WorkerCounts(),
             on_interrupt=lambda: told.append(True),
         )
     assert told == [True]
@@ -132,7 +132,7 @@ def test_ctrl_c_that_was_lost_before_stops_a_run_before_anything_is_read() -> No
         with contextlib.suppress(KeyboardInterrupt):  # as a destructor does
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            run_pipeline(range(10), read.append, lambda n: n, print, Crew())
+            run_pipeline(range(10), read.append, lambda n: n, print, WorkerCounts())
     assert read == []
 
 
@@ -150,6 +150,6 @@ def test_a_second_ctrl_c_gives_up_what_is_in_flight(times: int) -> None:
         return n
 
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(range(10), reading, lambda n: n, print, Crew())
+        run_pipeline(range(10), reading, lambda n: n, print, WorkerCounts())
     never.set()
     assert time.monotonic() - begun < 8  # a third does not wait for threads that are stuck

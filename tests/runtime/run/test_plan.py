@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matseg_runtime.run.options import parse_range
-from matseg_runtime.run.plan import Plan, Planner, Wishes
+from matseg_runtime.run.plan import Plan, PlanConstraints, Planner
 from matseg_runtime.run.probe import Probe
 from matseg_runtime.sizes import parse_size
 from matseg_runtime.source.base import InputIdentity, Slice, Source, Volume
@@ -42,14 +42,14 @@ def _plan(
     depth: int = 100,
     chunk: int = 1,
     streams: int = 2,
-    **wishes: object,
+    **constraints: object,
 ) -> Plan:
     return Planner(
         source=_Volume(depth, shape, chunk),
         metadata=onnx_models.build_metadata(),
         shape=shape,
         probe=Probe(bytes_per_pixel=1000, seconds_per_pixel=1e-7, base=BASE),
-        wishes=Wishes(memory=memory, **wishes),  # type: ignore[arg-type]
+        constraints=PlanConstraints(memory=memory, **constraints),  # type: ignore[arg-type]
         streams=streams,
         on_cpu=True,
     ).plan()
@@ -72,17 +72,17 @@ def test_no_plan_exceeds_its_memory(height: int, width: int, memory: int, chunk:
     assert plan.tiles == len(plan_tiles((height, width), plan.largest_tile, halo=16, stride=4))
 
 
-@pytest.mark.parametrize("wishes", [{}, {"chunk": 40}, {"batch": 40}, {"chunked_output": True}])
-def test_the_memory_that_an_error_asks_for_suffices(wishes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("constraints", [{}, {"chunk": 40}, {"batch": 40}, {"chunked_output": True}])
+def test_the_memory_that_an_error_asks_for_suffices(constraints: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--memory") as caught:
-        _plan((2000, 2000), 110_000_000, **wishes)
+        _plan((2000, 2000), 110_000_000, **constraints)
     asked = str(caught.value).rpartition("--memory ")[2]
-    assert _plan((2000, 2000), parse_size(asked), **wishes).tiles > 1
+    assert _plan((2000, 2000), parse_size(asked), **constraints).tiles > 1
 
 
 def test_a_slice_that_fits_is_one_tile() -> None:
     plan = _plan((852, 852), 8 * 10**9)
-    assert (plan.tile, plan.tiles, plan.crew.inferrers) == (None, 1, 2)
+    assert (plan.tile, plan.tiles, plan.workers.inferrers) == (None, 1, 2)
     assert plan.overhead < 0.01
 
 
@@ -106,15 +106,17 @@ def test_an_earlier_run_decides_how_the_job_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "wishes", [{"tile": (1000, 1000)}, {"whole_slices": True}, {"tile": (200, 200), "batch": 40}]
+    "constraints", [{"tile": (1000, 1000)}, {"whole_slices": True}, {"tile": (200, 200), "batch": 40}]
 )
-def test_a_limit_of_memory_goes_before_tiles_that_are_asked_for_or_begun_with(wishes: dict[str, Any]) -> None:
+def test_a_limit_of_memory_goes_before_tiles_that_are_asked_for_or_begun_with(
+    constraints: dict[str, Any],
+) -> None:
     with pytest.raises(UsageError, match=r"in tiles of .* give at least --memory") as caught:
-        _plan((1200, 1200), 600_000_000, **wishes)
+        _plan((1200, 1200), 600_000_000, **constraints)
     asked = parse_size(str(caught.value).rpartition("--memory ")[2])
-    plan = _plan((1200, 1200), asked, **wishes)
+    plan = _plan((1200, 1200), asked, **constraints)
     assert 600_000_000 < plan.memory <= asked
-    assert plan.tile == wishes.get("tile")
+    assert plan.tile == constraints.get("tile")
 
 
 @pytest.mark.parametrize(

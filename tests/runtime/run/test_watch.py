@@ -19,8 +19,8 @@ import tifffile
 from click.testing import Result
 from PIL import Image
 
+from matseg_runtime.sink.base import Block
 from matseg_runtime.sink.base import Result as Labelled
-from matseg_runtime.sink.base import Unit
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.errors import UsageError
@@ -341,7 +341,7 @@ def test_an_image_that_changes_after_it_was_read_is_named(
         _write(folder, number)
     write = ImageSink.write
 
-    def change_then_write(self: ImageSink, unit: Unit, results: Sequence[Labelled]) -> object:
+    def change_then_write(self: ImageSink, unit: Block, results: Sequence[Labelled]) -> object:
         if unit.slices[0].name == "s1":
             tifffile.imwrite(folder / "s1.tif", _image(6))
         return write(self, unit, results)

@@ -14,7 +14,7 @@ from matseg_trainer.check import check as check_module
 from matseg_trainer.check.alignment import find_misalignment
 from matseg_trainer.check.ceiling import shift_class
 from matseg_trainer.check.regions import find_tiny_regions
-from matseg_trainer.check.similarity import grey, nearest_neighbours, portrait
+from matseg_trainer.check.similarity import grey, nearest_neighbours, thumbnail
 
 
 def blobs(seed: int, size: int = 160) -> tuple[np.ndarray, np.ndarray]:
@@ -173,16 +173,16 @@ def test_images_of_different_sizes_tiny_and_blank_ones_can_be_compared(tmp_path:
         "blank": np.full((64, 64), 7, np.uint8),
         "tiny": image[:8, :8],
     }
-    portraits = []
+    thumbnails = []
     for name, pixels in pictures.items():
         path = tmp_path / f"{name}.png"
         Image.fromarray(pixels).save(path)
-        portraits.append(portrait("train" if name == "whole" else "test", path, grey(path)))
-    assert portraits[2] is portraits[3] is None
-    neighbours = nearest_neighbours([item for item in portraits if item is not None])
+        thumbnails.append(thumbnail("train" if name == "whole" else "test", path, grey(path)))
+    assert thumbnails[2] is thumbnails[3] is None
+    neighbours = nearest_neighbours([item for item in thumbnails if item is not None])
     assert {item.path.stem for item in neighbours} == {"whole", "half"}
     assert all(item.detail is not None and item.detail > 0.99 for item in neighbours)
-    assert nearest_neighbours(portraits[:1]) == ()
+    assert nearest_neighbours(thumbnails[:1]) == ()
 
 
 def test_without_its_packages_a_check_says_what_it_left_out(steel, prep, monkeypatch) -> None:

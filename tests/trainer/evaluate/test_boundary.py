@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matseg_trainer.evaluate.boundary import BoundaryEdges, BoundaryTally, compare_boundaries, distances
+from matseg_trainer.evaluate.boundary import BoundaryAccumulator, BoundaryEdges, compare_boundaries, distances
 
 
 def half_plane(column: int, size: int = 20) -> np.ndarray:
@@ -22,7 +22,7 @@ def disc(radius: float, size: int = 120) -> np.ndarray:
     return (y**2 + x**2 < radius**2).astype(np.uint8)
 
 
-def compare(labels: np.ndarray, predictions: np.ndarray, tolerance: float = 2.0) -> BoundaryTally:
+def compare(labels: np.ndarray, predictions: np.ndarray, tolerance: float = 2.0) -> BoundaryAccumulator:
     return compare_boundaries(
         BoundaryEdges.of(labels).midpoints, BoundaryEdges.of(predictions).midpoints, tolerance
     )

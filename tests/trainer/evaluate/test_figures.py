@@ -14,7 +14,7 @@ from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.calibration import BINS, calibration
 from matseg_trainer.evaluate.disagreement import rank_images, wrong_pixels
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, read_evaluation
-from matseg_trainer.evaluate.figures import Tally, pool, spread_of, spread_of_images, tally_image
+from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of, spread_of_images
 from matseg_trainer.evaluate.table import image_table
 
 CLASSES = tuple(
@@ -30,11 +30,13 @@ def certain(predictions: np.ndarray, n_class: int, probability: float = 1.0) -> 
     return np.where(hot, probability, rest).astype(np.float32)
 
 
-def tally(labels: np.ndarray, predictions: np.ndarray, n_class: int = 3, probability: float = 1.0) -> Tally:
-    return tally_image(labels, predictions, certain(predictions, n_class, probability), 2.0)
+def tally(
+    labels: np.ndarray, predictions: np.ndarray, n_class: int = 3, probability: float = 1.0
+) -> Accumulator:
+    return accumulate_image(labels, predictions, certain(predictions, n_class, probability), 2.0)
 
 
-def image_result(stem: str, labels: np.ndarray, predictions: np.ndarray) -> tuple[ImageResult, Tally]:
+def image_result(stem: str, labels: np.ndarray, predictions: np.ndarray) -> tuple[ImageResult, Accumulator]:
     own = tally(labels, predictions)
     wrong = wrong_pixels(labels, predictions, certain(predictions, 3), own.matrix, 2.0)
     (disagreement,) = rank_images([own.figures()], [wrong], CLASSES, 2.0)

@@ -29,7 +29,7 @@ from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import export
 from matseg_trainer.export.export import export_checkpoint, sensitive
 from matseg_trainer.export.fold import with_cut_weights
-from matseg_trainer.export.gate import Gate
+from matseg_trainer.export.gate import AccuracyCheck
 from matseg_trainer.export.graph import DeployedNetwork, Graph
 from matseg_trainer.export.half import to_half
 from matseg_trainer.export.index import GraphIndex
@@ -480,15 +480,15 @@ def test_the_costliest_layer_goes_back_to_fp32(
     """A gate that opens at the second attempt: one layer is left in fp32, recorded, and it is the right one."""
     checkpoint, dataset = make("unet")
     attempts: list[AccuracyInfo] = []
-    original = Gate.measure
+    original = AccuracyCheck.measure
 
-    def second_time(self: Gate, content: bytes) -> AccuracyInfo:
+    def second_time(self: AccuracyCheck, content: bytes) -> AccuracyInfo:
         found = original(self, content)
         attempts.append(found)
         lost = 1.0 if len(attempts) > 1 else 0.0
         return found.model_copy(update={"mean_iou": lost})
 
-    monkeypatch.setattr(Gate, "measure", second_time)
+    monkeypatch.setattr(AccuracyCheck, "measure", second_time)
     monkeypatch.setattr("matseg_trainer.export.gate.LARGEST_LOSS", 0.002)
     monkeypatch.setattr(sensitive, "MOST_TRIALS", 3)
     gains = {"decoder.3.0": 1.0, "encoder.0.0": 3.0, "classifier": 2.0}

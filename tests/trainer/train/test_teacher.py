@@ -20,8 +20,8 @@ from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.train.device import choose_compute
-from matseg_trainer.train.distributed import World
-from matseg_trainer.train.step import RunningScore, Stepper
+from matseg_trainer.train.distributed import DistributedContext
+from matseg_trainer.train.step import RunningScore, TrainStep
 from matseg_trainer.train.teacher import TaughtImages, Teacher
 from matseg_trainer.workspace import Workspace
 
@@ -101,8 +101,13 @@ def test_a_teacher_alone_can_teach(workspace: Path) -> None:
     torch.manual_seed(0)
     network = build_network("unet", in_channels=1, n_class=2, width=4)
     info = input_statistics([image])
-    stepper = Stepper(
-        network, config, info, choose_compute(gpu=False, precision="fp32"), World(rank=0, size=1), None
+    stepper = TrainStep(
+        network,
+        config,
+        info,
+        choose_compute(gpu=False, precision="fp32"),
+        DistributedContext(rank=0, size=1),
+        None,
     )
     score = RunningScore(n_class=2)
     for _ in range(40):

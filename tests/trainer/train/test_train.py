@@ -24,7 +24,7 @@ from matseg_trainer.commands.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.data.dataset import (
-    EpochPlan,
+    EpochSampler,
     LabelledImage,
     LabelledImages,
     class_shares,
@@ -100,10 +100,10 @@ def test_the_epoch_that_keep_names_is_kept(
     assert kept_mean_iou(workspace / "log" / "discs_kept.jsonl") == float(epoch == 1)
 
 
-def plan_of(workspace: Path) -> EpochPlan:
+def plan_of(workspace: Path) -> EpochSampler:
     """Of a version that shows each training image once an epoch, four at a time."""
     images = len(Dataset.open(workspace / "data" / "discs").samples("train"))
-    return EpochPlan(config=VersionConfig(model="unet", n_class=2), seed=0, n_images=images, stride=16)
+    return EpochSampler(config=VersionConfig(model="unet", n_class=2), seed=0, n_images=images, stride=16)
 
 
 def test_it_learns(workspace: Path) -> None:
@@ -286,10 +286,10 @@ def test_a_step_shared_by_three_processes_is_the_step_of_one(tmp_path: Path) -> 
     import shared_steps
 
     processes = torch.multiprocessing.get_context("spawn")
-    crew = [processes.Process(target=shared_steps.together, args=(rank, 3, tmp_path)) for rank in range(3)]
-    for process in crew:
+    workers = [processes.Process(target=shared_steps.together, args=(rank, 3, tmp_path)) for rank in range(3)]
+    for process in workers:
         process.start()
-    for process in crew:
+    for process in workers:
         process.join(timeout=300)
         assert process.exitcode == 0
     shared = torch.load(tmp_path / "changes.pt")
@@ -446,9 +446,9 @@ def test_normalisation_is_that_of_all_pixels(dtype: str) -> None:
     assert sum(info.histogram.counts) == everything.size
 
 
-def plan(**values: object) -> EpochPlan:
+def plan(**values: object) -> EpochSampler:
     config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
-    return EpochPlan(config=config, seed=3, n_images=5, stride=16)
+    return EpochSampler(config=config, seed=3, n_images=5, stride=16)
 
 
 def test_shuffle_changes_the_order_each_epoch_and_visits_all() -> None:

@@ -16,7 +16,7 @@ from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.read import is_grey, list_images, read_image
 from matseg_trainer.check.ceiling import Ceiling, ceilings
-from matseg_trainer.check.label_help import LabelHelp, Suspect
+from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
@@ -56,7 +56,7 @@ class CheckResult:
     problems: tuple[str, ...]
     """What is wrong for certain."""
     notes: tuple[str, ...]
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[Finding, ...]
     """What looks wrong, and may be right."""
     neighbours: tuple[Neighbour, ...]
     """Per image the one most like it in the other splits."""

@@ -19,9 +19,9 @@ from matseg_trainer.check.similarity import (
     COPY,
     NEAR_COPY,
     Neighbour,
-    Portrait,
+    Thumbnail,
     nearest_neighbours,
-    portrait,
+    thumbnail,
     to_grey,
 )
 from matseg_trainer.data.folder import shorten
@@ -34,7 +34,7 @@ _NARROW = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suspect:
+class Finding:
     """One file that deserves a look."""
 
     path: Path
@@ -51,8 +51,8 @@ class LabelHelp:
     """Gathers what is suspicious, image by image; `finish` compares them with each other."""
 
     classes: tuple[ClassInfo, ...] | None
-    suspects: list[Suspect] = field(default_factory=list)
-    portraits: list[Portrait] = field(default_factory=list)
+    suspects: list[Finding] = field(default_factory=list)
+    thumbnails: list[Thumbnail] = field(default_factory=list)
     spans: list[tuple[Path, float, float]] = field(default_factory=list)
     """First and 99th percentile of each image's intensities."""
 
@@ -70,9 +70,9 @@ class LabelHelp:
         grey = to_grey(pixels)
         low, high = np.percentile(grey[:: 1 + grey.shape[0] // 512, :: 1 + grey.shape[1] // 512], [1, 99])
         self.spans.append((image, float(low), float(high)))
-        likeness = portrait(split, image, grey)
+        likeness = thumbnail(split, image, grey)
         if likeness is not None:
-            self.portraits.append(likeness)
+            self.thumbnails.append(likeness)
         if labels is None:
             return
         tiny = find_tiny_regions(labels)
@@ -108,12 +108,12 @@ class LabelHelp:
             ImageError: an image is gone or damaged by now.
         """
         self._report_scales()
-        neighbours = nearest_neighbours(self.portraits)
+        neighbours = nearest_neighbours(self.thumbnails)
         pairs = {frozenset((item.path, item.other)): item for item in neighbours}
         for item in pairs.values():
             if item.detail is not None and item.detail >= NEAR_COPY:
                 self._report_copy(item)
-        for path, message in _shared_sources([(item.split, item.path) for item in self.portraits]):
+        for path, message in _shared_sources([(item.split, item.path) for item in self.thumbnails]):
             self._suspect(path, "shared_source", message)
         return tuple(item for item in neighbours if item.split != item.other_split)
 
@@ -151,7 +151,7 @@ class LabelHelp:
         )
 
     def _suspect(self, path: Path, kind: SuspectKind, message: str) -> None:
-        self.suspects.append(Suspect(path=path, kind=kind, message=message))
+        self.suspects.append(Finding(path=path, kind=kind, message=message))
 
 
 def _shared_sources(images: Sequence[tuple[str, Path]]) -> Iterator[tuple[Path, str]]:

@@ -32,7 +32,7 @@ TURNS = ("as it is", "turned by 90°", "turned by 180°", "turned by 270°")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Portrait:
+class Thumbnail:
     """One image, reduced."""
 
     split: str
@@ -62,7 +62,7 @@ class Neighbour:
         return ("mirrored, " if self.mirrored else "") + TURNS[self.turn]
 
 
-def portrait(split: str, path: Path, pixels: NDArray[np.float32]) -> Portrait | None:
+def thumbnail(split: str, path: Path, pixels: NDArray[np.float32]) -> Thumbnail | None:
     """Reduce an image; None when it shows nothing, or is smaller than 16 pixels.
 
     Args:
@@ -77,10 +77,10 @@ def portrait(split: str, path: Path, pixels: NDArray[np.float32]) -> Portrait | 
     picture = _resized(pixels, (2 * _EDGE, 2 * _EDGE))
     picture = _resized(picture - ndimage.gaussian_filter(picture, 4.0), (_EDGE, _EDGE))
     normal = _normalised(picture)
-    return None if normal is None else Portrait(split=split, path=path, reduced=normal)
+    return None if normal is None else Thumbnail(split=split, path=path, reduced=normal)
 
 
-def nearest_neighbours(portraits: Sequence[Portrait]) -> tuple[Neighbour, ...]:
+def nearest_neighbours(thumbnails: Sequence[Thumbnail]) -> tuple[Neighbour, ...]:
     """For each image the most similar one of the other splits; of its own split only when it may be a copy.
 
     A pair of one split is given once. Every image is read again at most twice to compare details.
@@ -88,11 +88,11 @@ def nearest_neighbours(portraits: Sequence[Portrait]) -> tuple[Neighbour, ...]:
     Raises:
         ImageError: an image is gone or damaged by now.
     """
-    if len(portraits) < 2:
+    if len(thumbnails) < 2:
         return ()
-    splits = np.array([item.split for item in portraits])
+    splits = np.array([item.split for item in thumbnails])
     found: dict[tuple[int, int], Neighbour] = {}
-    for row, scores in enumerate(_structure_rows(portraits)):
+    for row, scores in enumerate(_structure_rows(thumbnails)):
         best = scores.max(axis=1)
         best[row] = -2.0
         own = splits == splits[row]
@@ -103,7 +103,7 @@ def nearest_neighbours(portraits: Sequence[Portrait]) -> tuple[Neighbour, ...]:
             pair = (min(row, column), max(row, column)) if own[column] else (row, column)
             if pair not in found:
                 way = int(scores[column].argmax())
-                found[pair] = _compare(portraits[row], portraits[column], way, float(best[column]))
+                found[pair] = _compare(thumbnails[row], thumbnails[column], way, float(best[column]))
     return tuple(found.values())
 
 
@@ -123,11 +123,11 @@ def to_grey(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     return grey_values
 
 
-def _structure_rows(portraits: Sequence[Portrait]) -> Iterator[NDArray[np.float32]]:
+def _structure_rows(thumbnails: Sequence[Thumbnail]) -> Iterator[NDArray[np.float32]]:
     """Per image (N, 8) the correlation of each of its 8 turned and mirrored forms with every image."""
-    flat = np.stack([item.reduced.ravel() for item in portraits])
-    for start in range(0, len(portraits), _BLOCK):
-        block = portraits[start : start + _BLOCK]
+    flat = np.stack([item.reduced.ravel() for item in thumbnails])
+    for start in range(0, len(thumbnails), _BLOCK):
+        block = thumbnails[start : start + _BLOCK]
         ways = np.stack([[_turned(item.reduced, way).ravel() for way in range(8)] for item in block])
         yield from np.moveaxis(ways @ flat.T, 1, 2)
 
@@ -137,7 +137,7 @@ def _turned(picture: NDArray[np.float32], way: int) -> NDArray[np.float32]:
     return np.rot90(mirrored, way % 4)
 
 
-def _compare(one: Portrait, other: Portrait, way: int, structure: float) -> Neighbour:
+def _compare(one: Thumbnail, other: Thumbnail, way: int, structure: float) -> Neighbour:
     return Neighbour(
         split=one.split,
         path=one.path,

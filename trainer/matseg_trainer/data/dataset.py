@@ -221,7 +221,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpochPlan:
+class EpochSampler:
     """Which image each step of each epoch sees, and how."""
 
     config: VersionConfig
@@ -247,7 +247,7 @@ class EpochPlan:
 
 
 def load_batch(
-    images: Sequence[LabelledImage], plan: EpochPlan, epoch: int, positions: Sequence[int]
+    images: Sequence[LabelledImage], plan: EpochSampler, epoch: int, positions: Sequence[int]
 ) -> Batch:
     """Cut, augment and pad the samples of one step."""
     config = plan.config
@@ -275,7 +275,7 @@ def _stacked(pixels: Sequence[PixelArray]) -> PixelArray:
     return np.stack(pixels).astype(dtype, copy=False)
 
 
-def _pad(view: View, plan: EpochPlan) -> View:
+def _pad(view: View, plan: EpochSampler) -> View:
     """Reflect to multiples of the stride, and up to the crop where the image is smaller; padding is not learned."""
     shape = view.labels.shape
     height, width = (padded_length(max(length, plan.config.crop or 0), plan.stride) for length in shape)
@@ -308,7 +308,7 @@ def prefetched(load: Callable[[int], Batch], steps: int, *, depth: int = 2) -> I
             yield batch
 
 
-class Waiting(Iterator[Batch]):
+class TimedIterator(Iterator[Batch]):
     """Batches, and the share of the time that went by in waiting for them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:

@@ -44,7 +44,7 @@ class BoundaryEdges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoundaryTally:
+class BoundaryAccumulator:
     """Sums over one image, or several, from which the figures follow."""
 
     labelled: int = 0
@@ -59,8 +59,8 @@ class BoundaryTally:
     """Sum over measured labelled edges of the distance to the next predicted one, pixels."""
     to_labelled: float = 0.0
 
-    def __add__(self, other: BoundaryTally) -> BoundaryTally:
-        return BoundaryTally(
+    def __add__(self, other: BoundaryAccumulator) -> BoundaryAccumulator:
+        return BoundaryAccumulator(
             labelled=self.labelled + other.labelled,
             predicted=self.predicted + other.predicted,
             labelled_near=self.labelled_near + other.labelled_near,
@@ -103,7 +103,7 @@ def _harmonic_mean(precision: float | None, recall: float | None) -> float | Non
     return 2 * precision * recall / (precision + recall)
 
 
-def compare_boundaries(labelled: Points, predicted: Points, tolerance: float) -> BoundaryTally:
+def compare_boundaries(labelled: Points, predicted: Points, tolerance: float) -> BoundaryAccumulator:
     """Measure each edge of two boundaries to the nearest edge of the other.
 
     Args:
@@ -112,10 +112,10 @@ def compare_boundaries(labelled: Points, predicted: Points, tolerance: float) ->
         tolerance: pixels; an edge at exactly this distance is near.
     """
     if not len(labelled) or not len(predicted):
-        return BoundaryTally(labelled=len(labelled), predicted=len(predicted))
+        return BoundaryAccumulator(labelled=len(labelled), predicted=len(predicted))
     to_predicted = distances(labelled, predicted)
     to_labelled = distances(predicted, labelled)
-    return BoundaryTally(
+    return BoundaryAccumulator(
         labelled=len(labelled),
         predicted=len(predicted),
         labelled_near=int((to_predicted <= tolerance).sum()),

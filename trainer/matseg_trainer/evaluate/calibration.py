@@ -18,7 +18,7 @@ _CHUNK = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CalibrationTally:
+class CalibrationAccumulator:
     """Sums over the pixels of one image, or several."""
 
     loss: float
@@ -31,8 +31,8 @@ class CalibrationTally:
     confidence: NDArray[np.float64]
     """(BINS,) sum of the most probable class's probability."""
 
-    def __add__(self, other: CalibrationTally) -> CalibrationTally:
-        return CalibrationTally(
+    def __add__(self, other: CalibrationAccumulator) -> CalibrationAccumulator:
+        return CalibrationAccumulator(
             loss=self.loss + other.loss,
             brier=self.brier + other.brier,
             pixels=self.pixels + other.pixels,
@@ -73,8 +73,8 @@ class CalibrationTally:
 
 def calibration(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8], probabilities: NDArray[np.float32]
-) -> CalibrationTally:
-    """Tally one image.
+) -> CalibrationAccumulator:
+    """Accumulator one image.
 
     Args:
         labels: (H, W) class indices.
@@ -92,13 +92,13 @@ def calibration(
 
 def _tally(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8], chunk: NDArray[np.float32]
-) -> CalibrationTally:
+) -> CalibrationAccumulator:
     probabilities = chunk.astype(np.float64)
     pixel = np.arange(labels.size)
     of_label = probabilities[labels, pixel]
     confidence = np.minimum(probabilities[predictions, pixel], 1.0)  # a softmax may end a rounding above 1
     bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
-    return CalibrationTally(
+    return CalibrationAccumulator(
         loss=float(-np.log(np.clip(of_label, _SMALLEST_PROBABILITY, 1.0)).sum()),
         brier=float((np.square(probabilities).sum(axis=0) - 2 * of_label + 1).clip(0, 2).sum()),
         pixels=np.bincount(bins, minlength=BINS),

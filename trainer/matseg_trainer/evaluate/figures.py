@@ -10,23 +10,23 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_trainer.evaluate.boundary import BoundaryEdges, BoundaryTally, compare_boundaries
-from matseg_trainer.evaluate.calibration import CalibrationTally, calibration
+from matseg_trainer.evaluate.boundary import BoundaryAccumulator, BoundaryEdges, compare_boundaries
+from matseg_trainer.evaluate.calibration import CalibrationAccumulator, calibration
 from matseg_trainer.evaluate.document import Figures, ImageResult, Spread, SpreadOfImages
 from matseg_trainer.evaluate.metrics import ConfusionMatrix, confusion_matrix, or_none, segmentation_metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tally:
+class Accumulator:
     """Counts that add up over images."""
 
     matrix: ConfusionMatrix
-    calibration: CalibrationTally
-    boundary: BoundaryTally
-    class_boundaries: tuple[BoundaryTally, ...]
+    calibration: CalibrationAccumulator
+    boundary: BoundaryAccumulator
+    class_boundaries: tuple[BoundaryAccumulator, ...]
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: Accumulator) -> Accumulator:
+        return Accumulator(
             matrix=self.matrix + other.matrix,
             calibration=self.calibration + other.calibration,
             boundary=self.boundary + other.boundary,
@@ -57,12 +57,12 @@ class Tally:
         )
 
 
-def tally_image(
+def accumulate_image(
     labels: NDArray[np.uint8],
     predictions: NDArray[np.uint8],
     probabilities: NDArray[np.float32],
     tolerance: float,
-) -> Tally:
+) -> Accumulator:
     """Count everything on one image.
 
     Args:
@@ -82,7 +82,7 @@ def tally_image(
             for index in range(n_class)
         )
     )
-    return Tally(
+    return Accumulator(
         matrix=confusion_matrix(labels, predictions, n_class),
         calibration=calibration(labels, predictions, probabilities),
         boundary=whole,
@@ -90,7 +90,7 @@ def tally_image(
     )
 
 
-def pool(tallies: Sequence[Tally]) -> Tally:
+def pool(tallies: Sequence[Accumulator]) -> Accumulator:
     """The counts of all images together."""
     return reduce(add, tallies)
 

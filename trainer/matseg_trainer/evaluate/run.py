@@ -20,7 +20,7 @@ from matseg_trainer.data.dataset import LabelledImage, LabelledImages
 from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluate.disagreement import WrongPixels, rank_images, wrong_pixels
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
-from matseg_trainer.evaluate.figures import Tally, pool, spread_of_images, tally_image
+from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of_images
 from matseg_trainer.evaluate.metrics import ConfusionMatrix
 from matseg_trainer.evaluate.table import image_table
 from matseg_trainer.predict.predictor import Predictor
@@ -58,7 +58,7 @@ class EvaluationRequest:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Scored:
     sample: Sample
-    tally: Tally
+    tally: Accumulator
     wrong: WrongPixels
 
 
@@ -130,7 +130,7 @@ def _score(
             f"{request.model}: gives probabilities that are not finite on {sample.image}; train again with a "
             "lower learning rate"
         )
-    tally = tally_image(image.labels, labels, probabilities, request.tolerance)
+    tally = accumulate_image(image.labels, labels, probabilities, request.tolerance)
     wrong = wrong_pixels(image.labels, labels, probabilities, tally.matrix, request.tolerance)
     _write_pictures(image, labels, predictor.classes, outputs)
     return _Scored(sample=sample, tally=tally, wrong=wrong)

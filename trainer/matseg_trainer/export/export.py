@@ -39,7 +39,7 @@ from matseg_shared.errors import ExportError, ModelError
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import crops, gate, half, sensitive
-from matseg_trainer.export.gate import Gate
+from matseg_trainer.export.gate import AccuracyCheck
 from matseg_trainer.export.graph import OPSET, DeployedNetwork, Graph, to_onnx
 from matseg_trainer.export.index import GraphIndex
 from matseg_trainer.export.parity import TIE_MARGIN, check_parity, confirm_halo, parity_inputs, top_margin
@@ -219,10 +219,10 @@ class _Maker:
             model=result.model, precision="int8", calibration=calibration, accuracy=result.accuracy
         )
 
-    def _gate(self, model: onnx.ModelProto, dataset: Dataset) -> Gate:
+    def _gate(self, model: onnx.ModelProto, dataset: Dataset) -> AccuracyCheck:
         images = crops.split_images(self.checkpoint, dataset, gate.SPLIT)
         fp32 = self.content(_Finished(model=model, precision="fp32"))
-        return Gate.of(images, len(self.checkpoint.classes), fp32, self.progress)
+        return AccuracyCheck.of(images, len(self.checkpoint.classes), fp32, self.progress)
 
     def write(self, finished: _Finished, path: Path) -> ExportResult:
         """The file, whole or not at all."""

@@ -32,7 +32,7 @@ Finish = Callable[["onnx.ModelProto"], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gate:
+class AccuracyCheck:
     """The measure that a model of lower precision must pass."""
 
     images: LabelledImages
@@ -41,7 +41,9 @@ class Gate:
     progress: Progress = SILENT
 
     @classmethod
-    def of(cls, images: LabelledImages, n_class: int, fp32: bytes, progress: Progress = SILENT) -> Gate:
+    def of(
+        cls, images: LabelledImages, n_class: int, fp32: bytes, progress: Progress = SILENT
+    ) -> AccuracyCheck:
         """With the fp32 model's figure measured."""
         progress.stage("measuring fp32", len(images), unit="images")
         mean_iou = _mean_iou(images, n_class, fp32, progress)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import AccuracyInfo, InputInfo
 from matseg_shared.errors import ExportError
-from matseg_trainer.export.gate import LARGEST_LOSS, Gate, passes
+from matseg_trainer.export.gate import LARGEST_LOSS, AccuracyCheck, passes
 from matseg_trainer.export.graph import Graph
 from matseg_trainer.export.index import LAYERS, GraphIndex, layer_name
 from matseg_trainer.export.plan import Plan, computed_tensors, layers_of
@@ -54,7 +54,7 @@ class Quantiser:
     info: InputInfo
     crops: Sequence[NDArray[Any]]
     samples: Samples
-    gate: Gate
+    gate: AccuracyCheck
     finish: Callable[[onnx.ModelProto], bytes]
     """Adds metadata and self-test: the content of a model file."""
 
@@ -64,7 +64,7 @@ class Quantiser:
         model: onnx.ModelProto,
         info: InputInfo,
         crops: Sequence[NDArray[Any]],
-        gate: Gate,
+        gate: AccuracyCheck,
         finish: Callable[[onnx.ModelProto], bytes],
     ) -> Quantiser:
         """With the ranges of all activations sampled."""

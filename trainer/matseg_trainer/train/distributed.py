@@ -16,7 +16,7 @@ from torch.distributed.nn.functional import all_reduce
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class DistributedContext:
     """The processes that train one network together."""
 
     rank: int = 0
@@ -55,11 +55,11 @@ class World:
 
 
 @contextmanager
-def join_world(*, gpu: bool) -> Iterator[World]:
+def join_world(*, gpu: bool) -> Iterator[DistributedContext]:
     """Join the processes that torchrun started, or be the only one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
+        yield DistributedContext()
         return
     cuda = gpu and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -67,7 +67,7 @@ def join_world(*, gpu: bool) -> Iterator[World]:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield World(rank=dist.get_rank(), size=size, local_rank=local_rank)
+        yield DistributedContext(rank=dist.get_rank(), size=size, local_rank=local_rank)
     finally:
         dist.destroy_process_group()
 

@@ -22,10 +22,10 @@ from matseg_shared.system.locks import FileLock
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.dataset import (
     Batch,
-    EpochPlan,
+    EpochSampler,
     LabelledImage,
     LabelledImages,
-    Waiting,
+    TimedIterator,
     check_sizes,
     class_shares,
     detect_channels,
@@ -46,14 +46,14 @@ from matseg_trainer.predict.checkpoint import (
 )
 from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.train.device import ComputeChoice
-from matseg_trainer.train.distributed import World
+from matseg_trainer.train.distributed import DistributedContext
 from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.pretrained import InitialWeights, origin_changes
 from matseg_trainer.train.record import write_record
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.start import record_of
-from matseg_trainer.train.step import RunningScore, Stepper
+from matseg_trainer.train.step import RunningScore, TrainStep
 from matseg_trainer.train.teacher import TaughtImages, Teacher, teacher_changes
 from matseg_trainer.workspace import Workspace
 
@@ -171,7 +171,7 @@ class _State:
     best_iou: float = -1.0
 
 
-def train(job: TrainingJob, world: World, progress: Progress) -> list[EpochRecord]:
+def train(job: TrainingJob, world: DistributedContext, progress: Progress) -> list[EpochRecord]:
     """Train a version to its last epoch.
 
     Returns:
@@ -207,7 +207,7 @@ def _run(training: Training, progress: Progress) -> None:
 class Training:
     """The state of one training and the steps that change it."""
 
-    def __init__(self, job: TrainingJob, world: World, outputs: Outputs) -> None:
+    def __init__(self, job: TrainingJob, world: DistributedContext, outputs: Outputs) -> None:
         self.job, self.world, self.outputs = job, world, outputs
         self.state = _State()
         self.classes = job.dataset.classes
@@ -237,13 +237,13 @@ class Training:
             self.init = job.init.info
             self.start = job.init.copy_into(network, config.model, self.classes)
         weights = self._class_weights() if config.balance else None
-        self.stepper = Stepper(network, config, self.input, job.compute, world, weights)
+        self.stepper = TrainStep(network, config, self.input, job.compute, world, weights)
         self.seen: Sequence[LabelledImage] = self.train_images
         if job.teacher is not None:
             job.teacher.require_same(self.classes, self.input)
             self.seen = TaughtImages(self.train_images, job.teacher, self.input)
         self.teacher = None if job.teacher is None else job.teacher.info
-        self.plan = EpochPlan(config=config, seed=job.seed, n_images=len(self.seen), stride=network.stride)
+        self.plan = EpochSampler(config=config, seed=job.seed, n_images=len(self.seen), stride=network.stride)
         self.rate = LearningRate(self.stepper.optimizer, config, len(self.plan.steps()))
         self.predictor = TorchPredictor.of(self.stepper.network, self.input, job.compute.device)
 
@@ -321,7 +321,7 @@ class Training:
             batch = load_batch(self.seen, self.plan, epoch, mine or steps[step][:1])
             return batch if mine else batch.uncounted()
 
-        batches = Waiting(prefetched(load, len(steps)))
+        batches = TimedIterator(prefetched(load, len(steps)))
         for step, batch in enumerate(batches):
             self.rate.before_step((epoch - 1) * len(steps) + step)
             self.stepper.step(batch, score)

@@ -16,7 +16,7 @@ from matseg_trainer.data.dataset import Batch
 from matseg_trainer.evaluate.metrics import ConfusionMatrix
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 from matseg_trainer.train.device import ComputeChoice
-from matseg_trainer.train.distributed import World, count_in_batch_norm, synchronise_batch_norm
+from matseg_trainer.train.distributed import DistributedContext, count_in_batch_norm, synchronise_batch_norm
 from matseg_trainer.train.losses import TEACHER_SHARE, Target, distillation, soft_dice, weighted_cross_entropy
 
 
@@ -41,7 +41,7 @@ class RunningScore:
         counts = torch.bincount(pairs[labels != IGNORED], minlength=self.n_class**2).cpu().numpy()
         self.matrix += counts.reshape(self.n_class, self.n_class)
 
-    def gathered(self, world: World) -> RunningScore:
+    def gathered(self, world: DistributedContext) -> RunningScore:
         """The sum over all processes."""
         values = world.sum(np.concatenate([[self.loss_sum, self.weight_sum], self.matrix.ravel()]))
         total = RunningScore(n_class=self.n_class, loss_sum=float(values[0]), weight_sum=float(values[1]))
@@ -65,7 +65,7 @@ class _LossInputs(nn.Module):
         return self.network.loss_inputs(images, labels, pixels)
 
 
-class Stepper:
+class TrainStep:
     """A network with its optimiser on one device."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Stepper:
         config: VersionConfig,
         input_info: InputInfo,
         compute: ComputeChoice,
-        world: World,
+        world: DistributedContext,
         class_weights: Tensor | None,
     ) -> None:
         self._compute = compute
