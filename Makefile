@@ -33,7 +33,7 @@ resilience: install ## every fault at every step of every kind of output, instea
 	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/resilience
 
 combinations: install ## 1500 random combinations of inputs, models and options instead of the suite's 26; half an hour
-	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/runtime/test_combinations.py
+	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/runtime/run/test_combinations.py
 
 lint: install ## style, types, layers
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 `python benchmarks/numerics.py [MODEL ...] [--images FOLDER]`
 
 Without a MODEL, every model of the zoo. The reference is one call on one thread for the whole image. A pixel with
-another label is a tie when the reference's two best probabilities are closer than rounding (`matseg_runtime.inference`);
+another label is a tie when the reference's two best probabilities are closer than rounding (`inference`);
 int8 computes in integers, so nothing excuses a difference there.
 """
 

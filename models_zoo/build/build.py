@@ -13,13 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models_zoo.build.card import check_model
-from models_zoo.build.checkout import ZooCheckout, ZooEntry
-from models_zoo.build.description import Description, read_description
-from models_zoo.build.figures import Accuracy, ZooFigures, read_figures
-from models_zoo.build.pages import write_pages
-from models_zoo.build.speed import measure_speed
-
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import read_model_bytes
 from matseg_runtime.model.trust import MADE_HERE
@@ -31,6 +24,12 @@ from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.train.log import read_log
 from matseg_trainer.train.record import read_record
 from matseg_trainer.workspace import Workspace
+from models_zoo.build.card import check_model
+from models_zoo.build.checkout import ZooCheckout, ZooEntry
+from models_zoo.build.description import Description, read_description
+from models_zoo.build.figures import Accuracy, ZooFigures, read_figures
+from models_zoo.build.pages import write_pages
+from models_zoo.build.speed import measure_speed
 
 LARGEST_MODEL = 8_000_000
 """Bytes of a model file: the repository stays small."""

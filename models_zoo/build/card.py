@@ -6,16 +6,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from models_zoo.build.checkout import ZooEntry
-from models_zoo.build.description import Description, read_description
-from models_zoo.build.figures import Speed, ZooFigures, read_figures
-
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.zoo import PREFIX, ZooModel
 from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
 from matseg_trainer.evaluate.document import Spread
+from models_zoo.build.checkout import ZooEntry
+from models_zoo.build.description import Description, read_description
+from models_zoo.build.figures import Speed, ZooFigures, read_figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models_zoo.build.card import Card, markdown_table
-from models_zoo.build.checkout import ZooCheckout
-
 from matseg_runtime.model.zoo import PREFIX, ZooIndex
 from matseg_shared.system.files import write_text
+from models_zoo.build.card import Card, markdown_table
+from models_zoo.build.checkout import ZooCheckout
 
 _INTRODUCTION = """\
 # Models zoo

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from models_zoo.build.figures import Speed
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
+from models_zoo.build.figures import Speed
 
 _EDGE = 1024
 """Of the image, pixels: a multiple of all networks' strides."""

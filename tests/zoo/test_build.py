@@ -9,13 +9,6 @@ from pathlib import Path
 import pytest
 from checkpoints import make_checkpoint
 from click.testing import CliRunner
-from models_zoo.build import build as building
-from models_zoo.build import speed
-from models_zoo.build.build import Builder, build_models, kept_mean_iou, time_again
-from models_zoo.build.card import origins
-from models_zoo.build.checkout import ZooCheckout
-from models_zoo.build.figures import read_figures
-from models_zoo.build.pages import pages, write_pages
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZooIndex
@@ -24,6 +17,13 @@ from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageErro
 from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
 from matseg_trainer.demo import commands
 from matseg_trainer.workspace import Workspace
+from models_zoo.build import build as building
+from models_zoo.build import speed
+from models_zoo.build.build import Builder, build_models, kept_mean_iou, time_again
+from models_zoo.build.card import origins
+from models_zoo.build.checkout import ZooCheckout
+from models_zoo.build.figures import read_figures
+from models_zoo.build.pages import pages, write_pages
 
 DESCRIPTION = """
 summary = "Dark discs in noise"

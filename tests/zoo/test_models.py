@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from models_zoo.build.build import LARGEST_MODEL
-from models_zoo.build.checkout import ZooCheckout
-from models_zoo.build.pages import pages
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZOO_VARIABLE, ZooModel, locate, read_index
 from matseg_trainer.config.versions import VersionConfig, load_config
+from models_zoo.build.build import LARGEST_MODEL
+from models_zoo.build.checkout import ZooCheckout
+from models_zoo.build.pages import pages
 
 ROOT = Path(__file__).parents[2]
 MODELS = read_index().models

@@ -238,17 +238,17 @@ def process_unit(plugin: str, unit: Block) -> BlockReport:
     """Read, infer and write one unit; runs on a worker that has the plugin of that name."""
     worker = distributed.get_worker()
     done: list[SliceRecord] = []
-    excluded: list[ExcludedSlice] = []
+    exclusions: list[ExcludedSlice] = []
 
     def record(labelled: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]) -> None:
         done.extend(labelled)
-        excluded.extend(excluded)
+        exclusions.extend(excluded)
 
     holder = worker.plugins[plugin]
     assert isinstance(holder, JobPlugin)
     job = holder.job(worker.state.nthreads)
     unit, gone = own_unit(job.source, unit)
-    excluded.extend(gone)
+    exclusions.extend(gone)
     work = job.work(lambda _: None, record)
     times = [time.perf_counter()]
     loaded = work.read(unit)
@@ -260,7 +260,7 @@ def process_unit(plugin: str, unit: Block) -> BlockReport:
     return BlockReport(
         slices=len(unit.slices) + len(gone),
         done=tuple(done),
-        excluded=tuple(excluded),
+        excluded=tuple(exclusions),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from models_zoo.build.build import kept_mean_iou
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
@@ -38,6 +37,7 @@ from matseg_trainer.train.loop import Progress, Training
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.step import RunningScore
+from models_zoo.build.build import kept_mean_iou
 
 
 def run(workspace: Path, *arguments: str) -> Result:
