@@ -1,4 +1,4 @@
-"""However a model of the zoo is run on this machine, its labels are the same; see docs/numerics.md."""
+"""However a model of the zoo is run on this machine, its labels are the same; see docs/dev/numerics.md."""
 
 from __future__ import annotations
 
