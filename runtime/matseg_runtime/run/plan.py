@@ -167,7 +167,7 @@ class Planner:
         yield WorkerCounts(readers=1, inferrers=1, writers=1, queue=1)
 
     def _choices(self, room: int) -> Iterator[tuple[WorkerCounts, int]]:
-        """WorkerCounts and unit, from the fastest to those that take least memory."""
+        """Worker counts and unit, from the fastest to those that take least memory."""
         for workers in self._crews():
             unit = self._unit(workers, room)
             yield workers, unit

@@ -93,7 +93,7 @@ def _of_ome(text: str) -> TiffScale | None:
         return None
     edges = {axis: _positive(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"}
     # the unit of a length that OME-XML gives without one is the micrometre
-    units = {axis: unit_of(pixels.get(f"PhysicalSize{axis}Block", "um")) for axis in "ZYX"}
+    units = {axis: unit_of(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "ZYX"}
     y, x, unit = edges["Y"], edges["X"], units["X"]
     if y is None or x is None or unit is None or units["Y"] != unit:
         return None
