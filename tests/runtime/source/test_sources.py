@@ -375,7 +375,7 @@ def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matseg_runtime.source.open import folder
+    from matseg_runtime.source import folder
 
     path = tmp_path / "scan.npy"
     np.save(path, VOLUME)
