@@ -80,9 +80,7 @@ class Builder:
         Raises:
             SystemExit: a command failed, and has said why.
         """
-        for words in self.description.preparation():
-            run_command(words, self.workspace.root)
-        self._name_classes()
+        self.prepare()
         self._train_earlier()
         own = self.workspace.config().version(self.description.dataset, self.description.version).seed
         others = [seed for seed in range(seeds) if seed != own][: seeds - 1]
@@ -93,6 +91,17 @@ class Builder:
         run_command(self.description.training(), self.workspace.root)
         return tuple(results)
 
+    def prepare(self) -> None:
+        """Make the data set ready, with the names and colours that the zoo has for its classes.
+
+        Raises:
+            SystemExit: a command failed, and has said why.
+        """
+        for words in self.description.preparation():
+            run_command(words, self.workspace.root)
+        if self.entry.classes.is_file():
+            shutil.copy2(self.entry.classes, self.workspace.dataset(self.description.dataset).classes_path)
+
     def _train_earlier(self) -> None:
         """What the training needs, with its data, unless an earlier training has left it."""
         for other in self.earlier:
@@ -101,12 +110,6 @@ class Builder:
             steps = other.preparation() if other.dataset != self.description.dataset else ()
             for words in (*steps, other.training()):
                 run_command(words, self.workspace.root)
-
-    def _name_classes(self) -> None:
-        """Give the data set the names and colours that the zoo has for its classes."""
-        if self.entry.classes.is_file():
-            dataset = self.workspace.dataset(self.description.dataset)
-            shutil.copy2(self.entry.classes, dataset.classes_path)
 
     def publish(self, seeds: Sequence[float] = ()) -> tuple[Path, Path]:
         """Export the trained checkpoint, measure that file, and put it into the zoo when it is fit for it.
@@ -140,7 +143,7 @@ class Builder:
         session.require_self_test()
         figures = ZooFigures(
             model_sha256=session.model.sha256,
-            accuracy=Accuracy.of(read_evaluation(self._evaluation_path)),
+            accuracy=Accuracy.of(read_evaluation(self.evaluation_path)),
             speed=measure_speed(session),
             seeds=tuple(seeds),
         )
@@ -150,7 +153,7 @@ class Builder:
         return (self.entry.model, self.entry.figures)
 
     @property
-    def _evaluation_path(self) -> Path:
+    def evaluation_path(self) -> Path:
         """Where matseg-evaluate leaves its document."""
         description = self.description
         return self.workspace.log / f"{description.trained_name}_{description.split}_onnx.json"
