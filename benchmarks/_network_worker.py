@@ -106,7 +106,7 @@ def warm_up(label: Label, job: Job) -> float:
 
 
 def serve(label: Label, job: Job) -> None:
-    """ConstantTile turns until there are no more."""
+    """Answer turns until there are no more."""
     image = grey_image(job.size)
     with ThreadPoolExecutor(job.streams) as pool:
         say(ready=warm_up(label, job))

@@ -31,7 +31,7 @@ _COLLECT_EVERY = 20
 
 
 def main() -> None:
-    """ConstantTile cases until standard input ends."""
+    """Answer cases until standard input ends."""
     seeds, scratch = Path(sys.argv[1]), Path(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what native libraries print is no answer
