@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matseg_shared.installation import install_command
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -105,7 +107,7 @@ class MissingExtraError(UnsupportedError):
 
     def __init__(self, extra: str, purpose: str) -> None:
         self.extra = extra
-        super().__init__(f"{purpose} needs the extra `{extra}`: pip install 'matseg[{extra}]'")
+        super().__init__(f"{purpose} needs the extra `{extra}`: {install_command(extra)}")
 
 
 class ProviderError(UnsupportedError):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from matseg_runtime.ledger import Ledger, Part, SliceRecord
 from matseg_runtime.page.choose import MOST, choose_slices
+from matseg_shared.installation import install_command
 from matseg_shared.pages import page as page_module
 
 Call = Callable[..., tuple[int, str]]
@@ -57,7 +58,7 @@ def test_pages_can_be_declined(tmp_path: Path, run: Call, monkeypatch: pytest.Mo
     assert not (tmp_path / "a" / "report.html").exists()
     monkeypatch.setattr("matseg_runtime.run.leave.is_installed", lambda: False)
     _, said = run(scan, "-o", tmp_path / "b")
-    assert "pip install 'matseg[report]'" in said
+    assert install_command("report") in said
     assert f"matseg-report {tmp_path / 'b'}" in said
     assert not (tmp_path / "b" / "report.html").exists()
 

@@ -29,6 +29,7 @@ from matseg_runtime.model.zoo import choose_model, read_index
 from matseg_runtime.run import setup as prepare
 from matseg_runtime.run.options import RunOptions
 from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.installation import install_command
 
 REFERENCE = Path(__file__).parent / "reference"
 ZOO = Path(__file__).parents[2] / "models_zoo"
@@ -483,7 +484,7 @@ def test_without_the_extra_signatures_are_an_error_that_names_it(
         call(verify_main, mine, "--trusted-key", keys[1]),
     ):
         assert result.exit_code == 3
-        assert "pip install 'matseg[sign]'" in result.stderr
+        assert install_command("sign") in result.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

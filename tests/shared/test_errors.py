@@ -24,6 +24,7 @@ from matseg_shared.errors import (
     UnsupportedError,
     UsageError,
 )
+from matseg_shared.installation import install_command
 
 EXIT_CODES = {
     MatsegError: 1,
@@ -87,7 +88,7 @@ def test_an_image_error_names_the_file() -> None:
 
 def test_a_missing_extra_says_how_to_install_it() -> None:
     error = MissingExtraError("train", "training")
-    assert str(error) == "training needs the extra `train`: pip install 'matseg[train]'"
+    assert str(error) == f"training needs the extra `train`: {install_command('train')}"
     assert error.extra == "train"
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from matseg_shared.errors import MissingExtraError, ProviderError, UnsupportedError
+from matseg_shared.installation import install_command
 
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 ProviderChoice = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
@@ -38,22 +39,6 @@ _DISTRIBUTIONS: Mapping[str, str] = {
     "onnxruntime-openvino": "openvino",
 }
 """Distributions that own the module `onnxruntime`, and our extra for each."""
-
-_REMEDIES: Mapping[str, str] = {
-    "cpu": "install it again: pip install --force-reinstall onnxruntime",
-    "cuda": (
-        "install the extra `cuda` in an environment of its own (pip install 'matseg[cuda]') on a machine with an "
-        "NVIDIA GPU and driver, or use --provider cpu"
-    ),
-    "tensorrt": (
-        "install the extra `cuda` and TensorRT (pip install 'matseg[cuda]' tensorrt) on a machine with an NVIDIA "
-        "GPU and driver, or use --provider cpu"
-    ),
-    "openvino": (
-        "install the extra `openvino` in an environment of its own (pip install 'matseg[openvino]'), "
-        "or use --provider cpu"
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +73,7 @@ def load_onnxruntime() -> ModuleType:
         names = " and ".join(found)
         raise UnsupportedError(
             f"{names} are installed side by side, but own the same module and overwrite each other's files; mend it "
-            f"with: pip uninstall --yes {' '.join(found)}, then pip install 'matseg[cpu]' (or 'matseg[cuda]' on a "
+            f"with: pip uninstall --yes {' '.join(found)}, then {install_command('cpu')} (with `cuda` for `cpu` on a "
             "machine with an NVIDIA GPU)"
         )
     try:
@@ -135,7 +120,7 @@ def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]
     if EXECUTION_PROVIDERS[choice] not in offered:
         raise ProviderError(
             f"provider {choice}: expected {EXECUTION_PROVIDERS[choice]} in onnxruntime {runtime.__version__}, "
-            f"found only {', '.join(sorted(offered))}; {_REMEDIES[choice]}"
+            f"found only {', '.join(sorted(offered))}; {_remedy(choice)}"
         )
     return (Attempt(provider=choice, reason="as asked for"),)
 
@@ -181,9 +166,18 @@ def provider_list(provider: Provider, threads: int, streams: int) -> list[tuple[
     return [(EXECUTION_PROVIDERS[name], provider_options(name, threads, streams)) for name in chain]
 
 
+def _remedy(provider: Provider) -> str:
+    if provider == "cpu":
+        return "install it again: pip install --force-reinstall onnxruntime"
+    extra = "openvino" if provider == "openvino" else "cuda"
+    command = install_command(extra) + (" tensorrt" if provider == "tensorrt" else "")
+    machine = "" if extra == "openvino" else " on a machine with an NVIDIA GPU and driver"
+    return f"install the extra `{extra}` in an environment of its own ({command}){machine}, or use --provider cpu"
+
+
 def not_available(provider: Provider, cause: str) -> ProviderError:
     """The error for a provider that this onnxruntime offers but this machine does not."""
-    return ProviderError(f"provider {provider}: {cause}; {_REMEDIES[provider]}")
+    return ProviderError(f"provider {provider}: {cause}; {_remedy(provider)}")
 
 
 def library_problem(provider: Provider, runtime: ModuleType) -> str | None:

@@ -9,10 +9,9 @@ from matseg_runtime.run.manifest import Origin, absolute_location, write_origin
 from matseg_runtime.run.setup import Job
 from matseg_runtime.run.summary import Summary
 from matseg_shared.errors import MatsegError
+from matseg_shared.installation import install_command
 from matseg_shared.pages.page import is_installed
 from matseg_shared.system.machine import available_cpus
-
-_HOW = "pip install 'matseg[report]', then matseg-report {output}"
 
 
 def leave_page(job: Job, summary: Summary) -> Summary:
@@ -37,7 +36,7 @@ def leave_page(job: Job, summary: Summary) -> Summary:
     if not job.options.page:
         return summary
     if not is_installed():
-        how = _HOW.format(output=summary.output)
+        how = f"{install_command('report')}, then matseg-report {summary.output}"
         return dataclasses.replace(summary, no_page=f"it needs the extra `report` ({how})")
     from matseg_runtime.page import find_run, write_run_page
 

@@ -26,6 +26,7 @@ from matseg_shared.images.limits import Format, could_fill, require_bounded_stre
 from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.png_check import check_png
+from matseg_shared.installation import install_command
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -164,7 +165,7 @@ def read_stored(path: Path) -> StoredImage:
 def decoding_problem(path: Path, error: Exception) -> str:
     """What to say of a file that a decoder stumbled over."""
     if "imagecodecs" in str(error):
-        return f"its compression needs the extra `compressed-tiff`: pip install 'matseg[compressed-tiff]' ({error})"
+        return f"its compression needs the extra `compressed-tiff`: {install_command('compressed-tiff')} ({error})"
     text = _IN_MEMORY.sub("", str(error)) or type(error).__name__
     return (
         f"expected a readable {path.suffix.lower().lstrip('.')} image, found a damaged file or another format "

@@ -19,7 +19,7 @@ Run = Callable[..., Result]
 
 pytestmark = pytest.mark.skipif(
     "onnxruntime-openvino" not in installed_runtimes(),
-    reason="onnxruntime-openvino is not installed here (pip install 'matseg[openvino]', in an environment of its own)",
+    reason="onnxruntime-openvino is not installed here; it needs an environment of its own",
 )
 
 

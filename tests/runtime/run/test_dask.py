@@ -18,6 +18,8 @@ from click.testing import Result
 from folders import snapshot
 from PIL import Image
 
+from matseg_shared.installation import install_command
+
 distributed = pytest.importorskip("distributed")
 
 Run = Callable[..., Result]
@@ -160,4 +162,4 @@ def test_without_distributed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     result = run(model, volume, "-o", tmp_path / "a.zarr", "--dask", "tcp://127.0.0.1:9")
     assert result.exit_code == 3
-    assert "pip install 'matseg[dask]'" in result.output
+    assert install_command("dask") in result.output

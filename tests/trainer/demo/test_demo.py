@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from matseg_shared.images.read import list_images, read_image
+from matseg_shared.installation import install_command
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.demo.otsu import otsu_iou, otsu_threshold
 from matseg_trainer.demo.phantom import OUTSIDE, make_scan, render_slice
@@ -103,7 +104,7 @@ def test_without_scipy_the_extra_is_named(prep, workspace, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     result = prep("demo", "d")
     assert result.exit_code == 3
-    assert "pip install 'matseg[train]'" in result.output
+    assert install_command("train") in result.output
     assert list((workspace / "data").iterdir()) == []
 
 

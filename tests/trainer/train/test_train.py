@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
+from matseg_shared.installation import install_command
 from matseg_trainer.commands.cli import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
@@ -642,7 +643,7 @@ def test_without_torch_the_extra_is_named(workspace: Path, monkeypatch: pytest.M
     )
     result = run(workspace, "discs", "v1")
     assert result.exit_code == 3
-    assert "pip install 'matseg[train]'" in result.output
+    assert install_command("train") in result.output
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from matseg_runtime.inference.providers import (
     load_onnxruntime,
 )
 from matseg_shared.errors import UnsupportedError
+from matseg_shared.installation import install_command
 
 _PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda", "tensorrt", "openvino")
 
@@ -72,9 +73,9 @@ class VersionsSummary:
             ("matseg", self.matseg),
             ("python", f"{self.python} on {self.platform}"),
             ("numpy", self.numpy),
-            ("onnxruntime", runtimes or "not installed: pip install 'matseg[cpu]' to run models"),
+            ("onnxruntime", runtimes or f"not installed: {install_command('cpu')} to run models"),
             ("providers", providers or self.problem or "none"),
-            ("torch", self.torch or "not installed: pip install 'matseg[train]' to train"),
+            ("torch", self.torch or f"not installed: {install_command('train')} to train"),
         )
         return [f"{name:<12} {value}" for name, value in rows]
 

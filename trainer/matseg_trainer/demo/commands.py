@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matseg_shared.console.command import console
 from matseg_shared.errors import MatsegError
+from matseg_shared.installation import install_command
 
 
 def run_command(words: Sequence[str], folder: Path) -> None:
@@ -22,9 +23,7 @@ def run_command(words: Sequence[str], folder: Path) -> None:
     program, *arguments = words
     found = shutil.which(program, path=str(Path(sys.executable).parent))
     if found is None:
-        raise MatsegError(
-            f"{program}: not installed beside {sys.executable}; pip install 'matseg[train,cpu]'"
-        )
+        raise MatsegError(f"{program}: not installed beside {sys.executable}; {install_command('train,cpu')}")
     console().print(f"\n$ {shlex.join(words)}", style="bold", markup=False)
     done = subprocess.run([found, *arguments], cwd=folder, check=False)
     if done.returncode:

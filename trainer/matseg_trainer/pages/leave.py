@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from matseg_shared.errors import MatsegError
+from matseg_shared.installation import install_command
 from matseg_shared.pages.page import is_installed
 
 
@@ -21,10 +22,8 @@ def leave_page(write: Callable[[Path], Path], source: Path, *, width: int = 10) 
         A line for the user.
     """
     if not is_installed():
-        return (
-            "  no report: it needs the extra `report` (pip install 'matseg[report]', then "
-            f"matseg-report {source})"
-        )
+        how = f"{install_command('report')}, then matseg-report {source}"
+        return f"  no report: it needs the extra `report` ({how})"
     try:
         return f"  {'report':<{width}} {write(source)}"
     except MatsegError as error:
