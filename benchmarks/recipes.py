@@ -5,8 +5,8 @@
 FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
 share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (only
 so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on
-fold i), `init` and `teacher` (words for those options, with {seed} in them). `"none"` leaves a
-hyperparameter out. Finished trainings are not repeated.
+fold i), `init` (for `--init`, with {seed} in it). `"none"` leaves a hyperparameter out. Finished trainings are not
+repeated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from _common import markdown_table
 
 from matseg_shared.system.files import write_text
 
-_OURS = ("images", "folds", "init", "teacher", "dataset", "n_class")
+_OURS = ("images", "folds", "init", "dataset", "n_class")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,6 @@ class Arm:
     images: int | None = None
     folds: int | None = None
     init: str | None = None
-    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +103,6 @@ def arms_of(path: Path) -> list[Arm]:
                 images=table.get("images"),
                 folds=table.get("folds"),
                 init=table.get("init"),
-                teacher=table.get("teacher"),
             )
         )
     return arms
@@ -191,9 +189,8 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
     if not summary.exists():
         started = time.monotonic()
         words = [trial.dataset, trial.version, "--seed", str(trial.seed), "--overwrite"]
-        for option, value in (("--init", trial.arm.init), ("--teacher", trial.arm.teacher)):
-            if value is not None:
-                words += [option, value.format(seed=trial.seed)]
+        if trial.arm.init is not None:
+            words += ["--init", trial.arm.init.format(seed=trial.seed)]
         _command("matseg-train", *words, "--workspace", str(work), threads=threads)
         minutes = (time.monotonic() - started) / 60
         test = json.loads(

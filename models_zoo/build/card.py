@@ -138,8 +138,6 @@ def origins(training: TrainingInfo) -> list[tuple[str, str]]:
     rows = []
     if training.init is not None:
         rows.append(("fine-tuned from", f"{training.init.name} (weights `{training.init.sha256[:16]}`)"))
-    if training.teacher is not None:
-        rows.append(("distilled from", f"{training.teacher.name} (file `{training.teacher.sha256[:16]}`)"))
     return rows
 
 

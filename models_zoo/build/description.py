@@ -52,8 +52,6 @@ class Description(_Table):
     """Models of the zoo whose checkpoints this training needs; they are trained before, unless they are in `saved/`."""
     init: str | None = None
     """Checkpoint to start from, for `matseg-train --init`; None: random weights."""
-    teacher: str | None = None
-    """Model to learn from besides the labels, for `matseg-train --teacher`; None: labels alone."""
     data: DataSource
     use: Use
 
@@ -69,8 +67,7 @@ class Description(_Table):
     def training(self, *options: str) -> tuple[str, ...]:
         """The words of the training's command."""
         init = () if self.init is None else ("--init", self.init)
-        teacher = () if self.teacher is None else ("--teacher", self.teacher)
-        return ("matseg-train", self.dataset, self.version, *init, *teacher, "--overwrite", *options)
+        return ("matseg-train", self.dataset, self.version, *init, "--overwrite", *options)
 
     def export(self, target: str) -> tuple[str, ...]:
         """The words of the command that writes the model file."""

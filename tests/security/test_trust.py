@@ -380,16 +380,12 @@ def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matseg_trainer.export.existing import exported_before
-    from matseg_trainer.train.teacher import Teacher
-    from matseg_trainer.workspace import Workspace
 
     listing = tmp_path / "SHA256SUMS"
     listing.write_text("")
     monkeypatch.setenv(LIST_VARIABLE, str(listing))
-    import torch
-
     with pytest.raises(ModelError, match="is not on the list"):
-        Teacher.load(Workspace(tmp_path), str(mine), torch.device("cpu"))
+        Session.open(mine, provider="cpu")
     from checkpoints import make_checkpoint
 
     with pytest.raises(UsageError, match="as it is trained now"):  # it was opened, and is of another training

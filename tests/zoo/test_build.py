@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZooIndex
-from matseg_shared.contract.metadata import InitInfo, TeacherInfo
+from matseg_shared.contract.metadata import InitInfo
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
 from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
 from matseg_trainer.demo import commands
@@ -217,40 +217,32 @@ def test_a_large_model_does_not_get_in(builder: Builder, monkeypatch: pytest.Mon
     assert not builder.zoo.index.exists()
 
 
-def test_a_student_is_trained_after_its_teacher(
+def test_a_model_is_trained_after_the_one_it_starts_from(
     builder: Builder, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(building, "run_command", lambda words, _folder: calls.append(tuple(words)))
     monkeypatch.setattr(Builder, "publish", lambda _self, _seeds: ())
-    student = builder.zoo.folder / "student" / "model.toml"
-    student.parent.mkdir()
-    further = 'after = ["discs"]\nteacher = "discs_v4"\nversion = "v1"'
-    student.write_text(DESCRIPTION.replace('version = "v4"', further), encoding="utf-8")
-    teaching = ("matseg-train", "discs", "v4", "--overwrite")
-    learning = ("matseg-train", "discs", "v1", "--teacher", "discs_v4", "--overwrite")
-    list(build_models(builder.zoo, [Builder.of(builder.zoo, "student", Workspace(workspace))]))
-    assert calls[1:] == [teaching, learning]
+    tuned = builder.zoo.folder / "tuned" / "model.toml"
+    tuned.parent.mkdir()
+    further = 'after = ["discs"]\ninit = "discs_v4"\nversion = "v1"'
+    tuned.write_text(DESCRIPTION.replace('version = "v4"', further), encoding="utf-8")
+    first = ("matseg-train", "discs", "v4", "--overwrite")
+    second = ("matseg-train", "discs", "v1", "--init", "discs_v4", "--overwrite")
+    list(build_models(builder.zoo, [Builder.of(builder.zoo, "tuned", Workspace(workspace))]))
+    assert calls[1:] == [first, second]
     (workspace / "saved").mkdir()
     (workspace / "saved" / "discs_v4.pth").touch()
     calls.clear()
-    list(build_models(builder.zoo, [Builder.of(builder.zoo, "student", Workspace(workspace))]))
-    assert calls[1:] == [learning]
+    list(build_models(builder.zoo, [Builder.of(builder.zoo, "tuned", Workspace(workspace))]))
+    assert calls[1:] == [second]
 
 
 def test_a_card_names_where_the_weights_come_from() -> None:
     training = make_checkpoint("unet").training
     assert origins(training) == []
-    further = training.model_copy(
-        update={
-            "init": InitInfo(name="steel_v1", sha256="1" * 64),
-            "teacher": TeacherInfo(name="rock_v2", sha256="2" * 64, unlabelled=0),
-        }
-    )
-    assert origins(further) == [
-        ("fine-tuned from", "steel_v1 (weights `1111111111111111`)"),
-        ("distilled from", "rock_v2 (file `2222222222222222`)"),
-    ]
+    further = training.model_copy(update={"init": InitInfo(name="steel_v1", sha256="1" * 64)})
+    assert origins(further) == [("fine-tuned from", "steel_v1 (weights `1111111111111111`)")]
 
 
 def test_wrong_names_are_told_before_any_work(

@@ -9,11 +9,7 @@ import pytest
 import torch
 
 from matseg_trainer.data.augment import IGNORED
-from matseg_trainer.train.losses import (
-    distillation,
-    soft_dice,
-    weighted_cross_entropy,
-)
+from matseg_trainer.train.losses import soft_dice
 
 SURE = 40.0
 """A difference of logits after which probabilities are 0 and 1."""
@@ -22,11 +18,6 @@ SURE = 40.0
 def logits_of(classes: torch.Tensor, n_class: int = 2) -> torch.Tensor:
     """Logits (N, K, P) that are sure of the classes (N, P)."""
     return SURE * torch.nn.functional.one_hot(classes, n_class).movedim(-1, 1).float()
-
-
-def mean_distillation(logits: torch.Tensor, soft: torch.Tensor) -> float:
-    total, count = distillation(logits, soft)
-    return float(total) / max(float(count), 1.0)
 
 
 def test_dice_counts_all_images_together() -> None:
@@ -69,36 +60,6 @@ def test_dice_of_hard_decisions() -> None:
     labels, found = torch.tensor([[0] * 600 + [1] * 400]), torch.tensor([[0] * 800 + [1] * 200])
     dice = [2 * 600 / 1400, 2 * 200 / 600]
     assert float(soft_dice(logits_of(found), labels)) == pytest.approx(1 - sum(dice) / 2, abs=2e-3)
-
-
-def test_distillation_is_least_for_the_teachers_own_probabilities() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 5, generator=generator)
-    soft = torch.softmax(logits, dim=1)
-    entropy = -(soft * soft.log()).sum(dim=1).mean()
-    assert mean_distillation(logits, soft) == pytest.approx(float(entropy))
-    assert mean_distillation(logits + torch.randn(2, 3, 5, generator=generator), soft) > float(entropy)
-
-
-def test_padding_teaches_nothing() -> None:
-    logits = torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(2))
-    soft = torch.softmax(torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(3)), dim=1)
-    padded = soft.clone()
-    padded[..., 4:] = 0
-    assert mean_distillation(logits, padded) == pytest.approx(
-        mean_distillation(logits[..., :4], soft[..., :4])
-    )
-    assert mean_distillation(logits, torch.zeros_like(soft)) == 0
-
-
-def test_one_hot_distillation_is_cross_entropy() -> None:
-    logits, labels = (
-        torch.randn(1, 2, 6, generator=torch.Generator().manual_seed(1)),
-        torch.tensor([[0, 1] * 3]),
-    )
-    soft = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
-    total, count = weighted_cross_entropy(logits, labels, None)
-    assert mean_distillation(logits, soft) == pytest.approx(float(total / count))
 
 
 def test_gradients_point_to_the_labels() -> None:

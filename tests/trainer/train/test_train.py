@@ -238,7 +238,7 @@ def test_no_save_keeps_no_checkpoint(workspace: Path) -> None:
     assert (workspace / "log" / "discs_v2.jsonl").exists()
 
 
-def test_two_processes_train_the_same_network_as_one(workspace: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_network(workspace: Path, tmp_path: Path) -> None:
     config = (
         (workspace / "config.toml").read_text(encoding="utf-8").replace("batch_size = 2", "batch_size = 4")
     )
@@ -276,14 +276,14 @@ def test_two_processes_train_the_same_network_as_one(workspace: Path, tmp_path: 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 process(es)" in done.stdout
     together = log_of(other, "v1")
-    # The same steps on the same samples: they part only by rounding, which three epochs amplify a little
-    assert together[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=1e-3)
-    for one, two in zip(alone, together, strict=True):
-        assert two["validate"]["mean_iou"] == pytest.approx(one["validate"]["mean_iou"], abs=0.02)
+    # The same steps on the same samples: they part by batch norm, of which each process sees its own half
+    assert together[0]["train"]["loss"] == pytest.approx(alone[0]["train"]["loss"], rel=0.2)
+    assert together[-1]["train"]["loss"] < 0.8 * together[0]["train"]["loss"]
+    assert [record["lr"] for record in together] == [record["lr"] for record in alone]
 
 
 def test_a_step_shared_by_three_processes_is_the_step_of_one(tmp_path: Path) -> None:
-    """With every term of the loss; two samples leave a process without one, four are shared unevenly."""
+    """But for batch norm; two samples leave a process without one, four are shared unevenly."""
     import shared_steps
 
     processes = torch.multiprocessing.get_context("spawn")
@@ -295,11 +295,9 @@ def test_a_step_shared_by_three_processes_is_the_step_of_one(tmp_path: Path) -> 
         assert process.exitcode == 0
     shared = torch.load(tmp_path / "changes.pt")
     for (case, expected), found in zip(shared_steps.alone(), shared, strict=True):
-        for kind in ("running_mean", "running_var", ""):
-            names = [name for name in expected if name.endswith(kind) and ("running" in name) == bool(kind)]
-            apart = sum(float((expected[name] - found[name]).square().sum()) for name in names)
-            size = sum(float(expected[name].square().sum()) for name in names)
-            assert apart**0.5 < 1e-3 * size**0.5, (case, kind)
+        apart = sum(float((tensor - found[name]).square().sum()) for name, tensor in expected.items())
+        size = sum(float(tensor.square().sum()) for tensor in expected.values())
+        assert apart**0.5 < 1e-3 * size**0.5, case
 
 
 def test_without_a_gpu_it_says_so_and_trains(workspace: Path) -> None:
@@ -482,13 +480,10 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
     labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((8, 8))).astype(np.uint8)
     seen = set()
     for _ in range(40):
-        soft = np.stack([1 - labels, labels]).astype(np.float16)
-        whole = View(pixels=(labels * 200)[np.newaxis], labels=labels, soft=soft)
+        whole = View(pixels=(labels * 200)[np.newaxis], labels=labels)
         view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
         assert set(np.unique(view.labels)) <= {0, 1}
         assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < 0.03
-        assert view.soft is not None
-        assert np.mean((view.soft[1] > 0.5) != (view.labels == 1)) < 0.03
         seen.add(view.labels.tobytes())
     assert len(seen) > 20
 

@@ -62,17 +62,6 @@ def require_train_extra(command: str) -> None:
     metavar="CHECKPOINT",
     help="Fine-tune: start from the weights of this one, a name in saved/ (tomography_v8) or a .pth file.",
 )
-@click.option(
-    "--teacher",
-    metavar="MODEL",
-    help="Learn this model's probabilities too: a name in saved/, a .pth or an .onnx file of the same classes.",
-)
-@click.option(
-    "--unlabelled",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Raw images that the teacher labels; they are learned from as well.",
-)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training, bit for bit.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result of this version.")
 @workspace_option
@@ -86,8 +75,6 @@ def train_main(
     no_save: bool,
     seed: int | None,
     init: str | None,
-    teacher: str | None,
-    unlabelled: Path | None,
     resume: bool,
     overwrite: bool,
     workspace: Path | None,
@@ -105,8 +92,6 @@ def train_main(
     require_train_extra("matseg-train")
     if resume and (overwrite or no_save):
         raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
-    if unlabelled is not None and teacher is None:
-        raise click.UsageError("--unlabelled needs a --teacher that labels the images.")
     from matseg_trainer.commands.summaries import TrainingSummary
     from matseg_trainer.pages.leave import leave_page
     from matseg_trainer.pages.training import write_training_page
@@ -115,7 +100,6 @@ def train_main(
     from matseg_trainer.train.distributed import join_world
     from matseg_trainer.train.loop import Outputs, Progress, TrainingJob, train
     from matseg_trainer.train.pretrained import InitialWeights
-    from matseg_trainer.train.teacher import Teacher
 
     with join_world(gpu=gpu) as world:
         compute = choose_compute(gpu=gpu, precision=config.precision, local_rank=world.local_rank)
@@ -129,7 +113,6 @@ def train_main(
             compute=compute,
             seed=config.seed if seed is None else seed,
             init=None if init is None else InitialWeights.load(place, init),
-            teacher=None if teacher is None else Teacher.load(place, teacher, compute.device, unlabelled),
             save=not no_save,
             resume=resume,
             overwrite=overwrite,

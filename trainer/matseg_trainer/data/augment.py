@@ -1,6 +1,6 @@
 """Random views of a labelled image: crops, flips, quarter turns, small rotations and scalings.
 
-Image, labels and a teacher's probabilities always get the same transformation; labels are never interpolated.
+Image and labels always get the same transformation; labels are never interpolated.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class View:
     """(C, H, W), any dtype."""
     labels: NDArray[np.uint8]
     """(H, W) class indices, `IGNORED` where there are none."""
-    soft: NDArray[np.float16] | None = None
-    """(K, H, W) class probabilities by a teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +75,8 @@ def random_view(view: View, rng: np.random.Generator, options: ViewOptions) -> V
 
 
 def _each(view: View, change: Callable[[NDArray[Any]], NDArray[Any]]) -> View:
-    """The same for pixels, labels and probabilities."""
-    return View(
-        pixels=change(view.pixels),
-        labels=change(view.labels),
-        soft=None if view.soft is None else change(view.soft),
-    )
+    """The same for pixels and labels."""
+    return View(pixels=change(view.pixels), labels=change(view.labels))
 
 
 def _corner(
@@ -133,5 +127,4 @@ def _warp(view: View, rng: np.random.Generator, window: tuple[int, int, int, int
     return View(
         pixels=sample(view.pixels, "bilinear"),
         labels=sample(view.labels[np.newaxis], "nearest")[0].astype(np.uint8),
-        soft=None if view.soft is None else sample(view.soft, "bilinear").astype(np.float16),
     )

@@ -39,12 +39,10 @@ class LabelledImage:
     """(C, H, W) in the data's own dtype."""
     labels: NDArray[np.uint8]
     """(H, W) class indices, `IGNORED` everywhere when nobody has labelled it."""
-    soft: NDArray[np.float16] | None = None
-    """(K, H, W) class probabilities by a teacher."""
 
     def view(self) -> View:
         """The whole of it."""
-        return View(pixels=self.pixels, labels=self.labels, soft=self.soft)
+        return View(pixels=self.pixels, labels=self.labels)
 
 
 class LabelledImages(Sequence[LabelledImage]):
@@ -204,10 +202,6 @@ class Batch:
     """(N, H, W) int64, `IGNORED` where padded or unlabelled."""
     pixels: Tensor
     """(N, P) int64 flat indices of sampled pixels, none of them without a label where there are labels."""
-    soft: Tensor | None = None
-    """(N, K, H, W) float16 class probabilities by a teacher, 0 where padded."""
-    is_counted: bool = True
-    """False for a process that has no sample of its own: it takes part, and what it looks at counts nothing."""
 
     def uncounted(self) -> Batch:
         """The same images without anything that is known of them."""
@@ -215,8 +209,6 @@ class Batch:
             images=self.images,
             labels=torch.full_like(self.labels, IGNORED),
             pixels=self.pixels,
-            soft=None if self.soft is None else torch.zeros_like(self.soft),
-            is_counted=False,
         )
 
 
@@ -260,12 +252,10 @@ def load_batch(
         view = _pad(random_view(images[plan.image_of(epoch, position)].view(), rng, options), plan)
         views.append(view)
         pixels.append(_sample_pixels(view.labels, config.samples, rng))
-    soft = [view.soft for view in views if view.soft is not None]
     return Batch(
         images=torch.from_numpy(_stacked([view.pixels for view in views])),
         labels=torch.from_numpy(np.stack([view.labels for view in views]).astype(np.int64)),
         pixels=torch.from_numpy(np.stack(pixels)),
-        soft=torch.from_numpy(np.stack(soft)) if soft else None,
     )
 
 
@@ -286,7 +276,6 @@ def _pad(view: View, plan: EpochSampler) -> View:
     return View(
         pixels=np.pad(view.pixels, ((0, 0), *corner), mode="reflect"),
         labels=np.pad(view.labels, corner, constant_values=IGNORED),
-        soft=None if view.soft is None else np.pad(view.soft, ((0, 0), *corner)),
     )
 
 

@@ -1,4 +1,7 @@
-"""Training in several processes started by `torchrun`: NCCL between GPUs, Gloo between CPU processes."""
+"""Training in several processes started by `torchrun`: NCCL between GPUs, Gloo between CPU processes.
+
+On CPUs each process normalises its own part of a batch, as torch's SyncBatchNorm needs GPUs.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,12 @@ class DistributedContext:
         result: Tensor = all_reduce(values)
         return result
 
+    def share_statistics(self, network: nn.Module) -> None:
+        """Give every process the batch norm statistics of the first, whose network is kept."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -70,56 +79,3 @@ def join_world(*, gpu: bool) -> Iterator[DistributedContext]:
         yield DistributedContext(rank=dist.get_rank(), size=size, local_rank=local_rank)
     finally:
         dist.destroy_process_group()
-
-
-def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Let batch norm see the whole batch instead of one process's part, so that the result does not depend on them."""
-    if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        return converted
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = _GlooBatchNorm2d
-    return network
-
-
-def count_in_batch_norm(network: nn.Module, *, counted: bool) -> None:
-    """Whether what this process is about to see takes part in the statistics of all.
-
-    On CPUs only: torch's SyncBatchNorm knows no such thing, so on GPUs the copy of a sample that a process without one
-    of its own looks at counts as a sample more.
-    """
-    for module in network.modules():
-        if isinstance(module, _GlooBatchNorm2d):
-            module.is_counted = counted
-
-
-class _GlooBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over all processes on CPUs, where torch's own SyncBatchNorm needs GPUs; same state dict."""
-
-    is_counted = True
-    """See `count_in_batch_norm`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        values = x.float()
-        channels = values.shape[1]
-        count = values.new_full((1,), values.numel() / channels)
-        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-        sums = all_reduce(sums if self.is_counted else sums * 0)
-        total = sums[-1]
-        mean = sums[:channels] / total
-        variance = (sums[channels:-1] / total - mean.square()).clamp_min(0)
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            assert self.momentum is not None
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        normalised: Tensor = values * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
-        return normalised.to(x.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from matseg_shared.contract.metadata import InitInfo, InputInfo, TeacherInfo, TrainingInfo
+from matseg_shared.contract.metadata import InitInfo, InputInfo, TrainingInfo
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.system import interruption
 from matseg_shared.system.files import write_text
@@ -54,7 +54,6 @@ from matseg_trainer.train.record import write_record
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.start import record_of
 from matseg_trainer.train.step import RunningScore, TrainStep
-from matseg_trainer.train.teacher import TaughtImages, Teacher, teacher_changes
 from matseg_trainer.workspace import Workspace
 
 
@@ -134,8 +133,6 @@ class TrainingJob:
     seed: int
     init: InitialWeights | None = None
     """Start from these instead of random weights."""
-    teacher: Teacher | None = None
-    """Learn from its probabilities too."""
     save: bool = True
     resume: bool = False
     overwrite: bool = False
@@ -238,12 +235,9 @@ class Training:
             self.start = job.init.copy_into(network, config.model, self.classes)
         weights = self._class_weights() if config.balance else None
         self.stepper = TrainStep(network, config, self.input, job.compute, world, weights)
-        self.seen: Sequence[LabelledImage] = self.train_images
-        if job.teacher is not None:
-            job.teacher.require_same(self.classes, self.input)
-            self.seen = TaughtImages(self.train_images, job.teacher, self.input)
-        self.teacher = None if job.teacher is None else job.teacher.info
-        self.plan = EpochSampler(config=config, seed=job.seed, n_images=len(self.seen), stride=network.stride)
+        self.plan = EpochSampler(
+            config=config, seed=job.seed, n_images=len(self.train_images), stride=network.stride
+        )
         self.rate = LearningRate(self.stepper.optimizer, config, len(self.plan.steps()))
         self.predictor = TorchPredictor.of(self.stepper.network, self.input, job.compute.device)
 
@@ -266,9 +260,6 @@ class Training:
             "precision": f"{compute.precision} ({compute.precision_reason})",
             "seed": str(self.job.seed),
             "start": self.start,
-            "teacher": "none"
-            if self.teacher is None
-            else f"{self.teacher.name}, {self.teacher.unlabelled} raw images",
         }
 
     def run_epoch(self, epoch: int, progress: Progress) -> None:
@@ -318,7 +309,7 @@ class Training:
         def load(step: int) -> Batch:
             mine = self.world.share(steps[step])
             # A process without a sample of its own still has to take part
-            batch = load_batch(self.seen, self.plan, epoch, mine or steps[step][:1])
+            batch = load_batch(self.train_images, self.plan, epoch, mine or steps[step][:1])
             return batch if mine else batch.uncounted()
 
         batches = TimedIterator(prefetched(load, len(steps)))
@@ -332,6 +323,7 @@ class Training:
 
     def _validate(self, epoch: int, progress: Progress) -> RunningScore:
         self.stepper.network.eval()
+        self.world.share_statistics(self.stepper.network)
         score = RunningScore(n_class=self.job.config.n_class)
         weights = None if self.stepper.weights is None else self.stepper.weights.cpu()
         mine = self.world.share(list(range(len(self.validation_images))))
@@ -364,7 +356,6 @@ class Training:
                 seed=job.seed,
                 packages=package_versions(),
                 init=self.init,
-                teacher=self.teacher,
             ),
             classes=self.classes,
             pixel_size=self.pixel_size,
@@ -392,7 +383,6 @@ class Training:
             "seed": self.job.seed,
             "fingerprint": self.fingerprint,
             "init": None if self.init is None else self.init.model_dump(mode="json"),
-            "teacher": None if self.teacher is None else self.teacher.model_dump(mode="json"),
             "processes": self.world.size,
             "network": self.stepper.network.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
@@ -420,8 +410,10 @@ class Training:
             changed.append("data: the training or validation images or labels have changed")
         started = None if state.get("init") is None else InitInfo.model_validate(state["init"])
         changed += origin_changes(started, self.init)
-        taught = None if state.get("teacher") is None else TeacherInfo.model_validate(state["teacher"])
-        changed += teacher_changes(taught, self.teacher)
+        if state.get("teacher") is not None:
+            changed.append(
+                f"teacher: was {state['teacher']['name']}, which this version of matseg does not know"
+            )
         if state["processes"] != self.world.size:
             changed.append(f"processes: was {state['processes']}, now {self.world.size}")
         if changed:

@@ -16,8 +16,8 @@ from matseg_trainer.data.dataset import Batch
 from matseg_trainer.evaluate.metrics import ConfusionMatrix
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 from matseg_trainer.train.device import ComputeChoice
-from matseg_trainer.train.distributed import DistributedContext, count_in_batch_norm, synchronise_batch_norm
-from matseg_trainer.train.losses import TEACHER_SHARE, Target, distillation, soft_dice, weighted_cross_entropy
+from matseg_trainer.train.distributed import DistributedContext
+from matseg_trainer.train.losses import soft_dice, weighted_cross_entropy
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -86,7 +86,10 @@ class TrainStep:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module: nn.Module = _LossInputs(self.network)
         if world.size > 1:
-            self._module = synchronise_batch_norm(self._module, compute.device)
+            if (
+                compute.device.type == "cuda"
+            ):  # torch has none for CPUs: there each process keeps its own statistics
+                self._module = nn.SyncBatchNorm.convert_sync_batchnorm(self._module)
             self._module = DistributedDataParallel(self._module)
         self.optimizer = _optimizer(self.network, config)
         self.scaler = torch.amp.GradScaler(
@@ -99,44 +102,30 @@ class TrainStep:
         images = normalise(batch.images.to(device), self._input.mean, self._input.std)
         images = images.contiguous(memory_format=torch.channels_last)
         labels, pixels = batch.labels.to(device), batch.pixels.to(device)
-        count_in_batch_norm(self.network, counted=batch.is_counted)
         with torch.autocast(
             device.type, dtype=self._compute.autocast, enabled=self._compute.autocast is not None
         ):
             logits, wanted = self._module(images, labels, pixels)
-        soft = None if batch.soft is None else batch.soft.to(device)
-        if soft is not None and logits.dim() == 3:  # of a network that trains on sampled pixels
-            soft = soft.flatten(2).gather(2, pixels.unsqueeze(1).expand(-1, soft.shape[1], -1))
-        loss, local = self._loss(logits, Target(labels=wanted, soft=soft))
+        loss, local = self._loss(logits, wanted)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         score.add(logits.detach(), wanted, *local)
 
-    def _loss(self, logits: Tensor, target: Target) -> tuple[Tensor, tuple[float, float]]:
+    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, tuple[float, float]]:
         """What is minimised, and (sum of the weighted cross-entropy, sum of the weights) of this process.
 
         DistributedDataParallel averages gradients over processes, and each may have another number of pixels: what is a
         mean over the pixels of all is therefore this process's sum, times the processes, over what all of them have.
         """
-        loss_sum, weight_sum = weighted_cross_entropy(logits, target.labels, self.weights)
+        loss_sum, weight_sum = weighted_cross_entropy(logits, labels, self.weights)
         local = (float(loss_sum.detach()), float(weight_sum))
-        loss = loss_sum * self._share(local[1], least=1e-12)
+        everywhere = float(self._world.sum(np.array([local[1]]))[0])
+        loss = loss_sum * (self._world.size / max(everywhere, 1e-12))
         if self._dice:
-            loss = loss + soft_dice(
-                logits, target.labels, self._world.total if self._world.size > 1 else None
-            )
-        if target.soft is not None:
-            taught_sum, taught = distillation(logits, target.soft)
-            loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * taught_sum * self._share(
-                float(taught), least=1.0
-            )
+            loss = loss + soft_dice(logits, labels, self._world.total if self._world.size > 1 else None)
         return loss, local
-
-    def _share(self, local: float, *, least: float) -> float:
-        """The number of processes over what all of them have together."""
-        return self._world.size / max(float(self._world.sum(np.array([local]))[0]), least)
 
 
 def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
