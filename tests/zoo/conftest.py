@@ -1,0 +1,5 @@
+"""The data set `discs`."""
+
+from discs import workspace
+
+__all__ = ["workspace"]
