@@ -7,7 +7,7 @@ PARSERS := metadata self-test config classes import properties model checkpoint 
 # onnxruntime reports to its maker otherwise; our commands see to it themselves
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: install demo docs models neighbours test fuzz resilience combinations lint check clean bench bench-runtime
+.PHONY: install demo docs models neighbours test thorough fuzz lint check clean bench bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -27,13 +27,10 @@ $(NEIGHBOURS)/.installed: tests/neighbours/requirements.txt
 	touch $@
 
 test: install neighbours ## the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25
 
-resilience: install ## every fault at every step of every kind of output, instead of the suite's choice; an hour
-	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/resilience
-
-combinations: install ## 1500 random combinations of inputs, models and options instead of the suite's 26; half an hour
-	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 tests/runtime/run/test_combinations.py
+thorough: install neighbours ## what the suite leaves out for its time: every fault, every combination; hours; one part: TESTS=tests/resilience
+	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25 $(or $(TESTS),tests)
 
 lint: install ## style, types, layers
 	$(BIN)/ruff check .

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import random
 
+import pytest
+
 THOROUGH = bool(os.environ.get("MATSEG_THOROUGH"))
-"""`make resilience`: all of it."""
+"""`make thorough`: all of it."""
+
+slow = pytest.mark.skipif(not THOROUGH, reason="takes long: make thorough")
+"""Marks what the suite leaves out for its time."""
 
 
 def chosen(count: int, at_most: int, seed: str) -> list[int]:
