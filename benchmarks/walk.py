@@ -22,7 +22,7 @@ import numpy as np
 from _common import ROOT
 from PIL import Image
 
-PACKAGES = ("runtime/matseg_runtime", "shared/matseg_shared", "trainer/matseg_trainer")
+PACKAGES = ("runtime", "shared", "trainer")
 GOALS = {"job": ("runtime", 25), "block": ("runtime", 12), "step": ("trainer", 10)}
 CONFIG = """
 [discs.default]
@@ -36,7 +36,6 @@ epoch = 1
 aug = "turns"
 shuffle = true
 """
-_ANNOTATION_ONLY = {"<module>", "<lambda>"}
 
 
 class Files:
@@ -56,7 +55,7 @@ class Files:
             self._found.setdefault(path.relative_to(ROOT).as_posix())
 
     def of(self, package: str) -> list[str]:
-        """Those below one of `PACKAGES`, named by its first folder."""
+        """Those of one of `PACKAGES`."""
         return [name for name in self._found if name.startswith(f"{package}/")]
 
 
@@ -160,11 +159,8 @@ def main() -> None:
         ("An image, from the data set to the end of a training step", "step", step),
     ):
         package, goal = GOALS[key]
-        click.echo(
-            f"\n{title}: "
-            + ", ".join(f"{len(files.of(p.split('/')[0]))} files of the {p.split('/')[0]}" for p in PACKAGES)
-            + f" (goal: {goal} of the {package})"
-        )
+        counts = ", ".join(f"{len(files.of(part))} of the {part}" for part in PACKAGES)
+        click.echo(f"\n{title}: files: {counts} (goal: {goal} of the {package})")
         for entry in (name for part in PACKAGES for name in files.of(part)):
             click.echo(f"  {entry}")
         if len(files.of(package)) > goal:
