@@ -23,7 +23,7 @@ from _common import (
 )
 from _workload import fresh, matseg_run_command, model_file, model_options, synthetic_slices
 
-from matseg_runtime.sizes import format_size, parse_size
+from matseg_runtime.units import format_size, parse_size
 from matseg_shared.console.command import debug_option
 from matseg_shared.errors import UnsupportedError, UsageError
 

@@ -1,4 +1,4 @@
-"""How large a voxel is, as far as anybody knows; without that, lengths are in pixels and say so."""
+"""Lengths of voxels and amounts of memory, as people write and read them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from matseg_runtime.sizes import exact
 from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import UsageError
 
@@ -46,11 +44,12 @@ _TOLERANCE = 0.01
 _SHORTEST, _LONGEST = 1e-15, 1e6
 """Metres that the edge of a voxel may have; anything else is damage, and volumes of it are no numbers."""
 _HANDY = ("m", "mm", "um", "nm", "pm")
+_BYTE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoxelSize:
-    """Edge lengths of a voxel as slices show it."""
+    """Edge lengths of a voxel as slices show it; without a known size, lengths are in pixels and say so."""
 
     step: float | None
     """From one slice to the next; None: not known, so there are areas but no volumes."""
@@ -59,17 +58,17 @@ class VoxelSize:
     column: float
     """The width of a pixel."""
     unit: str
-    """`um`, `nm`, ...; never `pixel`."""
-    origin: str
-    """Who says so, for a person."""
+    """`um`, `nm`, ...; `pixel` in `PIXELS` only."""
+    origin: str = ""
+    """Who says so, for a person; "" where that was not noted."""
 
     @property
     def area(self) -> float:
-        """Of a pixel, in the unit squared."""
+        """Area of a pixel, in the unit squared."""
         return self.row * self.column
 
     def agrees_with(self, other: VoxelSize) -> bool:
-        """Whether both mean the same pixels, within one per cent."""
+        """True where both mean the same pixels, within one per cent."""
         factor = _IN_METRES[other.unit] / _IN_METRES[self.unit]
         return math.isclose(self.row, other.row * factor, rel_tol=_TOLERANCE) and math.isclose(
             self.column, other.column * factor, rel_tol=_TOLERANCE
@@ -98,29 +97,16 @@ class VoxelSize:
 
         None where it cannot in any: the pixels are a million times as high as wide.
         """
-        if _fits(self.row) and _fits(self.column):
+        if self._fits_tiff():
             return self
         unit = next((name for name in _HANDY if _converted(self.column, self.unit, name) >= 1), _HANDY[-1])
         row, column = _converted(self.row, self.unit, unit), _converted(self.column, self.unit, unit)
-        if not (_fits(row) and _fits(column)):
-            return None
-        return replace(
-            self,
-            step=None if self.step is None else _converted(self.step, self.unit, unit),
-            row=row,
-            column=column,
-            unit=unit,
-        )
+        step = None if self.step is None else _converted(self.step, self.unit, unit)
+        other = replace(self, step=step, row=row, column=column, unit=unit)
+        return other if other._fits_tiff() else None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "step": self.step,
-            "row": self.row,
-            "column": self.column,
-            "unit": self.unit,
-            "origin": self.origin,
-        }
+    def _fits_tiff(self) -> bool:
+        return 1e-6 <= self.row <= 1e6 and 1e-6 <= self.column <= 1e6
 
     def __str__(self) -> str:
         step = "?" if self.step is None else f"{self.step:g}"
@@ -131,6 +117,10 @@ class VoxelSize:
         """The same without rounding, to be compared."""
         step = "?" if self.step is None else exact(self.step)
         return f"{step} x {exact(self.row)} x {exact(self.column)} {self.unit}"
+
+
+PIXELS = VoxelSize(step=None, row=1.0, column=1.0, unit=PIXEL)
+"""Squares of edge 1, for lengths in pixels."""
 
 
 def unit_of(text: str | None) -> str | None:
@@ -159,7 +149,10 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
     """
     match = re.fullmatch(r"\s*([0-9.,eE+\-\s]*[0-9.])\s*([^\d\s.,][^\d.,]*)", text)
     unit = None if match is None else unit_of(match[2])
-    values = _numbers(match[1]) if match is not None else []
+    try:
+        values = [] if match is None else [float(part) for part in match[1].split(",")]
+    except ValueError:
+        values = []
     if unit is None or len(values) not in (1, 2, 3) or not all(_is_edge(value, unit) for value in values):
         raise UsageError(
             f"--voxel-size {text}: expected the edge of a voxel with its unit ({', '.join(_IN_METRES)}), such as "
@@ -171,24 +164,12 @@ def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
     return _cut(values, axis, unit, "--voxel-size")
 
 
-def _numbers(text: str) -> list[float]:
-    """None of them when one is no number."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        return []
-
-
-def _fits(edge: float) -> bool:
-    return 1e-6 <= edge <= 1e6
-
-
 def _is_edge(length: float, unit: str) -> bool:
     return _SHORTEST <= length * _IN_METRES[unit] <= _LONGEST  # which NaN and infinity are not
 
 
 def _cut(edges: Sequence[float], axis: int, unit: str, origin: str) -> VoxelSize:
-    """Of slices along an axis; `edges` are those of z, y, x."""
+    """The voxel of slices along an axis, from the edges along z, y, x."""
     others = [edge for place, edge in enumerate(edges) if place != axis]
     return VoxelSize(step=edges[axis], row=others[0], column=others[1], unit=unit, origin=origin)
 
@@ -196,11 +177,11 @@ def _cut(edges: Sequence[float], axis: int, unit: str, origin: str) -> VoxelSize
 def voxel_of_scale(
     scale: Sequence[float], units: Sequence[str | None], axis: int, origin: str
 ) -> VoxelSize | None:
-    """Of a file's own statement.
+    """The voxel size that a file states.
 
     Args:
-        scale: (z, y, x) or, of a single image, (y, x).
-        units: of each, as the file spells it.
+        scale: edges along (z, y, x) or, for a single image, (y, x).
+        units: unit of each edge, as the file spells it.
         axis: spatial axis that slices are cut along.
         origin: who says so.
 
@@ -231,23 +212,14 @@ def _converted(length: float, unit: str, wanted: str) -> float:
 
 
 def voxel_of_model(size: PixelSize | None) -> VoxelSize | None:
-    """Of the images a model was trained on; how far apart slices are, it does not know."""
-    name = None if size is None else unit_of(size.unit)
-    if size is None or name is None or not _is_edge(size.value, name):
-        return None
-    return VoxelSize(step=None, row=size.value, column=size.value, unit=name, origin="the model")
+    """Pixel size of the images a model was trained on; how far apart slices are, it does not know."""
+    return None if size is None else voxel_of_scale((size.value,) * 2, (size.unit,) * 2, 0, "the model")
 
 
 def choose_voxel_size(
     asked: VoxelSize | None, found: VoxelSize | None, model: VoxelSize | None
 ) -> tuple[VoxelSize | None, str | None]:
-    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels.
-
-    Args:
-        asked: `--voxel-size`.
-        found: in the input.
-        model: of the images it was trained on.
-    """
+    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels."""
     chosen = asked or found or model
     if chosen is None or model is None or chosen.agrees_with(model):
         return chosen, None
@@ -265,3 +237,37 @@ def oblong_warning(size: VoxelSize | None) -> str | None:
         f"pixels are {size.row:g} {size.unit} high and {size.column:g} wide ({size.origin} says so), and to a model "
         "all pixels are square: is --axis the one that the model's slices were cut along?"
     )
+
+
+def parse_size(text: str, name: str = "--memory") -> int:
+    """Bytes of `2GB`, `500M` or `1.5 GiB`.
+
+    Args:
+        text: the size.
+        name: what it was given as, for the error.
+
+    Raises:
+        UsageError: no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"{name} {text}: expected a size such as 2GB or 500MB")
+    factor = _BYTE_UNITS[match[2].upper()]
+    if match[3]:
+        factor = 1 << (10 * list(_BYTE_UNITS).index(match[2].upper()))
+    return int(float(match[1]) * factor)
+
+
+def format_size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def exact(number: float) -> str:
+    """As short as can be without becoming another number: what is compared as text must differ where numbers do."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)

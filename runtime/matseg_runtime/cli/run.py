@@ -256,9 +256,9 @@ def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOption
     from matseg_runtime.ledger import Part
     from matseg_runtime.model.zoo import choose_model
     from matseg_runtime.run.options import OutputOptions, RunOptions, parse_range
-    from matseg_runtime.sizes import parse_size
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.transform import Window
+    from matseg_runtime.units import parse_size
 
     path, trust = choose_model(model, choices["sha256"], choices["trusted_keys"])
     window, range_, memory, part = (choices[name] for name in ("window", "range_", "memory", "part"))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import is_grey
 
 Labels = NDArray[np.integer[Any]]
-
-
-class _Voxel(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    step: float | None
-    row: float
-    column: float
-    unit: str
 
 
 class _Fraction(BaseModel):
@@ -55,20 +45,20 @@ class _Report(BaseModel):
 
     phase_fractions: tuple[_Fraction, ...]
     provenance: _Provenance
-    voxel_size: _Voxel | None = None
+    voxel_size: VoxelSize | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFacts:
-    """What is known of some labels beside their pixels."""
+    """The origin, classes and voxels of some labels, as far as they are known."""
 
     ours: bool
-    """Whether matseg-run wrote them, so that 255 means no label and absent chunks hold it."""
+    """True where matseg-run wrote them, so that 255 means no label and absent chunks hold it."""
     names: tuple[str, ...] = ()
-    """Of the classes 0, 1, ...; empty: not known."""
+    """Names of the classes 0, 1, ...; empty: not known."""
     voxel: VoxelSize | None = None
     axis: int | None = None
-    """That the slices were cut along, when it is not the first."""
+    """The axis that slices were cut along, when it is not the first."""
     report_folder: Path | None = None
     """Where matseg-run left its report."""
 
@@ -89,17 +79,15 @@ def facts_of(location: str) -> LabelFacts:
 
 
 def _facts(report: _Report, folder: Path) -> LabelFacts:
-    voxel, unit = report.voxel_size, None if report.voxel_size is None else unit_of(report.voxel_size.unit)
-    size = None
-    if voxel is not None and unit is not None:
-        size = VoxelSize(
-            step=voxel.step, row=voxel.row, column=voxel.column, unit=unit, origin="the run's report"
-        )
+    voxel = report.voxel_size
+    if voxel is not None:
+        unit = unit_of(voxel.unit)
+        voxel = None if unit is None else replace(voxel, unit=unit, origin="the run's report")
     chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice
     return LabelFacts(
         ours=True,
         names=tuple(item.name for item in report.phase_fractions),
-        voxel=size,
+        voxel=voxel,
         axis=report.provenance.axis if chunked else None,
         report_folder=folder,
     )
@@ -141,7 +129,7 @@ def open_labels(location: str, options: SourceOptions, facts: LabelFacts) -> Sou
     """
     source = open_source(
         location,
-        dataclasses.replace(
+        replace(
             options,
             as_labels=True,
             axis=facts.axis if options.axis is None else options.axis,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.units import VoxelSize
 from matseg_shared.contract.metadata import Histogram, ModelMetadata
-from matseg_shared.system.files import write_text
+from matseg_shared.system.files import write_csv
 
 CSV_NAME = "phase_fractions.csv"
 DRIFT_WARNING = 0.5
@@ -80,14 +79,19 @@ def _value_counts(values: NDArray[Any]) -> NDArray[np.int64]:
 
 def phase_fractions(records: Iterable[SliceRecord], metadata: ModelMetadata) -> tuple[PhaseFraction, ...]:
     """Shares of the classes over all labelled slices; 0 where nothing is labelled."""
-    totals = np.zeros(len(metadata.classes), np.int64)
-    for record in records:
-        totals += np.asarray(record.counts, np.int64)
+    totals = _totals(records, metadata)
     pixels = int(totals.sum())
     return tuple(
         PhaseFraction(name=item.name, pixels=int(count), fraction=float(count / pixels) if pixels else 0.0)
         for item, count in zip(metadata.classes, totals, strict=True)
     )
+
+
+def _totals(records: Iterable[SliceRecord], metadata: ModelMetadata) -> NDArray[np.int64]:
+    """Pixels per class over all slices."""
+    counts = [record.counts for record in records]
+    totals: NDArray[np.int64] = np.array(counts, np.int64).reshape(-1, len(metadata.classes)).sum(axis=0)
+    return totals
 
 
 def write_phase_fractions(
@@ -102,17 +106,12 @@ def write_phase_fractions(
     header = ["file", "height", "width", *names, *(f"{name} (pixels)" for name in names), "drift"]
     if voxel is not None:
         header += [f"{name} ({voxel.unit}^2)" for name in names]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    totals = np.zeros(len(names), np.int64)
-    for record in records:
-        totals += np.asarray(record.counts, np.int64)
-        writer.writerow(
-            [Path(record.where).name, *record.shape, *_row(record.counts, voxel, f"{record.drift:.4f}")]
-        )
-    writer.writerow(["total", "", "", *_row(totals.tolist(), voxel, "")])
-    write_text(path, text.getvalue())
+    rows = [
+        [Path(record.where).name, *record.shape, *_row(record.counts, voxel, f"{record.drift:.4f}")]
+        for record in records
+    ]
+    totals = _totals(records, metadata).tolist()
+    write_csv(path, [header, *rows, ["total", "", "", *_row(totals, voxel, "")]])
 
 
 def counted_files(path: Path) -> frozenset[str] | None:

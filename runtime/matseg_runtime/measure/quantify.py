@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.ledger import ExcludedSlice, SliceRecord
 from matseg_runtime.measure.label_input import (
     LabelFacts,
+    Labels,
     as_labels,
     class_names,
     facts_of,
@@ -30,7 +33,7 @@ from matseg_runtime.measure.regions import (
 from matseg_runtime.measure.tables import RegionTables, SliceRow
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.source.base import Slice, Source, SourceOptions
-from matseg_runtime.units import VoxelSize, choose_voxel_size, parse_voxel_size
+from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
 from matseg_shared.images.read import read_stored
@@ -39,6 +42,7 @@ from matseg_shared.system.machine import available_cpus
 _SLICES_PER_TASK = 32
 _PIXELS_PER_WORKER = 40_000_000
 """Work below this is done sooner than another process has started."""
+Measured = SliceRow | ExcludedSlice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,43 +65,12 @@ class QuantifyOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExcludedSlice:
-    """A slice that could not be measured."""
-
-    where: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantified:
-    """What became of it."""
+    """The result of matseg-quantify."""
 
     tables: RegionTables
     folder: Path
     excluded: tuple[ExcludedSlice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """Some slices, measured by one process; everything in it can be pickled."""
-
-    location: str
-    source: SourceOptions
-    facts: LabelFacts
-    slices: tuple[int, ...]
-    """Positions in the source, ascending."""
-    connectivity: Connectivity
-    unlabelled: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One slice of a task."""
-
-    slice: Slice
-    regions: SliceRegions | None
-    reason: str = ""
-    """Why it could not be measured."""
 
 
 def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantified:
@@ -106,32 +79,42 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     Raises:
         UsageError: the labels cannot be opened, are no labels, or an option does not fit them.
         MissingExtraError: scikit-image, or what their format needs, is not installed.
+        UnsupportedError: a measuring process was lost.
         OutputError: the tables cannot be written.
     """
     require_scikit_image("matseg-quantify")
     facts = facts_of(options.labels)
+    found: list[Measured] = []
     with closing(open_labels(options.labels, options.source, facts)) as source:
-        tasks = list(_tasks(options, facts, source))
-        workers = options.workers or _worth(source)
-        voxel, _ = choose_voxel_size(
-            _asked_voxel(options, source), _known_voxel(options, facts, source), None
-        )
+        voxel = _asked_voxel(options, source) or _known_voxel(options, facts, source)
         folder = (
             options.output
             or facts.report_folder
             or source.beside.with_name(f"{source.beside.name}_quantities")
         )
-        location, first = source.location, source.first
-        progress.stage("measuring", sum(len(task.slices) for task in tasks), unit="slices")
-        found: list[Measured] = []
-        for measured in run_tasks(tasks, workers, source):
+        location = source.location
+        progress.stage("measuring", len(source.slices), unit="slices")
+        for measured in _measure_all(options, facts, source):
             found += measured
             progress.advance(len(measured))
-    tables = _tables(options, facts, found, voxel, location, first)
-    tables.write(folder)
-    excluded = tuple(
-        ExcludedSlice(where=item.slice.where, reason=item.reason) for item in found if item.regions is None
+    rows = [item for item in found if isinstance(item, SliceRow)]
+    excluded = tuple(item for item in found if isinstance(item, ExcludedSlice))
+    if not rows:
+        reasons = "\n".join(f"  - {item.reason}" for item in excluded[:5])
+        raise UsageError(f"{location}: none of its {len(found)} slices can be measured:\n{reasons}")
+    values = sorted({item.value for row in rows for item in row.regions.classes})
+    if len(values) > MOST_CLASSES:
+        raise UsageError(_too_many(location, f"{len(values)} values"))
+    labelled = [row for row in rows if row.regions.classes]
+    tables = RegionTables(
+        labels=location,
+        rows=labelled,
+        classes=class_names(values, options.names or facts.names, bool(options.names), location),
+        voxel=voxel,
+        connectivity=options.connectivity,
+        unlabelled=len(rows) - len(labelled),
     )
+    tables.write(folder)
     return Quantified(tables=tables, folder=folder, excluded=excluded)
 
 
@@ -150,59 +133,20 @@ def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) ->
     return known or source.voxel_size()
 
 
-def _tasks(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[Task]:
-    """Whole chunks of a chunked volume, so that none is decoded twice."""
-    chunk = 1 if source.volume is None else source.volume.slices_per_chunk
-    step = -(-_SLICES_PER_TASK // chunk) * chunk
-    for start in range(0, len(source.slices), step):
-        yield Task(
-            location=options.labels,
-            source=options.source,
-            facts=facts,
-            slices=tuple(range(start, min(start + step, len(source.slices)))),
-            connectivity=options.connectivity,
-            unlabelled=unlabelled_value(facts, options.ignore),
-        )
-
-
-def _worth(source: Source) -> int:
-    """Processes that pay for their start."""
-    if source.volume is None:
-        shape: tuple[int, ...] = (len(source.slices), *_first_shape(source))
-    else:
-        shape = source.volume.shape
-    pixels = math.prod(shape)
-    return max(1, min(available_cpus(), len(source.slices) // _SLICES_PER_TASK, pixels // _PIXELS_PER_WORKER))
-
-
-def _first_shape(source: Source) -> tuple[int, ...]:
-    """Of the first image of a folder; nothing of one that is broken, which is found out later."""
-    try:
-        return source.read(0, 1)[0].shape[:2]
-    except ImageError:
-        return (0, 0)
-
-
-def run_tasks(tasks: Sequence[Task], workers: int, source: Source) -> Iterator[list[Measured]]:
-    """Results in the order of the tasks; at most a few tasks are under way.
-
-    Args:
-        tasks: of one source.
-        workers: processes, which open it again, each for every task; 1: this one, with `source` as it is.
-        source: open.
-
-    Raises:
-        UsageError: the labels are no labels.
-        UnsupportedError: a process was lost.
-    """
+def _measure_all(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[list[Measured]]:
+    """All slices in order; processes open the labels again for each of their tasks."""
+    chunk = _slices_per_chunk(source)  # tasks have whole chunks, so that none is decoded twice
+    step, count = -(-_SLICES_PER_TASK // chunk) * chunk, len(source.slices)
+    tasks = [range(start, min(start + step, count)) for start in range(0, count, step)]
+    workers = options.workers or _worthwhile_workers(source)
     if workers <= 1 or len(tasks) <= 1:
-        yield from (_measure_in(task, source) for task in tasks)
+        yield from (_measure_open(options, facts, source, task) for task in tasks)
         return
     # never a fork: threads of this process may hold locks that nobody in a copy would release
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from _in_order(pool, tasks, 2 * workers)
+            yield from pool.map(partial(measure_slices, options, facts), tasks)
         except BrokenProcessPool as error:
             raise UnsupportedError(
                 "a measuring process was killed, most likely for lack of memory; run again with --workers 1"
@@ -211,103 +155,75 @@ def run_tasks(tasks: Sequence[Task], workers: int, source: Source) -> Iterator[l
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_order(pool: ProcessPoolExecutor, tasks: Sequence[Task], ahead: int) -> Iterator[list[Measured]]:
-    waiting: list[Future[list[Measured]]] = []
-    for task in tasks:
-        waiting.append(pool.submit(measure, task))
-        if len(waiting) >= ahead:
-            yield waiting.pop(0).result()
-    while waiting:
-        yield waiting.pop(0).result()
+def _slices_per_chunk(source: Source) -> int:
+    return 1 if source.volume is None else source.volume.slices_per_chunk
 
 
-def measure(task: Task) -> list[Measured]:
-    """Do one task; runs in a process of its own, or in this one.
+def _worthwhile_workers(source: Source) -> int:
+    """Processes that pay for their start."""
+    try:
+        pixels = len(source.slices) * math.prod(source.read(0, 1)[0].shape[:2])
+    except ImageError:  # told when it is measured
+        pixels = 0
+    return max(1, min(available_cpus(), len(source.slices) // _SLICES_PER_TASK, pixels // _PIXELS_PER_WORKER))
+
+
+def measure_slices(options: QuantifyOptions, facts: LabelFacts, positions: Sequence[int]) -> list[Measured]:
+    """Measure some slices, in ascending order; runs in a process of its own, or in this one.
 
     Raises:
         UsageError: a slice has more values than there can be classes.
     """
-    with closing(open_labels(task.location, task.source, task.facts)) as source:
-        return _measure_in(task, source)
+    with closing(open_labels(options.labels, options.source, facts)) as source:
+        return _measure_open(options, facts, source, positions)
 
 
-def _measure_in(task: Task, source: Source) -> list[Measured]:
-    chunk = 1 if source.volume is None else source.volume.slices_per_chunk
+def _measure_open(
+    options: QuantifyOptions, facts: LabelFacts, source: Source, positions: Sequence[int]
+) -> list[Measured]:
+    chunk = _slices_per_chunk(source)
     found: list[Measured] = []
-    for positions in _runs(task.slices, chunk):
-        found += _measure_run(task, source, positions)
+    for _, group in itertools.groupby(positions, lambda position: position // chunk):
+        found += _measure_together(options, facts, source, list(group))
     return found
 
 
-def _runs(positions: Sequence[int], longest: int) -> Iterator[list[int]]:
-    """Consecutive positions, to be read at once."""
-    run: list[int] = []
-    for position in positions:
-        if run and (position != run[-1] + 1 or len(run) == longest):
-            yield run
-            run = []
-        run.append(position)
-    if run:
-        yield run
-
-
-def _measure_run(task: Task, source: Source, positions: Sequence[int]) -> list[Measured]:
-    first, last = positions[0], positions[-1]
+def _measure_together(
+    options: QuantifyOptions, facts: LabelFacts, source: Source, positions: Sequence[int]
+) -> list[Measured]:
+    """Slices of one chunk, read at once; one at a time when that fails, to find those that are broken."""
+    start = positions[0]
+    found: list[Measured] = []
     try:
-        block = source.read(first, last + 1)
+        block = source.read(start, positions[-1] + 1)
+        for item in (source.slices[position] for position in positions):
+            labels = as_labels(block[item.index - start], item.where)
+            found.append(_row(options, facts, item, source.first, labels))
     except ImageError as error:
-        if len(positions) > 1:  # find out which of them it is
-            return [item for position in positions for item in _measure_run(task, source, [position])]
-        return [Measured(slice=source.slices[first], regions=None, reason=str(error))]
-    found = []
-    for position in positions:
-        item = source.slices[position]
-        try:
-            labels = as_labels(block[position - first], item.where)
-            regions = measure_regions(labels, connectivity=task.connectivity, unlabelled=task.unlabelled)
-        except ImageError as error:
-            found.append(Measured(slice=item, regions=None, reason=str(error)))
-        except TooManyClassesError as error:
-            raise UsageError(_too_many(item.where, str(error))) from error
-        else:
-            found.append(Measured(slice=item, regions=regions))
+        if len(positions) > 1:
+            return [item for one in positions for item in _measure_together(options, facts, source, [one])]
+        broken = source.slices[start]
+        reason = str(error)
+        return [ExcludedSlice(name=broken.name, index=broken.index, where=broken.where, reason=reason)]
     return found
+
+
+def _row(options: QuantifyOptions, facts: LabelFacts, item: Slice, first: int, labels: Labels) -> SliceRow:
+    try:
+        regions = measure_regions(
+            labels,
+            connectivity=options.connectivity,
+            unlabelled=unlabelled_value(facts, options.ignore),
+        )
+    except TooManyClassesError as error:
+        raise UsageError(_too_many(item.where, str(error))) from error
+    return SliceRow(name=item.name, position=first + item.index, regions=regions)
 
 
 def _too_many(where: str, found: str) -> str:
     return (
         f"{where}: expected labels of at most {MOST_CLASSES} classes, found {found}; this looks like an image, or like "
         "numbered objects: give class labels"
-    )
-
-
-def _tables(
-    options: QuantifyOptions,
-    facts: LabelFacts,
-    found: Sequence[Measured],
-    voxel: VoxelSize | None,
-    location: str,
-    first: int,
-) -> RegionTables:
-    rows = [
-        SliceRow(name=item.slice.name, position=first + item.slice.index, regions=item.regions)
-        for item in found
-        if item.regions is not None
-    ]
-    if not rows:
-        reasons = "\n".join(f"  - {item.reason}" for item in found[:5])
-        raise UsageError(f"{location}: none of its {len(found)} slices can be measured:\n{reasons}")
-    values = sorted({item.value for row in rows for item in row.regions.classes})
-    if len(values) > MOST_CLASSES:
-        raise UsageError(_too_many(location, f"{len(values)} values"))
-    labelled = [row for row in rows if row.regions.classes]
-    return RegionTables(
-        labels=location,
-        rows=labelled,
-        classes=class_names(values, options.names or facts.names, bool(options.names), location),
-        voxel=voxel,
-        connectivity=options.connectivity,
-        unlabelled=len(rows) - len(labelled),
     )
 
 
@@ -328,21 +244,14 @@ def measure_output(
     Raises:
         UsageError: the output cannot be read.
     """
-    facts = LabelFacts(ours=True)
-    wanted = {record.index: record.name for record in records}
-    task = Task(
-        location=location,
-        source=SourceOptions(axis=axis or None),
-        facts=facts,
-        slices=tuple(sorted(wanted)),
-        connectivity=connectivity,
-        unlabelled=unlabelled_value(facts, None),
-    )
+    names = {record.index: record.name for record in records}
+    source = SourceOptions(axis=axis or None)
+    options = QuantifyOptions(labels=location, source=source, connectivity=connectivity)
     found = {}
-    for item in measure(task):
-        if item.regions is None:
+    for item in measure_slices(options, LabelFacts(ours=True), sorted(names)):
+        if isinstance(item, ExcludedSlice):
             raise UsageError(f"its labels cannot be measured: {item.reason}")
-        found[wanted[item.slice.index]] = item.regions
+        found[names[item.position]] = item.regions
     return found
 
 

@@ -26,47 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.records import SliceRegions
-from matseg_runtime.units import PIXEL, VoxelSize
+from matseg_runtime.units import VoxelSize
 
 QUANTILES = (10, 25, 50, 75, 90)
 """Per cent of the regions that are no larger."""
 _BINS_PER_OCTAVE = 2
 """A bin of the histogram ends at 2**(1/2) of where it begins: fine enough to see two populations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pixel:
-    """The lengths that a count of pixels stands for."""
-
-    row: float = 1.0
-    """Height."""
-    column: float = 1.0
-    """Width."""
-    step: float | None = None
-    """To the next slice; None: not known."""
-    unit: str = PIXEL
-
-    @classmethod
-    def of(cls, voxel: VoxelSize | None) -> Pixel:
-        """Squares of edge 1 where nothing is known."""
-        if voxel is None:
-            return cls()
-        return cls(row=voxel.row, column=voxel.column, step=voxel.step, unit=voxel.unit)
-
-    @property
-    def area(self) -> float:
-        """In the unit squared."""
-        return self.row * self.column
-
-    def steps(self) -> tuple[float, float, float, float]:
-        """Distance of neighbours along rows, columns and both diagonals."""
-        diagonal = math.hypot(self.row, self.column)
-        return self.column, self.row, diagonal, diagonal
-
-    def weights(self) -> tuple[float, float, float, float]:
-        """Share of all directions that each of these four stands for: half-way to the next on either side."""
-        angle = math.atan2(self.row, self.column) / math.pi
-        return angle, 0.5 - angle, 0.25, 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +90,7 @@ class ClassQuantities:
 
 
 def quantities(
-    slices: Iterable[SliceRegions], values: Sequence[int], pixel: Pixel
+    slices: Iterable[SliceRegions], values: Sequence[int], pixel: VoxelSize
 ) -> tuple[ClassQuantities, ...]:
     """What some slices amount to together; one slice is some slices.
 
@@ -151,7 +116,7 @@ def quantities(
 
 
 def _quantities(
-    value: int, total: _Sum, pairs: NDArray[np.int64], pixels: int, pixel: Pixel
+    value: int, total: _Sum, pairs: NDArray[np.int64], pixels: int, pixel: VoxelSize
 ) -> ClassQuantities:
     per_length = intersections_per_length(total.crossings, pairs, pixel)
     areas = np.array(sorted(total.sizes), np.int64)
@@ -170,7 +135,9 @@ def _quantities(
     )
 
 
-def intersections_per_length(crossings: NDArray[np.int64], pairs: NDArray[np.int64], pixel: Pixel) -> float:
+def intersections_per_length(
+    crossings: NDArray[np.int64], pairs: NDArray[np.int64], pixel: VoxelSize
+) -> float:
     """P_L: how often lines of all directions meet a boundary, in 1 / unit.
 
     Args:
@@ -179,19 +146,31 @@ def intersections_per_length(crossings: NDArray[np.int64], pairs: NDArray[np.int
         pixel: the distance of neighbours.
     """
     known = pairs > 0
-    weights = np.where(known, pixel.weights(), 0.0)  # an image of one row has no columns to look along
+    weights = np.where(known, _weights(pixel), 0.0)  # an image of one row has no columns to look along
     if not known.any():
         return 0.0
-    densities = crossings / np.maximum(pairs, 1) / pixel.steps()
+    densities = crossings / np.maximum(pairs, 1) / _steps(pixel)
     return float((weights * densities).sum() / weights.sum())
 
 
-def equivalent_diameter(area: NDArray[np.integer], pixel: Pixel) -> NDArray[np.float64]:
+def _steps(pixel: VoxelSize) -> tuple[float, float, float, float]:
+    """Distance of neighbours along rows, columns and both diagonals."""
+    diagonal = math.hypot(pixel.row, pixel.column)
+    return pixel.column, pixel.row, diagonal, diagonal
+
+
+def _weights(pixel: VoxelSize) -> tuple[float, float, float, float]:
+    """Share of all directions that each of these four stands for: half-way to the next on either side."""
+    angle = math.atan2(pixel.row, pixel.column) / math.pi
+    return angle, 0.5 - angle, 0.25, 0.25
+
+
+def equivalent_diameter(area: NDArray[np.integer], pixel: VoxelSize) -> NDArray[np.float64]:
     """Of the circle with as much area as so many pixels, in the unit of length."""
     return np.sqrt(4 / math.pi * pixel.area * area.astype(np.float64))
 
 
-def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: Pixel) -> Diameters | None:
+def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> Diameters | None:
     if areas.size == 0:
         return None
     diameters = equivalent_diameter(areas, pixel)
@@ -205,7 +184,7 @@ def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: Pixel
     )
 
 
-def _histogram(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: Pixel) -> tuple[SizeBin, ...]:
+def _histogram(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> tuple[SizeBin, ...]:
     """Bins of equal ratio on a grid that begins at the diameter of one pixel, so that histograms can be compared."""
     if areas.size == 0:
         return ()

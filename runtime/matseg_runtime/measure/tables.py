@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, Pixel, quantities
+from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, quantities
 from matseg_runtime.records import Connectivity, SliceRegions
-from matseg_runtime.units import VoxelSize
-from matseg_shared.system.files import write_text
+from matseg_runtime.units import PIXELS, VoxelSize
+from matseg_shared.system.files import write_csv, write_text
 
 QUANTITIES_NAME = "quantities.csv"
 SIZES_NAME = "region_sizes.csv"
@@ -50,15 +49,15 @@ class RegionTables:
     """Slices without any label, which are not among the rows."""
 
     @property
-    def pixel(self) -> Pixel:
+    def pixel(self) -> VoxelSize:
         """What a pixel stands for."""
-        return Pixel.of(self.voxel)
+        return self.voxel or PIXELS
 
     def total(self) -> tuple[ClassQuantities, ...]:
-        """Of all slices together."""
-        return self._of(row.regions for row in self.rows)
+        """The quantities of all slices together."""
+        return self._quantities(row.regions for row in self.rows)
 
-    def _of(self, slices: Iterable[SliceRegions]) -> tuple[ClassQuantities, ...]:
+    def _quantities(self, slices: Iterable[SliceRegions]) -> tuple[ClassQuantities, ...]:
         return quantities(slices, [value for value, _ in self.classes], self.pixel)
 
     def write(self, folder: Path) -> None:
@@ -68,8 +67,8 @@ class RegionTables:
             OutputError: they cannot be written.
         """
         total = self.total()
-        write_text(folder / QUANTITIES_NAME, self._table(total))
-        write_text(folder / SIZES_NAME, self._sizes(total))
+        write_csv(folder / QUANTITIES_NAME, self._table(total))
+        write_csv(folder / SIZES_NAME, self._sizes(total))
         write_text(folder / SUMMARY_NAME, json.dumps(self.summary(total), indent=1) + "\n")
 
     def summary(self, total: Sequence[ClassQuantities]) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class RegionTables:
             "slices": len(self.rows),
             "slices_without_labels": self.unlabelled,
             "unit": self.pixel.unit,
-            "voxel_size": None if self.voxel is None else self.voxel.as_dict(),
+            "voxel_size": None if self.voxel is None else dataclasses.asdict(self.voxel),
             "connectivity": self.connectivity,
             "methods": _METHODS,
             "classes": [self._class(item, name) for item, (_, name) in zip(total, self.classes, strict=True)],
@@ -112,58 +111,45 @@ class RegionTables:
             ],
         }
 
-    def _table(self, total: Sequence[ClassQuantities]) -> str:
+    def _table(self, total: Sequence[ClassQuantities]) -> Iterator[list[Any]]:
         """A row per slice and class, then a row per class with `total` in place of the slice."""
         unit = self.pixel.unit
-        header = [
+        yield [
             "slice", "position", "class", "value", "pixels", "fraction", f"area ({unit}^2)",
             "regions", "regions at edge", f"mean diameter ({unit})",
             *(f"diameter p{level} ({unit})" for level in QUANTILES), f"largest diameter ({unit})",
             f"boundary per area (1/{unit})", f"specific surface (1/{unit})",
         ]  # fmt: skip
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
         for row in self.rows:
-            self._write_rows(writer, row.name, row.position, self._of([row.regions]))
-        self._write_rows(writer, "total", "", total)
-        return text.getvalue()
+            yield from self._rows(row.name, row.position, self._quantities([row.regions]))
+        yield from self._rows("total", "", total)
 
-    def _write_rows(
-        self, writer: Any, slice_name: str, position: int | str, items: Sequence[ClassQuantities]
-    ) -> None:
+    def _rows(
+        self, slice_name: str, position: int | str, items: Sequence[ClassQuantities]
+    ) -> Iterator[list[Any]]:
         for item, (_, name) in zip(items, self.classes, strict=True):
-            measured = (item.boundary_per_area, item.specific_surface)
-            writer.writerow(
-                [
-                    *(slice_name, position, name, item.value, item.pixels),
-                    *(f"{item.fraction:.6f}", f"{item.area:.6g}", item.regions, item.regions_at_edge),
-                    *_lengths(item.diameters),
-                    *(f"{value:.6g}" for value in measured),
-                ]
-            )
+            yield [
+                *(slice_name, position, name, item.value, item.pixels),
+                *(f"{item.fraction:.6f}", f"{item.area:.6g}", item.regions, item.regions_at_edge),
+                *_lengths(item.diameters),
+                *(f"{item.boundary_per_area:.6g}", f"{item.specific_surface:.6g}"),
+            ]
 
-    def _sizes(self, total: Sequence[ClassQuantities]) -> str:
+    def _sizes(self, total: Sequence[ClassQuantities]) -> Iterator[list[Any]]:
         """A row per class and bin, over all slices."""
         unit = self.pixel.unit
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ["class", "value", f"diameter from ({unit})", f"diameter to ({unit})", "regions", "share of area"]
-        )
+        yield [
+            "class",
+            "value",
+            f"diameter from ({unit})",
+            f"diameter to ({unit})",
+            "regions",
+            "share of area",
+        ]
         for item, (_, name) in zip(total, self.classes, strict=True):
             for bar in item.histogram:
-                writer.writerow(
-                    [
-                        name,
-                        item.value,
-                        f"{bar.low:.6g}",
-                        f"{bar.high:.6g}",
-                        bar.regions,
-                        f"{bar.area_share:.6f}",
-                    ]
-                )
-        return text.getvalue()
+                bounds = (f"{bar.low:.6g}", f"{bar.high:.6g}")
+                yield [name, item.value, *bounds, bar.regions, f"{bar.area_share:.6f}"]
 
     def lines(self) -> list[str]:
         """For a person: a line per class."""

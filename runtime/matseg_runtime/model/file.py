@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from matseg_runtime.sizes import format_size, parse_size
+from matseg_runtime.units import format_size, parse_size
 from matseg_shared.contract.metadata import (
     INPUT_NAME,
     LABELS_NAME,

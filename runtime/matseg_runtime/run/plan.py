@@ -12,8 +12,8 @@ from matseg_runtime.ledger import Part
 from matseg_runtime.run.pipeline import WorkerCounts
 from matseg_runtime.run.probe import Probe
 from matseg_runtime.sink.base import Block, Sink
-from matseg_runtime.sizes import format_size
 from matseg_runtime.source.base import Source
+from matseg_runtime.units import format_size
 from matseg_shared.contract.metadata import ModelMetadata, TilingInfo
 from matseg_shared.contract.tiling import padded_length, plan_tiles, smallest_tile
 from matseg_shared.errors import UsageError

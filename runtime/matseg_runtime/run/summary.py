@@ -113,7 +113,7 @@ class Summary:
             "excluded": [record.model_dump(exclude={"index"}) for record in self.excluded],
             "skipped": [{"path": as_text(entry.path), "reason": entry.reason} for entry in self.skipped],
             "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
-            "voxel_size": None if self.voxel is None else self.voxel.as_dict(),
+            "voxel_size": None if self.voxel is None else dataclasses.asdict(self.voxel),
             "unit": PIXEL if self.voxel is None else self.voxel.unit,
             "uncertain": None if self.uncertain is None else str(self.uncertain),
             "proposals": self.proposals,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 import time
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
-from matseg_runtime.source.tiff_scale import tiff_voxel_size
+from matseg_runtime.source.tiff_scale import image_voxel_size
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
@@ -87,11 +86,9 @@ class FolderSource(Source):
         return file_identity(self._paths[index])
 
     def voxel_size(self) -> VoxelSize | None:
-        """Of its TIFFs, when the first and the last agree."""
-        first, last = (tiff_voxel_size(path) for path in (self._paths[0], self._paths[-1]))
-        if first is None or last is None or not first.agrees_with(last):
-            return None
-        return dataclasses.replace(first, step=None)  # nobody knows how far apart single images are
+        """The size in its TIFFs, when the first and the last agree."""
+        first, last = (image_voxel_size(path) for path in (self._paths[0], self._paths[-1]))
+        return None if first is None or last is None or not first.agrees_with(last) else first
 
     def doubts(self) -> tuple[str, ...]:
         gaps = numbering_gaps([item.name for item in self.slices])

@@ -14,8 +14,8 @@ import numpy as np
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import PixelArray, SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
-from matseg_runtime.source.tiff_scale import tiff_scale
-from matseg_runtime.units import VoxelSize, ome_unit, voxel_of_scale
+from matseg_runtime.source.tiff_scale import tiff_voxel_size
+from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
@@ -109,8 +109,7 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
         raise UsageError(f"{path}: {foreign_file_problem(name)}")
     try:
         array, axes = _array(path, tiff, options)
-        spacing = _spacing(tiff)
-        voxel = _voxel(tiff) if spacing is None else None
+        voxel = tiff_voxel_size(tiff)
     except (ImageError, UsageError):
         raise
     except Exception as error:  # a file that ends early is noticed here
@@ -123,7 +122,7 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
             array=array,
             content=f"{file_identity(path)}; {array.shape} {array.dtype}",
             axis_names=axes,
-            spacing=spacing,
+            spacing=_spacing(voxel),
             voxel=voxel,
             watched=path,
             explain=lambda _, error: decoding_problem(path, error),
@@ -133,20 +132,12 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
     )
 
 
-def _spacing(tiff: TiffFile) -> Spacing | None:
+def _spacing(voxel: VoxelSize | None) -> Spacing | None:
     """Only when it is whole: an unknown distance of the pages must not be taken for 1."""
-    scale = tiff_scale(tiff)
-    if scale is None or scale.z is None:
+    if voxel is None or voxel.step is None:
         return None
-    return Spacing(
-        scale=(scale.z, scale.y, scale.x), translation=(0.0,) * 3, units=(ome_unit(scale.unit),) * 3
-    )
-
-
-def _voxel(tiff: TiffFile) -> VoxelSize | None:
-    """Of pages whose distance is not known."""
-    scale = tiff_scale(tiff)
-    return None if scale is None else voxel_of_scale((scale.y, scale.x), (scale.unit,) * 2, 0, "the input")
+    scale, units = (voxel.step, voxel.row, voxel.column), (ome_unit(voxel.unit),) * 3
+    return Spacing(scale=scale, translation=(0.0,) * 3, units=units)
 
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -21,35 +22,24 @@ _FOR_PRINTERS = (1, 72, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 360, 400
 """Dots per inch that programs fill in when they know nothing; of these no micrograph is meant."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TiffScale:
-    """Edge lengths of a voxel."""
-
-    z: float | None
-    """Distance of the pages; None: the file does not say."""
-    y: float
-    x: float
-    unit: str
-
-
-def tiff_voxel_size(path: Path) -> VoxelSize | None:
-    """Of a single image; None for other formats, and for files that cannot be read, which is for others to say."""
+def image_voxel_size(path: Path) -> VoxelSize | None:
+    """The size in a single image; None for other formats, and for files that cannot be read, which others tell."""
     if path.suffix.lower() not in TIFF_SUFFIXES:
         return None
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            scale = tiff_scale(tiff)
+            found = tiff_voxel_size(tiff)
     except Exception:  # tifffile raises many kinds for what is no TIFF
         return None
-    return None if scale is None else voxel_of_scale((scale.y, scale.x), (scale.unit,) * 2, 0, "the input")
+    return None if found is None else replace(found, step=None)
 
 
-def tiff_scale(tiff: TiffFile) -> TiffScale | None:
-    """Of an open file; None where it says nothing that can be relied on."""
+def tiff_voxel_size(tiff: TiffFile) -> VoxelSize | None:
+    """The size in an open file, of slices along its pages; None where it says nothing that can be relied on."""
     if tiff.is_ome:
-        return _of_ome(tiff.ome_metadata or "")
+        return _ome_voxel(tiff.ome_metadata or "")
     per_pixel = _resolution(tiff)
     if per_pixel is None:
         return None
@@ -57,11 +47,16 @@ def tiff_scale(tiff: TiffFile) -> TiffScale | None:
     if tiff.is_imagej:
         described: dict[str, Any] = tiff.imagej_metadata or {}
         unit = unit_of(str(described.get("unit", ""))) or unit
-        z = _positive(described.get("spacing"))
-        return None if unit == "" else TiffScale(z=z, y=y, x=x, unit=unit)
-    if unit == "" or _is_for_printers(x, unit):
+        return _voxel((_positive(described.get("spacing")), y, x), (unit,) * 3)
+    return None if unit == "" or _is_for_printers(x, unit) else _voxel((None, y, x), (unit,) * 3)
+
+
+def _voxel(edges: Sequence[float | None], units: Sequence[str | None]) -> VoxelSize | None:
+    """From edges along z, y and x, of which the first need not be known."""
+    known = [(edge, unit) for edge, unit in zip(edges, units, strict=True) if edge is not None]
+    if edges[1] is None or edges[2] is None:
         return None
-    return TiffScale(z=None, y=y, x=x, unit=unit)
+    return voxel_of_scale([edge for edge, _ in known], [unit for _, unit in known], 0, "the input")
 
 
 def _resolution(tiff: TiffFile) -> tuple[float, float, str] | None:
@@ -83,7 +78,7 @@ def _is_for_printers(edge: float, unit: str) -> bool:
     return any(math.isclose(dots, known, rel_tol=5e-3) for known in _FOR_PRINTERS)
 
 
-def _of_ome(text: str) -> TiffScale | None:
+def _ome_voxel(text: str) -> VoxelSize | None:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
@@ -91,13 +86,9 @@ def _of_ome(text: str) -> TiffScale | None:
     pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
     if pixels is None:
         return None
-    edges = {axis: _positive(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"}
+    edges = [_positive(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"]
     # the unit of a length that OME-XML gives without one is the micrometre
-    units = {axis: unit_of(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "ZYX"}
-    y, x, unit = edges["Y"], edges["X"], units["X"]
-    if y is None or x is None or unit is None or units["Y"] != unit:
-        return None
-    return TiffScale(z=edges["Z"] if units["Z"] == unit else None, y=y, x=x, unit=unit)
+    return _voxel(edges, [pixels.get(f"PhysicalSize{axis}Unit", "um") for axis in "ZYX"])
 
 
 def _positive(value: object) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.sizes import exact
+from matseg_runtime.units import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import check_dtype, non_finite, to_channels

@@ -14,24 +14,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from matseg_runtime.measure.regions import TooManyClassesError, measure_regions
-from matseg_runtime.measure.stereology import ClassQuantities, Pixel, quantities
+from matseg_runtime.measure.stereology import ClassQuantities, quantities
 from matseg_runtime.records import SliceRegions
+from matseg_runtime.units import PIXELS, VoxelSize
 
 Labels = NDArray[np.uint8]
 
 
 def _disc(
-    shape: tuple[int, int], centre: tuple[float, float], radius: float, pixel: Pixel | None = None
+    shape: tuple[int, int], centre: tuple[float, float], radius: float, pixel: VoxelSize | None = None
 ) -> Labels:
-    pixel = pixel or Pixel()
+    pixel = pixel or PIXELS
     y, x = np.mgrid[: shape[0], : shape[1]]
     away = ((y - centre[0]) * pixel.row) ** 2 + ((x - centre[1]) * pixel.column) ** 2
     return (away < radius**2).astype(np.uint8)
 
 
-def _of(labels: Labels, pixel: Pixel | None = None, **options: Any) -> tuple[ClassQuantities, ...]:
+def _of(labels: Labels, pixel: VoxelSize | None = None, **options: Any) -> tuple[ClassQuantities, ...]:
     found = measure_regions(labels, **{"connectivity": 8, **options})
-    return quantities([found], range(3), pixel or Pixel())
+    return quantities([found], range(3), pixel or PIXELS)
 
 
 @pytest.mark.parametrize("radius", [5, 10, 20, 60, 120])
@@ -82,7 +83,7 @@ def test_discs_of_known_number_and_sizes() -> None:
 
 def test_a_pixel_that_is_not_square() -> None:
     """Twice as high as wide: a circle in space is an ellipse of pixels, and comes out as a circle."""
-    pixel = Pixel(row=1.3, column=0.65, unit="um")
+    pixel = VoxelSize(step=None, row=1.3, column=0.65, unit="um")
     labels = _disc((200, 400), (100.3, 199.6), 50, pixel)
     disc = _of(labels, pixel)[1]
     assert disc.diameters is not None
@@ -92,7 +93,7 @@ def test_a_pixel_that_is_not_square() -> None:
 
 def test_a_voxel_size_scales_every_length() -> None:
     labels = _disc((120, 120), (60, 60), 30)
-    pixels, micrometres = _of(labels)[1], _of(labels, Pixel(row=0.5, column=0.5, unit="um"))[1]
+    pixels, micrometres = _of(labels)[1], _of(labels, VoxelSize(step=None, row=0.5, column=0.5, unit="um"))[1]
     assert micrometres.area == pytest.approx(pixels.area / 4)
     assert micrometres.specific_surface == pytest.approx(pixels.specific_surface * 2)
     assert pixels.diameters is not None
@@ -108,7 +109,7 @@ def test_a_sphere_cut_by_parallel_planes() -> None:
         _disc((edge, edge), (45.2, 44.7), math.sqrt(max(0.0, radius**2 - (z - 44.6) ** 2)))
         for z in range(edge)
     ]
-    found = quantities([measure_regions(labels, connectivity=8) for labels in volume], (0, 1), Pixel())[1]
+    found = quantities([measure_regions(labels, connectivity=8) for labels in volume], (0, 1), PIXELS)[1]
     surface = 4 * math.pi * radius**2
     assert found.specific_surface * edge**3 == pytest.approx(surface, rel=0.02)
 
@@ -121,7 +122,7 @@ def test_a_sphere_of_oblong_voxels_along_every_axis(axis: int) -> None:
     away = (z - 80.2) ** 2 + (y - 79.7) ** 2 + (x - 80.1) ** 2
     volume = np.moveaxis((away < radius**2).astype(np.uint8), axis, 0)
     step = edges.pop(axis)
-    pixel = Pixel(row=edges[0], column=edges[1], step=step, unit="um")
+    pixel = VoxelSize(row=edges[0], column=edges[1], step=step, unit="um")
     slices = [measure_regions(labels, connectivity=8) for labels in volume]
     found = quantities(slices, (0, 1), pixel)[1]
     assert found.specific_surface * length**3 == pytest.approx(4 * math.pi * radius**2, rel=0.02)
@@ -177,15 +178,15 @@ def test_unlabelled_pixels_are_neither_area_nor_boundary() -> None:
     labels[:, 30:] = 255
     found = measure_regions(labels, connectivity=8, unlabelled=255)
     assert found.pairs == measure_regions(labels[:, :30], connectivity=8).pairs
-    half = quantities([measure_regions(labels[:, :30], connectivity=8)], (0, 1), Pixel())
-    assert quantities([found], (0, 1), Pixel()) == half
+    half = quantities([measure_regions(labels[:, :30], connectivity=8)], (0, 1), PIXELS)
+    assert quantities([found], (0, 1), PIXELS) == half
     assert half[1].regions_at_edge == 1, "it goes on where nobody has looked"
 
 
 def test_a_class_that_does_not_occur_and_a_slice_without_labels() -> None:
     nothing = measure_regions(np.full((9, 9), 255, np.uint8), connectivity=8, unlabelled=255)
     assert nothing.classes == ()
-    found = quantities([nothing], (0, 1), Pixel())
+    found = quantities([nothing], (0, 1), PIXELS)
     assert [(item.pixels, item.fraction, item.specific_surface, item.diameters) for item in found] == [
         (0, 0, 0, None)
     ] * 2
@@ -250,4 +251,4 @@ def test_counts_add_up_and_survive_json() -> None:
     slices = [measure_regions(_disc((50, 60), (25, 30), radius), connectivity=8) for radius in (4, 9, 15)]
     again = [SliceRegions.model_validate_json(item.model_dump_json()) for item in slices]
     assert again == slices
-    assert quantities(slices, (0, 1), Pixel()) == quantities(reversed(again), (0, 1), Pixel())
+    assert quantities(slices, (0, 1), PIXELS) == quantities(reversed(again), (0, 1), PIXELS)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from matseg_runtime.run.options import parse_range
 from matseg_runtime.run.plan import Plan, PlanConstraints, Planner
 from matseg_runtime.run.probe import Probe
-from matseg_runtime.sizes import parse_size
 from matseg_runtime.source.base import InputIdentity, Slice, Source, Volume
+from matseg_runtime.units import parse_size
 from matseg_shared.contract.tiling import plan_tiles
 from matseg_shared.errors import UsageError
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from matseg_runtime.source.tiff_scale import tiff_voxel_size
+from matseg_runtime.source.tiff_scale import image_voxel_size
 from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.contract.metadata import PixelSize
 from matseg_shared.errors import UsageError
@@ -16,7 +16,7 @@ def pixel_sizes(images: Iterable[Path]) -> tuple[VoxelSize | None, ...]:
     """What the images themselves say, each size once; None stands for those that say nothing, as all but TIFFs do."""
     found: list[VoxelSize | None] = []
     for image in images:
-        size = tiff_voxel_size(image)
+        size = image_voxel_size(image)
         if size is None:
             found += [None] if None not in found else []
         elif not any(other is not None and size.agrees_with(other) for other in found):
