@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from pydantic import AliasChoices, Field, ValidationError
 
-from matseg_runtime.records import Record, SliceRegions, SliceUncertainty
+from matseg_runtime.records import ExcludedSlice, JobKey, Record, SliceRecord
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.system.files import output_errors, remove, sync_folder, write_text
 from matseg_shared.system.locks import FileLock
@@ -33,78 +33,6 @@ from matseg_shared.system.locks import FileLock
 _JOB_NAME = "job.json"
 _LOCK_SUFFIX = ".lock"
 _PART_FILE = re.compile(r"part-(\d+)-of-(\d+)\.lock")
-
-
-class JobKey(Record):
-    """Everything that decides the bytes of the outputs."""
-
-    ledger_version: Literal[1] = 1
-    model_name: str
-    model_sha256: str
-    input_kind: str
-    input_name: str
-    input_content: str
-    """What changes when a volume does; for a folder that goes into a volume, its slices' names."""
-    output_format: str
-    tile: tuple[int, int] | None
-    """(rows, columns) in pixels; None: whole slices."""
-    unit: int
-    """Slices that are written together."""
-    provider: str
-    window: str | None = None
-    stored_dtype: str | None = None
-    """That the window is for; None: there is no window."""
-    axis: int | None = None
-    slices: str | None = None
-    """`START:STOP` when not all slices of the input."""
-    level: int | None = None
-    probabilities: bool = False
-    skip_constant: bool = True
-    layout: str | None = None
-    """Chunks and shards of a chunked output."""
-
-    def differences(self, other: JobKey) -> list[str]:
-        """One phrase per field that differs; `self` is the earlier job."""
-        return [
-            f"{name.replace('_', ' ')}: {_shown(old)} then, {_shown(new)} now"
-            for name in type(self).model_fields
-            if (old := getattr(self, name)) != (new := getattr(other, name))
-        ]
-
-
-class SliceRecord(Record):
-    """One slice that is labelled and durable."""
-
-    name: str
-    index: int
-    where: str
-    identity: str
-    """Of the input file, when it was read."""
-    shape: tuple[int, int]
-    """(H, W) in pixels."""
-    counts: tuple[int, ...]
-    """Pixels per class."""
-    bytes: int = 0
-    """Size of the files that hold its output, to notice when one was cut or replaced; 0: not known."""
-    drift: float = 0.0
-    """Distance of its intensities from the training set's, 0 to 1."""
-    constant: int = 0
-    """Pixels in constant regions, for which the network was not asked again."""
-    clipped: int = 0
-    """Pixels beyond the window."""
-    regions: SliceRegions | None = None
-    """None: not asked for."""
-    uncertainty: SliceUncertainty | None = None
-    """None: not asked for."""
-
-
-class ExcludedSlice(Record):
-    """One slice that could not be read."""
-
-    name: str
-    index: int
-    where: str
-    reason: str
 
 
 class _Line(Record):
@@ -465,10 +393,3 @@ def _ends_torn(path: Path) -> bool:
             return False
         stream.seek(size - 1)
         return stream.read(1) != b"\n"
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:16]}..."

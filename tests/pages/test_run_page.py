@@ -13,8 +13,9 @@ import pytest
 from html_pages import HOSTILE_CLASS, HOSTILE_STEM, noise, page_data, write_slices
 from PIL import Image
 
-from matseg_runtime.ledger import Ledger, Part, SliceRecord
+from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.page.choose import MOST, choose_slices
+from matseg_runtime.records import SliceRecord
 from matseg_shared.installation import install_command
 from matseg_shared.pages import page as page_module
 

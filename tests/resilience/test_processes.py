@@ -18,7 +18,8 @@ import small_jobs
 from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH
 
-from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
+from matseg_runtime.ledger import Ledger, Part, read_key
+from matseg_runtime.records import JobKey
 from matseg_runtime.run.pipeline import WorkerCounts, run_pipeline
 from matseg_runtime.source.folder import FolderSource
 from matseg_shared.errors import UnsupportedError

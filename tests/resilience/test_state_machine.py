@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH
 
-from matseg_runtime.ledger import JobKey, read_key
+from matseg_runtime.ledger import read_key
+from matseg_runtime.records import JobKey
 from matseg_shared.errors import OutputError
 from matseg_shared.system.files import remove
 

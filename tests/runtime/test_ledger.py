@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from matseg_runtime.ledger import ExcludedSlice, JobKey, Ledger, Part, SliceRecord, read_key
+from matseg_runtime.ledger import Ledger, Part, read_key
+from matseg_runtime.records import ExcludedSlice, JobKey, SliceRecord
 from matseg_shared.errors import OutputError, UsageError
 
 KEY = JobKey(

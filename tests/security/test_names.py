@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from matseg_runtime.cli.run import inspect_main, run_main
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.console.command import console

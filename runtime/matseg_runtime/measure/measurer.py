@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.records import Connectivity, SliceRegions, SliceUncertainty
+from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions, SliceUncertainty
 
 if TYPE_CHECKING:
     from matseg_runtime.inference.tiles import Segmentation

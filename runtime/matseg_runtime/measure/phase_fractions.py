@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.units import VoxelSize
 from matseg_shared.contract.metadata import Histogram, ModelMetadata
 from matseg_shared.system.files import write_csv

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from matseg_runtime.ledger import ExcludedSlice, SliceRecord
 from matseg_runtime.measure.label_input import (
     LabelFacts,
     Labels,
@@ -31,7 +30,7 @@ from matseg_runtime.measure.regions import (
     require_scikit_image,
 )
 from matseg_runtime.measure.tables import RegionTables, SliceRow
-from matseg_runtime.records import Connectivity, SliceRegions
+from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
 from matseg_runtime.source.base import Slice, Source, SourceOptions
 from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress

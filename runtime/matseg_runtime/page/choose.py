@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 
 SPREAD = 24
 """Slices evenly spread from the first to the last."""

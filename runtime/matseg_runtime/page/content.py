@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matseg_runtime.ledger import ExcludedSlice, SliceRecord
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
 from matseg_runtime.page.choose import fraction
 from matseg_runtime.page.measures import Measures, Proposals
 from matseg_runtime.page.record import RunRecord, WrittenReport, WrittenSkipped, WrittenVoxel
 from matseg_runtime.page.slices import Pictures, ShownSlice
+from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_shared.images.palette import Colour
 from matseg_shared.pages.page import count
 from matseg_shared.pages.parts import Fact

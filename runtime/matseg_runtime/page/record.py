@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_runtime.ledger import ExcludedSlice, Ledger, Part, SliceRecord
+from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.measure.phase_fractions import CSV_NAME, counted_files
+from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_runtime.run.manifest import ORIGIN_NAME, Origin, read_origin
 from matseg_runtime.run.summary import REPORT_NAME
 from matseg_runtime.sink.images import LEDGER_NAME

@@ -22,7 +22,7 @@ from typing import Any
 
 import distributed
 
-from matseg_runtime.ledger import ExcludedSlice, JobKey, SliceRecord
+from matseg_runtime.records import ExcludedSlice, JobKey, SliceRecord
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import StageTimes, WorkerCounts
 from matseg_runtime.run.plan import Plan

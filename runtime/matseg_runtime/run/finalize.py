@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from matseg_runtime.ledger import Ledger, SliceRecord
+from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import phase_fractions
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.run.summary import REPORT_NAME, Summary, write_report
 from matseg_runtime.sink.base import Sink
 from matseg_runtime.source.base import Source

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 
-from matseg_runtime.ledger import ExcludedSlice, Ledger, SliceRecord, read_key, require_equal
+from matseg_runtime.ledger import Ledger, read_key, require_equal
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions
+from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_runtime.run.finalize import complete, labelled_slices, settled
 from matseg_runtime.run.leave import leave_page
 from matseg_runtime.run.options import RunOptions

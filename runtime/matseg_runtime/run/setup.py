@@ -12,11 +12,12 @@ from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice
 from matseg_runtime.inference.session import SelfTestResult, Session
 from matseg_runtime.inference.tiles import constant_answers
-from matseg_runtime.ledger import JobKey, Ledger, Part, read_key
+from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.measure.measurer import Measurer
 from matseg_runtime.measure.regions import require_scikit_image
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.trust import HasSha256, Trust
+from matseg_runtime.records import JobKey
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Planner, default_budget
 from matseg_runtime.run.probe import probe

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import Segmentation, segment_images
-from matseg_runtime.ledger import ExcludedSlice, SliceRecord
 from matseg_runtime.measure.measurer import Measurement, Measurer
 from matseg_runtime.measure.phase_fractions import class_counts, drift
+from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_runtime.run.plan import Plan
 from matseg_runtime.sink.base import Block, Result, Sink
 from matseg_runtime.source.base import Slice, Source

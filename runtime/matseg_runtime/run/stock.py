@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from matseg_runtime.ledger import SliceRecord
 from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import write_phase_fractions
 from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
-from matseg_runtime.records import Connectivity, SliceRegions
+from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions
 from matseg_runtime.run.setup import Job
 from matseg_runtime.run.summary import PAGE_NAME, REPORT_NAME, Summary
 from matseg_runtime.sink.images import ImageSink

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.inference.session import SelfTestResult
-from matseg_runtime.ledger import ExcludedSlice, JobKey, Part, SliceRecord
+from matseg_runtime.ledger import Part
 from matseg_runtime.measure.measurer import Costs
 from matseg_runtime.measure.phase_fractions import PhaseFraction
+from matseg_runtime.records import ExcludedSlice, JobKey, SliceRecord
 from matseg_runtime.run.pipeline import StageTimes
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.units import PIXEL, VoxelSize

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_runtime.inference.tiles import Segmentation
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.source.base import Slice, Spacing
 
 UNLABELLED = 255

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from matseg_runtime.inference.tiles import Segmentation, scaled_probabilities
-from matseg_runtime.ledger import SliceRecord, read_key
+from matseg_runtime.ledger import read_key
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.base import Block, Result, Sink
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.base import Block, LabelVolume, Result
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file

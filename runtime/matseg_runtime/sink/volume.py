@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Sink
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.system.files import (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.inference.tiles import scaled_probabilities
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.base import UNLABELLED, Block, LabelVolume, Result
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.suggest.uncertainty import FULL
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matseg_runtime.ledger import SliceRecord
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.suggest.choose import Chosen
 from matseg_runtime.suggest.uncertainty import FULL
 from matseg_shared.system.files import write_text

@@ -20,8 +20,7 @@ from PIL import Image
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
-from matseg_runtime.ledger import SliceRecord
-from matseg_runtime.records import CropScore, SliceUncertainty
+from matseg_runtime.records import CropScore, SliceRecord, SliceUncertainty
 from matseg_runtime.suggest.choose import choose, default_spacing
 from matseg_runtime.suggest.index import UncertainIndex, read_index
 from matseg_runtime.suggest.uncertainty import doubtful_places, measure_uncertainty, unsureness
