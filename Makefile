@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
+DIST ?= dist
 PARSERS := metadata self-test config classes import properties model checkpoint zarr zarr2 png ledger
 # onnxruntime reports to its maker otherwise; our commands see to it themselves
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: install demo docs models neighbours test thorough fuzz lint check clean bench bench-runtime
+.PHONY: install wheel demo docs models neighbours test thorough fuzz lint check clean bench bench-runtime
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
@@ -15,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+wheel: ## $(DIST)/matseg-<version>-py3-none-any.whl, to install where there is no clone
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .
 
 demo: install ## the whole walk on a synthetic data set: prepare, train, evaluate, export, run
 	$(BIN)/python -m matseg_trainer.demo.walk

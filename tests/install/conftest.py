@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout."""
+    """The wheel, built from the checkout by `make wheel`."""
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(ROOT)]
+    command = ["make", "--directory", str(ROOT), "wheel", f"PYTHON={sys.executable}", f"DIST={out}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = out.glob("matseg-*.whl")
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The wheel with all that its extra `cpu` needs, as docs/facility.md collects it for machines without internet."""
-    folder = tmp_path_factory.mktemp("wheelhouse")
+    folder = tmp_path_factory.mktemp("facility") / "wheelhouse"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest"]
     done = subprocess.run(
         [*command, str(folder), f"{wheel}[cpu]"], capture_output=True, text=True, check=False
@@ -39,32 +39,31 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Callable[[str], Environment]:
-    """Install the wheel, with extras such as `[cpu]`, into a fresh environment."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Environment]:
+    """Make an empty virtual environment."""
 
-    def into_fresh_environment(extras: str) -> Environment:
-        environment = Environment(folder=tmp_path_factory.mktemp("environment"))
-        venv.create(environment.folder, with_pip=True, symlinks=sys.platform != "win32")
-        environment.call("python", "-m", "pip", "install", "--quiet", f"{wheel}{extras}")
-        return environment
+    def make() -> Environment:
+        made = Environment(folder=tmp_path_factory.mktemp("environment"))
+        venv.create(made.folder, with_pip=True, symlinks=sys.platform != "win32")
+        return made
 
-    return into_fresh_environment
+    return make
 
 
 @pytest.fixture(scope="session")
-def with_cpu(tmp_path_factory: pytest.TempPathFactory, wheelhouse: Path) -> Environment:
+def with_cpu(environment: Callable[[], Environment], wheelhouse: Path) -> Environment:
     """What a facility installs, without any package index."""
-    environment = Environment(folder=tmp_path_factory.mktemp("environment"))
-    venv.create(environment.folder, with_pip=True, symlinks=sys.platform != "win32")
-    offline = ("--no-index", "--find-links", wheelhouse)
-    environment.call("python", "-m", "pip", "install", "--quiet", *offline, "matseg[cpu]")
-    return environment
+    made = environment()
+    made.type("pip install --quiet --no-index --find-links wheelhouse 'matseg[cpu]'", wheelhouse.parent)
+    return made
 
 
 @pytest.fixture(scope="session")
-def bare(install: Callable[[str], Environment]) -> Environment:
-    """The base install, without onnxruntime."""
-    return install("")
+def bare(environment: Callable[[], Environment], wheel: Path) -> Environment:
+    """The wheel without any extra, so without onnxruntime."""
+    made = environment()
+    made.call("python", "-m", "pip", "install", "--quiet", wheel)
+    return made
 
 
 @pytest.fixture(scope="session")

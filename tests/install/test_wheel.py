@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,18 +84,32 @@ def test_models_of_the_zoo_are_named_or_found_there(
 def test_cuda_is_refused_with_the_remedy(with_cpu: Environment, model: Path, folder: Path) -> None:
     done = with_cpu.call("matseg-run", model, folder, "--provider", "cuda", check=False)
     assert done.returncode == 3
-    assert "pip install 'matseg[cuda]'" in done.stderr
+    assert "pip install --no-index --find-links WHEELHOUSE 'matseg[cuda]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder.parent / "scan_predictions").exists()
 
 
-def test_without_onnxruntime_the_extras_are_named(bare: Environment, model: Path, folder: Path) -> None:
+def test_without_onnxruntime_a_wheel_says_how_to_add_it(
+    bare: Environment, wheel: Path, model: Path, folder: Path
+) -> None:
     done = bare.call("matseg-run", model, folder, check=False)
     assert done.returncode == 3
-    assert "pip install 'matseg[cpu]'" in done.stderr
     assert "`cuda`" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Usage: matseg-run" in bare.call("matseg-run", "--help").stdout
+    line = f"pip install '{wheel}[cpu]'"
+    assert line in done.stderr
+    bare.type(line, folder)
+    assert "passed on cpu" in bare.call("matseg-verify", model).stdout
+
+
+def test_a_clone_is_installed_as_typed_and_says_how_to_add_to_it(
+    environment: Callable[[], Environment], model: Path
+) -> None:
+    made = environment()
+    made.type("pip install --quiet '.[cpu]'", ROOT)
+    assert "passed on cpu" in made.call("matseg-verify", model).stdout
+    assert f"pip install '{ROOT}[train]' to train" in made.call("matseg", "--version").stdout
 
 
 def test_both_onnxruntimes_are_told_apart(with_cpu: Environment, model: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +26,19 @@ class Environment:
         return Path(
             self.call("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
         )
+
+    def type(self, line: str, folder: Path) -> None:
+        """Run a line in a shell, in `folder`, as a person types it into the activated environment."""
+        path = os.pathsep.join([str(self.scripts), os.environ["PATH"]])
+        done = subprocess.run(
+            ["sh", "-c", line],
+            cwd=folder,
+            env=os.environ | {"PATH": path, "PIP_REQUIRE_VIRTUALENV": "1", "VIRTUAL_ENV": str(self.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
     def call(self, command: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of its commands, outside of the project's folder."""
