@@ -5,7 +5,7 @@
 FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
 share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (only
 so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on
-fold i), `init` (for `--init`, with {seed} in it). `"none"` leaves a hyperparameter out. Finished trainings are not
+fold i), `init` (for `--weights`, with {seed} in it). `"none"` leaves a hyperparameter out. Finished trainings are not
 repeated.
 """
 
@@ -190,7 +190,7 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
         started = time.monotonic()
         words = [trial.dataset, trial.version, "--seed", str(trial.seed), "--overwrite"]
         if trial.arm.init is not None:
-            words += ["--init", trial.arm.init.format(seed=trial.seed)]
+            words += ["--weights", trial.arm.init.format(seed=trial.seed)]
         _command("matseg-train", *words, "--workspace", str(work), threads=threads)
         minutes = (time.monotonic() - started) / 60
         test = json.loads(

@@ -25,7 +25,7 @@ def main() -> None:
 @debug_option
 def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
     """Prepare, train, export and measure models (all that are described, when none is named)."""
-    from matseg_trainer.commands.cli import require_train_extra
+    from matseg_trainer.commands.options import require_train_extra
 
     require_train_extra("building a model of the zoo")
     from models_zoo.build.build import Builder, build_models
@@ -53,7 +53,7 @@ def build(names: tuple[str, ...], seeds: int, workspace: Path | None) -> None:
 @debug_option
 def publish(name: str, logs: tuple[Path, ...], workspace: Path | None) -> None:
     """Export and measure the checkpoint that is already trained, and put it into the zoo as NAME."""
-    from matseg_trainer.commands.cli import require_train_extra
+    from matseg_trainer.commands.options import require_train_extra
 
     require_train_extra("building a model of the zoo")
     from models_zoo.build.build import Builder, kept_mean_iou

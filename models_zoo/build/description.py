@@ -51,7 +51,7 @@ class Description(_Table):
     after: tuple[str, ...] = ()
     """Models of the zoo whose checkpoints this training needs; they are trained before, unless they are in `saved/`."""
     init: str | None = None
-    """Checkpoint to start from, for `matseg-train --init`; None: random weights."""
+    """Checkpoint to start from, for `matseg-train --weights`; None: random weights."""
     data: DataSource
     use: Use
 
@@ -66,7 +66,7 @@ class Description(_Table):
 
     def training(self, *options: str) -> tuple[str, ...]:
         """The words of the training's command."""
-        init = () if self.init is None else ("--init", self.init)
+        init = () if self.init is None else ("--weights", self.init)
         return ("matseg-train", self.dataset, self.version, *init, "--overwrite", *options)
 
     def export(self, target: str) -> tuple[str, ...]:

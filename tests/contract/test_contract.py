@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from matseg_runtime.cli.run import inspect_main, run_main, verify_main
+from matseg_runtime.cli.model import inspect_main, verify_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.tiling import smallest_tile

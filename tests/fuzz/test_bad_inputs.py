@@ -31,7 +31,8 @@ from fuzzing.arrays import gzip_bomb
 from fuzzing.pictures import png_chunks, png_of
 from PIL import Image
 
-from matseg_runtime.cli.run import inspect_main, run_main
+from matseg_runtime.cli.model import inspect_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.session import Session
 from matseg_runtime.run import setup as prepare
 from matseg_runtime.source.array import MOST_SLICES

@@ -122,7 +122,7 @@ def training_log(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which an exported model was evaluated, on two images of which one has markup for a name."""
-    from matseg_trainer.commands.cli import evaluate_main
+    from matseg_trainer.commands.evaluate import evaluate_main
 
     root = tmp_path_factory.mktemp("evaluated")
     (root / "config.toml").write_text('[discs.v1]\nmodel = "unet"\nn_class = 2\n')

@@ -145,7 +145,7 @@ def test_a_command_that_fails_is_run_again(name: str, fault: str, folder: Path) 
 
 def test_a_training_without_power_goes_on_where_it_was(folder: Path) -> None:
     torch = pytest.importorskip("torch")
-    from matseg_trainer.commands.cli import train_main
+    from matseg_trainer.commands.train import train_main
 
     def trained(place: Path, *more: str) -> Result:
         return call(train_main, "discs", "v1", "--workspace", place, "--seed", 3, *more)

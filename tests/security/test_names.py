@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from matseg_runtime.cli.run import inspect_main, run_main
+from matseg_runtime.cli.model import inspect_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource

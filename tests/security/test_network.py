@@ -75,7 +75,8 @@ def test_the_commands_open_no_connection_and_leave_nothing_at_home(
     home = tmp_path / "home"
     home.mkdir()
     body = f"""
-from matseg_runtime.cli.run import inspect_main, run_main, verify_main
+from matseg_runtime.cli.model import inspect_main, verify_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.cli.quantify import quantify_main
 
 use(inspect_main, {str(model)!r})

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from matseg_runtime.cli.run import inspect_main, run_main, verify_main
+from matseg_runtime.cli.model import inspect_main, verify_main
+from matseg_runtime.cli.run import run_main
 from matseg_runtime.cli.sign import sign_main
 from matseg_runtime.inference import providers
 from matseg_runtime.inference.session import Session
@@ -393,7 +394,7 @@ def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
 
 
 def test_evaluating_a_model_asks_for_the_same(mine: Path, tmp_path: Path) -> None:
-    from matseg_trainer.commands.cli import evaluate_main
+    from matseg_trainer.commands.evaluate import evaluate_main
 
     (tmp_path / "data" / "alloy" / "test" / "images").mkdir(parents=True)
     arguments = ("alloy", "v1", "--workspace", tmp_path)

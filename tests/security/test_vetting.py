@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from matseg_runtime.cli.run import inspect_main
+from matseg_runtime.cli.model import inspect_main
 from matseg_runtime.inference import session as session_module
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model import file as model_module
@@ -200,7 +200,7 @@ def test_the_engine_prints_nothing_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     before, _, after = WHOLE.rpartition(b"cast_0")  # where it is used: an error names it
     path.write_bytes(before + b"cast\xff0" + after)
-    program = f"from matseg_runtime.cli.run import inspect_main; inspect_main([{str(path)!r}, '--json'])"
+    program = f"from matseg_runtime.cli.model import inspect_main; inspect_main([{str(path)!r}, '--json'])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["kind"] == "ModelError"

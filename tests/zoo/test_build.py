@@ -14,7 +14,9 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZooIndex
 from matseg_shared.contract.metadata import InitInfo
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
-from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
+from matseg_trainer.commands.evaluate import evaluate_main
+from matseg_trainer.commands.export import export_main
+from matseg_trainer.commands.train import train_main
 from matseg_trainer.demo import commands
 from matseg_trainer.workspace import Workspace
 from models_zoo.build import build as building

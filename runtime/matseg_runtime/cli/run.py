@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matseg_runtime.cli.completion import complete_model
-from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Choice, Command, Example, Range, option_group
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from matseg_runtime.run.summary import Summary
     from matseg_runtime.source.watch import WatchOptions
     from matseg_runtime.units import VoxelSize
-
-__all__ = ["inspect_main", "run_main", "verify_main"]
 
 # the same words as matseg_runtime.inference.providers.PROVIDER_CHOICES, here because --help must not load that
 PROVIDERS = Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])

@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,21 @@ class Example:
 class _Explained(click.Command):
     """What commands and groups of commands have in common."""
 
-    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[Example] = (),
+        renamed: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs["context_settings"] = {
             "help_option_names": ["-h", "--help"],
             **kwargs.get("context_settings", {}),
         }
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+        self.renamed = dict(renamed or {})
+        """Earlier names of options, which are still taken, to the present ones."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -46,13 +54,24 @@ class _Explained(click.Command):
         """Read the command line; with `--json`, what is wrong with it is said in JSON too."""
         as_json = wants_json(args)
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(info_name, self._present_names(args), parent, **extra)
         except click.exceptions.NoArgsIsHelpError:
             raise
         except click.ClickException as error:
             if as_json:
                 print_error(error)
             raise
+
+    def _present_names(self, args: list[str]) -> list[str]:
+        words = list(args)
+        for place, word in enumerate(args):
+            if word == "--":
+                break
+            name, equals, value = word.partition("=")
+            if name in self.renamed:
+                click.echo(f"Note: {name} is called {self.renamed[name]} now", err=True)
+                words[place] = f"{self.renamed[name]}{equals}{value}"
+        return words
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command, or complete its line when a shell asks for that."""
@@ -126,8 +145,8 @@ class Group(_Explained, click.Group):
             raise error from None
 
 
-class Choice(click.Choice[str]):
-    """One of several words; the nearest is suggested for one that is misspelt."""
+class Choice(click.Choice[Any]):
+    """One of several words or numbers; the nearest is suggested for one that is misspelt."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """The words there are, and the nearest."""

@@ -10,7 +10,8 @@ import onnx_models
 from click.testing import CliRunner
 from PIL import Image
 
-from matseg_runtime.cli.run import inspect_main, run_main, verify_main
+from matseg_runtime.cli.model import inspect_main, verify_main
+from matseg_runtime.cli.run import run_main
 from matseg_shared.contract.metadata import SelfTest, encode
 
 

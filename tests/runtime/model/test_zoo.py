@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matseg_runtime.cli import model as model_cli
-from matseg_runtime.cli.run import inspect_main, verify_main
+from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.model import zoo
 from matseg_runtime.model.zoo import ZooIndex, ZooModel, locate, read_index
 from matseg_shared.console.plain_console import PlainConsole

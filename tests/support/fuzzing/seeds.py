@@ -149,7 +149,8 @@ def _hdf5(folder: Path, pixels: NDArray[np.uint8]) -> None:
 
 def make_workspace(root: Path, pixels: NDArray[np.uint8]) -> None:
     """A workspace with a data set, a checkpoint, an exported model, the log of a training and an evaluation."""
-    from matseg_trainer.commands.cli import evaluate_main, train_main
+    from matseg_trainer.commands.evaluate import evaluate_main
+    from matseg_trainer.commands.train import train_main
     from matseg_trainer.predict.checkpoint import save_checkpoint
 
     for split in ("train", "validate", "test"):

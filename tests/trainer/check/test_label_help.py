@@ -191,7 +191,7 @@ def test_without_its_packages_a_check_says_what_it_left_out(steel, prep, monkeyp
     result = prep("check", "steel")
     assert result.exit_code == 0
     assert "slips in labels were not looked for: that needs the extra `train`" in result.output
-    assert prep("check", "steel", "--ceiling").exit_code == 3
+    assert prep("check", "steel", "--label-agreement").exit_code == 3
 
 
 def test_the_ceiling_of_a_strip_is_exact_and_of_a_disc_near() -> None:
@@ -218,9 +218,9 @@ def test_the_ceiling_of_classes_that_are_nowhere_or_everywhere() -> None:
 
 def test_the_ceiling_is_printed_per_split(steel, prep) -> None:
     steel()
-    result = prep("check", "steel", "--ceiling")
+    result = prep("check", "steel", "--label-agreement")
     assert "IoU of labels whose boundaries are moved by 0.5 and 1 px" in result.output
-    document = json.loads(prep("check", "steel", "--ceiling", "--json").stdout)
+    document = json.loads(prep("check", "steel", "--label-agreement", "--json").stdout)
     assert [(item["split"], item["shift"]) for item in document["ceilings"]] == [
         (split, shift) for split in ("train", "validate", "test") for shift in (0.5, 1.0)
     ]

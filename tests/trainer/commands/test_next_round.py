@@ -16,8 +16,8 @@ from matseg_runtime.cli.run import run_main
 from matseg_runtime.suggest.index import UncertainIndex, read_index
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import ClassInfo, encode
-from matseg_trainer.commands.cli import train_main
 from matseg_trainer.commands.prep import main as prep_main
+from matseg_trainer.commands.train import train_main
 
 GREY = tuple(
     ClassInfo(index=index, name=name, colour=(value,) * 3, label_value=value)

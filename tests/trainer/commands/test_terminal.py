@@ -20,14 +20,13 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from command_lines import take_line
 
-from matseg_runtime.cli.run import PROVIDERS, run_main
-from matseg_runtime.inference.providers import PROVIDER_CHOICES
+from matseg_runtime.cli.run import run_main
 from matseg_shared.console.completion import ColonBashComplete, completion_script
 from matseg_shared.console.help import Command, Group
 from matseg_shared.contract.onnx_properties import read_properties
-from matseg_trainer.commands import cli, summaries
+from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.matseg import commands, main
-from matseg_trainer.evaluate import document as evaluation
+from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE
 from matseg_trainer.overview import state
 
 PROJECT = Path(__file__).parents[3]
@@ -75,9 +74,28 @@ def test_every_example_is_a_line_that_the_command_takes(name: str, line: str) ->
     take_line(line)
 
 
-def test_constants_that_help_repeats_are_the_same() -> None:
-    assert cli.BOUNDARY_TOLERANCE == evaluation.BOUNDARY_TOLERANCE
-    assert tuple(PROVIDERS.choices) == PROVIDER_CHOICES
+def test_the_default_that_help_repeats_is_the_same() -> None:
+    option = next(param for param in evaluate_main.params if param.name == "tolerance")
+    assert option.default == BOUNDARY_TOLERANCE
+
+
+def test_earlier_names_of_options_are_taken_with_a_note(workspace: Path) -> None:
+    def note(result: Result) -> str:
+        assert result.exit_code == 0, result.output
+        return result.stderr.splitlines()[0]
+
+    checked = CliRunner().invoke(
+        ALL["matseg-prep"], ["check", "discs", "--ceiling", "--json", "--workspace", str(workspace)]
+    )
+    assert note(checked) == "Note: --ceiling is called --label-agreement now"
+    assert json.loads(checked.stdout)["ceilings"]
+    missing = CliRunner().invoke(
+        ALL["matseg-train"], ["discs", "v1", "--init=steel.pth", "--workspace", str(workspace)]
+    )
+    assert missing.exit_code == 2
+    assert "Note: --init is called --weights now" in missing.stderr
+    assert "steel.pth: expected the checkpoint of --weights" in missing.stderr
+    assert "--init" not in CliRunner().invoke(ALL["matseg-train"], ["--help"]).stdout
 
 
 def test_help_is_quick_because_it_imports_little_and_the_overview_needs_no_torch(workspace: Path) -> None:
@@ -221,6 +239,18 @@ def test_a_real_bash_completes(there: Path) -> None:
     assert "zoo:" not in zoo, "bash replaces only what stands behind the colon"
 
 
+TERMINAL_PAGE = (PROJECT / "docs" / "terminal.md").read_text(encoding="utf-8")
+
+
+def require_documented(result: Result) -> None:
+    """Require that a command has done its work, and that docs/terminal.md names every field of its JSON document."""
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document
+    assert "error" not in document
+    assert [name for name in document if f"`{name}`" not in TERMINAL_PAGE] == []
+
+
 # --- what of the walk is done --------------------------------------------------------------------------------------
 
 WALK_CONFIG = """
@@ -253,9 +283,11 @@ def step(there: Path) -> Callable[[], str]:
         words = [raw if word == "FOLDER" else word for word in words]
         result = CliRunner().invoke(ALL[words[0]], [*words[1:], "--json"])
         assert result.exit_code == 0, result.output
-        summary = json.loads(result.stdout)
-        assert summary
-        assert "error" not in summary
+        if words[0] in ("matseg-evaluate", "matseg-run"):  # whose documents have pages of their own
+            assert result.exit_code == 0, result.output
+            assert "error" not in json.loads(result.stdout)
+        else:
+            require_documented(result)
         return document["next"]
 
     return take
@@ -416,14 +448,21 @@ def test_properties_are_those_that_onnx_reads(tmp_path: Path) -> None:
     assert len(expected) > 3
 
 
-def test_every_field_of_every_summary_is_documented() -> None:
-    text = (PROJECT / "docs" / "terminal.md").read_text(encoding="utf-8")
-    for module in (summaries, state):
-        for kind in vars(module).values():
-            if (
-                isinstance(kind, type)
-                and dataclasses.is_dataclass(kind)
-                and kind.__module__ == module.__name__
-            ):
-                for item in dataclasses.fields(kind):
-                    assert f"`{item.name}`" in text, f"{kind.__name__}.{item.name}"
+def test_every_field_of_the_state_is_documented() -> None:
+    for kind in vars(state).values():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == state.__name__:
+            for item in dataclasses.fields(kind):
+                assert f"`{item.name}`" in TERMINAL_PAGE, f"{kind.__name__}.{item.name}"
+
+
+def test_every_field_that_prep_prints_is_documented(there: Path) -> None:
+    (there / "config.py").write_text(
+        "config = {'discs': {'v1': {'model': 'unet', 'n_class': 2}}}\n", encoding="utf-8"
+    )
+    for line in (
+        "demo shapes --train 1 --validate 1 --test 1 --raw 1 --size 128",
+        "labels shapes train validate test --classes 2",
+        "crop discs 16 2 1",
+        "import-config config.py",
+    ):
+        require_documented(CliRunner().invoke(ALL["matseg-prep"], [*line.split(), "--json"]))

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matseg_shared.errors import ConfigError
+from matseg_trainer.commands.prep import main as prep_main
 from matseg_trainer.config.import_guide import (
     DROPPED,
     import_config,
-    import_config_command,
     read_matseg_config,
 )
 from matseg_trainer.config.versions import Config, parse_config
@@ -361,7 +361,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(import_config_command, [str(argument) for argument in arguments])
+    return CliRunner().invoke(prep_main, ["import-config", *(str(argument) for argument in arguments)])
 
 
 def test_the_command_prints_toml_and_says_its_notes_apart(write: Write) -> None:

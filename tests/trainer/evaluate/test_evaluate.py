@@ -15,7 +15,7 @@ from rich.console import Console
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError
-from matseg_trainer.commands.cli import evaluate_main
+from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate import console as report
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation

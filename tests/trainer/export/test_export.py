@@ -16,7 +16,9 @@ from PIL import Image
 from matseg_shared.errors import ExportError
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_shared.images.read import read_image
-from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
+from matseg_trainer.commands.evaluate import evaluate_main
+from matseg_trainer.commands.export import export_main
+from matseg_trainer.commands.train import train_main
 from matseg_trainer.export import export
 from matseg_trainer.predict.checkpoint import load_checkpoint
 

@@ -24,7 +24,7 @@ from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import DatasetError, ExportError, UsageError
-from matseg_trainer.commands.cli import export_main
+from matseg_trainer.commands.export import export_main
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import export
 from matseg_trainer.export.export import export_checkpoint, sensitive

@@ -20,7 +20,9 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
-from matseg_trainer.commands.cli import evaluate_main, export_main, train_main
+from matseg_trainer.commands.evaluate import evaluate_main
+from matseg_trainer.commands.export import export_main
+from matseg_trainer.commands.train import train_main
 from matseg_trainer.export import export
 from matseg_trainer.export.crops import CROPS
 from matseg_trainer.export.export import DeployedNetwork, export_checkpoint, to_onnx

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from matseg_shared.contract.classes import read_classes, write_classes
 from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
-from matseg_trainer.commands.cli import train_main
+from matseg_trainer.commands.train import train_main
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from matseg_trainer.train.loop import Training
@@ -140,7 +140,7 @@ def moved(workspace: Path) -> float:
 def test_a_training_starts_there_and_says_so(fine_tuning: Path) -> None:
     """With a learning rate next to nothing, the weights stay where they started; normalisation is the new images'."""
     new_classes(fine_tuning)
-    result = run(fine_tuning, "discs", "v9", "--init", "discs_v1")
+    result = run(fine_tuning, "discs", "v9", "--weights", "discs_v1")
     assert result.exit_code == 0, result.output
     assert "discs_v1; a new classifier, as the classes are others" in result.output
     origin, made = (load_checkpoint(fine_tuning / "saved" / f"discs_{name}.pth") for name in ("v1", "v9"))
@@ -157,10 +157,10 @@ def test_resume_goes_on_from_the_same_start(fine_tuning: Path, monkeypatch: pyte
     def interrupt() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Training, "_validate", _once(Training._validate))
-            assert run(fine_tuning, "discs", "v9", "--init", "discs_v1", "--overwrite").exit_code == 130
+            assert run(fine_tuning, "discs", "v9", "--weights", "discs_v1", "--overwrite").exit_code == 130
 
     interrupt()
-    other = run(fine_tuning, "discs", "v9", "--resume", "--init", str(_changed(fine_tuning)))
+    other = run(fine_tuning, "discs", "v9", "--resume", "--weights", str(_changed(fine_tuning)))
     assert other.exit_code == 2
     assert "init: was discs_v1 (" in other.output
     assert run(fine_tuning, "discs", "v9", "--resume").exit_code == 0
@@ -202,13 +202,13 @@ def test_origins_of_a_resumed_training() -> None:
 def test_what_cannot_be_started_from_is_named(fine_tuning: Path) -> None:
     for choice, text in (
         ("dics_v1", "did you mean 'discs_v1'?"),
-        ("steel.pth", r"steel\.pth: expected the checkpoint of --init"),
+        ("steel.pth", r"steel\.pth: expected the checkpoint of --weights"),
         ("saved/discs_v1.onnx", "found an exported model, which cannot be trained"),
         ("zoo:dendrites", "found an exported model, which cannot be trained"),
     ):
         with pytest.raises(UsageError, match=text):
             InitialWeights.load(Workspace(fine_tuning), choice)
-    wider = run(fine_tuning, "discs", "v8", "--init", "discs_v1")
+    wider = run(fine_tuning, "discs", "v8", "--weights", "discs_v1")
     assert wider.exit_code == 2
     assert 'give the version model = "unet" and width = 4' in wider.stderr
     assert "Traceback" not in wider.output

@@ -20,7 +20,7 @@ from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
 from matseg_shared.installation import install_command
-from matseg_trainer.commands.cli import train_main
+from matseg_trainer.commands.train import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
 from matseg_trainer.data.dataset import (
@@ -261,7 +261,7 @@ def test_two_processes_train_one_network(workspace: Path, tmp_path: Path) -> Non
         *torchrun,
         sys.executable,
         "-c",
-        "from matseg_trainer.commands.cli import train_main; train_main()",
+        "from matseg_trainer.commands.train import train_main; train_main()",
         "discs",
         "v1",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
 _CONFIG_NAME = "config.toml"  # as in `config`, which imports too much for the time between two keystrokes
 _DEFAULT = "default"
 _SPLITS = ("train", "validate", "test")
-
-
-def dataset_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument DATASET, completed from `data/` and `config.toml`."""
-    return click.argument("dataset", shell_complete=complete_dataset)(command)
-
-
-def version_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument VERSION, completed from `config.toml`."""
-    return click.argument("version", shell_complete=complete_version)(command)
 
 
 def complete_dataset(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

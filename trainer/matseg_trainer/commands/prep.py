@@ -10,8 +10,9 @@ import click
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.help import Example, Group
 from matseg_shared.console.progress import shown_progress
-from matseg_trainer.commands.completion import complete_split, dataset_argument
-from matseg_trainer.config.import_guide import import_config_command
+from matseg_shared.errors import UsageError
+from matseg_trainer.commands.completion import complete_split
+from matseg_trainer.commands.options import dataset_argument, seed_option
 from matseg_trainer.workspace import Workspace, workspace_option
 
 
@@ -64,7 +65,6 @@ def labels(
     as_json: bool,
 ) -> None:
     """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
-    from matseg_trainer.commands.summaries import LabelsSummary
     from matseg_trainer.prepare import console as report
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
 
@@ -94,7 +94,17 @@ def labels(
             arrays.append(array)
             progress.advance()
     if as_json:
-        print_json(LabelsSummary.of(plan, arrays))
+        written = {pair.label for pair in plan.pairs}
+        print_json(
+            {
+                "dataset": plan.dataset.name,
+                "n_class": len(plan.table.classes),
+                "classes": plan.dataset.classes_path,
+                "arrays": [{"path": item.path, "values": item.values, "kept": item.kept} for item in arrays],
+                "strays": [image.path for image in plan.strays if image.path in written],
+                "labels_alone": plan.labels_alone,
+            }
+        )
     else:
         report.print_labels(console(), plan, arrays)
 
@@ -115,7 +125,7 @@ def labels(
 @click.option(
     "-r", "--rename", metavar="NAME", help="Name of the new data set (default: <dataset>_<size>pix<n>num)."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
 @workspace_option
 @json_option
@@ -132,7 +142,6 @@ def crop(
     as_json: bool,
 ) -> None:
     """Make a data set of N_TRAIN and N_VALIDATE random crops of SIZE x SIZE pixels of train and validate."""
-    from matseg_trainer.commands.summaries import CropSummary
     from matseg_trainer.prepare.crop import CropRequest, crop_dataset, default_name
 
     place = Workspace.find(workspace)
@@ -144,11 +153,8 @@ def crop(
         crop_dataset(opened, target, request, overwrite=overwrite, progress=progress)
     n_class = len(opened.classes)
     if as_json:
-        print_json(
-            CropSummary(
-                dataset=target, size=size, train=n_train, validate=n_validate, n_class=n_class, seed=seed
-            )
-        )
+        numbers = {"size": size, "train": n_train, "validate": n_validate, "n_class": n_class, "seed": seed}
+        print_json({"dataset": target, **numbers})
         return
     click.echo(
         f"{target}: {n_train} crops to train on, {n_validate} to validate with, {size} x {size} pixels"
@@ -174,7 +180,7 @@ def crop(
     type=click.IntRange(min=2),
     help="Cross-validation: this many data sets, each image tested once.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @click.option("--overwrite", is_flag=True, help="Replace data sets of that name.")
 @workspace_option
 @json_option
@@ -195,7 +201,6 @@ def split(
     Images are drawn at random and copied. Neighbouring slices of a scan are nearly the same: where a set has such,
     put them into the splits by hand.
     """
-    from matseg_trainer.commands.summaries import SplitSummary
     from matseg_trainer.prepare.split import SplitRequest, labelled_pairs, split_images
 
     place = Workspace.find(workspace)
@@ -206,7 +211,7 @@ def split(
     with shown_progress() as progress:
         counts = split_images(pairs, targets, request, overwrite=overwrite, progress=progress)
     if as_json:
-        print_json(SplitSummary(datasets=tuple(targets), images=tuple(counts), seed=seed))
+        print_json({"datasets": targets, "images": counts, "seed": seed})
         return
     for target, part in zip(targets, counts, strict=True):
         click.echo(f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}")
@@ -218,15 +223,18 @@ def split(
 @main.command(
     examples=[
         Example("every file of every split", "matseg-prep check steel"),
-        Example("and what IoU these labels allow at all", "matseg-prep check steel --ceiling"),
-    ]
+        Example("and what IoU these labels allow at all", "matseg-prep check steel --label-agreement"),
+    ],
+    renamed={"--ceiling": "--label-agreement"},
 )
 @dataset_argument
-@click.option("--ceiling", is_flag=True, help="What moving the labels' boundaries by a pixel costs in IoU.")
+@click.option(
+    "--label-agreement", is_flag=True, help="What moving the labels' boundaries by a pixel costs in IoU."
+)
 @workspace_option
 @json_option
 @debug_option
-def check(dataset: str, ceiling: bool, workspace: Path | None, as_json: bool) -> int:
+def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: bool) -> int:
     """Check all splits of a data set: print what is in it, name every problem, and point out likely slips.
 
     Problems end it with exit code 2. What only looks wrong does not: tiny regions, labels beside their image, images
@@ -237,7 +245,7 @@ def check(dataset: str, ceiling: bool, workspace: Path | None, as_json: bool) ->
 
     opened = Workspace.find(workspace).dataset(dataset)
     with shown_progress() as progress:
-        result = check_dataset(opened, progress, ceiling=ceiling)
+        result = check_dataset(opened, progress, ceiling=label_agreement)
     if as_json:
         print_json(result)
     else:
@@ -265,7 +273,7 @@ def check(dataset: str, ceiling: bool, workspace: Path | None, as_json: bool) ->
 @click.option(
     "--size", type=click.IntRange(min=128, max=4096), default=256, show_default=True, help="Pixels."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
 @workspace_option
 @json_option
@@ -283,7 +291,6 @@ def demo(
     as_json: bool,
 ) -> None:
     """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
-    from matseg_trainer.commands.summaries import DemoSummary
     from matseg_trainer.demo.demo import DemoRequest, make_demo
 
     place = Workspace.find(workspace)
@@ -292,7 +299,7 @@ def demo(
     with shown_progress() as progress:
         stack = make_demo(target, request, overwrite=overwrite, progress=progress)
     if as_json:
-        print_json(DemoSummary(dataset=target, train=train, validate=validate, test=test, raw=stack))
+        print_json({"dataset": target, "train": train, "validate": validate, "test": test, "raw": stack})
         return
     click.echo(f"{target}: {train} slices to train on, {validate} to validate with, {test} to test with")
     if stack is not None:
@@ -300,4 +307,38 @@ def demo(
     click.echo(f"next: matseg-prep labels {name} train validate test")
 
 
-main.add_command(import_config_command)
+@main.command(
+    name="import-config",
+    short_help="Turn an existing MatSeg config.py into a config.toml.",
+    examples=[Example("bring your versions along", "matseg-prep import-config old/config.py -o config.toml")],
+)
+@click.argument("config_py", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write this file instead of printing; must not exist.",
+)
+@json_option
+@debug_option
+def import_config(config_py: Path, output: Path | None, as_json: bool) -> None:
+    """Turn an existing MatSeg CONFIG_PY into a config.toml.
+
+    The file is read, never executed. What is left out or means something else is said in notes.
+    """
+    from matseg_shared.system.files import write_text
+    from matseg_trainer.config.import_guide import read_matseg_config
+
+    if output is not None and output.exists():
+        raise UsageError(f"{output}: is there already and is left as it is; choose another name")
+    imported = read_matseg_config(config_py)
+    if output is not None:
+        write_text(output, imported.text)
+        click.echo(f"wrote {output}", err=True)
+    elif not as_json:
+        click.echo(imported.text, nl=False)
+    if as_json:
+        text = imported.text if output is None else None
+        print_json({"output": output, "text": text, "notes": imported.notes})
+    for note in imported.notes:
+        click.echo(f"note: {note}", err=True)

@@ -24,13 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
-from matseg_shared.console.command import debug_option, json_option, print_json
-from matseg_shared.console.help import Command, Example
-from matseg_shared.errors import ConfigError, Problem, UsageError
-from matseg_shared.system.files import write_text
-from matseg_trainer.commands.summaries import ImportSummary
+from matseg_shared.errors import ConfigError, Problem
 from matseg_trainer.config.config_source import Settings, read_settings
 
 DEFAULT = "default"
@@ -234,38 +228,3 @@ def _toml_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
     raise TypeError(f"{type(value).__name__} has no place in a config.toml")
-
-
-@click.command(
-    "import-config",
-    cls=Command,
-    short_help="Turn an existing MatSeg config.py into a config.toml.",
-    examples=[Example("bring your versions along", "matseg-prep import-config old/config.py -o config.toml")],
-)
-@click.argument("config_py", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Write this file instead of printing; must not exist.",
-)
-@json_option
-@debug_option
-def import_config_command(config_py: Path, output: Path | None, as_json: bool) -> None:
-    """Turn an existing MatSeg CONFIG_PY into a config.toml.
-
-    The file is read, never executed. What is left out or means something else is said in notes.
-    """
-    if output is not None and output.exists():
-        raise UsageError(f"{output}: is there already and is left as it is; choose another name")
-    imported = read_matseg_config(config_py)
-    if output is not None:
-        write_text(output, imported.text)
-        click.echo(f"wrote {output}", err=True)
-    elif not as_json:
-        click.echo(imported.text, nl=False)
-    if as_json:
-        text = imported.text if output is None else None
-        print_json(ImportSummary(output=output, text=text, notes=imported.notes))
-    for note in imported.notes:
-        click.echo(f"note: {note}", err=True)

@@ -35,7 +35,7 @@ class InitialWeights:
 
     @classmethod
     def load(cls, workspace: Workspace, choice: str) -> InitialWeights:
-        """Read what `--init` names.
+        """Read what `--weights` names.
 
         Args:
             workspace: where names are looked for.
@@ -47,10 +47,10 @@ class InitialWeights:
         """
         if choice.endswith(".onnx") or choice.startswith("zoo:"):
             raise UsageError(
-                f"--init {choice}: expected a checkpoint ({CHECKPOINT_SUFFIX}), found an exported model, which cannot "
-                "be trained; name the checkpoint it was exported from"
+                f"--weights {choice}: expected a checkpoint ({CHECKPOINT_SUFFIX}), found an exported model, which "
+                "cannot be trained; name the checkpoint it was exported from"
             )
-        path = find_checkpoint(workspace, choice, "--init")
+        path = find_checkpoint(workspace, choice, "--weights")
         return cls(path=path, checkpoint=load_checkpoint(path))
 
     @property
@@ -110,7 +110,7 @@ class InitialWeights:
             width = self.checkpoint.config.width or DEFAULT_WIDTH
             raise ModelError(
                 f"{self.path}: expected a checkpoint of the new version's own network to start from, found a {trained} "
-                f'of width {width}; give the version model = "{trained}" and width = {width}, or leave out --init'
+                f'of width {width}; give the version model = "{trained}" and width = {width}, or leave out --weights'
             )
 
 
@@ -129,7 +129,7 @@ def origin_changes(started: InitInfo | None, given: InitInfo | None) -> list[str
 
     Args:
         started: what it started from; None: random weights.
-        given: what `--init` names now; None: nothing, it goes on from what it started from.
+        given: what `--weights` names now; None: nothing, it goes on from what it started from.
     """
     if given is None or given == started:
         return []

@@ -1,0 +1,171 @@
+"""The command `matseg-evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from matseg_runtime.cli.completion import complete_model
+from matseg_runtime.cli.options import trust_options
+from matseg_shared.console.command import debug_option, json_option, print_json, warn
+from matseg_shared.console.help import Command, Example, Range
+from matseg_shared.console.progress import step_progress
+from matseg_shared.errors import UsageError
+from matseg_shared.pages.option import page_option
+from matseg_trainer.commands.completion import complete_split
+from matseg_trainer.commands.options import (
+    dataset_argument,
+    gpu_option,
+    require_train_extra,
+    version_argument,
+)
+from matseg_trainer.workspace import Workspace, workspace_option
+
+if TYPE_CHECKING:
+    from matseg_runtime.model.trust import Trust
+    from matseg_trainer.predict.predictor import Predictor
+
+
+@click.command(
+    name="matseg-evaluate",
+    cls=Command,
+    examples=[
+        Example(
+            "figures per class and image, and pictures of what is wrong",
+            "matseg-evaluate tomography v7 --overlay",
+        ),
+        Example(
+            "the same of an exported file, as machines without torch will see it",
+            "matseg-evaluate tomography v7 --model saved/tomography_v7.onnx",
+        ),
+        Example(
+            "on other labelled images than those of test/",
+            "matseg-evaluate tomography v7 --test-folder validate",
+        ),
+    ],
+)
+@dataset_argument
+@version_argument
+@click.option(
+    "--test-folder",
+    default="test",
+    show_default=True,
+    help="The split to evaluate.",
+    shell_complete=complete_split,
+)
+@click.option("--overlay", is_flag=True, help="Draw overlays that mark the wrong pixels.")
+@gpu_option
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, dir_okay=False),
+    shell_complete=complete_model,
+    help="Evaluate this exported ONNX file instead of the checkpoint.",
+)
+@click.option(
+    "--tolerance",
+    type=Range(min=0),
+    default=2.0,
+    show_default=True,
+    help="How far from a boundary is near, in pixels.",
+)
+@trust_options
+@workspace_option
+@page_option
+@json_option
+@debug_option
+def evaluate_main(
+    dataset: str,
+    version: str,
+    test_folder: str,
+    overlay: bool,
+    gpu: bool,
+    model: Path | None,
+    tolerance: float,
+    sha256: str | None,
+    trusted_keys: tuple[Path, ...],
+    page: bool,
+    as_json: bool,
+    workspace: Path | None,
+) -> None:
+    """Measure VERSION of DATASET on labelled images.
+
+    Overlays keep the label's colour where a pixel is right. Two classes: false positives green, false negatives
+    pink; more classes: wrong pixels pink. log/ gets the figures as JSON and, image by image with the worst first, as
+    CSV; plots/ the confusion matrix and the reliability diagram.
+    """
+    if model is None and (sha256 is not None or trusted_keys):
+        raise click.UsageError("--sha256 and --trusted-key apply with --model only")
+    place = Workspace.find(workspace)
+    data = place.dataset(dataset)
+    require_train_extra("matseg-evaluate")
+    from matseg_runtime.model.trust import trust_of
+    from matseg_trainer.evaluate.console import NAME_WIDTH, print_evaluation
+    from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate
+    from matseg_trainer.pages.evaluation import write_evaluation_page
+    from matseg_trainer.pages.leave import leave_page
+
+    name = f"{dataset}_{version}"
+    if model is None:
+        predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
+    else:
+        trust = trust_of(sha256, trusted_keys)
+        predictor, network = _onnx_predictor(model, name, trust, gpu=gpu)
+    folder = f"{version}_{network}" + ("_onnx" if model else "")
+    stem = f"{name}_{test_folder}" + ("_onnx" if model else "")
+    split_root = data.folder(test_folder, "predictions").parent
+    outputs = EvaluationOutputs(
+        predictions=split_root / "predictions" / folder,
+        overlays=split_root / "overlays" / folder if overlay else None,
+        metrics=place.log / f"{stem}.json",
+        table=place.log / f"{stem}_images.csv",
+        confusion=place.plots / f"{stem}_confusion.png",
+        reliability=place.plots / f"{stem}_reliability.png",
+    )
+    request = EvaluationRequest(
+        name=name,
+        split=test_folder,
+        model=model or place.saved / f"{name}.pth",
+        tolerance=tolerance,
+    )
+    with step_progress("evaluating", unit="images") as progress:
+        result = evaluate(data, request, predictor, outputs, progress)
+    if as_json:
+        print_json(json.loads(outputs.metrics.read_text(encoding="utf-8")))
+    else:
+        print_evaluation(result, outputs)
+    if page:
+        click.echo(leave_page(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
+
+
+def _checkpoint_predictor(
+    place: Workspace, dataset: str, version: str, *, gpu: bool
+) -> tuple[Predictor, str]:
+    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
+    from matseg_trainer.predict.predictor import Predictor
+    from matseg_trainer.train.device import choose_compute
+
+    config = place.config().version(dataset, version)
+    path = place.saved / f"{dataset}_{version}.pth"
+    checkpoint = load_checkpoint(path)
+    check_config(path, checkpoint, config)
+    compute = choose_compute(gpu=gpu, precision="fp32")
+    if gpu and compute.device.type == "cpu":
+        warn(f"evaluating on the CPU: {compute.device_reason}")
+    return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network
+
+
+def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, str]:
+    from matseg_runtime.inference.session import Session
+    from matseg_trainer.predict.predictor import Predictor
+
+    session = Session.open(path, provider="cuda" if gpu else "cpu", trust=trust)
+    metadata = session.model.metadata
+    if metadata.name != name:
+        raise UsageError(
+            f"{path}: expected a model of {name}, found one of {metadata.name}; name its version"
+        )
+    session.require_self_test()
+    return Predictor.of_session(session), metadata.training.network

@@ -1,0 +1,207 @@
+"""The command `matseg-export`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matseg_shared.console.command import debug_option, json_option, print_json, warn
+from matseg_shared.console.help import Choice, Command, Example
+from matseg_shared.console.progress import shown_progress
+from matseg_shared.errors import UsageError
+from matseg_trainer.commands.options import dataset_argument, require_train_extra, version_argument
+from matseg_trainer.workspace import Workspace, workspace_option
+
+if TYPE_CHECKING:
+    from matseg_shared.contract.metadata import Precision, Views
+    from matseg_trainer.export.bioimageio import Package
+    from matseg_trainer.export.export import ExportResult
+
+
+@click.command(
+    name="matseg-export",
+    cls=Command,
+    examples=[
+        Example("one file that runs anywhere", "matseg-export steel v1 -o steel.onnx"),
+        Example(
+            "for CPUs: several times as fast", "matseg-export steel v1 --precision int8 -o steel_int8.onnx"
+        ),
+        Example("for GPUs", "matseg-export steel v1 --precision fp16 -o steel_fp16.onnx"),
+        Example(
+            "for few images, where each pixel counts: the mean of eight views",
+            "matseg-export steel v1 --tta 8 -o steel_tta.onnx",
+        ),
+        Example(
+            "a package for ilastik, deepImageJ and QuPath, too",
+            "matseg-export steel v1 --bioimageio steel.zip --author 'Jane Doe' --licence CC-BY-4.0",
+        ),
+    ],
+)
+@dataset_argument
+@version_argument
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
+)
+@click.option("--precision", type=Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--tta",
+    type=Choice([1, 4, 8]),
+    default=1,
+    show_default=True,
+    help="Test-time augmentation: the file gives the mean of so many views, flipped (4) and turned by quarters too "
+    "(8), and takes so many times as long.",
+)
+@click.option(
+    "--pixel-size",
+    metavar="SIZE",
+    help="Edge of a pixel of the training images, such as 0.65um; matseg-run warns of images with others. Default: "
+    "what the images said when the model was trained, as TIFFs can.",
+)
+@click.option(
+    "--bioimageio",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.zip",
+    help="Write a package for bioimage.io, too (ilastik, deepImageJ, QuPath); of the ONNX file that is there, if it is "
+    "of this checkpoint.",
+)
+@click.option("--author", "authors", multiple=True, metavar="NAME", help="Of the package; once per person.")
+@click.option("--licence", metavar="SPDX", help="Of the package: CC-BY-4.0, MIT, ...")
+@click.option(
+    "--cite", "citations", multiple=True, metavar="'TEXT DOI'", help="What users of the package are to cite."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@workspace_option
+@json_option
+@debug_option
+def export_main(
+    dataset: str,
+    version: str,
+    output: Path | None,
+    precision: Precision,
+    tta: Views,
+    pixel_size: str | None,
+    bioimageio: Path | None,
+    authors: tuple[str, ...],
+    licence: str | None,
+    citations: tuple[str, ...],
+    overwrite: bool,
+    workspace: Path | None,
+    as_json: bool,
+) -> None:
+    """Export the best checkpoint of VERSION of DATASET to one self-describing ONNX file.
+
+    The file is written only when the graph does what the torch network does. fp16 (for GPUs) and int8 (for CPUs)
+    need the data set: ranges are chosen on its training images, and a mean IoU on its validation images that is more
+    than 0.002 below fp32's fails the export.
+
+    --tta is for networks that were trained on flipped and turned crops (aug). Whether it gains anything, tell by
+    matseg-evaluate --model.
+    """
+    place = Workspace.find(workspace)
+    config = place.config().version(dataset, version)
+    data = place.dataset(dataset) if precision != "fp32" else None
+    require_train_extra("matseg-export")
+    from matseg_trainer.data.pixel_size import parse_pixel_size
+    from matseg_trainer.export.existing import exported_before
+    from matseg_trainer.export.export import export_checkpoint
+    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
+
+    path = place.saved / f"{dataset}_{version}.pth"
+    target = output or place.saved / f"{dataset}_{version}.onnx"
+    if target.suffix != ".onnx":
+        raise UsageError(f"{target}: expected a file name that ends in .onnx")
+    package = _package(bioimageio, authors, licence, citations, overwrite=overwrite)
+    there = target.exists() and not overwrite
+    if there and package is None:
+        raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
+    checkpoint = load_checkpoint(path)
+    check_config(path, checkpoint, config)
+    if tta > 1 and not config.aug:
+        warn(
+            f"{dataset}_{version} was trained without aug, on views that are neither flipped nor turned: the mean of "
+            f"{tta} views may be worse than the image itself; compare with matseg-evaluate --model"
+        )
+    if pixel_size is not None:
+        checkpoint = dataclasses.replace(checkpoint, pixel_size=parse_pixel_size(pixel_size))
+    if there:
+        result = exported_before(target, checkpoint, precision, tta)
+    else:
+        with shown_progress("exporting") as progress:
+            result = export_checkpoint(
+                checkpoint, target, precision=precision, tta=tta, dataset=data, progress=progress
+            )
+    if package is not None:
+        from matseg_trainer.export.bioimageio import write_package
+
+        write_package(package, target)
+    if as_json:
+        print_json(_summary(result, package))
+    else:
+        click.echo("\n".join(_lines(result, package)))
+
+
+def _summary(result: ExportResult, package: Package | None) -> dict[str, Any]:
+    """The JSON document, as docs/terminal.md has it."""
+    export, tiling = result.metadata.export, result.metadata.tiling
+    return {
+        "path": result.path,
+        "bytes": result.bytes,
+        "name": result.metadata.name,
+        "precision": export.precision,
+        "opset": export.opset,
+        "tta": export.tta,
+        "stride": tiling.stride,
+        "halo": tiling.halo,
+        "parity": export.parity,
+        "accuracy": export.accuracy,
+        "fp32_layers": () if export.calibration is None else export.calibration.fp32_layers,
+        "pays_on": export.pays_on,
+        "package": None if package is None else package.path,
+    }
+
+
+def _lines(result: ExportResult, package: Package | None) -> list[str]:
+    """The same for a person."""
+    export, tiling = result.metadata.export, result.metadata.tiling
+    parity, accuracy = export.parity, export.accuracy
+    graph = "" if export.precision == "fp32" else "in fp32 "
+    lines = [
+        f"{result.path}: {result.bytes / 1e6:.1f} MB, {export.precision}, opset {export.opset}",
+        f"  {graph}equal to torch on {parity.cases} inputs of {parity.pixels:,} pixels: probabilities within "
+        f"{parity.max_probability_difference:.1e}, {parity.label_mismatches} labels differ, "
+        f"{parity.label_ties} decided by rounding",
+        f"  tiles: stride {tiling.stride}, halo {tiling.halo} pixels (measured and confirmed)",
+    ]
+    if export.tta > 1:
+        lines.append(f"  test-time augmentation: mean of {export.tta} views, {export.tta} times the work")
+    if accuracy is not None:
+        lines.append(
+            f"  mean IoU on {accuracy.images} images of {accuracy.split}: {accuracy.mean_iou:.4f}, "
+            f"in fp32 {accuracy.mean_iou_fp32:.4f}"
+        )
+    if export.calibration is not None and export.calibration.fp32_layers:
+        lines.append(f"  left in fp32: {', '.join(export.calibration.fp32_layers)}")
+    lines.append(f"  this precision pays on: {', '.join(export.pays_on)}")
+    return lines if package is None else [*lines, f"{package.path}: package for bioimage.io"]
+
+
+def _package(
+    path: Path | None,
+    authors: tuple[str, ...],
+    licence: str | None,
+    citations: tuple[str, ...],
+    *,
+    overwrite: bool,
+) -> Package | None:
+    if path is None:
+        if authors or licence is not None or citations:
+            raise click.UsageError(
+                "--author, --licence and --cite describe a package: give --bioimageio FILE.zip"
+            )
+        return None
+    from matseg_trainer.export.bioimageio import Package
+
+    return Package.parse(path, authors, licence, citations, overwrite=overwrite)

@@ -1,0 +1,149 @@
+"""The command `matseg-train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
+from matseg_shared.console.help import Command, Example
+from matseg_shared.pages.option import page_option
+from matseg_trainer.commands.options import (
+    dataset_argument,
+    gpu_option,
+    require_train_extra,
+    version_argument,
+)
+from matseg_trainer.workspace import Workspace, workspace_option
+
+if TYPE_CHECKING:
+    from matseg_trainer.train.epoch_record import EpochRecord
+    from matseg_trainer.train.loop import Outputs, TrainingJob
+
+
+@click.command(
+    name="matseg-train",
+    cls=Command,
+    examples=[
+        Example("train, on a GPU should there be one", "matseg-train tomography v7 --gpu"),
+        Example("go on after an interruption", "matseg-train tomography v7 --resume"),
+        Example(
+            "try the same version with another seed, and keep nothing",
+            "matseg-train tomography v7 --seed 1 --no-save",
+        ),
+    ],
+    renamed={"--init": "--weights"},
+)
+@dataset_argument
+@version_argument
+@gpu_option
+@click.option("--no-save", is_flag=True, help="Keep no checkpoint; log and plot are still written.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the version's own seed.")
+@click.option(
+    "--weights",
+    metavar="CHECKPOINT",
+    help="Fine-tune: start from the weights of this one, a name in saved/ (tomography_v8) or a .pth file.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted training, bit for bit.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result of this version.")
+@workspace_option
+@page_option
+@json_option
+@debug_option
+def train_main(
+    dataset: str,
+    version: str,
+    gpu: bool,
+    no_save: bool,
+    seed: int | None,
+    weights: str | None,
+    resume: bool,
+    overwrite: bool,
+    workspace: Path | None,
+    page: bool,
+    as_json: bool,
+) -> None:
+    """Train VERSION of DATASET, as config.toml describes it.
+
+    The best epoch by validation mean IoU (or the last, with `keep = "last"`) is kept in saved/; metrics per epoch go to
+    log/, curves to plots/.
+    """
+    place = Workspace.find(workspace)
+    config = place.config().version(dataset, version)
+    data = place.dataset(dataset)
+    require_train_extra("matseg-train")
+    if resume and (overwrite or no_save):
+        raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
+    from matseg_trainer.pages.leave import leave_page
+    from matseg_trainer.pages.training import write_training_page
+    from matseg_trainer.train.console import terminal_progress
+    from matseg_trainer.train.device import choose_compute
+    from matseg_trainer.train.distributed import join_world
+    from matseg_trainer.train.loop import Outputs, Progress, TrainingJob, train
+    from matseg_trainer.train.pretrained import InitialWeights
+
+    with join_world(gpu=gpu) as world:
+        compute = choose_compute(gpu=gpu, precision=config.precision, local_rank=world.local_rank)
+        if gpu and compute.device.type == "cpu" and world.is_main:
+            warn(f"training on the CPU: {compute.device_reason}")
+        job = TrainingJob(
+            workspace=place,
+            dataset=data,
+            version=version,
+            config=config,
+            compute=compute,
+            seed=config.seed if seed is None else seed,
+            init=None if weights is None else InitialWeights.load(place, weights),
+            save=not no_save,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        outputs = Outputs.of(place, job.name)
+        try:
+            if world.is_main:
+                out = console(stderr=as_json)
+                with terminal_progress(out) as progress:
+                    records = train(job, world, progress)
+                summary = _summary(job, records, outputs)
+                if as_json:
+                    print_json(summary)
+                out.print("\n".join(_lines(summary)), markup=False)
+                if page:
+                    out.print(leave_page(write_training_page, outputs.log), markup=False)
+            else:
+                train(job, world, Progress())
+        except KeyboardInterrupt as error:
+            hint = "go on with --resume" if outputs.resume.exists() else "nothing was saved yet"
+            raise KeyboardInterrupt(hint) from error
+
+
+def _summary(job: TrainingJob, records: Sequence[EpochRecord], outputs: Outputs) -> dict[str, Any]:
+    """The JSON document, as docs/terminal.md has it."""
+    from matseg_trainer.train.epoch_record import kept_epoch
+
+    kept = kept_epoch(records, job.config.keep)
+    return {
+        "dataset": job.dataset.name,
+        "version": job.version,
+        "network": job.config.model,
+        "epochs": len(records),
+        "best_epoch": kept.epoch,
+        "validation": kept.validate,
+        "seconds": round(sum(record.seconds for record in records), 3),
+        "device": str(job.compute.device),
+        "precision": job.compute.precision,
+        "seed": job.seed,
+        "checkpoint": outputs.checkpoint if job.save else None,
+        "log": outputs.log,
+        "curves": outputs.plot,
+    }
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    score = summary["validation"]
+    figures = f"mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
+    files = [f"  {name:<10} {summary[name]}" for name in ("checkpoint", "log", "curves") if summary[name]]
+    return [f"epoch {summary['best_epoch']} is kept: validation {figures}", *files]
