@@ -115,7 +115,6 @@ def walk_of_a_job(folder: Path) -> tuple[Files, Files]:
 def walk_of_a_step(folder: Path) -> Files:
     """Labelled images from the data set to the end of the training steps of one epoch."""
     from matseg_trainer.commands.train import train_main
-
     from matseg_trainer.train import loop
 
     write_discs(folder)

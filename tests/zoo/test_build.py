@@ -230,7 +230,7 @@ def test_a_model_is_trained_after_the_one_it_starts_from(
     further = 'after = ["discs"]\ninit = "discs_v4"\nversion = "v1"'
     tuned.write_text(DESCRIPTION.replace('version = "v4"', further), encoding="utf-8")
     first = ("matseg-train", "discs", "v4", "--overwrite")
-    second = ("matseg-train", "discs", "v1", "--init", "discs_v4", "--overwrite")
+    second = ("matseg-train", "discs", "v1", "--weights", "discs_v4", "--overwrite")
     list(build_models(builder.zoo, [Builder.of(builder.zoo, "tuned", Workspace(workspace))]))
     assert calls[1:] == [first, second]
     (workspace / "saved").mkdir()
