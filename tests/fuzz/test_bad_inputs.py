@@ -275,7 +275,7 @@ def test_a_zarr_chunk_that_becomes_more_than_its_pixels(
     path = tmp_path / "scan.zarr"
     array = zarr.create_array(str(path), shape=VOLUME.shape, chunks=(1, 24, 32), dtype="uint8", **ZARRS[name])
     array[:] = VOLUME
-    for target in (room, __import__("matseg_runtime.source.streams", fromlist=["ALWAYS"])):
+    for target in (room, __import__("matseg_runtime.source.zarr_chunks", fromlist=["ALWAYS"])):
         monkeypatch.setattr(target, "ALWAYS", 1000)
     monkeypatch.setattr(room, "available_memory", lambda: 18_000)
     assert np.array_equal(opened(path).read(0, 1)[0], VOLUME[0])  # what is honest passes the same check

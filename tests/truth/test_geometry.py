@@ -47,12 +47,13 @@ def test_slices_are_counted_not_spelled(tmp_path: Path, models, run) -> None:
     [
         ([f"s{number}" for number in (1, 2, 3, 5, 6, 7)], "steps of 1, but for 1 place(s), the first between s3"),
         ([f"r1_{number:03}_x" for number in (0, 2, 4, 6, 9, 11)], "steps of 2, but for 1 place(s)"),
+        ([f"s{number}" for number in (1, 2, 3, 5, 6, 7)] + ["overview"], "for 1 place(s), the first between s3"),
         ([f"s{number}" for number in range(1, 12)], None),
         ([f"c{number}_z{2 * number}" for number in range(6)], None),
         (["a", "b", "c", "d", "e", "f"], None),
         ([f"s{number}" for number in (1, 2, 4)], None),
     ],
-    ids=["lost", "every other", "whole", "two numbers", "no numbers", "few"],
+    ids=["lost", "every other", "beside a picture without a number", "whole", "two numbers", "no numbers", "few"],
 )  # fmt: skip
 def test_numbers_missing_in_a_folder_are_told(
     tmp_path: Path, models, run, stems: list[str], told: str | None

@@ -66,7 +66,7 @@ def plan_job(options: RunOptions) -> list[str]:
             f"model: {job.key.model_name} on {job.session.provider} ({job.session.reason}), "
             f"{job.session.threads} thread(s) per stream",
             *job.plan.lines(len(source.slices)),
-            *(f"warning: {text}" for text in (*job.warnings, *source.doubts())),
+            *(f"warning: {text}" for text in (*job.warnings, *source.warnings())),
         ]
         return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines
 
@@ -241,7 +241,7 @@ def _summary(job: Job, ledger: Ledger, before: dict[str, str], times: StageTimes
         voxel_warning,
         oblong_warning(voxel),
         clipping_warning(records),
-        *job.source.doubts(),
+        *job.source.warnings(),
         metadata.precision_warning(job.session.provider),
         difference_warning(job.self_test),
         drift_warning(records, DRIFT_WARNING),

@@ -142,8 +142,8 @@ class Source(ABC):
         """Images that have come to the input since it was opened, and are not among its slices."""
         return ()
 
-    def doubts(self) -> tuple[str, ...]:
-        """What about the input as a whole deserves a look, each in words for a person."""
+    def warnings(self) -> tuple[str, ...]:
+        """Doubts about the input as a whole, each in words for a person."""
         return ()
 
     def voxel_size(self) -> VoxelSize | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice
 from matseg_runtime.source.tiff_scale import image_voxel_size
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored
+from matseg_shared.images.read import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored, scan_images
 from matseg_shared.system.names import name_problem
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
-"""Of the file with a slice's class probabilities, beside its label image."""
+"""Ends the name of the file with a slice's class probabilities, beside its label image."""
 _FRESH_SECONDS = 2.0
 _SETTLE_SECONDS = 0.3
 _NUMBERED = 5
@@ -30,10 +32,17 @@ def file_identity(path: Path) -> str:
     Raises:
         ImageError: the file is gone.
     """
+    return _identity(_status(path))
+
+
+def _status(path: Path | os.DirEntry[str]) -> os.stat_result:
     try:
-        status = path.stat()
+        return path.stat()
     except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+        raise ImageError(Path(path), f"cannot be read: {error.strerror or error}") from error
+
+
+def _identity(status: os.stat_result) -> str:
     return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
 
 
@@ -50,32 +59,36 @@ class FolderSource(Source):
         Raises:
             UsageError: no such folder, no image in it, or two images that would share one output name.
         """
-        images, others = list_images(folder)
+        images, others = scan_images(folder)
         if as_labels:
-            chances = [path for path in images if _is_probability_file(path, images)]
-            images = [path for path in images if path not in chances]
-            others += chances
+            names = {Path(entry.name).stem + PROBABILITIES_SUFFIX for entry in images}
+            others += [entry for entry in images if entry.name in names]
+            images = [entry for entry in images if entry.name not in names]
         self._folder = folder
         self._as_labels = as_labels
-        self._paths = tuple(images)
+        self._paths = tuple(folder / entry.name for entry in images)
         self.location = str(folder)
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
-        self.skipped = tuple(Skipped(path=path, reason=skip_reason(path)) for path in others)
+        rest = [folder / entry.name for entry in others]
+        self.skipped = tuple(Skipped(path=path, reason=skip_reason(path)) for path in rest)
         if not images:
-            found = f"only {_listed(others)}" if others else "nothing"
+            found = f"only {_listed(rest)}" if rest else "nothing"
             raise UsageError(
                 f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found {found}; "
                 "name the folder that holds the slices themselves"
             )
-        for path in images:
+        for path in self._paths:
             require_output_name(str(path), path.stem)
-        _refuse_equal_stems(folder, images)
+        _refuse_equal_stems(folder, self._paths)
+        states = [_status(entry) for entry in images]
         self.slices = tuple(
-            Slice(index=index, name=path.stem, where=str(path), identity=file_identity(path))
-            for index, path in enumerate(images)
+            Slice(index=index, name=path.stem, where=str(path), identity=_identity(status))
+            for index, (path, status) in enumerate(zip(self._paths, states, strict=True))
         )
-        refuse_growing_file(max(images, key=_changed))
+        changed = [status.st_mtime for status in states]
+        newest = changed.index(max(changed))
+        refuse_growing_file(self._paths[newest], states[newest])
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         if self._as_labels:
@@ -90,7 +103,7 @@ class FolderSource(Source):
         first, last = (image_voxel_size(path) for path in (self._paths[0], self._paths[-1]))
         return None if first is None or last is None or not first.agrees_with(last) else first
 
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         gaps = numbering_gaps([item.name for item in self.slices])
         return () if gaps is None else (gaps,)
 
@@ -112,41 +125,50 @@ def require_output_name(where: str, name: str) -> None:
         )
 
 
-def refuse_growing_file(path: Path) -> None:
+def refuse_growing_file(path: Path, status: os.stat_result | None = None) -> None:
     """Look twice at a file that has just changed.
+
+    Args:
+        path: of the file.
+        status: of its first look; None: look now.
 
     Raises:
         UsageError: it is still being written.
     """
-    if time.time() - _changed(path) > _FRESH_SECONDS:
+    before = _status(path) if status is None else status
+    if time.time() - before.st_mtime > _FRESH_SECONDS:
         return
-    before = file_identity(path)
     time.sleep(_SETTLE_SECONDS)
-    if file_identity(path) != before:
+    if file_identity(path) != _identity(before):
         raise UsageError(
             f"{path}: is still being written; run again when it is complete, or with --watch for a folder that fills up"
         )
 
 
 def numbering_gaps(names: Sequence[str]) -> str | None:
-    """What to say of images that are numbered evenly but for some, as when a slice was lost on the way; else None.
+    """Describe what is missing among images that are numbered evenly but for some, as when a slice was lost.
+
+    Names that are built unlike most others, such as a picture without a number, take no part.
 
     Args:
         names: stems in natural order.
+
+    Returns:
+        None where nothing is missing, or the names do not tell.
     """
-    parts = [re.split(r"([0-9]+)", name) for name in names]
-    if len(names) < _NUMBERED or len({len(part) for part in parts}) != 1:
+    built = Counter(tuple(re.split(r"[0-9]+", name)) for name in names)
+    usual_text, count = built.most_common(1)[0]
+    if count < max(_NUMBERED, _MOSTLY * len(names)):
         return None
-    differing = [place for place in range(len(parts[0])) if len({part[place] for part in parts}) > 1]
-    if len(differing) != 1 or differing[0] % 2 == 0:
+    names = [name for name in names if tuple(re.split(r"[0-9]+", name)) == usual_text]
+    columns = zip(*(re.findall(r"[0-9]+", name) for name in names), strict=True)
+    counting = [column for column in columns if len(set(column)) > 1]
+    if len(counting) != 1:
         return None
-    numbers = [int(part[differing[0]]) for part in parts]
-    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    steps = [int(after) - int(before) for before, after in itertools.pairwise(counting[0])]
     usual = max(set(steps), key=steps.count)
-    if steps.count(usual) < _MOSTLY * len(steps):
-        return None
     jumps = [place for place, step in enumerate(steps) if step != usual]
-    if not jumps:
+    if not jumps or steps.count(usual) < _MOSTLY * len(steps):
         return None
     first = jumps[0]
     return (
@@ -155,26 +177,11 @@ def numbering_gaps(names: Sequence[str]) -> str | None:
     )
 
 
-def _is_probability_file(path: Path, images: Sequence[Path]) -> bool:
-    """Whether `matseg-run --probabilities` has written it beside a label image."""
-    if not path.name.endswith(PROBABILITIES_SUFFIX):
-        return False
-    stem = path.name.removesuffix(PROBABILITIES_SUFFIX)
-    return any(image.stem == stem for image in images)
-
-
 def skip_reason(path: Path) -> str:
     """Why an entry of a folder is no image of it."""
     if path.is_dir():
         return "a subfolder"
     return f"not an image file ({path.suffix or 'no suffix'})" if path.is_file() else "not a file"
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _listed(paths: Sequence[Path], limit: int = 3) -> str:

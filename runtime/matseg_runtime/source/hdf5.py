@@ -36,7 +36,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UsageError(f"{path}: {_opening_problem(error)}") from error
+        raise UsageError(f"{path}: {_opening_problem(path, error)}") from error
     try:
         return ArraySource(_described(h5py, file, path, dataset, options), options)
     except BaseException:
@@ -110,12 +110,18 @@ def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:
     return found
 
 
-def _opening_problem(error: OSError) -> str:
+def _opening_problem(path: Path, error: OSError) -> str:
+    """By the words of HDF5, which has no kinds of errors; those of a cut-off file speak of an `sblock`."""
     text = str(error)
-    if "lock" in text:
-        return f"is open for writing in another program ({text}); run again when that is done"
     if "truncated" in text:
         return f"is damaged or still being written ({text}); run again when it is complete"
+    if "unable to lock" in text:
+        return f"is open for writing in another program ({text}); run again when that is done"
+    if "already open for" in text:
+        return (
+            f"was not closed by the program that writes it, which is at work or has died ({text}); run again when "
+            f"that is done, or, if nothing writes any more, after `h5clear -s {path}`"
+        )
     return f"expected an HDF5 file, found something else or a damaged file ({text})"
 
 

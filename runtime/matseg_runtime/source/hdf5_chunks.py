@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.zarr_chunks import require_few_chunks
+from matseg_runtime.source.layout import chunk_ranges, require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import could_fill, require_bounded_stream
 
@@ -62,17 +61,16 @@ class WrittenCheck:
         )
 
     def _check_chunks(self, stored: _StoredChunks, index: tuple[slice | int, ...]) -> None:
-        ranges = stored.ranges_in(index)
-        require_few_chunks(self.where, math.prod(map(len, ranges)))
-        wanted = stored.numbers_in(ranges)
+        ranges = chunk_ranges(index, self.dataset.shape, stored.chunk)
+        require_few_chunks(self.where, ranges)
+        wanted = np.ravel_multi_index(np.ix_(*ranges), stored.grid).ravel()
         sizes = stored.sizes_of(wanted)
         if not self.fill_missing and not sizes.all():
             first = stored.corner(int(wanted[sizes == 0][0]))
             raise self._missing(f"its chunk at {first} was never written")
-        if could_fill(int(sizes.max(initial=0)), "deflate"):
-            for number, size in zip(wanted, sizes, strict=True):
-                if could_fill(int(size), "deflate"):
-                    self._check_stream(stored.corner(int(number)))
+        for number, size in zip(wanted, sizes, strict=True):
+            if could_fill(int(size), "deflate"):
+                self._check_stream(stored.corner(int(number)))
 
     def _check_stream(self, corner: tuple[int, ...]) -> None:
         properties = self.dataset.id.get_create_plist()
@@ -83,9 +81,7 @@ class WrittenCheck:
             return
         mask, content = self.dataset.id.read_direct_chunk(corner)
         if not mask & 1 << filters.index(_DEFLATE):
-            pixels = 2 * self.dataset.dtype.itemsize
-            for length in self.dataset.chunks:
-                pixels *= length
+            pixels = 2 * self.dataset.dtype.itemsize * math.prod(self.dataset.chunks)
             require_bounded_stream(self.where, content, "deflate", pixels)
 
 
@@ -115,44 +111,30 @@ class _StoredChunks:
         """
         chunk = tuple(dataset.chunks)
         grid = tuple(-(-length // step) for length, step in zip(dataset.shape, chunk, strict=True))
-        end = dataset.file.id.get_filesize()
-        numbers, sizes = array("q"), array("q")
-
-        def note(info: Any) -> None:
-            place = [divmod(offset, step) for offset, step in zip(info.chunk_offset, chunk, strict=True)]
-            if any(rest or part >= count for (part, rest), count in zip(place, grid, strict=True)):
-                raise _damaged(where, f"one begins at {info.chunk_offset}")
-            if info.size == 0 or info.byte_offset + info.size > end:
-                raise _damaged(where, f"one has {info.size} bytes from byte {info.byte_offset} of {end}")
-            number = 0
-            for (part, _), count in zip(place, grid, strict=True):
-                number = number * count + part
-            numbers.append(number)
-            sizes.append(info.size)
-
         if math.prod(grid) > np.iinfo(np.int64).max:
             raise _damaged(where, f"there are {math.prod(grid)}")
+        end = dataset.file.id.get_filesize()
+        corners, sizes = array("Q"), array("Q")
+
+        def note(info: Any) -> None:
+            if info.size == 0 or info.byte_offset + info.size > end:
+                raise _damaged(where, f"one has {info.size} bytes from byte {info.byte_offset} of {end}")
+            corners.extend(info.chunk_offset)
+            sizes.append(info.size)
+
         dataset.id.chunk_iter(note)
-        order = np.argsort(np.array(numbers, np.int64), kind="stable")
-        ordered = np.array(numbers, np.int64)[order]
-        if (np.diff(ordered) == 0).any():
+        places, rest = np.divmod(
+            np.array(corners, np.uint64).reshape(-1, len(chunk)), np.array(chunk, np.uint64)
+        )
+        misplaced = (rest > 0).any(axis=1) | (places >= np.array(grid, np.uint64)).any(axis=1)
+        if misplaced.any():
+            first = int(misplaced.argmax()) * len(chunk)
+            raise _damaged(where, f"one begins at {tuple(corners[first : first + len(chunk)])}")
+        numbers = np.ravel_multi_index(tuple(places.astype(np.int64).T), grid)
+        order = np.argsort(numbers, kind="stable")
+        if (np.diff(numbers[order]) == 0).any():
             raise _damaged(where, "one is there twice")
-        return cls(chunk=chunk, grid=grid, numbers=ordered, sizes=np.array(sizes, np.int64)[order])
-
-    def ranges_in(self, index: tuple[slice | int, ...]) -> list[range]:
-        """Which chunks an index touches along each axis."""
-        ranges = []
-        for part, step, count in zip(index, self.chunk, self.grid, strict=True):
-            start, stop = (part, part + 1) if isinstance(part, int) else part.indices(step * count)[:2]
-            ranges.append(range(start // step, -(-stop // step)))
-        return ranges
-
-    def numbers_in(self, ranges: Sequence[range]) -> NDArray[np.int64]:
-        """Numbers of these chunks, in their order."""
-        wanted = np.zeros(1, np.int64)
-        for along, count in zip(ranges, self.grid, strict=True):
-            wanted = (wanted[:, np.newaxis] * count + np.asarray(along, np.int64)).ravel()
-        return wanted
+        return cls(chunk=chunk, grid=grid, numbers=numbers[order], sizes=np.array(sizes, np.int64)[order])
 
     def sizes_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes of each of these chunks, 0 where it was never written."""

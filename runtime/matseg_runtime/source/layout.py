@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from matseg_runtime.source.base import PixelArray
-from matseg_shared.errors import UsageError
+from matseg_shared.errors import ImageError, UsageError
 
 COLOURS = 3
 _TINY = 16
 """Pixels along an edge, up to which nobody means an image."""
+_MOST_CHUNKS = 1_000_000
+"""Chunks of one read; more are a mistake in the metadata, or chunks so small that nobody could wait for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,3 +146,24 @@ def _spatial_axes(shape: Sequence[int], names: Sequence[str] | None, colour: int
     while len(axes) > 3 and shape[axes[0]] == 1:
         axes.pop(0)
     return tuple(axes)
+
+
+def chunk_ranges(
+    index: Sequence[slice | int], shape: Sequence[int], chunk_shape: Sequence[int]
+) -> list[range]:
+    """Numbers of the chunks that an index touches, along each axis of the stored array."""
+    ranges = []
+    for part, length, chunk in zip(index, shape, chunk_shape, strict=True):
+        start, stop, _ = part.indices(length) if isinstance(part, slice) else (part, part + 1, 1)
+        ranges.append(range(start // chunk, -(-stop // chunk)))
+    return ranges
+
+
+def require_few_chunks(where: str, ranges: Sequence[range]) -> None:
+    """Refuse a read of so many chunks that they could not even be listed.
+
+    Raises:
+        ImageError: there are too many.
+    """
+    if (count := math.prod(map(len, ranges))) > _MOST_CHUNKS:
+        raise ImageError(where, f"one slice of it is cut into {count} chunks; store it in larger ones")

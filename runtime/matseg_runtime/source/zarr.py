@@ -13,7 +13,7 @@ from typing import Any
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
-from matseg_runtime.source.zarr_chunks import ChunkCheck, chunk_boxes, refuse_object_codecs
+from matseg_runtime.source.zarr_chunks import ChunkCheck, chunk_boxes, refuse_object_codecs, stored_chunks
 from matseg_shared.errors import MissingExtraError, UsageError
 
 
@@ -76,14 +76,9 @@ def without_remarks() -> Iterator[None]:
 def _stored(where: str, path: Path, chosen: _Chosen, options: SourceOptions) -> StoredArray:
     array = chosen.array
     document = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
-    chunk_shape = tuple(array.shards or array.chunks)
-
-    check = ChunkCheck(
-        where=where, array=array, chunk_shape=chunk_shape, fill_missing=options.fill_missing_chunks
-    )
 
     def explain(index: tuple[slice | int, ...], error: Exception) -> str:
-        for key, box in chunk_boxes(array, index, chunk_shape):
+        for key, box in chunk_boxes(array, index):
             try:
                 array[box]
             except Exception as cause:  # the codecs' own kinds, again
@@ -96,11 +91,11 @@ def _stored(where: str, path: Path, chosen: _Chosen, options: SourceOptions) -> 
         path=path,
         array=array,
         content=f"{array.path} {hashlib.sha256(document.encode()).hexdigest()}",
-        chunk_shape=chunk_shape,
+        chunk_shape=stored_chunks(array),
         piece_shape=tuple(array.chunks),
         axis_names=chosen.axis_names,
         spacing=chosen.spacing,
-        check=check,
+        check=ChunkCheck(where=where, array=array, fill_missing=options.fill_missing_chunks),
         explain=explain,
     )
 

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matseg_runtime.source.streams import OBJECT_CODECS, check_chunk
+from matseg_runtime.source.layout import chunk_ranges, require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.limits import ALWAYS, Format, could_fill, require_bounded_stream, room
 
-_MOST_CHUNKS = 1_000_000
-"""Files of one read; more are a mistake in the metadata, or chunks so small that nobody could wait for them."""
 _NAMED = 3
 """Missing chunks that an error names."""
 _ABSENT = 2**64 - 1
 """Offset and length of an inner chunk that a shard does not hold."""
+_COUNTED: Mapping[str, Format] = {
+    "gzip": "deflate",
+    "zlib": "deflate",
+    "deflate": "deflate",
+    "bz2": "bz2",
+    "lzma": "lzma",
+}
+"""Formats whose streams do not say what they become."""
+_SPARE = 16
+"""A filter behind the compression may make as many bytes of one, such as a change of dtype."""
+OBJECT_CODECS = frozenset(
+    {"pickle", "json", "json2", "msgpack", "msgpack2", "categorize", "vlen-utf8", "vlen-bytes", "vlen-array"}
+)
+"""Codecs of numcodecs that make Python objects; `pickle` executes what it is given."""
+_HEADER_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +41,8 @@ class ChunkCheck:
     where: str
     """Named in errors."""
     array: Any
-    chunk_shape: tuple[int, ...]
-    """Of the stored files: shards, where there are any."""
     fill_missing: bool
-    """Whether chunks that are not there count as their fill value."""
+    """Take chunks that are not there for their fill value."""
 
     def __call__(self, index: tuple[slice | int, ...]) -> None:
         """Check every chunk that an index touches.
@@ -38,11 +50,9 @@ class ChunkCheck:
         Raises:
             ImageError: one is missing, too many, or would become far more than its pixels.
         """
-        require_few_chunks(
-            self.where, math.prod(len(numbers) for numbers in _ranges(self.array, index, self.chunk_shape))
-        )
+        require_few_chunks(self.where, chunk_ranges(index, self.array.shape, stored_chunks(self.array)))
         missing: list[str] = []
-        for key, _ in chunk_boxes(self.array, index, self.chunk_shape):
+        for key, _ in chunk_boxes(self.array, index):
             path = _local_path(self.array, key)
             if not (_exists(self.array, key) if path is None else path.is_file()):
                 missing.append(key)
@@ -63,23 +73,13 @@ class ChunkCheck:
         if codec is None:
             return
         pixels = math.prod(self.array.chunks) * self.array.dtype.itemsize
-        pieces = [(0, path.stat().st_size)] if shard is None else _inner_chunks(path, shard, self.chunk_shape)
+        pieces = [(0, path.stat().st_size)] if shard is None else _inner_chunks(path, shard, self.array)
         try:
             for offset, length in pieces:
-                check_chunk(self.where, path, offset, length, codec, pixels)
+                _check_stream(self.where, path, offset, length, codec, pixels)
         except ImageError as error:
             reason = str(error).removeprefix(f"{error.path}: ")
             raise ImageError(self.where, f"its chunk {key} cannot be read: {reason}") from error
-
-
-def require_few_chunks(where: str, count: int) -> None:
-    """Refuse a read of so many chunks that they could not even be listed.
-
-    Raises:
-        ImageError: there are too many.
-    """
-    if count > _MOST_CHUNKS:
-        raise ImageError(where, f"one slice of it is cut into {count} chunks; store it in larger ones")
 
 
 def refuse_object_codecs(where: str, array: Any) -> None:
@@ -122,11 +122,11 @@ def _outermost(array: Any) -> tuple[str | None, Any]:
     return str(codec.to_dict()["name"]).removeprefix("numcodecs."), shard
 
 
-def _inner_chunks(path: Path, shard: Any, chunk_shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def _inner_chunks(path: Path, shard: Any, array: Any) -> list[tuple[int, int]]:
     """Offset and length of the chunks of a shard; none where its index is coded in an unusual way."""
     if [codec.to_dict()["name"] for codec in shard.index_codecs] != ["bytes", "crc32c"]:
         return []
-    count = math.prod(outer // inner for outer, inner in zip(chunk_shape, shard.chunk_shape, strict=True))
+    count = math.prod(outer // inner for outer, inner in zip(array.shards, array.chunks, strict=True))
     size, length = path.stat().st_size, 16 * count
     if size < length + 4:
         return []
@@ -138,25 +138,62 @@ def _inner_chunks(path: Path, shard: Any, chunk_shape: tuple[int, ...]) -> list[
     return [(offset, count) for offset, count in pairs if offset != _ABSENT and offset + count <= size]
 
 
-def chunk_boxes(
-    array: Any, index: tuple[slice | int, ...], chunk_shape: tuple[int, ...]
-) -> Iterator[tuple[str, tuple[slice, ...]]]:
+def _check_stream(where: str, path: Path, offset: int, length: int, codec: str, pixels: int) -> None:
+    """Refuse a compressed chunk that would become far more than the array's metadata say, in bytes: `pixels`.
+
+    Codecs other than the known pass.
+    """
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        kind = _COUNTED.get(codec)
+        if kind is not None:
+            if could_fill(length, kind):
+                require_bounded_stream(where, stream.read(length), kind, _SPARE * pixels)
+            return
+        declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
+    if declared is not None and declared > _SPARE * pixels and (declared > ALWAYS and declared > room()):
+        raise ImageError(
+            where,
+            f"its {codec} chunk says that it becomes {declared} bytes, expected about {pixels}; it is damaged",
+        )
+
+
+def _declared(codec: str, head: bytes) -> int | None:
+    """Bytes that a chunk's own header promises; None where it does not say."""
+    if codec == "blosc" and len(head) >= 16:  # c-blosc, README_CHUNK_FORMAT: nbytes at 4
+        return int.from_bytes(head[4:8], "little")
+    if codec == "lz4" and len(head) >= 4:  # numcodecs puts it in front
+        return int.from_bytes(head[:4], "little")
+    if codec == "zstd" and head[:4] == b"\x28\xb5\x2f\xfd" and len(head) >= 18:
+        return _zstd_length(head)
+    return None
+
+
+def _zstd_length(head: bytes) -> int | None:
+    """The frame's content size (RFC 8878, section 3.1.1.1)."""
+    flags = head[4]
+    is_single = bool(flags & 0x20)
+    width = (1 if is_single else 0, 2, 4, 8)[flags >> 6]
+    at = 5 + (0 if is_single else 1) + (0, 1, 2, 4)[flags & 3]
+    if width == 0:
+        return None
+    return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
+
+
+def stored_chunks(array: Any) -> tuple[int, ...]:
+    """Shape of what one stored file holds: a shard, where there are any, else a chunk."""
+    return tuple(array.shards or array.chunks)
+
+
+def chunk_boxes(array: Any, index: tuple[slice | int, ...]) -> Iterator[tuple[str, tuple[slice, ...]]]:
     """Key, within the array, and region of every stored chunk (or shard) that an index touches."""
-    for position in itertools.product(*_ranges(array, index, chunk_shape)):
+    stored = stored_chunks(array)
+    for position in itertools.product(*chunk_ranges(index, array.shape, stored)):
         box = tuple(
-            slice(number * chunk, (number + 1) * chunk)
-            for number, chunk in zip(position, chunk_shape, strict=True)
+            slice(number * chunk, min((number + 1) * chunk, length))
+            for number, chunk, length in zip(position, stored, array.shape, strict=True)
         )
         yield array.metadata.encode_chunk_key(position), box
-
-
-def _ranges(array: Any, index: tuple[slice | int, ...], chunk_shape: tuple[int, ...]) -> list[range]:
-    """Numbers of the chunks along every axis."""
-    ranges = []
-    for part, length, chunk in zip(index, array.shape, chunk_shape, strict=True):
-        start, stop, _ = part.indices(length) if isinstance(part, slice) else (part, part + 1, 1)
-        ranges.append(range(start // chunk, -(-stop // chunk)))
-    return ranges
 
 
 def _local_path(array: Any, key: str) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import threading
 import warnings
@@ -72,14 +73,35 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         UsageError: `folder` is not a folder that can be read.
     """
+    images, others = scan_images(folder)
+    return [folder / entry.name for entry in images], [folder / entry.name for entry in others]
+
+
+def scan_images(folder: Path) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+    """As `list_images`, with what the system told of each entry while it was listed.
+
+    Raises:
+        UsageError: `folder` is not a folder that can be read.
+    """
     try:
-        entries = sorted(folder.iterdir(), key=lambda path: (natural_key(path.name), path.name))
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         raise UsageError(f"{folder}: expected a folder of images: {error.strerror or error}") from error
-    entries = [path for path in entries if not path.name.startswith(".")]
-    images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    chosen = set(images)
-    return images, [path for path in entries if path not in chosen]
+    entries.sort(key=lambda entry: (natural_key(entry.name), entry.name))
+    images: list[os.DirEntry[str]] = []
+    others: list[os.DirEntry[str]] = []
+    for entry in entries:
+        is_image = Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and _is_file(entry)
+        (images if is_image else others).append(entry)
+    return images, others
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle
+        return False
 
 
 def read_image(path: Path) -> PixelArray:
@@ -147,12 +169,12 @@ def read_stored(path: Path) -> StoredImage:
     Raises:
         ImageError: as `read_image`.
     """
-    if not path.is_file():
-        raise ImageError(path, "there is no such file")
     try:
         stored = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _read_with_pillow(path)
     except ImageError:
         raise
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ImageError(path, "there is no such file") from error
     except MemoryError as error:
         raise ImageError(path, "is too large for the memory of this machine") from error
     except Exception as error:  # decoders raise whatever a damaged file makes them stumble over
@@ -208,7 +230,8 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     itemsize = 8 if page.dtype is None else page.dtype.itemsize
     require_memory(path, page.shape, itemsize)
     require_memory(path, page.chunks, itemsize, "tile")
-    _check_segments(path, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
+    size = page.parent.filehandle.size
+    _check_segments(path, size, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
     _check_streams(path, page, math.prod(page.chunks) * itemsize)
     orientation = page.tags.get(_ORIENTATION_TAG)
     _check_orientation(path, 1 if orientation is None else int(orientation.value))
@@ -222,9 +245,10 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette_of(page))
 
 
-def _check_segments(path: Path, expected: int, offsets: Sequence[int], counts: Sequence[int]) -> None:
+def _check_segments(
+    path: Path, size: int, expected: int, offsets: Sequence[int], counts: Sequence[int]
+) -> None:
     """Decoders fill in what a cut-off file lacks, with zeros or grey."""
-    size = path.stat().st_size
     present = sum(count > 0 and offset + count <= size for offset, count in zip(offsets, counts, strict=True))
     if present != expected:
         raise ImageError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -275,6 +278,26 @@ def test_truncated_files_are_refused_at_once(tmp_path: Path, kind: str) -> None:
         open_source(str(_settled(path)))
 
 
+def test_a_cut_off_hdf5_file_is_not_called_open(tmp_path: Path) -> None:
+    """HDF5 speaks of an `sblock` then, which is no lock."""
+    path = Path(_hdf5(tmp_path).split("::")[0])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="is damaged or still being written"):
+        open_source(str(_settled(path)))
+
+
+def test_an_hdf5_file_whose_writer_died(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    writer = (
+        "import h5py, os, sys; file = h5py.File(sys.argv[1], 'w', libver='latest');"
+        "data = file.create_dataset('data', (4, 9, 9), chunks=(1, 9, 9), dtype='u1');"
+        "file.swmr_mode = True; data[0] = 1; file.flush(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", writer, str(path)], check=False)
+    with pytest.raises(UsageError, match=rf"has died .* after `h5clear -s {re.escape(str(path))}`"):
+        open_source(str(_settled(path)))
+
+
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UsageError, match=r"scan\.npy"):
@@ -370,7 +393,7 @@ def test_hdf5_that_is_being_written(tmp_path: Path) -> None:
 def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _hdf5(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'matseg\[hdf5\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the extra `hdf5`: pip install .*\[hdf5\]"):
         open_source(path)
 
 
@@ -405,7 +428,7 @@ def test_a_remote_zarr(tmp_path: Path) -> None:
 
 def test_a_remote_zarr_without_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
-    with pytest.raises(MissingExtraError, match=r"matseg\[remote\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[remote\]"):
         open_source(f"file://{tmp_path}/scan.zarr")
 
 
