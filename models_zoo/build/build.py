@@ -18,6 +18,7 @@ from matseg_runtime.model.file import read_model_bytes
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.system.files import atomic_write, write_text
+from matseg_trainer.config.versions import current_names
 from matseg_trainer.demo.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX
@@ -217,5 +218,5 @@ def kept_mean_iou(log: Path) -> float:
             "train the version again"
         )
     if noted is not None:
-        epochs = replace(epochs, keep=noted.config.get("keep", "best"))
+        epochs = replace(epochs, checkpoint=current_names(noted.config).get("checkpoint", "best"))
     return epochs.kept.validate_.mean_iou

@@ -11,6 +11,7 @@ from matseg_runtime.model.file import Model
 from matseg_runtime.model.zoo import PREFIX, ZooModel
 from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
+from matseg_trainer.config.versions import current_names
 from matseg_trainer.evaluate.document import Spread
 from models_zoo.build.checkout import ZooEntry
 from models_zoo.build.description import Description, read_description
@@ -122,7 +123,7 @@ def _head(card: Card) -> str:
         *origins(training),
         (
             "training",
-            f"{training.dataset} {training.version}, {training.config.get('keep', 'best')} epoch {training.epoch} of "
+            f"{training.dataset} {training.version}, {_kept(training)} epoch {training.epoch} of "
             f"{training.config.get('epoch', 'an unknown number')}, seed {training.seed}",
         ),
         ("made with", ", ".join(f"{name} {version}" for name, version in metadata.export.packages.items())),
@@ -180,9 +181,18 @@ def _classes(metadata: ModelMetadata, figures: ZooFigures) -> str:
     return f"## Classes\n\n{markdown_table(header, rows)}"
 
 
+def _kept(training: TrainingInfo) -> str:
+    """Which epoch the version keeps: the best or the last."""
+    return str(current_names(training.config).get("checkpoint", "best"))
+
+
 def _quality(metadata: ModelMetadata, figures: ZooFigures) -> str:
     accuracy, validated = figures.accuracy, metadata.training.metrics
-    chosen = "" if metadata.training.config.get("keep") == "last" else ", on which the epoch was chosen"
+    chosen = (
+        ""
+        if current_names(metadata.training.config).get("checkpoint") == "last"
+        else ", on which the epoch was chosen"
+    )
     lines = [
         f"- {accuracy.split}, {accuracy.images} image(s) that took no part in the training: mean IoU "
         f"{_number(accuracy.mean_iou)}, accuracy {_number(accuracy.accuracy)}; image by image mean IoU "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_lines import take_line
 
-from matseg_trainer.config.versions import parse_config
+from matseg_trainer.config.load import parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

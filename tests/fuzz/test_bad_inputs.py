@@ -43,7 +43,7 @@ from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelErr
 from matseg_shared.images import limits as room
 from matseg_shared.images.limits import require_bounded_stream, require_memory
 from matseg_shared.images.read import read_image
-from matseg_trainer.config.versions import load_config
+from matseg_trainer.config.load import load_config
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.predict.checkpoint_header import read_training
 

@@ -41,7 +41,7 @@ width = 4
 batch_size = 2
 crop = 32
 epoch = 2
-precision = "fp32"
+amp = "fp32"
 """
 
 

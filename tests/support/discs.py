@@ -25,8 +25,8 @@ epoch = 3
 aug = true
 shuffle = true
 crop = 32
-repeat = 2
-precision = "fp32"
+crops_per_image = 2
+amp = "fp32"
 
 [discs.v2]
 model = "segnet"
@@ -43,7 +43,7 @@ model = "pixelnet"
 width = 2
 lr = 0.005
 epoch = 1
-samples = 200
+pixels_per_image = 200
 """
 
 

@@ -52,7 +52,7 @@ def changes(case: Case, world: DistributedContext) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = build_network("unet", in_channels=1, n_class=3, width=2)
     weights = torch.tensor([0.5, 1.0, 1.5])
-    stepper = TrainStep(network, config, info, choose_compute(gpu=False, precision="fp32"), world, weights)
+    stepper = TrainStep(network, config, info, choose_compute(gpu=False, amp="fp32"), world, weights)
     network.eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     mine = world.share(list(range(count)))

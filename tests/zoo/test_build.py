@@ -45,7 +45,7 @@ model = "unet"
 width = 2
 lr = 0.01
 epoch = 1
-precision = "fp32"
+amp = "fp32"
 """
 MAINS = {"matseg-train": train_main, "matseg-export": export_main, "matseg-evaluate": evaluate_main}
 

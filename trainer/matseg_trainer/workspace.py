@@ -15,7 +15,7 @@ from matseg_shared.errors import ConfigError, DatasetError, UsageError
 from matseg_shared.system.names import portable_name_problem
 
 if TYPE_CHECKING:  # they bring numpy and pydantic along, which `--help` need not wait for
-    from matseg_trainer.config.versions import Config
+    from matseg_trainer.config.load import Config
     from matseg_trainer.data.folder import Dataset
 
 WORKSPACE_VARIABLE = "MATSEG_WORKSPACE"
@@ -47,7 +47,7 @@ class Workspace:
     @property
     def config_path(self) -> Path:
         """`config.toml`."""
-        from matseg_trainer.config.versions import CONFIG_NAME
+        from matseg_trainer.config.load import CONFIG_NAME
 
         return self.root / CONFIG_NAME
 
@@ -77,7 +77,7 @@ class Workspace:
         Raises:
             ConfigError: see `load_config`.
         """
-        from matseg_trainer.config.versions import load_config
+        from matseg_trainer.config.load import load_config
 
         return load_config(self.config_path)
 
@@ -117,7 +117,7 @@ class Workspace:
             )
         config = self.config()
         if name in config.versions and not config.versions[name]:
-            from matseg_trainer.config.versions import DEFAULT_VERSION
+            from matseg_trainer.config.load import DEFAULT_VERSION
 
             document = tomllib.loads(self.config_path.read_text(encoding="utf-8-sig"))
             numbers = {int(document[name][DEFAULT_VERSION]["n_class"])}  # checked by load_config

@@ -123,7 +123,7 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_shared.contract.onnx_properties import read_properties
     from matseg_shared.images.read import read_image
     from matseg_trainer.config.import_guide import import_config
-    from matseg_trainer.config.versions import load_config
+    from matseg_trainer.config.load import load_config
     from matseg_trainer.predict.checkpoint_header import read_training
 
     good = onnx_models.build_metadata()

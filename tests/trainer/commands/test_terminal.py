@@ -261,7 +261,7 @@ n_class = 2
 model = "unet"
 width = 2
 crop = 32
-precision = "fp32"
+amp = "fp32"
 epoch = 1
 """
 

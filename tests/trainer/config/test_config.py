@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from matseg_shared.errors import ConfigError
-from matseg_trainer.config.versions import Config, VersionConfig, load_config, parse_config
+from matseg_trainer.config.load import Config, load_config, parse_config
+from matseg_trainer.config.versions import VersionConfig, config_differences
 
 ROOT = Path(__file__).parents[3]
 SOURCE = Path("config.toml")
@@ -25,7 +26,14 @@ GUIDE_DEFAULTS = {
     "balance": False,
 }
 # Ours must be off in the guide's versions, so that these mean what the guide says.
-OURS_OFF = {"width": None, "crop": None, "repeat": 1, "schedule": "plateau", "precision": "auto", "seed": 0}
+OURS_OFF = {
+    "width": None,
+    "crop": None,
+    "crops_per_image": 1,
+    "schedule": "plateau",
+    "amp": "auto",
+    "seed": 0,
+}
 GUIDE_VERSIONS: dict[str, dict[str, dict[str, Any]]] = {
     "tomography": {
         "v1": {"model": "pixelnet"},
@@ -127,7 +135,7 @@ def test_accepted_spellings(key: str, written: object, read: object) -> None:
         ("batch_size", "4", "found '4'"),
         ("aug", 1, "found 1"),
         ("aug", "zoom", "expected true, false or \"turns\", found 'zoom'"),
-        ("keep", "first", "'best' or 'last', found 'first'"),
+        ("checkpoint", "first", "'best' or 'last', found 'first'"),
         ("aug", "true", "found 'true'"),
         ("lr", True, "found true"),
         ("lr", 0, "greater than 0, found 0"),
@@ -192,6 +200,46 @@ def test_a_data_set_with_defaults_only() -> None:
     with pytest.raises(ConfigError, match="data set 'set' has no version 'v1'; known: none"):
         config.version("set", "v1")
     assert list(problems({"set": {"default": {}}})) == ["set.default.n_class"]
+
+
+OLD_NAMES = {"repeat": 6, "focus": 0.5, "samples": 99, "keep": "last", "precision": "fp32"}
+NEW_NAMES = {
+    "crops_per_image": 6,
+    "oversample_classes": 0.5,
+    "pixels_per_image": 99,
+    "checkpoint": "last",
+    "amp": "fp32",
+}
+
+
+def test_keys_under_their_earlier_names_are_read_with_one_note() -> None:
+    document = {
+        "set": {"default": {"n_class": 2, **OLD_NAMES}, "v1": {"model": "unet", "crops_per_image": 7}}
+    }
+    config = parse_config(document, SOURCE)
+    assert config.version("set", "v1") == one_version(**{**NEW_NAMES, "crops_per_image": 7})
+    assert config.note is not None
+    for old, new in zip(OLD_NAMES, NEW_NAMES, strict=True):
+        assert f"`{old}` (now `{new}`)" in config.note
+    assert parse_config({"set": {"v1": {"model": "unet", "n_class": 2}}}, SOURCE).note is None
+    both = problems({"set": {"v1": {"model": "unet", "n_class": 2, "keep": "last", "checkpoint": "best"}}})
+    assert both == {
+        "set.v1.keep": "is the earlier name of 'checkpoint', which is there too; leave one of them out"
+    }
+    assert (
+        "found 0"
+        in problems({"set": {"v1": {"model": "unet", "n_class": 2, "repeat": 0}}})["set.v1.crops_per_image"]
+    )
+
+
+def test_what_was_trained_under_the_earlier_names_is_the_same_version() -> None:
+    trained = {**one_version(**NEW_NAMES).model_dump(mode="json"), **OLD_NAMES}
+    for new in NEW_NAMES:
+        del trained[new]
+    assert config_differences(trained, one_version(**NEW_NAMES)) == []
+    assert VersionConfig.model_validate(trained | {"size": None}) == one_version(**NEW_NAMES)
+    (difference,) = config_differences(trained, one_version(**NEW_NAMES | {"amp": "bf16"}))
+    assert (difference.where, difference.message) == ("amp", "trained with 'fp32', now 'bf16'")
 
 
 def test_unknown_names_are_answered_with_the_nearest(shipped: Config) -> None:

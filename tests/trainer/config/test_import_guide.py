@@ -18,7 +18,7 @@ from matseg_trainer.config.import_guide import (
     import_config,
     read_matseg_config,
 )
-from matseg_trainer.config.versions import Config, parse_config
+from matseg_trainer.config.load import Config, parse_config
 
 Write = Callable[[str], Path]
 

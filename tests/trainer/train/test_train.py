@@ -70,9 +70,9 @@ def test_each_network_trains(workspace: Path, version: str) -> None:
     assert not (workspace / "saved" / f"discs_{version}.resume.pth").exists()
 
 
-@pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 3)])
-def test_the_epoch_that_keep_names_is_kept(
-    workspace: Path, keep: str, epoch: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("choice", "epoch"), [("best", 1), ("last", 3)])
+def test_the_epoch_that_checkpoint_names_is_kept(
+    workspace: Path, choice: str, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All epochs but the first are made to look as if everything were labelled the wrong way round."""
     original = Training._validate
@@ -86,7 +86,7 @@ def test_the_epoch_that_keep_names_is_kept(
         return score
 
     monkeypatch.setattr(Training, "_validate", worse_and_worse)
-    text = f"[discs.kept]\nmodel = 'unet'\nwidth = 4\nepoch = 3\nkeep = '{keep}'\n"
+    text = f"[discs.kept]\nmodel = 'unet'\nwidth = 4\nepoch = 3\ncheckpoint = '{choice}'\n"
     with (workspace / "config.toml").open("a", encoding="utf-8") as stream:
         stream.write(text)
     result = run(workspace, "discs", "kept", "--json")
@@ -94,7 +94,7 @@ def test_the_epoch_that_keep_names_is_kept(
     records = log_of(workspace, "kept")
     assert [record["validate"]["mean_iou"] for record in records] == [1, 0, 0]
     said = json.loads(result.stdout)
-    assert (said["best_epoch"], said["validation"]["mean_iou"]) == (epoch, float(epoch == 1))
+    assert (said["kept_epoch"], said["validation"]["mean_iou"]) == (epoch, float(epoch == 1))
     kept = load_checkpoint(workspace / "saved" / "discs_kept.pth")
     assert kept.training.epoch == epoch
     assert int(kept.weights["encoder.0.1.num_batches_tracked"]) == epoch * len(plan_of(workspace).steps())
@@ -129,16 +129,16 @@ model = "patchunet"
 width = 8
 crop = 32
 batch_size = 4
-repeat = 2
+crops_per_image = 2
 lr = 0.01
 epoch = 3
-focus = 0.5
+oversample_classes = 0.5
 loss = "dice"
 aug = "turns"
 balance = true
 schedule = "polynomial"
 optimizer = "SGD"
-precision = "bf16"
+amp = "bf16"
 """
 
 
@@ -310,7 +310,7 @@ def test_without_a_gpu_it_says_so_and_trains(workspace: Path) -> None:
 
 def test_fp16_needs_a_gpu() -> None:
     with pytest.raises(UnsupportedError, match="needs a GPU"):
-        choose_compute(gpu=False, precision="fp16")
+        choose_compute(gpu=False, amp="fp16")
 
 
 def test_a_missing_data_set_shows_layout_and_source(workspace: Path) -> None:
@@ -459,7 +459,7 @@ def test_shuffle_changes_the_order_each_epoch_and_visits_all() -> None:
 
 
 def test_batches_have_the_configured_size() -> None:
-    assert [len(step) for step in plan(batch_size=2, repeat=2).steps()] == [2, 2, 2, 2, 2]
+    assert [len(step) for step in plan(batch_size=2, crops_per_image=2).steps()] == [2, 2, 2, 2, 2]
     assert [len(step) for step in plan(batch_size=4).steps()] == [4, 1]
 
 
@@ -652,8 +652,8 @@ def test_precision_on_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "stand-in")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
-    choice = choose_compute(gpu=True, precision=asked, local_rank=1)
+    choice = choose_compute(gpu=True, amp=asked, local_rank=1)
     assert choice.device == torch.device("cuda", 1)
     assert choice.precision == expected
     assert choice.device_reason == "stand-in"
-    assert choose_compute(gpu=False, precision="fp32").device.type == "cpu"
+    assert choose_compute(gpu=False, amp="fp32").device.type == "cpu"

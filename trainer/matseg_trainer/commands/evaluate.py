@@ -21,6 +21,7 @@ from matseg_trainer.commands.options import (
     gpu_option,
     require_train_extra,
     version_argument,
+    version_config,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -147,11 +148,11 @@ def _checkpoint_predictor(
     from matseg_trainer.predict.predictor import Predictor
     from matseg_trainer.train.device import choose_compute
 
-    config = place.config().version(dataset, version)
+    config = version_config(place, dataset, version)
     path = place.saved / f"{dataset}_{version}.pth"
     checkpoint = load_checkpoint(path)
     check_config(path, checkpoint, config)
-    compute = choose_compute(gpu=gpu, precision="fp32")
+    compute = choose_compute(gpu=gpu, amp="fp32")
     if gpu and compute.device.type == "cpu":
         warn(f"evaluating on the CPU: {compute.device_reason}")
     return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network

@@ -12,7 +12,12 @@ from matseg_shared.console.command import debug_option, json_option, print_json,
 from matseg_shared.console.help import Choice, Command, Example
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
-from matseg_trainer.commands.options import dataset_argument, require_train_extra, version_argument
+from matseg_trainer.commands.options import (
+    dataset_argument,
+    require_train_extra,
+    version_argument,
+    version_config,
+)
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
@@ -101,7 +106,7 @@ def export_main(
     matseg-evaluate --model.
     """
     place = Workspace.find(workspace)
-    config = place.config().version(dataset, version)
+    config = version_config(place, dataset, version)
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 import click
 
+from matseg_shared.console.command import warn
 from matseg_shared.errors import MissingExtraError
 from matseg_trainer.commands.completion import complete_dataset, complete_version
+from matseg_trainer.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matseg_trainer.config.versions import VersionConfig
 
 dataset_argument = click.argument("dataset", shell_complete=complete_dataset)
 version_argument = click.argument("version", shell_complete=complete_version)
 gpu_option = click.option("--gpu", is_flag=True, help="Use a GPU, should one be available.")
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+
+
+def version_config(place: Workspace, dataset: str, version: str) -> VersionConfig:
+    """Read the hyperparameters of a version, with a note on keys that have another name now.
+
+    Raises:
+        ConfigError: see `load_config` and `Config.version`.
+    """
+    config = place.config()
+    if config.note is not None:
+        warn(config.note)
+    return config.version(dataset, version)
 
 
 def require_train_extra(command: str) -> None:

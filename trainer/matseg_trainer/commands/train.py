@@ -16,11 +16,12 @@ from matseg_trainer.commands.options import (
     gpu_option,
     require_train_extra,
     version_argument,
+    version_config,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
-    from matseg_trainer.train.epoch_record import EpochRecord
+    from matseg_trainer.train.log import EpochRecord
     from matseg_trainer.train.loop import Outputs, TrainingJob
 
 
@@ -68,11 +69,11 @@ def train_main(
 ) -> None:
     """Train VERSION of DATASET, as config.toml describes it.
 
-    The best epoch by validation mean IoU (or the last, with `keep = "last"`) is kept in saved/; metrics per epoch go to
-    log/, curves to plots/.
+    The best epoch by validation mean IoU (or the last, with `checkpoint = "last"`) is kept in saved/; metrics per
+    epoch go to log/, curves to plots/.
     """
     place = Workspace.find(workspace)
-    config = place.config().version(dataset, version)
+    config = version_config(place, dataset, version)
     data = place.dataset(dataset)
     require_train_extra("matseg-train")
     if resume and (overwrite or no_save):
@@ -86,7 +87,7 @@ def train_main(
     from matseg_trainer.train.pretrained import InitialWeights
 
     with join_world(gpu=gpu) as world:
-        compute = choose_compute(gpu=gpu, precision=config.precision, local_rank=world.local_rank)
+        compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=world.local_rank)
         if gpu and compute.device.type == "cpu" and world.is_main:
             warn(f"training on the CPU: {compute.device_reason}")
         job = TrainingJob(
@@ -122,16 +123,16 @@ def train_main(
 
 def _summary(job: TrainingJob, records: Sequence[EpochRecord], outputs: Outputs) -> dict[str, Any]:
     """The JSON document, as docs/terminal.md has it."""
-    from matseg_trainer.train.epoch_record import kept_epoch
+    from matseg_trainer.train.log import TrainingLog
 
-    kept = kept_epoch(records, job.config.keep)
+    kept = TrainingLog(epochs=records, checkpoint=job.config.checkpoint).kept
     return {
         "dataset": job.dataset.name,
         "version": job.version,
         "network": job.config.model,
         "epochs": len(records),
-        "best_epoch": kept.epoch,
-        "validation": kept.validate,
+        "kept_epoch": kept.epoch,
+        "validation": kept.validate_,
         "seconds": round(sum(record.seconds for record in records), 3),
         "device": str(job.compute.device),
         "precision": job.compute.precision,
@@ -146,4 +147,4 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     score = summary["validation"]
     figures = f"mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
     files = [f"  {name:<10} {summary[name]}" for name in ("checkpoint", "log", "curves") if summary[name]]
-    return [f"epoch {summary['best_epoch']} is kept: validation {figures}", *files]
+    return [f"epoch {summary['kept_epoch']} is kept: validation {figures}", *files]

@@ -36,7 +36,7 @@ DROPPED = {
     "std": "measured on the training set",
     "print_freq": "every epoch is shown and logged",
     "decay_epoch": "the learning rate falls with `patience` or `schedule`",
-    "save": "the epoch that `keep` names is always kept, unless --no-save is given",
+    "save": "the epoch that `checkpoint` names is always kept, unless --no-save is given",
     "name": "always <data set>_<version>",
 }
 """Keys of the published versions that have no place here, and what stands for them."""
@@ -68,7 +68,7 @@ def read_matseg_config(path: Path) -> ImportedConfig:
     Raises:
         ConfigError: as `import_config`.
     """
-    from matseg_trainer.config.versions import parse_config  # pydantic and numpy: a quarter of a second
+    from matseg_trainer.config.load import parse_config  # pydantic and numpy: a quarter of a second
 
     tree = _parse(path)
     notes: list[str] = []

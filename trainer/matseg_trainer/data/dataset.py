@@ -223,7 +223,7 @@ class EpochSampler:
 
     def steps(self) -> list[list[int]]:
         """Batches of positions in one epoch; position p shows image `order[p % n_images]`."""
-        positions = list(range(self.n_images * self.config.repeat))
+        positions = list(range(self.n_images * self.config.crops_per_image))
         return [
             positions[start : start + self.config.batch_size]
             for start in range(0, len(positions), self.config.batch_size)
@@ -244,14 +244,17 @@ def load_batch(
     """Cut, augment and pad the samples of one step."""
     config = plan.config
     options = ViewOptions(
-        crop=config.crop, turn=config.aug is not False, warp=config.aug is True, focus=config.focus
+        crop=config.crop,
+        turn=config.aug is not False,
+        warp=config.aug is True,
+        focus=config.oversample_classes,
     )
     views, pixels = [], []
     for position in positions:
         rng = np.random.default_rng([plan.seed, epoch, position, 1])
         view = _pad(random_view(images[plan.image_of(epoch, position)].view(), rng, options), plan)
         views.append(view)
-        pixels.append(_sample_pixels(view.labels, config.samples, rng))
+        pixels.append(_sample_pixels(view.labels, config.pixels_per_image, rng))
     return Batch(
         images=torch.from_numpy(_stacked([view.pixels for view in views])),
         labels=torch.from_numpy(np.stack([view.labels for view in views]).astype(np.int64)),

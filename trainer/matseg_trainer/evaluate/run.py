@@ -22,9 +22,9 @@ from matseg_trainer.evaluate.disagreement import WrongPixels, rank_images, wrong
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of_images
 from matseg_trainer.evaluate.metrics import ConfusionMatrix
+from matseg_trainer.evaluate.plots import plot_confusion, plot_reliability
 from matseg_trainer.evaluate.table import image_table
 from matseg_trainer.predict.predictor import Predictor
-from matseg_trainer.train.plots import plot_confusion, plot_reliability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

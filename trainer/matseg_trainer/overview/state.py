@@ -74,7 +74,7 @@ class VersionState:
     epochs: int
     """Trained."""
     epochs_wanted: int
-    best_epoch: int | None
+    kept_epoch: int | None
     mean_iou: float | None
     """Of that epoch on the validation images."""
     evaluations: tuple[EvaluationState, ...]

@@ -11,7 +11,8 @@ from pathlib import Path
 from matseg_shared.contract.classes import CLASSES_NAME
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images.read import list_images
-from matseg_trainer.config.versions import CONFIG_NAME, VersionConfig
+from matseg_trainer.config.load import CONFIG_NAME
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.folder import SPLITS, Dataset, is_unsplit, unsplit_words
 from matseg_trainer.overview.models import ModelFile, exported_models, runs
 from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState

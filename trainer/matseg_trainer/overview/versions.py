@@ -92,7 +92,7 @@ def version_state(
         progress=progress,  # type: ignore[arg-type]  # one of three words
         epochs=epochs,
         epochs_wanted=config.epoch,
-        best_epoch=None if training is None else training.epoch,
+        kept_epoch=None if training is None else training.epoch,
         mean_iou=None if training is None else _number(training.metrics.get("mean_iou")),
         evaluations=tuple(_evaluations(place, name, checkpoint)),
         models=states,

@@ -16,7 +16,8 @@ from matseg_shared.pages.page import (
     write_page,
 )
 from matseg_shared.pages.parts import Fact
-from matseg_trainer.config.versions import VersionConfig, load_config
+from matseg_trainer.config.load import load_config
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.pages.places import page_path
 from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities
 from matseg_trainer.train.log import TrainingLog, read_log
@@ -98,7 +99,7 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
         record = None
     config, origin = _config(log, record)
     if config is not None:
-        epochs = replace(epochs, keep=config.keep)
+        epochs = replace(epochs, checkpoint=config.checkpoint)
     learning, data_charts = curves(epochs, record), intensities(record)
     write_page(
         target,
@@ -111,7 +112,7 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
             notes=_notes(epochs, config),
             tiles=_tiles(epochs, config),
             classes=_class_rows(epochs, record),
-            keep=epochs.keep,
+            keep=epochs.checkpoint,
             kept_epoch=epochs.kept.epoch,
             curves=tuple(chart.id for chart in learning),
             settings=_settings(config),
@@ -200,14 +201,14 @@ def _tiles(epochs: TrainingLog, config: VersionConfig | None) -> tuple[Fact, ...
         Fact(
             name="validation mean IoU",
             value=figure(kept.validate_.mean_iou),
-            note=f"in the {epochs.keep} epoch, which is kept",
+            note=f"in the {epochs.checkpoint} epoch, which is kept",
         ),
         Fact(
             name="validation accuracy",
             value=percent(kept.validate_.accuracy),
             note="share of pixels that are right",
         ),
-        Fact(name=f"{epochs.keep} epoch", value=str(kept.epoch), note=f"of {len(epochs.epochs)}"),
+        Fact(name=f"{epochs.checkpoint} epoch", value=str(kept.epoch), note=f"of {len(epochs.epochs)}"),
         Fact(
             name="time",
             value=f"{seconds / 60:.1f} min",

@@ -8,7 +8,7 @@ from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
 from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import visible_colours
-from matseg_trainer.train.log import LoggedEpoch, TrainingLog
+from matseg_trainer.train.log import EpochRecord, TrainingLog
 from matseg_trainer.train.record import TrainingRecord
 
 
@@ -30,7 +30,7 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
     """Loss, IoU and learning rate by epoch."""
     all_, kept = epochs.epochs, epochs.kept
     x = [epoch.epoch for epoch in all_]
-    mark = [Mark(x=kept.epoch, text=f"{epochs.keep}: {kept.epoch}")]
+    mark = [Mark(x=kept.epoch, text=f"{epochs.checkpoint}: {kept.epoch}")]
     classes = [
         Series(
             name=name,
@@ -60,7 +60,7 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
     ]
 
 
-def _both(name: str, epochs: Sequence[LoggedEpoch]) -> list[Series]:
+def _both(name: str, epochs: Sequence[EpochRecord]) -> list[Series]:
     x = [epoch.epoch for epoch in epochs]
     return [
         Series(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from matseg_shared.console import progress
-from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
+from matseg_trainer.train.log import EpochRecord, SplitScore
 from matseg_trainer.train.loop import Progress, TrainingJob
 
 _WAITS = 0.3
@@ -53,7 +53,7 @@ class TerminalProgress(Progress):
         mark = " best" if record.epoch == best else ""
         self._out.print(
             f"{record.epoch:>4}/{self._epochs:<4}{record.seconds:>7.1f} s{record.lr:>9.1e}"
-            f"{_figures(record.train)}{_figures(record.validate)}{mark}"
+            f"{_figures(record.train)}{_figures(record.validate_)}{mark}"
         )
         mean = sum(item.seconds for item in records) / len(records)
         self._left = f"all in {progress.duration(mean * (self._epochs - record.epoch))}"

@@ -26,12 +26,12 @@ class ComputeChoice:
         return names[self.autocast]
 
 
-def choose_compute(*, gpu: bool, precision: str, local_rank: int = 0) -> ComputeChoice:
-    """Resolve `--gpu` and the hyperparameter `precision` for this machine.
+def choose_compute(*, gpu: bool, amp: str, local_rank: int = 0) -> ComputeChoice:
+    """Resolve `--gpu` and the hyperparameter `amp` for this machine.
 
     Args:
         gpu: use a GPU should one be available, as the user guide says.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        amp: `auto`, `fp32`, `bf16` or `fp16`.
         local_rank: this process among those on the machine; picks the GPU.
 
     Raises:
@@ -43,7 +43,7 @@ def choose_compute(*, gpu: bool, precision: str, local_rank: int = 0) -> Compute
     else:
         device = torch.device("cpu")
         reason = f"no GPU: {why_no_cuda()}" if gpu else "as asked (no --gpu)"
-    autocast, why = _choose_precision(device, precision)
+    autocast, why = _choose_precision(device, amp)
     return ComputeChoice(device=device, device_reason=reason, autocast=autocast, precision_reason=why)
 
 
@@ -54,19 +54,17 @@ def why_no_cuda() -> str:
     return "torch finds no usable CUDA device or driver; see nvidia-smi"
 
 
-def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype | None, str]:
-    if precision == "fp32":
+def _choose_precision(device: torch.device, amp: str) -> tuple[torch.dtype | None, str]:
+    if amp == "fp32":
         return None, "as configured"
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported()
-        if precision == "fp16" or (precision == "auto" and not bf16):
-            return torch.float16, "as configured" if precision == "fp16" else "this GPU has no bf16"
-        return torch.bfloat16, "as configured" if precision == "bf16" else "this GPU has bf16"
-    if precision == "fp16":
-        raise UnsupportedError(
-            "precision fp16 needs a GPU; set `precision` to auto, bf16 or fp32 in config.toml"
-        )
-    if precision == "bf16":
+        if amp == "fp16" or (amp == "auto" and not bf16):
+            return torch.float16, "as configured" if amp == "fp16" else "this GPU has no bf16"
+        return torch.bfloat16, "as configured" if amp == "bf16" else "this GPU has bf16"
+    if amp == "fp16":
+        raise UnsupportedError("amp fp16 needs a GPU; set `amp` to auto, bf16 or fp32 in config.toml")
+    if amp == "bf16":
         return torch.bfloat16, "as configured"
     if _cpu_multiplies_bf16():
         return torch.bfloat16, "this CPU multiplies bf16 natively"

@@ -1,61 +1,81 @@
-"""The log of a training, read without torch."""
+"""The log of a training, a JSON document per epoch; written and read without torch."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import UsageError
-from matseg_trainer.config.versions import Keep, kept_index
+from matseg_shared.system.files import write_text
+from matseg_trainer.config.versions import KeptEpoch
 
 
-class LoggedScore(BaseModel):
-    """One split in one epoch."""
+class SplitScore(BaseModel):
+    """Scores of one split in one epoch."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     loss: float
+    """Cross-entropy in nats."""
     accuracy: float
     mean_iou: float
     iou: tuple[float | None, ...] = Field(min_length=1)
+    """Per class; None where a class occurs neither in the labels nor in the predictions."""
 
 
-class LoggedEpoch(BaseModel):
-    """One line."""
+class EpochRecord(BaseModel):
+    """One line of the log."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     epoch: int = Field(ge=1)
+    """Counted from 1."""
     lr: float
-    train: LoggedScore
-    validate_: LoggedScore = Field(alias="validate")
+    """Learning rate of its last step."""
+    train: SplitScore
+    """Of the augmented samples, while the weights were changing."""
+    validate_: SplitScore = Field(alias="validate")
+    """Of whole validation images, in fp32, after the epoch."""
     seconds: float = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """The record as plain lists, numbers and texts."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingLog:
-    """All epochs that could be read."""
+    """All epochs of a training that could be read."""
 
-    epochs: tuple[LoggedEpoch, ...]
-    unread: tuple[int, ...]
-    """Numbers of lines that are none, from 1."""
-    keep: Keep = "best"
-    """What the version says of the epoch to keep."""
+    epochs: Sequence[EpochRecord]
+    unread: tuple[int, ...] = ()
+    """Numbers of damaged lines, from 1."""
+    checkpoint: KeptEpoch = "best"
+    """Which epoch the version keeps."""
 
     @property
-    def kept(self) -> LoggedEpoch:
+    def best(self) -> EpochRecord:
+        """The first epoch with the highest validation mean IoU."""
+        return max(self.epochs, key=lambda record: record.validate_.mean_iou)
+
+    @property
+    def kept(self) -> EpochRecord:
         """The epoch whose weights are kept."""
-        return self._epoch(self.keep)
+        return self.epochs[-1] if self.checkpoint == "last" else self.best
 
-    @property
-    def best(self) -> LoggedEpoch:
-        """The epoch with the highest validation mean IoU."""
-        return self._epoch("best")
 
-    def _epoch(self, keep: Keep) -> LoggedEpoch:
-        return self.epochs[kept_index([epoch.validate_.mean_iou for epoch in self.epochs], keep)]
+def write_log(path: Path, epochs: Sequence[EpochRecord]) -> None:
+    """Write `log/<name>.jsonl` anew.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(path, "".join(f"{json.dumps(record.document())}\n" for record in epochs))
 
 
 def read_log(path: Path) -> TrainingLog:
@@ -71,15 +91,15 @@ def read_log(path: Path) -> TrainingLog:
             f"{path}: expected the log of a training, found no file that can be read ({error.strerror or error}); "
             "run matseg-train"
         ) from error
-    epochs: list[LoggedEpoch] = []
+    epochs: list[EpochRecord] = []
     unread: list[int] = []
     for number, line in enumerate(lines, start=1):
         try:
-            epochs.append(LoggedEpoch.model_validate_json(line))
+            epochs.append(EpochRecord.model_validate_json(line))
         except ValidationError:
             unread.append(number)
-    count = max((len(epoch.validate_.iou) for epoch in epochs), default=0)
-    if not epochs or any({len(epoch.validate_.iou), len(epoch.train.iou)} != {count} for epoch in epochs):
+    classes = {len(score.iou) for epoch in epochs for score in (epoch.train, epoch.validate_)}
+    if len(classes) != 1:
         raise UsageError(
             f"{path}: expected the log of one training, a JSON document with loss and IoU per line, found something "
             "else; name a file that matseg-train wrote into log/"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 from matseg_shared.contract.metadata import InitInfo, InputInfo, TrainingInfo
 from matseg_shared.errors import DatasetError, ModelError, UsageError
 from matseg_shared.system import interruption
-from matseg_shared.system.files import write_text
 from matseg_shared.system.locks import FileLock
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.dataset import (
@@ -47,7 +45,7 @@ from matseg_trainer.predict.checkpoint import (
 from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
-from matseg_trainer.train.epoch_record import EpochRecord, SplitScore
+from matseg_trainer.train.log import EpochRecord, TrainingLog, write_log
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.pretrained import InitialWeights, origin_changes
 from matseg_trainer.train.record import write_record
@@ -271,17 +269,17 @@ class Training:
         record = EpochRecord(
             epoch=epoch,
             lr=self.rate.now,
-            train=SplitScore.of(trained),
-            validate=SplitScore.of(validated),
+            train=trained.summary(),
+            validate=validated.summary(),
             seconds=time.monotonic() - started,
         )
         self.rate.after_epoch(validated.loss)
         self.state.records.append(record)
-        better = record.validate.mean_iou > self.state.best_iou
+        better = record.validate_.mean_iou > self.state.best_iou
         if better:
-            self.state.best_epoch, self.state.best_iou = epoch, record.validate.mean_iou
+            self.state.best_epoch, self.state.best_iou = epoch, record.validate_.mean_iou
         if self.world.is_main:
-            self._write(kept=better or self.job.config.keep == "last")
+            self._write(kept=better or self.job.config.checkpoint == "last")
             progress.epoch(self.state.records, self.state.best_epoch)
         self.world.barrier()
 
@@ -351,7 +349,7 @@ class Training:
                 network=job.config.model,
                 config=job.config.model_dump(mode="json"),
                 epoch=now.epoch,
-                metrics=asdict(now.validate),
+                metrics=now.validate_.model_dump(),
                 fingerprint=self.fingerprint,
                 seed=job.seed,
                 packages=package_versions(),
@@ -364,17 +362,15 @@ class Training:
         )
 
     def _write(self, *, kept: bool) -> None:
-        from matseg_trainer.train.plots import plot_training
+        from matseg_trainer.train.curves import plot_training
 
-        lines = [json.dumps(asdict(record)) for record in self.state.records]
-        write_text(self.outputs.log, "\n".join(lines) + "\n")
+        log = TrainingLog(epochs=self.state.records, checkpoint=self.job.config.checkpoint)
+        write_log(self.outputs.log, log.epochs)
         if self.job.save:
             if kept:
                 save_checkpoint(self.outputs.checkpoint, self.checkpoint())
             save_tensors(self.outputs.resume, self._resume_state())
-        plot_training(
-            self.outputs.plot, self.job.name, self.state.records, self.classes, self.job.config.keep
-        )
+        plot_training(self.outputs.plot, self.job.name, log, self.classes)
 
     def _resume_state(self) -> dict[str, Any]:
         return {
@@ -388,7 +384,7 @@ class Training:
             "optimizer": self.stepper.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
             "rate": self.rate.state(),
-            "records": [asdict(record) for record in self.state.records],
+            "records": [record.document() for record in self.state.records],
             "best_epoch": self.state.best_epoch,
             "best_iou": self.state.best_iou,
         }
@@ -428,7 +424,7 @@ class Training:
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         self.rate.restore(state["rate"])
-        self.state.records = [EpochRecord.from_json(values) for values in state["records"]]
+        self.state.records = [EpochRecord.model_validate(values) for values in state["records"]]
         self.state.best_epoch, self.state.best_iou = state["best_epoch"], state["best_iou"]
 
 

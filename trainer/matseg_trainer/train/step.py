@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +14,11 @@ from matseg_shared.contract.metadata import InputInfo
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch
-from matseg_trainer.evaluate.metrics import ConfusionMatrix
+from matseg_trainer.evaluate.metrics import ConfusionMatrix, segmentation_metrics
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
+from matseg_trainer.train.log import SplitScore
 from matseg_trainer.train.losses import soft_dice, weighted_cross_entropy
 
 
@@ -47,6 +49,12 @@ class RunningScore:
         total = RunningScore(n_class=self.n_class, loss_sum=float(values[0]), weight_sum=float(values[1]))
         total.matrix[:] = values[2:].reshape(self.n_class, self.n_class).astype(np.int64)
         return total
+
+    def summary(self) -> SplitScore:
+        """The figures of these counts."""
+        metrics = segmentation_metrics(self.matrix)
+        iou = tuple(None if math.isnan(value) else value for value in metrics.iou)
+        return SplitScore(loss=self.loss, accuracy=metrics.accuracy, mean_iou=metrics.mean_iou, iou=iou)
 
     @property
     def loss(self) -> float:

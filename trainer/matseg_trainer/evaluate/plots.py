@@ -1,0 +1,95 @@
+"""Pictures of an evaluation: confusion matrix and reliability diagram."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.system.files import atomic_write
+from matseg_trainer.evaluate.document import EvaluationDocument
+from matseg_trainer.evaluate.metrics import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BLUE = "#0072b2"
+
+
+def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Sequence[ClassInfo]) -> None:
+    """The confusion matrix, each row as shares of the labelled class, with pixel counts, as PNG.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    names = [item.name for item in classes]
+    rows = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, rows, out=np.zeros(matrix.shape), where=rows > 0)
+    size = 2.5 + 0.9 * len(names)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(
+            column,
+            row,
+            f"{share:.2%}\n{matrix[row, column]:,}",
+            ha="center",
+            va="center",
+            fontsize="small",
+            color="white" if share < 0.5 else "black",
+        )
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("labelled")
+    axes.set_title(title, fontsize="medium")
+    figure.colorbar(picture, ax=axes, label="share of the labelled class")
+    save_figure(figure, path)
+
+
+def plot_reliability(path: Path, title: str, result: EvaluationDocument) -> None:
+    """The reliability diagram: accuracy against confidence per bin, and how many pixels each bin holds, as PNG.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 6.5), layout="constrained")
+    curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = [item for item in result.reliability if item.pixels]
+    confidence = [np.nan if item.confidence is None else item.confidence for item in bins]
+    accuracy = [np.nan if item.accuracy is None else item.accuracy for item in bins]
+    curve.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="calibrated")
+    curve.plot(confidence, accuracy, color=_BLUE, marker="o", label="model")
+    curve.set_ylabel("share of right pixels")
+    curve.set_ylim(0, 1.02)
+    curve.legend(frameon=False, loc="upper left")
+    curve.set_title(
+        f"{title}\ncalibration error {result.calibration_error:.4f}, Brier score {result.brier:.4f}",
+        fontsize="medium",
+    )
+    for item in result.reliability:
+        counts.bar(item.lower, item.pixels, width=item.upper - item.lower, align="edge", color=_BLUE)
+    counts.set_yscale("log")
+    counts.set_ylabel("pixels")
+    counts.set_xlabel("probability of the predicted class")
+    counts.set_xlim(0, 1.02)
+    for axes in (curve, counts):
+        axes.grid(alpha=0.25)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    with atomic_write(path) as stream:
+        stream.write(buffer.getvalue())
