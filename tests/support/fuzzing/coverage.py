@@ -122,7 +122,7 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_shared.contract.metadata import DOCUMENT_KEY, SELF_TEST_KEY, decode, decode_self_test
     from matseg_shared.contract.onnx_properties import read_properties
     from matseg_shared.images.read import read_image
-    from matseg_trainer.config.import_guide import import_config
+    from matseg_trainer.config.import_guide import read_matseg_config
     from matseg_trainer.config.load import load_config
     from matseg_trainer.predict.checkpoint_header import read_training
 
@@ -144,7 +144,7 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         ),
         "config": lambda content: load_config(as_file("config.toml", content)),
         "classes": lambda content: read_classes(as_file("classes.toml", content)),
-        "import": lambda content: import_config(as_file("config.py", content)),
+        "import": lambda content: read_matseg_config(as_file("config.py", content)),
         "properties": lambda content: read_properties(as_file("p.onnx", content)),
         "model": lambda content: Session.open(as_file("m.onnx", content), provider="cpu", threads=1),
         "checkpoint": lambda content: read_training(as_file("c.pth", content)),

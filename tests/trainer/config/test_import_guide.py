@@ -15,7 +15,6 @@ from matseg_shared.errors import ConfigError
 from matseg_trainer.commands.prep import main as prep_main
 from matseg_trainer.config.import_guide import (
     DROPPED,
-    import_config,
     read_matseg_config,
 )
 from matseg_trainer.config.load import Config, parse_config
@@ -67,12 +66,19 @@ def write(tmp_path: Path) -> Write:
 
 
 def read_back(path: Path) -> Config:
-    return parse_config(tomllib.loads(import_config(path)), path)
+    return parse_config(tomllib.loads(read_matseg_config(path).text), path)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_matseg_config(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
 
 
 def problems(path: Path) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        import_config(path)
+        read_matseg_config(path)
     assert str(path) in str(caught.value)
     return [str(problem) for problem in caught.value.problems]
 
@@ -92,8 +98,8 @@ def test_the_published_shape(write: Write) -> None:
 
 
 def test_only_what_differs_from_our_defaults_is_written(write: Write) -> None:
-    document = tomllib.loads(import_config(write(PUBLISHED)))
-    assert document["steel"]["default"] == {"n_class": 4, "size": [484, 645], "batch_size": 2}
+    document = tomllib.loads(read_matseg_config(write(PUBLISHED)).text)
+    assert document["steel"]["default"] == {"n_class": 4, "size": [484, 645], "batch_size": 2, "patience": 40}
     assert document["rock"]["default"] == {"n_class": 3, "shuffle": True}
 
 
@@ -133,9 +139,8 @@ def test_patience_keeps_its_meaning(write: Write) -> None:
         """)
     config = read_back(path)
     found = {name: version.effective_patience for name, version in config.versions["set"].items()}
-    assert found == {"short": 4, "long": 40, "own": 7, "none": 1}
-    notes = read_matseg_config(path).notes
-    assert [note.split(":")[0] for note in notes] == ["set.none", "set.long"]
+    assert found == {"short": 40, "long": 40, "own": 7, "none": 1}
+    assert [note.split(":")[0] for note in read_matseg_config(path).notes] == ["set.none"]
 
 
 def test_a_default_patience_of_its_own_is_carried_over(write: Write) -> None:
@@ -158,28 +163,12 @@ def test_images_that_stood_elsewhere_are_noted(write: Write) -> None:
     assert notes == ["crops.default: its images stood in './data/whole'; here they stand in data/crops"]
 
 
-def test_of_equal_keys_the_last_holds_and_is_noted(write: Write) -> None:
-    path = write("""
-        config = {'set': {
-            'v1': {'model': 'unet', 'n_class': 2},
-            'v1': {'model': 'segnet', 'n_class': 2, 'lr': 1, 'lr': 0.5}}}
-        """)
-    config = read_back(path)
-    assert (config.version("set", "v1").model, config.version("set", "v1").lr) == ("segnet", 0.5)
-    notes = read_matseg_config(path).notes
-    assert notes == (
-        "set.v1: given twice; line 4 holds, as in Python",
-        "set.v1.lr: given twice; line 4 holds, as in Python",
-    )
-
-
 def test_names_that_need_quotes_in_toml(write: Write) -> None:
     config = read_back(write("config = {'größe 2': {'v 1.5': {'model': 'unet', 'n_class': 2}}}"))
     assert config.version("größe 2", "v 1.5").model == "unet"
 
 
-def test_an_annotated_dict_and_an_empty_one(write: Write) -> None:
-    assert read_back(write("config: dict = {'s': {'v': {'model': 'unet', 'n_class': 2}}}")).versions["s"]
+def test_an_empty_dict(write: Write) -> None:
     assert read_back(write("config = {}")).versions == {}
 
 
@@ -196,47 +185,27 @@ def test_the_source_is_never_executed(write: Write, tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_all_that_is_not_literal_is_listed_with_its_line(write: Write) -> None:
-    path = write("""\
-        SIZE = 852
-        def gen_default(n_class, lr=10 ** -4):
-            return {'n_class': n_class, 'lr': lr}
-        config = {
-            'a': {
-                'default': gen_default(2),
-                'v1': {'model': name, 'epoch': int('4'), 'size': (SIZE, 852)},
-                'v2': {'model': f'unet', 'lr': 1e-3 if fast else 1e-4},
-                f'v3': {'model': 'unet'},
-                **others,
-                'v4': dict(model='unet'),
-                'v5': gen_default(1, 2, 3),
-                'v6': 'unet',
-            },
-            'b': make(),
-        }
-        config['a']['v9'] = {'model': 'unet'}
-        """)
-    found = problems(path)
-    assert [line.split(":")[0] for line in found] == [
-        *["line 2", "line 7", "line 7", "line 7", "line 8", "line 8", "line 9", "line 10"],
-        *["line 11", "line 12", "line 13", "line 15", "line 17"],
-    ]
-    text = "\n".join(found)
-    for part in (
-        "line 2: a.default.lr: expected a plain value, found a calculation",
-        "a.v1.model: expected a plain value, found the name `name`",
-        "a.v1.epoch: expected a plain value, found a call of int()",
-        "a.v1.size: expected a plain value, found the name `SIZE`",
-        "found an f-string",
-        "found a condition",
-        "found a `**` merge",
-        "found a call of dict()",
-        "do not fit gen_default(n_class, lr)",
-        "expected the dict of a.v6, found a value of type str",
-        "found a call of make()",
-        "changes `config` by code",
-    ):
-        assert part in text
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("'v': {'model': name}", "expected a plain value as s.v.model, found `name`"),
+        ("'v': {'epoch': int('4')}", "expected a plain value as s.v.epoch, found `int('4')`"),
+        ("'v': {'size': (SIZE, 852)}", "expected a plain value as s.v.size, found `(SIZE, 852)`"),
+        ("'v': {'lr': 10 ** -4}", "expected a plain value as s.v.lr, found `10 ** (-4)`"),
+        ("'v': {'model': f'unet'}", "expected a plain value as s.v.model, found `f'unet'`"),
+        (
+            "f'v': {'model': 'unet'}",
+            "expected a name in quotes as a key of the versions of 's', found `f'v'`",
+        ),
+        ("**others", "expected a name in quotes as a key of the versions of 's', found `others`"),
+        ("'v': dict(model='unet')", "expected a dict or a call of a function of this file"),
+        ("'v': 'unet'", "expected the dict of s.v, found `'unet'`"),
+        ("'v': {'size': None}", "expected a plain value as s.v.size, found `None`"),
+    ],
+)
+def test_what_is_no_plain_value_is_refused_with_its_line(write: Write, version: str, message: str) -> None:
+    path = write(f"config = {{'s': {{\n    {version},\n}}}}")
+    assert f"plain values; line 2: {message}" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +221,7 @@ def test_all_that_is_not_literal_is_listed_with_its_line(write: Write) -> None:
 )
 def test_versions_changed_by_code_are_refused(write: Write, statement: str) -> None:
     path = write("config = {'s': {'v': {'model': 'unet', 'n_class': 2}}}\n" + statement)
-    assert problems(path) == ["line 2: changes `config` by code; write it into the dict itself"]
+    assert "line 2: expected one dict `config` that no other code changes, found " in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +229,7 @@ def test_versions_changed_by_code_are_refused(write: Write, statement: str) -> N
     [
         "def gen(a):\n    a = 3\n    return {'n_class': a}",
         "def gen(a):\n    d = {'n_class': a}\n    d['lr'] = 1\n    return d",
+        "def gen(a):\n    d = {'n_class': a}\n    d.update(lr=1)\n    return d",
         "def gen(a):\n    if a:\n        return {}",
         "@twice\ndef gen(a):\n    return {'n_class': a}",
         "def gen(a):\n    return dict(n_class=a)",
@@ -267,17 +237,15 @@ def test_versions_changed_by_code_are_refused(write: Write, statement: str) -> N
 )
 def test_a_function_that_does_more_than_return_a_dict_is_refused(write: Write, function: str) -> None:
     path = write(f"{function}\nconfig = {{'s': {{'default': gen(2), 'v': {{'model': 'unet'}}}}}}")
-    (problem,) = problems(path)
-    assert "expected gen() to do nothing but return one dict" in problem
+    assert "expected gen() to do nothing but return one dict" in refusal(path)
 
 
-@pytest.mark.parametrize("call", ["gen()", "gen(2, a=3)", "gen(*x)", "gen(**x)", "gen(2, c=3)"])
+@pytest.mark.parametrize("call", ["gen()", "gen(*x)", "gen(**x)", "gen(2, 3, 4)", "gen(2, c=3)"])
 def test_arguments_that_do_not_fit(write: Write, call: str) -> None:
     path = write(
         f"def gen(a, b=1):\n    return {{'n_class': a}}\nconfig = {{'s': {{'default': {call}, 'v': {{}}}}}}"
     )
-    (problem,) = problems(path)
-    assert ("do not fit gen(a, b)" in problem) or ("found the name `a`" in problem)
+    assert re.search(r"expected arguments of gen\(a, b\)|n_class, found `(a|\*x)`", refusal(path))
 
 
 def test_wrong_values_are_listed_with_place_and_line(write: Write) -> None:
@@ -287,7 +255,7 @@ def test_wrong_values_are_listed_with_place_and_line(write: Write) -> None:
                 'default': {'class_num': 1},
                 'v1': {'model': 'unett'},
                 'v2': {'model': 'unet', 'learning_rate': 3,
-                       'batch_size': True, 'lr': -1e-3, 'seed': None},
+                       'batch_size': True, 'lr': -1e-3, 'seed': 'x'},
             },
             'b/c': {'v1': {'model': 'unet', 'n_class': 2}},
         }
@@ -305,23 +273,14 @@ def test_wrong_values_are_listed_with_place_and_line(write: Write) -> None:
     assert any("did you mean 'unet'?" in line for line in found)
 
 
-def test_none_that_undoes_a_default_is_refused_and_otherwise_left_out(write: Write) -> None:
-    kept = write("config = {'s': {'v': {'model': 'unet', 'n_class': 2, 'size': None}}}")
-    assert read_back(kept).version("s", "v").size is None
-    undone = write(
-        "config = {'s': {'default': {'n_class': 2, 'size': 5}, 'v': {'model': 'unet', 'size': None}}}"
-    )
-    assert problems(undone) == ["s.v.size: None cannot undo the data set's default 5 here (line 1)"]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"config = {\n", "expected Python source, but at line 1"),
         (b"\x89PNG\r\n\x1a\n\x00\x01", "expected Python source"),
         (b"config = {}\x00", "expected Python source"),
-        (b"x = 1\n", "found none"),
-        (b"", "found none"),
+        (b"x = 1\n", "expected a dict `config`"),
+        (b"", "expected a dict `config`"),
         (b"config = " + b"[" * 50000, "config.py: "),
         (b"config = {'s': {'v': {'lr': " + b"-" * 50000 + b"1}}}", "config.py: "),
         (b"config = {'s': {'v': {'lr': " + b"1+" * 50000 + b"1}}}", "config.py: "),
@@ -349,7 +308,7 @@ def test_files_that_are_no_config(tmp_path: Path, content: bytes, message: str) 
     path = tmp_path / "config.py"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        import_config(path)
+        read_matseg_config(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
 
@@ -357,7 +316,7 @@ def test_files_that_are_no_config(tmp_path: Path, content: bytes, message: str) 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "config.py", tmp_path):
         with pytest.raises(ConfigError, match="expected a MatSeg config"):
-            import_config(path)
+            read_matseg_config(path)
 
 
 def run(*arguments: object) -> Result:
@@ -368,14 +327,14 @@ def test_the_command_prints_toml_and_says_its_notes_apart(write: Write) -> None:
     path = write(PUBLISHED)
     result = run(path)
     assert result.exit_code == 0
-    assert result.stdout == import_config(path)
+    assert result.stdout == read_matseg_config(path).text
     assert "note: root: left out; images are looked for in data/<data set>" in result.stderr
 
 
 def test_the_command_writes_a_file_and_never_over_one(write: Write, tmp_path: Path) -> None:
     path, output = write(PUBLISHED), tmp_path / "config.toml"
     assert run(path, "-o", output).exit_code == 0
-    assert output.read_text(encoding="utf-8") == import_config(path)
+    assert output.read_text(encoding="utf-8") == read_matseg_config(path).text
     output.write_text("mine", encoding="utf-8")
     result = run(path, "-o", output)
     assert result.exit_code == 2
@@ -386,7 +345,7 @@ def test_the_command_writes_a_file_and_never_over_one(write: Write, tmp_path: Pa
 def test_the_command_answers_a_bad_file_without_a_traceback(write: Write) -> None:
     result = run(write("config = {'a': b}"))
     assert result.exit_code == 2
-    assert "line 1: expected the dict of versions of 'a', found the name `b`" in result.stderr
+    assert "line 1: expected the dict of the versions of 'a', found `b`" in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -16,7 +16,10 @@ hold anything, and are named in the notes.
 from __future__ import annotations
 
 import ast
+import copy
+import json
 import re
+import textwrap
 import tomllib
 import warnings
 from collections.abc import Mapping
@@ -25,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from matseg_shared.errors import ConfigError, Problem
-from matseg_trainer.config.config_source import Settings, read_settings
+from matseg_trainer.config.load import DEFAULT_VERSION, parse_config
+from matseg_trainer.config.versions import VersionConfig
 
-DEFAULT = "default"
 MAX_SOURCE_BYTES = 1 << 20
 RENAMED = {"class_num": "n_class"}
 DROPPED = {
@@ -52,179 +55,191 @@ class ImportedConfig:
     """What was left out or means something else here, one sentence each."""
 
 
-def import_config(path: Path) -> str:
-    """The text of a `config.toml` with all data sets and versions of an existing MatSeg `config.py`.
-
-    Raises:
-        ConfigError: the file cannot be read, is not of the published shape, or a value is wrong; lists every
-            problem with its line.
-    """
-    return read_matseg_config(path).text
-
-
 def read_matseg_config(path: Path) -> ImportedConfig:
-    """As `import_config`, with the notes apart.
+    """All data sets and versions of an existing MatSeg `config.py`.
 
     Raises:
-        ConfigError: as `import_config`.
+        ConfigError: the file cannot be read; is not of the published shape (names the first line that is not); or its
+            values are wrong (lists every one with its line).
     """
-    from matseg_trainer.config.load import parse_config  # pydantic and numpy: a quarter of a second
-
-    tree = _parse(path)
-    notes: list[str] = []
     try:
-        settings = read_settings(tree, path, unused=frozenset(DROPPED))
-        document = _translate(settings, notes)
-    except RecursionError as error:
+        reader = _Reader(_parse(path))
+    except _UnexpectedError as error:
+        raise ConfigError(
+            f"{path}: is read without executing it, so its versions must be written as plain values; {error}"
+        ) from error
+    except (RecursionError, MemoryError) as error:
         raise ConfigError(f"{path}: is nested too deeply to be a MatSeg configuration") from error
     try:
-        checked = parse_config(document, path)
-        _refuse_unwritable(document, path)
+        checked = parse_config(reader.tables, path)
     except ConfigError as error:
-        problems = [_with_line(problem, settings) for problem in error.problems]
+        problems = [reader.with_line(problem) for problem in error.problems]
         raise ConfigError(f"{path}: its versions cannot be used as they are", problems) from error
-    notes = list(dict.fromkeys(notes))
-    text = _write(document, [f"Imported from {path.name!r}.", *notes])
+    notes = tuple(dict.fromkeys(reader.notes))
+    text = _write(reader.tables, [f"Imported from {path.name!r}.", *notes])
     if parse_config(tomllib.loads(text), path) != checked:
         raise AssertionError("the written TOML does not hold what was read")
-    return ImportedConfig(text=text, notes=tuple(notes))
+    return ImportedConfig(text=text, notes=notes)
 
 
 def _parse(path: Path) -> ast.Module:
     try:
         if path.stat().st_size > MAX_SOURCE_BYTES:
             raise ConfigError(f"{path}: expected a MatSeg config.py, found a file of more than a megabyte")
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a MatSeg config.py: {error.strerror or error}") from error
-    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of somebody else's escape sequences
-            return ast.parse(content)
+            return ast.parse(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a MatSeg config.py: {error.strerror or error}") from error
     except SyntaxError as error:
         place = f" at line {error.lineno}" if error.lineno else ""
         raise ConfigError(f"{path}: expected Python source, but{place}: {error.msg}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: expected Python source, found a binary file ({error})") from error
-    except (RecursionError, MemoryError) as error:
-        raise ConfigError(f"{path}: is nested too deeply to be a MatSeg configuration") from error
 
 
-def _translate(settings: Settings, notes: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Our names, without the keys that have no place here; adds to `notes`."""
-    document: dict[str, dict[str, dict[str, Any]]] = {}
-    notes += settings.notes
-    for dataset, versions in settings.tables.items():
-        document[dataset] = {name: _translate_keys(table) for name, table in versions.items()}
-        for key in sorted({key for table in versions.values() for key in table} & DROPPED.keys()):
-            notes.append(f"{key}: left out; {DROPPED[key]}")
-        for version, table in versions.items():
-            root = table.get("root")
-            if isinstance(root, str) and re.split(r"[/\\]+", root.rstrip("/\\"))[-1] != dataset:
-                notes.append(
-                    f"{dataset}.{version}: its images stood in {root!r}; here they stand in data/{dataset}"
-                )
-        _carry_patience(document[dataset], dataset, notes)
-        defaults = document[dataset].get(DEFAULT)
-        if defaults:
-            document[dataset][DEFAULT] = _without_our_defaults(defaults)
-    return document
+class _UnexpectedError(Exception):
+    def __init__(self, node: ast.expr | ast.stmt, expected: str) -> None:
+        found = textwrap.shorten(ast.unparse(node), 60, placeholder=" ...")
+        super().__init__(f"line {node.lineno}: expected {expected}, found `{found}`")
 
 
-def _translate_keys(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {RENAMED.get(key, key): value for key, value in table.items() if key not in DROPPED}
+class _Reader:
+    """The dict `config` of a source, with our names of the keys and without those that have no place here."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.tables: dict[str, dict[str, dict[str, Any]]] = {}
+        self.notes: list[str] = []
+        self._lines: dict[str, int] = {}  # of `set`, `set.version` and `set.version.key`
+        self._functions = {item.name: item for item in tree.body if isinstance(item, ast.FunctionDef)}
+        for dataset, versions in self._items(_config_dict(tree), "the data sets", "").items():
+            tables = self.tables[dataset] = {}
+            for version, node in self._items(versions, f"the versions of {dataset!r}", f"{dataset}.").items():
+                tables[version] = self._table(node, dataset, f"{dataset}.{version}")
+            if DEFAULT_VERSION in tables:
+                tables[DEFAULT_VERSION] = _without_our_defaults(tables[DEFAULT_VERSION])
+
+    def _items(self, node: ast.expr, what: str, prefix: str) -> dict[str, ast.expr]:
+        if not isinstance(node, ast.Dict):
+            raise _UnexpectedError(node, f"the dict of {what}")
+        items = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
+                raise _UnexpectedError(key or value, f"a name in quotes as a key of {what}")
+            name = RENAMED.get(key.value, key.value)
+            items[name], self._lines[prefix + name] = value, key.lineno
+        return items
+
+    def _table(self, node: ast.expr, dataset: str, place: str) -> dict[str, Any]:
+        called = self._returned_dict(node) if isinstance(node, ast.Call) else node
+        table: dict[str, Any] = {}
+        for key, item in self._items(called, place, f"{place}.").items():
+            try:
+                value = ast.literal_eval(item)
+            except (ValueError, TypeError):
+                value = None
+            if key in DROPPED:
+                self.notes.append(f"{key}: left out; {DROPPED[key]}")
+                if (
+                    key == "root"
+                    and isinstance(value, str)
+                    and Path(value.replace("\\", "/")).name != dataset
+                ):
+                    self.notes.append(
+                        f"{place}: its images stood in {value!r}; here they stand in data/{dataset}"
+                    )
+                continue
+            if value is None:
+                raise _UnexpectedError(item, f"a plain value as {place}.{key}")
+            if key == "patience" and value == 0:
+                value = 1
+                self.notes.append(f"{place}: patience 0 became 1, the least there is here")
+            table[key] = value
+        return table
+
+    def _returned_dict(self, call: ast.Call) -> ast.expr:
+        """The dict that a function of the file returns, with the call's arguments in the place of parameters."""
+        function = self._functions.get(ast.unparse(call.func))
+        if function is None:
+            raise _UnexpectedError(call, "a dict or a call of a function of this file")
+        body = function.body[ast.get_docstring(function) is not None :]
+        match [*function.decorator_list, *body]:
+            case [ast.Return(value=ast.Dict() as returned)]:
+                pass
+            case [
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict() as returned),
+                ast.Return(value=ast.Name(id=result)),
+            ] if name == result:
+                pass
+            case _:
+                raise _UnexpectedError(function, f"{function.name}() to do nothing but return one dict")
+        names = [item.arg for item in (*function.args.args, *function.args.kwonlyargs)]
+        defaults = [*function.args.defaults, *function.args.kw_defaults]
+        values = dict(zip(reversed(names), reversed(defaults), strict=False))
+        given = {item.arg or "**": item.value for item in call.keywords}
+        if len(call.args) > len(function.args.args) or not given.keys() <= set(names):
+            raise _UnexpectedError(call, f"arguments of {function.name}({', '.join(names)})")
+        values |= dict(zip(names, call.args, strict=False)) | given
+        substituted: ast.expr = _Substitution(values).visit(copy.deepcopy(returned))
+        return substituted
+
+    def with_line(self, problem: Problem) -> Problem:
+        """A problem of the TOML, with the line of the Python source."""
+        where = problem.where.strip("'\"")  # names that no folder can have are quoted
+        while where and where not in self._lines:
+            where = where.rpartition(".")[0]
+        return (
+            replace(problem, message=f"{problem.message} (line {self._lines[where]})") if where else problem
+        )
 
 
-def _carry_patience(versions: dict[str, dict[str, Any]], dataset: str, notes: list[str]) -> None:
-    """There, `patience` was a plain number (by default the default's epochs); here 0 stands for a version's epochs."""
-    from matseg_trainer.config.versions import VersionConfig
+class _Substitution(ast.NodeTransformer):
+    """Puts values in the place of parameters, and joins strings with a plus between them."""
 
-    defaults = versions.get(DEFAULT, {})
-    for name, table in versions.items():
-        if table.get("patience") == 0:
-            table["patience"] = 1
-            notes.append(f"{dataset}.{name}: patience 0 became 1, the least there is here")
-    patience = defaults.get("patience")
-    epoch = defaults.get("epoch", VersionConfig.model_fields["epoch"].default)
-    if patience is None or patience != epoch:
-        return
-    del defaults["patience"]
-    for name, table in versions.items():
-        own = table.get("epoch", epoch)
-        if "patience" not in table and isinstance(own, int) and isinstance(epoch, int) and own > epoch:
-            table["patience"] = patience
-            notes.append(
-                f"{dataset}.{name}: keeps the patience {patience} of its data set; left out, it would be {own}"
-            )
+    def __init__(self, values: Mapping[str, ast.expr | None]) -> None:
+        self._values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._values.get(node.id) or node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        match node:
+            case ast.BinOp(ast.Constant(value=str(left)), ast.Add(), ast.Constant(value=str(right))):
+                return ast.copy_location(ast.Constant(left + right), node)
+        return node
+
+
+def _config_dict(tree: ast.Module) -> ast.expr:
+    touching = [
+        item
+        for item in tree.body
+        if not isinstance(item, ast.FunctionDef | ast.ClassDef)
+        and not (isinstance(item, ast.If) and "__name__" in ast.unparse(item.test))
+        and any(isinstance(node, ast.Name) and node.id == "config" for node in ast.walk(item))
+    ]
+    match touching:
+        case [ast.Assign(targets=[ast.Name()], value=value)]:
+            return value
+        case [*_, last]:
+            raise _UnexpectedError(last, "one dict `config` that no other code changes")
+    raise _UnexpectedError(ast.Pass(lineno=1), "a dict `config` of data sets and versions")
 
 
 def _without_our_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user's own defaults change; of equal ones only those of the same type (1 is not true)."""
-    from matseg_trainer.config.versions import VersionConfig
-
-    ours = {name: field.default for name, field in VersionConfig.model_fields.items()}
-    return {
-        key: value
-        for key, value in table.items()
-        if key not in ours or value != ours[key] or type(value) is not type(ours[key])
-    }
+    """Leave out what MatSeg takes by default; as it is written, for 1 is not True."""
+    ours = {name: repr(field.default) for name, field in VersionConfig.model_fields.items()}
+    return {key: value for key, value in table.items() if repr(value) != ours.get(key)}
 
 
-def _refuse_unwritable(document: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
-    """TOML has no None: left out, a version's None would be its data set's default."""
-    problems = [
-        Problem(
-            where=f"{dataset}.{version}.{key}",
-            message=f"None cannot undo the data set's default {versions[DEFAULT][key]!r} here",
-            kind="none",
-        )
-        for dataset, versions in document.items()
-        for version, table in versions.items()
-        for key, value in table.items()
-        if value is None and versions.get(DEFAULT, {}).get(key) is not None
-    ]
-    if problems:
-        raise ConfigError(f"{path}: has values that a config.toml cannot hold", problems)
-
-
-def _with_line(problem: Problem, settings: Settings) -> Problem:
-    """A place in the TOML, with its line in the Python source."""
-    lines: dict[str, int] = {}
-    for place, line in settings.lines.items():
-        renamed = ".".join((*place[:-1], RENAMED.get(place[-1], place[-1]) if len(place) == 3 else place[-1]))
-        lines[renamed] = lines[repr(renamed)] = line
-    where = problem.where
-    while where and where not in lines:
-        where = where.rpartition(".")[0]
-    return replace(problem, message=f"{problem.message} (line {lines[where]})") if where else problem
-
-
-def _write(document: Mapping[str, Mapping[str, Mapping[str, Any]]], comments: list[str]) -> str:
+def _write(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], comments: list[str]) -> str:
     lines = [f"# {comment}" for comment in comments]
-    for dataset, versions in document.items():
+    for dataset, versions in tables.items():
         for version, table in versions.items():
             lines += ["", f"[{_toml_key(dataset)}.{_toml_key(version)}]"]
-            lines += [
-                f"{_toml_key(key)} = {_toml_value(value)}"
-                for key, value in table.items()
-                if value is not None
-            ]
+            lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
 
 
 def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_value(name)
-
-
-def _toml_value(value: object) -> str:
-    """One TOML value; only what a checked `VersionConfig` can hold comes here."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    raise TypeError(f"{type(value).__name__} has no place in a config.toml")
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
