@@ -13,7 +13,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 
 @click.group()
 def main() -> None:
-    """Build the models zoo in a source checkout; the files of each model are described in docs/zoo.md."""
+    """Build the models zoo in a source checkout; the files of each model are described in docs/dev/zoo.md."""
 
 
 @main.command()

@@ -17,7 +17,7 @@ _INTRODUCTION = """\
 Trained models that can be used at once, by name: `matseg-run zoo:NAME INPUT`, `matseg-inspect zoo:NAME`,
 `matseg-verify zoo:NAME`. Each folder has the model file and a card: data and licence, figures with their spread,
 limits, and how to make it again. Where the files are looked for, and how to take them to a machine that has a wheel
-only: [docs/zoo.md](../docs/zoo.md).
+only: [docs/running.md](../docs/running.md#trained-models-by-name).
 """
 
 

@@ -63,3 +63,20 @@ def test_every_example_configuration_is_right(page: str, text: str) -> None:
 def test_every_page_for_users_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     assert set(re.findall(r"([\w]+\.md)", navigation)) == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_nothing_says_to_install_from_a_package_index() -> None:
+    """Nothing of our name is there, and whoever takes the name would be installed instead."""
+    code = [path for folder in ("shared", "runtime", "trainer") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*PAGES, ROOT / "Containerfile", *code]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.search(r"pip install\b.*[ '\"]matseg\b", line):
+                assert "--no-index" in line or "{" in line, f"{path}: {line}"
+
+
+def test_the_wheel_is_called_as_it_is_built() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    names = {
+        name for page in PAGES for name in re.findall(r"matseg-[\d.]+-py3", page.read_text(encoding="utf-8"))
+    }
+    assert names == {f"matseg-{version}-py3"}

@@ -239,11 +239,11 @@ def test_a_real_bash_completes(there: Path) -> None:
     assert "zoo:" not in zoo, "bash replaces only what stands behind the colon"
 
 
-TERMINAL_PAGE = (PROJECT / "docs" / "terminal.md").read_text(encoding="utf-8")
+TERMINAL_PAGE = (PROJECT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
 def require_documented(result: Result) -> None:
-    """Require that a command has done its work, and that docs/terminal.md names every field of its JSON document."""
+    """Require that a command has done its work, and that docs/commands.md names every field of its JSON document."""
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document

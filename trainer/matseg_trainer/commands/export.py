@@ -149,7 +149,7 @@ def export_main(
 
 
 def _summary(result: ExportResult, package: Package | None) -> dict[str, Any]:
-    """The JSON document, as docs/terminal.md has it."""
+    """The JSON document, as docs/commands.md has it."""
     export, tiling = result.metadata.export, result.metadata.tiling
     return {
         "path": result.path,

@@ -122,7 +122,7 @@ def train_main(
 
 
 def _summary(job: TrainingJob, records: Sequence[EpochRecord], outputs: Outputs) -> dict[str, Any]:
-    """The JSON document, as docs/terminal.md has it."""
+    """The JSON document, as docs/commands.md has it."""
     from matseg_trainer.train.log import TrainingLog
 
     kept = TrainingLog(epochs=records, checkpoint=job.config.checkpoint).kept
