@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import zarr
 
+from matseg_runtime.sink.base import LabelInfo
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
@@ -143,7 +144,7 @@ def test_tiffs_of_labels_hold_any_size(
 ) -> None:
     """A TIFF has 32 bits for pixels per unit: ten thousand million per metre are written per picometre."""
     metadata = onnx_models.build_metadata()
-    tags = tiff_tags(metadata, "{}", parse_voxel_size(said), slices=3)
+    tags = tiff_tags(LabelInfo(metadata=metadata, provenance="{}", voxel=parse_voxel_size(said)), slices=3)
     tifffile.imwrite(tmp_path / "a.tif", VOLUME, **tags)
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert tiff.pages.first.tags["XResolution"].value == edge
@@ -151,7 +152,8 @@ def test_tiffs_of_labels_hold_any_size(
 
 
 def test_tiffs_of_labels_without_room_for_the_size() -> None:
-    tags = tiff_tags(onnx_models.build_metadata(), "{}", parse_voxel_size("1,1e-9,1m"), slices=3)
+    voxel = parse_voxel_size("1,1e-9,1m")
+    tags = tiff_tags(LabelInfo(metadata=onnx_models.build_metadata(), provenance="{}", voxel=voxel), slices=3)
     assert "resolution" not in tags
     assert "unit=" not in tags["description"]
 

@@ -23,6 +23,7 @@ from PIL import Image
 from matseg_runtime.cli.model import inspect_main
 from matseg_runtime.cli.run import run_main
 from matseg_runtime.records import SliceRecord
+from matseg_runtime.sink.base import LabelInfo
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.console.command import console
@@ -251,7 +252,7 @@ def test_nothing_that_is_printed_acts_on_the_terminal(capsys: pytest.CaptureFixt
 
 
 def test_the_sink_itself_writes_nothing_elsewhere(tmp_path: Path) -> None:
-    sink = ImageSink(tmp_path / "out", onnx_models.build_metadata(), "{}")
+    sink = ImageSink(tmp_path / "out", LabelInfo(metadata=onnx_models.build_metadata(), provenance="{}"))
     with pytest.raises(OutputError, match="cannot be the name of labels"):
         sink.file_of("../escaped")
 

@@ -252,7 +252,8 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
 def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOptions:
     from matseg_runtime.ledger import Part
     from matseg_runtime.model.zoo import choose_model
-    from matseg_runtime.run.options import OutputOptions, RunOptions, parse_range
+    from matseg_runtime.run.options import RunOptions, parse_range
+    from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.transform import Window
     from matseg_runtime.units import parse_size

@@ -5,37 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from matseg_runtime.inference.providers import ProviderChoice
 from matseg_runtime.ledger import Part
 from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.model.trust import Trust
+from matseg_runtime.sink.target import OutputOptions
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.transform import Window
 from matseg_runtime.source.watch import WatchOptions
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
-
-ImageFormat = Literal["png", "tiff"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputOptions:
-    """Where labels go, and in which form."""
-
-    path: Path | None = None
-    """`.zarr`: a volume; `.tif` or `.tiff`: a stack; else a folder. None: a folder beside the input."""
-    label: str | None = None
-    """Write into the group of the OME-Zarr input itself, as `labels/<label>`; instead of `path`."""
-    image_format: ImageFormat = "png"
-    """Of a folder."""
-    probabilities: bool = False
-    pyramid: bool = False
-    """Zarr: add levels of lower resolution."""
-    shards: bool = False
-    """Zarr: one file per layer of chunks."""
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,8 @@ from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Plan
 from matseg_runtime.run.probe import probe
 from matseg_runtime.run.stages import Record, Work
 from matseg_runtime.run.summary import provenance_text
-from matseg_runtime.sink.base import Sink
-from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume, make_sink
+from matseg_runtime.sink.base import LabelInfo, Sink
+from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume, open_sink
 from matseg_runtime.source.base import PixelArray, Slice, Source
 from matseg_runtime.source.checks import check_slices
 from matseg_runtime.source.open import open_source, require_text
@@ -287,15 +287,9 @@ def _sink(
 ) -> Sink:
     metadata = session.model.metadata
     voxel = choose_voxel_size(options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size))[0]
-    return make_sink(
-        place,
-        options.output,
-        metadata,
-        provenance_text(key),
-        label_volume(source, plan.shape, voxel, given=options.voxel is not None),
-        plan.unit,
-        voxel,
-    )
+    info = LabelInfo(metadata=metadata, provenance=provenance_text(key), voxel=voxel)
+    volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
+    return open_sink(place, options.output, info, volume, plan.unit)
 
 
 def _probabilities_needed(options: RunOptions) -> bool:

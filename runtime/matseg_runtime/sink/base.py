@@ -1,4 +1,4 @@
-"""What every sink of labels offers."""
+"""The interface of every sink of labels, and what it takes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from matseg_runtime.inference.tiles import Segmentation
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.source.base import Slice, Spacing
+from matseg_runtime.units import VoxelSize
+from matseg_shared.contract.metadata import ModelMetadata
 
 UNLABELLED = 255
 """In volumes: a pixel that no slice could give a label; no class has this index."""
@@ -20,7 +22,7 @@ class Block:
     """Slices that are read, written and recorded together."""
 
     number: int
-    """Position among the units of the whole input, from 0."""
+    """Position among the blocks of the whole input, from 0."""
     slices: tuple[Slice, ...]
     """Without those that are done, where a sink can write single slices."""
 
@@ -31,7 +33,7 @@ class Result:
 
     slice: Slice
     identity: str
-    """Of its input file, when it was read."""
+    """Identity of its input file, when it was read."""
     segmentation: Segmentation | None
     """None: it was excluded."""
     reason: str = ""
@@ -64,6 +66,18 @@ class LabelVolume:
     def depth(self) -> int:
         """Slices."""
         return self.shape[self.axis]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelInfo:
+    """What the files of an output say about its labels."""
+
+    metadata: ModelMetadata
+    """Of the model: class names and colours."""
+    provenance: str
+    """JSON that each file carries."""
+    voxel: VoxelSize | None = None
+    """As slices show it; None where nobody knows. A zarr's is in its `LabelVolume`."""
 
 
 class Sink(ABC):

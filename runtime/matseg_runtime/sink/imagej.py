@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.units import VoxelSize
+from matseg_runtime.sink.base import LabelInfo
 from matseg_shared.contract.metadata import ModelMetadata
 
 _WRITTEN_BY = "ImageJ=1.11a"
@@ -18,33 +18,31 @@ _UNITS = {"um": "micron"}
 _RESOLUTION_UNIT_NONE = 1
 
 
-def tiff_tags(
-    metadata: ModelMetadata, provenance: str, voxel: VoxelSize | None, *, slices: int
-) -> dict[str, Any]:
+def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
     """Keywords for tifffile's writers that make an image, or stack, of labels with the class colours as palette.
 
     ImageJ opens palettes as indexed colour: pixel values stay class indices.
 
+    The provenance is a line of the description that ImageJ passes over.
+
     Args:
-        metadata: for class colours.
-        provenance: JSON, kept as a line of the description that ImageJ passes over.
-        voxel: None where nobody knows.
+        info: palette, provenance and voxel size.
         slices: pages that belong together.
     """
     lines = [_WRITTEN_BY, f"images={slices}"]
     if slices > 1:
         lines += [f"slices={slices}", "loop=false"]
     tags: dict[str, Any] = {}
-    voxel = None if voxel is None else voxel.in_handy_unit()
+    voxel = None if info.voxel is None else info.voxel.in_handy_unit()
     if voxel is not None:
         lines.append(f"unit={_UNITS.get(voxel.unit, voxel.unit)}")
         if slices > 1 and voxel.step is not None:
             lines.append(f"spacing={voxel.step:.9g}")
         tags = {"resolution": (1 / voxel.column, 1 / voxel.row), "resolutionunit": _RESOLUTION_UNIT_NONE}
-    lines.append(_PROVENANCE + provenance)
+    lines.append(_PROVENANCE + info.provenance)
     return tags | {
         "photometric": "palette",
-        "colormap": palette_table(metadata),
+        "colormap": palette_table(info.metadata),
         "description": "\n".join([*lines, ""]),
         "metadata": None,
     }

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matseg_runtime.sink.base import LabelVolume
+import zarr
+from zarr.storage import LocalStore
+
+from matseg_runtime.sink.base import LabelInfo, LabelVolume
 from matseg_runtime.sink.multiscale import Level, Multiscale
 from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
 from matseg_runtime.source.zarr import placement, without_remarks
-from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError, UsageError
-from matseg_shared.system.files import output_errors, sweep, sync_folder
+from matseg_shared.system.files import atomic_write, output_errors, sweep, sync_folder
 from matseg_shared.system.locks import FileLock
 from matseg_shared.system.names import portable_name_problem
 
@@ -59,8 +62,6 @@ class ImageGroup:
         Raises:
             UsageError: it is none, or not on this disk.
         """
-        import zarr
-
         where = location if node is None else f"{location}::{node}"
         store, node = Path(location), (node or "").strip("/")
         if "://" in location or not is_zarr_group(store / node):
@@ -77,6 +78,21 @@ class ImageGroup:
         return cls(store=store, node=node, multiscale=multiscale)
 
 
+class _DurableStore(LocalStore):
+    """Write documents that survive a power cut: zarr's own store gives them their names before it has synced them."""
+
+    async def set(self, key: str, value: Any) -> None:
+        await asyncio.to_thread(self._write, key, value.to_bytes())
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    def _write(self, key: str, content: bytes) -> None:
+        with atomic_write(self.root / key) as stream:
+            stream.write(content)
+
+
 class LabelGroupSink(ZarrSink):
     """`<image>/labels/<name>`, with as many levels as the image has."""
 
@@ -85,22 +101,14 @@ class LabelGroupSink(ZarrSink):
         image: ImageGroup,
         name: str,
         volume: LabelVolume,
-        metadata: ModelMetadata,
-        provenance: str,
+        info: LabelInfo,
         *,
-        unit: int,
+        block: int,
         shards: bool = False,
     ) -> None:
         """Describe the output; nothing is written yet. For the arguments see `ZarrSink`."""
-        super().__init__(
-            image.label_path(name),
-            volume,
-            metadata,
-            provenance,
-            image.multiscale,
-            unit=unit,
-            shards=shards,
-        )
+        path = image.label_path(name)
+        super().__init__(path, volume, info, image.multiscale, block=block, shards=shards)
         self.image = image
 
     def check_place(self, *, overwrite: bool) -> None:
@@ -192,13 +200,9 @@ def _levels(group: Any, image: Mapping[str, Any], spatial: Sequence[int]) -> Ite
 
 
 def _require_labels_group(image: ImageGroup) -> Any:
-    import zarr
-
-    from matseg_runtime.sink.durable_store import durable_store
-
     try:
         group = zarr.open_group(
-            durable_store(str(image.path)),
+            _DurableStore(str(image.path)),
             mode="r+",
             zarr_format=image.multiscale.zarr_format,
             use_consolidated=False,
@@ -226,14 +230,10 @@ def _enter(image: ImageGroup, name: str, *, listed: bool) -> None:
 
 def _consolidate_again(image: ImageGroup) -> None:
     """Readers believe a copy of all metadata at the top, where there is one; it must know of the labels, too."""
-    import zarr
-
-    from matseg_runtime.sink.durable_store import durable_store
-
     version = image.multiscale.zarr_format
     folders = [image.path, *(image.store / part for part in Path(image.node).parents)]
     for folder in dict.fromkeys(folders):
         group = zarr.open_group(str(folder), mode="r", zarr_format=version)
         if group.metadata.consolidated_metadata is not None:
             with without_remarks():
-                zarr.consolidate_metadata(durable_store(str(folder)), zarr_format=version)
+                zarr.consolidate_metadata(_DurableStore(str(folder)), zarr_format=version)

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.sink.base import Block, LabelVolume, Result
+from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_runtime.units import VoxelSize
-from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.system.files import output_errors
 
 _BIG = (1 << 32) - (1 << 25)
@@ -22,28 +20,6 @@ _BIG = (1 << 32) - (1 << 25)
 
 class StackSink(VolumeSink):
     """`<out>.tif`, BigTIFF from 4 GB on; class indices as pixel values, class colours as palette."""
-
-    def __init__(
-        self,
-        path: Path,
-        volume: LabelVolume,
-        metadata: ModelMetadata,
-        provenance: str,
-        voxel: VoxelSize | None = None,
-    ) -> None:
-        """Describe the output; nothing is written yet.
-
-        Args:
-            path: made by `finish`.
-            volume: its shape and axes.
-            metadata: for the palette.
-            provenance: JSON that the file carries.
-            voxel: as slices show it; None where nobody knows.
-        """
-        super().__init__(path, volume)
-        self._metadata = metadata
-        self._provenance = provenance
-        self._voxel = voxel
 
     def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
         page = int(np.prod(self.volume.slice_shape))
@@ -94,7 +70,7 @@ class StackSink(VolumeSink):
             shape=shape,
             dtype=np.uint8,
             bigtiff=int(np.prod(shape)) >= _BIG,
-            **tiff_tags(self._metadata, self._provenance, self._voxel, slices=self.volume.depth),
+            **tiff_tags(self.info, slices=self.volume.depth),
         )
         pages.flush()
         del pages

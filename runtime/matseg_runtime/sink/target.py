@@ -1,4 +1,4 @@
-"""Which sink an output path stands for."""
+"""The output that a path stands for, and the sink that writes it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from matseg_runtime.run.options import OutputOptions
-from matseg_runtime.sink.base import LabelVolume, Sink
-from matseg_runtime.sink.images import LEDGER_NAME, ImageSink
+from matseg_runtime.sink.base import LabelInfo, LabelVolume, Sink
+from matseg_runtime.sink.images import LEDGER_NAME, ImageFormat, ImageSink
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source.base import Source, Spacing
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
@@ -24,6 +23,24 @@ OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Where labels go, and in which form."""
+
+    path: Path | None = None
+    """`.zarr`: a volume; `.tif` or `.tiff`: a stack; else a folder. None: a folder beside the input."""
+    label: str | None = None
+    """Write into the group of the OME-Zarr input itself, as `labels/<label>`; instead of `path`."""
+    image_format: ImageFormat = "png"
+    """Of a folder."""
+    probabilities: bool = False
+    pyramid: bool = False
+    """Zarr: add levels of lower resolution."""
+    shards: bool = False
+    """Zarr: one file per layer of chunks."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputTarget:
     """Where an output goes and what it will be."""
 
@@ -34,12 +51,12 @@ class OutputTarget:
 
     @property
     def is_volume(self) -> bool:
-        """Whether one output holds all slices."""
+        """True where one output holds all slices."""
         return self.format in ("tiff-stack", "zarr")
 
     @property
     def ledger_folder(self) -> Path:
-        """Where the ledger is."""
+        """The folder of its ledger."""
         return side_folder(self.path) if self.is_volume else self.path / LEDGER_NAME
 
 
@@ -172,71 +189,37 @@ def _in_voxels(spacing: Spacing) -> tuple[float, ...]:
     )
 
 
-def make_sink(
-    place: OutputTarget,
-    options: OutputOptions,
-    metadata: ModelMetadata,
-    provenance: str,
-    volume: LabelVolume,
-    unit: int,
-    voxel: VoxelSize | None = None,
+def open_sink(
+    target: OutputTarget, options: OutputOptions, info: LabelInfo, volume: LabelVolume, block: int
 ) -> Sink:
-    """The sink for a place; nothing is written yet.
+    """The sink for an output; nothing is written yet.
 
     Args:
-        place: where, and what.
+        target: where, and what.
         options: what the user asked for.
-        metadata: for class names and colours.
-        provenance: JSON that goes into each file.
+        info: about the labels.
         volume: of an output that holds all slices.
-        unit: slices that are written together.
-        voxel: for TIFFs; a zarr's is in `volume`.
+        block: slices that are written together.
     """
-    if place.format == "zarr":
-        return _zarr_sink(place, options, metadata, provenance, volume, unit)
-    if place.format == "tiff-stack":
+    path, format_ = target.path, target.format
+    if format_ == "tiff-stack":
         from matseg_runtime.sink.stack import StackSink
 
-        return StackSink(place.path, volume, metadata, provenance, voxel)
-    return ImageSink(
-        place.path,
-        metadata,
-        provenance,
-        voxel,
-        image_format=place.format,
-        probabilities=options.probabilities,
-    )
-
-
-def _zarr_sink(
-    place: OutputTarget,
-    options: OutputOptions,
-    metadata: ModelMetadata,
-    provenance: str,
-    volume: LabelVolume,
-    unit: int,
-) -> Sink:
+        return StackSink(path, volume, info)
+    if format_ != "zarr":
+        return ImageSink(path, info, image_format=format_, probabilities=options.probabilities)
     from matseg_runtime.sink.label_group import LabelGroupSink
     from matseg_runtime.sink.multiscale import alone
     from matseg_runtime.sink.zarr import ZarrSink
 
-    if place.image is not None:
-        return LabelGroupSink(
-            place.image,
-            place.path.name,
-            volume,
-            metadata,
-            provenance,
-            unit=unit,
-            shards=options.shards,
-        )
+    if target.image is not None:
+        return LabelGroupSink(target.image, path.name, volume, info, block=block, shards=options.shards)
     return ZarrSink(
-        place.path,
+        path,
         volume,
-        metadata,
-        provenance,
+        info,
         alone(volume, pyramid=options.pyramid),
-        unit=unit,
+        block=block,
         shards=options.shards,
         probabilities=options.probabilities,
     )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.sink.base import UNLABELLED, LabelVolume, Result, Sink
+from matseg_runtime.sink.base import UNLABELLED, LabelInfo, LabelVolume, Result, Sink
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.system.files import (
     make_folder,
@@ -40,11 +40,19 @@ class VolumeSink(Sink):
 
     whole_units = True
 
-    def __init__(self, path: Path, volume: LabelVolume) -> None:
+    def __init__(self, path: Path, volume: LabelVolume, info: LabelInfo) -> None:
+        """Describe the output; nothing is written yet.
+
+        Args:
+            path: made by `finish`.
+            volume: its shape and axes.
+            info: about the labels.
+        """
         self.path = path
         self.ledger_folder = self.report_folder = side_folder(path)
         self.partial = self.ledger_folder / "partial"
         self.volume = volume
+        self.info = info
 
     def check_place(self, *, overwrite: bool) -> None:
         with output_errors(self.path):

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 
 from matseg_runtime.inference.tiles import scaled_probabilities
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.sink.base import UNLABELLED, Block, LabelVolume, Result
+from matseg_runtime.sink.base import UNLABELLED, Block, LabelInfo, LabelVolume, Result
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
-from matseg_shared.contract.metadata import ModelMetadata
+from matseg_runtime.source.zarr_chunks import chunk_boxes
 from matseg_shared.system.files import output_errors, sync_folder, write_text
 
 LEVELS_NAME = "levels.json"
@@ -35,85 +38,81 @@ class ZarrSink(VolumeSink):
         self,
         path: Path,
         volume: LabelVolume,
-        metadata: ModelMetadata,
-        provenance: str,
+        info: LabelInfo,
         multiscale: Multiscale,
         *,
-        unit: int,
+        block: int,
         shards: bool = False,
         probabilities: bool = False,
     ) -> None:
         """Describe the output; nothing is written yet.
 
         Args:
-            path: made by `finish`.
-            volume: its shape and axes.
-            metadata: for class names and colours.
-            provenance: JSON that goes into the attributes.
+            path, volume, info: see `VolumeSink`.
             multiscale: its levels, the first of the volume's own shape; those after it are made at the end.
-            unit: slices per chunk, so that no two units write to one chunk.
-            shards: one file per unit instead of one per chunk; not in zarr version 2.
+            block: slices per chunk, so that no two blocks write to one chunk.
+            shards: one file per block instead of one per chunk; not in zarr version 2.
             probabilities: add the array `probabilities`, (K, Z, Y, X) uint8 from 0 to 255.
         """
-        super().__init__(path, volume)
-        self._metadata = metadata
-        self._provenance = provenance
+        super().__init__(path, volume, info)
         self._multiscale = multiscale
-        self._unit = unit
+        self._block = block
         self._shards = shards
         self._probabilities = probabilities
         self._arrays: dict[str, Any] = {}
         self._opening = threading.Lock()  # zarr's settings are the whole process's
 
     def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
-        start = unit.slices[0].index
-        axis = self.volume.axis
-        region = [slice(None)] * 3
-        region[axis] = slice(start, start + len(results))
+        start, axis = unit.slices[0].index, self.volume.axis
+        region = slice(start, start + len(results))
         with output_errors(self.path):
-            size = self._store("0", tuple(region), np.moveaxis(self.block(results), 0, axis))
+            size = self._store("0", region, np.moveaxis(self.block(results), 0, axis))
             if self._probabilities:
-                chances = np.moveaxis(self._probability_block(results), 1, axis + 1)
-                size += self._store("probabilities", (slice(None), *region), chances)
+                block = self._probability_block(results)
+                size += self._store("probabilities", region, np.moveaxis(block, 1, axis + 1))
         return (size,) * len(results)
 
-    def _store(self, name: str, region: tuple[slice, ...], block: NDArray[np.uint8]) -> int:
-        """Returns the bytes of the files written, which are durable."""
+    def _store(self, name: str, slices: slice, block: NDArray[np.uint8]) -> int:
+        """Write some slices; returns the bytes of their files, which are durable."""
         array = self._open(name)
-        if len(region) > array.ndim:  # of a single image: without the axis of its one slice
-            axis = self.volume.axis + len(region) - 3
-            region, block = region[:axis] + region[axis + 1 :], block.squeeze(axis)
-        files = [self.partial / name / key for key in _chunk_keys(array, region)]
+        index = self._index(array, slices)
+        if block.ndim > array.ndim:  # of a single image: without the axis of its one slice
+            block = block.squeeze(self.volume.axis + block.ndim - 3)
+        files = [self.partial / name / key for key, _ in chunk_boxes(array, index)]
         try:
-            array[region] = block
-        except OSError:
-            raise
+            array[index] = block
         except (
-            Exception
-        ):  # a shard that a crash has torn is read before it is replaced, each codec has its own kinds
+            ValueError,
+            RuntimeError,
+        ):  # a shard that a crash has torn, which zarr reads before it replaces it
             for file in files:
                 file.unlink(missing_ok=True)
-            array[region] = block
+            array[index] = block
         _sync(files, self.partial)
         return sum(file.stat().st_size for file in files)
 
+    def _index(self, array: Any, slices: slice) -> tuple[slice, ...]:
+        """Index an array with slices; it may have a class axis in front, or no axis along the slices."""
+        index = [slice(None)] * array.ndim
+        if len(self._multiscale.axes) == 3:
+            index[self.volume.axis + array.ndim - 3] = slices
+        return tuple(index)
+
     def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
         arrays = self._read_all(place)
-        units: dict[int, list[SliceRecord]] = {}
+        blocks: dict[int, list[SliceRecord]] = {}
         for record in records:
-            units.setdefault(record.index // self._unit, []).append(record)
-        for number, members in units.items():
-            found = self._unit_bytes(place, arrays, number)
+            blocks.setdefault(record.index // self._block, []).append(record)
+        for number, members in blocks.items():
+            found = self._block_bytes(place, arrays, number)
             yield from (record.name for record in members if found != (record.bytes or found) or not found)
 
     def _read_all(self, place: Path) -> dict[str, Any]:
-        """All arrays by name.
+        """Open all arrays, by name.
 
         Raises:
             OutputError: one is not there, or the group is not.
         """
-        import zarr
-
         names = [str(number) for number in range(len(self._multiscale.levels))]
         try:
             group = zarr.open_group(
@@ -125,27 +124,18 @@ class ZarrSink(VolumeSink):
         ) as error:  # zarr has its own kinds for what is missing, parsers many for what is torn
             raise self.damaged(place, f"{type(error).__name__}: {error}") from error
 
-    def _unit_bytes(self, place: Path, arrays: Mapping[str, Any], number: int) -> int:
-        """Of a unit's files; 0 when one is missing."""
-        axis = self.volume.axis
-        region = [slice(None)] * 3
-        region[axis] = slice(number * self._unit, min((number + 1) * self._unit, self.volume.depth))
+    def _block_bytes(self, place: Path, arrays: Mapping[str, Any], number: int) -> int:
+        """Bytes of a block's files; 0 when one is missing."""
+        slices = slice(number * self._block, (number + 1) * self._block)
         try:
             return sum(
                 (place / name / key).stat().st_size
                 for name in ("0", "probabilities")
                 if name in arrays
-                for key in _chunk_keys(arrays[name], self._stored_region(arrays[name], region))
+                for key, _ in chunk_boxes(arrays[name], self._index(arrays[name], slices))
             )
         except FileNotFoundError:
             return 0
-
-    def _stored_region(self, array: Any, region: Sequence[slice]) -> tuple[slice, ...]:
-        """Of a (z, y, x) region in an array that has a class axis before it, or no axis along the slices."""
-        whole = (*(slice(None) for _ in range(array.ndim - len(region))), *region)
-        if len(whole) > array.ndim:  # of a single image
-            return (*whole[: self.volume.axis], *whole[self.volume.axis + 1 :])
-        return whole
 
     def _is_complete(self) -> bool:
         if len(self._multiscale.levels) == 1:
@@ -158,15 +148,13 @@ class ZarrSink(VolumeSink):
         return bool(noted == self._bytes_of_levels(self.path))
 
     def _bytes_of_levels(self, place: Path) -> dict[str, int]:
-        """Of the files of all levels but the finest."""
+        """Bytes of the files of all levels but the finest."""
         return {
             str(number): sum(file.stat().st_size for file in files_below(place / str(number)))
             for number in range(1, len(self._multiscale.levels))
         }
 
     def _open(self, name: str) -> Any:
-        import zarr
-
         with self._opening:
             if name not in self._arrays:
                 # looking whether a chunk holds only the fill value takes as long as compressing it
@@ -177,7 +165,7 @@ class ZarrSink(VolumeSink):
             return self._arrays[name]
 
     def _probability_block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
-        shape = (len(self._metadata.classes), len(results), *self.volume.slice_shape)
+        shape = (len(self.info.metadata.classes), len(results), *self.volume.slice_shape)
         block = np.zeros(shape, np.uint8)
         for number, result in enumerate(results):
             if result.segmentation is not None:
@@ -185,19 +173,17 @@ class ZarrSink(VolumeSink):
         return block
 
     def _create(self, path: Path) -> None:
-        import zarr
-
-        shown = self._multiscale.attributes(self.path.stem, self._metadata)
+        shown = self._multiscale.attributes(self.path.stem, self.info.metadata)
         group = zarr.create_group(
             str(path),
             zarr_format=self._multiscale.zarr_format,
-            attributes=shown | {"matseg": json.loads(self._provenance)},
+            attributes=shown | {"matseg": json.loads(self.info.provenance)},
         )
         levels = self._multiscale.levels
         for number, level in enumerate(levels):
             self._create_array(group, str(number), level.shape)
         if self._probabilities:
-            self._create_array(group, "probabilities", (len(self._metadata.classes), *levels[0].shape))
+            self._create_array(group, "probabilities", (len(self.info.metadata.classes), *levels[0].shape))
         _sync(list(files_below(path)), path)
 
     def _create_array(self, group: Any, name: str, shape: tuple[int, ...]) -> None:
@@ -205,36 +191,30 @@ class ZarrSink(VolumeSink):
         spatial = shape[-len(axes) :]
         sliced = self.volume.axis if len(axes) == 3 else None
         chunks = [
-            min(self._unit, length) if axis == sliced else _even_chunk(length)
+            min(self._block, length) if axis == sliced else _even_chunk(length)
             for axis, length in enumerate(spatial)
         ]
+        layer = [
+            chunk if axis == sliced else -(-length // chunk) * chunk
+            for axis, (length, chunk) in enumerate(zip(spatial, chunks, strict=True))
+        ]
         extra = (1,) * (len(shape) - len(axes))
-        shards = None
-        if self._shards:
-            whole = [-(-length // chunk) * chunk for length, chunk in zip(spatial, chunks, strict=True)]
-            if sliced is not None:
-                whole[sliced] = chunks[sliced]
-            shards = (*extra, *whole)
+        stored_as: dict[str, Any]  # what both versions of zarr call differently
+        if self._multiscale.zarr_format == 2:
+            separator = {"name": "v2", "separator": "/"}
+            stored_as = {"compressors": Zstd(level=1), "chunk_key_encoding": separator}
+        else:
+            names = ("c", *axes) if extra else axes
+            stored_as = {"compressors": ZstdCodec(level=1), "dimension_names": names}
         group.create_array(
             name,
             shape=shape,
             dtype="uint8",
             chunks=(*extra, *chunks),
-            shards=shards,
+            shards=(*extra, *layer) if self._shards else None,
             fill_value=0 if name == "probabilities" else UNLABELLED,
-            **self._stored_as(("c", *axes) if extra else axes),
+            **stored_as,
         )
-
-    def _stored_as(self, axes: tuple[str, ...]) -> dict[str, Any]:
-        """What both versions of zarr call differently."""
-        if self._multiscale.zarr_format == 2:
-            from numcodecs import Zstd
-
-            separator = {"name": "v2", "separator": "/"}
-            return {"compressors": Zstd(level=1), "chunk_key_encoding": separator}
-        from zarr.codecs import ZstdCodec
-
-        return {"compressors": ZstdCodec(level=1), "dimension_names": axes}
 
     def _complete(self) -> None:
         leftovers = list(self.partial.rglob(_UNFINISHED))
@@ -244,7 +224,7 @@ class ZarrSink(VolumeSink):
             sync_folder(folder)
         levels = [self._open(str(number)) for number in range(len(self._multiscale.levels))]
         for fine, coarse in itertools.pairwise(levels):
-            for box in _stored_boxes(coarse):
+            for _, box in chunk_boxes(coarse, (slice(None),) * coarse.ndim):
                 coarse[box] = _sample(fine, coarse.shape, box)
         for number in range(1, len(levels)):
             _sync(list(files_below(self.partial / str(number))), self.partial)
@@ -272,17 +252,6 @@ def _even_chunk(length: int) -> int:
     return -(-length // max(1, round(length / _PLANE_CHUNK)))
 
 
-def _stored_boxes(array: Any) -> Iterator[tuple[slice, ...]]:
-    """The region of each chunk or shard."""
-    stored = array.shards or array.chunks
-    ranges = [range(0, length, chunk) for length, chunk in zip(array.shape, stored, strict=True)]
-    for start in itertools.product(*ranges):
-        yield tuple(
-            slice(begin, min(begin + chunk, length))
-            for begin, chunk, length in zip(start, stored, array.shape, strict=True)
-        )
-
-
 def _sync(files: Sequence[Path], root: Path) -> None:
     """Make files durable, and the folders between them and `root`, which zarr makes as it needs them."""
     folders: set[Path] = set()
@@ -296,12 +265,3 @@ def _sync(files: Sequence[Path], root: Path) -> None:
 def files_below(folder: Path) -> Iterator[Path]:
     """Every file in a folder and those in it."""
     return (path for path in folder.rglob("*") if path.is_file())
-
-
-def _chunk_keys(array: Any, region: tuple[slice, ...]) -> Iterator[str]:
-    stored = array.shards or array.chunks
-    ranges = []
-    for part, length, chunk in zip(region, array.shape, stored, strict=True):
-        start, stop, _ = part.indices(length)
-        ranges.append(range(start // chunk, -(-stop // chunk)))
-    return (array.metadata.encode_chunk_key(position) for position in itertools.product(*ranges))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -430,6 +431,18 @@ def test_a_remote_zarr_without_fsspec(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r"pip install .*\[remote\]"):
         open_source(f"file://{tmp_path}/scan.zarr")
+
+
+def test_the_private_names_of_zarr_that_are_used() -> None:
+    """Zarr promises nothing of what lies in `zarr.core`; a version without one of these names must be noticed here."""
+    root = Path(source_module.__file__).parents[1]
+    found = {
+        tuple(match)
+        for file in root.rglob("*.py")
+        for match in re.findall(r"from (zarr\.core\.\S+) import (.+)", file.read_text(encoding="utf-8"))
+    }
+    assert found == {("zarr.core.sync", "sync")}
+    assert callable(importlib.import_module("zarr.core.sync").sync)
 
 
 def test_a_palette_stack_is_colour(tmp_path: Path) -> None:
