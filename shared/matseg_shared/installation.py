@@ -6,8 +6,6 @@ import json
 import shlex
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 _NAME = "matseg"
 
@@ -18,6 +16,9 @@ def install_command(extras: str) -> str:
     A package index is never named: nothing of our name is published there by us. What was installed without
     a direct URL (PEP 610) came from a folder of wheels, whose name pip does not record.
     """
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # slow, and needed by messages only
+
     try:
         record = distribution(_NAME).read_text("direct_url.json")
     except PackageNotFoundError:  # run from a clone that was never installed

@@ -120,8 +120,8 @@ def test_a_single_image_and_one_with_time_and_channel(
         (["--label", "a", "--range", "1:3"], "leave --range and --level out"),
         (["--label", "a", "--range", "3:4"], "leave --range and --level out"),
         (["--label", "a", "--level", "1"], "leave --range and --level out"),
-        (["--label", "a", "-o", "labels.zarr"], "cannot be combined with -o"),
-        (["--label", "a", "--probabilities"], "cannot be combined with --probabilities"),
+        (["--label", "a", "-o", "labels.zarr"], "--label and --output cannot be combined"),
+        (["--label", "a", "--probabilities"], "--label and --probabilities cannot be combined"),
         (["--label", "a", "--shards"], "no shards"),
     ],
 )

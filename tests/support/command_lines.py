@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import click
@@ -18,7 +19,7 @@ def take_line(line: str) -> None:
         click.ClickException: the command would refuse it.
         KeyError: there is no such command.
     """
-    words = shlex.split(line, comments=True)
+    words = [re.sub(r"\$\w+", "1", word) for word in shlex.split(line, comments=True)]  # shell variables
     for end in _REDIRECTIONS:
         words = words[: words.index(end)] if end in words else words
     program = words.pop(0)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_runtime.cli.completion import complete_model
-from matseg_runtime.cli.options import trust_options
+from matseg_runtime.cli.options import model_argument, provider_option, threads_option, trust_options
+from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
-from matseg_shared.console.help import Choice, Command, Example
+from matseg_shared.console.help import Command, Example
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from matseg_runtime.inference.providers import ProviderChoice
     from matseg_runtime.model.file import Model
-
-
-_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
 
 
 @click.command(
@@ -32,7 +29,7 @@ _PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino")
         Example("the whole metadata document, for a script", "matseg-inspect steel.onnx --json"),
     ],
 )
-@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
+@model_argument
 @trust_options
 @json_option
 @debug_option
@@ -67,15 +64,9 @@ def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...]
         Example("does its GPU?", "matseg-verify steel.onnx --provider cuda"),
     ],
 )
-@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
-@click.option(
-    "--provider",
-    type=Choice(["auto", *_PROVIDERS]),
-    default="auto",
-    show_default=True,
-    help="Where the network runs; anything but auto is taken at its word or refused.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use.")
+@model_argument
+@provider_option
+@threads_option
 @trust_options
 @json_option
 @debug_option
@@ -159,7 +150,7 @@ def _facts_table(model: Model) -> Table:
         *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
         ("precision, opset", f"{data.export.precision}, {data.export.opset}"),
         ("test-time augmentation", "none" if data.export.tta == 1 else f"mean of {data.export.tta} views"),
-        ("precision pays on", ", ".join(name for name in _PROVIDERS if data.pays_on(name)) or "no provider"),
+        ("precision pays on", ", ".join(filter(data.pays_on, PROVIDER_CHOICES[1:])) or "no provider"),
         ("trained with", _versions(data.training.packages)),
         ("exported with", _versions(data.export.packages)),
     )

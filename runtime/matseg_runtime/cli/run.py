@@ -1,4 +1,4 @@
-"""The command `matseg-run`; `matseg-inspect` and `matseg-verify` stand in `model_cli`."""
+"""The command `matseg-run`."""
 
 from __future__ import annotations
 
@@ -6,45 +6,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from matseg_runtime.cli.completion import complete_model
-from matseg_runtime.cli.options import trust_options
-from matseg_shared.console.command import debug_option, json_option, print_json
-from matseg_shared.console.help import Choice, Command, Example, Range, option_group
+from matseg_runtime.cli.options import (
+    model_argument,
+    provider_option,
+    source_options,
+    threads_option,
+    trust_options,
+    with_source,
+)
+from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, print_json
+from matseg_shared.console.help import Command, Example
+from matseg_shared.console.options import Choice, Range, applies_with, excludes, gathered, page_option
 from matseg_shared.console.progress import shown_progress
-from matseg_shared.pages.option import page_option
 from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from matseg_runtime.measure.measurer import MeasureOptions
+    from matseg_runtime.ledger import Part
     from matseg_runtime.records import Connectivity
-    from matseg_runtime.run.options import RunOptions
-    from matseg_runtime.run.summary import Summary
-    from matseg_runtime.source.watch import WatchOptions
-    from matseg_runtime.units import VoxelSize
-
-# the same words as matseg_runtime.inference.providers.PROVIDER_CHOICES, here because --help must not load that
-PROVIDERS = Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"])
+    from matseg_runtime.sink.target import OutputOptions
+    from matseg_runtime.source.base import SourceOptions
+    from matseg_runtime.source.transform import Window
 
 
-input_options = option_group(
+def _window(text: str) -> Window:
+    from matseg_runtime.source.transform import Window
+
+    return Window.parse(text)
+
+
+def _memory(text: str) -> int:
+    from matseg_runtime.units import parse_size
+
+    return parse_size(text)
+
+
+def _part(text: str) -> Part | None:
+    from matseg_runtime.ledger import Part
+
+    part = Part.parse(text)
+    return part if part.total > 1 else None  # one of one is the whole
+
+
+def _output_options() -> type[OutputOptions]:
+    from matseg_runtime.sink.target import OutputOptions
+
+    return OutputOptions
+
+
+input_options = cloup.option_group(
     "Input",
-    click.option(
-        "--axis", type=click.IntRange(0, 2), help="Axis of a volume to cut slices along. Default: the first."
-    ),
-    click.option("--range", "range_", metavar="START:STOP", help="Only these slices of a volume, from 0."),
-    click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
-    click.option(
-        "--fill-missing-chunks", is_flag=True, help="Take what a zarr or HDF5 lacks for its fill value."
-    ),
-    click.option(
-        "--follow-links",
-        is_flag=True,
-        help="HDF5: take values from linked files in other folders, too; else only from those beside or below.",
-    ),
+    *source_options,
     click.option(
         "--window",
+        type=_window,
         metavar="LO,HI",
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
     ),
@@ -54,11 +71,12 @@ input_options = option_group(
         help="Go on where intensities have little in common with the training set's, and note it in the report.",
     ),
 )
-output_options = option_group(
+output_options = cloup.option_group(
     "Output",
     click.option(
         "-o",
         "--output",
+        "path",
         type=click.Path(path_type=Path),
         help="A folder for label images, or a volume: labels.zarr, labels.tif. "
         "Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
@@ -82,7 +100,7 @@ output_options = option_group(
     click.option("--shards", is_flag=True, help="Zarr: one file per layer of chunks, for slow file systems."),
     click.option("--overwrite", is_flag=True, help="Replace earlier results instead of going on with them."),
 )
-measure_options = option_group(
+measure_options = cloup.option_group(
     "Quantities and next labels",
     click.option(
         "--quantify",
@@ -91,7 +109,7 @@ measure_options = option_group(
     ),
     click.option(
         "--connectivity",
-        type=Choice(["4", "8"]),
+        type=Choice([4, 8]),
         help="With --quantify: pixels belong together that share an edge (4), or a corner too (8, the default).",
     ),
     click.option(
@@ -118,15 +136,9 @@ measure_options = option_group(
         help="With --uncertain: so far apart at least. Default: half of an even spread over the stack.",
     ),
 )
-machine_options = option_group(
+machine_options = cloup.option_group(
     "Machine and parts",
-    click.option(
-        "--provider",
-        type=PROVIDERS,
-        default="auto",
-        show_default=True,
-        help="Where the network runs; anything but auto is taken at its word or refused.",
-    ),
+    provider_option,
     click.option(
         "--accept-difference",
         type=Range(0, 100),
@@ -134,9 +146,12 @@ machine_options = option_group(
         default=0,
         help="Go on when no more of the self-test's pixels than this get another label than at export. Default: 0.",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="Default: all cores this process may use."),
+    threads_option,
     click.option(
-        "--memory", metavar="SIZE", help="Most memory to take, such as 2GB. Default: 60 % of what is free."
+        "--memory",
+        type=_memory,
+        metavar="SIZE",
+        help="Most memory to take, such as 2GB. Default: 60 % of what is free.",
     ),
     click.option(
         "--tile",
@@ -149,7 +164,7 @@ machine_options = option_group(
         default=True,
         help="Ask the network once for what is constant as far as it can see, or every time. Default: once.",
     ),
-    click.option("--part", metavar="K/N", help="Only every N-th unit, starting with the K-th."),
+    click.option("--part", type=_part, metavar="K/N", help="Only every N-th unit, starting with the K-th."),
     click.option(
         "--dask",
         metavar="ADDRESS",
@@ -161,7 +176,7 @@ machine_options = option_group(
 )
 
 
-watch_options = option_group(
+watch_options = cloup.option_group(
     "Watching a scan",
     click.option("--watch", is_flag=True, help="INPUT is a folder in which images are still being written."),
     click.option(
@@ -205,8 +220,8 @@ _EXAMPLES = (
 )
 
 
-@click.command(name="matseg-run", cls=Command, examples=_EXAMPLES)
-@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
+@cloup.command(name="matseg-run", cls=Command, examples=_EXAMPLES)
+@model_argument
 @click.argument("input_", metavar="INPUT")
 @input_options
 @output_options
@@ -217,8 +232,38 @@ _EXAMPLES = (
 @page_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @json_option
+@excludes("watch", "dask", "part", "finish")
+@excludes("dask", "part")
+@excludes("overwrite", "finish")
+@excludes("label", "path", "pyramid", "probabilities")
+@applies_with("watch", "until", "idle")
+@applies_with("uncertain", "uncertain_crop", "uncertain_spacing")
+@applies_with("quantify", "connectivity")
 @debug_option
-def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: Any) -> int:
+@with_source
+@gathered("output", _output_options)
+def run_main(
+    model: Path,
+    input_: str,
+    *,
+    source: SourceOptions,
+    output: OutputOptions,
+    quantify: bool,
+    connectivity: Connectivity | None,
+    voxel_size: str | None,
+    uncertain: int | None,
+    uncertain_crop: int | None,
+    accept_difference: float,
+    part: Part | None,
+    sha256: str | None,
+    trusted_keys: tuple[Path, ...],
+    watch: bool,
+    until: int | None,
+    idle: float | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Label every slice of INPUT with MODEL, an ONNX file that matseg-export wrote, or zoo:NAME (matseg-inspect zoo:).
 
     INPUT is a folder of images, a TIFF stack, a zarr or OME-Zarr volume, an HDF5 dataset (file.h5::/path) or a .npy
@@ -232,113 +277,46 @@ def run_main(model: Path, input_: str, dry_run: bool, as_json: bool, **choices: 
       4  done, but some inputs were excluded; each is named with the reason
       1  anything else, such as a full disk
     """
+    from matseg_runtime.ledger import Part
+    from matseg_runtime.measure.measurer import MeasureOptions
+    from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
+    from matseg_runtime.model.zoo import choose_model
+    from matseg_runtime.run.options import RunOptions
     from matseg_runtime.run.run import plan_job, run_job
+    from matseg_runtime.run.summary import summary_lines
+    from matseg_runtime.source.watch import WatchOptions
+    from matseg_runtime.units import parse_voxel_size
 
-    options = _run_options(model, input_, choices)
+    path, trust = choose_model(model, sha256, trusted_keys)
+    asked = RunOptions(
+        model=path,
+        input=input_,
+        trust=trust,
+        source=source,
+        output=output,
+        accepted_difference=accept_difference / 100,
+        part=part or Part(),
+        watch=WatchOptions(until=until, idle_seconds=idle) if watch else None,
+        voxel=None if voxel_size is None else parse_voxel_size(voxel_size, source.axis or 0),
+        wanted=MeasureOptions(
+            regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None,
+            uncertain=uncertain,
+            crop=uncertain_crop,
+        ),
+        **options,  # the others are called as their fields are
+    )
     if dry_run:
-        lines = plan_job(options)
+        lines = plan_job(asked)
         if as_json:
             print_json({"plan": lines})
         else:
             click.echo("\n".join(lines))
-        return 0
+        return EXIT_DONE
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
     with shown_progress() as progress:
-        summary = run_job(options, progress)
-    _print_summary(summary, as_json)
-    return summary.exit_code
-
-
-def _run_options(model: Path, input_: str, choices: dict[str, Any]) -> RunOptions:
-    from matseg_runtime.ledger import Part
-    from matseg_runtime.model.zoo import choose_model
-    from matseg_runtime.run.options import RunOptions, parse_range
-    from matseg_runtime.sink.target import OutputOptions
-    from matseg_runtime.source.base import SourceOptions
-    from matseg_runtime.source.transform import Window
-    from matseg_runtime.units import parse_size
-
-    path, trust = choose_model(model, choices["sha256"], choices["trusted_keys"])
-    window, range_, memory, part = (choices[name] for name in ("window", "range_", "memory", "part"))
-    return RunOptions(
-        model=path,
-        input=input_,
-        trust=trust,
-        source=SourceOptions(
-            axis=choices["axis"],
-            slices=None if range_ is None else parse_range(range_),
-            level=choices["level"],
-            fill_missing_chunks=choices["fill_missing_chunks"],
-            follow_links=choices["follow_links"],
-        ),
-        output=OutputOptions(
-            path=choices["output"],
-            label=choices["label"],
-            image_format=choices["image_format"],
-            probabilities=choices["probabilities"],
-            pyramid=choices["pyramid"],
-            shards=choices["shards"],
-            overwrite=choices["overwrite"],
-        ),
-        provider=choices["provider"],
-        accepted_difference=choices["accept_difference"] / 100,
-        threads=choices["threads"],
-        tile=choices["tile"],
-        batch=choices["batch"],
-        memory=None if memory is None else parse_size(memory),
-        window=None if window is None else Window.parse(window),
-        accept_intensities=choices["accept_intensities"],
-        skip_constant=choices["skip_constant"],
-        part=Part() if part is None else Part.parse(part),
-        watch=_watch_options(choices),
-        voxel=_voxel_size(choices),
-        wanted=_wanted(choices),
-        uncertain_spacing=choices["uncertain_spacing"],
-        dask=choices["dask"],
-        finish=choices["finish"],
-        page=choices["page"],
-    )
-
-
-def _watch_options(choices: dict[str, Any]) -> WatchOptions | None:
-    from matseg_runtime.source.watch import WatchOptions
-
-    if choices["watch"]:
-        return WatchOptions(until=choices["until"], idle_seconds=choices["idle"])
-    for name in ("until", "idle"):
-        if choices[name] is not None:
-            raise click.UsageError(f"--{name} applies with --watch only")
-    return None
-
-
-def _voxel_size(choices: dict[str, Any]) -> VoxelSize | None:
-    from matseg_runtime.units import parse_voxel_size
-
-    text = choices["voxel_size"]
-    return None if text is None else parse_voxel_size(text, choices["axis"] or 0)
-
-
-def _wanted(choices: dict[str, Any]) -> MeasureOptions:
-    from matseg_runtime.measure.measurer import MeasureOptions
-    from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
-
-    for name in ("uncertain_crop", "uncertain_spacing"):
-        if choices[name] is not None and choices["uncertain"] is None:
-            raise click.UsageError(f"--{name.replace('_', '-')} applies with --uncertain only")
-    if choices["connectivity"] is not None and not choices["quantify"]:
-        raise click.UsageError("--connectivity applies with --quantify only")
-    connectivity: Connectivity = 4 if choices["connectivity"] == "4" else DEFAULT_CONNECTIVITY
-    return MeasureOptions(
-        regions=connectivity if choices["quantify"] else None,
-        uncertain=choices["uncertain"],
-        crop=choices["uncertain_crop"],
-    )
-
-
-def _print_summary(summary: Summary, as_json: bool) -> None:
-    from matseg_runtime.run.summary import summary_lines
-
+        summary = run_job(asked, progress)
     if as_json:
         print_json(summary.as_dict())
     for line in summary_lines(summary):
         click.echo(printable(line), err=as_json)
+    return summary.exit_code

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from matseg_runtime.cli.completion import complete_model
+from matseg_runtime.cli.options import model_argument
 from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Command, Example
 
@@ -19,7 +19,7 @@ from matseg_shared.console.help import Command, Example
         Example("a model of the zoo, by a key of one's own", "matseg-sign zoo:tomography --key group.key"),
     ],
 )
-@click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
+@model_argument
 @click.option(
     "--key",
     type=click.Path(path_type=Path),

@@ -1,24 +1,24 @@
-"""What `--help` shows, and what is meant when a word is misspelt.
+"""Commands whose `--help` has examples and groups of options, and that say in JSON, too, what is wrong with their line.
 
-Click itself suggests options and subcommands; here are examples, options in groups, and suggestions for choices.
+Cloup groups options and click suggests misspelt ones; here are examples, and one width for all groups.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
+import cloup
+from cloup.constraints import ConstraintViolated
 
 from matseg_shared.console.command import EXIT_INTERRUPTED, print_error
+from matseg_shared.errors import MatsegError
 from matseg_shared.system.interruption import counted, is_pending
-
-_GROUP = "matseg_help_group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,13 @@ class Example:
     line: str
 
 
-class _Explained(click.Command):
-    """What commands and groups of commands have in common."""
+class Command(cloup.Command):
+    """A command whose `--help` has examples and groups of options, and whose errors are JSON when asked for.
+
+    Args:
+        examples: lines that end its `--help`.
+        renamed: earlier names of options, which are taken with a note, and the present ones.
+    """
 
     def __init__(
         self,
@@ -43,10 +48,9 @@ class _Explained(click.Command):
             "help_option_names": ["-h", "--help"],
             **kwargs.get("context_settings", {}),
         }
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, formatter_settings=cloup.HelpFormatter.settings(col1_max_width=26), **kwargs)
         self.examples = tuple(examples)
-        self.renamed = dict(renamed or {})
-        """Earlier names of options, which are still taken, to the present ones."""
+        self._renamed = dict(renamed or {})
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -54,23 +58,23 @@ class _Explained(click.Command):
         """Read the command line; with `--json`, what is wrong with it is said in JSON too."""
         as_json = wants_json(args)
         try:
-            return super().make_context(info_name, self._present_names(args), parent, **extra)
+            return super().make_context(info_name, self._with_present_names(args), parent, **extra)
         except click.exceptions.NoArgsIsHelpError:
             raise
-        except click.ClickException as error:
+        except (click.ClickException, MatsegError) as error:
+            if isinstance(error, MatsegError | ConstraintViolated):  # of a value, or of options together
+                error = click.UsageError(str(error), getattr(error, "ctx", None))
             if as_json:
                 print_error(error)
-            raise
+            raise error from None
 
-    def _present_names(self, args: list[str]) -> list[str]:
+    def _with_present_names(self, args: Sequence[str]) -> list[str]:
         words = list(args)
-        for place, word in enumerate(args):
-            if word == "--":
-                break
+        for place, word in enumerate(words[: _end_of_options(args)]):
             name, equals, value = word.partition("=")
-            if name in self.renamed:
-                click.echo(f"Note: {name} is called {self.renamed[name]} now", err=True)
-                words[place] = f"{self.renamed[name]}{equals}{value}"
+            if name in self._renamed:
+                click.echo(f"Note: {name} is called {self._renamed[name]} now", err=True)
+                words[place] = f"{self._renamed[name]}{equals}{value}"
         return words
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,24 +87,17 @@ class _Explained(click.Command):
             try:
                 return super().main(*args, **kwargs)
             except SystemExit as end:
-                if (
-                    end.code == 1 and is_pending()
-                ):  # Ctrl-C around the command itself, for which click has this code
+                if end.code == 1 and is_pending():  # Ctrl-C around the command itself, for which click has 1
                     end.code = EXIT_INTERRUPTED
                 raise
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Options under the heading of their group; those of none under `Options`."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None and isinstance(param, click.Option):
-                sections.setdefault(getattr(param, _GROUP, "Options"), []).append(record)
-        # one width for all, so that the columns of the sections stand below each other
-        width = min(26, max(len(name) for records in sections.values() for name, _ in records))
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), text) for name, text in records], col_max=width)
+    def get_default_option_group(
+        self, ctx: click.Context, is_the_only_visible_option_group: bool = False
+    ) -> cloup.OptionGroup:
+        """Options of no group stand under `Options`, whatever groups there are."""
+        group = super().get_default_option_group(ctx, is_the_only_visible_option_group)
+        group.title = "Options"
+        return group
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples, one after the other, ready to be copied."""
@@ -115,19 +112,10 @@ class _Explained(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class Command(_Explained):
-    """A command whose `--help` has examples and groups of options, and whose errors are JSON when asked for."""
-
-
-class Group(_Explained, click.Group):
+class Group(Command, click.Group):
     """A group of such commands."""
 
     command_class = Command
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Options, then the commands."""
-        super().format_options(ctx, formatter)
-        self.format_commands(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -145,39 +133,6 @@ class Group(_Explained, click.Group):
             raise error from None
 
 
-class Choice(click.Choice[Any]):
-    """One of several words or numbers; the nearest is suggested for one that is misspelt."""
-
-    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        """The words there are, and the nearest."""
-        return super().get_invalid_choice_message(value, ctx) + did_you_mean(
-            str(value), map(str, self.choices), " Did you mean {!r}?"
-        )
-
-
-class Range(click.FloatRange):
-    """A number within bounds, which `nan` is not, nor infinity."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it."""
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number", param, ctx)
-        return number
-
-
-def option_group(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Add options that stand under a heading of their own in `--help`, in the order given."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-            setattr(command.__click_params__[-1], _GROUP, title)
-        return command
-
-    return decorate
-
-
 def did_you_mean(word: str, known: Iterable[str], form: str = "; did you mean {!r}?") -> str:
     """A question with the nearest of the known words; empty when none is near."""
     names = {name.lower(): name for name in known}
@@ -186,6 +141,9 @@ def did_you_mean(word: str, known: Iterable[str], form: str = "; did you mean {!
 
 
 def wants_json(args: Sequence[str]) -> bool:
-    """Whether `--json` is among the words of a command line, before any `--`."""
-    options = args[: args.index("--")] if "--" in args else args
-    return "--json" in options
+    """Tell whether `--json` is among the options of a command line."""
+    return "--json" in args[: _end_of_options(args)]
+
+
+def _end_of_options(args: Sequence[str]) -> int:
+    return args.index("--") if "--" in args else len(args)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import cloup
 import pytest
 from click.testing import CliRunner
 
 from matseg_shared.console.command import debug_option, json_option, jsonable, print_json
-from matseg_shared.console.help import Choice, Command, Example, Group, did_you_mean, option_group, wants_json
+from matseg_shared.console.help import Command, Example, Group, did_you_mean, wants_json
+from matseg_shared.console.options import Choice
 from matseg_shared.errors import ConfigError, Problem
 
 
@@ -32,7 +34,7 @@ class Summary:
     ],
 )
 @click.argument("word")
-@option_group(
+@cloup.option_group(
     "Pace",
     click.option("--speed", type=Choice(["slow", "fast"]), default="slow", help="How fast."),
     click.option("--breaks", type=int, help="How often."),

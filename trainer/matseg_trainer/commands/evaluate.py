@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
-from matseg_shared.console.help import Command, Example, Range
+from matseg_shared.console.help import Command, Example
+from matseg_shared.console.options import Range, applies_with, page_option
 from matseg_shared.console.progress import step_progress
 from matseg_shared.errors import UsageError
-from matseg_shared.pages.option import page_option
 from matseg_trainer.commands.completion import complete_split
 from matseg_trainer.commands.options import (
     dataset_argument,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from matseg_trainer.predict.predictor import Predictor
 
 
-@click.command(
+@cloup.command(
     name="matseg-evaluate",
     cls=Command,
     examples=[
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 @workspace_option
 @page_option
 @json_option
+@applies_with("model", "sha256", "trusted_keys")
 @debug_option
 def evaluate_main(
     dataset: str,
@@ -97,8 +99,6 @@ def evaluate_main(
     pink; more classes: wrong pixels pink. log/ gets the figures as JSON and, image by image with the worst first, as
     CSV; plots/ the confusion matrix and the reliability diagram.
     """
-    if model is None and (sha256 is not None or trusted_keys):
-        raise click.UsageError("--sha256 and --trusted-key apply with --model only")
     place = Workspace.find(workspace)
     data = place.dataset(dataset)
     require_train_extra("matseg-evaluate")

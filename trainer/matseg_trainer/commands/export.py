@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
-from matseg_shared.console.help import Choice, Command, Example
+from matseg_shared.console.help import Command, Example
+from matseg_shared.console.options import Choice, applies_with
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.options import (
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from matseg_trainer.export.export import ExportResult
 
 
-@click.command(
+@cloup.command(
     name="matseg-export",
     cls=Command,
     examples=[
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @workspace_option
 @json_option
+@applies_with("bioimageio", "authors", "licence", "citations")
 @debug_option
 def export_main(
     dataset: str,
@@ -110,6 +113,7 @@ def export_main(
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size
+    from matseg_trainer.export.bioimageio import Package, write_package
     from matseg_trainer.export.existing import exported_before
     from matseg_trainer.export.export import export_checkpoint
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
@@ -118,7 +122,9 @@ def export_main(
     target = output or place.saved / f"{dataset}_{version}.onnx"
     if target.suffix != ".onnx":
         raise UsageError(f"{target}: expected a file name that ends in .onnx")
-    package = _package(bioimageio, authors, licence, citations, overwrite=overwrite)
+    package = None
+    if bioimageio is not None:
+        package = Package.parse(bioimageio, authors, licence, citations, overwrite=overwrite)
     there = target.exists() and not overwrite
     if there and package is None:
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
@@ -139,8 +145,6 @@ def export_main(
                 checkpoint, target, precision=precision, tta=tta, dataset=data, progress=progress
             )
     if package is not None:
-        from matseg_trainer.export.bioimageio import write_package
-
         write_package(package, target)
     if as_json:
         print_json(_summary(result, package))
@@ -191,22 +195,3 @@ def _lines(result: ExportResult, package: Package | None) -> list[str]:
         lines.append(f"  left in fp32: {', '.join(export.calibration.fp32_layers)}")
     lines.append(f"  this precision pays on: {', '.join(export.pays_on)}")
     return lines if package is None else [*lines, f"{package.path}: package for bioimage.io"]
-
-
-def _package(
-    path: Path | None,
-    authors: tuple[str, ...],
-    licence: str | None,
-    citations: tuple[str, ...],
-    *,
-    overwrite: bool,
-) -> Package | None:
-    if path is None:
-        if authors or licence is not None or citations:
-            raise click.UsageError(
-                "--author, --licence and --cite describe a package: give --bioimageio FILE.zip"
-            )
-        return None
-    from matseg_trainer.export.bioimageio import Package
-
-    return Package.parse(path, authors, licence, citations, overwrite=overwrite)

@@ -10,7 +10,8 @@ import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.completion import SHELLS, completion_script
-from matseg_shared.console.help import Choice, Command, Example, Group
+from matseg_shared.console.help import Example, Group
+from matseg_shared.console.options import Choice
 from matseg_trainer.workspace import Workspace, workspace_option
 
 _PREFIX = "matseg-"
@@ -103,7 +104,6 @@ def versions(as_json: bool) -> None:
 
 
 @main.command(
-    cls=Command,
     examples=[
         Example("bash, from now on", "matseg completion bash >> ~/.bashrc"),
         Example("zsh, behind its line `compinit`", "matseg completion zsh >> ~/.zshrc"),

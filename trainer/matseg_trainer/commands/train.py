@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command, Example
-from matseg_shared.pages.option import page_option
+from matseg_shared.console.options import excludes, page_option
 from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matseg_trainer.train.loop import Outputs, TrainingJob
 
 
-@click.command(
+@cloup.command(
     name="matseg-train",
     cls=Command,
     examples=[
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 @workspace_option
 @page_option
 @json_option
+@excludes("resume", "overwrite", "no_save")
 @debug_option
 def train_main(
     dataset: str,
@@ -76,8 +78,6 @@ def train_main(
     config = version_config(place, dataset, version)
     data = place.dataset(dataset)
     require_train_extra("matseg-train")
-    if resume and (overwrite or no_save):
-        raise click.UsageError("--resume goes with neither --overwrite nor --no-save.")
     from matseg_trainer.pages.leave import leave_page
     from matseg_trainer.pages.training import write_training_page
     from matseg_trainer.train.console import terminal_progress

@@ -1,0 +1,90 @@
+"""Kinds of options that all commands share: typed values, options that exclude or need each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+import cloup
+from cloup.constraints import ConstraintViolated, If, IsSet, accept_none
+
+from matseg_shared.console.help import did_you_mean
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+REPORT_VARIABLE = "MATSEG_REPORT"
+
+page_option = click.option(
+    "--report/--no-report",
+    "page",
+    default=True,
+    envvar=REPORT_VARIABLE,
+    help=f"End with an HTML page to look at. Default: do ({REPORT_VARIABLE}=0: do not).",
+)
+
+
+class Choice(click.Choice[Any]):
+    """One of several words or numbers; the nearest is suggested for one that is misspelt."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """The words there are, and the nearest."""
+        return super().get_invalid_choice_message(value, ctx) + did_you_mean(
+            str(value), map(str, self.choices), " Did you mean {!r}?"
+        )
+
+
+class Range(click.FloatRange):
+    """A number within bounds, which `nan` is not, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+def excludes(name: str, *others: str) -> Decorator:
+    """Refuse one option beside any of the others, before anything is opened; all by the names of their arguments."""
+    return _refuse(
+        IsSet(name), name, others, "{first} and {second} cannot be combined; leave one of them out"
+    )
+
+
+def applies_with(name: str, *others: str) -> Decorator:
+    """Refuse the others where the option that they belong to is missing."""
+    return _refuse(~IsSet(name), name, others, "{second} applies with {first} only")
+
+
+def _refuse(condition: Any, name: str, others: tuple[str, ...], message: str) -> Decorator:
+    def explain(_error: ConstraintViolated) -> str:
+        context = click.get_current_context()
+        labels = {str(param.name): max(param.opts, key=len) for param in context.command.params}
+        second = next(other for other in others if IsSet(other)(context))
+        return message.format(first=labels[name], second=labels[second])
+
+    return cloup.constraint(If(condition, then=accept_none).rephrased(error=explain), others)
+
+
+def gathered(argument: str, load: Callable[[], type[Any]]) -> Decorator:
+    """Hand the command one dataclass instead of the options that are called as the dataclass's fields.
+
+    Args:
+        argument: the command's, for the dataclass.
+        load: imports the dataclass, when the command is at work and not for its `--help`.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **options: Any) -> Any:
+            kind = load()
+            names = [item.name for item in dataclasses.fields(kind) if item.name in options]
+            made = kind(**{name: options.pop(name) for name in names})
+            return command(*args, **options, **{argument: made})
+
+        return wrapped
+
+    return decorate
