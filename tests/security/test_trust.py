@@ -403,7 +403,7 @@ def test_evaluating_a_model_asks_for_the_same(mine: Path, tmp_path: Path) -> Non
     assert f"expected SHA-256 {'0' * 64} (--sha256)" in result.stderr
     result = call(evaluate_main, *arguments, "--sha256", "0" * 64)
     assert result.exit_code == 2
-    assert "apply with --model only" in result.stderr
+    assert "--sha256 applies with --model only" in result.stderr
 
 
 # what is proved is what is loaded
