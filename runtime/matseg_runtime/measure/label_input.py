@@ -17,7 +17,6 @@ from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source.base import PixelArray, Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
-from matseg_runtime.source.zarr import without_remarks
 from matseg_runtime.units import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import is_grey
@@ -107,6 +106,8 @@ def _attributes(location: str) -> LabelFacts:
     if Path(file.rstrip("/")).suffix != ".zarr" or "://" in file or not Path(file).is_dir():
         return LabelFacts(ours=False)
     import zarr
+
+    from matseg_runtime.source.zarr import without_remarks
 
     try:
         with without_remarks():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from matseg_runtime.sink.base import LabelInfo, LabelVolume
 from matseg_runtime.sink.multiscale import Level, Multiscale
 from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
-from matseg_runtime.source.zarr import placement, without_remarks
+from matseg_runtime.source.zarr import ome_document, ome_level, without_remarks
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.system.files import atomic_write, output_errors, sweep, sync_folder
 from matseg_shared.system.locks import FileLock
@@ -166,37 +166,26 @@ def check_label_name(name: str) -> str:
 
 
 def _multiscale_of(group: Any) -> Multiscale:
-    attributes = group.attrs.asdict()
-    document = attributes.get("ome", attributes)
-    image = document["multiscales"][0]
-    names = [str(axis["name"]) for axis in image["axes"]]
-    spatial = [number for number, name in enumerate(names) if name in _SPACE]
-    if len(spatial) not in (2, 3):
-        raise ValueError(f"{len(spatial)} spatial axes")
+    levels: list[Level] = []
+    for number, dataset in enumerate(ome_document(group)["multiscales"][0]["datasets"]):
+        array, names, spacing = ome_level(group, number)
+        spatial = [axis for axis, name in enumerate(names) if name in _SPACE]
+        shape = tuple(array.shape[axis] for axis in spatial)
+        if len(spatial) not in (2, 3):
+            raise ValueError(f"{len(spatial)} spatial axes")
+        if levels and any(length > finer for length, finer in zip(shape, levels[-1].shape, strict=True)):
+            raise ValueError(
+                f"level {dataset['path']} of shape {shape} is larger than the one before, {levels[-1].shape}"
+            )
+        levels.append(Level(shape=shape, scale=spacing.scale, translation=spacing.translation))
+    if not levels:
+        raise ValueError("no level")
     return Multiscale(
         version="0.4" if group.metadata.zarr_format == 2 else "0.5",
-        axes=tuple(names[number] for number in spatial),
-        units=tuple(image["axes"][number].get("unit") for number in spatial),
-        levels=tuple(_levels(group, image, spatial)),
+        axes=tuple(names[axis] for axis in spatial),
+        units=spacing.units,
+        levels=tuple(levels),
     )
-
-
-def _levels(group: Any, image: Mapping[str, Any], spatial: Sequence[int]) -> Iterator[Level]:
-    finer: tuple[int, ...] | None = None
-    for dataset in image["datasets"]:
-        whole = group[dataset["path"]].shape
-        placed = placement(image, dataset, len(whole))
-        shape = tuple(whole[number] for number in spatial)
-        if finer is not None and any(length > longest for length, longest in zip(shape, finer, strict=True)):
-            raise ValueError(
-                f"level {dataset['path']} of shape {shape} is larger than the one before, {finer}"
-            )
-        finer = shape
-        yield Level(
-            shape=shape,
-            scale=tuple(placed.scale[number] for number in spatial),
-            translation=tuple(placed.translation[number] for number in spatial),
-        )
 
 
 def _require_labels_group(image: ImageGroup) -> Any:

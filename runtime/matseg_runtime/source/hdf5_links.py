@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,57 +27,6 @@ _BLOCK_NUMBER = "%b"
 _PREFIX_VARIABLE = "HDF5_VDS_PREFIX"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """One other file."""
-
-    name: str
-    """As the dataset has it."""
-    path: Path | None
-    """Where HDF5 finds it; None: nowhere."""
-
-
-@dataclass(kw_only=True)
-class _Search:
-    h5py: Any
-    start: Path
-    seen: set[tuple[str, str]] = field(default_factory=set)
-
-    def of(self, dataset: Any) -> Iterator[Reference]:
-        """Of one dataset, and of those that it is made of."""
-        file = Path(os.path.abspath(dataset.file.filename))  # noqa: PTH100 (links are left as they are)
-        if (str(file), dataset.name) in self.seen:
-            return
-        self.seen.add((str(file), dataset.name))
-        if file != self.start:
-            yield Reference(name=str(file), path=file)
-        for name, _offset, _size in dataset.external or ():
-            text = os.fsdecode(name)
-            yield Reference(name=text, path=_first([Path(text)]))
-        if dataset.is_virtual:
-            for source in dataset.virtual_sources():
-                yield from self._source(dataset, file, source)
-
-    def _source(self, dataset: Any, file: Path, source: Any) -> Iterator[Reference]:
-        if source.file_name == _SAME_FILE:
-            inner = dataset.file.get(source.dset_name)
-            yield from self.of(inner) if isinstance(inner, self.h5py.Dataset) else ()
-            return
-        found = _first(_places(source.file_name, file.parent))
-        yield Reference(name=source.file_name, path=found)
-        if found is None:
-            return
-        try:
-            with self.h5py.File(found, "r") as opened:
-                inner = opened.get(source.dset_name)
-                if not isinstance(inner, self.h5py.Dataset):
-                    yield Reference(name=f"{source.file_name}::{source.dset_name}", path=None)
-                    return
-                yield from self.of(inner)
-        except OSError:  # told when it is read
-            return
-
-
 def with_references(h5py: Any, dataset: Any, stored: StoredArray, options: SourceOptions) -> StoredArray:
     """Look at all other files that a dataset's values come from; a change of one makes another input.
 
@@ -91,7 +39,22 @@ def with_references(h5py: Any, dataset: Any, stored: StoredArray, options: Sourc
     Raises:
         UsageError: one lies elsewhere, or is missing.
     """
-    found = _checked_references(h5py, dataset, stored, options)
+    start = Path(os.path.abspath(stored.path))  # noqa: PTH100 (links are left as they are)
+    found: dict[Path, None] = {}
+    for name, path in _references(h5py, dataset, start, set()):
+        if path is None:
+            if options.fill_missing_chunks or _BLOCK_NUMBER in name:
+                continue
+            raise UsageError(
+                f"{stored.location}: takes values from {printable(name)}, which is not there; HDF5 would hand out its "
+                "fill value instead: bring the file, or use --fill-missing-chunks if that value is meant"
+            )
+        if not options.follow_links and not path.is_relative_to(start.parent):
+            raise UsageError(
+                f"{stored.location}: takes values from {printable(str(path))}, which does not lie in the folder of "
+                f"{start.name} or below; name that file itself, or use --follow-links if you trust the file"
+            )
+        found[path] = None
     if not found:
         return stored
     listed = "\n".join(f"{path.name} {file_identity(path)}" for path in found)
@@ -99,28 +62,42 @@ def with_references(h5py: Any, dataset: Any, stored: StoredArray, options: Sourc
     return dataclasses.replace(stored, content=f"{stored.content}; {len(found)} more files {digest}")
 
 
-def _checked_references(
-    h5py: Any, dataset: Any, stored: StoredArray, options: SourceOptions
-) -> tuple[Path, ...]:
-    """The files that are there, each once."""
-    start = Path(os.path.abspath(stored.path))  # noqa: PTH100
-    found: dict[Path, None] = {}
-    for reference in _Search(h5py=h5py, start=start).of(dataset):
-        if reference.path is None:
-            if options.fill_missing_chunks or _BLOCK_NUMBER in reference.name:
-                continue
-            raise UsageError(
-                f"{stored.location}: takes values from {printable(reference.name)}, which is not there; HDF5 "
-                "would hand out its fill value instead: bring the file, or use --fill-missing-chunks if that value is "
-                "meant"
-            )
-        if not options.follow_links and not reference.path.is_relative_to(start.parent):
-            raise UsageError(
-                f"{stored.location}: takes values from {printable(str(reference.path))}, which does not lie in the "
-                f"folder of {start.name} or below; name that file itself, or use --follow-links if you trust the file"
-            )
-        found[reference.path] = None
-    return tuple(found)
+def _references(
+    h5py: Any, dataset: Any, start: Path, seen: set[tuple[Path, str]]
+) -> Iterator[tuple[str, Path | None]]:
+    """Other files than `start` that a dataset, and those that it is made of, take values from.
+
+    Yields:
+        The name as the dataset has it, and where HDF5 finds the file; None: nowhere.
+    """
+    file = Path(os.path.abspath(dataset.file.filename))  # noqa: PTH100
+    if (file, dataset.name) in seen:
+        return
+    seen.add((file, dataset.name))
+    if file != start:
+        yield str(file), file
+    for name, _offset, _size in dataset.external or ():
+        text = os.fsdecode(name)
+        yield text, _first([Path(text)])
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
+        if source.file_name == _SAME_FILE:
+            inner = dataset.file.get(source.dset_name)
+            if isinstance(inner, h5py.Dataset):
+                yield from _references(h5py, inner, start, seen)
+            continue
+        found = _first(_places(source.file_name, file.parent))
+        yield source.file_name, found
+        if found is None:
+            continue
+        try:
+            with h5py.File(found, "r") as opened:
+                inner = opened.get(source.dset_name)
+                if isinstance(inner, h5py.Dataset):
+                    yield from _references(h5py, inner, start, seen)
+                else:
+                    yield f"{source.file_name}::{source.dset_name}", None
+        except OSError:  # told when it is read
+            continue
 
 
 def _places(name: str, folder: Path) -> list[Path]:
