@@ -63,7 +63,7 @@ class LabelFacts:
 
 
 def facts_of(location: str) -> LabelFacts:
-    """What matseg-run left beside its output; of a zarr that was moved away from it, what its attributes say."""
+    """Read what matseg-run left beside its output; for a zarr that was moved away from it, its attributes."""
     file, node = split_location(location)
     path = Path(file) / (node or "").strip("/")
     beside = side_folder(path)
@@ -101,7 +101,7 @@ def _read_report(path: Path) -> _Report | None:
 
 
 def _attributes(location: str) -> LabelFacts:
-    """Of an OME-Zarr label image."""
+    """Facts in the attributes of an OME-Zarr label image."""
     file, node = split_location(location)
     if Path(file.rstrip("/")).suffix != ".zarr" or "://" in file or not Path(file).is_dir():
         return LabelFacts(ours=False)

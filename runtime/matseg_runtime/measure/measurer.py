@@ -1,4 +1,4 @@
-"""What a run measures on its labels on the way, beside the phase fractions, and what that costs."""
+"""Measurements on the labels of a run on the way, beside the phase fractions, and the time they take."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
-    """What is to be measured."""
+    """The measurements that were asked for."""
 
     regions: Connectivity | None = None
     """None: no regions."""
     uncertain: int | None = None
-    """So many slices or crops are to be proposed for labelling; None: none."""
+    """Number of slices or crops to propose for labelling; None: none."""
     crop: int | None = None
     """Edge of those crops in pixels; None: whole slices."""
 
     @property
     def nothing(self) -> bool:
-        """Whether a run is as fast as one that knows nothing of measurements."""
+        """True where a run is as fast as one that knows nothing of measurements."""
         return self.regions is None and self.uncertain is None
 
     def is_scored(self, record: SliceRecord) -> bool:
-        """Whether an earlier run has found out how uncertain a slice is, as it is wanted now."""
+        """True where an earlier run has found out how uncertain a slice is, as it is wanted now."""
         if self.uncertain is None:
             return True
         found = record.uncertainty
@@ -43,7 +43,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Of one slice; None: not wanted."""
+    """The measurements of one slice; None: not asked for."""
 
     regions: SliceRegions | None = None
     uncertainty: SliceUncertainty | None = None

@@ -21,7 +21,7 @@ CSV_NAME = "phase_fractions.csv"
 DRIFT_WARNING = 0.5
 """Drift of the median slice from which on a summary warns."""
 _FEW_CLASSES = 12
-"""So many passes that compare 32 pixels at a time are faster than one that counts pixel by pixel."""
+"""Up to here, a pass per class that compares 32 pixels at a time is faster than one that counts pixel by pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

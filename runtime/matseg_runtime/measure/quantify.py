@@ -56,7 +56,7 @@ class QuantifyOptions:
     """As `parse_voxel_size` takes it; goes before what the labels themselves say."""
     connectivity: Connectivity = DEFAULT_CONNECTIVITY
     names: tuple[str, ...] = ()
-    """Of the classes; empty: what is known from elsewhere."""
+    """Names of the classes; empty: those known from elsewhere."""
     ignore: int | None = None
     """Value of pixels that have no class; None: 255 in what matseg-run wrote, else there are none."""
     workers: int | None = None

@@ -44,7 +44,7 @@ class SizeBin:
     """...to below here."""
     regions: int
     area_share: float
-    """Of the area of all regions that have a size."""
+    """Share of the area of all regions that have a size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class ClassQuantities:
     value: int
     pixels: int
     fraction: float
-    """Of the labelled pixels."""
+    """Share of the labelled pixels."""
     area: float
     """In the unit squared."""
     regions: int
@@ -92,7 +92,7 @@ class ClassQuantities:
 def quantities(
     slices: Iterable[SliceRegions], values: Sequence[int], pixel: VoxelSize
 ) -> tuple[ClassQuantities, ...]:
-    """What some slices amount to together; one slice is some slices.
+    """The quantities of all classes over some slices, or in one.
 
     Args:
         slices: counts, in any order; each is looked at once.
@@ -166,7 +166,7 @@ def _weights(pixel: VoxelSize) -> tuple[float, float, float, float]:
 
 
 def equivalent_diameter(area: NDArray[np.integer], pixel: VoxelSize) -> NDArray[np.float64]:
-    """Of the circle with as much area as so many pixels, in the unit of length."""
+    """Diameter of the circle with as much area as so many pixels, in the unit of length."""
     return np.sqrt(4 / math.pi * pixel.area * area.astype(np.float64))
 
 

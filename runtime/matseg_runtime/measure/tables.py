@@ -39,7 +39,7 @@ class RegionTables:
     """Everything that is said about the regions of some labels."""
 
     labels: str
-    """What was measured."""
+    """Location of the labels that were measured."""
     rows: Sequence[SliceRow]
     classes: Sequence[tuple[int, str]]
     """Value and name of each class."""
@@ -50,7 +50,7 @@ class RegionTables:
 
     @property
     def pixel(self) -> VoxelSize:
-        """What a pixel stands for."""
+        """The lengths that a pixel stands for."""
         return self.voxel or PIXELS
 
     def total(self) -> tuple[ClassQuantities, ...]:

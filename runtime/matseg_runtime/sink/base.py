@@ -54,7 +54,7 @@ class LabelVolume:
     axis: int
     """Which of them the slices are cut along."""
     spacing: Spacing
-    """Of the labels, the start of a range taken into account."""
+    """Place of the labels, the start of a range taken into account."""
 
     @property
     def slice_shape(self) -> tuple[int, int]:
@@ -70,10 +70,10 @@ class LabelVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelInfo:
-    """What the files of an output say about its labels."""
+    """The information about labels that the files of an output carry."""
 
     metadata: ModelMetadata
-    """Of the model: class names and colours."""
+    """The model's, for class names and colours."""
     provenance: str
     """JSON that each file carries."""
     voxel: VoxelSize | None = None
@@ -84,7 +84,7 @@ class Sink(ABC):
     """Takes the results of whole units; may be called by several threads at a time, never twice for one unit."""
 
     path: Path
-    """What the user will open."""
+    """The file or folder that the user will open."""
     ledger_folder: Path
     report_folder: Path
     """Where the report and the phase fractions go."""

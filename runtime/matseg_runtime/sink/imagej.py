@@ -1,4 +1,4 @@
-"""What TIFFs tell ImageJ and Fiji: that their pages are slices, how large a voxel is, and the classes' colours."""
+"""Tags by which ImageJ and Fiji know that pages are slices, how large a voxel is, and the classes' colours."""
 
 from __future__ import annotations
 

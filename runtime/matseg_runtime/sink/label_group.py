@@ -44,7 +44,7 @@ class ImageGroup:
     node: str
     """Path of the image's group within it; "" for the whole."""
     multiscale: Multiscale
-    """Of its labels: the image's own spatial axes and levels."""
+    """Axes and levels of its labels: the image's own."""
 
     @property
     def path(self) -> Path:

@@ -1,4 +1,4 @@
-"""What OME-Zarr says of a label image: its axes, and the place and scale of each resolution level."""
+"""The OME-Zarr metadata of a label image: its axes, and the place and scale of each resolution level."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Level:
     scale: tuple[float, ...]
     """Edge lengths of a voxel."""
     translation: tuple[float, ...]
-    """Of the first voxel."""
+    """Place of the first voxel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Multiscale:
 
 
 def alone(volume: LabelVolume, *, pyramid: bool) -> Multiscale:
-    """Of labels that are an OME-Zarr of their own.
+    """The levels of labels that are an OME-Zarr of their own.
 
     Args:
         volume: shape and spacing.

@@ -31,7 +31,7 @@ class OutputOptions:
     label: str | None = None
     """Write into the group of the OME-Zarr input itself, as `labels/<label>`; instead of `path`."""
     image_format: ImageFormat = "png"
-    """Of a folder."""
+    """Format of the images in a folder."""
     probabilities: bool = False
     pyramid: bool = False
     """Zarr: add levels of lower resolution."""
@@ -168,7 +168,7 @@ def label_volume(
 
 
 def _edges(voxel: VoxelSize | None, axis: int) -> Spacing:
-    """Of a volume that begins at nought, and whose slices are cut along `axis`.
+    """The spacing of a volume that begins at nought, and whose slices are cut along `axis`.
 
     Where the step between slices is not known, viewers get a cube, without a unit; where nothing is, a cube of 1.
     """
@@ -226,7 +226,7 @@ def open_sink(
 
 
 def _deepened(spacing: Spacing | None) -> Spacing | None:
-    """Of an image, for the same image as a volume of one slice."""
+    """The spacing of an image, as a volume of one slice."""
     if spacing is None:
         return None
     return Spacing(

@@ -1,4 +1,4 @@
-"""What TIFF stacks and zarr volumes have in common: they grow under another name until they are whole.
+"""Outputs that hold all slices, TIFF stacks and zarr volumes: they grow under another name until they are whole.
 
 ```
 <out>.matseg/partial    the growing output
@@ -137,12 +137,7 @@ class VolumeSink(Sink):
         return block
 
     def damaged(self, place: Path, found: str) -> OutputError:
-        """What to say of an output that cannot be mended slice by slice.
-
-        Args:
-            place: the output, or its unfinished form.
-            found: what is wrong with it.
-        """
+        """The error of an output, or its unfinished form, that cannot be mended slice by slice."""
         return OutputError(
             f"{place}: is not what matseg-run wrote ({found}); label everything again with --overwrite, or choose "
             "another output with -o"
@@ -176,7 +171,7 @@ class VolumeSink(Sink):
 
     @abstractmethod
     def _is_complete(self) -> bool:
-        """Whether nothing of what `_complete` made is missing."""
+        """True where nothing of what `_complete` made is missing."""
 
     @abstractmethod
     def _create(self, path: Path) -> None:
@@ -188,7 +183,7 @@ class VolumeSink(Sink):
 
 
 def _same_content(one: Path, other: Path) -> bool:
-    """Whether two files, or two folders with all that is in them, are equal byte for byte."""
+    """True where two files, or two folders with all that is in them, are equal byte for byte."""
     if one.is_file() and other.is_file():
         return filecmp.cmp(one, other, shallow=False)
     names = [sorted(path.relative_to(top) for path in top.rglob("*")) for top in (one, other)]
@@ -213,7 +208,7 @@ def side_folder(output: Path) -> Path:
 
 
 def is_zarr_group(folder: Path) -> bool:
-    """Whether a folder holds the metadata of a zarr group, of either version."""
+    """True where a folder holds the metadata of a zarr group, of either version."""
     return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 

@@ -28,7 +28,7 @@ LEVELS_NAME = "levels.json"
 _PLANE_CHUNK = 256
 """About the edge of a chunk within a slice, in pixels: a slice and a block are both read at a bearable price."""
 _UNFINISHED = "*.partial"
-"""What zarr calls a chunk's file while it is written; a killed process leaves it behind."""
+"""Names of chunks' files while zarr writes them; a killed process leaves one behind."""
 
 
 class ZarrSink(VolumeSink):

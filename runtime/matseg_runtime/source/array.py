@@ -44,17 +44,17 @@ class StoredArray:
     """Identifies its content as far as can be told without reading all of it."""
     chunk_shape: tuple[int, ...] | None = None
     piece_shape: tuple[int, ...] | None = None
-    """Of what is decoded at a time: a chunk, also within a shard."""
+    """Shape of what is decoded at a time: a chunk, also within a shard."""
     axis_names: tuple[str, ...] | None = None
     spacing: Spacing | None = None
     voxel: VoxelSize | None = None
-    """Of slices along the first axis, where too little is known for a spacing."""
+    """Voxel size of slices along the first axis, where too little is known for a spacing."""
     watched: Path | None = None
     """A file whose size and time of change tell when the content changes."""
     check: Callable[[tuple[slice | int, ...]], None] | None = None
     """Raises an ImageError when that part of the array is missing."""
     explain: Callable[[tuple[slice | int, ...], Exception], str] | None = None
-    """What to say when that part cannot be read."""
+    """Says why that part cannot be read."""
     closing: Callable[[], None] | None = None
 
 
@@ -70,7 +70,7 @@ class ArraySource(Source):
         self._stored = stored
         shape = tuple(int(length) for length in stored.array.shape)
         self._layout = layout_of(stored.location, shape, options.axis, stored.axis_names)
-        _require_room(stored, shape, self._layout.slice_axis)
+        _require_memory(stored, shape, self._layout.slice_axis)
         self.location = stored.location
         self.beside = _without_suffixes(stored.path.absolute())
         self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=stored.content)
@@ -137,8 +137,8 @@ class ArraySource(Source):
             self._stored.closing()
 
 
-def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int | None) -> None:
-    """What is read at a time must fit into memory: a slice, and the chunks it lies in, which are decoded whole."""
+def _require_memory(stored: StoredArray, shape: tuple[int, ...], slice_axis: int | None) -> None:
+    """Make sure that a slice, and the chunks it lies in, which are decoded whole, fit into memory."""
     itemsize = np.dtype(stored.array.dtype).itemsize
     one = tuple(1 if axis == slice_axis else length for axis, length in enumerate(shape))
     require_memory(stored.location, one, itemsize, "slice")
@@ -151,7 +151,7 @@ def _require_room(stored: StoredArray, shape: tuple[int, ...], slice_axis: int |
 
 
 def _within(spacing: Spacing | None, axes: int) -> Spacing | None:
-    """Of the spatial axes, where a format tells of three axes whatever the array's are: a colour image has two."""
+    """The spatial axes' part, where a format tells of three axes whatever the array's are: a colour image has two."""
     if spacing is None or len(spacing.scale) < axes or not spacing.is_sound:
         return None
     return Spacing(

@@ -1,4 +1,4 @@
-"""What every source of slices offers."""
+"""The interface of every source of slices, and the types it speaks in."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputIdentity:
-    """What makes an input the same input as in an earlier run, apart from its slices' own identities."""
+    """The features by which an input is the same as in an earlier run, apart from its slices' own identities."""
 
     kind: str
     """`folder`, `tiff`, `zarr`, `hdf5` or `npy`."""
     name: str
     """Its path without the folders above it, which differ between machines."""
     content: str
-    """What changes when it does; "" for a folder, to which images may be added between runs."""
+    """Changes when its content does; "" for a folder, to which images may be added between runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Spacing:
 
     @property
     def is_sound(self) -> bool:
-        """Whether its numbers can be those of a volume, and stay numbers when they are multiplied."""
+        """True where its numbers can be those of a volume, and stay numbers when they are multiplied."""
         return all(1e-30 < edge < 1e30 for edge in self.scale) and all(
             -1e30 < there < 1e30 for there in self.translation
         )
@@ -68,10 +68,10 @@ class Spacing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """What is known of a source that is one array."""
+    """The properties of a source that is one array."""
 
     shape: tuple[int, ...]
-    """Of the stored array's spatial axes: (Z, Y, X), or (Y, X) for a single image."""
+    """Lengths of the stored array's spatial axes: (Z, Y, X), or (Y, X) for a single image."""
     axis: int
     """Which of them is sliced along; 0 for a single image."""
     start: int
@@ -114,7 +114,7 @@ class Source(ABC):
     location: str
     """The input as the user named it."""
     beside: Path
-    """What default output names are made from: the input's path without suffixes."""
+    """The input's path without suffixes, from which default output names are made."""
     identity: InputIdentity
     slices: tuple[Slice, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -147,7 +147,7 @@ class Source(ABC):
         return ()
 
     def voxel_size(self) -> VoxelSize | None:
-        """What the input itself says of its voxels; None where it says nothing that can be relied on."""
+        """The voxel size that the input itself states; None where it says nothing that can be relied on."""
         if self.volume is None or self.volume.spacing is None:
             return None
         spacing = self.volume.spacing

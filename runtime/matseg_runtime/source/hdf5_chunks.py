@@ -26,7 +26,7 @@ class WrittenCheck:
     """Named in errors."""
     dataset: Any
     fill_missing: bool
-    """Whether what was never written counts as the fill value."""
+    """Take what was never written for the fill value."""
     stored: _StoredChunks | None
     """None for a dataset without chunks."""
 

@@ -28,7 +28,7 @@ class Layout:
     """
 
     ndim: int
-    """Of the stored array."""
+    """Axes of the stored array."""
     spatial: tuple[int, ...]
     """Two or three stored axes, in stored order; every axis that is neither spatial nor colour has length 1."""
     colour: int | None
@@ -42,7 +42,7 @@ class Layout:
         return self.spatial[self.axis] if len(self.spatial) == 3 else None
 
     def index(self, start: int, stop: int) -> tuple[slice | int, ...]:
-        """What to index the stored array with for slices `start` to `stop`."""
+        """The index of slices `start` to `stop` in the stored array."""
         whole = (*self.spatial, *(() if self.colour is None else (self.colour,)))
         index: list[slice | int] = [slice(None) if axis in whole else 0 for axis in range(self.ndim)]
         if self.slice_axis is not None:

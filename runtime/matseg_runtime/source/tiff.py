@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
-"""Of tifffile's axes those that are no stack of pages, whatever that one is called."""
+"""Axes of tifffile that are no stack of pages, whatever that one is called."""
 _MOST_CHANNELS = 7
 """That ImageJ shows together."""
 
@@ -141,7 +141,7 @@ def _spacing(voxel: VoxelSize | None) -> Spacing | None:
 
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:
-    """What to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
+    """The array to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
     import tifffile
 
     if len(tiff.series) > 1:
@@ -189,7 +189,7 @@ def _check_axes(path: Path, series: TiffPageSeries, *, are_slices: bool) -> None
 
 
 def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
-    """Whether an OME-TIFF's planes are this file's pages in their order, as pages are what is read."""
+    """Make sure that an OME-TIFF's planes are this file's pages in their order, as pages are what is read."""
     found = [None if page is None or page.parent is not tiff else page.index for page in series]
     if found != list(range(len(tiff.pages))):
         raise UsageError(
@@ -199,7 +199,7 @@ def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
 
 
 def _check_mappable(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
-    """Whether the file's bytes are the pixels as they are meant, so that they can be cut along any axis."""
+    """Make sure that the file's bytes are the pixels as they are meant, so that they can be cut along any axis."""
     if series.dataoffset is None:
         raise UsageError(
             f"{path}: only an uncompressed stack can be cut along another axis than 0, because each slice would "

@@ -1,4 +1,4 @@
-"""What a TIFF says of the size of its pixels: OME-XML, ImageJ's description, or its resolution tags."""
+"""The size of a TIFF's pixels, from OME-XML, ImageJ's description, or its resolution tags."""
 
 from __future__ import annotations
 

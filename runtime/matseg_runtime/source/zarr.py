@@ -125,7 +125,7 @@ def _ome_array(where: str, root: Any, level: int) -> tuple[Any, tuple[str, ...],
 
 
 def ome_document(group: Any) -> dict[str, Any]:
-    """What OME-Zarr says in a group's attributes, of version 0.5 or of an earlier one."""
+    """The OME-Zarr document in a group's attributes, of version 0.5 or of an earlier one."""
     attributes: dict[str, Any] = group.attrs.asdict()
     return dict(attributes.get("ome", attributes))
 

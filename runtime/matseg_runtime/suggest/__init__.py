@@ -1,1 +1,1 @@
-"""What to label next: how uncertain a model is, and where."""
+"""Proposals for the next labels: how uncertain a model is, and where."""

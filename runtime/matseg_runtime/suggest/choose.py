@@ -19,7 +19,7 @@ class Box:
     width: int
 
     def overlaps(self, other: Box) -> bool:
-        """Whether both have a pixel in common."""
+        """True where both have a pixel in common."""
         return (
             self.y < other.y + other.height
             and other.y < self.y + self.height

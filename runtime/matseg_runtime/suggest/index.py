@@ -31,7 +31,7 @@ class UncertainItem(Record):
     slice: str
     """As its label image or ledger has it."""
     position: int
-    """Of the slice in the input, from 0."""
+    """Position of the slice in the input, from 0."""
     where: str
     """The image, or the volume and the slice in it."""
     box: ItemBox | None
@@ -71,14 +71,14 @@ class UncertainIndex(Record):
     items: tuple[UncertainItem, ...]
 
     def proposes(self, other: UncertainIndex) -> bool:
-        """Whether both come from the same model and choose the same places."""
+        """True where both come from the same model and choose the same places."""
         return self.model_sha256 == other.model_sha256 and [(item.name, item.box) for item in self.items] == [
             (item.name, item.box) for item in other.items
         ]
 
 
 def read_index(folder: Path) -> UncertainIndex | None:
-    """Of a folder; None where there is none that can be read."""
+    """The index in a folder; None where there is none that can be read."""
     try:
         return UncertainIndex.model_validate_json((folder / INDEX_NAME).read_bytes())
     except (OSError, ValidationError):

@@ -52,7 +52,7 @@ def doubtful_places(unsure: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _sums_of_nine(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Of nine consecutive rows each, in four additions; 81 times 255 is well within 16 bits."""
+    """Sums of nine consecutive rows each, in four additions; 81 times 255 is well within 16 bits."""
     two = values[:-1] + values[1:]
     four = two[:-2] + two[2:]
     eight = four[:-4] + four[4:]
