@@ -1,0 +1,101 @@
+"""docs/labels.md: label images as napari, Fiji and ilastik save them are read as it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+
+from matseg_trainer.commands.prep import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "labels.md"
+SNIPPETS = re.findall(
+    r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The split `train` of a data set with two images and no label image yet; its workspace is the current folder."""
+    train = tmp_path / "data" / "steel" / "train"
+    for kind in ("images", "labels"):
+        (train / kind).mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.fromarray(np.full((8, 10), 90, np.uint8)).save(train / "images" / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    return train
+
+
+def painted(*values: int) -> NDArray[np.uint8]:
+    """A column for each value, as wide as it can be."""
+    return np.resize(np.repeat(np.array(values, np.uint8), 10 // len(values)), (8, 10))
+
+
+def prepare(folder: Path, classes: int) -> list[NDArray[np.uint8]]:
+    """The label arrays that `matseg-prep labels` makes."""
+    result = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", str(classes)])
+    assert result.exit_code == 0, result.output
+    return [np.load(folder / "labels_npy" / f"{name}.npy") for name in ("a", "b")]
+
+
+def test_napari_saves_32_bits_which_are_read_after_the_two_lines(folder: Path) -> None:
+    for name in ("a", "b"):
+        labels = painted(0, 2, 1).astype(np.int32)
+        tifffile.imwrite(folder / "labels" / f"{name}.tif", labels, compression="zlib")
+    refused = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", "3"])
+    assert refused.exit_code == 2
+    assert "8- or 16-bit integers, found int32" in refused.output
+    exec(SNIPPETS[0], {})
+    np.testing.assert_array_equal(prepare(folder, 3)[0], painted(0, 2, 1))
+
+
+def test_a_stack_of_labels_becomes_a_label_image_per_slice(folder: Path) -> None:
+    stack = np.arange(80, dtype=np.int32)[:, np.newaxis, np.newaxis] % 3 + np.zeros((1, 8, 10), np.int32)
+    tifffile.imwrite("stack_labels.tif", stack)
+    exec(SNIPPETS[1], {"tifffile": tifffile})
+    names = sorted(path.name for path in (folder / "labels").iterdir())
+    assert names == ["slice0003.tif", "slice0040.tif", "slice0077.tif"]
+    np.testing.assert_array_equal(tifffile.imread(folder / "labels" / names[1]), 40 % 3)
+
+
+def test_painted_in_fiji_values_are_classes(folder: Path) -> None:
+    Image.fromarray(painted(0, 1, 2)).save(folder / "labels" / "a.png")
+    Image.fromarray(painted(2, 1, 0)).save(folder / "labels" / "b.png")
+    np.testing.assert_array_equal(prepare(folder, 3)[1], painted(2, 1, 0))
+
+
+def save_mask(path: Path, *, inverting: bool) -> None:
+    """As ImageJ saves a mask of 255 where something was selected: with an inverting look-up table as a palette."""
+    image = Image.fromarray(painted(0, 255))
+    if inverting:
+        image = Image.new("P", image.size)
+        image.putpalette([255 - index // 3 for index in range(768)])
+        image.putdata(painted(0, 255).ravel().tolist())
+    image.save(path)
+
+
+@pytest.mark.parametrize("inverting", [False, True])
+def test_masks_of_fiji_make_the_selection_class_1(folder: Path, *, inverting: bool) -> None:
+    for name in ("a", "b"):
+        save_mask(folder / "labels" / f"{name}.png", inverting=inverting)
+    np.testing.assert_array_equal(prepare(folder, 2)[0], painted(0, 1))
+
+
+def test_masks_of_both_kinds_change_places_as_the_page_warns(folder: Path) -> None:
+    save_mask(folder / "labels" / "a.png", inverting=True)
+    save_mask(folder / "labels" / "b.png", inverting=False)
+    first, second = prepare(folder, 2)
+    np.testing.assert_array_equal(first, painted(1, 0))
+    np.testing.assert_array_equal(second, painted(0, 1))
+
+
+def test_ilastik_s_segmentation_begins_at_1(folder: Path) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(painted(1, 2, 3)).save(folder / "labels" / f"{name}.png")
+    np.testing.assert_array_equal(prepare(folder, 3)[0], painted(0, 1, 2))
