@@ -21,7 +21,6 @@ from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
 from matseg_shared.images.read import read_stored
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.data.folder import load_array
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, read_evaluation
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def worst_square(
     Raises:
         DatasetError: labels or prediction are gone, or of another shape by now.
     """
-    labels = load_array(folder / image.array, len(document.classes))
+    labels = document.load_labels(image, folder)
     prediction = read_stored(folder / image.prediction).pixels
     if prediction.shape != labels.shape:
         raise DatasetError(

@@ -26,6 +26,7 @@ from matseg_shared.console.help import Command, Group
 from matseg_shared.contract.onnx_properties import read_properties
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.matseg import commands, main
+from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE
 from matseg_trainer.overview import state
 
@@ -329,6 +330,21 @@ def test_following_the_next_command_goes_the_whole_way(there: Path, step: Callab
     os.utime(array, (later, later))
     assert step() == "matseg-evaluate discs v1 --overlay"
     assert json.loads(invoke("--json").stdout)["next"] == "matseg-export discs v1 --overwrite"
+
+
+def test_predictions_of_an_evaluation_are_not_taken_for_changes_of_the_data(
+    there: Path, step: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (there / "config.toml").write_text(WALK_CONFIG, encoding="utf-8")
+    assert step() == "matseg-train discs v1"
+    result = CliRunner().invoke(ALL["matseg-evaluate"], ["discs", "v1", "--test-folder", "validate"])
+    assert result.exit_code == 0, result.output
+
+    def read(*_: object) -> str:
+        raise AssertionError("nothing that is learned from is newer than the checkpoint")
+
+    monkeypatch.setattr(Dataset, "fingerprint", read)
+    assert json.loads(invoke("--json").stdout)["next"] == "matseg-evaluate discs v1 --overlay"
 
 
 def test_a_folder_that_is_no_workspace_shows_how_to_begin(

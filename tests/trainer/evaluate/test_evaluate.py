@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
+from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError
+from matseg_shared.pages.page import is_installed
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate import console as report
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
 from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
+from matseg_trainer.pages.evaluation import write_evaluation_page
+from matseg_trainer.workspace import Workspace
 
 
 def threshold(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +166,56 @@ def test_classes_in_another_order_are_refused_and_renamed_ones_are_not(workspace
     for names in (("disc", "matrix"), ("disc", "grain"), ("melt", "matrix")):
         with pytest.raises(DatasetError, match=rf"model's order, {names[0]}, {names[1]}, found matrix, disc"):
             with_names(*names)
+
+
+def other_dataset(workspace: Path, *names: str) -> Dataset:
+    """The discs with their classes the other way round, as a data set of its own."""
+    dataset = Dataset.open(workspace / "data" / "discs")
+    other = Dataset(workspace / "data" / "other")
+    shutil.copytree(dataset.root, other.root)
+    for sample in other.samples("test"):
+        np.save(sample.array, 1 - np.load(sample.array))
+    matrix, disc = dataset.classes
+    classes = (
+        disc.model_copy(update={"index": 0, "name": names[0]}),
+        matrix.model_copy(update={"index": 1, "name": names[1]}),
+    )
+    write_classes(other.classes_path, classes)
+    return other
+
+
+def test_another_data_set_has_its_classes_matched_by_name(workspace: Path) -> None:
+    before, _ = run(workspace)
+    model = predictor(Dataset.open(workspace / "data" / "discs"))
+    other = other_dataset(workspace, "disc", "matrix")
+    place = Workspace(workspace)
+    request = EvaluationRequest(
+        name="discs_v1", split="test", dataset="other", model=workspace / "saved" / "discs_v1.pth"
+    )
+    outputs = EvaluationOutputs.of(place, other, request, "unet", exported=False, overlays=True)
+    found = evaluate(other, request, model, outputs, lambda *_: None)
+    assert (found.iou, found.confusion_matrix) == (before.iou, before.confusion_matrix)
+    assert found.title == "discs_v1 on other, test"
+    assert read_evaluation(workspace / "log" / "discs_v1_on_other_test.json") == found
+    log = outputs.metrics.parent
+    for image in found.images:
+        assert image.overlay is not None
+        assert image.overlay.startswith("../data/other/test/overlays/discs_v1_unet/")
+        wrong = found.load_labels(image, log) != np.asarray(Image.open(log / image.prediction))
+        assert wrong.sum() == image.disagreement.wrong_pixels
+    if is_installed():
+        page = write_evaluation_page(outputs.metrics).read_text(encoding="utf-8")
+        assert "have changed since the evaluation" not in page
+
+
+def test_a_class_of_another_data_set_that_the_model_does_not_know_is_named(workspace: Path) -> None:
+    model = predictor(Dataset.open(workspace / "data" / "discs"))
+    other = other_dataset(workspace, "pore", "matrix")
+    request = EvaluationRequest(name="discs_v1", split="test", dataset="other", model=workspace / "m.pth")
+    with pytest.raises(
+        DatasetError, match=r"classes\.toml: expected classes of the model, matrix, disc, found pore;"
+    ):
+        evaluate(other, request, model, outputs_in(workspace, overlays=False), lambda *_: None)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf"])

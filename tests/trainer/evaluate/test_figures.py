@@ -12,7 +12,7 @@ import pytest
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.calibration import BINS, calibration
-from matseg_trainer.evaluate.disagreement import rank_images, wrong_pixels
+from matseg_trainer.evaluate.disagreement import disagreement, ranked
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, read_evaluation
 from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of, spread_of_images
 from matseg_trainer.evaluate.table import image_table
@@ -38,8 +38,6 @@ def tally(
 
 def image_result(stem: str, labels: np.ndarray, predictions: np.ndarray) -> tuple[ImageResult, Accumulator]:
     own = tally(labels, predictions)
-    wrong = wrong_pixels(labels, predictions, certain(predictions, 3), own.matrix, 2.0)
-    (disagreement,) = rank_images([own.figures()], [wrong], CLASSES, 2.0)
     paths = dict.fromkeys(("image", "array", "prediction"), "x")
     return ImageResult(
         **dict(own.figures()),
@@ -48,7 +46,7 @@ def image_result(stem: str, labels: np.ndarray, predictions: np.ndarray) -> tupl
         label=None,
         overlay=None,
         confusion_matrix=own.matrix.tolist(),
-        disagreement=disagreement,
+        disagreement=disagreement(labels, predictions, certain(predictions, 3), CLASSES, 2.0),
     ), own
 
 
@@ -138,18 +136,17 @@ def test_the_reason_names_the_confusion_and_the_largest_region() -> None:
     labels[:, 10:] = 1
     predictions[:, 11:] = 1  # a boundary one pixel off: 20 pixels
     predictions[2:5, 2:5] = 2  # 9 pixels where nothing is
-    own = tally(labels, predictions)
-    wrong = wrong_pixels(labels, predictions, certain(predictions, 3, 0.9), own.matrix, 2.0)
-    assert wrong.pixels == 29
+    wrong = disagreement(labels, predictions, certain(predictions, 3, 0.9), CLASSES, 2.0)
+    assert wrong.wrong_pixels == 29
     assert wrong.near_boundary == pytest.approx(20 / 29)
     assert [(item.labelled, item.predicted, item.pixels) for item in wrong.confusions] == [
         (1, 0, 20),
         (0, 2, 9),
     ]
-    assert wrong.largest is not None
-    assert (wrong.largest.pixels, wrong.largest.x, wrong.largest.confidence) == (20, 10, pytest.approx(0.9))
-    (disagreement,) = rank_images([own.figures()], [wrong], CLASSES, 2.0)
-    assert disagreement.reason.startswith(
+    region = wrong.largest_region
+    assert region is not None
+    assert (region.pixels, region.x, region.confidence) == (20, 10, pytest.approx(0.9))
+    assert wrong.reason.startswith(
         "solid taken for liquid in 69% of 29 wrong pixels, 69% of them within 2 px"
     )
 
@@ -159,12 +156,11 @@ def test_a_region_of_a_rarer_confusion_can_be_the_largest() -> None:
     predictions = labels.copy()
     predictions[::2, ::2] = 1  # 36 pixels apart
     predictions[:5, :5] = 2  # 25 together
-    own = tally(labels, predictions)
-    wrong = wrong_pixels(labels, predictions, certain(predictions, 3), own.matrix, 2.0)
+    wrong = disagreement(labels, predictions, certain(predictions, 3), CLASSES, 2.0)
     assert wrong.confusions[0].predicted == 1
-    assert wrong.largest is not None
-    assert (wrong.largest.predicted, wrong.largest.pixels) == (2, 25)
-    assert (wrong.largest.x, wrong.largest.y) == (2, 2)
+    assert wrong.largest_region is not None
+    assert (wrong.largest_region.predicted, wrong.largest_region.pixels) == (2, 25)
+    assert (wrong.largest_region.x, wrong.largest_region.y) == (2, 2)
     assert wrong.near_boundary == 0  # the label has no boundary
 
 
@@ -174,22 +170,14 @@ def test_ranking_spread_and_table(tmp_path: Path) -> None:
     bad = good.copy()
     bad[:, 2:] = 1
     results = [image_result("good", good, good), image_result("bad", good, bad)]
-    tallies = [own for _, own in results]
-    wrong = [
-        wrong_pixels(good, predictions, certain(predictions, 3), own.matrix, 2.0)
-        for predictions, own in zip((good, bad), tallies, strict=True)
-    ]
-    ranking = rank_images([own.figures() for own in tallies], wrong, CLASSES, 2.0)
-    assert [item.rank for item in ranking] == [2, 1]
-    assert ranking[0].reason == "no wrong pixel"
-    images = [
-        item.model_copy(update={"disagreement": why}) for (item, _), why in zip(results, ranking, strict=True)
-    ]
+    images = ranked([item for item, _ in results])
+    assert [item.disagreement.rank for item in images] == [2, 1]
+    assert images[0].disagreement.reason == "no wrong pixel"
     spread = spread_of_images(images)
     assert spread.iou[2] is spread.class_boundary_f1[2] is None
     assert spread.mean_iou is not None
     assert spread.mean_iou.maximum == 1
-    total = pool(tallies)
+    total = pool([own for _, own in results])
     document = EvaluationDocument(
         **dict(total.figures()),
         name="set_v1",
@@ -200,7 +188,7 @@ def test_ranking_spread_and_table(tmp_path: Path) -> None:
         confusion_matrix=total.matrix.tolist(),
         spread=spread,
         reliability=total.calibration.bins(),
-        images=tuple(images),
+        images=images,
     )
     rows = list(csv.DictReader(io.StringIO(image_table(document))))
     assert [row["image"] for row in rows] == ["bad", "good"]

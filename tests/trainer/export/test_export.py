@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,21 @@ def test_another_folder_can_be_evaluated_and_a_missing_one_is_named(trained: Pat
     result = invoke(evaluate_main, trained, "discs", "v1", "--test-folder", "holdout")
     assert result.exit_code == 2
     assert "holdout" in result.output
+
+
+def test_another_data_set_can_be_evaluated(trained: Path) -> None:
+    shutil.copytree(trained / "data" / "discs", trained / "data" / "rings")
+    assert invoke(export_main, trained, "discs", "v1").exit_code == 0
+    model = str(trained / "saved" / "discs_v1.onnx")
+    for options, mark in (([], ""), (["--model", model], "_onnx")):
+        for data in ([], ["--data", "rings"]):
+            result = invoke(evaluate_main, trained, "discs", "v1", *data, *options)
+            assert result.exit_code == 0, result.output
+        own, other = (
+            json.loads((trained / "log" / f"discs_v1_{where}{mark}.json").read_text(encoding="utf-8"))
+            for where in ("test", "on_rings_test")
+        )
+        assert (own["dataset"], other["dataset"], other["iou"]) == (None, "rings", own["iou"])
 
 
 def test_parity_inputs_hold_ties_for_max_pooling(trained: Path) -> None:

@@ -16,7 +16,7 @@ from matseg_shared.console.help import Command, Example
 from matseg_shared.console.options import Range, applies_with, page_option
 from matseg_shared.console.progress import step_progress
 from matseg_shared.errors import UsageError
-from matseg_trainer.commands.completion import complete_split
+from matseg_trainer.commands.completion import complete_dataset, complete_split
 from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
@@ -47,10 +47,18 @@ if TYPE_CHECKING:
             "on other labelled images than those of test/",
             "matseg-evaluate tomography v7 --test-folder validate",
         ),
+        Example("on another data set with classes of the same names", "matseg-evaluate steel v1 --data rock"),
     ],
 )
 @dataset_argument
 @version_argument
+@click.option(
+    "--data",
+    "other",
+    metavar="OTHER",
+    shell_complete=complete_dataset,
+    help="Evaluate on this data set instead of DATASET; its classes are matched with the model's by name.",
+)
 @click.option(
     "--test-folder",
     default="test",
@@ -82,6 +90,7 @@ if TYPE_CHECKING:
 def evaluate_main(
     dataset: str,
     version: str,
+    other: str | None,
     test_folder: str,
     overlay: bool,
     gpu: bool,
@@ -100,7 +109,7 @@ def evaluate_main(
     CSV; plots/ the confusion matrix and the reliability diagram.
     """
     place = Workspace.find(workspace)
-    data = place.dataset(dataset)
+    data = place.dataset(other or dataset)
     require_train_extra("matseg-evaluate")
     from matseg_runtime.model.trust import trust_of
     from matseg_trainer.evaluate.console import NAME_WIDTH, print_evaluation
@@ -114,22 +123,15 @@ def evaluate_main(
     else:
         trust = trust_of(sha256, trusted_keys)
         predictor, network = _onnx_predictor(model, name, trust, gpu=gpu)
-    folder = f"{version}_{network}" + ("_onnx" if model else "")
-    stem = f"{name}_{test_folder}" + ("_onnx" if model else "")
-    split_root = data.folder(test_folder, "predictions").parent
-    outputs = EvaluationOutputs(
-        predictions=split_root / "predictions" / folder,
-        overlays=split_root / "overlays" / folder if overlay else None,
-        metrics=place.log / f"{stem}.json",
-        table=place.log / f"{stem}_images.csv",
-        confusion=place.plots / f"{stem}_confusion.png",
-        reliability=place.plots / f"{stem}_reliability.png",
-    )
     request = EvaluationRequest(
         name=name,
         split=test_folder,
         model=model or place.saved / f"{name}.pth",
+        dataset=None if other in (None, dataset) else other,
         tolerance=tolerance,
+    )
+    outputs = EvaluationOutputs.of(
+        place, data, request, network, exported=model is not None, overlays=overlay
     )
     with step_progress("evaluating", unit="images") as progress:
         result = evaluate(data, request, predictor, outputs, progress)

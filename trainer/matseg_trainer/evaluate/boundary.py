@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_trainer.evaluate.document import BoundaryFigures
+from matseg_trainer.evaluate.metrics import Sums
 
 Points = NDArray[np.float64]
 """(N, 2) y, x in pixels; integers are pixel centres."""
@@ -44,8 +45,8 @@ class BoundaryEdges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoundaryAccumulator:
-    """Sums over one image, or several, from which the figures follow."""
+class BoundaryAccumulator(Sums):
+    """Counts and distances of one image, or of several."""
 
     labelled: int = 0
     predicted: int = 0
@@ -58,18 +59,6 @@ class BoundaryAccumulator:
     to_predicted: float = 0.0
     """Sum over measured labelled edges of the distance to the next predicted one, pixels."""
     to_labelled: float = 0.0
-
-    def __add__(self, other: BoundaryAccumulator) -> BoundaryAccumulator:
-        return BoundaryAccumulator(
-            labelled=self.labelled + other.labelled,
-            predicted=self.predicted + other.predicted,
-            labelled_near=self.labelled_near + other.labelled_near,
-            predicted_near=self.predicted_near + other.predicted_near,
-            labelled_measured=self.labelled_measured + other.labelled_measured,
-            predicted_measured=self.predicted_measured + other.predicted_measured,
-            to_predicted=self.to_predicted + other.to_predicted,
-            to_labelled=self.to_labelled + other.to_labelled,
-        )
 
     def figures(self) -> BoundaryFigures:
         """Boundary displacement error (Freixenet et al. 2002) and boundary F1 (Csurka et al. 2013).

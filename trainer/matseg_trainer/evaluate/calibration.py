@@ -1,16 +1,19 @@
-"""Whether probabilities mean what they say: likelihood, Brier score, reliability."""
+"""Calibration of probabilities: likelihood, Brier score, reliability."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_trainer.evaluate.document import ReliabilityBin
+from matseg_trainer.evaluate.metrics import Sums
 
 BINS = 15
-"""Of equal width, as in Guo et al. 2017."""
+"""Bins of equal width, as in Guo et al. 2017."""
 _SMALLEST_PROBABILITY = 1e-12
 """A labelled class that is given none counts as this, so that one pixel cannot make the loss infinite."""
 _CHUNK = 1 << 19
@@ -18,11 +21,11 @@ _CHUNK = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CalibrationAccumulator:
-    """Sums over the pixels of one image, or several."""
+class CalibrationAccumulator(Sums):
+    """Sums over the pixels of one image, or of several."""
 
     loss: float
-    """Of -ln(probability of the labelled class), nats."""
+    """Sum of -ln(probability of the labelled class), nats."""
     brier: float
     pixels: NDArray[np.int64]
     """(BINS,) by the probability of the most probable class."""
@@ -30,15 +33,6 @@ class CalibrationAccumulator:
     """(BINS,) those where it is the labelled one."""
     confidence: NDArray[np.float64]
     """(BINS,) sum of the most probable class's probability."""
-
-    def __add__(self, other: CalibrationAccumulator) -> CalibrationAccumulator:
-        return CalibrationAccumulator(
-            loss=self.loss + other.loss,
-            brier=self.brier + other.brier,
-            pixels=self.pixels + other.pixels,
-            right=self.right + other.right,
-            confidence=self.confidence + other.confidence,
-        )
 
     @property
     def mean_loss(self) -> float:
@@ -74,7 +68,7 @@ class CalibrationAccumulator:
 def calibration(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8], probabilities: NDArray[np.float32]
 ) -> CalibrationAccumulator:
-    """Accumulator one image.
+    """Sum up one image.
 
     Args:
         labels: (H, W) class indices.
@@ -84,13 +78,11 @@ def calibration(
     flat_labels, flat_predictions = labels.ravel(), predictions.ravel()
     flat = probabilities.reshape(len(probabilities), -1)
     parts = [slice(start, start + _CHUNK) for start in range(0, flat_labels.size, _CHUNK)]
-    total = _tally(flat_labels[parts[0]], flat_predictions[parts[0]], flat[:, parts[0]])
-    for part in parts[1:]:
-        total += _tally(flat_labels[part], flat_predictions[part], flat[:, part])
-    return total
+    chunks = (_sum_up(flat_labels[part], flat_predictions[part], flat[:, part]) for part in parts)
+    return reduce(add, chunks)
 
 
-def _tally(
+def _sum_up(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8], chunk: NDArray[np.float32]
 ) -> CalibrationAccumulator:
     probabilities = chunk.astype(np.float64)

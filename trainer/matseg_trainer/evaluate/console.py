@@ -42,7 +42,7 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
 
 
 def _class_table(result: EvaluationDocument) -> Table:
-    title = f"{result.name} on {result.split}: {len(result.images)} image(s)"
+    title = f"{result.title}: {len(result.images)} image(s)"
     table = _table(title, "class", "IoU", "precision", "recall", "F1", "labelled px")
     labelled = [sum(row) for row in result.confusion_matrix]
     for item in result.classes:

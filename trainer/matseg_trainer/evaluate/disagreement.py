@@ -3,52 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
-from matseg_trainer.evaluate.document import Confusion, Disagreement, Figures, WrongRegion
-from matseg_trainer.evaluate.metrics import ConfusionMatrix
+from matseg_trainer.evaluate.document import Confusion, Disagreement, ImageResult, WrongRegion
+from matseg_trainer.evaluate.metrics import confusion_matrix
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongPixels:
-    """What is wrong with one image."""
-
-    pixels: int
-    near_boundary: float | None
-    """Share within the tolerance of a labelled boundary."""
-    confusions: tuple[Confusion, ...]
-    """Most pixels first."""
-    largest: WrongRegion | None
-
-
-def wrong_pixels(
+def disagreement(
     labels: NDArray[np.uint8],
     predictions: NDArray[np.uint8],
     probabilities: NDArray[np.float32],
-    matrix: ConfusionMatrix,
+    classes: Sequence[ClassInfo],
     tolerance: float,
-) -> WrongPixels:
-    """Describe the wrong pixels of one image.
+) -> Disagreement:
+    """Describe the wrong pixels of one image; its rank is given by `ranked`.
 
     Args:
         labels: (H, W) class indices.
         predictions: (H, W) class indices.
         probabilities: (K, H, W).
-        matrix: their confusion matrix.
+        classes: their names.
         tolerance: how far from a labelled boundary a pixel counts as near, pixels.
     """
     wrong = labels != predictions
     count = int(wrong.sum())
     if not count:
-        return WrongPixels(pixels=0, near_boundary=None, confusions=(), largest=None)
+        return Disagreement(
+            rank=1,
+            wrong_pixels=0,
+            near_boundary=None,
+            confusions=(),
+            largest_region=None,
+            reason="no wrong pixel",
+        )
     centres = np.argwhere(wrong).astype(np.float64)
     gaps = distances(centres, BoundaryEdges.of(labels).midpoints, at_most=tolerance)
-    errors = matrix - np.diag(np.diag(matrix))
+    near = float(np.isfinite(gaps).mean())
+    errors = confusion_matrix(labels[wrong], predictions[wrong], len(classes))
     pairs = sorted(np.argwhere(errors).tolist(), key=lambda pair: -int(errors[pair[0], pair[1]]))
     confusions = tuple(
         Confusion(
@@ -59,11 +54,21 @@ def wrong_pixels(
         )
         for labelled, predicted in pairs
     )
-    return WrongPixels(
-        pixels=count,
-        near_boundary=float(np.isfinite(gaps).mean()),
+    region = _largest_region(labels, predictions, probabilities, confusions)
+    main = confusions[0]
+    kind = "" if _pair(region) == _pair(main) else f", {_words(region, classes)}"
+    reason = (
+        f"{_words(main, classes)} in {main.share:.0%} of {count:,} wrong pixels, {near:.0%} of them within "
+        f"{tolerance:g} px of a boundary; largest region {region.pixels:,} px at x {region.x}, y {region.y}{kind} "
+        f"(confidence {region.confidence:.2f})"
+    )
+    return Disagreement(
+        rank=1,
+        wrong_pixels=count,
+        near_boundary=near,
         confusions=confusions,
-        largest=_largest_region(labels, predictions, probabilities, confusions),
+        largest_region=region,
+        reason=reason,
     )
 
 
@@ -99,41 +104,21 @@ def _largest_region(
     return best
 
 
-def rank_images(
-    figures: Sequence[Figures], wrong: Sequence[WrongPixels], classes: Sequence[ClassInfo], tolerance: float
-) -> tuple[Disagreement, ...]:
-    """Rank the images from the lowest mean IoU on, ties by the share of wrong pixels; in the images' own order."""
+def ranked(images: Sequence[ImageResult]) -> tuple[ImageResult, ...]:
+    """Rank the images from the lowest mean IoU on, ties by the share of wrong pixels; in their own order."""
 
     def badness(index: int) -> tuple[float, float]:
-        mean_iou = figures[index].mean_iou
-        return (1.0 if mean_iou is None else mean_iou, -wrong[index].pixels / figures[index].pixels)
+        image = images[index]
+        mean_iou = 1.0 if image.mean_iou is None else image.mean_iou
+        return mean_iou, -image.disagreement.wrong_pixels / image.pixels
 
-    ranks = {index: rank for rank, index in enumerate(sorted(range(len(figures)), key=badness), start=1)}
+    ranks = {index: rank for rank, index in enumerate(sorted(range(len(images)), key=badness), start=1)}
     return tuple(
-        Disagreement(
-            rank=ranks[index],
-            wrong_pixels=item.pixels,
-            near_boundary=item.near_boundary,
-            confusions=item.confusions,
-            largest_region=item.largest,
-            reason=_reason(item, classes, tolerance),
+        image.model_copy(
+            update={"disagreement": image.disagreement.model_copy(update={"rank": ranks[index]})}
         )
-        for index, item in enumerate(wrong)
+        for index, image in enumerate(images)
     )
-
-
-def _reason(wrong: WrongPixels, classes: Sequence[ClassInfo], tolerance: float) -> str:
-    if wrong.near_boundary is None or wrong.largest is None:
-        return "no wrong pixel"
-    main, region = wrong.confusions[0], wrong.largest
-    words = f"{_words(main, classes)} in {main.share:.0%} of {wrong.pixels:,} wrong pixels"
-    where = f"{wrong.near_boundary:.0%} of them within {tolerance:g} px of a boundary"
-    kind = "" if _pair(region) == _pair(main) else f", {_words(region, classes)}"
-    largest = (
-        f"largest region {region.pixels:,} px at x {region.x}, y {region.y}{kind} "
-        f"(confidence {region.confidence:.2f})"
-    )
-    return f"{words}, {where}; {largest}"
 
 
 def _words(item: Confusion | WrongRegion, classes: Sequence[ClassInfo]) -> str:

@@ -1,4 +1,4 @@
-"""What `matseg-evaluate` found, as the JSON document that reports are made of; every figure that is undefined is null.
+"""The JSON document of `matseg-evaluate`, which reports are made of; every figure that is undefined is null.
 
 Figures of one image and figures pooled over all images have the same names: pooled ones come from the summed counts,
 so a large image weighs more than a small one. How each is computed, and from which paper, says `docs/evaluation.md`.
@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import MetadataError
+from matseg_trainer.data.folder import load_array
 
 SCHEMA_VERSION: Literal[1] = 1
 BOUNDARY_TOLERANCE = 2.0
@@ -191,6 +194,10 @@ class EvaluationDocument(Figures):
     name: str
     """`<dataset>_<version>`."""
     split: str
+    dataset: str | None = None
+    """The data set, where it is not the model's own."""
+    label_classes: tuple[int, ...] | None = None
+    """Class of the model for each class of that data set's label arrays, matched by name."""
     model: str
     """The checkpoint or ONNX file, relative to the document's folder."""
     classes: tuple[ClassInfo, ...]
@@ -220,6 +227,26 @@ class EvaluationDocument(Figures):
             if any(not 0 <= index < count for one in found if one for index in (one.labelled, one.predicted)):
                 raise ValueError(f"images.{item.stem}: confuses a class beyond the {count} that there are")
         return self
+
+    @property
+    def title(self) -> str:
+        """The model, and what it was evaluated on."""
+        return f"{self.name} on {self.split if self.dataset is None else f'{self.dataset}, {self.split}'}"
+
+    def load_labels(self, image: ImageResult, folder: Path) -> NDArray[np.uint8]:
+        """(H, W) labels of an image, as class indices of the model.
+
+        Args:
+            image: one of `images`.
+            folder: where this document lies.
+
+        Raises:
+            DatasetError: the label array is gone or damaged.
+        """
+        if self.label_classes is None:
+            return load_array(folder / image.array, len(self.classes))
+        indices = np.array(self.label_classes, dtype=np.uint8)
+        return indices[load_array(folder / image.array, len(indices))]
 
     @property
     def worst_first(self) -> tuple[ImageResult, ...]:

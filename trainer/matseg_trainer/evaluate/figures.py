@@ -1,4 +1,4 @@
-"""What is counted on an image, and the figures that follow from the counts of one image or of all."""
+"""Counts on one image or on all, and the figures that follow from them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Accumulator:
             predicted_fraction=tuple(predicted.tolist()),
             fraction_error=tuple((predicted - labelled).tolist()),
             boundary=self.boundary.figures(),
-            class_boundaries=tuple(tally.figures() for tally in self.class_boundaries),
+            class_boundaries=tuple(counts.figures() for counts in self.class_boundaries),
         )
 
 
@@ -90,9 +90,9 @@ def accumulate_image(
     )
 
 
-def pool(tallies: Sequence[Accumulator]) -> Accumulator:
+def pool(images: Sequence[Accumulator]) -> Accumulator:
     """The counts of all images together."""
-    return reduce(add, tallies)
+    return reduce(add, images)
 
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:

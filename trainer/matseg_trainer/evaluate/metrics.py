@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 ConfusionMatrix = NDArray[np.int64]
 """(K, K) pixel counts: row = labelled class, column = predicted class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sums:
+    """Numbers that add up over images, field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        added = {item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)}
+        return replace(self, **added)
 
 
 def confusion_matrix(

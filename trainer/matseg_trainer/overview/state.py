@@ -26,11 +26,13 @@ class EvaluationState:
     """One evaluation whose figures are in `log/`."""
 
     split: str
+    dataset: str | None
+    """The data set, where it is not the version's own."""
     model: Literal["checkpoint", "onnx"]
     mean_iou: float | None
     path: Path
     is_stale: bool
-    """Whether the checkpoint is newer."""
+    """The checkpoint is newer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

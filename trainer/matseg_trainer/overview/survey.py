@@ -186,7 +186,7 @@ def _model_step(
     words = _words(name, best.version)
     if best.is_stale:
         return f"matseg-train {words} --overwrite", "train again, for hyperparameters or data have changed"
-    tests = {item.split for item in best.evaluations if not item.is_stale}
+    tests = {item.split for item in best.evaluations if item.dataset is None and not item.is_stale}
     if "test" not in tests and any(item.split == "test" and item.arrays for item in splits):
         return f"matseg-evaluate {words} --overlay", "measure it on the test images"
     fresh = [model for model in best.models if not model.is_stale]

@@ -98,7 +98,8 @@ def _version_table(versions: Iterable[VersionState]) -> Table:
     for heading in ("  version", "network", "epochs", "validate IoU", "test IoU", "exported"):
         table.add_column(heading, justify="right" if "IoU" in heading else "left", overflow="fold")
     for item in versions:
-        tests = [found for found in item.evaluations if found.split == "test" and found.model == "checkpoint"]
+        own = [found for found in item.evaluations if found.dataset is None]
+        tests = [found for found in own if found.split == "test" and found.model == "checkpoint"]
         test = "-" if not tests else _score(tests[-1].mean_iou) + (" old" if tests[-1].is_stale else "")
         models = [model.kind + (" old" if model.is_stale else "") for model in item.models]
         mark = "! " if item.is_stale else "  "

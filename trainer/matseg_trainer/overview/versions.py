@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from matseg_shared.contract.metadata import TrainingInfo
-from matseg_shared.errors import DatasetError, ModelError
+from matseg_shared.errors import DatasetError, MetadataError, ModelError
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.folder import Dataset
+from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.overview.models import ModelFile
 from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
 from matseg_trainer.predict.checkpoint_header import read_training
@@ -24,7 +23,7 @@ _TRAINING_SPLITS = ("train", "validate")
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class DataChanges:
-    """Whether a data set is still what versions were trained on.
+    """Comparison of a data set with what versions were trained on.
 
     Its content is read only if any of its files is newer than a checkpoint, and once for all versions.
     """
@@ -34,10 +33,12 @@ class DataChanges:
     _fingerprint: str | None = field(default=None, init=False)
 
     def since(self, checkpoint: Path, training: TrainingInfo) -> bool:
-        """Whether it has changed, as far as that can be told."""
+        """Tell, as far as that is possible, whether it has changed."""
         if self.dataset is None:
             return False
-        paths = [path for split in _TRAINING_SPLITS for path in (self.dataset.root / split).rglob("*")]
+        root = self.dataset.root  # beside what is learned from lie predictions and overlays of evaluations
+        folders = [root / split / kind for split in _TRAINING_SPLITS for kind in ("images", "labels_npy")]
+        paths = [path for folder in folders if folder.is_dir() for path in (folder, *folder.iterdir())]
         if self._newest is None:
             self._newest = max((path.stat().st_mtime for path in paths), default=0.0)
         if self._newest <= checkpoint.stat().st_mtime:
@@ -125,17 +126,20 @@ def _evaluations(place: Workspace, name: str, checkpoint: Path) -> list[Evaluati
     """Figures in `log/` that name this version themselves: `a_v1_x.json` may be another's."""
     found = []
     for path in sorted(place.log.glob(f"{name}_*.json")):
-        document = _document(path)
-        if document.get("name") != name or not isinstance(document.get("split"), str):
+        try:
+            document = read_evaluation(path)
+        except MetadataError:
+            continue  # of something else, or of a version that wrote other figures
+        if document.name != name:
             continue
-        newer = checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime
         found.append(
             EvaluationState(
-                split=document["split"],
+                split=document.split,
+                dataset=document.dataset,
                 model="onnx" if path.stem.endswith("_onnx") else "checkpoint",
-                mean_iou=_number(document.get("mean_iou")),
+                mean_iou=document.mean_iou,
                 path=path,
-                is_stale=newer,
+                is_stale=checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime,
             )
         )
     return found
@@ -146,14 +150,6 @@ def _logged_epochs(path: Path) -> int:
         return sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError):
         return 0
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _number(value: object) -> float | None:

@@ -121,7 +121,7 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
     write_page(
         target,
         _TEMPLATE,
-        title=f"{document.name} on {document.split}: evaluation",
+        title=f"{document.title}: evaluation",
         content=_content(document, metrics, shown),
         charts=_reliability(document),
         data=WipeData(images=shown),

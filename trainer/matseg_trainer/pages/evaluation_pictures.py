@@ -21,7 +21,6 @@ from matseg_shared.pages.pictures import (
     shrink,
     shrink_labels,
 )
-from matseg_trainer.data.folder import load_array
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.metrics import confusion_matrix
 
@@ -87,7 +86,7 @@ def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImag
         folder: of the document, which its paths are relative to.
     """
     colours = [item.colour for item in document.classes]
-    loaded = [_load(result, folder, len(colours)) for result in choose_images(document)]
+    loaded = [_load(document, result, folder) for result in choose_images(document)]
     names = [item.name for item in document.classes]
     shown: tuple[ShownImage, ...] = ()
     for edge in EDGES:
@@ -97,7 +96,8 @@ def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImag
     return shown
 
 
-def _load(result: ImageResult, folder: Path, n_class: int) -> _Loaded:
+def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _Loaded:
+    n_class = len(document.classes)
     problems: list[str] = []
     image = labels = prediction = None
     try:
@@ -105,7 +105,7 @@ def _load(result: ImageResult, folder: Path, n_class: int) -> _Loaded:
     except ImageError as error:
         problems.append(f"its image: {error}")
     try:
-        labels = load_array(folder / result.array, n_class)
+        labels = document.load_labels(result, folder)
     except DatasetError as error:
         problems.append(f"its labels: {error}")
     try:
