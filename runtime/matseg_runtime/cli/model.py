@@ -10,7 +10,7 @@ import click
 from matseg_runtime.cli.options import model_argument, provider_option, threads_option, trust_options
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
-from matseg_shared.console.help import Command, Example
+from matseg_shared.console.help import Command, examples
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @click.command(
     name="matseg-inspect",
     cls=Command,
-    examples=[
-        Example("classes, input, tiling, training and export", "matseg-inspect steel.onnx"),
-        Example("the models that can be named as zoo:NAME", "matseg-inspect zoo:"),
-        Example("the whole metadata document, for a script", "matseg-inspect steel.onnx --json"),
-    ],
+    examples=examples("""
+        matseg-inspect steel.onnx  # classes, input, tiling, training and export
+        matseg-inspect zoo:  # the models that can be named as zoo:NAME
+        matseg-inspect steel.onnx --json  # the whole metadata document, for a script
+    """),
 )
 @model_argument
 @trust_options
@@ -59,10 +59,10 @@ def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...]
 @click.command(
     name="matseg-verify",
     cls=Command,
-    examples=[
-        Example("does this machine give the labels that were right at export?", "matseg-verify steel.onnx"),
-        Example("does its GPU?", "matseg-verify steel.onnx --provider cuda"),
-    ],
+    examples=examples("""
+        matseg-verify steel.onnx  # does this machine give the labels that were right at export?
+        matseg-verify steel.onnx --provider cuda  # does its GPU?
+    """),
 )
 @model_argument
 @provider_option

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import cloup
 
 from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
-from matseg_shared.console.options import Choice, gathered
-
-if TYPE_CHECKING:
-    from matseg_runtime.source.base import SourceOptions
+from matseg_shared.console.options import COUNT, Choice, flag, gathered
 
 model_argument = click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
 trust_options = cloup.option_group(
@@ -37,10 +33,10 @@ provider_option = click.option(
     type=Choice(PROVIDER_CHOICES),
     default="auto",
     show_default=True,
-    help="Where the network runs; anything but auto is taken at its word or refused.",
+    help="Where the network runs: auto takes the fastest that works, the others are refused where they cannot be had.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Default: all cores this process may use."
+    "--threads", type=COUNT, metavar="N", help="Default: all cores this process may use."
 )
 
 
@@ -52,32 +48,22 @@ def _range(text: str) -> tuple[int | None, int | None]:
 
 source_options = (
     click.option(
-        "--axis", type=click.IntRange(0, 2), help="Axis of a volume to cut slices along. Default: the first."
+        "--axis", type=Choice([0, 1, 2]), help="Axis of a volume to cut slices along. Default: the first."
     ),
     click.option(
-        "--range",
-        "slices",
-        type=_range,
-        metavar="START:STOP",
-        help="Only these slices of a volume, from 0.",
-    ),
-    click.option("--level", type=click.IntRange(min=0), help="Resolution level of an OME-Zarr. Default: 0."),
-    click.option(
-        "--fill-missing-chunks", is_flag=True, help="Take what a zarr or HDF5 lacks for its fill value."
+        "--range", "slices", type=_range, metavar="START:STOP", help="Only these slices of a volume, from 0."
     ),
     click.option(
+        "--level", type=click.IntRange(0), metavar="N", help="Resolution level of an OME-Zarr. Default: 0."
+    ),
+    flag(
+        "--fill-missing-chunks",
+        "Read chunks that a zarr or HDF5 lacks as its fill value instead of refusing it.",
+    ),
+    flag(
         "--follow-links",
-        is_flag=True,
-        help="HDF5: take values from linked files in other folders, too; else only from those beside or below.",
+        "HDF5: read linked files in other folders, too. Default: only those beside or below the file.",
     ),
 )
 """How an input is read, for the group `Input`; a command with these gets them by `with_source`."""
-
-
-def _source_options() -> type[SourceOptions]:
-    from matseg_runtime.source.base import SourceOptions
-
-    return SourceOptions
-
-
-with_source = gathered("source", _source_options)
+with_source = gathered("source", "matseg_runtime.source.base:SourceOptions")

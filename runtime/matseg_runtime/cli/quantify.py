@@ -10,7 +10,7 @@ import cloup
 
 from matseg_runtime.cli.options import source_options, with_source
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED, debug_option, json_option, print_json
-from matseg_shared.console.help import Command, Example
+from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import Choice
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.names import printable
@@ -19,16 +19,12 @@ if TYPE_CHECKING:
     from matseg_runtime.measure.quantify import Quantified
     from matseg_runtime.source.base import SourceOptions
 
-_EXAMPLES = (
-    Example(
-        "measure what matseg-run wrote; the tables go where its report is", "matseg-quantify labels.zarr"
-    ),
-    Example(
-        "labels of another program, in micrometres, the mask 255 left out",
-        "matseg-quantify masks/ --voxel-size 0.65um --ignore 255 --names pore,matrix",
-    ),
-    Example("regions that share a corner are two", "matseg-quantify labels.tif --connectivity 4 -o tables/"),
-)
+_EXAMPLES = examples("""
+    matseg-quantify labels.zarr  # measure what matseg-run wrote; the tables go where its report is
+    matseg-quantify masks/ --voxel-size 0.65um --ignore 255 --names pore,matrix
+        # labels of another program, in micrometres, the mask 255 left out
+    matseg-quantify labels.tif --connectivity 4 -o tables/  # regions that share a corner are two
+""")
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...]:

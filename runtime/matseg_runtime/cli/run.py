@@ -17,8 +17,17 @@ from matseg_runtime.cli.options import (
     with_source,
 )
 from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, print_json
-from matseg_shared.console.help import Command, Example
-from matseg_shared.console.options import Choice, Range, applies_with, excludes, gathered, page_option
+from matseg_shared.console.help import Command, examples
+from matseg_shared.console.options import (
+    COUNT,
+    Choice,
+    Range,
+    applies_with,
+    excludes,
+    flag,
+    gathered,
+    page_option,
+)
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable
@@ -50,12 +59,6 @@ def _part(text: str) -> Part | None:
     return part if part.total > 1 else None  # one of one is the whole
 
 
-def _output_options() -> type[OutputOptions]:
-    from matseg_runtime.sink.target import OutputOptions
-
-    return OutputOptions
-
-
 input_options = cloup.option_group(
     "Input",
     *source_options,
@@ -65,10 +68,9 @@ input_options = cloup.option_group(
         metavar="LO,HI",
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
     ),
-    click.option(
+    flag(
         "--accept-intensities",
-        is_flag=True,
-        help="Go on where intensities have little in common with the training set's, and note it in the report.",
+        "Go on where intensities have little in common with the training set's, and note it in the report.",
     ),
 )
 output_options = cloup.option_group(
@@ -93,19 +95,18 @@ output_options = cloup.option_group(
         type=Choice(["png", "tiff"]),
         default="png",
         show_default=True,
-        help="Of the label images in a folder.",
+        help="File format of label images in a folder.",
     ),
-    click.option("--probabilities", is_flag=True, help="Write class probabilities too, 0 to 255."),
-    click.option("--pyramid", is_flag=True, help="Zarr: add levels of lower resolution."),
-    click.option("--shards", is_flag=True, help="Zarr: one file per layer of chunks, for slow file systems."),
-    click.option("--overwrite", is_flag=True, help="Replace earlier results instead of going on with them."),
+    flag("--probabilities", "Write class probabilities too, 0 to 255."),
+    flag("--pyramid", "Zarr: add levels of lower resolution."),
+    flag("--shards", "Zarr: one file per layer of chunks, for slow file systems."),
+    flag("--overwrite", "Replace earlier results instead of going on with them."),
 )
 measure_options = cloup.option_group(
     "Quantities and next labels",
-    click.option(
+    flag(
         "--quantify",
-        is_flag=True,
-        help="Measure connected regions too: quantities.csv, region_sizes.csv and quantities.json (extra quantify).",
+        "Measure connected regions too: quantities.csv, region_sizes.csv and quantities.json (extra quantify).",
     ),
     click.option(
         "--connectivity",
@@ -119,7 +120,7 @@ measure_options = cloup.option_group(
     ),
     click.option(
         "--uncertain",
-        type=click.IntRange(min=1),
+        type=COUNT,
         metavar="N",
         help="Copy the N most uncertain slices, with their labels to be corrected, to <OUT>_uncertain/.",
     ),
@@ -127,13 +128,13 @@ measure_options = cloup.option_group(
         "--uncertain-crop",
         type=click.IntRange(min=16),
         metavar="EDGE",
-        help="With --uncertain: crops of so many pixels instead of whole slices.",
+        help="With --uncertain: crops of EDGE by EDGE pixels instead of whole slices.",
     ),
     click.option(
         "--uncertain-spacing",
-        type=click.IntRange(min=1),
-        metavar="SLICES",
-        help="With --uncertain: so far apart at least. Default: half of an even spread over the stack.",
+        type=COUNT,
+        metavar="N",
+        help="With --uncertain: at least N slices apart. Default: half of an even spread over the stack.",
     ),
 )
 machine_options = cloup.option_group(
@@ -144,7 +145,7 @@ machine_options = cloup.option_group(
         type=Range(0, 100),
         metavar="PERCENT",
         default=0,
-        help="Go on when no more of the self-test's pixels than this get another label than at export. Default: 0.",
+        help="Go on when at most PERCENT of the self-test's pixels get another label than at export. Default: 0.",
     ),
     threads_option,
     click.option(
@@ -155,69 +156,55 @@ machine_options = cloup.option_group(
     ),
     click.option(
         "--tile",
-        type=click.IntRange(min=1),
-        help="Edge of the largest tile in pixels. Default: whole slices, or what memory allows.",
+        type=COUNT,
+        metavar="PIXELS",
+        help="Edge of the largest tile. Default: whole slices, or what memory allows.",
     ),
-    click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Tiles per call."),
+    click.option("--batch", type=COUNT, metavar="N", default=1, show_default=True, help="Tiles per call."),
     click.option(
         "--skip-constant/--no-skip-constant",
         default=True,
-        help="Ask the network once for what is constant as far as it can see, or every time. Default: once.",
+        help="Run the network once for tiles that are constant, halo included, or every time. Default: once.",
     ),
-    click.option("--part", type=_part, metavar="K/N", help="Only every N-th unit, starting with the K-th."),
+    click.option(
+        "--part", type=_part, metavar="K/N", help="Only every N-th block of slices, starting with the K-th."
+    ),
     click.option(
         "--dask",
         metavar="ADDRESS",
         help="Label on the workers of this dask scheduler (address or .json file).",
     ),
-    click.option(
-        "--finish", is_flag=True, help="Label nothing, only complete an output whose parts are done."
-    ),
+    flag("--finish", "Label nothing, only complete an output whose parts are done."),
 )
 
 
 watch_options = cloup.option_group(
     "Watching a scan",
-    click.option("--watch", is_flag=True, help="INPUT is a folder in which images are still being written."),
-    click.option(
-        "--until", type=click.IntRange(min=1), help="With --watch: stop after so many slices in all."
-    ),
+    flag("--watch", "INPUT is a folder in which images are still being written."),
+    click.option("--until", type=COUNT, metavar="N", help="With --watch: stop after N slices in all."),
     click.option(
         "--idle",
         type=Range(min=0, min_open=True),
         metavar="SECONDS",
-        help="With --watch: stop when no slice has come for so long.",
+        help="With --watch: stop when no new slice has come for SECONDS.",
     ),
 )
 
 
-_EXAMPLES = (
-    Example("label a folder of images; the results appear beside it", "matseg-run steel.onnx raw_slices/"),
-    Example(
-        "label a volume in an HDF5 file into one zarr volume, within 2 GB of memory",
-        "matseg-run steel.onnx scan.h5::/exchange/data -o labels.zarr --memory 2GB",
-    ),
-    Example(
-        "see the plan first: tiles, memory, threads",
-        "matseg-run steel.onnx scan.tif --dry-run",
-    ),
-    Example(
-        "float32 slices for a model of 8-bit images: say what becomes black and white",
-        "matseg-run steel.onnx recon.zarr --window -0.001,0.004",
-    ),
-    Example(
-        "measure regions on the way, and copy the ten most uncertain slices to be labelled next",
-        "matseg-run steel.onnx raw_slices/ --quantify --voxel-size 0.65um --uncertain 10",
-    ),
-    Example(
-        "label while the scan is being written, until ten minutes pass without a slice",
-        "matseg-run steel.onnx incoming/ --watch --idle 600",
-    ),
-    Example(
-        "the third of sixteen jobs, for instance of a SLURM array; the last of them completes the output",
-        "matseg-run steel.onnx scan.tif -o labels.zarr --part 3/16",
-    ),
-)
+_EXAMPLES = examples("""
+    matseg-run steel.onnx raw_slices/  # label a folder of images; the results appear beside it
+    matseg-run steel.onnx scan.h5::/exchange/data -o labels.zarr --memory 2GB
+        # label a volume in an HDF5 file into one zarr volume, within 2 GB of memory
+    matseg-run steel.onnx scan.tif --dry-run  # see the plan first: tiles, memory, threads
+    matseg-run steel.onnx recon.zarr --window -0.001,0.004
+        # float32 slices for a model of 8-bit images: say what becomes black and white
+    matseg-run steel.onnx raw_slices/ --quantify --voxel-size 0.65um --uncertain 10
+        # measure regions on the way, and copy the ten most uncertain slices to be labelled next
+    matseg-run steel.onnx incoming/ --watch --idle 600
+        # label while the scan is being written, until ten minutes pass without a slice
+    matseg-run steel.onnx scan.tif -o labels.zarr --part 3/16
+        # the third of sixteen jobs, for instance of a SLURM array; the last of them completes the output
+""")
 
 
 @cloup.command(name="matseg-run", cls=Command, examples=_EXAMPLES)
@@ -230,7 +217,7 @@ _EXAMPLES = (
 @trust_options
 @watch_options
 @page_option
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@flag("--dry-run", "Print the plan and write nothing.")
 @json_option
 @excludes("watch", "dask", "part", "finish")
 @excludes("dask", "part")
@@ -241,7 +228,7 @@ _EXAMPLES = (
 @applies_with("quantify", "connectivity")
 @debug_option
 @with_source
-@gathered("output", _output_options)
+@gathered("output", "matseg_runtime.sink.target:OutputOptions")
 def run_main(
     model: Path,
     input_: str,

@@ -8,16 +8,16 @@ import click
 
 from matseg_runtime.cli.options import model_argument
 from matseg_shared.console.command import debug_option, json_option, print_json
-from matseg_shared.console.help import Command, Example
+from matseg_shared.console.help import Command, examples
 
 
 @click.command(
     name="matseg-sign",
     cls=Command,
-    examples=[
-        Example("write steel.onnx.sig", "matseg-sign steel.onnx --key group.key"),
-        Example("a model of the zoo, by a key of one's own", "matseg-sign zoo:tomography --key group.key"),
-    ],
+    examples=examples("""
+        matseg-sign steel.onnx --key group.key  # write steel.onnx.sig
+        matseg-sign zoo:tomography --key group.key  # a model of the zoo, by a key of one's own
+    """),
 )
 @model_argument
 @click.option(

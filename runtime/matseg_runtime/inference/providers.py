@@ -18,7 +18,7 @@ Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 ProviderChoice = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
 PROVIDER_CHOICES: tuple[str, ...] = get_args(ProviderChoice)
 
-EXECUTION_PROVIDERS: Mapping[str, str] = {
+EXECUTION_PROVIDERS: Mapping[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",

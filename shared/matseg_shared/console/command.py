@@ -1,21 +1,18 @@
-"""What all commands do the same way: exit codes, one-sentence errors, JSON for scripts, a console that is plain when
-nobody watches."""
+"""Exit codes, one-sentence errors, JSON for scripts, and a console that is plain without a terminal."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from matseg_shared.errors import MatsegError, Problem
+from matseg_shared.errors import MatsegError
 from matseg_shared.system import interruption
 from matseg_shared.system.names import as_text, printable
 
@@ -32,24 +29,11 @@ _DOCUMENT = "matseg_shared.console.command.document"
 """Where a command's JSON document waits in click's context until the command ends."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorSummary:
-    """What stands under `error` in the JSON document of a command that failed."""
-
-    kind: str
-    """The error's class: `DatasetError`, `UsageError`, ..."""
-    message: str
-    """What standard error says."""
-    exit_code: int
-    problems: tuple[Problem, ...] = ()
-    """Everything that is wrong with a configuration or a model's metadata, each with its place."""
-
-
 def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--debug`, and end the command with the exit code of its error instead of a traceback.
 
-    The wrapped function may return an exit code; None means 0. With `json_option`, what it hands to `print_json` is
-    printed when it ends, with the error beside it should there be one.
+    The wrapped function may return an exit code; None means 0. What it hands to `print_json` is printed when it ends,
+    with the error beside it should there be one.
     """
 
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -75,10 +59,10 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
                     import traceback
 
                     traceback.print_exc()
-                click.echo(printable(f"Error: {summary.message}"), err=True)
+                click.echo(printable(f"Error: {summary['message']}"), err=True)
                 if as_json:
                     _print({"error": summary})
-            code = summary.exit_code
+            code = summary["exit_code"]
         else:
             if as_json and _DOCUMENT in click.get_current_context().meta:
                 _print({})
@@ -88,8 +72,8 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _quiet_readers() -> None:
-    """tifffile logs a line for every odd tag, Pillow warns of chunks that are not used; what keeps a file from being
-    read is an error, in our words."""
+    """Silence tifffile's lines about odd tags and Pillow's about unused chunks: what keeps a file from being read is
+    an error, in our words."""
     import logging
     import warnings
 
@@ -99,22 +83,16 @@ def _quiet_readers() -> None:
         logger.addHandler(logging.NullHandler())
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--json` as the argument `as_json`."""
-    return click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        help="Print one JSON document on standard output, everything else on standard error.",
-    )(command)
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON document on standard output, everything else on standard error.",
+)
 
 
 def print_json(document: object) -> None:
-    """Print a command's summary when it ends, as its one JSON document.
-
-    Args:
-        document: a dataclass or a mapping.
-    """
+    """Print a dataclass or mapping when the command ends, as its one JSON document."""
     click.get_current_context().meta[_DOCUMENT] = jsonable(document)
 
 
@@ -148,9 +126,9 @@ def _print(more: Mapping[str, object]) -> None:
     click.echo(json.dumps({**document, **jsonable(more)}, indent=1, ensure_ascii=False))
 
 
-def _summary(error: BaseException) -> ErrorSummary:
-    """The one sentence, or sentences, for a person, and the exit code."""
-    kind, problems = type(error).__name__, getattr(error, "problems", ())
+def _summary(error: BaseException) -> dict[str, Any]:
+    """What stands under `error` in the JSON document: the sentence for a person among it."""
+    kind = type(error).__name__
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):  # click's own: Ctrl-C at a question
         hint = error.args[0] if error.args else "run the same command again to go on"
         message, code = f"interrupted; {hint}", EXIT_INTERRUPTED
@@ -163,22 +141,17 @@ def _summary(error: BaseException) -> ErrorSummary:
         message, code = "this machine's memory does not suffice; use smaller tiles, crops or batches", 1
     else:
         message, code = f"unexpected {kind}: {error} (--debug shows where; please report it)", 1
-    return ErrorSummary(kind=kind, message=message, exit_code=code, problems=tuple(problems))
-
-
-def is_watched(stream: IO[str]) -> bool:
-    """Whether somebody looks at a terminal that can move its cursor."""
-    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    problems = getattr(error, "problems", ())  # everything wrong with a configuration or a model's metadata
+    return {"kind": kind, "message": message, "exit_code": code, "problems": problems}
 
 
 def warn(message: str) -> None:
-    """A line on standard error that a person should not miss."""
-    out = console(stderr=True)
-    out.print(f"Warning: {message}", style="yellow", markup=False)
+    """Print a line on standard error that a person should not miss."""
+    console(stderr=True).print(f"Warning: {message}", style="yellow", markup=False)
 
 
 def plain(text: str) -> Text:
-    """What came from a file, for a rich table: no markup, and nothing that acts on a terminal."""
+    """Text from a file, for a rich table: no markup, and nothing that acts on a terminal."""
     from rich.text import Text
 
     return Text(printable(text))

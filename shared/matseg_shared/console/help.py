@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ class Example:
 
     purpose: str
     line: str
+
+
+def examples(text: str) -> tuple[Example, ...]:
+    """Lines as they are typed, each with a comment behind it or below it that says what it does."""
+    return tuple(Example(purpose, line) for line, purpose in re.findall(r"(\S.*?)\s+# (.+)", text))
 
 
 class Command(cloup.Command):

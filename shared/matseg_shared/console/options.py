@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from cloup.constraints import ConstraintViolated, If, IsSet, accept_none
 from matseg_shared.console.help import did_you_mean
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+COUNT = click.IntRange(min=1)
 REPORT_VARIABLE = "MATSEG_REPORT"
 
 page_option = click.option(
@@ -47,6 +49,11 @@ class Range(click.FloatRange):
         return number
 
 
+def flag(name: str, text: str) -> Decorator:
+    """An option that is given or not, with its help."""
+    return click.option(name, is_flag=True, help=text)
+
+
 def excludes(name: str, *others: str) -> Decorator:
     """Refuse one option beside any of the others, before anything is opened; all by the names of their arguments."""
     return _refuse(
@@ -69,20 +76,21 @@ def _refuse(condition: Any, name: str, others: tuple[str, ...], message: str) ->
     return cloup.constraint(If(condition, then=accept_none).rephrased(error=explain), others)
 
 
-def gathered(argument: str, load: Callable[[], type[Any]]) -> Decorator:
-    """Hand the command one dataclass instead of the options that are called as the dataclass's fields.
+def gathered(argument: str, kind: str) -> Decorator:
+    """Hand the command one dataclass instead of the options that are called as its fields.
 
     Args:
         argument: the command's, for the dataclass.
-        load: imports the dataclass, when the command is at work and not for its `--help`.
+        kind: `module:class`, imported when the command is at work and not for its `--help`.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(*args: Any, **options: Any) -> Any:
-            kind = load()
-            names = [item.name for item in dataclasses.fields(kind) if item.name in options]
-            made = kind(**{name: options.pop(name) for name in names})
+            module, _, name = kind.partition(":")
+            load = getattr(importlib.import_module(module), name)
+            names = [field.name for field in dataclasses.fields(load) if field.name in options]
+            made = load(**{name: options.pop(name) for name in names})
             return command(*args, **options, **{argument: made})
 
         return wrapped

@@ -1,4 +1,4 @@
-"""How far long work is: a bar where somebody watches a terminal, else a plain line now and then for a log.
+"""Progress of long work: a bar on a terminal, else a plain line now and then for a log.
 
 On a terminal: what is done, how much, how fast, how long it will take, and what holds it up.
 
@@ -12,6 +12,7 @@ Without one, on standard error, a line per stage and one every ten seconds: no c
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.console.command import console, is_watched
+from matseg_shared.console.command import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,19 +29,19 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """What long work tells whoever watches; this one tells nobody. Any thread may call it."""
+    """Stages and steps of long work, told to nobody. Any thread may call it."""
 
     def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
-        """Something else begins, and has so many steps; None: nobody knows how many."""
+        """Begin a stage of `total` steps; None: their number is not known."""
 
     def advance(self, count: int = 1) -> None:
-        """So many more steps are done."""
+        """Count further steps."""
 
     def reach(self, done: int, total: int | None = None) -> None:
-        """So many steps of the stage are done, of so many."""
+        """Set the number of steps that are done, and in all."""
 
     def note(self, text: str) -> None:
-        """What is worth knowing at this moment, such as what holds the work up; replaces the last note."""
+        """Show what is worth knowing at this moment, such as the slowest part, in place of the last note."""
 
 
 SILENT = Progress()
@@ -56,7 +57,6 @@ class _Lines(Progress):
         self._begun = self._last = time.monotonic()
 
     def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
-        """See the base class."""
         self._name, self._unit, self._note = name, unit, ""
         self._done, self._total = 0, total
         self._begun = self._last = time.monotonic()
@@ -64,11 +64,9 @@ class _Lines(Progress):
             click.echo(f"{self._prefix}: {name}", err=True)
 
     def advance(self, count: int = 1) -> None:
-        """See the base class."""
         self.reach(self._done + count, self._total)
 
     def reach(self, done: int, total: int | None = None) -> None:
-        """See the base class."""
         self._done = done
         self._total = self._total if total is None else total
         now = time.monotonic()
@@ -77,7 +75,6 @@ class _Lines(Progress):
             click.echo(self._line(now - self._begun), err=True)
 
     def note(self, text: str) -> None:
-        """See the base class."""
         self._note = text
 
     def _line(self, seconds: float) -> str:
@@ -104,7 +101,7 @@ def shown_progress(
     out = console(stderr=True) if out is None else out
     if quiet:
         yield SILENT
-    elif not is_watched(out.file):
+    elif not out.file.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):  # its cursor cannot be moved
         yield _Lines(prefix)
     else:
         from matseg_shared.console.progress_bar import shown_bar
@@ -117,7 +114,7 @@ def shown_progress(
 def step_progress(
     description: str, *, unit: str = "", quiet: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
-    """Progress of a single stage; the function takes (steps done, steps in all)."""
+    """Show progress of a single stage; the function takes (steps done, steps in all)."""
     with shown_progress(quiet=quiet) as progress:
         progress.stage(description, unit=unit)
         yield progress.reach

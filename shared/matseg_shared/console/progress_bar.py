@@ -45,21 +45,17 @@ class BarProgress(Progress):
         self._task = bar.add_task(prefix, total=None, visible=bool(prefix), unit="", note="")
 
     def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
-        """See the base class."""
         self._bar.remove_task(self._task)  # the next stage has a rate of its own
         title = f"{self._prefix}: {name}" if self._prefix else name
         self._task = self._bar.add_task(title, total=total, unit=unit, note="")
 
     def advance(self, count: int = 1) -> None:
-        """See the base class."""
         self._bar.advance(self._task, count)
 
     def reach(self, done: int, total: int | None = None) -> None:
-        """See the base class."""
         self._bar.update(self._task, completed=done, total=total)
 
     def note(self, text: str) -> None:
-        """See the base class."""
         self._bar.update(self._task, note=text)
 
 

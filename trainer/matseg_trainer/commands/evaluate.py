@@ -12,7 +12,7 @@ import cloup
 from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
-from matseg_shared.console.help import Command, Example
+from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import Range, applies_with, page_option
 from matseg_shared.console.progress import step_progress
 from matseg_shared.errors import UsageError
@@ -34,21 +34,13 @@ if TYPE_CHECKING:
 @cloup.command(
     name="matseg-evaluate",
     cls=Command,
-    examples=[
-        Example(
-            "figures per class and image, and pictures of what is wrong",
-            "matseg-evaluate tomography v7 --overlay",
-        ),
-        Example(
-            "the same of an exported file, as machines without torch will see it",
-            "matseg-evaluate tomography v7 --model saved/tomography_v7.onnx",
-        ),
-        Example(
-            "on other labelled images than those of test/",
-            "matseg-evaluate tomography v7 --test-folder validate",
-        ),
-        Example("on another data set with classes of the same names", "matseg-evaluate steel v1 --data rock"),
-    ],
+    examples=examples("""
+        matseg-evaluate tomography v7 --overlay  # figures per class and image, and pictures of what is wrong
+        matseg-evaluate tomography v7 --model saved/tomography_v7.onnx
+            # the same of an exported file, as machines without torch will see it
+        matseg-evaluate tomography v7 --test-folder validate  # on other labelled images than those of test/
+        matseg-evaluate steel v1 --data rock  # on another data set with classes of the same names
+    """),
 )
 @dataset_argument
 @version_argument

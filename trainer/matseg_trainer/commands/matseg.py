@@ -10,7 +10,7 @@ import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.completion import SHELLS, completion_script
-from matseg_shared.console.help import Example, Group
+from matseg_shared.console.help import Group, examples
 from matseg_shared.console.options import Choice
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -45,12 +45,12 @@ class _Walk(Group):
     name="matseg",
     cls=_Walk,
     invoke_without_command=True,
-    examples=[
-        Example("what is done in this workspace, and what to type next", "matseg"),
-        Example("synthetic slices to try everything on", "matseg prep demo demo"),
-        Example("let the shell complete what you type, from now on", "matseg completion bash"),
-        Example("versions of everything that matters in a bug report", "matseg --version"),
-    ],
+    examples=examples("""
+        matseg  # what is done in this workspace, and what to type next
+        matseg prep demo demo  # synthetic slices to try everything on
+        matseg completion bash  # let the shell complete what you type, from now on
+        matseg --version  # versions of everything that matters in a bug report
+    """),
 )
 @workspace_option
 @json_option
@@ -73,7 +73,11 @@ def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: boo
         raise click.UsageError(f"Options belong behind the command: matseg {ctx.invoked_subcommand} ...")
 
 
-@main.command(examples=[Example("as a document for scripts", "matseg status --json")])
+@main.command(
+    examples=examples("""
+        matseg status --json  # as a document for scripts
+    """)
+)
 @workspace_option
 @json_option
 @debug_option
@@ -94,21 +98,21 @@ def status(workspace: Path | None, as_json: bool) -> None:
 @debug_option
 def versions(as_json: bool) -> None:
     """Print versions and execution providers; the same as matseg --version."""
-    from matseg_trainer.commands.versions import VersionsSummary
+    from matseg_trainer.commands import versions as installed
 
-    found = VersionsSummary.here()
+    found = installed.versions()
     if as_json:
         print_json(found)
     else:
-        click.echo("\n".join(found.lines()))
+        click.echo("\n".join(installed.version_lines(found)))
 
 
 @main.command(
-    examples=[
-        Example("bash, from now on", "matseg completion bash >> ~/.bashrc"),
-        Example("zsh, behind its line `compinit`", "matseg completion zsh >> ~/.zshrc"),
-        Example("fish", "matseg completion fish > ~/.config/fish/conf.d/matseg.fish"),
-    ],
+    examples=examples("""
+        matseg completion bash >> ~/.bashrc  # bash, from now on
+        matseg completion zsh >> ~/.zshrc  # zsh, behind its line `compinit`
+        matseg completion fish > ~/.config/fish/conf.d/matseg.fish  # fish
+    """),
 )
 @click.argument("shell", type=Choice(SHELLS))
 @debug_option

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json
-from matseg_shared.console.help import Example, Group
+from matseg_shared.console.help import Group, examples
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_split
@@ -19,28 +19,23 @@ from matseg_trainer.workspace import Workspace, workspace_option
 @click.group(
     name="matseg-prep",
     cls=Group,
-    examples=[
-        Example(
-            "label images to arrays, then see what is in the set",
-            "matseg-prep labels steel train validate test",
-        ),
-        Example("is everything as training needs it?", "matseg-prep check steel"),
-        Example("something to try things on", "matseg-prep demo demo"),
-    ],
+    examples=examples("""
+        matseg-prep labels steel train validate test  # label images to arrays, then see what is in the set
+        matseg-prep check steel  # is everything as training needs it?
+        matseg-prep demo demo  # something to try things on
+    """),
 )
 def main() -> None:
     """Prepare data sets: label arrays, crops, checks, and a synthetic set to try things on."""
 
 
 @main.command(
-    examples=[
-        Example("arrays for all splits", "matseg-prep labels steel train validate test"),
-        Example(
-            "label images with anti-aliased edges: take their pixels for the nearest class",
-            "matseg-prep labels tomography train validate test --nearest",
-        ),
-        Example("only for label images that are new", "matseg-prep labels steel train --append"),
-    ]
+    examples=examples("""
+        matseg-prep labels steel train validate test  # arrays for all splits
+        matseg-prep labels tomography train validate test --nearest
+            # label images with anti-aliased edges: take their pixels for the nearest class
+        matseg-prep labels steel train --append  # only for label images that are new
+    """)
 )
 @dataset_argument
 @click.argument("splits", metavar="SPLIT...", nargs=-1, required=True, shell_complete=complete_split)
@@ -110,13 +105,10 @@ def labels(
 
 
 @main.command(
-    examples=[
-        Example(
-            "400 crops of 224 pixels to train on, 50 to validate with",
-            "matseg-prep crop tomography 224 400 50",
-        ),
-        Example("under a name of your choice", "matseg-prep crop steel 128 1000 100 -r steel_small"),
-    ]
+    examples=examples("""
+        matseg-prep crop tomography 224 400 50  # 400 crops of 224 pixels to train on, 50 to validate with
+        matseg-prep crop steel 128 1000 100 -r steel_small  # under a name of your choice
+    """)
 )
 @dataset_argument
 @click.argument("size", type=click.IntRange(min=1))
@@ -164,10 +156,10 @@ def crop(
 
 
 @main.command(
-    examples=[
-        Example("two to validate, two to test", "matseg-prep split rock/ sandstone --validate 2 --test 2"),
-        Example("cross-validation: steel_fold1 to steel_fold5", "matseg-prep split steel/ steel --folds 5"),
-    ]
+    examples=examples("""
+        matseg-prep split rock/ sandstone --validate 2 --test 2  # two to validate, two to test
+        matseg-prep split steel/ steel --folds 5  # cross-validation: steel_fold1 to steel_fold5
+    """)
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("name")
@@ -221,10 +213,10 @@ def split(
 
 
 @main.command(
-    examples=[
-        Example("every file of every split", "matseg-prep check steel"),
-        Example("and what IoU these labels allow at all", "matseg-prep check steel --label-agreement"),
-    ],
+    examples=examples("""
+        matseg-prep check steel  # every file of every split
+        matseg-prep check steel --label-agreement  # and what IoU these labels allow at all
+    """),
     renamed={"--ceiling": "--label-agreement"},
 )
 @dataset_argument
@@ -254,10 +246,10 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
 
 
 @main.command(
-    examples=[
-        Example("a small set, in seconds", "matseg-prep demo demo"),
-        Example("larger slices, and more of them", "matseg-prep demo big --size 512 --train 30 --raw 200"),
-    ]
+    examples=examples("""
+        matseg-prep demo demo  # a small set, in seconds
+        matseg-prep demo big --size 512 --train 30 --raw 200  # larger slices, and more of them
+    """)
 )
 @click.argument("name")
 @click.option(
@@ -310,7 +302,9 @@ def demo(
 @main.command(
     name="import-config",
     short_help="Turn an existing MatSeg config.py into a config.toml.",
-    examples=[Example("bring your versions along", "matseg-prep import-config old/config.py -o config.toml")],
+    examples=examples("""
+        matseg-prep import-config old/config.py -o config.toml  # bring your versions along
+    """),
 )
 @click.argument("config_py", type=click.Path(path_type=Path))
 @click.option(

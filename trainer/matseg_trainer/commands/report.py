@@ -9,23 +9,17 @@ from typing import Literal
 import click
 
 from matseg_shared.console.command import debug_option, json_option, print_json
-from matseg_shared.console.help import Command, Example
+from matseg_shared.console.help import Command, examples
 from matseg_shared.errors import UsageError
 
 Kind = Literal["run", "evaluation", "training"]
-_EXAMPLES = (
-    Example(
-        "the page of a run, from its output: a folder of labels",
-        "matseg-report raw_slices_predictions/steel_v1",
-    ),
-    Example("or a volume", "matseg-report labels.zarr"),
-    Example(
-        "a run whose slices have been moved since",
-        "matseg-report labels.zarr --input /archive/scan.h5::/data",
-    ),
-    Example("the page of an evaluation", "matseg-report log/steel_v1_test.json"),
-    Example("the page of a training, finished or not", "matseg-report log/steel_v1.jsonl"),
-)
+_EXAMPLES = examples("""
+    matseg-report raw_slices_predictions/steel_v1  # the page of a run, from its output: a folder of labels
+    matseg-report labels.zarr  # or a volume
+    matseg-report labels.zarr --input /archive/scan.h5::/data  # a run whose slices have been moved since
+    matseg-report log/steel_v1_test.json  # the page of an evaluation
+    matseg-report log/steel_v1.jsonl  # the page of a training, finished or not
+""")
 
 
 @click.command(name="matseg-report", cls=Command, examples=_EXAMPLES)
