@@ -19,6 +19,7 @@ PAGES = [
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+CODE = ("shared", "runtime", "trainer", "tests", "benchmarks", "models_zoo", "docs")
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -80,3 +81,19 @@ def test_the_wheel_is_called_as_it_is_built() -> None:
         name for page in PAGES for name in re.findall(r"matseg-[\d.]+-py3", page.read_text(encoding="utf-8"))
     }
     assert names == {f"matseg-{version}-py3"}
+
+
+GUIDE = {"apply.py", "config.py", "cropping.py", "image2numpy.py", "main.py", "path/to/config.py"}
+"""Files of the user guide's program."""
+
+
+def test_every_source_file_that_a_page_names_is_there() -> None:
+    """But for the experiments, which are dated."""
+    files = [
+        f"/{path.relative_to(ROOT).as_posix()}" for folder in CODE for path in (ROOT / folder).rglob("*.py")
+    ]
+    for page in PAGES:
+        if page.name == "experiments.md":
+            continue
+        for name in set(re.findall(r"[\w/]+\.py\b", page.read_text(encoding="utf-8"))) - GUIDE:
+            assert any(path.endswith(f"/{name}") for path in files), f"{page}: {name}"
