@@ -6,7 +6,7 @@ What the counts mean in lengths is decided in `stereology`: it depends on the vo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,8 @@ DEFAULT_CONNECTIVITY: Connectivity = 8
 _UNLABELLED = 255
 """Among the dense class numbers in this module; 0 to 254 are classes."""
 _LARGEST_TABLE = 65535
-_Shifted = tuple[tuple[slice, slice], tuple[slice, slice]]
 _ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
-_NEIGHBOURS: tuple[_Shifted, ...] = (
+_NEIGHBOURS = (
     ((_ALL, _FIRST), (_ALL, _LAST)),
     ((_FIRST, _ALL), (_LAST, _ALL)),
     ((_FIRST, _FIRST), (_LAST, _LAST)),
@@ -122,9 +121,14 @@ def _pairs(shape: tuple[int, ...], gaps: NDArray[np.bool_] | None) -> tuple[int,
         height, width = shape
         diagonal = (height - 1) * (width - 1)
         return height * (width - 1), (height - 1) * width, diagonal, diagonal
-    along, down, falling, rising = (
-        int(np.count_nonzero(~(gaps[first] | gaps[second]))) for first, second in _NEIGHBOURS
-    )
+    return _counted(lambda first, second: ~(gaps[first] | gaps[second]))
+
+
+def _counted(
+    found: Callable[[tuple[slice, slice], tuple[slice, slice]], NDArray[np.bool_]],
+) -> tuple[int, int, int, int]:
+    """Pairs of neighbours for which `found` is true, along each direction."""
+    along, down, falling, rising = (int(np.count_nonzero(found(*pair))) for pair in _NEIGHBOURS)
     return along, down, falling, rising
 
 
@@ -148,11 +152,6 @@ def _class_regions(
 
 
 def _crossings(mask: NDArray[np.bool_], gaps: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
-    counts = []
-    for first, second in _NEIGHBOURS:
-        crossed = mask[first] != mask[second]
-        if gaps is not None:
-            crossed &= ~(gaps[first] | gaps[second])
-        counts.append(int(np.count_nonzero(crossed)))
-    along, down, falling, rising = counts
-    return along, down, falling, rising
+    if gaps is None:
+        return _counted(lambda first, second: mask[first] != mask[second])
+    return _counted(lambda first, second: (mask[first] != mask[second]) & ~(gaps[first] | gaps[second]))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.base import Block, Result
@@ -43,27 +44,18 @@ class StackSink(VolumeSink):
         return ()
 
     def _pages(self, place: Path) -> int:
-        import tifffile
-
         try:
             with tifffile.TiffFile(place) as tiff:
                 return len(tiff.pages)
         except Exception:  # tifffile raises many kinds for what is no TIFF
             return 0
 
-    def _is_complete(self) -> bool:
-        return True
-
     def _data_offset(self) -> int:
         """Where the first page's pixels start; the others follow without gaps."""
-        import tifffile
-
         with tifffile.TiffFile(self.partial) as tiff:
             return int(tiff.pages.first.dataoffsets[0])
 
     def _create(self, path: Path) -> None:
-        import tifffile
-
         shape = (self.volume.depth, *self.volume.slice_shape)
         pages = tifffile.memmap(
             path,
@@ -75,6 +67,3 @@ class StackSink(VolumeSink):
         pages.flush()
         del pages
         sync_file(path)
-
-    def _complete(self) -> None:
-        """Nothing: every page is in its place."""

@@ -68,6 +68,8 @@ class ArraySource(Source):
             UsageError: an empty array, axes that cannot be told apart, or a range outside of it.
         """
         self._stored = stored
+        if np.dtype(stored.array.dtype).kind not in "uifb":
+            raise UsageError(f"{stored.location}: expected an array of numbers, found {stored.array.dtype}")
         shape = tuple(int(length) for length in stored.array.shape)
         self._layout = layout_of(stored.location, shape, options.axis, stored.axis_names)
         _require_memory(stored, shape, self._layout.slice_axis)

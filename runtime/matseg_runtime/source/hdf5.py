@@ -105,8 +105,6 @@ def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise UsageError(f"{path}: has no dataset {name}; its images and volumes: {listed}")
-    if found.dtype.kind not in "uifb":
-        raise UsageError(f"{path}::{name}: expected an array of numbers, found {found.dtype}")
     return found
 
 

@@ -28,8 +28,6 @@ def open_npy(path: Path, options: SourceOptions) -> ArraySource:
         raise UsageError(
             f"{path}: expected a whole .npy file with an array of numbers, found {error}; save it again with numpy.save"
         ) from error
-    if array.dtype.kind not in "uifb":
-        raise UsageError(f"{path}: expected an array of numbers, found {array.dtype}")
     content = f"{file_identity(path)}; {array.shape} {array.dtype}"
     return ArraySource(
         StoredArray(kind="npy", location=str(path), path=path, array=array, content=content, watched=path),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
+import tifffile
+from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import PixelArray, SourceOptions, Spacing
@@ -20,9 +22,6 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.images.read import apply_palette, decoding_problem, read_tiff_page
-
-if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
 """Axes of tifffile that are no stack of pages, whatever that one is called."""
@@ -39,8 +38,8 @@ class _Pages:
     def __init__(self, path: Path, tiff: TiffFile, *, as_labels: bool) -> None:
         self._path = path
         self._as_labels = as_labels
-        self._idle = [tiff]
-        self._lock = threading.Lock()
+        self._idle: SimpleQueue[TiffFile] = SimpleQueue()
+        self._idle.put(tiff)
         first = self._read(tiff, 0)
         self.shape = (len(tiff.pages), *first.shape)
         self.dtype = first.dtype
@@ -53,21 +52,16 @@ class _Pages:
 
     @contextmanager
     def _borrowed(self) -> Iterator[TiffFile]:
-        import tifffile
-
-        with self._lock:
-            tiff = self._idle.pop() if self._idle else None
-        if tiff is None:
-            tiff = tifffile.TiffFile(self._path)
+        try:
+            tiff = self._idle.get_nowait()
+        except Empty:
+            tiff = TiffFile(self._path)
         try:
             yield tiff
         finally:
-            with self._lock:
-                self._idle.append(tiff)
+            self._idle.put(tiff)
 
     def _read(self, tiff: TiffFile, number: int) -> PixelArray:
-        from tifffile import TiffFrame
-
         page: Any = tiff.pages[number]
         # of OME-TIFFs tifffile keeps only where their pages begin
         stored = read_tiff_page(self._path, page.aspage() if isinstance(page, TiffFrame) else page)
@@ -81,8 +75,8 @@ class _Pages:
 
     def close(self) -> None:
         """Close all files; no reader may hold one."""
-        while self._idle:
-            self._idle.pop().close()
+        while not self._idle.empty():
+            self._idle.get().close()
 
 
 def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
@@ -91,10 +85,8 @@ def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
     Raises:
         UsageError: no TIFF, a damaged one, or pages of different shapes.
     """
-    import tifffile
-
     try:
-        tiff = tifffile.TiffFile(path)
+        tiff = TiffFile(path)
     except Exception as error:  # tifffile raises many kinds for what is no TIFF
         raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
     try:
@@ -142,8 +134,6 @@ def _spacing(voxel: VoxelSize | None) -> Spacing | None:
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:
     """The array to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
-    import tifffile
-
     if len(tiff.series) > 1:
         shapes = ", ".join(str(series.shape) for series in tiff.series[:3])
         raise UsageError(

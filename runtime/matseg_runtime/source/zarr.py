@@ -48,8 +48,6 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
             f"{where}: expected a zarr array or group, found {type(error).__name__}: {error}"
         ) from error
     refuse_object_codecs(where, array)
-    if array.dtype.kind not in "uifb":
-        raise UsageError(f"{where}: expected an array of numbers, found {array.dtype}")
     document = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
 
     def explain(index: tuple[slice | int, ...], error: Exception) -> str:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
 from matseg_runtime.source.layout import chunk_ranges, require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import ALWAYS, Format, could_fill, require_bounded_stream, room
@@ -133,8 +137,7 @@ def _inner_chunks(path: Path, shard: Any, array: Any) -> list[tuple[int, int]]:
     with path.open("rb") as stream:
         stream.seek(size - length - 4 if shard.index_location.value == "end" else 0)
         content = stream.read(length)
-    numbers = [int.from_bytes(content[at : at + 8], "little") for at in range(0, length, 8)]
-    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    pairs = np.frombuffer(content, "<u8").reshape(-1, 2).tolist()
     return [(offset, count) for offset, count in pairs if offset != _ABSENT and offset + count <= size]
 
 
@@ -198,13 +201,9 @@ def chunk_boxes(array: Any, index: tuple[slice | int, ...]) -> Iterator[tuple[st
 
 def _local_path(array: Any, key: str) -> Path | None:
     """The file of a chunk; None for stores that are no folder."""
-    from zarr.storage import LocalStore
-
     store = array.store
     return Path(store.root) / f"{array.path}/{key}".lstrip("/") if isinstance(store, LocalStore) else None
 
 
 def _exists(array: Any, key: str) -> bool:
-    from zarr.core.sync import sync
-
     return bool(sync(array.store.exists(f"{array.path}/{key}".lstrip("/"))))
