@@ -229,16 +229,7 @@ def _too_many(where: str, found: str) -> str:
 def measure_output(
     location: str, records: Sequence[SliceRecord], *, axis: int, connectivity: Connectivity
 ) -> dict[str, SliceRegions]:
-    """Measure some slices of a complete volume of matseg-run.
-
-    Args:
-        location: of the volume.
-        records: of the slices wanted.
-        axis: the spatial axis that it is cut along.
-        connectivity: which pixels belong together.
-
-    Returns:
-        By the records' names.
+    """Measure slices of a complete volume of matseg-run, cut along a spatial axis; by the records' names.
 
     Raises:
         UsageError: the output cannot be read.
@@ -255,14 +246,7 @@ def measure_output(
 
 
 def measure_images(files: Mapping[str, Path], *, connectivity: Connectivity) -> dict[str, SliceRegions]:
-    """Measure label images of matseg-run, whatever else lies in their folder.
-
-    Args:
-        files: by the names of their slices.
-        connectivity: which pixels belong together.
-
-    Returns:
-        By the same names.
+    """Measure label images of matseg-run, whatever else lies in their folder; by the names of their slices.
 
     Raises:
         UsageError: one cannot be read.

@@ -143,7 +143,7 @@ def intersections_per_length(
     Args:
         crossings: (4,) neighbours on either side of it, along rows, columns, falling and rising diagonals.
         pairs: (4,) all neighbours.
-        pixel: the distance of neighbours.
+        pixel: tells how far neighbours are apart.
     """
     known = pairs > 0
     weights = np.where(known, _weights(pixel), 0.0)  # an image of one row has no columns to look along

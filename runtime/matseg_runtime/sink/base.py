@@ -81,7 +81,10 @@ class LabelInfo:
 
 
 class Sink(ABC):
-    """Takes the results of whole units; may be called by several threads at a time, never twice for one unit."""
+    """Takes the results of whole blocks; may be called by several threads at a time, never twice for one block.
+
+    All methods raise an OutputError where files cannot be written, deleted, or brought back to a sound state.
+    """
 
     path: Path
     """The file or folder that the user will open."""
@@ -89,7 +92,7 @@ class Sink(ABC):
     report_folder: Path
     """Where the report and the phase fractions go."""
     whole_units: bool
-    """True: a unit is written with all its slices or not at all; False: single slices may be left out."""
+    """True: a block is written with all its slices or not at all; False: single slices may be left out."""
 
     @abstractmethod
     def check_place(self, *, overwrite: bool) -> None:
@@ -101,64 +104,39 @@ class Sink(ABC):
 
     @abstractmethod
     def remove_earlier(self, names: Sequence[str]) -> None:
-        """Delete earlier results of ours, those of the slices `names` among them, but not their ledger.
-
-        Raises:
-            OutputError: they cannot be deleted.
-        """
+        """Delete earlier results of ours, those of the slices `names` among them, but not their ledger."""
 
     @abstractmethod
     def clean(self, *, is_new: bool) -> None:
         """Delete what killed processes left unfinished; only while no other process works on the output.
 
         Args:
-            is_new: no unit of the job is done, so an unfinished output is worth nothing.
-
-        Raises:
-            OutputError: it cannot be deleted.
+            is_new: no block of the job is done, so an unfinished output is worth nothing.
         """
 
     @abstractmethod
     def start(self) -> None:
-        """Make the place for the results; harmless when an earlier run, or another part, has done so.
-
-        Raises:
-            OutputError: it cannot be made.
-        """
+        """Make the place for the results; harmless when an earlier run, or another part, has done so."""
 
     @abstractmethod
     def lost(self, records: Iterable[SliceRecord]) -> tuple[str, ...]:
         """Names of those slices that were done and whose output is no longer there, or no longer whole.
 
         Noticed by the names and sizes of files, not by what is in them.
-
-        Raises:
-            OutputError: the output is damaged such that single slices cannot be made again.
         """
 
     def withdraw(self, record: SliceRecord) -> None:  # noqa: ARG002 (where slices share a file, it is written over)
-        """Delete what is left of a slice whose input has changed, if it has files of its own.
-
-        Raises:
-            OutputError: it cannot be deleted.
-        """
+        """Delete what is left of a slice whose input has changed, if it has files of its own."""
         return
 
     @abstractmethod
     def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
-        """Write a unit's results; they are durable on return.
+        """Write a block's results; they are durable on return.
 
         Returns:
             For each result the bytes of the files that hold it, 0 where it has none.
-
-        Raises:
-            OutputError: they cannot be written.
         """
 
     @abstractmethod
     def finish(self) -> None:
-        """Give the complete output its final name; harmless when that has happened already.
-
-        Raises:
-            OutputError: it cannot be done.
-        """
+        """Give the complete output its final name; harmless when that has happened already."""

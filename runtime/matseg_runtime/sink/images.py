@@ -32,13 +32,9 @@ class ImageSink(Sink):
     def __init__(
         self, folder: Path, info: LabelInfo, *, image_format: ImageFormat = "png", probabilities: bool = False
     ) -> None:
-        """Describe the output; nothing is written yet.
+        """Describe the output; `start` makes the folder.
 
-        Args:
-            folder: made when it is missing.
-            info: about the labels.
-            image_format: `png` or `tiff`.
-            probabilities: also write `<name>_probabilities.tif`, one uint8 page per class.
+        With `probabilities`, `<name>_probabilities.tif` is written too, one uint8 page per class.
         """
         self.path = self.report_folder = folder
         self.ledger_folder = folder / LEDGER_NAME

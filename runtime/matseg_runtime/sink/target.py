@@ -138,9 +138,9 @@ def label_volume(
 
     Args:
         source: the input.
-        first: (H, W) of the first slice of a folder, which all others must have.
+        first: (H, W) of the slices of a folder.
         voxel: what is known of the voxels, whoever says so.
-        given: whether the user does, whose word goes before the input's own.
+        given: the user says so, whose word goes before the input's own.
     """
     found = source.volume
     if found is None:
@@ -192,11 +192,10 @@ def _in_voxels(spacing: Spacing) -> tuple[float, ...]:
 def open_sink(
     target: OutputTarget, options: OutputOptions, info: LabelInfo, volume: LabelVolume, block: int
 ) -> Sink:
-    """The sink for an output; nothing is written yet.
+    """The sink for an output, of which nothing is written yet.
 
     Args:
-        target: where, and what.
-        options: what the user asked for.
+        target, options: where it goes, and in which form.
         info: about the labels.
         volume: of an output that holds all slices.
         block: slices that are written together.

@@ -41,13 +41,7 @@ class VolumeSink(Sink):
     whole_units = True
 
     def __init__(self, path: Path, volume: LabelVolume, info: LabelInfo) -> None:
-        """Describe the output; nothing is written yet.
-
-        Args:
-            path: made by `finish`.
-            volume: its shape and axes.
-            info: about the labels.
-        """
+        """Describe the output; `start` begins it under another name, `finish` makes `path`."""
         self.path = path
         self.ledger_folder = self.report_folder = side_folder(path)
         self.partial = self.ledger_folder / "partial"

@@ -45,10 +45,10 @@ class ZarrSink(VolumeSink):
         shards: bool = False,
         probabilities: bool = False,
     ) -> None:
-        """Describe the output; nothing is written yet.
+        """Describe the output, as `VolumeSink`.
 
         Args:
-            path, volume, info: see `VolumeSink`.
+            path, volume, info: see there.
             multiscale: its levels, the first of the volume's own shape; those after it are made at the end.
             block: slices per chunk, so that no two blocks write to one chunk.
             shards: one file per block instead of one per chunk; not in zarr version 2.
