@@ -19,13 +19,14 @@ edge more often, so where many do, the sizes of the others are too small on aver
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.records import SliceRegions
+from matseg_runtime.records import ClassRegions, SliceRegions
 from matseg_runtime.units import VoxelSize
 
 QUANTILES = (10, 25, 50, 75, 90)
@@ -55,17 +56,6 @@ class Diameters:
     quantiles: tuple[float, ...]
     """At `QUANTILES`: the smallest diameter that so many per cent do not exceed."""
     largest: float
-
-
-@dataclass(slots=True, kw_only=True)
-class _Sum:
-    """Counts of one class over some slices."""
-
-    pixels: int = 0
-    regions: int = 0
-    at_edge: int = 0
-    crossings: NDArray[np.int64] = field(default_factory=lambda: np.zeros(4, np.int64))
-    sizes: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,35 +89,35 @@ def quantities(
         values: of the classes wanted; one that does not occur has zeros.
         pixel: what a pixel stands for.
     """
-    sums = {value: _Sum() for value in values}
+    found: dict[int, list[ClassRegions]] = {value: [] for value in values}
     pairs = np.zeros(4, np.int64)
     for item in slices:
         pairs += item.pairs
-        for found in item.classes:
-            total = sums[found.value]
-            total.pixels += found.pixels
-            total.regions += found.regions
-            total.at_edge += found.at_edge
-            total.crossings += found.crossings
-            for area, count in found.sizes:
-                total.sizes[area] = total.sizes.get(area, 0) + count
-    pixels = sum(total.pixels for total in sums.values())
-    return tuple(_quantities(value, total, pairs, pixels, pixel) for value, total in sums.items())
+        for regions in item.classes:
+            found[regions.value].append(regions)
+    pixels = sum(regions.pixels for items in found.values() for regions in items)
+    return tuple(_quantities(value, items, pairs, pixels, pixel) for value, items in found.items())
 
 
 def _quantities(
-    value: int, total: _Sum, pairs: NDArray[np.int64], pixels: int, pixel: VoxelSize
+    value: int, found: Sequence[ClassRegions], pairs: NDArray[np.int64], labelled: int, pixel: VoxelSize
 ) -> ClassQuantities:
-    per_length = intersections_per_length(total.crossings, pairs, pixel)
-    areas = np.array(sorted(total.sizes), np.int64)
-    counts = np.array([total.sizes[area] for area in areas.tolist()], np.int64)
+    crossings = np.array([item.crossings for item in found], np.int64).reshape(-1, 4).sum(axis=0)
+    per_length = intersections_per_length(crossings, pairs, pixel)
+    sizes: Counter[int] = Counter()
+    for item in found:
+        for area, count in item.sizes:
+            sizes[area] += count
+    areas = np.array(sorted(sizes), np.int64)
+    counts = np.array([sizes[area] for area in areas.tolist()], np.int64)
+    pixels = sum(item.pixels for item in found)
     return ClassQuantities(
         value=value,
-        pixels=total.pixels,
-        fraction=total.pixels / pixels if pixels else 0.0,
-        area=total.pixels * pixel.area,
-        regions=total.regions,
-        regions_at_edge=total.at_edge,
+        pixels=pixels,
+        fraction=pixels / labelled if labelled else 0.0,
+        area=pixels * pixel.area,
+        regions=sum(item.regions for item in found),
+        regions_at_edge=sum(item.at_edge for item in found),
         diameters=_diameters(areas, counts, pixel),
         boundary_per_area=math.pi / 2 * per_length,
         specific_surface=2 * per_length,

@@ -38,41 +38,37 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
     except OSError as error:
         raise UsageError(f"{path}: {_opening_problem(path, error)}") from error
     try:
-        return ArraySource(_described(h5py, file, path, dataset, options), options)
+        return ArraySource(_stored(h5py, file, path, dataset, options), options)
     except BaseException:
         file.close()
         raise
 
 
-def _described(h5py: Any, file: Any, path: Path, dataset: str | None, options: SourceOptions) -> StoredArray:
+def _stored(h5py: Any, file: Any, path: Path, name: str | None, options: SourceOptions) -> StoredArray:
     try:
-        found = _dataset(h5py, file, path, dataset)
-        return with_references(h5py, found, _stored(path, file, found, options), options)
+        dataset = _dataset(h5py, file, path, name)
+        where = f"{path}::{dataset.name}"
+        if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
+            raise UsageError(f"{where}: says that zero is white; save it with black as zero")
+        stored = StoredArray(
+            kind="hdf5",
+            location=where,
+            path=path,
+            array=dataset,
+            content=f"{file_identity(path)}; {dataset.name} {dataset.shape} {dataset.dtype}",
+            chunk_shape=dataset.chunks,
+            piece_shape=dataset.chunks,
+            spacing=_spacing(dataset),
+            watched=path,
+            check=WrittenCheck.of(where, dataset, fill_missing=options.fill_missing_chunks),
+            explain=lambda _, error: _reading_problem(error),
+            closing=file.close,
+        )
+        return with_references(h5py, dataset, stored, options)
     except UsageError:
         raise
     except Exception as error:  # h5py raises many kinds for what is damaged behind the file's first bytes
         raise UsageError(f"{path}: expected an HDF5 file, found a damaged one ({error})") from error
-
-
-def _stored(path: Path, file: Any, dataset: Any, options: SourceOptions) -> StoredArray:
-    name = str(dataset.name)
-    if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
-        raise UsageError(f"{path}::{name}: says that zero is white; save it with black as zero")
-    check = WrittenCheck.of(f"{path}::{name}", dataset, fill_missing=options.fill_missing_chunks)
-    return StoredArray(
-        kind="hdf5",
-        location=f"{path}::{name}",
-        path=path,
-        array=dataset,
-        content=f"{file_identity(path)}; {name} {dataset.shape} {dataset.dtype}",
-        chunk_shape=dataset.chunks,
-        piece_shape=dataset.chunks,
-        spacing=_spacing(dataset),
-        watched=path,
-        check=check,
-        explain=lambda _, error: _reading_problem(error),
-        closing=file.close,
-    )
 
 
 def _spacing(dataset: Any) -> Spacing | None:
