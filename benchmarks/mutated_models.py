@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from matseg_runtime.inference.providers import load_onnxruntime
-from matseg_runtime.model.guard import OPERATORS, vet_model
+from matseg_runtime.model.guard import OPERATORS, check_model
 from matseg_shared.errors import ModelError
 
 BATCH = 300
@@ -69,7 +69,7 @@ def one_batch(path: Path, seed: int) -> tuple[int, int, int, int]:
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             changed[rng.choice(places)] = rng.choice((rng.randrange(256), *LIKELY))
         try:
-            vet_model(path, bytes(changed))
+            check_model(path, bytes(changed))
         except ModelError:
             continue
         passed += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.model.file import read_model_bytes
+from matseg_runtime.model.file import read_model
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.system.files import atomic_write, write_text
@@ -133,13 +133,14 @@ class Builder:
         return self._store(made, seeds)
 
     def _store(self, made: Path, seeds: Sequence[float]) -> tuple[Path, Path]:
-        content = read_model_bytes(made)
-        if len(content) > LARGEST_MODEL:
+        size = made.stat().st_size
+        if size > LARGEST_MODEL:
             raise ModelError(
-                f"{made}: expected a model of at most {LARGEST_MODEL / 1e6:.0f} MB, found {len(content) / 1e6:.1f} MB; "
+                f"{made}: expected a model of at most {LARGEST_MODEL / 1e6:.0f} MB, found {size / 1e6:.1f} MB; "
                 f"describe a narrower version or precision int8 in {self.entry.description}"
             )
-        session = Session.open(made, provider="cpu", trust=MADE_HERE)
+        file = read_model(made, MADE_HERE)
+        session = Session.open(file, provider="cpu")
         check_model(self.description, session.model)
         session.require_self_test()
         figures = ZooFigures(
@@ -149,7 +150,7 @@ class Builder:
             seeds=tuple(seeds),
         )
         with atomic_write(self.entry.model) as stream:
-            stream.write(content)
+            stream.write(file.content)
         write_text(self.entry.figures, figures.model_dump_json(indent=1) + "\n")
         return (self.entry.model, self.entry.figures)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @trust_options
 @json_option
 @debug_option
-def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...], as_json: bool) -> None:
+def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
     """Print what MODEL says about itself: classes, input, tiling, training and export.
 
     MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone lists the zoo.
@@ -45,7 +45,7 @@ def inspect_main(model: Path, sha256: str | None, trusted_keys: tuple[Path, ...]
         return
     from matseg_runtime.inference.session import Session
 
-    path, trust = choose_model(model, sha256, trusted_keys)
+    path, trust = choose_model(model, sha256)
     found = Session.open(path, provider="cpu", threads=1, trust=trust).model
     if as_json:
         facts = {"path": found.path, "sha256": found.sha256, "proofs": found.proofs}
@@ -75,7 +75,6 @@ def verify_main(
     provider: ProviderChoice,
     threads: int | None,
     sha256: str | None,
-    trusted_keys: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
@@ -84,7 +83,7 @@ def verify_main(
     from matseg_runtime.inference.session import Session
     from matseg_runtime.model.zoo import choose_model
 
-    path, trust = choose_model(model, sha256, trusted_keys)
+    path, trust = choose_model(model, sha256)
     session = Session.open(path, provider=provider, threads=threads, trust=trust)
     result = session.self_test()
     if as_json:
@@ -106,7 +105,7 @@ def _print_zoo(as_json: bool) -> None:
     """The index, and which of its models are on this machine."""
     from rich.table import Table
 
-    from matseg_runtime.model.zoo import PREFIX, find, read_index
+    from matseg_runtime.model.zoo import PREFIX, find, is_zoo_model, read_index
 
     index = read_index()
     if as_json:
@@ -120,8 +119,8 @@ def _print_zoo(as_json: bool) -> None:
     for item in index.models:
         found = find(item)
         if found is not None:
-            places.setdefault(found.path.parent.parent, []).append(item.name)
-        here = "no" if found is None else "yes" if found.fits(item) else "another file"
+            places.setdefault(found.parent.parent, []).append(item.name)
+        here = "no" if found is None else "yes" if is_zoo_model(found, item) else "another file"
         table.add_row(f"{PREFIX}{item.name}", item.summary, item.kind, f"{item.bytes / 1e6:.1f}", here)
     out = console()
     out.print(table)

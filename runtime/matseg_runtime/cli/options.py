@@ -19,14 +19,6 @@ trust_options = cloup.option_group(
         metavar="HEX|FILE",
         help="Load MODEL only if it has this SHA-256, or one on this list (as sha256sum writes it).",
     ),
-    click.option(
-        "--trusted-key",
-        "trusted_keys",
-        type=click.Path(path_type=Path),
-        metavar="PEM",
-        multiple=True,
-        help="Load MODEL only if MODEL.sig is a signature by this public key (extra sign); of several, by any.",
-    ),
 )
 provider_option = click.option(
     "--provider",

@@ -243,7 +243,6 @@ def run_main(
     accept_difference: float,
     part: Part | None,
     sha256: str | None,
-    trusted_keys: tuple[Path, ...],
     watch: bool,
     until: int | None,
     idle: float | None,
@@ -274,7 +273,7 @@ def run_main(
     from matseg_runtime.source.watch import WatchOptions
     from matseg_runtime.units import parse_voxel_size
 
-    path, trust = choose_model(model, sha256, trusted_keys)
+    path, trust = choose_model(model, sha256)
     asked = RunOptions(
         model=path,
         input=input_,

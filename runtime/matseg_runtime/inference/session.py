@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference import providers
 from matseg_runtime.inference.providers import Attempt, Provider, ProviderChoice
-from matseg_runtime.model.file import Model, describe_model, read_model_bytes
-from matseg_runtime.model.guard import vet_model
+from matseg_runtime.model.file import Model, ModelFile, check_graph, read_model
 from matseg_runtime.model.trust import Trust
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
@@ -70,7 +68,7 @@ class Session:
     @classmethod
     def open(
         cls,
-        path: Path,
+        model: Path | ModelFile,
         *,
         provider: ProviderChoice = "auto",
         threads: int | None = None,
@@ -80,27 +78,25 @@ class Session:
         """Load a model file on the provider asked for, or fail.
 
         Args:
-            path: a file that matseg-export wrote.
+            model: a file that matseg-export wrote, or what `read_model` made of it.
             provider: `auto` takes the first of cuda, openvino and cpu that works, and says why.
             threads: for all streams together; None: all cores this process may use.
             streams: calls of `predict` that run at a time on cpu and openvino; the threads are shared out between them.
-            trust: what the file must prove; None: what the site asks for.
+            trust: what a file that is read here must prove; None: what the site asks for.
 
         Raises:
             ModelError: the file cannot be used, or does not prove what it must.
-            UsageError: the lists or keys that it is measured by cannot be used.
+            UsageError: the lists that it is measured by cannot be used.
             ProviderError: the provider cannot be had here.
             UnsupportedError: onnxruntime is missing or installed twice.
         """
-        content = read_model_bytes(path)
-        sha256 = hashlib.sha256(content).hexdigest()
-        proofs = (Trust.of_site() if trust is None else trust).prove(path, sha256)
-        vet_model(path, content)
+        file = model if isinstance(model, ModelFile) else read_model(model, trust)
         runtime = providers.load_onnxruntime()
         threads = threads or available_cpus()
-        session, attempt = _create(runtime, path, content, provider, threads, streams)
+        session, attempt = _create(runtime, file.model.path, file.content, provider, threads, streams)
+        check_graph(file.model, session)
         return cls(
-            model=describe_model(path, sha256, session, proofs),
+            model=file.model,
             provider=attempt.provider,
             reason=attempt.reason,
             threads=_threads_per_call(attempt.provider, threads, streams),

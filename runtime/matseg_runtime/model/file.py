@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from matseg_runtime.model.guard import check_model
+from matseg_runtime.model.trust import Trust
 from matseg_runtime.units import format_size, parse_size
 from matseg_shared.contract.metadata import (
     INPUT_NAME,
@@ -18,7 +21,7 @@ from matseg_shared.contract.metadata import (
     decode,
     decode_self_test,
 )
-from matseg_shared.errors import MetadataError, ModelError
+from matseg_shared.errors import ModelError
 
 LIMIT_VARIABLE = "MATSEG_MODEL_LIMIT"
 DEFAULT_LIMIT = 1_000_000_000
@@ -28,7 +31,7 @@ _ELEMENT_TYPES = {"uint8": "tensor(uint8)", "uint16": "tensor(uint16)", "float32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """A checked model file."""
+    """A checked model file, without its weights."""
 
     path: Path
     sha256: str
@@ -39,8 +42,39 @@ class Model:
     """Why it was trusted: what was asked for and proved."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelFile:
+    """A model file that was read once: what was trusted and checked is what is run, in as many sessions as needed."""
+
+    content: bytes = field(repr=False)
+    """The whole file."""
+    model: Model
+
+
+def read_model(path: Path, trust: Trust | None = None) -> ModelFile:
+    """Read a model file and check it; onnxruntime has seen nothing of it yet.
+
+    Args:
+        path: a file that matseg-export wrote.
+        trust: what the file must prove; None: what the site asks for.
+
+    Raises:
+        ModelError: the file cannot be read, does not prove what it must, or holds what no model of ours does.
+        MetadataError: it carries no metadata of ours, or bad ones.
+        UsageError: a list that it is measured by cannot be used, or MATSEG_MODEL_LIMIT is no size.
+    """
+    content = read_model_bytes(path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    proofs = (Trust.of_site() if trust is None else trust).prove(path, sha256)
+    properties = check_model(path, content)
+    metadata = decode(properties, str(path))
+    self_test = decode_self_test(properties, metadata, str(path))
+    model = Model(path=path, sha256=sha256, metadata=metadata, self_test=self_test, proofs=proofs)
+    return ModelFile(content=content, model=model)
+
+
 def read_model_bytes(path: Path) -> bytes:
-    """The file's content, read once, so that what is checked is what is run.
+    """The file's content, no larger than a model may be.
 
     Raises:
         ModelError: there is no such file, it is larger than a model may be, or it cannot be read.
@@ -75,29 +109,13 @@ def _largest_model() -> int:
     return DEFAULT_LIMIT if not text else parse_size(text, LIMIT_VARIABLE)
 
 
-def describe_model(path: Path, sha256: str, session: Any, proofs: tuple[str, ...] = ()) -> Model:
-    """Check what a loaded onnxruntime session says about a model file.
+def check_graph(model: Model, session: Any) -> None:
+    """Compare inputs and outputs of a loaded onnxruntime session with the metadata.
 
     Raises:
-        ModelError: its inputs and outputs are not those that its metadata promise.
-        MetadataError: it carries no metadata of ours, or bad ones.
+        ModelError: they are not those that the metadata promise.
     """
-    try:
-        properties = session.get_modelmeta().custom_metadata_map
-    except UnicodeDecodeError as error:
-        raise MetadataError(f"{path}: its metadata are no text ({error}); copy or export it again") from error
-    metadata = decode(properties, str(path))
-    _check_graph(path, metadata, session)
-    return Model(
-        path=path,
-        sha256=sha256,
-        metadata=metadata,
-        self_test=decode_self_test(properties, metadata, str(path)),
-        proofs=proofs,
-    )
-
-
-def _check_graph(path: Path, metadata: ModelMetadata, session: Any) -> None:
+    path, metadata = model.path, model.metadata
     inputs = {item.name: item for item in session.get_inputs()}
     outputs = {item.name: item for item in session.get_outputs()}
     _check_names(path, "input", tuple(inputs), (INPUT_NAME,))

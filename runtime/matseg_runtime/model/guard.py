@@ -2,83 +2,83 @@
 
 onnxruntime executes whatever graph it is handed: operators of other domains, subgraphs that loop, weights that lie in
 other files, settings for itself. No model that matseg-export writes has any of it, so a file that does is refused, by
-name. The operators are those of our exports, no more: each further one is code that a hostile file could reach, and
-`Loop`, `Tile` or `ConstantOfShape` make a few bytes take any time or memory.
+name. What a lenient reader of protobuf skips or merges (unknown fields, fields of another wire type, a single field
+given twice) is refused, too, so that another reader cannot see in a file what this one has not seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from matseg_runtime.model.wire import (
+from matseg_shared.contract.onnx_properties import (
     COUNTED,
     EIGHT_BYTES,
     FOUR_BYTES,
     VARINT,
-    MessageKind,
-    Reader,
-    RefusedError,
     WireError,
+    fields,
+    varint,
 )
-from matseg_shared.errors import ModelError
+from matseg_shared.errors import MetadataError, ModelError
 
-OPERATORS = frozenset(
-    (
-        *("Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace"),
-        *(
-            "DequantizeLinear",
-            "Div",
-            "Equal",
-            "Exp",
-            "Greater",
-            "MaxPool",
-            "Mul",
-            "Not",
-            "Or",
-            "QuantizeLinear",
-        ),
-        *(
-            "ReduceMax",
-            "ReduceSum",
-            "Relu",
-            "Reshape",
-            "Resize",
-            "Shape",
-            "Sigmoid",
-            "Slice",
-            "Squeeze",
-            "Sub",
-        ),
-        *("Transpose", "Unsqueeze"),
-        "Softmax",  # for files that others make after the contract
-    )
-)
-"""Every operator that an export of any network in any precision has: an export with another one is not written."""
+_CALCULATION = ("Add", "Clip", "Div", "Exp", "Mul", "Relu", "Sigmoid", "Softmax", "Sub")
+_CHOICE = ("And", "ArgMax", "Equal", "Greater", "Not", "Or", "ReduceMax", "ReduceSum")
+_LAYERS = ("Conv", "ConvTranspose", "MaxPool", "Resize")
+_SHAPES = ("Concat", "DepthToSpace", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_NUMBERS = ("Cast", "DequantizeLinear", "QuantizeLinear")
+OPERATORS = frozenset((*_CALCULATION, *_CHOICE, *_LAYERS, *_SHAPES, *_NUMBERS))
+"""Every operator that an export of any network in any precision has, and Softmax for files that others make.
+
+An export with another one is not written. Each further one would be code that a hostile file could reach: `Loop`,
+`Tile` or `ConstantOfShape` make a few bytes take any time or memory.
+"""
 _DOMAINS = ("", "ai.onnx")
 _ENGINE_SETTINGS = "ort_config"
 """Key of metadata that onnxruntime takes for options of its own when a variable tells it to."""
 _LARGEST_DENSITY = 2
 """Elements per byte of a tensor, at most: four bits each."""
+_MOST_FIELDS = 1_000_000
+"""In a whole file: each takes time and memory, here and in onnxruntime."""
 
-_MODEL = MessageKind(
+
+class _RefusedError(ValueError):
+    """A well-formed message with something that does not belong into a model; the text completes `holds ...`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MessageKind:
+    """The fields a message may have, by number."""
+
+    name: str
+    single: Mapping[int, int]
+    """Number to wire type."""
+    repeated: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Number to wire types: numbers come one by one, or packed into one counted field."""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """Number to what it would be."""
+
+
+_MODEL = _MessageKind(
     name="a model",
     single={1: VARINT, 2: COUNTED, 3: COUNTED, 4: COUNTED, 5: VARINT, 6: COUNTED, 7: COUNTED},
     repeated={8: (COUNTED,), 14: (COUNTED,)},
     refused={20: "information to train on", 25: "functions of its own", 26: "settings for several devices"},
 )
-_GRAPH = MessageKind(
+_GRAPH = _MessageKind(
     name="a graph",
     single={2: COUNTED, 10: COUNTED},
     repeated=dict.fromkeys((1, 5, 11, 12, 13, 14, 16), (COUNTED,)),
     refused={15: "sparse weights"},
 )
-_NODE = MessageKind(
+_NODE = _MessageKind(
     name="an operator",
     single={3: COUNTED, 4: COUNTED, 6: COUNTED, 7: COUNTED},
     repeated=dict.fromkeys((1, 2, 5, 9), (COUNTED,)),
     refused={8: "an overloaded operator", 10: "an operator with settings for several devices"},
 )
-_ATTRIBUTE = MessageKind(
+_ATTRIBUTE = _MessageKind(
     name="an attribute",
     single={1: COUNTED, 2: FOUR_BYTES, 3: VARINT, 4: COUNTED, 5: COUNTED, 13: COUNTED, 20: VARINT},
     repeated={7: (COUNTED, FOUR_BYTES), 8: (COUNTED, VARINT), 9: (COUNTED,)},
@@ -88,7 +88,7 @@ _ATTRIBUTE = MessageKind(
         21: "an attribute of a function",
     },
 )
-_TENSOR = MessageKind(
+_TENSOR = _MessageKind(
     name="weights",
     single={2: VARINT, 8: COUNTED, 9: COUNTED, 12: COUNTED, 14: VARINT},
     repeated={
@@ -103,23 +103,56 @@ _TENSOR = MessageKind(
     },
     refused={3: "weights in segments", 13: "weights that lie in another file"},
 )
-_OPERATOR_SET = MessageKind(name="an operator set", single={1: COUNTED, 2: VARINT}, repeated={})
-_ENTRY = MessageKind(name="a property", single={1: COUNTED, 2: COUNTED}, repeated={})
+_OPERATOR_SET = _MessageKind(name="an operator set", single={1: COUNTED, 2: VARINT})
+_ENTRY = _MessageKind(name="a property", single={1: COUNTED, 2: COUNTED})
 
 
-def vet_model(path: Path, content: bytes) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Message:
+    """One message, with the values of its fields in the order they came in."""
+
+    size: int
+    """Bytes."""
+    values: Mapping[int, list[int | memoryview]]
+
+    def parts(self, number: int) -> list[memoryview]:
+        """Every counted value of a field."""
+        return [value for value in self.values.get(number, ()) if isinstance(value, memoryview)]
+
+    def text(self, number: int, errors: str = "replace") -> str:
+        """A single text; "" where it is missing."""
+        found = self.parts(number)
+        return bytes(found[0]).decode(errors=errors) if found else ""
+
+    def numbers(self, number: int) -> Iterator[int]:
+        """Every whole number of a field, packed or not, as unsigned 64 bits."""
+        for value in self.values.get(number, ()):
+            if isinstance(value, memoryview):
+                position = 0
+                while position < len(value):
+                    item, position = varint(value, position)
+                    yield item
+            else:
+                yield value
+
+
+def check_model(path: Path, content: bytes) -> dict[str, str]:
     """Refuse a model file with anything in it that matseg-export does not write.
 
     Args:
         path: named in errors.
         content: the whole file; what is looked through is what has to be loaded.
 
+    Returns:
+        The properties that it carries (`metadata_props`).
+
     Raises:
         ModelError: it is no ONNX file, or one that onnxruntime is not to be handed.
+        MetadataError: its properties are no text.
     """
     try:
-        _vet_model(Reader(), memoryview(content))
-    except RefusedError as error:
+        return _Guard().check(memoryview(content))
+    except _RefusedError as error:
         raise ModelError(
             f"{path}: expected a model written by matseg-export, found an ONNX file that holds {error}; it is not "
             "loaded; export the checkpoint again, or ask whoever made the file"
@@ -129,45 +162,68 @@ def vet_model(path: Path, content: bytes) -> None:
             f"{path}: expected an ONNX model written by matseg-export, found a damaged file or another format "
             f"({error}); copy or export it again"
         ) from error
+    except UnicodeDecodeError as error:
+        raise MetadataError(f"{path}: its metadata are no text ({error}); copy or export it again") from error
 
 
-def _vet_model(reader: Reader, content: memoryview) -> None:
-    model = reader.read(content, _MODEL)
-    if not model.parts(7):
-        raise WireError("no graph in it")
-    for part in model.parts(8):
-        domain = reader.read(part, _OPERATOR_SET).text(1)
+class _Guard:
+    """Looks through one file."""
+
+    def __init__(self) -> None:
+        self._fields_left = _MOST_FIELDS
+
+    def check(self, content: memoryview) -> dict[str, str]:
+        model = self._read(content, _MODEL)
+        if not model.parts(7):
+            raise WireError("no graph in it")
+        for part in model.parts(8):
+            if (domain := self._read(part, _OPERATOR_SET).text(1)) not in _DOMAINS:
+                raise _RefusedError(f"operators of the foreign domain {domain!r}")
+        entries = [self._read(part, _ENTRY) for part in model.parts(14)]
+        if any(entry.text(1) == _ENGINE_SETTINGS for entry in entries):
+            raise _RefusedError(f"settings for onnxruntime ({_ENGINE_SETTINGS})")
+        graph = self._read(model.parts(7)[0], _GRAPH)
+        for part in graph.parts(5):
+            self._check_tensor(part)
+        for part in graph.parts(1):
+            self._check_node(part)
+        return {entry.text(1, "strict"): entry.text(2, "strict") for entry in entries}
+
+    def _check_node(self, content: memoryview) -> None:
+        node = self._read(content, _NODE)
+        domain, operator = node.text(7), node.text(4)
         if domain not in _DOMAINS:
-            raise RefusedError(f"operators of the foreign domain {domain!r}")
-    for part in model.parts(14):
-        if reader.read(part, _ENTRY).text(1) == _ENGINE_SETTINGS:
-            raise RefusedError(f"settings for onnxruntime ({_ENGINE_SETTINGS})")
-    graph = reader.read(model.parts(7)[0], _GRAPH)
-    for part in graph.parts(5):
-        _vet_tensor(reader, part)
-    for part in graph.parts(1):
-        _vet_node(reader, part)
+            raise _RefusedError(f"the operator {operator!r} of the foreign domain {domain!r}")
+        if operator not in OPERATORS:
+            raise _RefusedError(f"the operator {operator!r}, which no export of matseg has")
+        for part in node.parts(5):
+            for tensor in self._read(part, _ATTRIBUTE).parts(5):
+                self._check_tensor(tensor)
 
+    def _check_tensor(self, content: memoryview) -> None:
+        """Its data are in it, all of them: a shape alone could ask for any amount of memory."""
+        tensor = self._read(content, _TENSOR)
+        if any(tensor.numbers(14)):
+            raise _RefusedError("weights that lie in another file")
+        elements = 1
+        for length in tensor.numbers(1):
+            elements *= length
+            if elements > _LARGEST_DENSITY * tensor.size:
+                raise _RefusedError(f"weights ({tensor.text(8)!r}) of a shape for which it has not the data")
 
-def _vet_node(reader: Reader, content: memoryview) -> None:
-    node = reader.read(content, _NODE)
-    domain, operator = node.text(7), node.text(4)
-    if domain not in _DOMAINS:
-        raise RefusedError(f"the operator {operator!r} of the foreign domain {domain!r}")
-    if operator not in OPERATORS:
-        raise RefusedError(f"the operator {operator!r}, which no export of matseg has")
-    for part in node.parts(5):
-        for tensor in reader.read(part, _ATTRIBUTE).parts(5):
-            _vet_tensor(reader, tensor)
-
-
-def _vet_tensor(reader: Reader, content: memoryview) -> None:
-    """Its data are in it, all of them: a shape alone could ask for any amount of memory."""
-    tensor = reader.read(content, _TENSOR)
-    if tensor.number(14):
-        raise RefusedError("weights that lie in another file")
-    elements = 1
-    for length in tensor.numbers(1):
-        elements *= length
-        if elements > _LARGEST_DENSITY * tensor.size:
-            raise RefusedError(f"weights ({tensor.text(8)!r}) of a shape for which it has not the data")
+    def _read(self, content: memoryview, kind: _MessageKind) -> _Message:
+        """One message, its fields checked."""
+        values: dict[int, list[int | memoryview]] = {}
+        for number, wire_type, value in fields(content):
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise _RefusedError("more operators, weights and settings than any model needs")
+            if number in kind.refused:
+                raise _RefusedError(kind.refused[number])
+            if number in kind.single:
+                if wire_type != kind.single[number] or number in values:
+                    raise WireError(f"field {number} of {kind.name} twice or of another kind")
+            elif wire_type not in kind.repeated.get(number, ()):
+                raise WireError(f"the unknown field {number} in {kind.name}")
+            values.setdefault(number, []).append(value)
+        return _Message(size=len(content), values=values)

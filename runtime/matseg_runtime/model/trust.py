@@ -1,8 +1,7 @@
 """What a model file must prove before it is loaded, because the user asks for it or the site does for everybody.
 
-Two variables are a site's policy: every model that is loaded on the machine, by whatever command, must be on the list
-that MATSEG_TRUSTED_MODELS names, or signed with a key that MATSEG_TRUSTED_KEYS names, or both. What they name and is
-not there is an error, never no policy.
+A variable is a site's policy: every model that is loaded on the machine, by whatever command, must be on the list that
+MATSEG_TRUSTED_MODELS names. A list that is not there is an error, never no policy.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_shared.errors import ModelError, UsageError
 
 LIST_VARIABLE = "MATSEG_TRUSTED_MODELS"
-KEYS_VARIABLE = "MATSEG_TRUSTED_KEYS"
-_KEY_SUFFIXES = (".pem", ".pub")
 _LARGEST_LIST = 1 << 24
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
@@ -87,22 +83,6 @@ class IsListed(Demand):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IsSigned(Demand):
-    """There is a signature beside the file, made with one of some keys."""
-
-    keys: tuple[Path, ...]
-    """Public keys, PEM files."""
-    source: str
-
-    def proof(self, path: Path, sha256: str) -> str:
-        """See the base class."""
-        from matseg_runtime.model.signature import read_public_key, verify
-
-        signer = verify(path, sha256, tuple(read_public_key(key) for key in self.keys))
-        return f"signed with {signer.path} ({self.source})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """Everything that a model must prove."""
 
@@ -113,14 +93,15 @@ class Trust:
         """What the variables of this machine ask for.
 
         Raises:
-            UsageError: they name what is not there.
+            UsageError: one of them asks for what is no longer there.
         """
-        demands: list[Demand] = []
-        if text := os.environ.get(LIST_VARIABLE):
-            demands.append(IsListed(path=Path(text), source=LIST_VARIABLE))
-        if text := os.environ.get(KEYS_VARIABLE):
-            demands.append(IsSigned(keys=_site_keys(Path(text)), source=KEYS_VARIABLE))
-        return cls(demands=tuple(demands))
+        if os.environ.get("MATSEG_TRUSTED_KEYS"):
+            raise UsageError(
+                "MATSEG_TRUSTED_KEYS: signatures of models are no longer verified by matseg, so that no model can be "
+                f"trusted; list their SHA-256 digests in {LIST_VARIABLE} and unset the variable (docs/security.md)"
+            )
+        text = os.environ.get(LIST_VARIABLE)
+        return cls(demands=(IsListed(path=Path(text), source=LIST_VARIABLE),) if text else ())
 
     def also(self, *more: Demand) -> Trust:
         """These demands and more."""
@@ -131,7 +112,7 @@ class Trust:
 
         Raises:
             ModelError: the model does not prove something.
-            UsageError: a list or key cannot be used.
+            UsageError: a list cannot be used.
         """
         return tuple(demand.proof(path, sha256) for demand in self.demands)
 
@@ -140,20 +121,17 @@ MADE_HERE = Trust()
 """Of files that this program has just written itself, which are nobody's to vouch for yet."""
 
 
-def trust_of(sha256: str | None, keys: Sequence[Path]) -> Trust:
+def trust_of(sha256: str | None) -> Trust:
     """What the site asks for, and the user in addition.
 
     Args:
         sha256: 64 digits, or the path of a list of digests.
-        keys: public keys, any of which will do.
 
     Raises:
-        UsageError: `sha256` is neither, or the site's variables name what is not there.
+        UsageError: `sha256` is neither.
     """
     trust = Trust.of_site()
-    if sha256 is not None:
-        trust = trust.also(_digest_demand(sha256))
-    return trust.also(IsSigned(keys=tuple(keys), source="--trusted-key")) if keys else trust
+    return trust if sha256 is None else trust.also(_digest_demand(sha256))
 
 
 def _digest_demand(text: str) -> Demand:
@@ -200,19 +178,3 @@ def _parse_line(line: str, where: str) -> tuple[str, str]:
 
 def _base_name(name: str) -> str:
     return re.split(r"[/\\]", name)[-1]
-
-
-def _site_keys(place: Path) -> tuple[Path, ...]:
-    """A key, or all keys of a folder."""
-    if place.is_file():
-        return (place,)
-    try:
-        found = tuple(sorted(path for path in place.iterdir() if path.suffix in _KEY_SUFFIXES))
-    except OSError:
-        found = ()
-    if not found:
-        raise UsageError(
-            f"{place}: expected a public key, or a folder of them ({', '.join(_KEY_SUFFIXES)}), that {KEYS_VARIABLE} "
-            "names; found none, so no model can be trusted"
-        )
-    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.model.file import read_model_bytes
-from matseg_runtime.model.trust import HasSha256, Trust, trust_of
+from matseg_runtime.model.trust import Demand, Trust, trust_of
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import Precision, Views, graph_kind
 from matseg_shared.errors import ModelError, UsageError
@@ -90,15 +90,21 @@ class ZooIndex(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What lies where a model of the zoo is looked for."""
+class IsZooModel(Demand):
+    """The file is the one that the index names."""
 
-    path: Path
-    sha256: str
+    model: ZooModel
 
-    def fits(self, model: ZooModel) -> bool:
-        """Whether it is the file that the index names."""
-        return self.sha256 == model.sha256
+    def proof(self, path: Path, sha256: str) -> str:
+        """See the base class."""
+        wanted, name = self.model, f"{PREFIX}{self.model.name}"
+        if sha256 != wanted.sha256:
+            raise ModelError(
+                f"{path}: expected the model {name} of matseg {_release()} (SHA-256 {wanted.sha256}), found another "
+                f"file (SHA-256 {sha256}); copy {FOLDER_NAME}/{wanted.file} of that release there, or name the file "
+                f"by its path instead of {name} if it is the one you want"
+            )
+        return f"SHA-256 as expected ({name})"
 
 
 def read_index() -> ZooIndex:
@@ -116,12 +122,29 @@ def read_index() -> ZooIndex:
         ) from error
 
 
+def choose_model(model: Path | str, sha256: str | None = None) -> tuple[Path, Trust]:
+    """The file that a MODEL argument means, and what it must prove when it is read.
+
+    Args:
+        model: a path, or `zoo:NAME`.
+        sha256: see `trust_of`.
+
+    Raises:
+        UsageError: see `locate` and `trust_of`.
+        ModelError: see `locate`.
+    """
+    trust, text = trust_of(sha256), str(model)
+    if text.startswith(PREFIX):
+        trust = trust.also(IsZooModel(model=read_index().model(text.removeprefix(PREFIX))))
+    return locate(model), trust
+
+
 def locate(model: Path | str) -> Path:
     """The file that a MODEL argument means: a path as it is, `zoo:NAME` as the path of that model's file here.
 
     Raises:
         UsageError: the zoo has no model of that name, or MATSEG_ZOO names no folder.
-        ModelError: its file is not on this machine, or another file stands in its place.
+        ModelError: its file is not on this machine.
     """
     text = str(model)
     if not text.startswith(PREFIX):
@@ -134,46 +157,25 @@ def locate(model: Path | str) -> Path:
             f"SHA-256 {wanted.sha256}) of MatSeg's source repository, release {_release()}, to "
             f"{user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds {wanted.file}"
         )
-    if not found.fits(wanted):
-        raise ModelError(
-            f"{found.path}: expected the model {text} of matseg {_release()} (SHA-256 {wanted.sha256}), found another "
-            f"file (SHA-256 {found.sha256}); copy {FOLDER_NAME}/{wanted.file} of that release there, or name the file "
-            f"by its path instead of {text} if it is the one you want"
-        )
-    return found.path
+    return found
 
 
-def choose_model(model: Path | str, sha256: str | None, keys: Sequence[Path]) -> tuple[Path, Trust]:
-    """The file that a MODEL argument means, and what it must prove when it is read.
-
-    Args:
-        model: a path, or `zoo:NAME`, whose digest it must still have then.
-        sha256: see `trust_of`.
-        keys: public keys that may have signed it.
-
-    Raises:
-        UsageError: see `locate` and `trust_of`.
-        ModelError: see `locate`.
-    """
-    trust = trust_of(sha256, keys)
-    text, path = str(model), locate(model)
-    if not text.startswith(PREFIX):
-        return path, trust
-    expected = read_index().model(text.removeprefix(PREFIX)).sha256
-    return path, trust.also(HasSha256(sha256=expected, source=text))
-
-
-def find(model: ZooModel) -> Found | None:
-    """The first file in the places of a zoo that stands where this model should.
+def find(model: ZooModel) -> Path | None:
+    """The first file in the places of a zoo that stands where this model should; it may be another one.
 
     Raises:
         UsageError: MATSEG_ZOO names no folder.
     """
-    for place in places():
-        path = place / model.file
-        if path.is_file():
-            return Found(path=path, sha256=hashlib.sha256(read_model_bytes(path)).hexdigest())
-    return None
+    return next((path for place in places() if (path := place / model.file).is_file()), None)
+
+
+def is_zoo_model(path: Path, model: ZooModel) -> bool:
+    """Whether a file is the one that the index names.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return hashlib.sha256(read_model_bytes(path)).hexdigest() == model.sha256
 
 
 def places() -> Iterator[Path]:

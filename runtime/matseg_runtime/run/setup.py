@@ -15,7 +15,7 @@ from matseg_runtime.inference.tiles import constant_answers
 from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.measure.measurer import Measurer
 from matseg_runtime.measure.regions import require_scikit_image
-from matseg_runtime.model.file import Model
+from matseg_runtime.model.file import ModelFile, read_model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.records import JobKey
 from matseg_runtime.run.options import RunOptions
@@ -98,7 +98,8 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     started = now()
     if options.wanted.regions is not None:
         require_scikit_image("--quantify")
-    session, self_test = _tested_session(options)
+    file = read_model(options.model, options.trust)
+    session, self_test = _tested_session(options, file)
     metadata = session.model.metadata
     on_cpu = session.provider in COMPUTE_ON_CPU
     place = choose_target(source, options.output, metadata)
@@ -120,7 +121,7 @@ def prepare_job(options: RunOptions, source: Source) -> Job:
     ).plan()
     if on_cpu and plan.workers.inferrers < _streams(options):
         session = replace(
-            _open_session(options, session.provider, plan.workers.inferrers, session.model),
+            _open_session(options, file, session.provider, plan.workers.inferrers),
             reason=session.reason,
         )
     key = _key(options, source, session, plan, place, dtype)
@@ -193,10 +194,10 @@ def _streams(options: RunOptions) -> int:
     return min(options.threads or available_cpus(), LARGEST_STREAMS)
 
 
-def _tested_session(options: RunOptions) -> tuple[Session, SelfTestResult]:
+def _tested_session(options: RunOptions, file: ModelFile) -> tuple[Session, SelfTestResult]:
     """The model on a provider that passes its self-test; `auto` goes on to the CPU where another one fails."""
     streams, accepted = _streams(options), options.accepted_difference
-    session = _open_session(options, options.provider, streams)
+    session = _open_session(options, file, options.provider, streams)
     result = session.self_test()
     if (
         options.provider == "auto"
@@ -205,22 +206,14 @@ def _tested_session(options: RunOptions) -> tuple[Session, SelfTestResult]:
     ):
         failure = f"{session.provider} fails the self-test in {result.mismatches} of {result.pixels} pixels"
         reason = f"{session.reason}; {failure}"
-        session = replace(_open_session(options, "cpu", streams, session.model), reason=reason)
+        session = replace(_open_session(options, file, "cpu", streams), reason=reason)
         result = session.self_test()
     session.require_passed(result, accepted)
     return session, result
 
 
-def _open_session(
-    options: RunOptions, provider: ProviderChoice, streams: int, before: Model | None = None
-) -> Session:
-    """Open the model; once more only if the file is still the one that was opened before."""
-    trust = Trust.of_site() if options.trust is None else options.trust
-    if before is not None:
-        trust = trust.also(HasSha256(sha256=before.sha256, source="when this run began"))
-    return Session.open(
-        options.model, provider=provider, threads=options.threads, streams=streams, trust=trust
-    )
+def _open_session(options: RunOptions, file: ModelFile, provider: ProviderChoice, streams: int) -> Session:
+    return Session.open(file, provider=provider, threads=options.threads, streams=streams)
 
 
 def _answers(options: RunOptions, session: Session, plan: Plan) -> ConstantTileCache | None:

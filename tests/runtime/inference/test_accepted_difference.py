@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from matseg_runtime.inference.session import Session
+from matseg_runtime.model.file import ModelFile
 from matseg_shared.contract.metadata import SelfTest, encode
 
 Run = Callable[..., Result]
@@ -56,12 +56,12 @@ def openvino_deviates(monkeypatch: pytest.MonkeyPatch, deviating: Path) -> None:
     """`auto` and `openvino` bring up a stand-in for OpenVINO that gives other labels than the export."""
     real = Session.open.__func__  # type: ignore[attr-defined]
 
-    def open_session(path: Path, *, provider: str, **options: Any) -> Session:
+    def open_session(file: ModelFile, *, provider: str, **options: Any) -> Session:
         if provider == "cpu":
-            return real(Session, path, provider=provider, **options)  # type: ignore[no-any-return]
+            return real(Session, file, provider=provider, **options)  # type: ignore[no-any-return]
         opened = real(Session, deviating, provider="cpu", **options)
-        file = hashlib.sha256(path.read_bytes()).hexdigest()  # it is the provider that differs, not the file
-        known = dataclasses.replace(opened.model, path=path, sha256=file)
+        # it is the provider that differs, not the file
+        known = dataclasses.replace(opened.model, path=file.model.path, sha256=file.model.sha256)
         return dataclasses.replace(opened, provider="openvino", reason="auto", model=known)
 
     monkeypatch.setattr(Session, "open", open_session)

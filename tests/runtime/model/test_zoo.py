@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from matseg_runtime.cli import model as model_cli
 from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.model import zoo
-from matseg_runtime.model.zoo import ZooIndex, ZooModel, locate, read_index
+from matseg_runtime.model.file import read_model
+from matseg_runtime.model.zoo import ZooIndex, ZooModel, choose_model, locate, read_index
 from matseg_shared.console.plain_console import PlainConsole
 from matseg_shared.errors import ModelError, UsageError
 
@@ -95,7 +96,7 @@ def test_another_file_is_refused_wherever_it_stands(user_zoo: Path, model: Path)
     path.write_bytes(model.read_bytes() + b"\0")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(ModelError, match=f"expected the model zoo:alloy .* found another file .*{found}"):
-        locate("zoo:alloy")
+        read_model(*choose_model("zoo:alloy"))
     table = call(inspect_main, "zoo:").output
     assert "another file" in table
 

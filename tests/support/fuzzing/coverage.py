@@ -29,7 +29,6 @@ _SEEDS_OF: Mapping[str, tuple[str, ...]] = {
 }
 _GUIDED = (
     "matseg_runtime.ledger",
-    "matseg_runtime.model.wire",
     "matseg_runtime.inference.session",
     "matseg_runtime.source.zarr",
     "matseg_runtime.model.guard",

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 @workspace_option
 @page_option
 @json_option
-@applies_with("model", "sha256", "trusted_keys")
+@applies_with("model", "sha256")
 @debug_option
 def evaluate_main(
     dataset: str,
@@ -89,7 +89,6 @@ def evaluate_main(
     model: Path | None,
     tolerance: float,
     sha256: str | None,
-    trusted_keys: tuple[Path, ...],
     page: bool,
     as_json: bool,
     workspace: Path | None,
@@ -113,7 +112,7 @@ def evaluate_main(
     if model is None:
         predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
     else:
-        trust = trust_of(sha256, trusted_keys)
+        trust = trust_of(sha256)
         predictor, network = _onnx_predictor(model, name, trust, gpu=gpu)
     request = EvaluationRequest(
         name=name,

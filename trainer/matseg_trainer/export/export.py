@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matseg_runtime.model.guard import vet_model
+from matseg_runtime.model.guard import check_model
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import (
     PAYS_ON,
@@ -239,7 +239,7 @@ class _Maker:
 def _require_loadable(path: Path, content: bytes) -> None:
     """The runtime loads no file with an operator that it does not know of."""
     try:
-        vet_model(path, content)
+        check_model(path, content)
     except ModelError as error:
         raise ExportError(
             f"{error}; nothing was written; a new network's operators belong on the list in matseg_runtime.model.guard"
