@@ -106,7 +106,7 @@ def evaluate_main(
     from matseg_trainer.evaluate.console import NAME_WIDTH, print_evaluation
     from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.pages.evaluation import write_evaluation_page
-    from matseg_trainer.pages.leave import leave_page
+    from matseg_trainer.pages.places import page_line
 
     name = f"{dataset}_{version}"
     if model is None:
@@ -131,7 +131,7 @@ def evaluate_main(
     else:
         print_evaluation(result, outputs)
     if page:
-        click.echo(leave_page(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
+        click.echo(page_line(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
 
 
 def _checkpoint_predictor(

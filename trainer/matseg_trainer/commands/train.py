@@ -76,7 +76,7 @@ def train_main(
     config = version_config(place, dataset, version)
     data = place.dataset(dataset)
     require_train_extra("matseg-train")
-    from matseg_trainer.pages.leave import leave_page
+    from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
     from matseg_trainer.train.console import terminal_progress
     from matseg_trainer.train.device import choose_compute
@@ -111,7 +111,7 @@ def train_main(
                     print_json(summary)
                 out.print("\n".join(_lines(summary)), markup=False)
                 if page:
-                    out.print(leave_page(write_training_page, outputs.log), markup=False)
+                    out.print(page_line(write_training_page, outputs.log), markup=False)
             else:
                 train(job, world, Progress())
         except KeyboardInterrupt as error:

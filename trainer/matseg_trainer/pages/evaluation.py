@@ -12,49 +12,13 @@ from matseg_shared.pages.charts import BLUE, ORANGE, Chart, Series
 from matseg_shared.pages.page import Template, count, figure, percent, require_report_extra, write_page
 from matseg_shared.pages.parts import Fact
 from matseg_shared.pages.pictures import visible_colours
-from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, Spread, read_evaluation
+from matseg_trainer.evaluate.document import EvaluationDocument, Spread, read_evaluation
 from matseg_trainer.pages.evaluation_pictures import ShownImage, take_pictures
 from matseg_trainer.pages.places import page_path
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="evaluation.html.j2", scripts=("wipe.js",))
 _CLASS_COLUMNS = 6
 """The table of images has a column per class up to so many."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassRow:
-    """One class's pooled figures."""
-
-    name: str
-    colour: Colour
-    iou: float | None
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    boundary_f1: float | None
-    displacement: float | None
-    labelled: float
-    predicted: float
-    error: float
-    pixels: int
-    """Labelled so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One cell of the confusion matrix."""
-
-    pixels: int
-    share: float | None
-    """Of its row; None where the class is not in the labels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixRow:
-    """One labelled class."""
-
-    name: str
-    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,35 +31,26 @@ class SpreadRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRow:
-    """One image in the table."""
-
-    result: ImageResult
-    is_shown: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WipeData:
-    """What the wipe works with."""
+    """Input of the script that wipes between two pictures."""
 
     images: tuple[ShownImage, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationContent:
-    """What the template shows."""
+    """Content of the template, beside the document itself."""
 
     document: EvaluationDocument
+    colours: tuple[Colour, ...]
+    """Per class, as they can be seen."""
     missing: tuple[str, ...]
     tiles: tuple[Fact, ...]
     shown: tuple[ShownImage, ...]
     wrong_text: str
-    classes: tuple[ClassRow, ...]
-    matrix: tuple[MatrixRow, ...]
     spreads: tuple[SpreadRow, ...]
-    images: tuple[ImageRow, ...]
-    class_columns: tuple[str, ...]
-    reliability_text: str
+    has_class_columns: bool
+    """The table of images has a column per class."""
     files: tuple[Fact, ...]
 
 
@@ -132,25 +87,19 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
 def _content(document: EvaluationDocument, metrics: Path, shown: tuple[ShownImage, ...]) -> EvaluationContent:
     names = tuple(item.name for item in document.classes)
     bad = sum(bool(item.problems) for item in shown)
-    missing = (
-        []
-        if not bad
-        else [f"{bad} of the {len(shown)} images shown are missing or have changed; each says how."]
-    )
-    stems = {item.stem for item in shown}
-    colours = visible_colours([item.colour for item in document.classes])
+    missing = f"{bad} of the {len(shown)} images shown are missing or have changed; each says how."
+    wrong = "wrong pixels pink"
+    if len(names) == 2:
+        wrong = f"wrong pixels: {names[1]} found where there is none green, {names[1]} missed pink"
     return EvaluationContent(
         document=document,
-        missing=tuple(missing),
+        colours=visible_colours([item.colour for item in document.classes]),
+        missing=(missing,) if bad else (),
         tiles=_tiles(document),
         shown=shown,
-        wrong_text=_wrong_text(names),
-        classes=_class_rows(document, colours),
-        matrix=_matrix(document, names),
+        wrong_text=wrong,
         spreads=_spreads(document, names),
-        images=tuple(ImageRow(result=item, is_shown=item.stem in stems) for item in document.worst_first),
-        class_columns=names if len(names) <= _CLASS_COLUMNS else (),
-        reliability_text=_reliability_text(document),
+        has_class_columns=len(names) <= _CLASS_COLUMNS,
         files=(
             Fact(name="model", value=document.model, code=True),
             Fact(name="figures", value=str(metrics), code=True),
@@ -159,12 +108,6 @@ def _content(document: EvaluationDocument, metrics: Path, shown: tuple[ShownImag
             Fact(name="pixels", value=count(document.pixels)),
         ),
     )
-
-
-def _wrong_text(names: Sequence[str]) -> str:
-    if len(names) == 2:
-        return f"wrong pixels: {names[1]} found where there is none green, {names[1]} missed pink"
-    return "wrong pixels pink"
 
 
 def _tiles(document: EvaluationDocument) -> tuple[Fact, ...]:
@@ -197,53 +140,22 @@ def _range(spread: Spread | None) -> str:
     return f"{spread.minimum:.3f} to {spread.maximum:.3f} over {spread.images} images"
 
 
-def _class_rows(document: EvaluationDocument, colours: Sequence[Colour]) -> tuple[ClassRow, ...]:
-    return tuple(
-        ClassRow(
-            name=item.name,
-            colour=colour,
-            iou=document.iou[item.index],
-            precision=document.precision[item.index],
-            recall=document.recall[item.index],
-            f1=document.f1[item.index],
-            boundary_f1=document.class_boundaries[item.index].f1,
-            displacement=document.class_boundaries[item.index].displacement,
-            labelled=document.labelled_fraction[item.index],
-            predicted=document.predicted_fraction[item.index],
-            error=document.fraction_error[item.index],
-            pixels=sum(document.confusion_matrix[item.index]),
-        )
-        for item, colour in zip(document.classes, colours, strict=True)
-    )
-
-
-def _matrix(document: EvaluationDocument, names: Sequence[str]) -> tuple[MatrixRow, ...]:
-    rows = []
-    for name, counts in zip(names, document.confusion_matrix, strict=True):
-        total = sum(counts)
-        cells = tuple(Cell(pixels=number, share=number / total if total else None) for number in counts)
-        rows.append(MatrixRow(name=name, cells=cells))
-    return tuple(rows)
-
-
 def _spreads(document: EvaluationDocument, names: Sequence[str]) -> tuple[SpreadRow, ...]:
     spread = document.spread
-    rows = [
+    ious = [SpreadRow(name=f"IoU of {name}", spread=of) for name, of in zip(names, spread.iou, strict=True)]
+    errors = [
+        SpreadRow(name=f"phase fraction error of {name}", spread=of, kind="difference")
+        for name, of in zip(names, spread.fraction_error, strict=True)
+    ]
+    return (
         SpreadRow(name="mean IoU", spread=spread.mean_iou),
-        *(
-            SpreadRow(name=f"IoU of {name}", spread=value)
-            for name, value in zip(names, spread.iou, strict=True)
-        ),
+        *ious,
         SpreadRow(name="accuracy", spread=spread.accuracy),
         SpreadRow(name="boundary displacement (px)", spread=spread.boundary_displacement),
         SpreadRow(name="boundary F1", spread=spread.boundary_f1),
-        *(
-            SpreadRow(name=f"phase fraction error of {name}", spread=value, kind="difference")
-            for name, value in zip(names, spread.fraction_error, strict=True)
-        ),
+        *errors,
         SpreadRow(name="calibration error", spread=spread.calibration_error, kind="share"),
-    ]
-    return tuple(rows)
+    )
 
 
 def _reliability(document: EvaluationDocument) -> tuple[Chart, ...]:
@@ -288,11 +200,4 @@ def _reliability(document: EvaluationDocument) -> tuple[Chart, ...]:
             y_log=True,
             height=380,
         ),
-    )
-
-
-def _reliability_text(document: EvaluationDocument) -> str:
-    return (
-        f"Expected calibration error {document.calibration_error:.2%}; Brier score {document.brier:.4f}; "
-        f"cross-entropy {document.loss:.4f} nats."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,26 +97,19 @@ def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImag
 
 
 def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _Loaded:
-    n_class = len(document.classes)
     problems: list[str] = []
-    image = labels = prediction = None
-    try:
-        image = read_image(folder / result.image)
-    except ImageError as error:
-        problems.append(f"its image: {error}")
-    try:
-        labels = document.load_labels(result, folder)
-    except DatasetError as error:
-        problems.append(f"its labels: {error}")
-    try:
-        prediction = read_stored(folder / result.prediction).pixels
-        if prediction.dtype != np.uint8 or prediction.ndim != 2 or int(prediction.max()) >= n_class:
-            problems.append(
-                f"its prediction: {folder / result.prediction}: expected class indices, found others"
-            )
-            prediction = None
-    except ImageError as error:
-        problems.append(f"its prediction: {error}")
+
+    def attempt(what: str, read: Callable[[], PixelArray]) -> PixelArray | None:
+        try:
+            return read()
+        except (DatasetError, ImageError) as error:
+            problems.append(f"its {what}: {error}")
+            return None
+
+    n_class = len(document.classes)
+    image = attempt("image", lambda: read_image(folder / result.image))
+    labels = attempt("labels", lambda: document.load_labels(result, folder))
+    prediction = attempt("prediction", lambda: _read_prediction(folder / result.prediction, n_class))
     if labels is not None and prediction is not None and not _same(labels, prediction, result, n_class):
         problems.append(
             "its labels or its prediction have changed since the evaluation; run matseg-evaluate again"
@@ -124,6 +117,13 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
         if labels.shape != prediction.shape:
             prediction = None
     return _Loaded(result=result, image=image, labels=labels, prediction=prediction, problems=tuple(problems))
+
+
+def _read_prediction(path: Path, n_class: int) -> NDArray[np.uint8]:
+    pixels = read_stored(path).pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or int(pixels.max()) >= n_class:
+        raise ImageError(path, "expected class indices, found others")
+    return pixels
 
 
 def _same(

@@ -1,7 +1,8 @@
-"""The page of a training, from its log and what was noted at its start."""
+"""The page of a training, from its log and the record of its start."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from matseg_shared.pages.parts import Fact
 from matseg_trainer.config.load import load_config
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.pages.places import page_path
-from matseg_trainer.pages.training_charts import class_colours, class_names, curves, intensities
+from matseg_trainer.pages.training_charts import classes, curves, intensities
 from matseg_trainer.train.log import TrainingLog, read_log
 from matseg_trainer.train.record import TrainingRecord, read_record
 
@@ -33,34 +34,22 @@ class SettingRow:
     name: str
     value: str
     default: str
-    is_default: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassRow:
-    """One class in the epoch that is kept."""
-
-    name: str
-    colour: Colour
-    train_iou: float | None
-    validate_iou: float | None
-    train_share: float | None
-    """None where nothing was noted at the start."""
-    validate_share: float | None
+    """Empty where the value is the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingContent:
-    """What the template shows."""
+    """Content of the template."""
 
     title: str
     lead: str
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     tiles: tuple[Fact, ...]
-    classes: tuple[ClassRow, ...]
-    keep: str
-    kept_epoch: int
+    log: TrainingLog
+    record: TrainingRecord | None
+    classes: tuple[tuple[str, Colour], ...]
+    """Names and colours."""
     curves: tuple[str, ...]
     settings: tuple[SettingRow, ...]
     settings_text: str
@@ -86,17 +75,7 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
     target = path or page_path(log)
     require_report_extra(target.name)
     epochs = read_log(log)
-    missing = _unread(epochs, log)
-    try:
-        record = read_record(log)
-    except MatsegError as error:
-        record = None
-        missing.append(str(error))
-    if record is not None and len(record.classes) != len(epochs.kept.validate_.iou):
-        missing.append(
-            f"{log}: has another number of classes than what was noted at its start; they do not belong together."
-        )
-        record = None
+    record, missing = _read_record(log, epochs)
     config, origin = _config(log, record)
     if config is not None:
         epochs = replace(epochs, checkpoint=config.checkpoint)
@@ -108,12 +87,12 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
         content=TrainingContent(
             title=log.stem,
             lead=_lead(epochs, record, config),
-            missing=tuple(missing),
+            missing=missing,
             notes=_notes(epochs, config),
             tiles=_tiles(epochs, config),
-            classes=_class_rows(epochs, record),
-            keep=epochs.checkpoint,
-            kept_epoch=epochs.kept.epoch,
+            log=epochs,
+            record=record,
+            classes=tuple(classes(epochs, record)),
             curves=tuple(chart.id for chart in learning),
             settings=_settings(config),
             settings_text=origin,
@@ -125,20 +104,32 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
     return target
 
 
-def _unread(epochs: TrainingLog, log: Path) -> list[str]:
-    if not epochs.unread:
-        return []
-    listed = ", ".join(map(str, epochs.unread[:10]))
-    return [f"{log}: {len(epochs.unread)} of its lines cannot be read and are left out here (line {listed})."]
+def _read_record(log: Path, epochs: TrainingLog) -> tuple[TrainingRecord | None, tuple[str, ...]]:
+    """The record of the training's start, and what is missing or damaged of it and of the log."""
+    missing, record = [], None
+    if epochs.unread:
+        listed = ", ".join(map(str, epochs.unread[:10]))
+        missing.append(
+            f"{log}: {len(epochs.unread)} of its lines cannot be read and are left out here (line {listed})."
+        )
+    try:
+        record = read_record(log)
+    except MatsegError as error:
+        missing.append(str(error))
+    if record is not None and len(record.classes) != len(epochs.kept.validate_.iou):
+        missing.append(
+            f"{log}: has another number of classes than what was noted at its start; they do not belong together."
+        )
+        record = None
+    return record, tuple(missing)
 
 
 def _config(log: Path, record: TrainingRecord | None) -> tuple[VersionConfig | None, str]:
     """Hyperparameters and where they are from: the start of the training, or else config.toml as it is now."""
     if record is not None:
         try:
-            return VersionConfig.model_validate_json(
-                _json(record.config)
-            ), "As they were when the training started."
+            config = VersionConfig.model_validate_json(json.dumps(record.config))
+            return config, "As they were when the training started."
         except ValueError:
             return None, "They were noted by another version of MatSeg, which knows other hyperparameters."
     toml = log.absolute().parent.parent / "config.toml"
@@ -156,12 +147,6 @@ def _config(log: Path, record: TrainingRecord | None) -> tuple[VersionConfig | N
     )
 
 
-def _json(config: dict[str, object]) -> str:
-    import json
-
-    return json.dumps(config)
-
-
 def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionConfig | None) -> str:
     done = len(epochs.epochs)
     planned = f" of {config.epoch}" if config is not None and config.epoch != done else ""
@@ -172,7 +157,7 @@ def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionCon
 
 
 def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]:
-    """What an experienced eye sees in the curves, with the numbers it rests on."""
+    """Signs of an interruption, of overfitting and of too short a training, with the numbers they rest on."""
     notes: list[str] = []
     last, best = epochs.epochs[-1], epochs.best
     unfinished = config is not None and len(epochs.epochs) < config.epoch
@@ -222,23 +207,6 @@ def _width(config: VersionConfig) -> str:
     return "full width" if config.width is None else f"width {config.width}"
 
 
-def _class_rows(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[ClassRow, ...]:
-    kept = epochs.kept
-    return tuple(
-        ClassRow(
-            name=name,
-            colour=colour,
-            train_iou=kept.train.iou[index],
-            validate_iou=kept.validate_.iou[index],
-            train_share=None if record is None else record.train.class_shares[index],
-            validate_share=None if record is None else record.validate_.class_shares[index],
-        )
-        for index, (name, colour) in enumerate(
-            zip(class_names(epochs, record), class_colours(epochs, record), strict=True)
-        )
-    )
-
-
 def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
     """Those that differ from the defaults first."""
     if config is None:
@@ -246,16 +214,10 @@ def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
     rows = []
     for name, field in VersionConfig.model_fields.items():
         value = getattr(config, name)
-        default = None if field.is_required() else field.default
-        rows.append(
-            SettingRow(
-                name=name,
-                value=_shown(value),
-                default="must be given" if field.is_required() else _shown(default),
-                is_default=not field.is_required() and value == default,
-            )
-        )
-    return tuple(sorted(rows, key=lambda row: row.is_default))
+        default = "must be given" if field.is_required() else _shown(field.default)
+        changed = field.is_required() or value != field.default
+        rows.append(SettingRow(name=name, value=_shown(value), default=default if changed else ""))
+    return tuple(sorted(rows, key=lambda row: not row.default))
 
 
 def _shown(value: object) -> str:

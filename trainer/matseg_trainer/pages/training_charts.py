@@ -12,18 +12,13 @@ from matseg_trainer.train.log import EpochRecord, TrainingLog
 from matseg_trainer.train.record import TrainingRecord
 
 
-def class_colours(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[Colour, ...]:
-    """RGB per class, as it can be seen; the default ones where nothing was noted."""
+def classes(epochs: TrainingLog, record: TrainingRecord | None) -> list[tuple[str, Colour]]:
+    """Names of the classes, and RGB as it can be seen; numbers and default colours where nothing was noted."""
     if record is None:
-        return default_colours(len(epochs.kept.validate_.iou))
-    return visible_colours([item.colour for item in record.classes])
-
-
-def class_names(epochs: TrainingLog, record: TrainingRecord | None) -> tuple[str, ...]:
-    """Of the classes; numbers where nothing was noted."""
-    if record is None:
-        return tuple(f"class {index}" for index in range(len(epochs.kept.validate_.iou)))
-    return tuple(item.name for item in record.classes)
+        colours = default_colours(len(epochs.kept.validate_.iou))
+        return [(f"class {index}", colour) for index, colour in enumerate(colours)]
+    colours = visible_colours([item.colour for item in record.classes])
+    return [(item.name, colour) for item, colour in zip(record.classes, colours, strict=True)]
 
 
 def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
@@ -31,7 +26,7 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
     all_, kept = epochs.epochs, epochs.kept
     x = [epoch.epoch for epoch in all_]
     mark = [Mark(x=kept.epoch, text=f"{epochs.checkpoint}: {kept.epoch}")]
-    classes = [
+    by_class = [
         Series(
             name=name,
             x=x,
@@ -39,16 +34,14 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
             colour=css_colour(colour),
             width=1.5,
         )
-        for index, (name, colour) in enumerate(
-            zip(class_names(epochs, record), class_colours(epochs, record), strict=True)
-        )
+        for index, (name, colour) in enumerate(classes(epochs, record))
     ]
     losses = _both("loss", all_)
     ious = _both("mean_iou", all_)
     return [
         _curve("loss", "Loss", "cross-entropy (nats)", losses, mark, y_log=True),
         _curve("mean-iou", "Mean IoU", "mean IoU", ious, mark, y_range=_late_range(ious)),
-        _curve("class-iou", "Validation IoU per class", "IoU", classes, mark, y_range=_late_range(classes)),
+        _curve("class-iou", "Validation IoU per class", "IoU", by_class, mark, y_range=_late_range(by_class)),
         _curve(
             "rate",
             "Learning rate",
@@ -62,20 +55,11 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
 
 def _both(name: str, epochs: Sequence[EpochRecord]) -> list[Series]:
     x = [epoch.epoch for epoch in epochs]
+    train = thinned([getattr(epoch.train, name) for epoch in epochs])
+    validate = thinned([getattr(epoch.validate_, name) for epoch in epochs])
     return [
-        Series(
-            name="train",
-            x=x,
-            y=thinned([getattr(epoch.train, name) for epoch in epochs]),
-            colour=BLUE,
-            dash="dash",
-        ),
-        Series(
-            name="validate",
-            x=x,
-            y=thinned([getattr(epoch.validate_, name) for epoch in epochs]),
-            colour=VERMILION,
-        ),
+        Series(name="train", x=x, y=train, colour=BLUE, dash="dash"),
+        Series(name="validate", x=x, y=validate, colour=VERMILION),
     ]
 
 
@@ -120,6 +104,14 @@ def intensities(record: TrainingRecord | None) -> list[Chart]:
     histogram = record.input.histogram
     width = (histogram.high - histogram.low) / len(histogram.counts)
     total = max(1, sum(histogram.counts))
+    middles = [histogram.low + (bin_ + 0.5) * width for bin_ in range(len(histogram.counts))]
+    shares = Series(
+        name="training set",
+        x=thinned(middles),
+        y=thinned([number / total for number in histogram.counts], 4),
+        kind="bars",
+        colour=SKY,
+    )
     return [
         Chart(
             id="histogram",
@@ -128,17 +120,7 @@ def intensities(record: TrainingRecord | None) -> list[Chart]:
             x_title="intensity",
             y_title="share of the pixels",
             y_percent=True,
-            series=[
-                Series(
-                    name="training set",
-                    x=thinned(
-                        [histogram.low + (bin_ + 0.5) * width for bin_ in range(len(histogram.counts))]
-                    ),
-                    y=thinned([number / total for number in histogram.counts], 4),
-                    kind="bars",
-                    colour=SKY,
-                )
-            ],
+            series=[shares],
             height=260,
         )
     ]
