@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the checkout by `make wheel`."""
-    out = tmp_path_factory.mktemp("wheel")
+    out = tmp_path_factory.mktemp("wheel") / "dist"
     command = ["make", "--directory", str(ROOT), "wheel", f"PYTHON={sys.executable}", f"DIST={out}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

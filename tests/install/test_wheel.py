@@ -17,6 +17,13 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.install, pytest.mark.xdist_group("install")]  # one process: environments are dear
 
 
+def documented(source: str) -> str:
+    """The line of docs/facility.md that installs from a source."""
+    lines = (ROOT / "docs" / "facility.md").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith("pip install ") and source in line)
+    return line
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three slices of 48 x 64 pixels."""
@@ -101,13 +108,14 @@ def test_without_onnxruntime_a_wheel_says_how_to_add_it(
     assert line in done.stderr
     bare.type(line, folder)
     assert "passed on cpu" in bare.call("matseg-verify", model).stdout
+    bare.type(documented("dist/"), wheel.parents[1])
 
 
 def test_a_clone_is_installed_as_typed_and_says_how_to_add_to_it(
     environment: Callable[[], Environment], model: Path
 ) -> None:
     made = environment()
-    made.type("pip install --quiet '.[cpu]'", ROOT)
+    made.type(documented("'.[cpu]'"), ROOT)
     assert "passed on cpu" in made.call("matseg-verify", model).stdout
     assert f"pip install '{ROOT}[train]' to train" in made.call("matseg", "--version").stdout
 

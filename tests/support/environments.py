@@ -33,7 +33,13 @@ class Environment:
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=folder,
-            env=os.environ | {"PATH": path, "PIP_REQUIRE_VIRTUALENV": "1", "VIRTUAL_ENV": str(self.folder)},
+            env=os.environ
+            | {
+                "PATH": path,
+                "PIP_REQUIRE_VIRTUALENV": "1",
+                "PIP_QUIET": "1",
+                "VIRTUAL_ENV": str(self.folder),
+            },
             capture_output=True,
             text=True,
             check=False,
