@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 wheel: ## $(DIST)/matseg-<version>-py3-none-any.whl, to install where there is no clone
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .
 
-demo: install ## the whole walk on a synthetic data set: prepare, train, evaluate, export, run
+demo: install ## the whole way on a synthetic data set: prepare, train, evaluate, export, run
 	$(BIN)/python -m matseg_trainer.demo.walk
 
 neighbours: $(NEIGHBOURS)/.installed ## make .venv-neighbours with other programs' readers, which the tests then use
@@ -64,7 +64,7 @@ docs: install ## the documentation site in build/site; fails on a broken link
 models: install ## rebuild the models zoo from the data sets in data/; one of them: make models MODEL=dendrites SEEDS=3
 	$(BIN)/python -m models_zoo.build build $(MODEL) --seeds $(or $(SEEDS),1)
 
-check: lint test docs ## what CI runs, but for the walk
+check: lint test docs ## what CI runs, but for the demo
 
 clean: ## remove what the targets made, not your data
 	rm -rf demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
