@@ -69,9 +69,7 @@ class ImageGroup:
         try:
             with without_remarks():
                 multiscale = _multiscale_of(zarr.open_group(str(store), path=node, mode="r"))
-        except (
-            Exception
-        ) as error:  # zarr has its own kinds for what is no group, documents many for what they lack
+        except Exception as error:  # zarr and torn documents have many kinds
             raise UsageError(
                 f"{where}: {_EXPECTED}, found {type(error).__name__}: {error}; {_REMEDY}"
             ) from error

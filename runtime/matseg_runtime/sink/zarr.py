@@ -119,9 +119,7 @@ class ZarrSink(VolumeSink):
                 str(place), mode="r", zarr_format=self._multiscale.zarr_format, use_consolidated=False
             )
             return {name: group[name] for name in names + ["probabilities"] * self._probabilities}
-        except (
-            Exception
-        ) as error:  # zarr has its own kinds for what is missing, parsers many for what is torn
+        except Exception as error:  # zarr and torn documents have many kinds
             raise self.damaged(place, f"{type(error).__name__}: {error}") from error
 
     def _block_bytes(self, place: Path, arrays: Mapping[str, Any], number: int) -> int:

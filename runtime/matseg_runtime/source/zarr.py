@@ -41,9 +41,7 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
             array, axis_names, spacing = _choose(where, root, options.level)
     except UsageError:
         raise
-    except (
-        Exception
-    ) as error:  # stores raise their own kinds for what is not there, zarr for what is not valid
+    except Exception as error:  # stores and zarr have many kinds
         raise UsageError(
             f"{where}: expected a zarr array or group, found {type(error).__name__}: {error}"
         ) from error
