@@ -210,9 +210,7 @@ def _measure_together(
 def _row(options: QuantifyOptions, facts: LabelFacts, item: Slice, first: int, labels: Labels) -> SliceRow:
     try:
         regions = measure_regions(
-            labels,
-            connectivity=options.connectivity,
-            unlabelled=unlabelled_value(facts, options.ignore),
+            labels, connectivity=options.connectivity, unlabelled=unlabelled_value(facts, options.ignore)
         )
     except TooManyClassesError as error:
         raise UsageError(_too_many(item.where, str(error))) from error

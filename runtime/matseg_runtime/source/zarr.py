@@ -140,10 +140,7 @@ def ome_level(group: Any, level: int) -> tuple[Any, tuple[str, ...], Spacing]:
         raise ValueError(f"{len(names)} axes for an array of {array.ndim}")
     scale, translation = [1.0] * array.ndim, [0.0] * array.ndim
     # the level's own transformations, then those of all levels
-    for step in (
-        *dataset.get("coordinateTransformations", ()),
-        *image.get("coordinateTransformations", ()),
-    ):
+    for step in (*dataset.get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):
         if step["type"] == "scale":
             scale = [a * float(b) for a, b in zip(scale, step["scale"], strict=True)]
             translation = [a * float(b) for a, b in zip(translation, step["scale"], strict=True)]
