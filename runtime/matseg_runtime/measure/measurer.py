@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matseg_runtime.inference.tiles import Segmentation
 from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions, SliceUncertainty
-
-if TYPE_CHECKING:
-    from matseg_runtime.inference.tiles import Segmentation
+from matseg_runtime.suggest.uncertainty import measure_uncertainty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,23 +80,15 @@ class Measurer:
 
     def measure(self, segmentation: Segmentation) -> Measurement:
         """Measure what is wanted of one slice."""
-        return Measurement(regions=self._regions(segmentation), uncertainty=self._uncertainty(segmentation))
+        regions = uncertainty = None
+        if self.wanted.regions is not None:
+            from matseg_runtime.measure.regions import measure_regions
 
-    def _regions(self, segmentation: Segmentation) -> SliceRegions | None:
-        if self.wanted.regions is None:
-            return None
-        from matseg_runtime.measure.regions import measure_regions
-
-        with self.costs.of("regions"):
-            return measure_regions(segmentation.labels, connectivity=self.wanted.regions)
-
-    def _uncertainty(self, segmentation: Segmentation) -> SliceUncertainty | None:
-        if self.wanted.uncertain is None:
-            return None
-        from matseg_runtime.suggest.uncertainty import measure_uncertainty
-
-        assert segmentation.probabilities is not None, "the session was not asked for them"
-        with self.costs.of("uncertainty"):
-            return measure_uncertainty(
-                segmentation.probabilities, edge=self.wanted.crop, most=self.wanted.uncertain
-            )
+            with self.costs.of("regions"):
+                regions = measure_regions(segmentation.labels, connectivity=self.wanted.regions)
+        if self.wanted.uncertain is not None:
+            assert segmentation.probabilities is not None, "the session was not asked for them"
+            edge, most = self.wanted.crop, self.wanted.uncertain
+            with self.costs.of("uncertainty"):
+                uncertainty = measure_uncertainty(segmentation.probabilities, edge=edge, most=most)
+        return Measurement(regions=regions, uncertainty=uncertainty)

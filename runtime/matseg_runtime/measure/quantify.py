@@ -85,12 +85,9 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     facts = facts_of(options.labels)
     found: list[Measured] = []
     with closing(open_labels(options.labels, options.source, facts)) as source:
-        voxel = _asked_voxel(options, source) or _known_voxel(options, facts, source)
-        folder = (
-            options.output
-            or facts.report_folder
-            or source.beside.with_name(f"{source.beside.name}_quantities")
-        )
+        voxel = _voxel_size(options, facts, source)
+        beside = source.beside.with_name(f"{source.beside.name}_quantities")
+        folder = options.output or facts.report_folder or beside
         location = source.location
         progress.stage("measuring", len(source.slices), unit="slices")
         for measured in _measure_all(options, facts, source):
@@ -117,17 +114,13 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     return Quantified(tables=tables, folder=folder, excluded=excluded)
 
 
-def _asked_voxel(options: QuantifyOptions, source: Source) -> VoxelSize | None:
-    """Its three numbers are those of the volume, which may be cut along the axis of the run that wrote it."""
-    if options.voxel_size is None:
-        return None
-    return parse_voxel_size(options.voxel_size, 0 if source.volume is None else source.volume.axis)
-
-
-def _known_voxel(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
-    """The run's own figure, which is of slices as the run cut them, at their finest; else what the labels say."""
+def _voxel_size(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
+    """The user's word, else the run's own figure, else what the labels say."""
+    if options.voxel_size is not None:  # three numbers are the volume's, however the run has cut it
+        return parse_voxel_size(options.voxel_size, 0 if source.volume is None else source.volume.axis)
     was = facts.axis or 0
     axis = was if options.source.axis is None else options.source.axis
+    # the run's is of slices as it cut them, at their finest
     known = None if facts.voxel is None or options.source.level else facts.voxel.cut_along(axis, was)
     return known or source.voxel_size()
 

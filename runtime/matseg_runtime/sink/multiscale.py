@@ -25,6 +25,11 @@ class Level:
     translation: tuple[float, ...]
     """Place of the first voxel."""
 
+    def transformations(self) -> list[dict[str, Any]]:
+        """As OME-Zarr has them."""
+        moved = {"type": "translation", "translation": list(self.translation)}
+        return [{"type": "scale", "scale": list(self.scale)}, *([moved] if any(self.translation) else [])]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multiscale:
@@ -58,7 +63,7 @@ class Multiscale:
                 for axis, unit in zip(self.axes, self.units, strict=True)
             ],
             "datasets": [
-                {"path": str(number), "coordinateTransformations": _transformations(level)}
+                {"path": str(number), "coordinateTransformations": level.transformations()}
                 for number, level in enumerate(self.levels)
             ],
         }
@@ -105,10 +110,3 @@ def _halved(shape: tuple[int, int, int]) -> Iterator[tuple[tuple[int, ...], tupl
         kept = tuple(step * 2 if length > 1 else step for step, length in zip(kept, level, strict=True))
         level = tuple(-(-length // 2) for length in level)
         yield level, kept
-
-
-def _transformations(level: Level) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = [{"type": "scale", "scale": list(level.scale)}]
-    if any(level.translation):
-        steps.append({"type": "translation", "translation": list(level.translation)})
-    return steps

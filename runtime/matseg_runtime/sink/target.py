@@ -145,25 +145,28 @@ def label_volume(
     found = source.volume
     if found is None:
         return LabelVolume(shape=(len(source.slices), *first), axis=0, spacing=_edges(voxel, 0))
-    own = _deepened(found.spacing) if len(found.shape) == 2 else found.spacing
+    own, axis = found.spacing, found.axis
+    if own is not None and len(found.shape) == 2:  # as a volume of one slice
+        scale, translation = (own.scale[0], *own.scale), (0.0, *own.translation)
+        own = Spacing(scale=scale, translation=translation, units=(None, *own.units))
     shape = [1] * (3 - len(found.shape)) + list(found.shape)
-    shape[found.axis] = len(source.slices)
-    start = [0] * 3
-    start[found.axis] = found.start
+    shape[axis] = len(source.slices)
+    before = [0.0] * 3  # voxels from the origin to the first one of the labels
     if own is None or given:
-        spacing = _edges(voxel, found.axis)
-        # where the input begins is kept in voxels, whatever one of them measures
-        begin = (0.0,) * 3 if own is None else _in_voxels(own)
+        spacing = _edges(voxel, axis)
+        if own is not None:  # where the input begins is kept in voxels, whatever one of them measures
+            before = [
+                there / edge if edge else 0.0 for there, edge in zip(own.translation, own.scale, strict=True)
+            ]
     else:
-        spacing, begin = own, (0.0,) * 3
+        spacing = own
+    before[axis] += found.start
     moved = (
-        there + edge * (before + more)
-        for there, edge, before, more in zip(spacing.translation, spacing.scale, begin, start, strict=True)
+        there + edge * count
+        for there, edge, count in zip(spacing.translation, spacing.scale, before, strict=True)
     )
     return LabelVolume(
-        shape=(shape[0], shape[1], shape[2]),
-        axis=found.axis,
-        spacing=replace(spacing, translation=tuple(moved)),
+        shape=(shape[0], shape[1], shape[2]), axis=axis, spacing=replace(spacing, translation=tuple(moved))
     )
 
 
@@ -180,13 +183,6 @@ def _edges(voxel: VoxelSize | None, axis: int) -> Spacing:
     scale.insert(axis, voxel.row if voxel.step is None else voxel.step)
     units.insert(axis, None if voxel.step is None else unit)
     return Spacing(scale=tuple(scale), translation=(0.0,) * 3, units=tuple(units))
-
-
-def _in_voxels(spacing: Spacing) -> tuple[float, ...]:
-    """Its translation."""
-    return tuple(
-        there / edge if edge else 0.0 for there, edge in zip(spacing.translation, spacing.scale, strict=True)
-    )
 
 
 def open_sink(
@@ -221,17 +217,6 @@ def open_sink(
         block=block,
         shards=options.shards,
         probabilities=options.probabilities,
-    )
-
-
-def _deepened(spacing: Spacing | None) -> Spacing | None:
-    """The spacing of an image, as a volume of one slice."""
-    if spacing is None:
-        return None
-    return Spacing(
-        scale=(spacing.scale[0], *spacing.scale),
-        translation=(0.0, *spacing.translation),
-        units=(None, *spacing.units),
     )
 
 
