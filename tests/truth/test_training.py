@@ -157,9 +157,9 @@ def test_label_image_that_was_turned_is_found_by_the_check(root: Path, prep: Pre
     add(root, np.ascontiguousarray(TURNS[words](blobs(1)[1])))
     assert prep("labels", "steel", "train", "--classes", 2).exit_code == 0
     result = prep("check", "steel", "--json")
-    (suspect,) = json.loads(result.stdout)["suspects"]
-    assert (suspect["kind"], Path(suspect["path"]).name) == ("turned", "odd.png")
-    assert f"its labels would fit better {words}" in suspect["message"]
+    (finding,) = json.loads(result.stdout)["findings"]
+    assert (finding["kind"], Path(finding["path"]).name) == ("turned", "odd.png")
+    assert f"its labels would fit better {words}" in finding["message"]
 
 
 def test_real_label_images_are_not_taken_for_turned() -> None:
@@ -201,9 +201,9 @@ def test_training_image_of_another_bit_depth_in_the_same_dtype_is_noted(root: Pa
         (root / "train" / "images" / f"{stem}.png").unlink(missing_ok=True)
         save(root / "train" / "images" / f"{stem}.png", blobs(seed)[0].astype(np.uint16) * np.uint16(factor))
     assert prep("labels", "steel", "train", "--classes", 2).exit_code == 0
-    (suspect,) = json.loads(prep("check", "steel", "--json").stdout)["suspects"]
-    assert (suspect["kind"], Path(suspect["path"]).name) == ("scale", "odd.png")
-    assert "see whether it is of another bit depth or unit" in suspect["message"]
+    (finding,) = json.loads(prep("check", "steel", "--json").stdout)["findings"]
+    assert (finding["kind"], Path(finding["path"]).name) == ("scale", "odd.png")
+    assert "see whether it is of another bit depth or unit" in finding["message"]
 
 
 def test_two_images_or_label_images_of_one_name_are_refused(root: Path, prep: Prep) -> None:

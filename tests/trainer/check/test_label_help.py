@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from matseg_trainer.check import check as check_module
 from matseg_trainer.check.alignment import find_misalignment
-from matseg_trainer.check.ceiling import shift_class
+from matseg_trainer.check.label_agreement import shift_class
 from matseg_trainer.check.regions import find_tiny_regions
 from matseg_trainer.check.similarity import grey, nearest_neighbours, thumbnail
 
@@ -44,9 +44,9 @@ def found(prep, *kinds: str) -> list[dict]:
     """What a check points out, which must not be a problem."""
     result = prep("check", "steel", "--json")
     assert result.exit_code == 0, result.output
-    suspects = json.loads(result.stdout)["suspects"]
-    assert {item["kind"] for item in suspects} == set(kinds)
-    return suspects
+    findings = json.loads(result.stdout)["findings"]
+    assert {item["kind"] for item in findings} == set(kinds)
+    return findings
 
 
 def test_good_labels_are_left_in_peace(steel, prep) -> None:
@@ -66,9 +66,9 @@ def test_stray_pixels_are_counted_and_located(steel, prep) -> None:
         return image, label
 
     steel(slip)
-    (suspect,) = found(prep, "tiny_regions")
-    assert suspect["path"].endswith("s2.png")
-    assert "2 of class 1 (x 7 y 5, x 30 y 20)" in suspect["message"]
+    (finding,) = found(prep, "tiny_regions")
+    assert finding["path"].endswith("s2.png")
+    assert "2 of class 1 (x 7 y 5, x 30 y 20)" in finding["message"]
 
 
 def test_a_diagonal_line_is_one_region_and_five_pixels_are_not_tiny() -> None:
@@ -86,12 +86,12 @@ def test_a_shifted_label_image_is_found_with_its_shift(steel, prep, shift: tuple
         return image, ndimage.shift(label, shift, order=0, mode="nearest") if number == 1 else label
 
     steel(move)
-    (suspect,) = found(prep, "misaligned")
-    assert suspect["path"].endswith("s1.png")
+    (finding,) = found(prep, "misaligned")
+    assert finding["path"].endswith("s1.png")
     dy, dx = -shift[0], -shift[1]  # what brings it back
     vertical, horizontal = "down" if dy > 0 else "up", "right" if dx > 0 else "left"
     words = f"moved {abs(dy)} pixel(s) {vertical} and {abs(dx)} to the {horizontal}"
-    assert words in suspect["message"]
+    assert words in finding["message"]
 
 
 def test_images_in_which_nothing_can_be_aligned() -> None:
@@ -126,8 +126,8 @@ def test_a_copy_in_another_split_is_found(steel, prep, turn, change, kind: str) 
         return image, label
 
     steel(leak)
-    (suspect,) = found(prep, kind)
-    text = suspect["path"] + " " + suspect["message"]
+    (finding,) = found(prep, kind)
+    text = finding["path"] + " " + finding["message"]
     assert "s0.png" in text
     assert "s4.png" in text
     assert "remove it from one" in text
@@ -135,8 +135,8 @@ def test_a_copy_in_another_split_is_found(steel, prep, turn, change, kind: str) 
 
 def test_a_copy_in_its_own_split_is_named_once(steel, prep) -> None:
     steel(lambda _split, number, image, label: blobs(0) if number == 1 else (image, label))
-    (suspect,) = found(prep, "copy")
-    text = suspect["path"] + " " + suspect["message"]
+    (finding,) = found(prep, "copy")
+    text = finding["path"] + " " + finding["message"]
     assert "s0.png" in text
     assert "train/images/s1.png" in text
     assert "remove one" in text
@@ -149,9 +149,9 @@ def test_crops_of_one_image_in_two_splits_are_found_by_name(small, prep) -> None
         image, label = blobs(number)
         small.add(split, stem, label, image=image)
     prep("labels", "steel", "train", "validate", "--classes", 2)
-    (suspect,) = found(prep, "shared_source")
-    assert "a_x64_y0.png" in suspect["message"]
-    assert "b_x0_y0" not in suspect["message"]
+    (finding,) = found(prep, "shared_source")
+    assert "a_x64_y0.png" in finding["message"]
+    assert "b_x0_y0" not in finding["message"]
 
 
 def test_an_array_that_does_not_follow_its_label_image_is_a_problem(steel, prep) -> None:
@@ -194,7 +194,7 @@ def test_without_its_packages_a_check_says_what_it_left_out(steel, prep, monkeyp
     assert prep("check", "steel", "--label-agreement").exit_code == 3
 
 
-def test_the_ceiling_of_a_strip_is_exact_and_of_a_disc_near() -> None:
+def test_the_agreement_of_a_strip_is_exact_and_of_a_disc_near() -> None:
     strip = np.zeros((40, 60), np.uint8)
     strip[:, 20:40] = 1
     half, whole = shift_class(strip, 1, (0.5, 1.0))
@@ -208,7 +208,7 @@ def test_the_ceiling_of_a_strip_is_exact_and_of_a_disc_near() -> None:
         assert 1 - found_class.iou == pytest.approx(1 - expected, rel=0.1)
 
 
-def test_the_ceiling_of_classes_that_are_nowhere_or_everywhere() -> None:
+def test_the_agreement_of_classes_that_are_nowhere_or_everywhere() -> None:
     labels = np.zeros((5, 5), np.uint8)
     (everywhere,) = shift_class(labels, 0, (1.0,))
     (nowhere,) = shift_class(labels, 1, (1.0,))
@@ -216,15 +216,17 @@ def test_the_ceiling_of_classes_that_are_nowhere_or_everywhere() -> None:
     assert nowhere.iou is None
 
 
-def test_the_ceiling_is_printed_per_split(steel, prep) -> None:
+def test_the_agreement_is_printed_per_split(steel, prep) -> None:
     steel()
     result = prep("check", "steel", "--label-agreement")
     assert "IoU of labels whose boundaries are moved by 0.5 and 1 px" in result.output
     document = json.loads(prep("check", "steel", "--label-agreement", "--json").stdout)
-    assert [(item["split"], item["shift"]) for item in document["ceilings"]] == [
+    assert [(item["split"], item["shift"]) for item in document["label_agreement"]] == [
         (split, shift) for split in ("train", "validate", "test") for shift in (0.5, 1.0)
     ]
-    for smaller, larger in zip(document["ceilings"][::2], document["ceilings"][1::2], strict=True):
+    for smaller, larger in zip(
+        document["label_agreement"][::2], document["label_agreement"][1::2], strict=True
+    ):
         assert 0.5 < larger["iou"][1] < smaller["iou"][1] < 1
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with a labelled data set, and what in it deserves a look."""
+"""Checks of a labelled data set: errors, and likely slips."""

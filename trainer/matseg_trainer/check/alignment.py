@@ -1,4 +1,4 @@
-"""Whether a label image lies where its image is, and as it does.
+"""Alignment of a label image with its image: shifted, turned or mirrored labels.
 
 Two things are tried over all small shifts of the labels: how strong the image's edges are under the label boundaries,
 and how much of the grey values' variance near the boundaries the classes explain. Only where both fit best at the same
@@ -78,7 +78,8 @@ def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | N
     for name, turn in _TURNS.items():
         turned = turn(labels)
         if turned.shape == labels.shape:
-            scores[name] = (_explained(pixels, turned), _edge_strength(gradient, turned))
+            flat = pixels.ravel().astype(np.float64)
+            scores[name] = (_explained(flat, turned.ravel()), _edge_strength(gradient, turned))
     here = scores.pop(_AS_IT_IS)
     best = max(scores, key=lambda name: scores[name])
     explained, strength = scores[best]
@@ -86,13 +87,15 @@ def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | N
     return best if fits else None
 
 
-def _explained(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> float:
-    """Share of the grey values' variance that lies between the classes."""
-    flat, classes = pixels.ravel().astype(np.float64), labels.ravel()
+def _explained(values: NDArray[np.floating], classes: NDArray[np.uint8]) -> float:
+    """Share of the grey values' variance that lies between the classes; both flat."""
+    variance = float(values.var())
+    if not variance:
+        return 0.0
     counts = np.bincount(classes)
-    means = np.divide(np.bincount(classes, weights=flat), counts, out=np.zeros(len(counts)), where=counts > 0)
-    variance = float(flat.var())
-    return float((np.square(means - flat.mean()) * counts).sum() / flat.size / variance) if variance else 0.0
+    sums = np.bincount(classes, weights=values)
+    means = np.divide(sums, counts, out=np.zeros(len(counts)), where=counts > 0)
+    return float((np.square(means - values.mean()) * counts).sum() / len(values) / variance)
 
 
 def _edge_strength(gradient: NDArray[np.floating], labels: NDArray[np.uint8]) -> float:
@@ -152,17 +155,8 @@ def variance_scores(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> N
         return None
     near = _thin(near, _MOST_PIXELS)
     classes = labels[near[:, 0], near[:, 1]]
-    counts = np.bincount(classes)
-
-    def between(values: NDArray[np.float32]) -> float:
-        variance = float(values.var())
-        if not variance:
-            return 0.0
-        sums = np.bincount(classes, weights=values)
-        means = np.divide(sums, counts, out=np.zeros(len(counts)), where=counts > 0)
-        return float((np.square(means - values.mean()) * counts).sum() / len(values) / variance)
-
-    return _over_shifts(ndimage.gaussian_filter(pixels.astype(np.float32), 1.0), near, between)
+    smooth = ndimage.gaussian_filter(pixels.astype(np.float32), 1.0)
+    return _over_shifts(smooth, near, lambda values: _explained(values, classes))
 
 
 def _over_shifts(

@@ -1,4 +1,4 @@
-"""What in a data set looks like a slip: for a person to look at, since it may be right."""
+"""Likely slips in a data set: for a person to look at, since they may be right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from matseg_trainer.check.similarity import (
 )
 from matseg_trainer.data.folder import shorten
 
-SuspectKind = Literal["tiny_regions", "misaligned", "turned", "scale", "copy", "near_copy", "shared_source"]
+FindingKind = Literal["tiny_regions", "misaligned", "turned", "scale", "copy", "near_copy", "shared_source"]
 _CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")
 """The names that `matseg-prep crop` gives."""
 _NARROW = 0.1
@@ -38,7 +38,7 @@ class Finding:
     """One file that deserves a look."""
 
     path: Path
-    kind: SuspectKind
+    kind: FindingKind
     message: str
     """What was found and what to do."""
 
@@ -48,15 +48,15 @@ class Finding:
 
 @dataclass(slots=True)
 class LabelHelp:
-    """Gathers what is suspicious, image by image; `finish` compares them with each other."""
+    """Findings of a data set, image by image; `finish` compares the images with each other."""
 
     classes: tuple[ClassInfo, ...] | None
-    suspects: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     thumbnails: list[Thumbnail] = field(default_factory=list)
     spans: list[tuple[Path, float, float]] = field(default_factory=list)
     """First and 99th percentile of each image's intensities."""
 
-    def look(
+    def examine(
         self, split: str, image: Path, pixels: NDArray[np.generic], labels: NDArray[np.uint8] | None
     ) -> None:
         """Examine one image.
@@ -70,14 +70,14 @@ class LabelHelp:
         grey = to_grey(pixels)
         low, high = np.percentile(grey[:: 1 + grey.shape[0] // 512, :: 1 + grey.shape[1] // 512], [1, 99])
         self.spans.append((image, float(low), float(high)))
-        likeness = thumbnail(split, image, grey)
-        if likeness is not None:
-            self.thumbnails.append(likeness)
+        reduced = thumbnail(split, image, grey)
+        if reduced is not None:
+            self.thumbnails.append(reduced)
         if labels is None:
             return
         tiny = find_tiny_regions(labels)
         if tiny:
-            self._suspect(
+            self._report(
                 image,
                 "tiny_regions",
                 f"region(s) of at most {regions.SMALLEST} pixels: {'; '.join(map(self._tiny, tiny))}; "
@@ -85,7 +85,7 @@ class LabelHelp:
             )
         turn = find_turn(grey, labels)
         if turn is not None:
-            self._suspect(
+            self._report(
                 image,
                 "turned",
                 f"its labels would fit better {turn}; see whether image and label image were turned alike",
@@ -94,7 +94,7 @@ class LabelHelp:
         if shift is not None:
             down = f"{abs(shift.dy)} pixel(s) {'down' if shift.dy > 0 else 'up'}"
             right = f"{abs(shift.dx)} to the {'right' if shift.dx > 0 else 'left'}"
-            self._suspect(
+            self._report(
                 image,
                 "misaligned",
                 f"its labels would fit better moved {down} and {right} (edges under the boundaries "
@@ -114,15 +114,15 @@ class LabelHelp:
             if item.detail is not None and item.detail >= NEAR_COPY:
                 self._report_copy(item)
         for path, message in _shared_sources([(item.split, item.path) for item in self.thumbnails]):
-            self._suspect(path, "shared_source", message)
+            self._report(path, "shared_source", message)
         return tuple(item for item in neighbours if item.split != item.other_split)
 
     def _report_scales(self) -> None:
-        """Images that span a small part of what the others do; empty ones are left in peace."""
+        """Images that span a small part of what the others do; empty ones are left out."""
         usual = float(np.median([high - low for _, low, high in self.spans])) if self.spans else 0.0
         for path, low, high in self.spans:
             if 0 < high - low < _NARROW * usual:
-                self._suspect(
+                self._report(
                     path,
                     "scale",
                     f"98% of its intensities lie between {low:g} and {high:g}, those of the images in the middle span "
@@ -144,14 +144,14 @@ class LabelHelp:
             remedy = "figures on one split would tell of the other, so remove it from one"
         is_copy = item.detail is not None and item.detail >= COPY
         what = "is the same picture as" if is_copy else "is nearly the same picture as"
-        self._suspect(
+        self._report(
             item.path,
             "copy" if is_copy else "near_copy",
             f"{what} {other}{way}, correlation of details {item.detail:.3f}; {remedy}",
         )
 
-    def _suspect(self, path: Path, kind: SuspectKind, message: str) -> None:
-        self.suspects.append(Finding(path=path, kind=kind, message=message))
+    def _report(self, path: Path, kind: FindingKind, message: str) -> None:
+        self.findings.append(Finding(path=path, kind=kind, message=message))
 
 
 def _shared_sources(images: Sequence[tuple[str, Path]]) -> Iterator[tuple[Path, str]]:

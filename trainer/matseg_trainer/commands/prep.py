@@ -70,16 +70,16 @@ def labels(
     found = existing_arrays(opened, chosen)
     if found and existing is None:
         question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
-        if as_json or not report.asks():
+        if as_json or not report.is_interactive():
             refuse_existing(found)
         mode = "overwrite" if click.confirm(question) else "append"
     n_class = classes or place.n_class_of(opened)
     with shown_progress() as progress:
         plan = plan_labels(opened, chosen, n_class, mode, progress)  # type: ignore[arg-type]  # click knows these flag values only
     if plan.strays and not nearest:
-        if as_json or not report.asks():
+        if as_json or not report.is_interactive():
             plan.refuse_strays()
-        click.echo(report.stray_lines(plan))
+        click.echo(plan.stray_message)
         if not click.confirm("Take these values for their nearest classes?"):
             plan.refuse_strays()
     arrays = []
@@ -89,14 +89,13 @@ def labels(
             arrays.append(array)
             progress.advance()
     if as_json:
-        written = {pair.label for pair in plan.pairs}
         print_json(
             {
                 "dataset": plan.dataset.name,
                 "n_class": len(plan.table.classes),
                 "classes": plan.dataset.classes_path,
-                "arrays": [{"path": item.path, "values": item.values, "kept": item.kept} for item in arrays],
-                "strays": [image.path for image in plan.strays if image.path in written],
+                "arrays": arrays,
+                "strays": [image.path for image in plan.written_strays],
                 "labels_alone": plan.labels_alone,
             }
         )
@@ -237,7 +236,7 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
 
     opened = Workspace.find(workspace).dataset(dataset)
     with shown_progress() as progress:
-        result = check_dataset(opened, progress, ceiling=label_agreement)
+        result = check_dataset(opened, progress, with_agreement=label_agreement)
     if as_json:
         print_json(result)
     else:

@@ -1,53 +1,39 @@
-"""What `matseg-prep` prints."""
+"""Output of `matseg-prep` on a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from matseg_trainer.data.class_table import stray_message
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from matseg_trainer.check.check import CheckResult
+from matseg_trainer.check.label_agreement import LabelAgreement
+from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.folder import shorten
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from matseg_trainer.check.ceiling import Ceiling
-    from matseg_trainer.check.check import CheckResult
-    from matseg_trainer.check.similarity import Neighbour
-    from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
-
+from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
 
 _ALIKE = 0.5
 
 
-def asks() -> bool:
-    """Whether somebody is there to answer a question."""
+def is_interactive() -> bool:
+    """Somebody is there to answer a question."""
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def stray_lines(plan: LabelPlan) -> str:
-    """The label images with more values than classes, with the values."""
-    return stray_message(plan.table, plan.strays, plan.dataset.root)
 
 
 def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySummary]) -> None:
     """One row per array, the class table, and what deserves a note."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(f"{plan.dataset.name}: label arrays, in labels_npy/ of the split"))
-    for heading in ("array", "unique values", "ndim", "normalised", "classes", ""):
-        table.add_column(heading, overflow="fold")
-    n_class = len(plan.table.classes)
+    headings = ("array", "unique values", "ndim", "normalised", "classes", "")
+    table = _table(f"{plan.dataset.name}: label arrays, in labels_npy/ of the split", *headings)
     for item in summaries:
         table.add_row(
             escape(f"{item.path.relative_to(plan.dataset.root).parts[0]}/{item.path.name}"),
             ", ".join(map(str, item.values)),
-            str(item.ndim),
-            "yes" if item.normalised else "no",
-            f"{len(item.values)} of {n_class}",
+            "2",
+            "yes",
+            f"{len(item.values)} of {len(plan.table.classes)}",
             "kept" if item.kept else "written",
         )
     console.print(table)
@@ -57,14 +43,12 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
         )
     origin = "written" if plan.new_table else "as it stands in"
     console.print(f"class table {origin} {plan.dataset.classes_path}", markup=False)
-    written = {pair.label for pair in plan.pairs}
-    for image in plan.strays:
-        if image.path in written:
-            console.print(
-                f"note: {image.path.name}: {image.pixels} pixel(s) of {len(image.strays)} stray value(s) were taken "
-                "for the nearest class",
-                markup=False,
-            )
+    for image in plan.written_strays:
+        console.print(
+            f"note: {image.path.name}: {image.pixels} pixel(s) of {len(image.strays)} stray value(s) were taken for "
+            "the nearest class",
+            markup=False,
+        )
     if plan.labels_alone:
         alone = shorten([path.name for path in plan.labels_alone])
         console.print(f"note: label images without an image, left out: {alone}", markup=False)
@@ -72,12 +56,8 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
 
 def print_check(console: Console, result: CheckResult) -> None:
     """One row per split, then every problem and note."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(f"{result.name}: splits"))
-    for heading in ("split", "images", "labels", "arrays", "sizes", "pixels", "class shares"):
-        table.add_column(heading, overflow="fold")
+    headings = ("split", "images", "labels", "arrays", "sizes", "pixels", "class shares")
+    table = _table(f"{result.name}: splits", *headings)
     for row in result.splits:
         shares = "\n".join(f"{index}: {share:6.2%}" for index, share in enumerate(row.shares))
         counts = (str(row.images), str(row.labels), str(row.arrays))
@@ -88,55 +68,44 @@ def print_check(console: Console, result: CheckResult) -> None:
     console.print(table)
     if result.neighbours:
         console.print(_neighbour_table(result.neighbours))
-    if result.ceilings:
-        console.print(_ceiling_table(result))
-    for note in result.notes:
-        console.print(f"note: {note}", markup=False)
-    for suspect in result.suspects:
-        console.print(f"look at: {suspect}", markup=False)
-    for problem in result.problems:
-        console.print(f"problem: {problem}", markup=False)
+    if result.label_agreement:
+        console.print(_agreement_table(result))
+    marked = (("note", result.notes), ("look at", result.findings), ("problem", result.problems))
+    for mark, lines in marked:
+        for line in lines:
+            console.print(f"{mark}: {line}", markup=False)
     words = f"{len(result.problems)} problem(s)" if result.problems else "no problem found"
-    looks = f", {len(result.suspects)} thing(s) to look at" if result.suspects else ""
+    looks = f", {len(result.findings)} thing(s) to look at" if result.findings else ""
     console.print(f"{result.name}: {words}{looks}", markup=False)
 
 
 def _neighbour_table(neighbours: Sequence[Neighbour]) -> Table:
     """Per pair of splits the image most like one of the other split."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="most alike across splits (correlation, 1 is equal)", title_justify="left")
-    for heading in ("image", "is like", "structure", "detail"):
-        table.add_column(heading, overflow="fold")
-    pairs: dict[tuple[str, str], Neighbour] = {}
+    table = _table(
+        "most alike across splits (correlation, 1 is equal)", "image", "is like", "structure", "detail"
+    )
+    pairs: dict[tuple[str, ...], Neighbour] = {}
     for item in sorted(neighbours, key=lambda item: -(item.detail or 0.0)):
-        low, high = sorted((item.split, item.other_split))
-        pairs.setdefault((low, high), item)
+        pairs.setdefault(tuple(sorted((item.split, item.other_split))), item)
     for item in pairs.values():
-        detail = "-" if item.detail is None else f"{item.detail:.3f}"
         alike = item.structure >= _ALIKE  # else how it would be turned means nothing
         way = f", {item.how}" if alike and item.how != "as it is" else ""
         table.add_row(
             escape(f"{item.split}/{item.path.name}{way}"),
             escape(f"{item.other_split}/{item.other.name}"),
             f"{item.structure:.3f}",
-            detail,
+            "-" if item.detail is None else f"{item.detail:.3f}",
         )
     return table
 
 
-def _ceiling_table(result: CheckResult) -> Table:
+def _agreement_table(result: CheckResult) -> Table:
     """IoU of the labels with themselves, boundaries moved."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    splits: dict[str, list[Ceiling]] = {}
-    for item in result.ceilings:
+    splits: dict[str, list[LabelAgreement]] = {}
+    for item in result.label_agreement:
         splits.setdefault(item.split, []).append(item)
     shifts = " and ".join(f"{item.shift:g}" for item in next(iter(splits.values())))
-    table = Table(title=f"IoU of labels whose boundaries are moved by {shifts} px", title_justify="left")
-    table.add_column("class", overflow="fold")
+    table = _table(f"IoU of labels whose boundaries are moved by {shifts} px", "class")
     for split in splits:
         table.add_column(split, justify="right")
     for index, name in enumerate(result.classes):
@@ -149,3 +118,10 @@ def _ceiling_table(result: CheckResult) -> Table:
 
 def _figures(values: Sequence[float | None]) -> str:
     return "  ".join("-" if value is None else f"{value:.4f}" for value in values)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

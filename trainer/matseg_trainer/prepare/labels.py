@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import write_classes
@@ -31,28 +30,25 @@ Existing = Literal["refuse", "append", "overwrite"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySummary:
-    """What one label array holds."""
+    """One label array: (H, W) class indices, 0 to N-1."""
 
     path: Path
     values: tuple[int, ...]
-    """Ascending."""
-    ndim: int
-    normalised: bool
-    """Whether all values are class indices 0 to N-1."""
+    """Class indices in it, ascending."""
     kept: bool
-    """Whether it was there before and was left as it is."""
+    """It was there before and was left as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelPlan:
-    """Checked work: what is to be written, and what deserves a question first."""
+    """Checked label images, class table and arrays to write."""
 
     dataset: Dataset
     table: ClassTable
     new_table: bool
-    """Whether `classes.toml` is to be written."""
+    """`classes.toml` is to be written."""
     pairs: tuple[LabelledPair, ...]
-    """To be written."""
+    """Images whose arrays are to be written."""
     kept: tuple[Path, ...]
     """Arrays that stay."""
     strays: tuple[StrayImage, ...]
@@ -60,10 +56,21 @@ class LabelPlan:
     labels_alone: tuple[Path, ...]
     """Label images without an image; nothing is made of them."""
 
+    @property
+    def written_strays(self) -> tuple[StrayImage, ...]:
+        """Those of them whose arrays are to be written."""
+        labels = {pair.label for pair in self.pairs}
+        return tuple(image for image in self.strays if image.path in labels)
+
+    @property
+    def stray_message(self) -> str:
+        """Every image with more values than classes, and the ways out."""
+        return stray_message(self.table, self.strays, self.dataset.root)
+
     def refuse_strays(self) -> None:
         """Raises DatasetError when a label image has more values than there are classes."""
         if self.strays:
-            raise DatasetError(stray_message(self.table, self.strays, self.dataset.root))
+            raise DatasetError(self.stray_message)
 
 
 def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]:
@@ -105,12 +112,17 @@ def plan_labels(
             f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
         )
     new_table = not dataset.classes_path.exists()
-    kind, scans = unify(scans, frozenset() if new_table else _known_values(dataset))
+    classes = () if new_table else dataset.classes
+    kind, scans = unify(scans, frozenset(c.label_value for c in classes if isinstance(c.label_value, int)))
     if new_table:
         table = table_from_scans(kind, scans, n_class, dataset.root)
     else:
-        table = table_from_classes(kind, scans, dataset.classes, dataset.classes_path)
-        _check_number(table, n_class, dataset.classes_path)
+        table = table_from_classes(kind, scans, classes, dataset.classes_path)
+        if len(classes) != n_class:
+            raise DatasetError(
+                f"{dataset.classes_path}: expected {n_class} classes (from --classes or config.toml), found "
+                f"{len(classes)}; make them agree, or remove the file to have it made anew"
+            )
     kept = [
         path for pair in chosen if (path := dataset.array_path(pair.image)).exists() and existing == "append"
     ]
@@ -137,17 +149,13 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
     if plan.new_table:
         write_classes(plan.dataset.classes_path, plan.table.classes)
     for path in plan.kept:
-        yield _summary(path, load_array(path, n_class), n_class, kept=True)
+        yield _summary(path, n_class, kept=True)
     for pair in plan.pairs:
         labels = plan.table.encode(read_values(pair.label, plan.table.kind))
         path = plan.dataset.array_path(pair.image)
         with atomic_write(path) as stream:
             np.save(stream, labels, allow_pickle=False)
-        yield _summary(path, load_array(path, n_class), n_class, kept=False)
-
-
-def _known_values(dataset: Dataset) -> frozenset[int]:
-    return frozenset(item.label_value for item in dataset.classes if isinstance(item.label_value, int))
+        yield _summary(path, n_class, kept=False)
 
 
 def refuse_existing(paths: Sequence[Path]) -> None:
@@ -160,10 +168,9 @@ def refuse_existing(paths: Sequence[Path]) -> None:
         )
 
 
-def _summary(path: Path, array: NDArray[np.uint8], n_class: int, *, kept: bool) -> ArraySummary:
-    values = tuple(np.unique(array).tolist())
-    normalised = array.ndim == 2 and values[0] >= 0 and values[-1] < n_class
-    return ArraySummary(path=path, values=values, ndim=array.ndim, normalised=normalised, kept=kept)
+def _summary(path: Path, n_class: int, *, kept: bool) -> ArraySummary:
+    values = np.unique(load_array(path, n_class)).tolist()
+    return ArraySummary(path=path, values=tuple(values), kept=kept)
 
 
 def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence[Pairing]) -> None:
@@ -217,11 +224,3 @@ def _size_problems(pairs: Sequence[LabelledPair], shapes: dict[Path, tuple[int, 
                 f"{pair.label}: expected {height} x {width} pixels as in {pair.image.name}, found {rows} x {columns}"
             )
     return problems
-
-
-def _check_number(table: ClassTable, n_class: int, path: Path) -> None:
-    if len(table.classes) != n_class:
-        raise DatasetError(
-            f"{path}: expected {n_class} classes (from --classes or config.toml), found {len(table.classes)}; "
-            "make them agree, or remove the file to have it made anew"
-        )

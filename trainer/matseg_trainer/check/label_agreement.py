@@ -1,4 +1,4 @@
-"""The IoU that the labels themselves allow: what it costs when boundaries are drawn a little elsewhere.
+"""Agreement of labels with themselves: the IoU that is lost when boundaries are drawn a little elsewhere.
 
 Two careful annotators differ by half a pixel to a pixel in where they see a boundary. The IoU between the labels and
 the same labels with every boundary of a class moved by so much is the IoU at which they agree, and what a network
@@ -7,7 +7,6 @@ scores above it says nothing about the material.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.data.folder import Dataset, load_array
 from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
+from matseg_trainer.evaluate.metrics import Sums
 
 SHIFTS = (0.5, 1.0)
 """How far boundaries are moved, pixels."""
@@ -24,20 +24,15 @@ _QUARTERS = np.array([(y, x) for y in (-0.25, 0.25) for x in (-0.25, 0.25)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShiftedClass:
+class ShiftedClass(Sums):
     """One class whose boundary is moved."""
 
-    area: float
+    area: float = 0
     """As labelled, pixels."""
-    gained: float
+    gained: float = 0
     """Pixels that it gains when its boundary moves outwards."""
-    lost: float
+    lost: float = 0
     """Pixels that it loses when its boundary moves inwards."""
-
-    def __add__(self, other: ShiftedClass) -> ShiftedClass:
-        return ShiftedClass(
-            area=self.area + other.area, gained=self.gained + other.gained, lost=self.lost + other.lost
-        )
 
     @property
     def iou(self) -> float | None:
@@ -48,8 +43,8 @@ class ShiftedClass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ceiling:
-    """What a split's labels allow, pooled over its images."""
+class LabelAgreement:
+    """IoU of a split's labels with themselves, boundaries moved; pooled over its images."""
 
     split: str
     shift: float
@@ -59,33 +54,29 @@ class Ceiling:
 
     @property
     def mean_iou(self) -> float | None:
-        """Over the classes that occur."""
+        """Mean over the classes that occur."""
         known = [value for value in self.iou if value is not None]
         return sum(known) / len(known) if known else None
 
 
-def ceilings(dataset: Dataset, split: str, classes: tuple[ClassInfo, ...]) -> tuple[Ceiling, ...]:
-    """One for each of `SHIFTS`, from the label arrays of a split.
+def label_agreement(
+    dataset: Dataset, split: str, classes: tuple[ClassInfo, ...]
+) -> tuple[LabelAgreement, ...]:
+    """Agreement for each of `SHIFTS`, from the label arrays of a split.
 
     Raises:
         DatasetError: an image has no array, or one cannot be read.
     """
-    arrays = (load_array(sample.array, len(classes)) for sample in dataset.samples(split))
-    totals = _totals(arrays, len(classes))
-    return tuple(
-        Ceiling(split=split, shift=shift, iou=tuple(total.iou for total in per_class))
-        for shift, per_class in zip(SHIFTS, totals, strict=True)
-    )
-
-
-def _totals(arrays: Iterable[NDArray[np.uint8]], n_class: int) -> list[list[ShiftedClass]]:
-    nothing = ShiftedClass(area=0, gained=0, lost=0)
-    totals = [[nothing] * n_class for _ in SHIFTS]
-    for labels in arrays:
-        for index in range(n_class):
+    totals = [[ShiftedClass()] * len(classes) for _ in SHIFTS]
+    for sample in dataset.samples(split):
+        labels = load_array(sample.array, len(classes))
+        for index in range(len(classes)):
             for total, part in zip(totals, shift_class(labels, index, SHIFTS), strict=True):
                 total[index] += part
-    return totals
+    return tuple(
+        LabelAgreement(split=split, shift=shift, iou=tuple(total.iou for total in per_class))
+        for shift, per_class in zip(SHIFTS, totals, strict=True)
+    )
 
 
 def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]) -> tuple[ShiftedClass, ...]:
@@ -101,7 +92,6 @@ def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]
     """
     edges = BoundaryEdges.of(labels).of_class(index)
     inside = labels == index
-    area = float(inside.sum())
     pixels = _near(edges, labels.shape, max(shifts))
     own = inside[pixels[:, 0], pixels[:, 1]]
     gained, lost = np.zeros(len(shifts)), np.zeros(len(shifts))
@@ -112,7 +102,7 @@ def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]
             gained[number] += np.count_nonzero(moved & ~own) / len(_QUARTERS)
             lost[number] += np.count_nonzero(moved & own) / len(_QUARTERS)
     return tuple(
-        ShiftedClass(area=area, gained=plus, lost=minus)
+        ShiftedClass(area=float(inside.sum()), gained=plus, lost=minus)
         for plus, minus in zip(gained.tolist(), lost.tolist(), strict=True)
     )
 
