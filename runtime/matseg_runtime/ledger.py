@@ -2,13 +2,13 @@
 
 ```
 <ledger>/job.json              what the job is: model, input, settings; a run that differs is refused
-<ledger>/done-1-of-1.jsonl     one line per finished unit, appended after the unit's bytes are durable
+<ledger>/done-1-of-1.jsonl     one line per finished block, appended after its bytes are durable
 <ledger>/part-1-of-1.lock      held while a process works on that part
 ```
 
 A process that is killed while it appends leaves a line without an end; such a line counts for nothing. Lines carry
 the number of the opening that wrote them, so that the files of several parts have one order whatever clocks say: a
-unit whose output was lost is not done, until a later line says that it was done again.
+slice whose output was lost is not done, until a later line says that it was done again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class _Line(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Which share of the units this process works on: every `total`-th, starting with the `number`-th."""
+    """Which share of the blocks this process works on: every `total`-th, starting with the `number`-th."""
 
     number: int = 1
     total: int = 1
@@ -66,16 +66,26 @@ class Part:
             raise UsageError(f"--part {text}: expected K/N with K from 1 to N, such as --part 3/16")
         return cls(number=int(match[1]), total=int(match[2]))
 
-    def owns(self, unit: int) -> bool:
-        """Whether the unit with this number, from 0, belongs to this part."""
-        return unit % self.total == self.number - 1
+    def owns(self, block: int) -> bool:
+        """Whether the block with this number, from 0, belongs to this part."""
+        return block % self.total == self.number - 1
 
     def __str__(self) -> str:
         return f"{self.number}-of-{self.total}"
 
 
 class Ledger:
-    """The record of one job; several processes may have it open, each for its own part."""
+    """The record of one job; several processes may have it open, each for its own part.
+
+    ```
+    with ledger.exclusive():          # this process's part is nobody else's until the block ends
+        with ledger.job_lock():       # no other process starts or finishes meanwhile
+            ledger.take_part()
+            others = ledger.start(key)
+            ...                       # make the output ready
+        ledger.append(...)
+    ```
+    """
 
     def __init__(self, folder: Path, part: Part) -> None:
         self.folder = folder
@@ -85,10 +95,11 @@ class Ledger:
         self.excluded: dict[str, ExcludedSlice] = {}
         """By slice name; without those that a later run could read."""
         self.is_new = False
-        """Whether `open` started the job, so that nothing that lies around belongs to it."""
-        self.appended: set[str] = set()
-        """Names of the slices that this process has labelled, and not another part at the same time."""
+        """Whether `start` started the job, so that nothing that lies around belongs to it."""
+        self.labelled: set[str] = set()
+        """Names of the slices that this process has labelled, and neither an earlier one nor another part."""
         self._lock = FileLock(folder / f"part-{part}.lock")
+        self._has_part = False
         self._stream: IO[bytes] | None = None
         self._appending = threading.Lock()
         self._turn = 0
@@ -98,65 +109,6 @@ class Ledger:
     def locks_supported(self) -> bool:
         """False where the disk knows no locks, so that a second process would go unnoticed."""
         return self._lock.supported
-
-    def open(
-        self,
-        key: JobKey,
-        begin: Callable[[Sequence[str]], None] | None = None,
-        replace: Callable[[tuple[str, ...]], None] | None = None,
-    ) -> None:
-        """Start the job, or go on with it.
-
-        Args:
-            key: what the job is.
-            begin: called when the ledger has been read, while no other process may start or finish; given the parts
-                that others work on. They may have ended since, but what the ended ones did has been read.
-            replace: deletes the results of an earlier job, given its slices; then the ledger is emptied, too.
-
-        Raises:
-            UsageError: the ledger belongs to another job, or another process works on it.
-            OutputError: the ledger cannot be written.
-        """
-        try:
-            with self.job_lock():
-                self._take_part()
-                if replace is not None:
-                    self._replace(replace)
-                self._require_same_job(key)
-                # before the ledger is read: a part that ends in between would be neither at work nor have done anything
-                others = self.others_at_work()
-                self.reload()
-                self._open_stream()
-                if begin is not None:
-                    begin(others)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open_stream(self) -> None:
-        path = self.folder / f"done-{self.part}.jsonl"
-        with output_errors(path):
-            # without a buffer: what a full disk refused must not be tried again when the file is closed
-            self._stream = path.open("ab", buffering=0)
-            sync_folder(self.folder)
-            self._torn = _ends_torn(path)
-
-    def _replace(self, remove_results: Callable[[tuple[str, ...]], None]) -> None:
-        """The results first: killed in between, what is missing is found missing, and the job is still known."""
-        if busy := self.others_at_work():
-            raise UsageError(
-                f"{self.folder}: another matseg-run works on this output at this moment ({', '.join(busy)}), which "
-                "cannot be replaced under its hands; wait for it, or choose another output with -o"
-            )
-        self.reload()
-        remove_results(tuple(self.done))
-        with output_errors(self.folder):
-            # the job before its units: units without a job count for nothing, units of another job would
-            (self.folder / _JOB_NAME).unlink(missing_ok=True)
-            sync_folder(self.folder)
-            for path in self.folder.iterdir():
-                if path.suffix != _LOCK_SUFFIX:  # others may wait for those
-                    remove(path)
 
     @contextmanager
     def job_lock(self) -> Iterator[None]:
@@ -168,28 +120,101 @@ class Ledger:
         finally:
             lock.release()
 
-    def busy_parts(self) -> list[str]:
-        """Parts that processes work on at this moment.
+    @contextmanager
+    def exclusive(self) -> Iterator[Ledger]:
+        """Let other processes have this part at the end of the block, however it ends."""
+        try:
+            yield self
+        finally:
+            stream, self._stream = self._stream, None
+            try:
+                if stream is not None:
+                    with output_errors(self.folder):
+                        stream.close()
+            finally:
+                self._lock.release()
+                self._has_part = False
 
-        To be asked under the job's lock only, because asking takes the locks for a moment; and not while this process
-        works on a part of its own.
+    def take_part(self) -> None:
+        """Make this part ours.
+
+        Under the job's lock, so that nobody who only looks whether a part is busy is taken for one who works.
+
+        Raises:
+            UsageError: another process works on it, or on this output cut into another number of parts.
         """
-        return [name for name, _ in self._parts() if self._is_busy(name)]
+        if not self._lock.acquire():
+            raise UsageError(
+                f"{self.folder}: another matseg-run works on part {self.part} of this output at this moment; "
+                "wait for it, or choose another output with -o"
+            )
+        self._has_part = True
+        for name, total in self._parts():
+            if total != self.part.total and self._is_busy(name):
+                raise UsageError(
+                    f"{self.folder}: another matseg-run works on this output at this moment, cut into {total} "
+                    f"parts instead of {self.part.total}; wait for it, or use the same number of parts"
+                )
 
-    def others_at_work(self) -> list[str]:
-        """Parts that other processes work on, while this one works on its own; under the job's lock only."""
-        return [name for name, _ in self._parts() if name != self._lock.path.name and self._is_busy(name)]
+    def start(self, key: JobKey) -> list[str]:
+        """Start the job, or go on with it; under the job's lock, after `take_part`.
 
-    def _require_same_job(self, key: JobKey) -> None:
+        Returns:
+            The parts that other processes work on. They may have ended since; what the ended ones did has been read.
+
+        Raises:
+            UsageError: the ledger belongs to another job.
+            OutputError: the ledger cannot be written.
+        """
         earlier = read_key(self.folder)
         self.is_new = earlier is None
         if earlier is None:
             self._start_job(key)
         else:
             require_equal(self.folder, earlier, key)
+        # before the ledger is read: a part that ends in between would be neither at work nor have done anything
+        others = self.others_at_work()
+        self.reload()
+        path = self.folder / f"done-{self.part}.jsonl"
+        with output_errors(path):
+            # without a buffer: what a full disk refused must not be tried again when the file is closed
+            self._stream = path.open("ab", buffering=0)
+            sync_folder(self.folder)
+            self._torn = _ends_torn(path)
+        return others
+
+    def require_alone(self) -> None:
+        """Make sure that an output can be replaced; under the job's lock, after `take_part`.
+
+        Raises:
+            UsageError: another process works on it.
+        """
+        if busy := self.others_at_work():
+            raise UsageError(
+                f"{self.folder}: another matseg-run works on this output at this moment ({', '.join(busy)}), which "
+                "cannot be replaced under its hands; wait for it, or choose another output with -o"
+            )
+
+    def clear(self) -> None:
+        """Forget the job, once its results are deleted: killed in between, what is missing is found missing."""
+        with output_errors(self.folder):
+            # the job before its blocks: blocks without a job count for nothing, blocks of another job would
+            (self.folder / _JOB_NAME).unlink(missing_ok=True)
+            sync_folder(self.folder)
+            for path in self.folder.iterdir():
+                if path.suffix != _LOCK_SUFFIX:  # others may wait for those
+                    remove(path)
+
+    def others_at_work(self) -> list[str]:
+        """Parts that other processes work on at this moment.
+
+        To be asked under the job's lock only, because asking takes the locks for a moment.
+        """
+        own = self._lock.path.name if self._has_part else None
+        return [name for name, _ in self._parts() if name != own and self._is_busy(name)]
 
     def _start_job(self, key: JobKey) -> None:
-        """Units that were left without a job, by a process that died while it deleted them, belong to nobody."""
+        """Blocks that were left without a job, by a process that died while it deleted them, belong to nobody."""
         if busy := self.others_at_work():
             raise UsageError(
                 f"{self.folder / _JOB_NAME}: is gone while other processes work on this output ({', '.join(busy)}); "
@@ -221,9 +246,10 @@ class Ledger:
         Raises:
             UsageError: there is not, or it is another.
         """
-        if read_key(self.folder) is None:
+        earlier = read_key(self.folder)
+        if earlier is None:
             raise UsageError(f"{self.folder}: there is no job to finish; run it first, without --finish")
-        self._require_same_job(key)
+        require_equal(self.folder, earlier, key)
 
     def reload(self) -> None:
         """Read what all parts have finished so far."""
@@ -248,14 +274,23 @@ class Ledger:
             self._append(_Line(turn=self._turn, lost=tuple(names)))
 
     def append(self, done: Iterable[SliceRecord], excluded: Iterable[ExcludedSlice] = ()) -> None:
-        """Record one finished unit; it is durable on return.
+        """Record one finished block; it is durable on return.
 
         Raises:
             OutputError: the line cannot be written.
         """
         line = _Line(turn=self._turn, done=tuple(done), excluded=tuple(excluded))
+        news = self.unknown(line.done)
         self._append(line)
-        self.appended.update(record.name for record in line.done)
+        self.labelled.update(news)
+
+    def unknown(self, records: Iterable[SliceRecord]) -> list[str]:
+        """Names of slices that were not labelled yet, or from another image."""
+        return [
+            record.name
+            for record in records
+            if (before := self.done.get(record.name)) is None or before.identity != record.identity
+        ]
 
     def withdraw(self, name: str) -> None:
         """Record that a slice is not labelled any more, nor excluded: it is to be read again.
@@ -269,7 +304,7 @@ class Ledger:
 
     def _append(self, line: _Line) -> None:
         assert self._stream is not None, "the ledger is not open"
-        text = line.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        text = line.model_dump_json(exclude_none=True).encode() + b"\n"
         with self._appending, output_errors(self.folder):
             if self._torn:  # by a process that was killed, or by a disk that took only half of a line
                 text = b"\n" + text
@@ -279,16 +314,6 @@ class Ledger:
             self._torn = False
             os.fsync(self._stream.fileno())
             self._take(line)
-
-    def close(self) -> None:
-        """Let other processes have this part."""
-        stream, self._stream = self._stream, None
-        try:
-            if stream is not None:
-                with output_errors(self.folder):
-                    stream.close()
-        finally:
-            self._lock.release()
 
     def _take(self, line: _Line) -> None:
         for name in line.lost:
@@ -313,21 +338,6 @@ class Ledger:
                 line = _parse_line(text)
                 if line is not None:
                     yield line
-
-    def _take_part(self) -> None:
-        """Under the job's lock, so that nobody who only looks whether a part is busy is taken for one who works."""
-        if not self._lock.acquire():
-            raise UsageError(
-                f"{self.folder}: another matseg-run works on part {self.part} of this output at this moment; "
-                "wait for it, or choose another output with -o"
-            )
-        for name, total in self._parts():
-            if total != self.part.total and self._is_busy(name):
-                self._lock.release()
-                raise UsageError(
-                    f"{self.folder}: another matseg-run works on this output at this moment, cut into {total} "
-                    f"parts instead of {self.part.total}; wait for it, or use the same number of parts"
-                )
 
 
 def _with_measurements(record: SliceRecord, earlier: SliceRecord | None) -> SliceRecord:
@@ -383,7 +393,7 @@ def _parse_line(text: bytes) -> _Line | None:
     try:
         return _Line.model_validate(json.loads(text))
     except (ValueError, RecursionError):  # pydantic's errors are of the first kind
-        return None  # cut short by a crash: its unit is simply done again
+        return None  # cut short by a crash: its block is simply done again
 
 
 def _ends_torn(path: Path) -> bool:

@@ -5,9 +5,15 @@ Measurements are whole numbers: they add up exactly, whoever measured which slic
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+_NAMES_DIGEST = re.compile(r"\d+ slices, names [0-9a-f]{64}")
+_SHOWN = 28
+"""Characters of a long value in the list of what differs."""
 
 Connectivity = Literal[4, 8]
 """Which pixels of one class belong together: those that share an edge (4), or also those that share a corner (8)."""
@@ -82,7 +88,7 @@ class JobKey(Record):
     input_kind: str
     input_name: str
     input_content: str
-    """What changes when a volume does; for a folder that goes into a volume, its slices' names."""
+    """What changes when a volume does; for a folder that goes into a volume, the digest of its slices' names."""
     output_format: str
     tile: tuple[int, int] | None
     """(rows, columns) in pixels; None: whole slices."""
@@ -100,6 +106,15 @@ class JobKey(Record):
     skip_constant: bool = True
     layout: str | None = None
     """Chunks and shards of a chunked output."""
+
+    @field_validator("input_content")
+    @classmethod
+    def _names_as_digest(cls, content: str, info: ValidationInfo) -> str:
+        """Take the names themselves, one a line, as jobs of earlier versions hold them: they may be 500,000."""
+        if info.data.get("input_kind") != "folder" or not content or _NAMES_DIGEST.fullmatch(content):
+            return content
+        names = content.split("\n")
+        return f"{len(names)} slices, names {hashlib.sha256(content.encode()).hexdigest()}"
 
     def differences(self, other: JobKey) -> list[str]:
         """One phrase per field that differs; `self` is the earlier job."""
@@ -140,7 +155,8 @@ class ExcludedSlice(Record):
     """One slice that could not be read."""
 
     name: str
-    index: int
+    index: int = -1
+    """Position in the input; -1: not noted, as in reports of earlier versions."""
     where: str
     reason: str
 
@@ -149,4 +165,4 @@ def _shown(value: object) -> str:
     if value is None:
         return "none"
     text = str(value)
-    return text if len(text) <= 40 else f"{text[:16]}..."
+    return text if len(text) <= 40 else f"{text[:_SHOWN]}..."

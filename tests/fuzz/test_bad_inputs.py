@@ -34,7 +34,7 @@ from PIL import Image
 from matseg_runtime.cli.model import inspect_main
 from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.session import Session
-from matseg_runtime.run import setup as prepare
+from matseg_runtime.source import checks
 from matseg_runtime.source.array import MOST_SLICES
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
@@ -533,7 +533,7 @@ def test_not_all_of_a_hundred_thousand_slices_are_tried(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where none is there, the sentence comes soon; where one is, the run begins."""
-    monkeypatch.setattr(prepare, "_MOST_TRIED", 20)
+    monkeypatch.setattr(checks, "_MOST_TRIED", 20)
     path = tmp_path / "scan.zarr"
     volume = zarr.create_array(str(path), shape=(500, 24, 32), chunks=(1, 24, 32), dtype="uint8")
     settled(path)

@@ -57,7 +57,7 @@ def test_pages_can_be_declined(tmp_path: Path, run: Call, monkeypatch: pytest.Mo
     scan = write_slices(tmp_path / "scan")
     assert "report:" not in run(scan, "-o", tmp_path / "a", page="--no-report")[1]
     assert not (tmp_path / "a" / "report.html").exists()
-    monkeypatch.setattr("matseg_runtime.run.leave.is_installed", lambda: False)
+    monkeypatch.setattr("matseg_runtime.page.build.is_installed", lambda: False)
     _, said = run(scan, "-o", tmp_path / "b")
     assert install_command("report") in said
     assert f"matseg-report {tmp_path / 'b'}" in said

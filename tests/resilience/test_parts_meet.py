@@ -22,22 +22,21 @@ from matseg_shared.system.locks import FileLock
 
 PACKAGE = Path(matseg_runtime.__file__).parent
 MODULES = (
-    *(str(PACKAGE / name) for name in ("run", "ledger.py", "sink")),
+    *(str(PACKAGE / name) for name in ("run", "ledger.py", "sink", "page/build.py")),
     files.__file__,
 )
 MEETING_POINTS = (
-    "_begin",
     "_settle_two_names",
+    "_start",
     "_start_job",
-    "_take_part",
     "atomic_write",
     "check_place",
     "clean",
-    "complete",
+    "finalize",
     "finish",
     "leave_page",
-    "open",
     "start",
+    "take_part",
 )
 """Functions that look at what other parts have done; the others are looked into when asked to be thorough."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import small_jobs
+from ledgers import at_work
 from small_jobs import JOBS, SmallJob
 from thoroughness import THOROUGH
 
@@ -130,11 +131,9 @@ def _key(job: SmallJob, inputs: Path, folder: Path) -> JobKey:
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_nothing_is_replaced_under_the_hands_of_a_process(job: SmallJob, inputs: Path, folder: Path) -> None:
     key = _key(job, inputs, folder)
-    other = Ledger(job.side(folder), Part(number=2, total=2))
-    other.open(key)
-    before = small_jobs.results(folder)
-    result = small_jobs.run(job, inputs, folder, "--overwrite", "--part", "1/2", model="other_v1")
-    other.close()
+    with at_work(job.side(folder), key, Part(number=2, total=2)):
+        before = small_jobs.results(folder)
+        result = small_jobs.run(job, inputs, folder, "--overwrite", "--part", "1/2", model="other_v1")
     assert result.exit_code == 2
     assert (
         "cannot be replaced under its hands; wait for it, or choose another output with -o" in result.output
@@ -164,10 +163,8 @@ def test_who_only_looks_whether_a_part_is_busy_is_not_taken_for_one_who_works(
     looker = threading.Thread(target=look)
     looker.start()
     assert taken.wait(5)
-    starting = Ledger(side, Part(number=2, total=2))
-    starting.open(key)
-    starting.close()
-    looker.join()
+    with at_work(side, key, Part(number=2, total=2)):
+        looker.join()
 
 
 class Meddler:

@@ -110,15 +110,15 @@ def command(job: SmallJob, inputs: Path, folder: Path, *more: object, model: str
 
 def run(job: SmallJob, inputs: Path, folder: Path, *more: object, model: str = "alloy_v1") -> Result:
     """Run it here; anything but the command's own exit is raised."""
-    with mock.patch.object(Planner, "_preferred_unit", _small_unit):
+    with mock.patch.object(Planner, "_preferred_depth", _small_depth):
         result = CliRunner().invoke(run_main, command(job, inputs, folder, *more, model=model))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
 
 
-def _small_unit(planner: Planner) -> int:
-    """So that six slices are three units of a zarr."""
+def _small_depth(planner: Planner) -> int:
+    """So that six slices are three blocks of a zarr."""
     return 2 if planner.constraints.chunked_output else 1
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from ways_in import direct
 
-from matseg_runtime.source.checks import check_slices
+from matseg_runtime.source.checks import check_input
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Transform, Window
 from matseg_shared.contract.metadata import Histogram
@@ -180,7 +180,7 @@ def test_a_window_that_leaves_nothing_is_refused_and_goes_on_only_when_told(
 def look(tmp_path: Path, volume: np.ndarray) -> tuple[str, ...]:
     """The warnings about a volume for a model of its dtype."""
     source = open_source(str(save(tmp_path / "scan.npy", volume)))
-    return check_slices(source, Transform(info=onnx_models.build_metadata().input), accept=False)
+    return check_input(source, Transform(info=onnx_models.build_metadata().input), accept=False).warnings
 
 
 def scan() -> np.ndarray:
@@ -247,12 +247,12 @@ def test_colours_in_the_order_of_opencv_are_told_where_the_training_set_tells_re
     mean, std = (190.0, 130.0, 90.0), (40.0, 40.0, 40.0)
     volume = stained()[..., ::-1] if reverse else stained()
     source = open_source(str(save(tmp_path / "scan.npy", np.ascontiguousarray(volume))))
-    found = check_slices(
+    found = check_input(
         source, Transform(info=info.model_copy(update={"mean": mean, "std": std})), accept=False
     )
-    assert [("in the order BGR, as OpenCV keeps them" in text) for text in found] == [True] * reverse
+    assert [("in the order BGR, as OpenCV keeps them" in text) for text in found.warnings] == [True] * reverse
     even = info.model_copy(update={"mean": (130.0,) * 3, "std": std})
-    assert check_slices(source, Transform(info=even), accept=False) == ()  # nobody can tell
+    assert check_input(source, Transform(info=even), accept=False).warnings == ()  # nobody can tell
 
 
 # drift
@@ -273,4 +273,4 @@ def test_a_model_that_knows_no_histogram_accuses_nobody(tmp_path: Path) -> None:
         update={"histogram": Histogram(low=0, high=255, counts=(0, 0))}
     )
     source = open_source(str(save(tmp_path / "scan.npy", VOLUME)))
-    assert check_slices(source, Transform(info=info), accept=False) == ()
+    assert check_input(source, Transform(info=info), accept=False).warnings == ()

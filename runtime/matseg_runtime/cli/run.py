@@ -268,7 +268,8 @@ def run_main(
     from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
     from matseg_runtime.model.zoo import choose_model
     from matseg_runtime.run.options import RunOptions
-    from matseg_runtime.run.run import plan_job, run_job
+    from matseg_runtime.run.run import label, plan_job
+    from matseg_runtime.run.setup import open_run
     from matseg_runtime.run.summary import summary_lines
     from matseg_runtime.source.watch import WatchOptions
     from matseg_runtime.units import parse_voxel_size
@@ -299,10 +300,15 @@ def run_main(
             click.echo("\n".join(lines))
         return EXIT_DONE
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
-    with shown_progress() as progress:
-        summary = run_job(asked, progress)
+    with shown_progress() as progress, open_run(asked, progress) as run:
+        summary = label(run, progress)
+        if page and summary.is_final:
+            from matseg_runtime.page.build import leave_page
+
+            progress.stage("making the report")
+            summary = leave_page(run, summary)
     if as_json:
-        print_json(summary.as_dict())
+        print_json(summary.report.model_dump(mode="json"))
     for line in summary_lines(summary):
         click.echo(printable(line), err=as_json)
     return summary.exit_code

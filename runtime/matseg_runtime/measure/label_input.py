@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from matseg_runtime.run.summary import REPORT_NAME
+from matseg_runtime.measure.report import REPORT_NAME, Report, read_report
 from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
@@ -22,29 +22,6 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import is_grey
 
 Labels = NDArray[np.integer[Any]]
-
-
-class _Fraction(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    name: str
-
-
-class _Provenance(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    axis: int | None = None
-    output_format: str
-
-
-class _Report(BaseModel):
-    """What is needed of the report that matseg-run left beside its labels."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    phase_fractions: tuple[_Fraction, ...]
-    provenance: _Provenance
-    voxel_size: VoxelSize | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +54,7 @@ def facts_of(location: str) -> LabelFacts:
     return _attributes(location)
 
 
-def _facts(report: _Report, folder: Path) -> LabelFacts:
+def _facts(report: Report, folder: Path) -> LabelFacts:
     voxel = report.voxel_size
     if voxel is not None:
         unit = unit_of(voxel.unit)
@@ -92,10 +69,10 @@ def _facts(report: _Report, folder: Path) -> LabelFacts:
     )
 
 
-def _read_report(path: Path) -> _Report | None:
+def _read_report(path: Path) -> Report | None:
     """None where it is missing or not what matseg-run writes: then less is known, and nothing wrong."""
     try:
-        return _Report.model_validate_json(path.read_bytes())
+        return read_report(path)
     except (OSError, ValidationError):
         return None
 

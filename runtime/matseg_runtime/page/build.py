@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
+from matseg_runtime.measure.report import read_report, write_report
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
 from matseg_runtime.page.content import Extras, PageCharts, run_content, stack_names
 from matseg_runtime.page.measures import read_measures, read_proposals
-from matseg_runtime.page.record import RunPlaces, RunRecord, read_run
+from matseg_runtime.page.record import RunPlaces, RunRecord, find_run, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
-from matseg_runtime.run.manifest import Origin
-from matseg_runtime.run.summary import PAGE_NAME
+from matseg_runtime.run.finalize import PAGE_NAME
+from matseg_runtime.run.options import parse_range
+from matseg_runtime.run.setup import Run
+from matseg_runtime.run.summary import Summary
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.palette import default_colours
+from matseg_shared.installation import install_command
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Series, thinned
-from matseg_shared.pages.page import Template, count, css_colour, require_report_extra, write_page
+from matseg_shared.pages.page import (
+    Template,
+    count,
+    css_colour,
+    is_installed,
+    require_report_extra,
+    write_page,
+)
 from matseg_shared.pages.pictures import distinct, visible_colours
 
 _TEMPLATE = Template(package="matseg_runtime.page", name="run.html.j2", scripts=("slices.js",))
@@ -101,7 +113,7 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
     write_page(
         path,
         _TEMPLATE,
-        title=f"{record.report.provenance.get('model_name', 'model')}: run",
+        title=f"{record.report.provenance.model_name}: run",
         content=run_content(record, pictures, missing, names, extras),
         charts=[*fractions, *sizes, *intensities, *others],
         data=BrowserData(
@@ -116,6 +128,28 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
         ),
     )
     return path
+
+
+def leave_page(run: Run, summary: Summary) -> Summary:
+    """Make the page of a run whose output is complete, and say so in its report.
+
+    The labels are whole by now: a page that cannot be made is told of, and is no failure of the run.
+    """
+    if not summary.is_final:
+        return summary
+    if not is_installed():
+        how = f"{install_command('report')}, then matseg-report {summary.report.output}"
+        return replace(summary, no_page=f"it needs the extra `report` ({how})")
+    places = find_run(run.sink.path)
+    assert places is not None, "a complete run has its report"
+    try:
+        # who starts now would take half a page for what a killed process left
+        with Ledger(places.ledger, run.options.part).job_lock():
+            page = str(write_run_page(places, source=run.source))
+            write_report(places.report, read_report(places.report).model_copy(update={"page": page}))
+    except MatsegError as error:
+        return replace(summary, no_page=str(error))
+    return replace(summary, report=summary.report.model_copy(update={"page": page}))
 
 
 @contextlib.contextmanager
@@ -143,8 +177,7 @@ def _input(
 
 def _location(record: RunRecord) -> str:
     """Where the input was; or, for a default output, beside which it still is."""
-    origin: Origin | None = record.origin
-    wanted = record.report.input if origin is None else origin.input
+    wanted = record.report.input if record.manifest is None else record.manifest.input
     beside = record.places.labels.absolute().parent
     if Path(split_location(wanted)[0]).exists() or not beside.name.endswith("_predictions"):
         return wanted
@@ -154,13 +187,11 @@ def _location(record: RunRecord) -> str:
 
 def _source_options(record: RunRecord) -> SourceOptions:
     key = record.report.provenance
-    slices = key.get("slices")
-    start, stop = (int(part) if part else None for part in slices.split(":")) if slices else (None, None)
     return SourceOptions(
-        axis=key.get("axis"),
-        slices=(start, stop) if slices else None,
-        level=key.get("level"),
-        fill_missing_chunks=record.origin is not None and record.origin.fill_missing_chunks,
+        axis=key.axis,
+        slices=None if key.slices is None else parse_range(key.slices),
+        level=key.level,
+        fill_missing_chunks=record.manifest is not None and record.manifest.fill_missing_chunks,
     )
 
 
@@ -234,9 +265,9 @@ def _along_stack(record: RunRecord) -> list[Chart]:
 
 def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
     """Intensities of the training set and of the slices shown."""
-    if record.origin is None or pictures.histogram is None:
+    if record.manifest is None or pictures.histogram is None:
         return []
-    expected = record.origin.model.input.histogram
+    expected = record.manifest.model.input.histogram
     width = (expected.high - expected.low) / len(expected.counts)
     centres = thinned([expected.low + (bin_ + 0.5) * width for bin_ in range(len(expected.counts))])
     total = max(1, sum(expected.counts))

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
+from matseg_runtime.measure.report import Report
 from matseg_runtime.page.choose import fraction
 from matseg_runtime.page.measures import Measures, Proposals
-from matseg_runtime.page.record import RunRecord, WrittenReport, WrittenSkipped, WrittenVoxel
+from matseg_runtime.page.record import RunRecord
 from matseg_runtime.page.slices import Pictures, ShownSlice
 from matseg_runtime.records import ExcludedSlice, SliceRecord
+from matseg_runtime.source.base import Skipped
+from matseg_runtime.units import VoxelSize
 from matseg_shared.images.palette import Colour
 from matseg_shared.pages.page import count
 from matseg_shared.pages.parts import Fact
@@ -83,7 +86,7 @@ class RunContent:
     parts: tuple[PartRow, ...]
     excluded: tuple[ExcludedSlice, ...]
     excluded_more: str
-    skipped: tuple[WrittenSkipped, ...]
+    skipped: tuple[Skipped, ...]
     provenance: tuple[Fact, ...]
     measures: Measures | None
     proposals: Proposals | None
@@ -117,7 +120,7 @@ def run_content(
     drift_text, drift_kind = _drift(record)
     amount_title, rows = class_rows(record)
     return RunContent(
-        title=f"{report.provenance.get('model_name', 'a model')} on {report.provenance.get('input_name', 'an input')}",
+        title=f"{report.provenance.model_name} on {report.provenance.input_name}",
         lead=f"{report.input} → {report.output}, finished {_readable(report.finished)}",
         warnings=report.warnings,
         missing=tuple(missing),
@@ -133,7 +136,7 @@ def run_content(
         proposals=extras.proposals,
         intensity_missing="The training histogram is not known here: the run was made by an earlier version of "
         "MatSeg; label again with this one."
-        if record.origin is None
+        if record.manifest is None
         else "No slice could be read again.",
         drift_text=drift_text,
         drift_kind=drift_kind,
@@ -178,17 +181,17 @@ def class_rows(record: RunRecord) -> tuple[str, tuple[ClassRow, ...]]:
     return title, tuple(rows)
 
 
-def _voxel(record: RunRecord) -> WrittenVoxel | None:
+def _voxel(record: RunRecord) -> VoxelSize | None:
     """As the run found it; else as the model knows it from its training images."""
     if record.report.voxel_size is not None:
         return record.report.voxel_size
-    size = None if record.origin is None else record.origin.model.pixel_size
+    size = None if record.manifest is None else record.manifest.model.pixel_size
     if size is None:
         return None
-    return WrittenVoxel(row=size.value, column=size.value, unit=size.unit, origin="the model")
+    return VoxelSize(step=None, row=size.value, column=size.value, unit=size.unit, origin="the model")
 
 
-def _voxel_text(voxel: WrittenVoxel | None) -> str:
+def _voxel_text(voxel: VoxelSize | None) -> str:
     if voxel is None:
         return "No voxel size is known, so amounts are in pixels."
     step = "" if voxel.step is None else f", slices {voxel.step:g} {voxel.unit} apart"
@@ -260,7 +263,7 @@ def _drift(record: RunRecord) -> tuple[str, str]:
     ), "info"
 
 
-def _stages(report: WrittenReport) -> tuple[StageRow, ...]:
+def _stages(report: Report) -> tuple[StageRow, ...]:
     if report.stages is None:
         return ()
     stages = report.stages
@@ -276,7 +279,7 @@ def _stages(report: WrittenReport) -> tuple[StageRow, ...]:
     )
 
 
-def _stages_text(report: WrittenReport) -> str:
+def _stages_text(report: Report) -> str:
     if report.stages is None:
         return ""
     return (
@@ -285,7 +288,7 @@ def _stages_text(report: WrittenReport) -> str:
     )
 
 
-def _part(report: WrittenReport) -> PartRow:
+def _part(report: Report) -> PartRow:
     return PartRow(
         part=report.part,
         labelled=report.labelled,
@@ -307,54 +310,40 @@ def _more(record: RunRecord) -> str:
 
 
 def _provenance(record: RunRecord) -> tuple[Fact, ...]:
-    report, origin = record.report, record.origin
+    report, manifest = record.report, record.manifest
     key = report.provenance
+    tile = "whole slices" if key.tile is None else f"{key.tile[0]} × {key.tile[1]} pixels"
+    machine = "" if manifest is None else f"{manifest.machine}, {manifest.cores} cores"
     facts = [
         Fact(name="model", value=report.model, code=True),
-        Fact(name="model SHA-256", value=str(key.get("model_sha256", "–")), code=True),
-        Fact(name="input", value=report.input if origin is None else origin.input, code=True),
-        Fact(name="input kind", value=str(key.get("input_kind", "–"))),
-        Fact(name="provider", value=str(key.get("provider", "–")), note=report.provider_reason),
+        Fact(name="model SHA-256", value=key.model_sha256, code=True),
+        Fact(name="input", value=report.input if manifest is None else manifest.input, code=True),
+        Fact(name="input kind", value=key.input_kind),
+        Fact(name="provider", value=key.provider, note=report.provider_reason),
         Fact(name="threads", value=str(report.threads)),
-        Fact(
-            name="tiles", value=_tile(key.get("tile")), note=f"{key.get('unit', 1)} slice(s) written together"
-        ),
+        Fact(name="tiles", value=tile, note=f"{key.unit} slice(s) written together"),
         Fact(name="started", value=_readable(report.started)),
         Fact(name="finished", value=_readable(report.finished)),
-        Fact(
-            name="machine",
-            value=report.platform,
-            note="" if origin is None else f"{origin.machine}, {origin.cores} cores",
-        ),
+        Fact(name="machine", value=report.platform, note=machine),
     ]
     for name in ("window", "axis", "slices", "level", "layout"):
-        if key.get(name) is not None:
-            facts.append(Fact(name=name, value=str(key[name])))
-    if key.get("input_content"):
-        facts.append(Fact(name="input identity", value=str(key["input_content"])[:200], code=True))
-    versions = key.get("versions")
-    if isinstance(versions, dict):
-        facts += [Fact(name=f"{name} version", value=str(value)) for name, value in versions.items()]
-    if origin is not None:
-        training = origin.model.training
+        if getattr(key, name) is not None:
+            facts.append(Fact(name=name, value=str(getattr(key, name))))
+    if key.input_content:
+        facts.append(Fact(name="input identity", value=key.input_content[:200], code=True))
+    facts += [Fact(name=f"{name} version", value=value) for name, value in key.versions.items()]
+    if manifest is not None:
+        training, export = manifest.model.training, manifest.model.export
         facts += [
             Fact(
                 name="trained on",
                 value=training.dataset,
                 note=f"version {training.version}, epoch {training.epoch}",
             ),
-            Fact(name="network", value=training.network, note=origin.model.export.precision),
+            Fact(name="network", value=training.network, note=export.precision),
             Fact(name="training data SHA-256", value=training.fingerprint, code=True),
         ]
     return tuple(facts)
-
-
-def _tile(tile: object) -> str:
-    return (
-        f"{tile[0]} × {tile[1]} pixels"
-        if isinstance(tile, list | tuple) and len(tile) == 2
-        else "whole slices"
-    )
 
 
 def _readable(moment: str) -> str:

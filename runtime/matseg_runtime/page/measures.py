@@ -155,10 +155,10 @@ def _size_chart(summary: _Summary, colours: Sequence[Colour]) -> Chart | None:
 
 def read_proposals(record: RunRecord) -> Proposals | None:
     """What `--uncertain` proposed for labelling; None where it was not asked."""
-    volume = record.report.provenance.get("output_format") not in ("png", "tiff")
+    volume = record.report.provenance.output_format not in ("png", "tiff")
     folder = folder_beside(record.places.ledger, record.places.labels, is_volume=volume)
     index = read_index(folder)
-    if index is None or index.model_sha256 != record.report.provenance.get("model_sha256"):
+    if index is None or index.model_sha256 != record.report.provenance.model_sha256:
         return None
     more = len(index.items) - PROPOSALS
     return Proposals(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.measure.phase_fractions import CSV_NAME, counted_files
+from matseg_runtime.measure.report import REPORT_NAME, Report, read_report
 from matseg_runtime.records import ExcludedSlice, SliceRecord
-from matseg_runtime.run.manifest import ORIGIN_NAME, Origin, read_origin
-from matseg_runtime.run.summary import REPORT_NAME
+from matseg_runtime.run.manifest import MANIFEST_NAME, Manifest, read_manifest
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.contract.metadata import ClassInfo, problems_of
@@ -23,81 +22,6 @@ from matseg_shared.images.read import natural_key
 
 _OPEN = ("png", "tiff")
 """Formats of outputs to which slices may be added."""
-
-
-class _Written(BaseModel):
-    """Part of `report.json`; what later versions add is left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class WrittenFraction(_Written):
-    """One class's share."""
-
-    name: str
-    pixels: int
-    fraction: float
-
-
-class WrittenStages(_Written):
-    """Where the time went."""
-
-    seconds: float
-    busy_seconds: dict[str, float]
-    threads: dict[str, int]
-    bottleneck: str
-
-
-class WrittenSkipped(_Written):
-    """An entry of the input that is no image."""
-
-    path: str
-    reason: str
-
-
-class WrittenVoxel(_Written):
-    """Edge lengths of a voxel."""
-
-    step: float | None = None
-    row: float
-    column: float
-    unit: str
-    origin: str = ""
-
-
-class WrittenExclusion(_Written):
-    """A slice that could not be read."""
-
-    name: str
-
-
-class WrittenReport(_Written):
-    """`report.json`, as `Summary.as_dict` wrote it."""
-
-    model: str
-    input: str
-    output: str
-    provenance: dict[str, Any]
-    provider_reason: str = ""
-    threads: int
-    started: str
-    finished: str
-    platform: str = ""
-    slices: int
-    part: str = ""
-    labelled: int
-    labelled_before: int
-    phase_fractions: tuple[WrittenFraction, ...] = Field(min_length=1)
-    excluded: tuple[WrittenExclusion, ...] = Field(
-        default=(), validation_alias=AliasChoices("excluded", "set_aside")
-    )
-    """Reports of earlier versions say `set_aside`."""
-    skipped: tuple[WrittenSkipped, ...] = ()
-    pixels: int
-    megapixels_per_second: float = 0.0
-    stages: WrittenStages | None = None
-    warnings: tuple[str, ...] = ()
-    voxel_size: WrittenVoxel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +40,20 @@ class RunRecord:
     """Everything a page tells in words and numbers."""
 
     places: RunPlaces
-    report: WrittenReport
-    origin: Origin | None
+    report: Report
+    manifest: Manifest | None
     """None where an earlier version of matseg labelled."""
     slices: tuple[SliceRecord, ...]
     """Labelled slices by position; empty when the ledger is gone."""
     excluded: tuple[ExcludedSlice, ...]
-    parts: tuple[WrittenReport, ...] = ()
+    parts: tuple[Report, ...] = ()
     """Of the processes that shared the work and were not the last."""
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         """Of the model; without its colours when those are not known any more."""
-        if self.origin is not None:
-            return self.origin.model.classes
+        if self.manifest is not None:
+            return self.manifest.model.classes
         names = [item.name for item in self.report.phase_fractions]
         return tuple(
             ClassInfo(index=index, name=name, colour=colour, label_value=index)
@@ -179,18 +103,18 @@ def read_run(places: RunPlaces) -> RunRecord:
     ledger = Ledger(places.ledger, Part())
     ledger.reload()
     count = len(report.phase_fractions)
-    origin = read_origin(places.ledger)
-    if origin is not None and len(origin.model.classes) != count:
+    manifest = read_manifest(places.ledger)
+    if manifest is not None and len(manifest.model.classes) != count:
         raise UsageError(
-            f"{places.report}: tells of {count} classes, {places.ledger / ORIGIN_NAME} of {len(origin.model.classes)}; "
-            "they do not belong together; run matseg-run again"
+            f"{places.report}: tells of {count} classes, {places.ledger / MANIFEST_NAME} of "
+            f"{len(manifest.model.classes)}; they do not belong together; run matseg-run again"
         )
     records = [record for record in ledger.done.values() if len(record.counts) == count]
     slices, excluded = _in_order(report, *_still_there(places, report, records, ledger.excluded.values()))
     return RunRecord(
         places=places,
         report=report,
-        origin=origin,
+        manifest=manifest,
         slices=slices,
         excluded=excluded,
         parts=_parts(places.ledger, report),
@@ -199,7 +123,7 @@ def read_run(places: RunPlaces) -> RunRecord:
 
 def _still_there(
     places: RunPlaces,
-    report: WrittenReport,
+    report: Report,
     slices: Sequence[SliceRecord],
     excluded: Iterable[ExcludedSlice],
 ) -> tuple[list[SliceRecord], list[ExcludedSlice]]:
@@ -213,10 +137,10 @@ def _still_there(
 
 
 def _in_order(
-    report: WrittenReport, slices: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]
+    report: Report, slices: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]
 ) -> tuple[tuple[SliceRecord, ...], tuple[ExcludedSlice, ...]]:
     """By position; where images may have come between runs, that is the one by the files' names."""
-    if report.provenance.get("input_kind") == "folder" and report.provenance.get("output_format") in _OPEN:
+    if report.provenance.input_kind == "folder" and report.provenance.output_format in _OPEN:
         files = {item.name: Path(item.where).name for item in slices}
         files |= {item.name: Path(item.where).name for item in excluded}
         names = sorted(files, key=lambda name: (natural_key(files[name]), files[name]))
@@ -229,9 +153,9 @@ def _in_order(
     )
 
 
-def _read_report(path: Path) -> WrittenReport:
+def _read_report(path: Path) -> Report:
     try:
-        text = path.read_bytes()
+        return read_report(path)
     except FileNotFoundError as error:
         raise UsageError(
             f"{path}: the run there is not finished; run the same matseg-run command again, or complete its parts "
@@ -239,8 +163,6 @@ def _read_report(path: Path) -> WrittenReport:
         ) from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        return WrittenReport.model_validate_json(text)
     except ValidationError as error:
         listed = "; ".join(str(problem) for problem in problems_of(error)[:3])
         raise UsageError(
@@ -248,7 +170,7 @@ def _read_report(path: Path) -> WrittenReport:
         ) from error
 
 
-def _parts(ledger: Path, last: WrittenReport) -> tuple[WrittenReport, ...]:
+def _parts(ledger: Path, last: Report) -> tuple[Report, ...]:
     """Reports of the other processes; those that cannot be read are history and not missed."""
     found = []
     for path in sorted(ledger.glob("report-*.json")):

@@ -126,11 +126,11 @@ def take_pictures(
 def _labels_of(record: RunRecord) -> Iterator[Source | str | None]:
     """The output volume, why it cannot be opened, or None for a folder of label images."""
     key = record.report.provenance
-    if key.get("output_format") in ("png", "tiff"):
+    if key.output_format in ("png", "tiff"):
         yield None
         return
     try:
-        options = SourceOptions(axis=key.get("axis"), as_labels=True, fill_missing_chunks=True)
+        options = SourceOptions(axis=key.axis, as_labels=True, fill_missing_chunks=True)
         source = open_source(str(record.places.labels), options)
     except MatsegError as error:
         yield f"its labels: {error}"
@@ -186,21 +186,21 @@ class _Reader:
 
     def _bins(self, stored: PixelArray, choice: Choice) -> tuple[NDArray[np.float64] | None, int]:
         """Pixels per bin of the training histogram, as the model sees them."""
-        origin = self.record.origin
-        if origin is None:
+        manifest = self.record.manifest
+        if manifest is None:
             return None, 0
-        window = self.record.report.provenance.get("window")
+        window = self.record.report.provenance.window
         transform = Transform(
-            info=origin.model.input, window=None if window is None else Window.parse(window)
+            info=manifest.model.input, window=None if window is None else Window.parse(window)
         )
         image = transform.convert(stored, choice.record.where)
-        return binned(image, origin.model.input.histogram), image.size
+        return binned(image, manifest.model.input.histogram), image.size
 
     def _read_labels(self, choice: Choice) -> NDArray[np.uint8]:
         if isinstance(self.labels, str):
             raise _Missing(self.labels)
         if self.labels is None:
-            suffix = ".png" if self.record.report.provenance["output_format"] == "png" else ".tif"
+            suffix = ".png" if self.record.report.provenance.output_format == "png" else ".tif"
             labels = read_stored(self.record.places.labels / f"{choice.record.name}{suffix}").pixels
         else:
             if choice.record.index >= len(self.labels.slices):

@@ -1,6 +1,6 @@
-"""Units as tasks of a dask.distributed cluster: elastic, and indifferent to workers that come and go.
+"""Blocks as tasks of a dask.distributed cluster: elastic, and indifferent to workers that come and go.
 
-The process that submits keeps the ledger; a worker writes a unit's bytes and reports what to record. A task that runs
+The process that submits keeps the ledger; a worker writes a block's bytes and reports what to record. A task that runs
 twice, because its worker was lost after it had written, writes the same bytes again.
 """
 
@@ -13,24 +13,23 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import distributed
 
-from matseg_runtime.records import ExcludedSlice, JobKey, SliceRecord
+from matseg_runtime.records import ExcludedSlice, JobKey
+from matseg_runtime.run.manifest import absolute_location
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import StageTimes, WorkerCounts
 from matseg_runtime.run.plan import Plan
-from matseg_runtime.run.setup import Job, worker_job
-from matseg_runtime.run.stages import Record
+from matseg_runtime.run.setup import Run, worker_run
+from matseg_runtime.run.stages import WrittenBlock, excluded, infer_block, read_block, write_block
 from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Source
-from matseg_runtime.source.open import NODE_SEPARATOR, split_location
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.system import interruption
@@ -39,7 +38,7 @@ _RETRIES = 3
 _CONNECT_SECONDS = 10
 _LOOK_SECONDS = 2.0
 _AHEAD = 3
-"""Units submitted per worker thread: enough to keep it busy, few enough to lose little."""
+"""Blocks submitted per worker thread: enough to keep it busy, few enough to lose little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,62 +55,65 @@ class BlockReport:
     """What a worker has written."""
 
     slices: int
-    done: tuple[SliceRecord, ...]
-    excluded: tuple[ExcludedSlice, ...]
+    written: WrittenBlock
     seconds: tuple[float, float, float]
     """Reading, inference, writing."""
 
 
-class JobPlugin(distributed.WorkerPlugin):
-    """One open job per worker, whatever number of threads it has; workers that join later get it too."""
+class RunPlugin(distributed.WorkerPlugin):
+    """One open run per worker, whatever number of threads it has; workers that join later get it too."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._lock = threading.Lock()
-        self._job: Job | None = None
+        self._run: Run | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return JobPlugin, (self._assignment,)
+        return RunPlugin, (self._assignment,)
 
-    def job(self, threads: int) -> Job:
-        """The job, opened by the first task that asks."""
+    def run(self, threads: int) -> Run:
+        """The run, opened by the first task that asks."""
         with self._lock:
-            if self._job is None:
+            if self._run is None:
                 found = self._assignment
-                self._job = worker_job(found.options, found.plan, found.key, threads)
-            return self._job
+                self._run = worker_run(found.options, found.plan, found.key, threads)
+            return self._run
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002 (the name is distributed's)
         """Close the input."""
-        if self._job is not None:
-            self._job.source.close()
-        self._job = None
+        if self._run is not None:
+            self._run.source.close()
+        self._run = None
 
 
-def run_units_on_dask(
-    job: Job, record: Record, units: Sequence[Block], progress: Progress, address: str
+def label_on_dask(
+    run: Run,
+    blocks: Iterable[Block],
+    record: Callable[[WrittenBlock], None],
+    progress: Progress,
+    address: str,
 ) -> StageTimes:
-    """Label units on the workers of a cluster.
+    """Label blocks on the workers of a cluster.
 
     Args:
-        job: prepared by this process.
-        record: called with what each unit has become.
-        units: what is left to do.
+        run: set up by this process.
+        blocks: what is left to do.
+        record: called with what each block has become.
         progress: told of finished slices.
         address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
 
     Raises:
         UnsupportedError: the scheduler cannot be reached, or is lost.
-        MatsegError: what a unit raised, after its retries.
+        MatsegError: what a block raised, after its retries.
     """
     started = time.perf_counter()
     totals = [0.0, 0.0, 0.0]
     with _client(address) as client:
         threads = max(1, sum(client.nthreads().values()))
         with _scheduler_losses(client, address), _waits_told(client, progress):
-            for report in _reports(client, job, units, threads):
+            for report in _reports(client, run, blocks, threads):
                 interruption.check()
-                record(report.done, report.excluded)
+                record(report.written)
                 totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
                 progress.advance(report.slices)
     return StageTimes(
@@ -197,27 +199,27 @@ def _waits_told(client: Any, progress: Progress) -> Iterator[None]:
         ended.set()
 
 
-def _reports(client: Any, job: Job, units: Sequence[Block], threads: int) -> Iterator[BlockReport]:
-    """Submit a few units ahead of those that are finished, and hand out reports as they come."""
-    assignment = Assignment(options=absolute(job.options), plan=job.plan, key=job.key)
+def _reports(client: Any, run: Run, blocks: Iterable[Block], threads: int) -> Iterator[BlockReport]:
+    """Submit a few blocks ahead of those that are finished, and hand out reports as they come."""
+    assignment = Assignment(options=absolute(run.options), plan=run.plan, key=run.key)
     name = f"matseg-{hashlib.sha256(repr(assignment).encode()).hexdigest()[:16]}"
-    client.register_plugin(JobPlugin(assignment), name=name)
-    waiting = iter(units)
+    client.register_plugin(RunPlugin(assignment), name=name)
+    waiting = iter(blocks)
 
-    def submit(unit: Block) -> Any:
-        return client.submit(process_unit, name, unit, retries=_RETRIES, pure=False)
+    def submit(block: Block) -> Any:
+        return client.submit(process_block, name, block, retries=_RETRIES, pure=False)
 
     try:
         running = distributed.as_completed(
-            [submit(unit) for unit in itertools.islice(waiting, threads * _AHEAD)],
+            [submit(block) for block in itertools.islice(waiting, threads * _AHEAD)],
             loop=client.loop,
         )
         for future in running:
             yield _result(future)
             future.release()
-            unit = next(waiting, None)
-            if unit is not None:
-                running.add(submit(unit))
+            block = next(waiting, None)
+            if block is not None:
+                running.add(submit(block))
     finally:
         if not _is_lost(client):
             client.unregister_worker_plugin(name)
@@ -228,85 +230,67 @@ def _result(future: Any) -> BlockReport:
         report: BlockReport = future.result()
     except distributed.KilledWorker as error:
         raise UnsupportedError(
-            "one unit has cost several dask workers their life, most likely for lack of memory; give the workers more, "
-            f"or smaller --tile and --memory ({error})"
+            "one block has cost several dask workers their life, most likely for lack of memory; give the workers "
+            f"more, or smaller --tile and --memory ({error})"
         ) from error
     return report
 
 
-def process_unit(plugin: str, unit: Block) -> BlockReport:
-    """Read, infer and write one unit; runs on a worker that has the plugin of that name."""
+def process_block(plugin: str, block: Block) -> BlockReport:
+    """Read, infer and write one block; runs on a worker that has the plugin of that name."""
     worker = distributed.get_worker()
-    done: list[SliceRecord] = []
-    exclusions: list[ExcludedSlice] = []
-
-    def record(labelled: Sequence[SliceRecord], excluded: Sequence[ExcludedSlice]) -> None:
-        done.extend(labelled)
-        exclusions.extend(excluded)
-
     holder = worker.plugins[plugin]
-    assert isinstance(holder, JobPlugin)
-    job = holder.job(worker.state.nthreads)
-    unit, gone = own_unit(job.source, unit)
-    exclusions.extend(gone)
-    work = job.work(lambda _: None, record)
+    assert isinstance(holder, RunPlugin)
+    run = holder.run(worker.state.nthreads)
+    block, gone = own_block(run.source, block)
     times = [time.perf_counter()]
-    loaded = work.read(unit)
+    loaded = read_block(run, block)
     times.append(time.perf_counter())
-    labelled = work.infer(loaded)
+    labelled = infer_block(run, loaded)
     times.append(time.perf_counter())
-    work.write(labelled)
+    written = write_block(run, labelled)
     times.append(time.perf_counter())
     return BlockReport(
-        slices=len(unit.slices) + len(gone),
-        done=tuple(done),
-        excluded=tuple(exclusions),
+        slices=len(block.slices) + len(gone),
+        written=dataclasses.replace(written, excluded=(*gone, *written.excluded)),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
 
 
-def own_unit(source: Source, unit: Block) -> tuple[Block, tuple[ExcludedSlice, ...]]:
-    """A client's unit with the places that its slices have here.
+def own_block(source: Source, block: Block) -> tuple[Block, tuple[ExcludedSlice, ...]]:
+    """A client's block with the places that its slices have here.
 
     A worker lists a folder later than the client, so images may have come since, or gone.
 
     Args:
         source: of this worker.
-        unit: as the client has it.
+        block: as the client has it.
 
     Returns:
-        The unit, without the slices that are gone, and those.
+        The block, without the slices that are gone, and those.
     """
     places = source.slices
-    if all(item.index < len(places) and places[item.index].name == item.name for item in unit.slices):
-        return unit, ()
+    if all(item.index < len(places) and places[item.index].name == item.name for item in block.slices):
+        return block, ()
     index = {item.name: item.index for item in places}
     found = tuple(
-        dataclasses.replace(item, index=index[item.name]) for item in unit.slices if item.name in index
+        dataclasses.replace(item, index=index[item.name]) for item in block.slices if item.name in index
     )
     gone = tuple(
-        ExcludedSlice(
-            name=item.name,
-            index=item.index,
-            where=item.where,
-            reason=f"{item.where}: cannot be read: it is no longer there",
-        )
-        for item in unit.slices
+        excluded(item, f"{item.where}: cannot be read: it is no longer there")
+        for item in block.slices
         if item.name not in index
     )
-    return dataclasses.replace(unit, slices=found), gone
+    return dataclasses.replace(block, slices=found), gone
 
 
 def absolute(options: RunOptions) -> RunOptions:
     """The same options for a worker that runs in another folder."""
-    file, node = split_location(options.input)
-    if "://" not in file:
-        file = str(Path(file).absolute())
     output = options.output
     return dataclasses.replace(
         options,
         model=options.model.absolute(),
-        trust=None,  # keys and lists are this machine's; a worker takes the very bytes that were proved here
-        input=file if node is None else f"{file}{NODE_SEPARATOR}{node}",
+        trust=None,  # lists are this machine's; a worker takes the very bytes that were proved here
+        input=absolute_location(options.input),
         output=dataclasses.replace(output, path=None if output.path is None else output.path.absolute()),
     )

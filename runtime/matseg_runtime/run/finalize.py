@@ -1,25 +1,101 @@
-"""Completing an output: by the run that finds nothing left to do, whichever of several that is."""
+"""The end of a run: the output's final form, tables, what to label next, and the report."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from matseg_runtime.ledger import Ledger
-from matseg_runtime.measure.phase_fractions import phase_fractions
-from matseg_runtime.records import SliceRecord
-from matseg_runtime.run.summary import REPORT_NAME, Summary, write_report
-from matseg_runtime.sink.base import Sink
+from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
+from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
+from matseg_runtime.measure.report import REPORT_NAME, MeasuringSeconds, Report, read_report, write_report
+from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
+from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions
+from matseg_runtime.run.manifest import write_manifest
+from matseg_runtime.run.pipeline import StageTimes
+from matseg_runtime.run.setup import Run
+from matseg_runtime.run.summary import (
+    Summary,
+    clipping_warning,
+    difference_warning,
+    drift_warning,
+    now,
+    provenance_of,
+    stages_of,
+)
+from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.base import Source
-from matseg_shared.contract.metadata import ModelMetadata
-from matseg_shared.errors import OutputError
+from matseg_runtime.suggest.table import CSV_NAME as SCORES_NAME
+from matseg_runtime.units import PIXEL
+from matseg_shared.console.progress import Progress
+from matseg_shared.errors import ImageError, OutputError
+from matseg_shared.system.files import output_errors
+from matseg_shared.system.names import as_text
 
-TakeStock = Callable[[Summary, Sequence[SliceRecord]], Summary]
+PAGE_NAME = "report.html"
+"""The report for people, beside `report.json`."""
+_TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
+"""Made of all labelled slices when that was asked for."""
 
 
-def settled(source: Source, ledger: Ledger) -> bool:
-    """Whether every slice is labelled, or was found to be unreadable."""
-    return all(item.name in ledger.done or item.name in ledger.excluded for item in source.slices)
+def finalize(
+    run: Run, ledger: Ledger, times: StageTimes | None, tables: frozenset[str], progress: Progress
+) -> Summary:
+    """Give the output its final form if nothing is left to do and nobody works on it, and write the report.
+
+    Two parts that end at the same time both come here; the lock lets one after the other look, and the later finds
+    either the work or the finished output.
+
+    Args:
+        run: that has labelled what it had to.
+        ledger: of the output; this process works on no part of it any more.
+        times: of the stages; None when nothing was left to do.
+        tables: that an earlier run had left when this one began.
+        progress: told of what takes long.
+
+    Raises:
+        OutputError: the output cannot be completed.
+    """
+    progress.stage("completing the output")
+    ledger.reload()
+    warnings = _warnings(run, ledger)
+    with ledger.job_lock():
+        ledger.reload()
+        records = labelled_slices(run.source, ledger)
+        if lost := run.sink.lost(
+            records
+        ):  # never call a result whole from which somebody has taken something
+            raise OutputError(
+                f"{run.sink.path}: {len(lost)} of {len(records)} labelled slices are no longer there, {lost[0]} first; "
+                "something else deletes or changes files there: stop it, then run the same command again"
+            )
+        busy = ledger.others_at_work()
+        known = ledger.done.keys() | ledger.excluded.keys()
+        is_final = not busy and all(item.name in known for item in run.source.slices)
+        report = _report(run, ledger, records, times, warnings, is_final=is_final)
+        summary = Summary(report=report, labelled=report.labelled, is_final=is_final)
+        path = ledger.folder / f"report-{ledger.part}.json"
+        if is_final:
+            path = run.sink.report_folder / REPORT_NAME
+            run.sink.finish()
+            summary = _with_tables(run, summary, records, tables, progress)
+        summary = _with_costs(run, summary)
+        summary = dataclasses.replace(summary, report=_with_earlier_figures(summary.report, path))
+        write_report(path, summary.report)
+        if is_final:
+            write_manifest(run)
+    if run.options.finish and not is_final:
+        left = sum(item.name not in known for item in run.source.slices)
+        working = f" by {len(busy)} running parts" if busy else ""
+        raise OutputError(
+            f"{run.sink.path}: cannot be finished: {left} of {len(run.source.slices)} slices are not labelled "
+            f"yet{working}; run the parts that are missing again"
+        )
+    return summary
 
 
 def labelled_slices(source: Source, ledger: Ledger) -> list[SliceRecord]:
@@ -34,55 +110,284 @@ def labelled_slices(source: Source, ledger: Ledger) -> list[SliceRecord]:
     ]
 
 
-def complete(
-    summary: Summary,
-    sink: Sink,
-    ledger: Ledger,
-    metadata: ModelMetadata,
-    source: Source,
-    take_stock: TakeStock,
-) -> Summary:
-    """Give the output its final form if nothing is left to do and nobody works on it.
+def tables_in(folder: Path) -> frozenset[str]:
+    """Names of the tables that lie there."""
+    return frozenset(name for name in _TABLES if (folder / name).exists())
 
-    Two parts that end at the same time both come here; the lock lets one after the other look, and the later finds
-    either the work or the finished output.
 
-    Args:
-        summary: of this run so far.
-        sink: of the output.
-        ledger: of the output, not open.
-        metadata: of the model.
-        source: the input.
-        take_stock: called once the output has its final form, with the summary and the records of all labelled slices.
-
-    Returns:
-        The summary, which says whether the output is final now.
+def remove_tables(folder: Path) -> None:
+    """Delete what was measured on labels that are about to change or to get company.
 
     Raises:
-        OutputError: the output cannot be completed.
+        OutputError: it cannot be deleted.
     """
-    with ledger.job_lock():
-        ledger.reload()
-        records = labelled_slices(source, ledger)
-        _require_outputs(sink, records)
-        done = settled(source, ledger) and not ledger.busy_parts()
-        excluded = tuple(ledger.excluded[item.name] for item in source.slices if item.name in ledger.excluded)
-        summary = dataclasses.replace(
-            summary, is_final=done, fractions=phase_fractions(records, metadata), excluded=excluded
+    _remove(folder, _TABLES)
+
+
+def remove_account(folder: Path) -> None:
+    """Delete everything that an earlier job says of its labels, when they are replaced.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    _remove(folder, (*_TABLES, REPORT_NAME, PAGE_NAME, FRACTIONS_NAME))
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    with output_errors(folder):
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _report(
+    run: Run,
+    ledger: Ledger,
+    records: Sequence[SliceRecord],
+    times: StageTimes | None,
+    warnings: Sequence[str],
+    *,
+    is_final: bool,
+) -> Report:
+    new = [record for record in records if record.name in ledger.labelled]
+    pixels = sum(record.shape[0] * record.shape[1] for record in new)
+    excluded = [ledger.excluded[item.name] for item in run.source.slices if item.name in ledger.excluded]
+    return Report(
+        model=as_text(run.options.model),
+        model_proofs=run.session.model.proofs,
+        input=run.options.input,
+        output=str(run.sink.path),
+        provenance=provenance_of(run.key),
+        provider_reason=run.session.reason,
+        self_test=run.self_test,
+        threads=run.session.threads * run.plan.workers.inferrers,
+        started=run.started,
+        finished=now(),
+        platform=platform.platform(),
+        slices=len(run.source.slices),
+        part=str(run.options.part),
+        labelled=len(new),
+        labelled_before=len(records) - len(new),
+        complete=is_final and not excluded,
+        excluded=tuple(excluded),
+        skipped=run.source.skipped,
+        phase_fractions=phase_fractions(records, run.metadata),
+        voxel_size=run.voxel,
+        unit=PIXEL if run.voxel is None else run.voxel.unit,
+        pixels=pixels,
+        constant_pixels=sum(record.constant for record in new),
+        clipped_pixels=sum(record.clipped for record in new),
+        megapixels_per_second=0.0 if times is None or not times.wall else round(pixels / 1e6 / times.wall, 3),
+        stages=None if times is None else stages_of(times),
+        warnings=tuple(warnings),
+    )
+
+
+def _with_costs(run: Run, summary: Summary) -> Summary:
+    if run.options.wanted.nothing or run.options.dask is not None:  # whose workers have measured
+        return summary
+    costs = run.measurer.costs
+    spent = MeasuringSeconds(regions=round(costs.regions, 3), uncertainty=round(costs.uncertainty, 3))
+    report = summary.report.model_copy(update={"measuring_seconds": spent})
+    return dataclasses.replace(summary, report=report, measured=spent)
+
+
+def _with_earlier_figures(report: Report, path: Path) -> Report:
+    """A run that labels nothing keeps what was measured by the one that did."""
+    if report.labelled:
+        return report
+    try:
+        earlier = read_report(path)
+    except (OSError, ValidationError):
+        return report
+    same = earlier.labelled and not earlier.provenance.differences(report.provenance)
+    return report.measured_by(earlier) if same else report
+
+
+def _warnings(run: Run, ledger: Ledger) -> list[str]:
+    records = labelled_slices(run.source, ledger)
+    found = (
+        *run.warnings,
+        clipping_warning(records),
+        *run.source.warnings(),
+        run.metadata.precision_warning(run.session.provider),
+        difference_warning(run.self_test),
+        drift_warning(records, DRIFT_WARNING),
+        _lock_warning(ledger),
+        _idle_parts_warning(run),
+        _new_files_warning(run.source),
+        _changed_warning(run.source, ledger),
+    )
+    return [text for text in found if text is not None]
+
+
+def _lock_warning(ledger: Ledger) -> str | None:
+    if ledger.locks_supported:
+        return None
+    return (
+        f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
+    )
+
+
+def _idle_parts_warning(run: Run) -> str | None:
+    """A warning where parts have nothing to do because there are more of them than blocks."""
+    slices, depth, part = len(run.source.slices), run.plan.depth, run.options.part
+    blocks = -(-slices // depth)
+    if part.total <= max(blocks, 1):
+        return None
+    has = "part has" if blocks == 1 else "parts have"
+    at_a_time = f"{slices} slices are written {depth} at a time to {run.target.path}"
+    return f"only {blocks} of the {part.total} {has} work: {at_a_time}"
+
+
+def _new_files_warning(source: Source) -> str | None:
+    found = source.new_files()
+    if not found:
+        return None
+    return (
+        f"{len(found)} images, {found[0].name} first, have come since the start; run again to label them, too"
+    )
+
+
+def _changed_warning(source: Source, ledger: Ledger) -> str | None:
+    """A warning where files were written again after they were read, and before the run was over."""
+    changed = [
+        item.where
+        for item in source.slices
+        if (record := ledger.done.get(item.name)) is not None and _has_changed(source, item.index, record)
+    ]
+    if not changed:
+        return None
+    return (
+        f"{len(changed)} images, {changed[0]} first, have changed since they were labelled; their labels are those of "
+        "the earlier content"
+    )
+
+
+def _has_changed(source: Source, index: int, record: SliceRecord) -> bool:
+    try:
+        return source.current_identity(index) != record.identity
+    except ImageError:
+        return False  # gone: there is nothing that its label could disagree with
+
+
+def _with_tables(
+    run: Run, summary: Summary, records: Sequence[SliceRecord], before: frozenset[str], progress: Progress
+) -> Summary:
+    """Write the tables and proposals that were asked for."""
+    folder, wanted = run.sink.report_folder, run.options.wanted
+    write_phase_fractions(folder / FRACTIONS_NAME, records, run.metadata, run.voxel)
+    found = {None if record.regions is None else record.regions.connectivity for record in records}
+    by_all = next(iter(found)) if len(found) == 1 else None  # measured by earlier runs, or by other parts
+    connectivity = wanted.regions or by_all
+    if connectivity is not None:
+        tables = _region_tables(run, summary, records, connectivity, progress)
+        tables.write(folder)
+        summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
+    if wanted.uncertain is not None:
+        summary = _with_proposals(run, summary, records, wanted.uncertain, progress)
+    if missing := sorted(before - tables_in(folder)):
+        options = [
+            *(["--quantify"] if SUMMARY_NAME in missing else []),
+            *(["--uncertain"] if SCORES_NAME in missing else []),
+        ]
+        return _warned(
+            summary,
+            f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
+            f"again with {' and '.join(options) or '--quantify'} to have them of all slices",
         )
-        if done:
-            sink.finish()
-            summary = take_stock(summary, records)
-            write_report(sink.report_folder / REPORT_NAME, summary)
-        else:
-            write_report(ledger.folder / f"report-{ledger.part}.json", summary)
     return summary
 
 
-def _require_outputs(sink: Sink, records: Sequence[SliceRecord]) -> None:
-    """Never call a result whole from which somebody has taken something meanwhile."""
-    if lost := sink.lost(records):
-        raise OutputError(
-            f"{sink.path}: {len(lost)} of {len(records)} labelled slices are no longer there, {lost[0]} first; "
-            "something else deletes or changes files there: stop it, then run the same command again"
+def _region_tables(
+    run: Run,
+    summary: Summary,
+    records: Sequence[SliceRecord],
+    connectivity: Connectivity,
+    progress: Progress,
+) -> RegionTables:
+    missing = [
+        record for record in records if record.regions is None or record.regions.connectivity != connectivity
+    ]
+    measured = _measure_again(run, missing, connectivity, progress)
+    rows = [
+        SliceRow(name=record.name, position=run.source.first + record.index, regions=regions)
+        for record in records
+        if (regions := measured.get(record.name) or record.regions) is not None
+    ]
+    return RegionTables(
+        labels=str(run.sink.path),
+        rows=rows,
+        classes=list(enumerate(item.name for item in run.metadata.classes)),
+        voxel=run.voxel,
+        connectivity=connectivity,
+        unlabelled=len(summary.report.excluded) if run.target.is_volume else 0,
+    )
+
+
+def _measure_again(
+    run: Run, records: Sequence[SliceRecord], connectivity: Connectivity, progress: Progress
+) -> dict[str, SliceRegions]:
+    """From the labels on the disk, for slices that were labelled without being measured."""
+    if not records:
+        return {}
+    from matseg_runtime.measure.quantify import measure_images, measure_output
+
+    progress.stage("measuring what was labelled before", len(records), unit="slices")
+    axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
+    with run.measurer.costs.of("regions"):
+        if isinstance(run.sink, ImageSink):
+            files = {record.name: run.sink.file_of(record.name) for record in records}
+            return measure_images(files, connectivity=connectivity)
+        return measure_output(str(run.sink.path), records, axis=axis, connectivity=connectivity)
+
+
+def _with_proposals(
+    run: Run, summary: Summary, records: Sequence[SliceRecord], count: int, progress: Progress
+) -> Summary:
+    from matseg_runtime.suggest.choose import choose, default_spacing
+    from matseg_runtime.suggest.folder import Proposer
+    from matseg_runtime.suggest.index import folder_beside
+    from matseg_runtime.suggest.table import write_scores
+
+    if unknown := sum(not run.options.wanted.is_scored(record) for record in records):
+        return _warned(
+            summary,
+            f"{unknown} slices were labelled without --uncertain, by other parts or earlier; run the same command once "
+            "more without --finish and --part to have them scored",
         )
+    crop, target = run.options.wanted.crop, run.target
+    spacing = run.options.uncertain_spacing or default_spacing(len(run.source.slices), count)
+    chosen = choose(records, count, crop, spacing)
+    write_scores(run.sink.report_folder / SCORES_NAME, records, chosen, run.source.first)
+    progress.stage("copying uncertain slices")
+    proposer = Proposer(
+        folder=folder_beside(target.ledger_folder, target.path, is_volume=target.is_volume),
+        source=run.source,
+        session=run.session,
+        window=run.options.window,
+        tile=run.plan.largest_tile,
+        batch=run.plan.batch,
+        output=target.path,
+        asked=count,
+        crop=crop,
+        spacing=spacing,
+    )
+    with run.measurer.costs.of("uncertainty"):
+        result = proposer.propose(chosen)
+    folder = None if result.folder is None else str(result.folder)
+    report = summary.report.model_copy(update={"uncertain": folder, "proposals": result.count})
+    summary = dataclasses.replace(summary, report=report)
+    if result.warning is not None:
+        return _warned(summary, result.warning)
+    if result.count < count:
+        return _warned(
+            summary,
+            f"{result.count} of {count} uncertain places were found that are {spacing} slices apart; "
+            "--uncertain-spacing 1 takes near ones, too",
+        )
+    return summary
+
+
+def _warned(summary: Summary, text: str) -> Summary:
+    report = summary.report.model_copy(update={"warnings": (*summary.report.warnings, text)})
+    return dataclasses.replace(summary, report=report)

@@ -55,8 +55,11 @@ class RunOptions:
     """Slices between two that are proposed for labelling; None: so that they are spread over half of the stack."""
     finish: bool = False
     """Label nothing, only complete an output whose parts are done."""
-    page: bool = False
-    """Make `report.html` when the output is complete, if the extra `report` is installed."""
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether the network is asked for them, to be written or to find what is uncertain."""
+        return self.output.probabilities or self.wanted.uncertain is not None
 
 
 def parse_range(text: str) -> tuple[int | None, int | None]:

@@ -93,7 +93,7 @@ class WorkerCounts:
     queue: int = 2
 
     @property
-    def units_in_flight(self) -> int:
+    def blocks_in_flight(self) -> int:
         """The most units that are in memory at a time."""
         return self.readers + self.inferrers + self.writers + 2 * self.queue
 

@@ -1,23 +1,24 @@
-"""How a job is cut up: units of slices, tiles, streams and threads, so that memory stays within its limit."""
+"""How a job is cut up: blocks of slices, tiles, streams and threads, so that memory stays within its limit."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from matseg_runtime.inference.session import Session
 from matseg_runtime.ledger import Part
 from matseg_runtime.run.pipeline import WorkerCounts
-from matseg_runtime.run.probe import Probe
 from matseg_runtime.sink.base import Block, Sink
 from matseg_runtime.source.base import Source
 from matseg_runtime.units import format_size
 from matseg_shared.contract.metadata import ModelMetadata, TilingInfo
 from matseg_shared.contract.tiling import padded_length, plan_tiles, smallest_tile
 from matseg_shared.errors import UsageError
-from matseg_shared.system.machine import available_memory
+from matseg_shared.system.machine import available_memory, peak_memory, reset_peak_memory, used_memory
 
 LARGEST_STREAMS = 4
 """Slices that are inferred at a time: more of them only take memory."""
@@ -30,6 +31,27 @@ _LEAST_EDGE = 512
 """Pixels of the tiles that slices larger than the first are cut into, at least."""
 _TILE_ON_DEVICE = 1024
 """Edge in pixels of the largest tile on providers whose memory cannot be seen from here."""
+_PROBE_EDGE = 512
+"""Pixels: large enough for the cost per pixel to be that of larger tiles, small enough to take little time."""
+_SMALL_PROBE_EDGE = 128
+"""Pixels of a first try, which tells whether the larger one fits."""
+_LEAST_BYTES_PER_PIXEL = 64
+_SPARE = 1.25
+"""The allocator rounds up, and does so differently for each shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """The cost of one tile's pixels in one stream."""
+
+    bytes_per_pixel: float
+    seconds_per_pixel: float
+    base: int
+    """Bytes this process holds apart from tiles: interpreter, libraries, weights."""
+
+    def tile_bytes(self, pixels: int) -> int:
+        """Memory that the network takes for so many pixels at a time."""
+        return int(self.bytes_per_pixel * pixels * _SPARE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +66,16 @@ class Plan:
     """The same in numbers, for slices that are larger than the first."""
     batch: int
     """Tiles per call of the network."""
-    unit: int
-    """Slices that are read, written and recorded together."""
+    depth: int
+    """Slices of a block: they are read, written and recorded together."""
     workers: WorkerCounts
     tiles: int
     """Per slice."""
     overhead: float
     """Pixels that the network reads per pixel written, less one."""
     base_bytes: int
-    unit_bytes: int
-    """Of all units in flight."""
+    block_bytes: int
+    """Of all blocks in flight."""
     tile_bytes: int
     """Of all streams."""
     budget: int
@@ -63,19 +85,19 @@ class Plan:
     @property
     def memory(self) -> int:
         """The most bytes the job is expected to take."""
-        return self.base_bytes + self.unit_bytes + self.tile_bytes
+        return self.base_bytes + self.block_bytes + self.tile_bytes
 
     def lines(self, slices: int) -> list[str]:
         """For a person."""
         tile = "the whole slice" if self.tile is None else f"{self.tile[0]} x {self.tile[1]} pixels"
         workers = self.workers
         return [
-            f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.unit} to a unit",
+            f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.depth} to a block",
             f"tiles: {self.tiles} per slice, {tile}, {self.batch} to a batch; halo overhead {self.overhead:.1%}",
             f"threads: {workers.readers} reading, {workers.inferrers} streams of inference, {workers.writers} writing; "
-            f"at most {workers.units_in_flight} units in flight",
+            f"at most {workers.blocks_in_flight} blocks in flight",
             f"memory: {format_size(self.memory)} of {format_size(self.budget)} (program and weights "
-            f"{format_size(self.base_bytes)}, units {format_size(self.unit_bytes)}, network "
+            f"{format_size(self.base_bytes)}, blocks {format_size(self.block_bytes)}, network "
             f"{format_size(self.tile_bytes)})",
             f"inference: about {format_seconds(self.seconds_per_slice * slices)} "
             f"({self.seconds_per_slice * 1e3:.0f} ms a slice, from a short probe)",
@@ -89,7 +111,7 @@ class PlanConstraints:
     tile: tuple[int, int] | None = None
     whole_slices: bool = False
     """The earlier run took whole slices."""
-    unit: int | None = None
+    depth: int | None = None
     batch: int = 1
     memory: int | None = None
     probabilities: bool = False
@@ -98,7 +120,7 @@ class PlanConstraints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
-    """Takes the largest tile, the preferred unit and as many streams as memory allows."""
+    """Takes the largest tile, the preferred depth of a block and as many streams as memory allows."""
 
     source: Source
     metadata: ModelMetadata
@@ -118,15 +140,15 @@ class Planner:
             UsageError: memory does not suffice for the smallest tile, or a fixed tile is too small for the halo.
         """
         budget = self.constraints.memory or default_budget()
-        for workers, unit in self._choices(budget - self.probe.base):
-            left = (budget - self.probe.base - self._units_bytes(workers, unit)) // workers.inferrers
+        for workers, depth in self._choices(budget - self.probe.base):
+            left = (budget - self.probe.base - self._blocks_bytes(workers, depth)) // workers.inferrers
             tile = self._tile(left if self.on_cpu else None)
             if tile is not None:
-                return self._plan(workers, unit, tile, budget)
+                return self._plan(workers, depth, tile, budget)
         fixed = self._fixed_tile()
         least = (
             self.probe.base
-            + self._units_bytes(workers, unit)
+            + self._blocks_bytes(workers, depth)
             + self._tile_bytes(fixed or self._smallest_tile())
         )
         cut = "" if fixed is None else f" in tiles of {fixed[0]} x {fixed[1]}, as asked for or begun with"
@@ -135,7 +157,7 @@ class Planner:
             f"{self.shape[0]} x {self.shape[1]} pixels{cut}; give at least --memory {math.ceil(least / 1e6)}MB"
         )
 
-    def _plan(self, workers: WorkerCounts, unit: int, tile: tuple[int, int], budget: int) -> Plan:
+    def _plan(self, workers: WorkerCounts, depth: int, tile: tuple[int, int], budget: int) -> Plan:
         tiling = self.metadata.tiling
         tiles = plan_tiles(self.shape, tile, halo=tiling.halo, stride=tiling.stride)
         read = sum(item.read.shape[0] * item.read.shape[1] for item in tiles)
@@ -145,54 +167,54 @@ class Planner:
             tile=None if whole else self.constraints.tile or tile,
             largest_tile=self._for_larger_slices(tile) if whole else self.constraints.tile or tile,
             batch=self.constraints.batch,
-            unit=unit,
+            depth=depth,
             workers=workers,
             tiles=len(tiles),
             overhead=read / (self.shape[0] * self.shape[1]) - 1,
             base_bytes=self.probe.base,
-            unit_bytes=self._units_bytes(workers, unit),
+            block_bytes=self._blocks_bytes(workers, depth),
             tile_bytes=workers.inferrers * self._tile_bytes(tile),
             budget=budget,
             seconds_per_slice=self.probe.seconds_per_pixel * read / workers.inferrers,
         )
 
-    def _crews(self) -> Iterator[WorkerCounts]:
+    def _worker_counts(self) -> Iterator[WorkerCounts]:
         """From the most parallel to the leanest."""
-        unit = self.constraints.unit or self._preferred_unit()
-        streams = min(self.streams, max(1, len(self.source.slices) // unit))
-        hands = 2 if unit == 1 else 1
+        depth = self.constraints.depth or self._preferred_depth()
+        streams = min(self.streams, max(1, len(self.source.slices) // depth))
+        hands = 2 if depth == 1 else 1
         while streams >= 1:
             yield WorkerCounts(readers=hands, inferrers=streams, writers=hands, queue=hands)
             streams //= 2
         yield WorkerCounts(readers=1, inferrers=1, writers=1, queue=1)
 
-    def _choices(self, room: int) -> Iterator[tuple[WorkerCounts, int]]:
-        """Worker counts and unit, from the fastest to those that take least memory."""
-        for workers in self._crews():
-            unit = self._unit(workers, room)
-            yield workers, unit
-        while unit > 1 and self.constraints.unit is None:
-            unit = math.ceil(unit / 2)
-            yield workers, unit
+    def _choices(self, free: int) -> Iterator[tuple[WorkerCounts, int]]:
+        """Worker counts and depth, from the fastest to those that take least memory."""
+        for workers in self._worker_counts():
+            depth = self._depth(workers, free)
+            yield workers, depth
+        while depth > 1 and self.constraints.depth is None:
+            depth = math.ceil(depth / 2)
+            yield workers, depth
 
-    def _unit(self, workers: WorkerCounts, room: int) -> int:
-        """The preferred unit, halved until all in flight take no more than half of the room."""
-        if self.constraints.unit is not None:
-            return self.constraints.unit
-        unit = self._preferred_unit()
-        while unit > 1 and self._units_bytes(workers, unit) > room / 2:
-            unit = math.ceil(unit / 2)
-        return unit
+    def _depth(self, workers: WorkerCounts, free: int) -> int:
+        """The preferred depth of a block, halved until all in flight take no more than half of what is free."""
+        if self.constraints.depth is not None:
+            return self.constraints.depth
+        depth = self._preferred_depth()
+        while depth > 1 and self._blocks_bytes(workers, depth) > free / 2:
+            depth = math.ceil(depth / 2)
+        return depth
 
-    def _preferred_unit(self) -> int:
+    def _preferred_depth(self) -> int:
         """Input chunks are best read as a whole; output chunks must be written as a whole."""
         chunk = 1 if self.source.volume is None else self.source.volume.slices_per_chunk
         if self.constraints.chunked_output:
             chunk = chunk if chunk in _DEPTHS else _CHUNK_DEPTH
         return max(1, min(max(chunk, self.constraints.batch), len(self.source.slices)))
 
-    def _units_bytes(self, workers: WorkerCounts, unit: int) -> int:
-        """Of all units in flight: as they are stored, as the model takes them, and their labels."""
+    def _blocks_bytes(self, workers: WorkerCounts, depth: int) -> int:
+        """Of all blocks in flight: as they are stored, as the model takes them, and their labels."""
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
@@ -200,7 +222,7 @@ class Planner:
         per_pixel = 3 * stored + 2 * self.metadata.input.channels * itemsize + 3
         if self.constraints.probabilities:
             per_pixel += 6 * len(self.metadata.classes)
-        return workers.units_in_flight * unit * per_pixel * self.shape[0] * self.shape[1]
+        return workers.blocks_in_flight * depth * per_pixel * self.shape[0] * self.shape[1]
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)
@@ -261,20 +283,22 @@ class Planner:
             edge = max(step, *least)
 
 
-def pending_units(source: Source, sink: Sink, done: Container[str], unit: int, part: Part) -> Iterator[Block]:
-    """Units with something left to do, in order; only those of this process's part.
+def pending_blocks(
+    source: Source, sink: Sink, done: Container[str], depth: int, part: Part
+) -> Iterator[Block]:
+    """Blocks with something left to do, in order; only those of this process's part.
 
     Args:
         source: the input.
-        sink: whether it can write single slices of a unit.
+        sink: whether it can write single slices of a block.
         done: names of the slices that are durable.
-        unit: slices per unit.
+        depth: slices per block.
         part: this process's share.
     """
-    for number, start in enumerate(range(0, len(source.slices), unit)):
+    for number, start in enumerate(range(0, len(source.slices), depth)):
         if not part.owns(number):
             continue
-        slices = source.slices[start : start + unit]
+        slices = source.slices[start : start + depth]
         missing = tuple(item for item in slices if item.name not in done)
         if missing:
             yield Block(number=number, slices=slices if sink.whole_units else missing)
@@ -299,3 +323,45 @@ def _refuse_small_tile(tile: tuple[int, int], tiling: TilingInfo) -> None:
     """Also where this slice would fit into it: the next may not."""
     least = smallest_tile(tiling.halo, tiling.stride)
     plan_tiles((least + 1, least + 1), tile, halo=tiling.halo, stride=tiling.stride)
+
+
+def probe(session: Session, shape: tuple[int, int], budget: int) -> Probe:
+    """Run the network on pieces of the self-test's image, repeated to the size of a tile.
+
+    Args:
+        session: its allocator keeps what it has taken, as in a job.
+        shape: (H, W) of the slices in pixels; no more than that is tried.
+        budget: bytes that the job may take; the probe keeps to it too.
+    """
+    session.predict(session.model.self_test.image[:1])
+    base = used_memory()
+    found = _measure(session, shape, _SMALL_PROBE_EDGE, base)
+    large = _padded(session, shape, _PROBE_EDGE)
+    if base + found.tile_bytes(large[0] * large[1]) < budget:
+        found = _measure(session, shape, _PROBE_EDGE, base)
+    return found
+
+
+def _measure(session: Session, shape: tuple[int, int], edge: int, base: int) -> Probe:
+    rows, columns = _padded(session, shape, edge)
+    sample = session.model.self_test.image[:1]
+    repeats = (1, 1, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
+    tile = np.ascontiguousarray(np.tile(sample, repeats)[:, :, :rows, :columns])
+    before = base if reset_peak_memory() else peak_memory()
+    session.predict(tile)
+    growth = peak_memory() - before
+    started = time.perf_counter()
+    session.predict(tile)
+    seconds = time.perf_counter() - started
+    pixels = rows * columns
+    return Probe(
+        bytes_per_pixel=max(growth / pixels, _LEAST_BYTES_PER_PIXEL),
+        seconds_per_pixel=seconds / pixels,
+        base=base,
+    )
+
+
+def _padded(session: Session, shape: tuple[int, int], edge: int) -> tuple[int, int]:
+    stride = session.model.metadata.tiling.stride
+    rows, columns = (padded_length(min(length, edge), stride) for length in shape)
+    return rows, columns

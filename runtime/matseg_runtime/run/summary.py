@@ -1,32 +1,20 @@
-"""What a run leaves behind about itself: provenance in the outputs, a report beside them, a summary on the screen."""
+"""What a run says of itself: provenance in the outputs, warnings, and a summary on the screen."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
-import json
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from matseg_runtime.inference.providers import installed_runtimes
 from matseg_runtime.inference.session import SelfTestResult
-from matseg_runtime.ledger import Part
-from matseg_runtime.measure.measurer import Costs
-from matseg_runtime.measure.phase_fractions import PhaseFraction
-from matseg_runtime.records import ExcludedSlice, JobKey, SliceRecord
+from matseg_runtime.measure.report import MeasuringSeconds, Provenance, Report, Stages
+from matseg_runtime.records import JobKey, SliceRecord
 from matseg_runtime.run.pipeline import StageTimes
-from matseg_runtime.source.base import Skipped
-from matseg_runtime.units import PIXEL, VoxelSize
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
-from matseg_shared.system.files import write_text
-from matseg_shared.system.names import as_text
 
-REPORT_NAME = "report.json"
-PAGE_NAME = "report.html"
-"""For people; beside it."""
 MUCH_CLIPPED = 0.5
 """Share of a slice's pixels beyond the window from which on a summary warns."""
 
@@ -35,168 +23,103 @@ MUCH_CLIPPED = 0.5
 class Summary:
     """One run of matseg-run, finished."""
 
-    key: JobKey
-    model: Path
-    proofs: tuple[str, ...]
-    """Why the model was trusted."""
-    input: str
-    output: Path
-    provider: str
-    provider_reason: str
-    self_test: SelfTestResult
-    threads: int
-    started: str
-    """UTC, ISO 8601."""
-    finished: str
-    slices: int
-    """Of the input."""
+    report: Report
+    """What `report.json` holds."""
     labelled: int
-    """In this run."""
-    labelled_before: int
-    pixels: int
-    """Labelled in this run."""
-    constant: int
-    """Of these pixels, those in constant regions, for which the network was not asked again."""
-    clipped: int
-    """Of these pixels, those beyond the window."""
-    excluded: tuple[ExcludedSlice, ...]
-    skipped: tuple[Skipped, ...]
-    fractions: tuple[PhaseFraction, ...]
-    times: StageTimes | None
-    """None when nothing was left to do."""
+    """Slices in this run; the report keeps what an earlier one labelled where this one found nothing to do."""
     is_final: bool
     """Whether every slice is labelled or excluded, by this process or others, and the output has its final form."""
-    part: Part = field(default_factory=Part)
-    warnings: tuple[str, ...] = ()
-    voxel: VoxelSize | None = None
-    """None: not known, so lengths are in pixels."""
+    measured: MeasuringSeconds | None = None
+    """What measuring took in this run."""
     quantities: tuple[str, ...] = ()
     """Of the regions of each class, for a person; empty when they were not measured."""
-    uncertain: Path | None = None
-    """Folder of what is proposed for labelling."""
-    proposals: int = 0
-    costs: Costs | None = None
-    """Of measuring; None when nothing was to be measured, or others have measured it."""
-    page: Path | None = None
-    """The report for people, where one was made."""
     no_page: str | None = None
-    """Why none was made although it was wanted."""
+    """Why the report for people was not made although it was wanted."""
 
     @property
     def exit_code(self) -> int:
         """Of the command."""
-        return EXIT_EXCLUDED if self.excluded else EXIT_DONE
-
-    @property
-    def megapixels_per_second(self) -> float:
-        """Of the whole pipeline, start-up excluded."""
-        return self.pixels / 1e6 / self.times.wall if self.times is not None and self.times.wall > 0 else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "model": as_text(self.model),
-            "model_proofs": list(self.proofs),
-            "input": self.input,
-            "output": str(self.output),
-            "provenance": provenance_dict(self.key),
-            "provider_reason": self.provider_reason,
-            "self_test": dataclasses.asdict(self.self_test),
-            "threads": self.threads,
-            "started": self.started,
-            "finished": self.finished,
-            "platform": platform.platform(),
-            "slices": self.slices,
-            "part": str(self.part),
-            "labelled": self.labelled,
-            "labelled_before": self.labelled_before,
-            "complete": self.is_final and not self.excluded,
-            "excluded": [record.model_dump(exclude={"index"}) for record in self.excluded],
-            "skipped": [{"path": as_text(entry.path), "reason": entry.reason} for entry in self.skipped],
-            "phase_fractions": [dataclasses.asdict(item) for item in self.fractions],
-            "voxel_size": None if self.voxel is None else dataclasses.asdict(self.voxel),
-            "unit": PIXEL if self.voxel is None else self.voxel.unit,
-            "uncertain": None if self.uncertain is None else str(self.uncertain),
-            "proposals": self.proposals,
-            "measuring_seconds": None if self.costs is None else self.costs.as_dict(),
-            "pixels": self.pixels,
-            "constant_pixels": self.constant,
-            "clipped_pixels": self.clipped,
-            "megapixels_per_second": round(self.megapixels_per_second, 3),
-            "stages": None if self.times is None else _stages(self.times),
-            "warnings": list(self.warnings),
-            "page": None if self.page is None else str(self.page),
-        }
+        return EXIT_EXCLUDED if self.report.excluded else EXIT_DONE
 
 
-def provenance_dict(key: JobKey) -> dict[str, Any]:
-    """What made an output; without the time, so that equal jobs give equal bytes."""
-    return {
-        **key.model_dump(mode="json"),
-        "versions": {name: _version(name) for name in ("matseg", "numpy", *_runtime_names())},
-    }
-
-
-def provenance_text(key: JobKey) -> str:
-    """As compact JSON, for the outputs themselves."""
-    return json.dumps(provenance_dict(key), separators=(",", ":"))
-
-
-def write_report(path: Path, summary: Summary) -> None:
-    """Write the summary as JSON."""
-    write_text(path, json.dumps(summary.as_dict(), indent=1) + "\n")
+def provenance_of(key: JobKey) -> Provenance:
+    """The job and the versions of what computes its labels."""
+    versions = {name: _version(name) for name in ("matseg", "numpy", *installed_runtimes())}
+    return Provenance(**key.model_dump(), versions=versions)
 
 
 def summary_lines(summary: Summary) -> list[str]:
     """The summary for a person, one fact a line."""
-    before = "before" if summary.part.total == 1 else "before or by others"
+    report, labelled = summary.report, summary.labelled
+    done = report.labelled + report.labelled_before
+    others = "before" if report.part == "1-of-1" else "before or by others"
     lines = [
-        f"{summary.labelled} of {summary.slices} slices labelled in this run"
-        + (f", {summary.labelled_before} {before}" if summary.labelled_before else "")
+        f"{labelled} of {report.slices} slices labelled in this run"
+        + (f", {done - labelled} {others}" if done > labelled else "")
     ]
-    lines += [f"skipped {entry.path}: {entry.reason}" for entry in summary.skipped]
-    lines += [f"excluded {record.reason}" for record in summary.excluded]
-    lines += [f"warning: {text}" for text in summary.warnings]
-    if summary.times is not None and summary.labelled:
-        lines.append(
-            f"{summary.times.wall:.1f} s, {summary.megapixels_per_second:.2f} Mpixel/s on {summary.provider} "
-            f"({summary.provider_reason}); the slowest stage was {summary.times.bottleneck}"
-        )
-    if summary.constant:
-        lines.append(
-            f"{summary.constant / summary.pixels:.1%} of the pixels needed no network: constant regions"
-        )
-    if summary.clipped:
-        lines.append(
-            f"{summary.clipped / summary.pixels:.1%} of the pixels lie beyond --window and were clipped"
-        )
+    lines += [f"skipped {entry.path}: {entry.reason}" for entry in report.skipped]
+    lines += [f"excluded {record.reason}" for record in report.excluded]
+    lines += [f"warning: {text}" for text in report.warnings]
+    if labelled:
+        lines += _speed_lines(report)
     # what is said of the regions begins with the fraction
-    lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in summary.fractions]
-    if summary.costs is not None:
-        costs = {"regions": summary.costs.regions, "uncertainty": summary.costs.uncertainty}
-        spent = ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in costs.items() if seconds)
+    lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in report.phase_fractions]
+    if summary.measured is not None:
+        spent = ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in summary.measured if seconds)
         lines += [f"measuring took {spent}"] if spent else []
-    if summary.uncertain is not None:
-        proposals = "1 proposal" if summary.proposals == 1 else f"{summary.proposals} proposals"
+    if report.uncertain is not None:
+        proposals = "1 proposal" if report.proposals == 1 else f"{report.proposals} proposals"
+        lines.append(f"{proposals} for labelling: {report.uncertain}; correct the labels in its train/labels")
+    if not summary.is_final:
+        left = report.slices - done - len(report.excluded)
+        return [
+            *lines,
+            f"part {report.part} is done; {left} slices are left to others before {report.output} is whole",
+        ]
+    lines.append(f"labels: {report.output}")
+    if report.page is not None:
+        lines.append(f"report: {report.page}")
+    return lines if summary.no_page is None else [*lines, f"no report: {summary.no_page}"]
+
+
+def _speed_lines(report: Report) -> list[str]:
+    lines = []
+    if report.stages is not None:
         lines.append(
-            f"{proposals} for labelling: {summary.uncertain}; correct the labels in its train/labels"
+            f"{report.stages.seconds:.1f} s, {report.megapixels_per_second:.2f} Mpixel/s on "
+            f"{report.provenance.provider} ({report.provider_reason}); the slowest stage was {report.stages.bottleneck}"
         )
-    if summary.is_final:
-        lines.append(f"labels: {summary.output}")
-        return lines if summary.page is None and summary.no_page is None else [*lines, _page_line(summary)]
-    left = summary.slices - summary.labelled - summary.labelled_before - len(summary.excluded)
-    return [
-        *lines,
-        f"part {summary.part} is done; {left} slices are left to others before {summary.output} is whole",
-    ]
+    if report.constant_pixels:
+        lines.append(
+            f"{report.constant_pixels / report.pixels:.1%} of the pixels needed no network: constant regions"
+        )
+    if report.clipped_pixels:
+        lines.append(
+            f"{report.clipped_pixels / report.pixels:.1%} of the pixels lie beyond --window and were clipped"
+        )
+    return lines
 
 
-def _page_line(summary: Summary) -> str:
-    return f"report: {summary.page}" if summary.page is not None else f"no report: {summary.no_page}"
+def stages_of(times: StageTimes) -> Stages:
+    """Where the time went, for the report."""
+    return Stages(
+        seconds=round(times.wall, 3),
+        busy_seconds={
+            "reading": round(times.read, 3),
+            "inference": round(times.infer, 3),
+            "writing": round(times.write, 3),
+        },
+        threads={
+            "reading": times.workers.readers,
+            "inference": times.workers.inferrers,
+            "writing": times.workers.writers,
+        },
+        bottleneck=times.bottleneck,
+    )
 
 
 def difference_warning(result: SelfTestResult) -> str | None:
-    """What was accepted of a provider that does not give the export's labels."""
+    """A warning when a provider does not give the export's labels, and that was accepted."""
     if result.passed:
         return None
     return (
@@ -244,12 +167,6 @@ def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
     return names if len(records) <= limit else f"{names} and {len(records) - limit} more"
 
 
-def _runtime_names() -> tuple[str, ...]:
-    from matseg_runtime.inference.providers import installed_runtimes
-
-    return installed_runtimes()
-
-
 @functools.cache  # a look through the installed packages, 3 ms each
 def _version(name: str) -> str:
     try:
@@ -258,18 +175,6 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _stages(times: StageTimes) -> dict[str, Any]:
-    return {
-        "seconds": round(times.wall, 3),
-        "busy_seconds": {
-            "reading": round(times.read, 3),
-            "inference": round(times.infer, 3),
-            "writing": round(times.write, 3),
-        },
-        "threads": {
-            "reading": times.workers.readers,
-            "inference": times.workers.inferrers,
-            "writing": times.workers.writers,
-        },
-        "bottleneck": times.bottleneck,
-    }
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -60,33 +60,56 @@ class OutputTarget:
         return side_folder(self.path) if self.is_volume else self.path / LEDGER_NAME
 
 
+def output_format(options: OutputOptions) -> OutputFormat:
+    """The format of an output, by the suffix of its name.
+
+    Raises:
+        UsageError: there is no such format, an option does not apply to it, or no path has such a name.
+    """
+    if options.label is not None:
+        for option, given in (
+            ("-o", options.path is not None),
+            ("--pyramid", options.pyramid),  # there are as many levels as the image has
+            ("--probabilities", options.probabilities),
+        ):
+            if given:
+                raise UsageError(
+                    f"--label {options.label}: cannot be combined with {option}; leave one of them out"
+                )
+        return "zarr"
+    found: OutputFormat = options.image_format
+    where = ""
+    if options.path is not None:  # else its name is the model's, which decides no format
+        require_text(str(options.path))
+        where = f"{options.path}: "
+        suffix = options.path.suffix.lower()
+        if suffix == ".zarr":
+            found = "zarr"
+        elif suffix in (".tif", ".tiff"):
+            found = "tiff-stack"
+        elif suffix in (".h5", ".hdf5", ".npy", ".png"):
+            raise UsageError(
+                f"{where}outputs are a folder, a TIFF stack (.tif) or a zarr volume (.zarr), not {suffix}"
+            )
+    if found != "zarr" and (options.pyramid or options.shards):
+        raise UsageError(
+            f"{where}--pyramid and --shards apply to zarr outputs only; name one with -o labels.zarr"
+        )
+    if found == "tiff-stack" and options.probabilities:
+        raise UsageError(f"{where}--probabilities applies to folders and zarr outputs, not to a TIFF stack")
+    return found
+
+
 def choose_target(source: Source, options: OutputOptions, metadata: ModelMetadata) -> OutputTarget:
-    """Decide by the suffix of the output's name.
+    """The place where the labels of an input go.
 
     Raises:
         UsageError: the output overlaps the input, or an option does not apply to it.
     """
+    format_ = output_format(options)
     if options.label is not None:
         return _place_in_image(source, options, options.label)
-    if options.path is not None:
-        require_text(str(options.path))
     path = options.path or source.beside.with_name(f"{source.beside.name}_predictions") / metadata.name
-    suffix = path.suffix.lower() if options.path is not None else ""  # a model's name decides no format
-    format_: OutputFormat = options.image_format
-    if suffix == ".zarr":
-        format_ = "zarr"
-    elif suffix in (".tif", ".tiff"):
-        format_ = "tiff-stack"
-    elif suffix in (".h5", ".hdf5", ".npy", ".png"):
-        raise UsageError(
-            f"{path}: outputs are a folder, a TIFF stack (.tif) or a zarr volume (.zarr), not {suffix}"
-        )
-    if format_ != "zarr" and (options.pyramid or options.shards):
-        raise UsageError(
-            f"{path}: --pyramid and --shards apply to zarr outputs only; name one with -o labels.zarr"
-        )
-    if format_ == "tiff-stack" and options.probabilities:
-        raise UsageError(f"{path}: --probabilities applies to folders and zarr outputs, not to a TIFF stack")
     if format_ == "tiff" and options.probabilities:
         _refuse_one_name_for_two(source)
     _refuse_overlap(source, path)
@@ -108,13 +131,6 @@ def _refuse_one_name_for_two(source: Source) -> None:
 def _place_in_image(source: Source, options: OutputOptions, label: str) -> OutputTarget:
     from matseg_runtime.sink.label_group import ImageGroup, check_label_name
 
-    for option, given in (
-        ("-o", options.path is not None),
-        ("--pyramid", options.pyramid),  # there are as many levels as the image has
-        ("--probabilities", options.probabilities),
-    ):
-        if given:
-            raise UsageError(f"--label {label}: cannot be combined with {option}; leave one of them out")
     image = ImageGroup.open(*split_location(source.location))
     levels = image.multiscale.levels
     found = source.volume

@@ -1,4 +1,4 @@
-"""A look at a few slices before a job: what their dtype does not tell, and no single slice either.
+"""A sample of slices before a job: what most of them are like, and what no single slice tells.
 
 Another scale of intensities, colours in the reverse order and contrast stretched slice by slice all give labels without
 an error. What can be told from intensities alone is refused or told; the rest is for a person to see.
@@ -6,20 +6,25 @@ an error. What can be told from intensities alone is refused or told; the rest i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.base import Source
+from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.transform import Transform
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
 
 SLICES = 7
-"""So many are looked at, evenly spread, the first and the last among them."""
+"""Size of the sample: evenly spread, the first and the last among them."""
+_MOST_TRIED = 1000
+"""Slices from the first on, and again as many of the others, that are tried to find one that can be read."""
+_FAR_OUTSIDE = 0.5
+"""Share of a slice's pixels beyond the training intensities from which on its range is called misfit."""
 _ENOUGH = 5
 """Slices from which on a likeness between them is no accident."""
 _NARROW = 0.1
@@ -39,10 +44,21 @@ _TOLD_APART = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputCheck:
+    """What most slices of an input are like."""
+
+    dtype: str
+    """As they are stored."""
+    shape: tuple[int, int]
+    """(H, W) in pixels."""
+    warnings: tuple[str, ...]
+    """For a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SliceStats:
     """One slice in a few numbers; intensities in the model's units, after a window."""
 
-    where: str
     low: float
     """First percentile."""
     high: float
@@ -57,6 +73,8 @@ class SliceStats:
     """Per channel."""
     clipped: float
     """Share of the pixels beyond the window."""
+    far_outside: float
+    """Share of the pixels farther from the training set's intensities than these are wide."""
 
     @property
     def plain(self) -> bool:
@@ -64,53 +82,128 @@ class SliceStats:
         return self.low == self.high
 
 
-def check_slices(source: Source, transform: Transform, *, accept: bool) -> tuple[str, ...]:
-    """Look at a few slices.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sampled:
+    """One slice of the sample."""
+
+    where: str
+    dtype: str
+    shape: tuple[int, ...]
+    """(H, W) or (H, W, 3), as it is stored."""
+    stats: SliceStats | None
+    """None: it does not fit the model."""
+    problem: str = ""
+    """Why it does not."""
+
+
+def check_input(source: Source, transform: Transform, *, accept: bool) -> InputCheck:
+    """Find out by a sample what most slices are like, and whether those fit the model; the others are excluded later.
 
     Args:
         source: whose slices are to be labelled.
-        transform: as they will be taken in.
+        transform: as they will be converted; its `stored_dtype` goes before that of most slices where any has it.
         accept: go on where the intensities are of another scale, and say so.
 
-    Returns:
-        Warnings, for a person.
-
     Raises:
-        UsageError: the intensities are of another scale, or the window leaves nothing of them.
+        UsageError: no slice can be read, most do not fit the model, their intensities are of another scale, or the
+            window leaves nothing of them.
     """
-    stats = [
-        found for found in (_slice_stats(source, transform, index) for index in _chosen(source)) if found
-    ]
+    sample = _sample(source, transform)
+    first = _most_common(sample, transform.stored_dtype)
+    if first.stats is None:
+        raise UsageError(first.problem)
+    info = transform.info
+    if first.stats.far_outside >= _FAR_OUTSIDE and not accept:
+        raise ImageError(first.where, _far_outside(first.stats, info.histogram))
+    stats = [item.stats for item in sample if item.stats is not None and item.dtype == first.dtype]
     telling = [item for item in stats if not item.plain]
-    scale = _another_scale(telling, transform.info.histogram) or _nothing_left(stats, transform)
+    scale = _another_scale(telling, info.histogram) or _nothing_left(stats, transform)
     if scale is not None and not accept:
         raise UsageError(f"{source.location}: {scale}; or go on regardless with --accept-intensities")
     found = (
         None if scale is None else f"{scale}; accepted with --accept-intensities",
-        _reversed_colours(telling, transform.info),
+        _reversed_colours(telling, info),
         _stretched(telling),
     )
-    return tuple(text for text in found if text is not None)
+    return InputCheck(
+        dtype=first.dtype,
+        shape=(first.shape[0], first.shape[1]),
+        warnings=tuple(text for text in found if text is not None),
+    )
 
 
-def _chosen(source: Source) -> list[int]:
-    last = len(source.slices) - 1
-    return sorted({round(last * step / (SLICES - 1)) for step in range(SLICES)})
+def _sample(source: Source, transform: Transform) -> list[_Sampled]:
+    """Evenly spread slices that can be read; besides, where none has the wanted dtype, the first one that does."""
+    last, wanted = len(source.slices) - 1, transform.stored_dtype
+    sample = []
+    for index in sorted({round(last * step / (SLICES - 1)) for step in range(SLICES)}):
+        try:
+            sample.append(_sampled(source, source.slices[index], transform))
+        except ImageError:
+            continue  # it is excluded in its turn
+    if not any(wanted in (None, item.dtype) for item in sample):
+        sample.insert(0, _first_readable(source, transform))
+    return sample
 
 
-def _slice_stats(source: Source, transform: Transform, index: int) -> SliceStats | None:
-    """None for a slice that cannot be read, which is excluded in its turn."""
-    where = source.slices[index].where
+def _first_readable(source: Source, transform: Transform) -> _Sampled:
+    """The first slice that can be read, if possible of the wanted dtype.
+
+    Of those after the first thousand only some are tried: to go through a hundred thousand that are not there takes
+    minutes, in which nobody knows what is going on.
+    """
+    broken: list[str] = []
+    other: _Sampled | None = None
+    count = len(source.slices)
+    further = source.slices[_MOST_TRIED :: max(1, count // _MOST_TRIED)]
+    for item in (*source.slices[:_MOST_TRIED], *further):
+        try:
+            found = _sampled(source, item, transform)
+        except ImageError as error:
+            broken.append(str(error))  # not the error, which would hold on to what it was raised over
+            continue
+        if transform.stored_dtype in (None, found.dtype):
+            return found
+        other = other or found
+    if other is not None:
+        return other
+    reasons = "\n".join(f"  - {error}" for error in broken[:5])
+    which = f"of the {len(broken)} tried of its {count}" if len(broken) < count else f"of its {count}"
+    raise UsageError(f"{source.location}: none {which} slices can be read:\n{reasons}")
+
+
+def _most_common(sample: Sequence[_Sampled], wanted: str | None) -> _Sampled:
+    """The first slice of the dtype, the number of channels and the size that most have."""
+    group = [item for item in sample if item.dtype == wanted]
+    if not group:
+        kinds = Counter((item.dtype, len(item.shape)) for item in sample)
+        kind = kinds.most_common(1)[0][0]
+        group = [item for item in sample if (item.dtype, len(item.shape)) == kind]
+    shape = Counter(item.shape for item in group).most_common(1)[0][0]
+    return next(item for item in group if item.shape == shape)
+
+
+def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
+    """Read one slice.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    stored = source.read(item.index, item.index + 1)[0]
+    found = _Sampled(where=item.where, dtype=stored.dtype.name, shape=stored.shape, stats=None)
     try:
-        stored = source.read(index, index + 1)[0]
-        image = transform.convert(stored, where)
-    except ImageError:
-        return None
+        image = replace(transform, stored_dtype=None).convert(stored, item.where)
+    except ImageError as error:
+        return replace(found, problem=str(error))
     step = max(1, round((image[0].size / _SAMPLED) ** 0.5))
     low, high = np.percentile(image[:, ::step, ::step], [1, 99])
     darkest, brightest = image.min(), image.max()
-    return SliceStats(
-        where=where,
+    histogram = transform.info.histogram
+    reach = (
+        histogram.high - histogram.low
+    )  # as far again on either side is another exposure, farther is another scale
+    outside = np.mean((image < histogram.low - reach) | (image > histogram.high + reach))
+    stats = SliceStats(
         low=float(low),
         high=float(high),
         darkest=float(darkest),
@@ -120,6 +213,16 @@ def _slice_stats(source: Source, transform: Transform, index: int) -> SliceStats
         pixels=image.size,
         means=tuple(image.mean(axis=(1, 2), dtype=np.float64).tolist()),
         clipped=transform.clipped(stored) / image[0].size,
+        far_outside=float(outside),
+    )
+    return replace(found, stats=stats)
+
+
+def _far_outside(stats: SliceStats, histogram: Histogram) -> str:
+    return (
+        f"expected intensities like those of the training set ({histogram.low:g} to {histogram.high:g}), found "
+        f"{stats.darkest:g} to {stats.brightest:g}; map them with --window LO,HI, the intensities that become "
+        "the model's darkest and brightest, or go on regardless with --accept-intensities"
     )
 
 

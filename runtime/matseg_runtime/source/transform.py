@@ -14,8 +14,6 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import check_dtype, non_finite, to_channels
 
 PixelArray = NDArray[Any]
-_FAR_OUTSIDE = 0.5
-"""Share of a slice's pixels beyond the training intensities from which on its range is called misfit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +78,6 @@ class Transform:
             pixels = pixels.astype(np.float32)  # the window's ends may lie beyond the largest half
         beyond = (pixels < self.window.low) | (pixels > self.window.high)
         return int(np.count_nonzero(beyond if beyond.ndim == 2 else beyond.any(axis=-1)))
-
-    def check_range(self, image: PixelArray, where: str) -> None:
-        """Refuse intensities that have little in common with those the model was trained on.
-
-        Args:
-            image: (C, H, W) as `convert` gave it.
-            where: named in the error.
-
-        Raises:
-            ImageError: half of the pixels or more lie far outside; proposes a window.
-        """
-        low, high = self.info.histogram.low, self.info.histogram.high
-        reach = high - low  # as far again on either side is another exposure, farther is another scale
-        outside = np.mean((image < low - reach) | (image > high + reach))
-        if outside >= _FAR_OUTSIDE:
-            raise ImageError(
-                where,
-                f"expected intensities like those of the training set ({low:g} to {high:g}), found "
-                f"{image.min():g} to {image.max():g}; map them with --window LO,HI, the intensities that become "
-                "the model's darkest and brightest, or go on regardless with --accept-intensities",
-            )
 
     def _map(self, pixels: PixelArray, where: str) -> PixelArray:
         assert self.window is not None

@@ -23,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import Segmentation, segment_images
-from matseg_runtime.run.setup import Job
-from matseg_runtime.source.transform import Transform
+from matseg_runtime.source.base import Source
+from matseg_runtime.source.transform import Transform, Window
 from matseg_runtime.suggest.choose import Box, Chosen
 from matseg_runtime.suggest.index import (
     ItemBox,
     UncertainIndex,
     UncertainItem,
-    folder_beside,
     read_index,
     write_index,
 )
@@ -57,129 +57,135 @@ class Proposals:
     warning: str | None = None
 
 
-def propose(job: Job, chosen: Sequence[Chosen], spacing: int) -> Proposals:
-    """Write the folder, unless it is there already with the same proposals; never over labels somebody worked on.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Proposer:
+    """Writes proposals of one run into a folder."""
 
-    Raises:
-        OutputError: it cannot be written.
-    """
-    folder = folder_beside(job.place.ledger_folder, job.place.path, is_volume=job.place.is_volume)
-    before = read_index(folder) if folder.exists() else None
-    index = _index(job, chosen, spacing)
-    if before is not None and before.proposes(index):
-        return Proposals(folder=folder, count=len(before.items))
-    if folder.exists() and (before is None or _touched(folder, before)):
-        return Proposals(
-            folder=None,
-            warning=f"{folder}: holds other proposals whose labels somebody has worked on, or something else; nothing "
-            "was changed there; move it away and run the same command again",
+    folder: Path
+    source: Source
+    session: Session
+    window: Window | None
+    tile: tuple[int, int]
+    """(rows, columns) of the largest tile."""
+    batch: int
+    output: Path
+    """The labels of the run."""
+    asked: int
+    """So many proposals were asked for."""
+    crop: int | None
+    """Edge of crops in pixels; None: whole slices."""
+    spacing: int
+    """Slices between two proposals, at least."""
+
+    def propose(self, chosen: Sequence[Chosen]) -> Proposals:
+        """Write the folder, unless it is there already with the same proposals; never over labels somebody worked on.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        folder = self.folder
+        before = read_index(folder) if folder.exists() else None
+        index = self._index(chosen)
+        if before is not None and before.proposes(index):
+            return Proposals(folder=folder, count=len(before.items))
+        if folder.exists() and (before is None or _touched(folder, before)):
+            return Proposals(
+                folder=None,
+                warning=f"{folder}: holds other proposals whose labels somebody has worked on, or something else; "
+                "nothing was changed there; move it away and run the same command again",
+            )
+        return self._write(index, chosen)
+
+    def _write(self, index: UncertainIndex, chosen: Sequence[Chosen]) -> Proposals:
+        """Under another name first: half of it must not look like the whole."""
+        folder = self.folder
+        fresh = temporary_beside(folder)
+        items, failures = [], []
+        try:
+            for item, choice in zip(index.items, chosen, strict=True):
+                try:
+                    items.append(self._write_item(fresh, item, choice))
+                except ImageError as error:
+                    failures.append(str(error))
+            write_classes(fresh / CLASSES_NAME, self.session.model.metadata.classes)
+            write_index(fresh, index.model_copy(update={"items": tuple(items)}))
+            with output_errors(folder):
+                if folder.exists():
+                    shutil.rmtree(folder)
+                fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        warning = f"{len(failures)} uncertain slices could not be copied: {failures[0]}" if failures else None
+        return Proposals(folder=folder, count=len(items), warning=warning)
+
+    def _index(self, chosen: Sequence[Chosen]) -> UncertainIndex:
+        return UncertainIndex(
+            model_name=self.session.model.metadata.name,
+            model_sha256=self.session.model.sha256,
+            input=self.source.location,
+            output=str(self.output),
+            asked=self.asked,
+            crop=self.crop,
+            spacing=self.spacing,
+            least_confidence=LEAST_CONFIDENCE,
+            neighbourhood=NEIGHBOURHOOD,
+            window=None if self.window is None else str(self.window),
+            items=tuple(self._item(item) for item in chosen),
         )
-    return _write(job, folder, index, chosen)
 
+    def _item(self, chosen: Chosen) -> UncertainItem:
+        record, box = chosen.record, chosen.box
+        # a slice of a volume has the volume's name in its own; an image alone could be called as a training image
+        name = record.name if self.source.volume is not None else f"{self.source.beside.name}_{record.name}"
+        if box is not None:
+            name = f"{name}_x{box.x}_y{box.y}"
+        name = shortened(name)
+        # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
+        suffix = ".png" if self.session.model.metadata.input.dtype == "uint8" else ".tif"
+        if self._is_copied(box):
+            suffix = Path(record.where).suffix.lower()
+        return UncertainItem(
+            name=name,
+            slice=record.name,
+            position=self.source.first + record.index,
+            where=record.where,
+            box=None if box is None else ItemBox(y=box.y, x=box.x, height=box.height, width=box.width),
+            score=chosen.score,
+            unsureness=chosen.unsureness,
+            image=f"{_IMAGES}/{name}{suffix}",
+            label=f"{_LABELS}/{name}.png",
+            map=f"{_MAPS}/{name}.png",
+            label_sha256="",
+        )
 
-def _write(job: Job, folder: Path, index: UncertainIndex, chosen: Sequence[Chosen]) -> Proposals:
-    """Under another name first: half of it must not look like the whole."""
-    fresh = temporary_beside(folder)
-    items, failures = [], []
-    try:
-        for item, choice in zip(index.items, chosen, strict=True):
-            try:
-                items.append(_write_item(job, fresh, item, choice))
-            except ImageError as error:
-                failures.append(str(error))
-        write_classes(fresh / CLASSES_NAME, job.session.model.metadata.classes)
-        write_index(fresh, index.model_copy(update={"items": tuple(items)}))
-        with output_errors(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
-            fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    warning = f"{len(failures)} uncertain slices could not be copied: {failures[0]}" if failures else None
-    return Proposals(folder=folder, count=len(items), warning=warning)
+    def _is_copied(self, box: Box | None) -> bool:
+        """A whole image file is copied as it is."""
+        return self.source.volume is None and box is None and self.window is None
 
-
-def _index(job: Job, chosen: Sequence[Chosen], spacing: int) -> UncertainIndex:
-    wanted, window = job.measurer.wanted, job.options.window
-    assert wanted.uncertain is not None
-    return UncertainIndex(
-        model_name=job.key.model_name,
-        model_sha256=job.key.model_sha256,
-        input=job.source.location,
-        output=str(job.place.path),
-        asked=wanted.uncertain,
-        crop=wanted.crop,
-        spacing=spacing,
-        least_confidence=LEAST_CONFIDENCE,
-        neighbourhood=NEIGHBOURHOOD,
-        window=None if window is None else str(window),
-        items=tuple(_item(job, item) for item in chosen),
-    )
-
-
-def _item(job: Job, chosen: Chosen) -> UncertainItem:
-    record, box = chosen.record, chosen.box
-    # a slice of a volume has the volume's name in its own; an image alone could be called as one of the training set
-    name = record.name if job.source.volume is not None else f"{job.source.beside.name}_{record.name}"
-    if box is not None:
-        name = f"{name}_x{box.x}_y{box.y}"
-    name = shortened(name)
-    suffix = Path(record.where).suffix.lower() if _is_copied(job, box) else _suffix(job)
-    return UncertainItem(
-        name=name,
-        slice=record.name,
-        position=job.source.first + record.index,
-        where=record.where,
-        box=None if box is None else ItemBox(y=box.y, x=box.x, height=box.height, width=box.width),
-        score=chosen.score,
-        unsureness=chosen.unsureness,
-        image=f"{_IMAGES}/{name}{suffix}",
-        label=f"{_LABELS}/{name}.png",
-        map=f"{_MAPS}/{name}.png",
-        label_sha256="",
-    )
-
-
-def _is_copied(job: Job, box: Box | None) -> bool:
-    """A whole image file is copied as it is."""
-    return job.source.volume is None and box is None and job.options.window is None
-
-
-def _suffix(job: Job) -> str:
-    """PNG for what any annotation program opens; TIFF for what PNGs cannot hold."""
-    return ".png" if job.session.model.metadata.input.dtype == "uint8" else ".tif"
-
-
-def _write_item(job: Job, folder: Path, item: UncertainItem, chosen: Chosen) -> UncertainItem:
-    record = chosen.record
-    stored = job.source.read(record.index, record.index + 1)[0]
-    if job.source.current_identity(record.index) != record.identity:
-        raise ImageError(record.where, "has changed since it was labelled")
-    image = Transform(info=job.session.model.metadata.input, window=job.options.window).convert(
-        stored, record.where
-    )
-    segmentation = _segment(job, image)
-    rows, columns = _region(chosen.box)
-    if _is_copied(job, chosen.box):
-        with atomic_write(folder / item.image) as stream, Path(record.where).open("rb") as original:
-            shutil.copyfileobj(original, stream)
-    else:
-        mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-        pixels = stored if job.options.window is None else mapped
-        _write_pixels(folder / item.image, pixels[rows, columns])
-    label = _label_bytes(segmentation.labels[rows, columns], job.session.model.metadata.classes)
-    with atomic_write(folder / item.label) as stream:
-        stream.write(label)
-    with atomic_write(folder / item.map) as stream:
-        Image.fromarray(_map(segmentation)[rows, columns]).save(stream, format="PNG")
-    return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
-
-
-def _segment(job: Job, image: NDArray[Any]) -> Segmentation:
-    """Again, because the probabilities of all slices would fill the disk."""
-    return segment_images(
-        job.session, [image], tile=job.plan.largest_tile, batch=job.plan.batch, probabilities=True
-    )[0]
+    def _write_item(self, folder: Path, item: UncertainItem, chosen: Chosen) -> UncertainItem:
+        record, metadata = chosen.record, self.session.model.metadata
+        stored = self.source.read(record.index, record.index + 1)[0]
+        if self.source.current_identity(record.index) != record.identity:
+            raise ImageError(record.where, "has changed since it was labelled")
+        image = Transform(info=metadata.input, window=self.window).convert(stored, record.where)
+        # again, because the probabilities of all slices would fill the disk
+        segmentation = segment_images(
+            self.session, [image], tile=self.tile, batch=self.batch, probabilities=True
+        )[0]
+        rows, columns = _region(chosen.box)
+        if self._is_copied(chosen.box):
+            with atomic_write(folder / item.image) as stream, Path(record.where).open("rb") as original:
+                shutil.copyfileobj(original, stream)
+        else:
+            mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+            pixels = stored if self.window is None else mapped
+            _write_pixels(folder / item.image, pixels[rows, columns])
+        label = _label_bytes(segmentation.labels[rows, columns], metadata.classes)
+        with atomic_write(folder / item.label) as stream:
+            stream.write(label)
+        with atomic_write(folder / item.map) as stream:
+            Image.fromarray(_map(segmentation)[rows, columns]).save(stream, format="PNG")
+        return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
 
 
 def _region(box: Box | None) -> tuple[slice, slice]:

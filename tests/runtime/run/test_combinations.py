@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -130,7 +130,7 @@ def _other_options(case: Case) -> tuple[str, ...]:
 def _run(*arguments: object) -> Result:
     """In this process, with units of two slices where slices share a chunk; other exceptions are raised."""
     with mock.patch.object(
-        Planner, "_preferred_unit", lambda planner: 2 if planner.constraints.chunked_output else 1
+        Planner, "_preferred_depth", lambda planner: 2 if planner.constraints.chunked_output else 1
     ):
         result = CliRunner().invoke(
             run_main, ["--provider", "cpu", "--threads", "1", *(str(item) for item in arguments)]
@@ -226,7 +226,7 @@ def _require_right_counts(done: Done, labels: list[NDArray[np.uint8] | None]) ->
     names = class_names(case.n_class)
     for told in (
         report["phase_fractions"],
-        [vars(item) for item in _page_record(done).report.phase_fractions],
+        [asdict(item) for item in _page_record(done).report.phase_fractions],
     ):
         assert [item["name"] for item in told] == names
         assert [item["pixels"] for item in told] == total.tolist()

@@ -86,7 +86,7 @@ def test_a_slow_writer_holds_the_readers_back(workers: WorkerCounts) -> None:
             in_flight -= 1
 
     run_pipeline(range(60), read, lambda n: n, write, workers)
-    assert workers.units_in_flight >= most > 1
+    assert workers.blocks_in_flight >= most > 1
 
 
 @pytest.mark.parametrize(

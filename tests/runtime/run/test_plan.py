@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matseg_runtime.run.options import parse_range
-from matseg_runtime.run.plan import Plan, PlanConstraints, Planner
-from matseg_runtime.run.probe import Probe
+from matseg_runtime.run.plan import Plan, PlanConstraints, Planner, Probe
 from matseg_runtime.source.base import InputIdentity, Slice, Source, Volume
 from matseg_runtime.units import parse_size
 from matseg_shared.contract.tiling import plan_tiles
@@ -93,16 +92,16 @@ def test_tiles_are_cut_evenly() -> None:
 
 
 def test_chunks_decide_the_unit_unless_memory_is_short() -> None:
-    assert _plan((500, 500), 10**10, chunk=20).unit == 20
-    assert _plan((500, 500), 10**10, chunk=4, chunked_output=True).unit == 16
-    assert _plan((500, 500), 10**10, chunk=24, chunked_output=True).unit == 24
-    assert 1 <= _plan((500, 500), 200 * 10**6, chunk=20).unit < 20
-    assert _plan((500, 500), 10**10, depth=5, chunk=20).unit == 5
+    assert _plan((500, 500), 10**10, chunk=20).depth == 20
+    assert _plan((500, 500), 10**10, chunk=4, chunked_output=True).depth == 16
+    assert _plan((500, 500), 10**10, chunk=24, chunked_output=True).depth == 24
+    assert 1 <= _plan((500, 500), 200 * 10**6, chunk=20).depth < 20
+    assert _plan((500, 500), 10**10, depth=5, chunk=20).depth == 5
 
 
 def test_an_earlier_run_decides_how_the_job_is_cut() -> None:
-    plan = _plan((500, 500), 10**10, chunk=20, unit=7, tile=(120, 80))
-    assert (plan.unit, plan.tile) == (7, (120, 80))
+    plan = _plan((500, 500), 10**10, chunk=20, depth=7, tile=(120, 80))
+    assert (plan.depth, plan.tile) == (7, (120, 80))
 
 
 @pytest.mark.parametrize(

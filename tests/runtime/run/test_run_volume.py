@@ -349,7 +349,7 @@ def test_dry_run_writes_nothing(run: Run, model: Path, volume: Path, tmp_path: P
     result = run(model, volume, "-o", tmp_path / "a.zarr", "--dry-run", "--tile", "40")
     assert result.exit_code == 0
     for text in (
-        "20 of 45 x 50 pixels, 8 to a unit",
+        "20 of 45 x 50 pixels, 8 to a block",
         "6 per slice, 40 x 40 pixels",
         "halo overhead",
         "memory:",
@@ -369,6 +369,6 @@ def test_less_memory_means_smaller_tiles_and_units(run: Run, model: Path, tmp_pa
         for memory in ("12GB", "600MB")  # this process may hold a gigabyte of other tests
     ]
     assert "the whole slice" in plans[0]
-    assert "32 to a unit" in plans[0]
+    assert "32 to a block" in plans[0]
     assert "the whole slice" not in plans[1]
-    assert "32 to a unit" not in plans[1]
+    assert "32 to a block" not in plans[1]

@@ -52,7 +52,7 @@ def kind_of(path: Path) -> Kind:
     Raises:
         UsageError: there is nothing there that a page can be made of.
     """
-    from matseg_runtime.page import find_run
+    from matseg_runtime.page.record import find_run
     from matseg_trainer.train.record import SUFFIX
 
     if not path.exists() and find_run(path) is None:
@@ -82,7 +82,8 @@ def _is_evaluation(path: Path) -> bool:
 
 def _make(path: Path, kind: Kind, location: str | None) -> Path:
     if kind == "run":
-        from matseg_runtime.page import find_run, write_run_page
+        from matseg_runtime.page.build import write_run_page
+        from matseg_runtime.page.record import find_run
 
         places = find_run(path)
         assert places is not None, "kind_of found it"

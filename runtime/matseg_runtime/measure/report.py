@@ -1,0 +1,160 @@
+"""`report.json`: what a run leaves beside its labels about itself, for everybody who writes or reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer
+
+from matseg_runtime.inference.session import SelfTestResult
+from matseg_runtime.measure.phase_fractions import PhaseFraction
+from matseg_runtime.records import ExcludedSlice, JobKey
+from matseg_runtime.source.base import Skipped
+from matseg_runtime.units import PIXEL, VoxelSize
+from matseg_shared.system.files import write_text
+from matseg_shared.system.names import as_text
+
+REPORT_NAME = "report.json"
+
+_OPEN = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+"""What later versions add is left alone."""
+
+
+class Provenance(JobKey):
+    """What made an output; without the time, so that equal jobs give equal bytes."""
+
+    model_config = _OPEN
+
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of the packages that compute the labels."""
+
+    def text(self) -> str:
+        """Compact JSON, for the outputs themselves."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
+
+
+class Stages(BaseModel):
+    """Where the time went."""
+
+    model_config = _OPEN
+
+    seconds: float
+    busy_seconds: dict[str, float]
+    """Summed over the threads of each stage."""
+    threads: dict[str, int]
+    bottleneck: str
+
+
+class MeasuringSeconds(BaseModel):
+    """What measuring took, summed over threads."""
+
+    model_config = _OPEN
+
+    regions: float
+    uncertainty: float
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was measured."""
+        return self.regions > 0 or self.uncertainty > 0
+
+
+class Report(BaseModel):
+    """One run; where it labelled nothing, the figures of the last one that did."""
+
+    model_config = _OPEN
+
+    model: str
+    model_proofs: tuple[str, ...] = ()
+    """Why the model was trusted."""
+    input: str
+    output: str
+    provenance: Provenance
+    provider_reason: str = ""
+    self_test: SelfTestResult | None = None
+    threads: int
+    started: str
+    """UTC, ISO 8601."""
+    finished: str
+    platform: str = ""
+    slices: int
+    """Of the input."""
+    part: str = ""
+    labelled: int
+    """In the run."""
+    labelled_before: int
+    """Or by others."""
+    complete: bool = False
+    """Whether every slice is labelled and the output has its final form."""
+    excluded: tuple[ExcludedSlice, ...] = Field(
+        default=(), validation_alias=AliasChoices("excluded", "set_aside")
+    )
+    """Reports of earlier versions say `set_aside`."""
+    skipped: tuple[Skipped, ...] = ()
+    phase_fractions: tuple[PhaseFraction, ...] = Field(min_length=1)
+    voxel_size: VoxelSize | None = None
+    """None: not known, so lengths are in pixels."""
+    unit: str = PIXEL
+    uncertain: str | None = None
+    """Folder of what is proposed for labelling."""
+    proposals: int = 0
+    measuring_seconds: MeasuringSeconds | None = None
+    """None when nothing was to be measured, or others have measured it."""
+    pixels: int
+    """Labelled in the run."""
+    constant_pixels: int = 0
+    """Of these, those in constant regions, for which the network was not asked again."""
+    clipped_pixels: int = 0
+    """Of these, those beyond the window."""
+    megapixels_per_second: float = 0.0
+    """Of the whole pipeline, start-up excluded."""
+    stages: Stages | None = None
+    """None when nothing was left to do."""
+    warnings: tuple[str, ...] = ()
+    page: str | None = None
+    """The report for people, where one was made."""
+
+    @field_serializer("skipped")
+    def _skipped_as_text(self, skipped: tuple[Skipped, ...]) -> list[dict[str, str]]:
+        return [{"path": as_text(item.path), "reason": item.reason} for item in skipped]
+
+    def text(self) -> str:
+        """JSON, as the file holds it."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+    def measured_by(self, earlier: Report) -> Report:
+        """This report with the figures of an earlier run of the job, which labelled what this one found done."""
+        measured = (
+            "provider_reason", "self_test", "threads", "started", "finished", "platform", "part",
+            "pixels", "constant_pixels", "clipped_pixels", "megapixels_per_second", "stages",
+        )  # fmt: skip
+        spent, done = self.measuring_seconds, self.labelled + self.labelled_before
+        labelled = min(earlier.labelled, done)  # images may have been taken away since
+        return self.model_copy(
+            update={
+                **{name: getattr(earlier, name) for name in measured},
+                "labelled": labelled,
+                "labelled_before": done - labelled,
+                "measuring_seconds": spent if spent and spent.any else earlier.measuring_seconds or spent,
+            }
+        )
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as JSON.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(path, report.text())
+
+
+def read_report(path: Path) -> Report:
+    """Read what a run left.
+
+    Raises:
+        OSError: it cannot be read.
+        ValidationError: it is no report.
+    """
+    return Report.model_validate_json(path.read_bytes())
