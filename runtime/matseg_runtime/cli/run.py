@@ -246,6 +246,7 @@ def run_main(
     watch: bool,
     until: int | None,
     idle: float | None,
+    page: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
