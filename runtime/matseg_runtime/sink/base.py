@@ -29,7 +29,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """One slice of a unit after inference."""
+    """One slice of a block after inference."""
 
     slice: Slice
     identity: str
@@ -130,7 +130,7 @@ class Sink(ABC):
         return
 
     @abstractmethod
-    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
+    def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
         """Write a block's results; they are durable on return.
 
         Returns:

@@ -105,7 +105,7 @@ class ImageSink(Sink):
             self.file_of(record.name).unlink(missing_ok=True)
             self._probability_file(record.name).unlink(missing_ok=True)
 
-    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:  # noqa: ARG002 (a file per slice)
+    def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:  # noqa: ARG002 (a file per slice)
         return tuple(0 if result.segmentation is None else self._write(result) for result in results)
 
     def finish(self) -> None:

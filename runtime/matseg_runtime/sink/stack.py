@@ -22,12 +22,12 @@ _BIG = (1 << 32) - (1 << 25)
 class StackSink(VolumeSink):
     """`<out>.tif`, BigTIFF from 4 GB on; class indices as pixel values, class colours as palette."""
 
-    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
+    def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
         page = int(np.prod(self.volume.slice_shape))
-        block = self.block(results)
+        labels = self.labels(results)
         with output_errors(self.path), self.partial.open("r+b") as stream:
-            stream.seek(self._data_offset() + unit.slices[0].index * page)
-            stream.write(block.data)
+            stream.seek(self._data_offset() + block.slices[0].index * page)
+            stream.write(labels.data)
             stream.flush()
             os.fsync(stream.fileno())
             size = stream.seek(0, os.SEEK_END)

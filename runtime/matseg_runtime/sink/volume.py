@@ -122,7 +122,7 @@ class VolumeSink(Sink):
             sync_folder(self.path.parent)
             sync_folder(self.ledger_folder)
 
-    def block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
+    def labels(self, results: Sequence[Result]) -> NDArray[np.uint8]:
         """(n, H, W) labels; a slice that was excluded is all `UNLABELLED`."""
         block = np.full((len(results), *self.volume.slice_shape), UNLABELLED, np.uint8)
         for target, result in zip(block, results, strict=True):

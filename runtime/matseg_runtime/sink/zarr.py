@@ -32,7 +32,7 @@ _UNFINISHED = "*.partial"
 
 
 class ZarrSink(VolumeSink):
-    """`<out>.zarr` with the labels in array `0`; a unit is one layer of chunks (or of shards)."""
+    """`<out>.zarr` with the labels in array `0`; a block is one layer of chunks (or of shards)."""
 
     def __init__(
         self,
@@ -62,32 +62,30 @@ class ZarrSink(VolumeSink):
         self._arrays: dict[str, Any] = {}
         self._opening = threading.Lock()  # zarr's settings are the whole process's
 
-    def write(self, unit: Block, results: Sequence[Result]) -> tuple[int, ...]:
-        start, axis = unit.slices[0].index, self.volume.axis
+    def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
+        start, axis = block.slices[0].index, self.volume.axis
         region = slice(start, start + len(results))
         with output_errors(self.path):
-            size = self._store("0", region, np.moveaxis(self.block(results), 0, axis))
+            size = self._store("0", region, np.moveaxis(self.labels(results), 0, axis))
             if self._probabilities:
-                block = self._probability_block(results)
-                size += self._store("probabilities", region, np.moveaxis(block, 1, axis + 1))
+                scaled = np.moveaxis(self._scaled(results), 1, axis + 1)
+                size += self._store("probabilities", region, scaled)
         return (size,) * len(results)
 
-    def _store(self, name: str, slices: slice, block: NDArray[np.uint8]) -> int:
+    def _store(self, name: str, slices: slice, values: NDArray[np.uint8]) -> int:
         """Write some slices; returns the bytes of their files, which are durable."""
         array = self._open(name)
         index = self._index(array, slices)
-        if block.ndim > array.ndim:  # of a single image: without the axis of its one slice
-            block = block.squeeze(self.volume.axis + block.ndim - 3)
+        if values.ndim > array.ndim:  # of a single image: without the axis of its one slice
+            values = values.squeeze(self.volume.axis + values.ndim - 3)
         files = [self.partial / name / key for key, _ in chunk_boxes(array, index)]
         try:
-            array[index] = block
-        except (
-            ValueError,
-            RuntimeError,
-        ):  # a shard that a crash has torn, which zarr reads before it replaces it
+            array[index] = values
+        except (ValueError, RuntimeError):
+            # a shard that a crash has torn: zarr reads it before it replaces it
             for file in files:
                 file.unlink(missing_ok=True)
-            array[index] = block
+            array[index] = values
         _sync(files, self.partial)
         return sum(file.stat().st_size for file in files)
 
@@ -162,13 +160,14 @@ class ZarrSink(VolumeSink):
                     )
             return self._arrays[name]
 
-    def _probability_block(self, results: Sequence[Result]) -> NDArray[np.uint8]:
+    def _scaled(self, results: Sequence[Result]) -> NDArray[np.uint8]:
+        """(K, n, H, W) probabilities from 0 to 255; those of a slice that was excluded are 0."""
         shape = (len(self.info.metadata.classes), len(results), *self.volume.slice_shape)
-        block = np.zeros(shape, np.uint8)
+        scaled = np.zeros(shape, np.uint8)
         for number, result in enumerate(results):
             if result.segmentation is not None:
-                block[:, number] = scaled_probabilities(result.segmentation)
-        return block
+                scaled[:, number] = scaled_probabilities(result.segmentation)
+        return scaled
 
     def _create(self, path: Path) -> None:
         shown = self._multiscale.attributes(self.path.stem, self.info.metadata)
