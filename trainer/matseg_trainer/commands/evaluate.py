@@ -13,7 +13,7 @@ from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.cli.options import trust_options
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command, examples
-from matseg_shared.console.options import Range, applies_with, page_option
+from matseg_shared.console.options import Range, applies_with, flag, page_option
 from matseg_shared.console.progress import step_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_dataset, complete_split
@@ -53,12 +53,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--test-folder",
+    metavar="SPLIT",
     default="test",
     show_default=True,
     help="The split to evaluate.",
     shell_complete=complete_split,
 )
-@click.option("--overlay", is_flag=True, help="Draw overlays that mark the wrong pixels.")
+@flag("--overlay", "Draw overlays that mark the wrong pixels.")
 @gpu_option
 @click.option(
     "--model",
@@ -69,9 +70,10 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=Range(min=0),
+    metavar="PIXELS",
     default=2.0,
     show_default=True,
-    help="How far from a boundary is near, in pixels.",
+    help="Largest distance at which two boundaries count as the same.",
 )
 @trust_options
 @workspace_option

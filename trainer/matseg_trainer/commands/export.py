@@ -11,7 +11,7 @@ import cloup
 
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command, examples
-from matseg_shared.console.options import Choice, applies_with
+from matseg_shared.console.options import Choice, applies_with, flag
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.options import (
@@ -46,7 +46,13 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
 )
-@click.option("--precision", type=Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Numbers that the file computes with: fp16 is for GPUs, int8 for CPUs.",
+)
 @click.option(
     "--tta",
     type=Choice([1, 4, 8]),
@@ -65,15 +71,17 @@ if TYPE_CHECKING:
     "--bioimageio",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.zip",
-    help="Write a package for bioimage.io, too (ilastik, deepImageJ, QuPath); of the ONNX file that is there, if it is "
-    "of this checkpoint.",
+    help="Write a package for bioimage.io, too (ilastik, deepImageJ, QuPath); made of the ONNX file that is there, if "
+    "it is of this checkpoint.",
 )
-@click.option("--author", "authors", multiple=True, metavar="NAME", help="Of the package; once per person.")
-@click.option("--licence", metavar="SPDX", help="Of the package: CC-BY-4.0, MIT, ...")
+@click.option(
+    "--author", "authors", multiple=True, metavar="NAME", help="Author of the package; once per person."
+)
+@click.option("--licence", metavar="SPDX", help="Licence of the package: CC-BY-4.0, MIT, ...")
 @click.option(
     "--cite", "citations", multiple=True, metavar="'TEXT DOI'", help="What users of the package are to cite."
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@flag("--overwrite", "Replace an existing file.")
 @workspace_option
 @json_option
 @applies_with("bioimageio", "authors", "licence", "citations")
@@ -99,8 +107,8 @@ def export_main(
     need the data set: ranges are chosen on its training images, and a mean IoU on its validation images that is more
     than 0.002 below fp32's fails the export.
 
-    --tta is for networks that were trained on flipped and turned crops (aug). Whether it gains anything, tell by
-    matseg-evaluate --model.
+    --tta is for networks that were trained on flipped and turned crops (aug). matseg-evaluate --model shows whether
+    it gains anything.
     """
     place = Workspace.find(workspace)
     config = version_config(place, dataset, version)

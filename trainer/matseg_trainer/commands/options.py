@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matseg_shared.console.command import warn
+from matseg_shared.console.options import flag
 from matseg_shared.errors import MissingExtraError
 from matseg_trainer.commands.completion import complete_dataset, complete_version
 from matseg_trainer.workspace import Workspace
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
 
 dataset_argument = click.argument("dataset", shell_complete=complete_dataset)
 version_argument = click.argument("version", shell_complete=complete_version)
-gpu_option = click.option("--gpu", is_flag=True, help="Use a GPU, should one be available.")
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+gpu_option = flag("--gpu", "Use a GPU where there is one.")
+replace_option = flag("--overwrite", "Replace a data set of that name.")
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of all random draws.",
+)
 
 
 def version_config(place: Workspace, dataset: str, version: str) -> VersionConfig:

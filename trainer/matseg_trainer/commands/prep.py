@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.help import Group, examples
+from matseg_shared.console.options import COUNT, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_split
-from matseg_trainer.commands.options import dataset_argument, seed_option
+from matseg_trainer.commands.options import dataset_argument, replace_option, seed_option
 from matseg_trainer.workspace import Workspace, workspace_option
+
+if TYPE_CHECKING:
+    from matseg_trainer.demo.demo import DemoRequest
+    from matseg_trainer.prepare.crop import CropRequest
+    from matseg_trainer.prepare.split import SplitRequest
+
+
+def _number(
+    name: str, default: int, text: str, kind: click.IntRange = COUNT, metavar: str = "N"
+) -> Decorator:
+    return click.option(name, type=kind, default=default, show_default=True, metavar=metavar, help=text)
 
 
 @click.group(
@@ -40,9 +53,12 @@ def main() -> None:
 @dataset_argument
 @click.argument("splits", metavar="SPLIT...", nargs=-1, required=True, shell_complete=complete_split)
 @click.option(
-    "--classes", type=click.IntRange(2, 255), help="Number of classes (default: n_class of config.toml)."
+    "--classes",
+    type=click.IntRange(2, 255),
+    metavar="N",
+    help="Number of classes (default: n_class of config.toml).",
 )
-@click.option("--nearest", is_flag=True, help="Take a label value of no class for the nearest class.")
+@flag("--nearest", "Take a label value of no class for the nearest class.")
 @click.option(
     "--append", "existing", flag_value="append", help="Keep label arrays that are there, make the others."
 )
@@ -110,42 +126,40 @@ def labels(
     """)
 )
 @dataset_argument
-@click.argument("size", type=click.IntRange(min=1))
-@click.argument("n_train", type=click.IntRange(min=1))
-@click.argument("n_validate", type=click.IntRange(min=1))
+@click.argument("size", type=COUNT)
+@click.argument("n_train", type=COUNT)
+@click.argument("n_validate", type=COUNT)
 @click.option(
     "-r", "--rename", metavar="NAME", help="Name of the new data set (default: <dataset>_<size>pix<n>num)."
 )
 @seed_option
-@click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
+@replace_option
 @workspace_option
 @json_option
 @debug_option
+@gathered("request", "matseg_trainer.prepare.crop:CropRequest")
 def crop(
     dataset: str,
-    size: int,
-    n_train: int,
-    n_validate: int,
+    request: CropRequest,
     rename: str | None,
-    seed: int,
     overwrite: bool,
     workspace: Path | None,
     as_json: bool,
 ) -> None:
     """Make a data set of N_TRAIN and N_VALIDATE random crops of SIZE x SIZE pixels of train and validate."""
-    from matseg_trainer.prepare.crop import CropRequest, crop_dataset, default_name
+    from matseg_trainer.prepare.crop import crop_dataset, default_name
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
+    size, n_train, n_validate = request.size, request.n_train, request.n_validate
     name = rename or default_name(dataset, size, n_train)
     target = place.dataset_root(name)
-    request = CropRequest(size=size, n_train=n_train, n_validate=n_validate, seed=seed)
     with shown_progress() as progress:
         crop_dataset(opened, target, request, overwrite=overwrite, progress=progress)
     n_class = len(opened.classes)
     if as_json:
-        numbers = {"size": size, "train": n_train, "validate": n_validate, "n_class": n_class, "seed": seed}
-        print_json({"dataset": target, **numbers})
+        numbers = {"size": size, "train": n_train, "validate": n_validate, "n_class": n_class}
+        print_json({"dataset": target, **numbers, "seed": request.seed})
         return
     click.echo(
         f"{target}: {n_train} crops to train on, {n_validate} to validate with, {size} x {size} pixels"
@@ -162,47 +176,39 @@ def crop(
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("name")
-@click.option(
-    "--validate", type=click.IntRange(min=1), default=2, show_default=True, help="Images to validate with."
-)
-@click.option("--test", type=click.IntRange(min=1), default=2, show_default=True, help="Images to test with.")
+@_number("--validate", 2, "Images to validate with.")
+@_number("--test", 2, "Images to test with.")
 @click.option(
     "--folds",
     type=click.IntRange(min=2),
-    help="Cross-validation: this many data sets, each image tested once.",
+    metavar="N",
+    help="Cross-validation: N data sets, each image tested once.",
 )
 @seed_option
-@click.option("--overwrite", is_flag=True, help="Replace data sets of that name.")
+@replace_option
 @workspace_option
 @json_option
 @debug_option
+@gathered("request", "matseg_trainer.prepare.split:SplitRequest")
 def split(
-    folder: Path,
-    name: str,
-    validate: int,
-    test: int,
-    folds: int | None,
-    seed: int,
-    overwrite: bool,
-    workspace: Path | None,
-    as_json: bool,
+    folder: Path, name: str, request: SplitRequest, overwrite: bool, workspace: Path | None, as_json: bool
 ) -> None:
     """Share out the labelled images of FOLDER (images/ and labels/) to train, validate and test; NAME is the data set.
 
     Images are drawn at random and copied. Neighbouring slices of a scan are nearly the same: where a set has such,
     put them into the splits by hand.
     """
-    from matseg_trainer.prepare.split import SplitRequest, labelled_pairs, split_images
+    from matseg_trainer.prepare.split import labelled_pairs, split_images
 
     place = Workspace.find(workspace)
+    folds = request.folds
     names = [name] if folds is None else [f"{name}_fold{number}" for number in range(1, folds + 1)]
-    request = SplitRequest(validate=validate, test=test, folds=folds, seed=seed)
     pairs = labelled_pairs(folder)
     targets = [place.dataset_root(item) for item in names]
     with shown_progress() as progress:
         counts = split_images(pairs, targets, request, overwrite=overwrite, progress=progress)
     if as_json:
-        print_json({"datasets": targets, "images": counts, "seed": seed})
+        print_json({"datasets": targets, "images": counts, "seed": request.seed})
         return
     for target, part in zip(targets, counts, strict=True):
         click.echo(f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}")
@@ -219,9 +225,7 @@ def split(
     renamed={"--ceiling": "--label-agreement"},
 )
 @dataset_argument
-@click.option(
-    "--label-agreement", is_flag=True, help="What moving the labels' boundaries by a pixel costs in IoU."
-)
+@flag("--label-agreement", "Measure what moving the labels' boundaries by a pixel costs in IoU.")
 @workspace_option
 @json_option
 @debug_option
@@ -251,50 +255,35 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
     """)
 )
 @click.argument("name")
-@click.option(
-    "--train", type=click.IntRange(min=1), default=12, show_default=True, help="Slices to train on."
-)
-@click.option(
-    "--validate", type=click.IntRange(min=1), default=3, show_default=True, help="Slices to validate with."
-)
-@click.option("--test", type=click.IntRange(min=1), default=3, show_default=True, help="Slices to test with.")
-@click.option(
-    "--raw", type=click.IntRange(min=0), default=20, show_default=True, help="Slices without labels."
-)
-@click.option(
-    "--size", type=click.IntRange(min=128, max=4096), default=256, show_default=True, help="Pixels."
-)
+@_number("--train", 12, "Slices to train on.")
+@_number("--validate", 3, "Slices to validate with.")
+@_number("--test", 3, "Slices to test with.")
+@_number("--raw", 20, "Slices without labels.", click.IntRange(0))
+@_number("--size", 256, "Edge of a slice.", click.IntRange(128, 4096), "PIXELS")
 @seed_option
-@click.option("--overwrite", is_flag=True, help="Replace a data set of that name.")
+@replace_option
 @workspace_option
 @json_option
 @debug_option
-def demo(
-    name: str,
-    train: int,
-    validate: int,
-    test: int,
-    raw: int,
-    size: int,
-    seed: int,
-    overwrite: bool,
-    workspace: Path | None,
-    as_json: bool,
-) -> None:
+@gathered("request", "matseg_trainer.demo.demo:DemoRequest")
+def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | None, as_json: bool) -> None:
     """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
-    from matseg_trainer.demo.demo import DemoRequest, make_demo
+    from matseg_trainer.demo.demo import make_demo
 
-    place = Workspace.find(workspace)
-    request = DemoRequest(train=train, validate=validate, test=test, raw=raw, size=size, seed=seed)
-    target = place.dataset_root(name)
+    target = Workspace.find(workspace).dataset_root(name)
     with shown_progress() as progress:
         stack = make_demo(target, request, overwrite=overwrite, progress=progress)
+    numbers = {"train": request.train, "validate": request.validate, "test": request.test}
     if as_json:
-        print_json({"dataset": target, "train": train, "validate": validate, "test": test, "raw": stack})
+        print_json({"dataset": target, **numbers, "raw": stack})
         return
-    click.echo(f"{target}: {train} slices to train on, {validate} to validate with, {test} to test with")
+    click.echo(
+        "{}: {train} slices to train on, {validate} to validate with, {test} to test with".format(
+            target, **numbers
+        )
+    )
     if stack is not None:
-        click.echo(f"{stack}: {raw} consecutive slices without labels")
+        click.echo(f"{stack}: {request.raw} consecutive slices without labels")
     click.echo(f"next: matseg-prep labels {name} train validate test")
 
 
@@ -307,10 +296,7 @@ def demo(
 )
 @click.argument("config_py", type=click.Path(path_type=Path))
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Write this file instead of printing; must not exist.",
+    "-o", "--output", type=click.Path(path_type=Path), help="Write this new file instead of printing."
 )
 @json_option
 @debug_option

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -12,7 +12,6 @@ from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Command, examples
 from matseg_shared.errors import UsageError
 
-Kind = Literal["run", "evaluation", "training"]
 _EXAMPLES = examples("""
     matseg-report raw_slices_predictions/steel_v1  # the page of a run, from its output: a folder of labels
     matseg-report labels.zarr  # or a volume
@@ -36,36 +35,43 @@ def report_main(path: Path, location: str | None, as_json: bool) -> None:
     matseg-train. The page is one file that asks the network for nothing. What is missing or has changed since is said
     in its place.
     """
-    kind = kind_of(path)
+    kind, write = _kind_of(path)
     if location is not None and kind != "run":
         raise click.UsageError("--input applies to the output of a run only.")
-    page = _make(path, kind, location)
+    page = write(location)
     if as_json:
         print_json({"kind": kind, "page": page, "bytes": page.stat().st_size})
     else:
         click.echo(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
-def kind_of(path: Path) -> Kind:
-    """What a page would be about.
+def _kind_of(path: Path) -> tuple[str, Callable[[str | None], Path]]:
+    """Find out what a page would be about, and what writes it, given where a run's input is now.
 
     Raises:
         UsageError: there is nothing there that a page can be made of.
     """
+    from matseg_runtime.page.build import write_run_page
     from matseg_runtime.page.record import find_run
     from matseg_trainer.train.record import SUFFIX
 
-    if not path.exists() and find_run(path) is None:
+    run = find_run(path)
+    if not path.exists() and run is None:
         raise UsageError(
             f"{path}: there is no such file or folder; name an output of matseg-run, a JSON document of "
             "matseg-evaluate or a log of matseg-train"
         )
     if path.suffix == ".jsonl" or path.name.endswith(SUFFIX):
-        return "training"
-    if find_run(path) is not None:
-        return "run"
+        from matseg_trainer.pages.training import write_training_page
+
+        log = path.with_name(f"{path.name.removesuffix(SUFFIX)}.jsonl") if path.suffix == ".json" else path
+        return "training", lambda _: write_training_page(log)
+    if run is not None:
+        return "run", lambda location: write_run_page(run, location=location)
     if path.suffix == ".json" and path.is_file() and _is_evaluation(path):
-        return "evaluation"
+        from matseg_trainer.pages.evaluation import write_evaluation_page
+
+        return "evaluation", lambda _: write_evaluation_page(path)
     raise UsageError(
         f"{path}: expected an output of matseg-run, a JSON document of matseg-evaluate or a log (.jsonl) of "
         "matseg-train, found something else"
@@ -78,23 +84,3 @@ def _is_evaluation(path: Path) -> bool:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
     return isinstance(document, dict) and "confusion_matrix" in document
-
-
-def _make(path: Path, kind: Kind, location: str | None) -> Path:
-    if kind == "run":
-        from matseg_runtime.page.build import write_run_page
-        from matseg_runtime.page.record import find_run
-
-        places = find_run(path)
-        assert places is not None, "kind_of found it"
-        return write_run_page(places, location=location)
-    if kind == "evaluation":
-        from matseg_trainer.pages.evaluation import write_evaluation_page
-
-        return write_evaluation_page(path)
-    from matseg_trainer.pages.training import write_training_page
-    from matseg_trainer.train.record import SUFFIX
-
-    return write_training_page(
-        path.with_name(f"{path.name.removesuffix(SUFFIX)}.jsonl") if path.suffix == ".json" else path
-    )

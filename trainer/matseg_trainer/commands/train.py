@@ -11,7 +11,7 @@ import cloup
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command, examples
-from matseg_shared.console.options import excludes, page_option
+from matseg_shared.console.options import excludes, flag, page_option
 from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
@@ -40,15 +40,20 @@ if TYPE_CHECKING:
 @dataset_argument
 @version_argument
 @gpu_option
-@click.option("--no-save", is_flag=True, help="Keep no checkpoint; log and plot are still written.")
-@click.option("--seed", type=click.IntRange(min=0), help="Instead of the version's own seed.")
+@flag("--no-save", "Keep no checkpoint; log and plot are still written.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Seed of all random draws, instead of the version's own.",
+)
 @click.option(
     "--weights",
     metavar="CHECKPOINT",
-    help="Fine-tune: start from the weights of this one, a name in saved/ (tomography_v8) or a .pth file.",
+    help="Fine-tune: start from the weights of a checkpoint, a name in saved/ (tomography_v8) or a .pth file.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted training, bit for bit.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier result of this version.")
+@flag("--resume", "Go on with an interrupted training, bit for bit.")
+@flag("--overwrite", "Replace an earlier result of this version.")
 @workspace_option
 @page_option
 @json_option
