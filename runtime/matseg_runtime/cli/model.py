@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_runtime.cli.options import model_argument, provider_option, threads_option, trust_options
+from matseg_runtime.cli.options import model_argument, provider_option, sha256_option, threads_option
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
 from matseg_shared.console.help import Command, examples
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     """),
 )
 @model_argument
-@trust_options
+@sha256_option
 @json_option
 @debug_option
 def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
 @model_argument
 @provider_option
 @threads_option
-@trust_options
+@sha256_option
 @json_option
 @debug_option
 def verify_main(

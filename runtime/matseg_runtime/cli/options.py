@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import cloup
 
 from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
-from matseg_shared.console.options import COUNT, Choice, flag, gathered
+from matseg_shared.console.options import COUNT, Choice, flag, gathered, parsed
 
 model_argument = click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
-trust_options = cloup.option_group(
-    "Trust",
-    click.option(
-        "--sha256",
-        metavar="HEX|FILE",
-        help="Load MODEL only if it has this SHA-256, or one on this list (as sha256sum writes it).",
-    ),
+sha256_option = click.option(
+    "--sha256",
+    metavar="HEX|FILE",
+    help="Load MODEL only if it has this SHA-256, or one on this list (as sha256sum writes it).",
 )
 provider_option = click.option(
     "--provider",
@@ -30,20 +26,16 @@ provider_option = click.option(
 threads_option = click.option(
     "--threads", type=COUNT, metavar="N", help="Default: all cores this process may use."
 )
-
-
-def _range(text: str) -> tuple[int | None, int | None]:
-    from matseg_runtime.run.options import parse_range
-
-    return parse_range(text)
-
-
 source_options = (
     click.option(
         "--axis", type=Choice([0, 1, 2]), help="Axis of a volume to cut slices along. Default: the first."
     ),
     click.option(
-        "--range", "slices", type=_range, metavar="START:STOP", help="Only these slices of a volume, from 0."
+        "--range",
+        "slices",
+        type=parsed("matseg_runtime.run.options:parse_range"),
+        metavar="START:STOP",
+        help="Only these slices of a volume, from 0.",
     ),
     click.option(
         "--level", type=click.IntRange(0), metavar="N", help="Resolution level of an OME-Zarr. Default: 0."

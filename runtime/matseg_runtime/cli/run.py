@@ -11,9 +11,9 @@ import cloup
 from matseg_runtime.cli.options import (
     model_argument,
     provider_option,
+    sha256_option,
     source_options,
     threads_option,
-    trust_options,
     with_source,
 )
 from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, print_json
@@ -27,6 +27,7 @@ from matseg_shared.console.options import (
     flag,
     gathered,
     page_option,
+    parsed,
 )
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.interruption import heed_termination
@@ -37,19 +38,6 @@ if TYPE_CHECKING:
     from matseg_runtime.records import Connectivity
     from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
-    from matseg_runtime.source.transform import Window
-
-
-def _window(text: str) -> Window:
-    from matseg_runtime.source.transform import Window
-
-    return Window.parse(text)
-
-
-def _memory(text: str) -> int:
-    from matseg_runtime.units import parse_size
-
-    return parse_size(text)
 
 
 def _part(text: str) -> Part | None:
@@ -62,9 +50,10 @@ def _part(text: str) -> Part | None:
 input_options = cloup.option_group(
     "Input",
     *source_options,
+    sha256_option,
     click.option(
         "--window",
-        type=_window,
+        type=parsed("matseg_runtime.source.transform:Window.parse"),
         metavar="LO,HI",
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
     ),
@@ -150,7 +139,7 @@ machine_options = cloup.option_group(
     threads_option,
     click.option(
         "--memory",
-        type=_memory,
+        type=parsed("matseg_runtime.units:parse_size"),
         metavar="SIZE",
         help="Most memory to take, such as 2GB. Default: 60 % of what is free.",
     ),
@@ -214,7 +203,6 @@ _EXAMPLES = examples("""
 @output_options
 @measure_options
 @machine_options
-@trust_options
 @watch_options
 @page_option
 @flag("--dry-run", "Print the plan and write nothing.")

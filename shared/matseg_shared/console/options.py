@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +76,11 @@ def _refuse(condition: Any, name: str, others: tuple[str, ...], message: str) ->
     return cloup.constraint(If(condition, then=accept_none).rephrased(error=explain), others)
 
 
+def parsed(function: str) -> Callable[[str], Any]:
+    """A type of options: what `module:function` makes of the text, imported when there is one."""
+    return lambda text: pkgutil.resolve_name(function)(text)
+
+
 def gathered(argument: str, kind: str) -> Decorator:
     """Hand the command one dataclass instead of the options that are called as its fields.
 
@@ -87,10 +92,9 @@ def gathered(argument: str, kind: str) -> Decorator:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(*args: Any, **options: Any) -> Any:
-            module, _, name = kind.partition(":")
-            load = getattr(importlib.import_module(module), name)
-            names = [field.name for field in dataclasses.fields(load) if field.name in options]
-            made = load(**{name: options.pop(name) for name in names})
+            made_by = pkgutil.resolve_name(kind)
+            names = [field.name for field in dataclasses.fields(made_by) if field.name in options]
+            made = made_by(**{name: options.pop(name) for name in names})
             return command(*args, **options, **{argument: made})
 
         return wrapped

@@ -10,7 +10,7 @@ import click
 import cloup
 
 from matseg_runtime.cli.completion import complete_model
-from matseg_runtime.cli.options import trust_options
+from matseg_runtime.cli.options import sha256_option
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import Range, applies_with, flag, page_option
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Largest distance at which two boundaries count as the same.",
 )
-@trust_options
+@sha256_option
 @workspace_option
 @page_option
 @json_option
