@@ -78,7 +78,11 @@ def _refuse(condition: Any, name: str, others: tuple[str, ...], message: str) ->
 
 def parsed(function: str) -> Callable[[str], Any]:
     """A type of options: what `module:function` makes of the text, imported when there is one."""
-    return lambda text: pkgutil.resolve_name(function)(text)
+
+    def convert(text: str) -> Any:
+        return pkgutil.resolve_name(function)(text)
+
+    return convert
 
 
 def gathered(argument: str, kind: str) -> Decorator:
