@@ -115,16 +115,16 @@ def walk_of_a_job(folder: Path) -> tuple[Files, Files]:
 def walk_of_a_step(folder: Path) -> Files:
     """Labelled images from the data set to the end of the training steps of one epoch."""
     from matseg_trainer.commands.train import train_main
-    from matseg_trainer.train import loop
+    from matseg_trainer.train.training import Training
 
     write_discs(folder)
-    files, real = Files(), loop.train_epoch
+    files, real = Files(), Training.train_epoch
 
     def watched(*arguments: Any, **more: Any) -> Any:
         with profiled(files):
             return real(*arguments, **more)
 
-    loop.train_epoch = watched
+    Training.train_epoch = watched
     command(train_main, "discs", "v1", "--workspace", folder, "--no-save")
     return files
 

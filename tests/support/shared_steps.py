@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch
+from matseg_trainer.data.examples import IGNORED
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.train.device import choose_compute
 from matseg_trainer.train.distributed import DistributedContext
@@ -27,7 +27,7 @@ CASES: tuple[Case, ...] = (
 )
 
 
-def changes(case: Case, world: DistributedContext) -> dict[str, torch.Tensor]:
+def changes(case: Case, context: DistributedContext) -> dict[str, torch.Tensor]:
     """By how much a step with rate 1 changes each weight, with batch norm as in evaluation."""
     loss, count = case
     config = VersionConfig.model_validate(
@@ -52,12 +52,13 @@ def changes(case: Case, world: DistributedContext) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = build_network("unet", in_channels=1, n_class=3, width=2)
     weights = torch.tensor([0.5, 1.0, 1.5])
-    stepper = TrainStep(network, config, info, choose_compute(gpu=False, amp="fp32"), world, weights)
+    stepper = TrainStep(network, config, info, choose_compute(gpu=False, amp="fp32"), context, weights)
     network.eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    mine = world.share(list(range(count)))
-    batch = _part(_batch(count), mine or [0])
-    stepper.step(batch if mine else batch.uncounted(), RunningScore(n_class=3))
+    mine = context.share(list(range(count)))
+    images, labels, pixels = (part[mine or [0]] for part in _batch(count))
+    batch = Batch(images, labels if mine else torch.full_like(labels, IGNORED), pixels)
+    stepper.step(batch, RunningScore(n_class=3))
     return {name: (tensor - before[name]).double() for name, tensor in network.state_dict().items()}
 
 
@@ -71,14 +72,6 @@ def _batch(count: int) -> Batch:
         images=torch.randint(0, 256, (count, 1, 64, 64), generator=generator, dtype=torch.uint8),
         labels=labels,
         pixels=torch.zeros(count, 1, dtype=torch.int64),
-    )
-
-
-def _part(batch: Batch, samples: list[int]) -> Batch:
-    return Batch(
-        images=batch.images[samples],
-        labels=batch.labels[samples],
-        pixels=batch.pixels[samples],
     )
 
 

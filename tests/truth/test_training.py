@@ -21,10 +21,11 @@ from matseg_shared.errors import DatasetError, ImageError, UsageError
 from matseg_shared.images.read import read_image
 from matseg_trainer.check.alignment import find_turn
 from matseg_trainer.commands.prep import main as prep_main
-from matseg_trainer.data.dataset import detect_channels
+from matseg_trainer.data.examples import Examples
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.label_images import scan_label
 from matseg_trainer.data.pixel_size import common_pixel_size, parse_pixel_size
+from matseg_trainer.data.statistics import SplitStatistics, require_one_kind
 
 Prep = Callable[..., Result]
 
@@ -190,8 +191,9 @@ def test_training_images_of_two_kinds_are_refused(root: Path, prep: Prep, other:
     found = prep("check", "steel")
     assert found.exit_code != 0
     assert "expected images of one" in found.output
+    statistics = SplitStatistics(Examples(Dataset.open(root).samples("train"), n_class=2), 2)
     with pytest.raises(DatasetError, match="expected images of one kind, found several"):
-        detect_channels(Dataset.open(root).samples("train"))
+        require_one_kind(statistics, statistics, root)
 
 
 def test_training_image_of_another_bit_depth_in_the_same_dtype_is_noted(root: Path, prep: Prep) -> None:

@@ -16,8 +16,8 @@ from matseg_shared.errors import ModelError, UsageError
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint, save_tensors
-from matseg_trainer.train.loop import Training
-from matseg_trainer.train.pretrained import InitialWeights, origin_changes, weights_sha256
+from matseg_trainer.train.pretrained import PretrainedWeights, origin_changes, weights_sha256
+from matseg_trainer.train.training import Training
 from matseg_trainer.workspace import Workspace
 
 OTHERS = tuple(ClassInfo(index=k, name=f"mineral {k}", colour=(0, 0, k), label_value=k) for k in range(4))
@@ -27,10 +27,10 @@ def run(workspace: Path, *arguments: str) -> Result:
     return CliRunner().invoke(train_main, [*arguments, "--workspace", str(workspace)])
 
 
-def initial(path: Path, name: str, channels: int = 1) -> InitialWeights:
+def initial(path: Path, name: str, channels: int = 1) -> PretrainedWeights:
     """A checkpoint of three classes, stored and read again."""
     save_checkpoint(path / "noise.pth", make_checkpoint(name, channels=channels))
-    return InitialWeights.load(Workspace(path), str(path / "noise.pth"))
+    return PretrainedWeights.load(Workspace(path), str(path / "noise.pth"))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -156,7 +156,7 @@ def test_a_training_starts_there_and_says_so(fine_tuning: Path) -> None:
 def test_resume_goes_on_from_the_same_start(fine_tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(Training, "_validate", _once(Training._validate))
+            patch.setattr(Training, "validate", _once(Training.validate))
             assert run(fine_tuning, "discs", "v9", "--weights", "discs_v1", "--overwrite").exit_code == 130
 
     interrupt()
@@ -207,7 +207,7 @@ def test_what_cannot_be_started_from_is_named(fine_tuning: Path) -> None:
         ("zoo:dendrites", "found an exported model, which cannot be trained"),
     ):
         with pytest.raises(UsageError, match=text):
-            InitialWeights.load(Workspace(fine_tuning), choice)
+            PretrainedWeights.load(Workspace(fine_tuning), choice)
     wider = run(fine_tuning, "discs", "v8", "--weights", "discs_v1")
     assert wider.exit_code == 2
     assert 'give the version model = "unet" and width = 4' in wider.stderr

@@ -14,30 +14,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_shared.errors import ModelError, OutputError, UnsupportedError
+from matseg_shared.errors import ImageError, ModelError, OutputError, UnsupportedError
 from matseg_shared.installation import install_command
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.augment import IGNORED, View, ViewOptions, random_view
-from matseg_trainer.data.dataset import (
-    EpochSampler,
-    LabelledImage,
-    LabelledImages,
-    class_shares,
-    input_statistics,
-    load_batch,
-)
-from matseg_trainer.data.folder import Dataset
+from matseg_trainer.data import examples
+from matseg_trainer.data.augment import Augmentation, augment
+from matseg_trainer.data.dataset import Batch, BatchLoader, EpochSampler, Step, TrainingBatches
+from matseg_trainer.data.examples import IGNORED, Example, Examples
+from matseg_trainer.data.folder import Dataset, Sample
+from matseg_trainer.data.statistics import SplitStatistics, representative_crop
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_tensors
+from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
-from matseg_trainer.train.loop import Progress, Training
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.step import RunningScore
+from matseg_trainer.train.training import Training
 from models_zoo.build.build import kept_mean_iou
 
 
@@ -75,7 +73,7 @@ def test_the_epoch_that_checkpoint_names_is_kept(
     workspace: Path, choice: str, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All epochs but the first are made to look as if everything were labelled the wrong way round."""
-    original = Training._validate
+    original = Training.validate
 
     def worse_and_worse(self: Training, number: int, progress: Progress) -> RunningScore:
         score = original(self, number, progress)
@@ -85,7 +83,7 @@ def test_the_epoch_that_checkpoint_names_is_kept(
             score.matrix[:] = np.diag(score.matrix.sum(axis=1))
         return score
 
-    monkeypatch.setattr(Training, "_validate", worse_and_worse)
+    monkeypatch.setattr(Training, "validate", worse_and_worse)
     text = f"[discs.kept]\nmodel = 'unet'\nwidth = 4\nepoch = 3\ncheckpoint = '{choice}'\n"
     with (workspace / "config.toml").open("a", encoding="utf-8") as stream:
         stream.write(text)
@@ -97,14 +95,14 @@ def test_the_epoch_that_checkpoint_names_is_kept(
     assert (said["kept_epoch"], said["validation"]["mean_iou"]) == (epoch, float(epoch == 1))
     kept = load_checkpoint(workspace / "saved" / "discs_kept.pth")
     assert kept.training.epoch == epoch
-    assert int(kept.weights["encoder.0.1.num_batches_tracked"]) == epoch * len(plan_of(workspace).steps())
+    assert int(kept.weights["encoder.0.1.num_batches_tracked"]) == epoch * steps_of(workspace)
     assert kept_mean_iou(workspace / "log" / "discs_kept.jsonl") == float(epoch == 1)
 
 
-def plan_of(workspace: Path) -> EpochSampler:
-    """Of a version that shows each training image once an epoch, four at a time."""
+def steps_of(workspace: Path) -> int:
+    """Of an epoch that shows each training image once, four at a time."""
     images = len(Dataset.open(workspace / "data" / "discs").samples("train"))
-    return EpochSampler(config=VersionConfig(model="unet", n_class=2), seed=0, n_images=images, stride=16)
+    return len(EpochSampler(VersionConfig(model="unet", n_class=2), images))
 
 
 def test_it_learns(workspace: Path) -> None:
@@ -150,19 +148,19 @@ def test_resume_is_bit_for_bit(workspace: Path, version: str, monkeypatch: pytes
     run(workspace, "discs", version)
     expected, log = weights_of(workspace, version), log_of(workspace, version)
 
-    original = Training._train_epoch
+    original = Training.train_epoch
 
     def interrupted(self: Training, epoch: int, progress: Progress) -> RunningScore:
         if epoch == 3:
             raise KeyboardInterrupt
         return original(self, epoch, progress)
 
-    monkeypatch.setattr(Training, "_train_epoch", interrupted)
+    monkeypatch.setattr(Training, "train_epoch", interrupted)
     result = run(workspace, "discs", version, "--overwrite")
     assert result.exit_code == 130
     assert "--resume" in result.output
     assert len(log_of(workspace, version)) == 2
-    monkeypatch.setattr(Training, "_train_epoch", original)
+    monkeypatch.setattr(Training, "train_epoch", original)
     refused = run(workspace, "discs", version)
     assert refused.exit_code == 2
     assert "--resume" in refused.output
@@ -172,14 +170,14 @@ def test_resume_is_bit_for_bit(workspace: Path, version: str, monkeypatch: pytes
 
 
 def test_resume_refuses_what_has_changed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Training._train_epoch
+    original = Training.train_epoch
 
     def interrupted(self: Training, epoch: int, progress: Progress) -> RunningScore:
         if epoch > 1:
             raise KeyboardInterrupt
         return original(self, epoch, progress)
 
-    monkeypatch.setattr(Training, "_train_epoch", interrupted)
+    monkeypatch.setattr(Training, "train_epoch", interrupted)
     run(workspace, "discs", "v1")
     config = (workspace / "config.toml").read_text(encoding="utf-8").replace("lr = 0.01", "lr = 0.02")
     (workspace / "config.toml").write_text(config, encoding="utf-8")
@@ -195,7 +193,7 @@ def test_two_trainings_of_one_version(workspace: Path, monkeypatch: pytest.Monke
     """The second would write over the checkpoint of the first, and leave a log that is not that of the weights."""
     run(workspace, "discs", "v1")
     expected, log = weights_of(workspace, "v1"), log_of(workspace, "v1")
-    original = Training._train_epoch
+    original = Training.train_epoch
     seconds: list[Result] = []
 
     def joined(self: Training, epoch: int, progress: Progress) -> RunningScore:
@@ -205,7 +203,7 @@ def test_two_trainings_of_one_version(workspace: Path, monkeypatch: pytest.Monke
             seconds.append(run(workspace, "discs", "v2"))  # another version is nobody's business
         return original(self, epoch, progress)
 
-    monkeypatch.setattr(Training, "_train_epoch", joined)
+    monkeypatch.setattr(Training, "train_epoch", joined)
     result = run(workspace, "discs", "v1", "--overwrite")
     assert result.exit_code == 0, result.output
     for second in seconds[:3]:
@@ -221,6 +219,28 @@ def test_nothing_to_resume(workspace: Path) -> None:
     result = run(workspace, "discs", "v1", "--resume")
     assert result.exit_code == 2
     assert "no interrupted training" in result.output
+
+
+@pytest.mark.parametrize("failing", ["interrupted", "diverging"])
+def test_overwrite_keeps_the_earlier_result_until_the_first_epoch_is_done(
+    workspace: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(workspace, "discs", "v2")
+    files = [path for folder in ("saved", "log", "plots") for path in sorted((workspace / folder).iterdir())]
+    before = {path: path.read_bytes() for path in files}
+    if failing == "interrupted":
+
+        def interrupt(_self: Training, _epoch: int, _progress: Progress) -> RunningScore:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Training, "validate", interrupt)
+    else:
+        config = (workspace / "config.toml").read_text(encoding="utf-8").replace("lr = 0.01", "lr = 1e30")
+        (workspace / "config.toml").write_text(config, encoding="utf-8")
+    result = run(workspace, "discs", "v2", "--overwrite")
+    assert result.exit_code == (130 if failing == "interrupted" else 2)
+    assert "--resume" not in result.output
+    assert {path: path.read_bytes() for path in files} == before
 
 
 def test_an_existing_result_is_kept_without_overwrite(workspace: Path) -> None:
@@ -345,6 +365,19 @@ def test_bad_data_is_named(workspace: Path) -> None:
     assert "Traceback" not in result.output
 
 
+def test_validation_images_have_the_size_of_the_version_too(workspace: Path) -> None:
+    folder = workspace / "data" / "discs" / "validate"
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(folder / "images" / "slice1.png")
+    np.save(folder / "labels_npy" / "slice1.npy", np.zeros((20, 20), np.uint8))
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "validate" in result.output
+    assert (
+        "expected images of 48 x 64 pixels (`size` of this version), found slice1.png (20 x 20)"
+        in result.output
+    )
+
+
 def test_grey_and_colour_do_not_mix(workspace: Path) -> None:
     path = workspace / "data" / "discs" / "train" / "images" / "slice1.png"
     rgb = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -355,8 +388,6 @@ def test_grey_and_colour_do_not_mix(workspace: Path) -> None:
 
 
 def test_colour_and_16_bit_images_train(workspace: Path) -> None:
-    import tifffile
-
     rng = np.random.default_rng(0)
     for split in ("train", "validate"):
         for path in sorted((workspace / "data" / "discs" / split / "images").iterdir()):
@@ -427,50 +458,117 @@ def test_a_validation_without_any_weighted_pixel_is_refused(workspace: Path) -> 
     assert "expected some pixels of the classes that the training images have, found none" in result.output
 
 
+def saved_examples(folder: Path, images: list[np.ndarray]) -> Examples:
+    """Images (H, W, 3) as TIFF files with labels that are all of the first class."""
+    samples = []
+    for number, pixels in enumerate(images):
+        sample = Sample(image=folder / f"{number}.tif", array=folder / f"{number}.npy")
+        tifffile.imwrite(sample.image, pixels, photometric="rgb")
+        np.save(sample.array, np.zeros(pixels.shape[:2], np.uint8))
+        samples.append(sample)
+    return Examples(samples, n_class=2)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_normalisation_is_that_of_all_pixels(dtype: str) -> None:
+def test_normalisation_is_that_of_all_pixels(dtype: str, tmp_path: Path) -> None:
     """Of images of several sizes; far from zero; a channel that is constant is not divided by a rounding."""
     rng = np.random.default_rng(0)
     images = []
-    for shape in ((3, 20, 31), (3, 7, 5)):
+    for shape in ((20, 31, 3), (7, 5, 3)):
         pixels = rng.integers(0, 200, shape).astype(dtype)
-        pixels[1] = 0.1 if dtype == "float32" else 37
+        pixels[..., 1] = 0.1 if dtype == "float32" else 37
         if dtype == "float32":
-            pixels[2] = 30_000_000 + 2 * pixels[2]
-        images.append(LabelledImage(stem="", pixels=pixels, labels=np.zeros(shape[1:], np.uint8)))
-    everything = np.concatenate([image.pixels.reshape(3, -1) for image in images], axis=1).astype(np.float64)
-    info = input_statistics(images)
+            pixels[..., 2] = 30_000_000 + 2 * pixels[..., 2]
+        images.append(pixels)
+    everything = np.concatenate([pixels.reshape(-1, 3) for pixels in images]).T.astype(np.float64)
+    info = SplitStatistics(saved_examples(tmp_path, images), 2).input_info()
     np.testing.assert_allclose(info.mean, everything.mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose(info.std, [everything[0].std(), 1.0, everything[2].std()], rtol=1e-9)
-    assert sum(info.histogram.counts) == everything.size
+    expected = np.histogram(everything, bins=256, range=(everything.min(), everything.max()))[0]
+    assert info.histogram.counts == tuple(expected.tolist())
 
 
-def plan(**values: object) -> EpochSampler:
+@pytest.mark.parametrize(("dtype", "passes"), [("uint8", 1), ("float32", 2)])
+def test_images_beyond_the_cache_are_read_once_before_the_first_step(
+    dtype: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice where they are float: the bins of the histogram need the whole range."""
+    monkeypatch.setattr(examples, "CACHE_BYTES", 0)
+    reads: list[Path] = []
+    read = examples.read_image
+    monkeypatch.setattr(examples, "read_image", lambda path: (reads.append(path), read(path))[1])
+    images = [np.random.default_rng(n).integers(0, 200, (40, 40, 3)).astype(dtype) for n in range(3)]
+    beyond = saved_examples(tmp_path, images)
+    statistics = SplitStatistics(beyond, 2)
+    statistics.input_info()
+    assert len(reads) == 3 * passes
+    reads.clear()
+    representative_crop(beyond, statistics.shapes, 16)
+    assert len(reads) == len(set(reads))
+
+
+def batches_of(workspace: Path, **values: object) -> TrainingBatches:
+    """Of the five training images, for a network of stride 16 that trains on sampled pixels."""
     config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
-    return EpochSampler(config=config, seed=3, n_images=5, stride=16)
+    images = Examples(Dataset.open(workspace / "data" / "discs").samples("train"), n_class=2)
+    return TrainingBatches(images, config, seed=3, stride=16, pixels_per_image=99)
 
 
-def test_shuffle_changes_the_order_each_epoch_and_visits_all() -> None:
-    shuffled = plan(shuffle=True)
+def test_shuffle_changes_the_order_each_epoch_and_visits_all(workspace: Path) -> None:
+    shuffled = batches_of(workspace, shuffle=True)
     orders = [[shuffled.image_of(epoch, position) for position in range(5)] for epoch in (1, 2, 3)]
     assert all(sorted(order) == list(range(5)) for order in orders)
     assert len({tuple(order) for order in orders}) > 1
-    assert [plan().image_of(1, position) for position in range(5)] == list(range(5))
+    natural = batches_of(workspace)
+    assert [natural.image_of(1, position) for position in range(5)] == list(range(5))
 
 
-def test_batches_have_the_configured_size() -> None:
-    assert [len(step) for step in plan(batch_size=2, crops_per_image=2).steps()] == [2, 2, 2, 2, 2]
-    assert [len(step) for step in plan(batch_size=4).steps()] == [4, 1]
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [({"batch_size": 2, "crops_per_image": 2}, [2, 2, 2, 2, 2]), ({"batch_size": 4}, [4, 1])],
+)
+def test_batches_have_the_configured_size(values: dict[str, int], sizes: list[int]) -> None:
+    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
+    sampler = EpochSampler(config, 5)
+    assert [len(step.positions) for step in sampler] == sizes
+    assert len(sampler) == len(sizes)
+    parts = [list(EpochSampler(config, 5, rank=rank, processes=3)) for rank in range(3)]
+    for whole, *shared in zip(sampler, *parts, strict=True):
+        counted = [place for step in shared if step.is_counted for place in step.positions]
+        assert sorted(counted) == list(whole.positions)
+        assert all(step.positions for step in shared)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_load_the_same_batches(workspace: Path, workers: int) -> None:
+    """Also in the second epoch, which the same processes load."""
+    values = {"crop": 32, "aug": True, "shuffle": True, "oversample_classes": 0.5, "batch_size": 2}
+    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
+
+    def loader(workers: int) -> BatchLoader:
+        batches, sampler = batches_of(workspace, **values), EpochSampler(config, 5)
+        return BatchLoader(batches, sampler, workers=workers, pin_memory=False)
+
+    alone, helped = loader(0), loader(workers)
+    for epoch in (1, 2):
+        for expected, found in zip(alone.epoch(epoch), helped.epoch(epoch), strict=True):
+            assert all(map(torch.equal, expected, found))
+    failing = loader(workers)
+    (workspace / "data" / "discs" / "train" / "images" / "slice0.png").unlink()
+    with pytest.raises(ImageError, match=r"slice0\.png"):
+        list(failing.epoch(1))
 
 
 def test_padding_is_not_learned(workspace: Path) -> None:
-    dataset = Dataset.open(workspace / "data" / "discs")
-    images = LabelledImages(dataset.samples("train"), channels=1, n_class=2)
-    batch = load_batch(images, plan(crop=56), 1, [0, 1])
+    batch = batches_of(workspace, crop=56)[Step(1, [0, 1])]
+    assert isinstance(batch, Batch)
     assert batch.images.shape == (2, 1, 64, 64)
     assert (batch.labels[:, 48:, :] == IGNORED).all()
     assert (batch.labels[:, :48, :56] != IGNORED).all()
     assert (batch.labels.flatten(1).gather(1, batch.pixels) != IGNORED).all()
+    uncounted = batches_of(workspace, crop=56)[Step(1, [0], is_counted=False)]
+    assert isinstance(uncounted, Batch)
+    assert (uncounted.labels == IGNORED).all()
 
 
 @pytest.mark.parametrize("crop", [None, 24])
@@ -480,8 +578,8 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
     labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((8, 8))).astype(np.uint8)
     seen = set()
     for _ in range(40):
-        whole = View(pixels=(labels * 200)[np.newaxis], labels=labels)
-        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
+        whole = Example(pixels=(labels * 200)[np.newaxis], labels=labels)
+        view = augment(whole, rng, Augmentation(crop=crop, turn=True, warp=True))
         assert set(np.unique(view.labels)) <= {0, 1}
         assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < 0.03
         seen.add(view.labels.tobytes())
@@ -493,11 +591,11 @@ def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
 def test_interpolation_hits_the_label_s_own_pixel(crop: int | None, axis: int) -> None:
     """Pixels that tell their own place, labels the same: a view half a pixel off would round to others."""
     place = np.indices((60, 80))[axis]
-    whole = View(pixels=place[np.newaxis].astype(np.float32), labels=place.astype(np.uint8))
+    whole = Example(pixels=place[np.newaxis].astype(np.float32), labels=place.astype(np.uint8))
     rng = np.random.default_rng(5)
     warped = 0
     for _ in range(30):
-        view = random_view(whole, rng, ViewOptions(crop=crop, turn=True, warp=True))
+        view = augment(whole, rng, Augmentation(crop=crop, turn=True, warp=True))
         inside = (view.labels > 0) & (view.labels < place.max())  # beyond the image's border it is reflected
         apart = (view.pixels[0] - view.labels)[inside]
         assert np.abs(apart).max() <= 0.5 + 1e-3
@@ -509,8 +607,8 @@ def test_interpolation_hits_the_label_s_own_pixel(crop: int | None, axis: int) -
 def test_without_augmentation_pixels_are_untouched() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 65535, (1, 40, 40), dtype=np.uint16)
-    whole = View(pixels=pixels, labels=pixels[0].astype(np.uint8))
-    view = random_view(whole, rng, ViewOptions(crop=16))
+    whole = Example(pixels=pixels, labels=pixels[0].astype(np.uint8))
+    view = augment(whole, rng, Augmentation(crop=16))
     assert view.pixels.dtype == np.uint16
     assert view.pixels.shape == (1, 16, 16)
     assert (view.pixels[0].astype(np.uint8) == view.labels).all()
@@ -521,11 +619,11 @@ def test_focused_crops_hold_the_rare_class(place: tuple[int, int]) -> None:
     """One labelled pixel in 3600: nearly half of the focused crops hold it, few of the others do."""
     labels = np.zeros((60, 60), np.uint8)
     labels[place] = 1
-    whole = View(pixels=labels[np.newaxis], labels=labels)
+    whole = Example(pixels=labels[np.newaxis], labels=labels)
     rng = np.random.default_rng(0)
 
-    def hits(focus: float) -> int:
-        views = (random_view(whole, rng, ViewOptions(crop=16, focus=focus)) for _ in range(200))
+    def hits(share: float) -> int:
+        views = (augment(whole, rng, Augmentation(crop=16, oversample_classes=share)) for _ in range(200))
         return sum(int(view.labels.any()) for view in views)
 
     assert hits(1.0) > 80
@@ -535,8 +633,8 @@ def test_focused_crops_hold_the_rare_class(place: tuple[int, int]) -> None:
 def test_turns_leave_every_pixel_as_it_is() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.permutation(1600).reshape(1, 40, 40).astype(np.uint16)
-    whole = View(pixels=pixels, labels=(pixels[0] % 7).astype(np.uint8))
-    views = [random_view(whole, rng, ViewOptions(turn=True)) for _ in range(40)]
+    whole = Example(pixels=pixels, labels=(pixels[0] % 7).astype(np.uint8))
+    views = [augment(whole, rng, Augmentation(turn=True)) for _ in range(40)]
     for view in views:
         assert view.pixels.dtype == np.uint16
         assert (np.sort(view.pixels.ravel()) == np.arange(1600)).all()
@@ -546,9 +644,9 @@ def test_turns_leave_every_pixel_as_it_is() -> None:
 
 def test_balance_weights_are_reciprocal_shares(workspace: Path) -> None:
     dataset = Dataset.open(workspace / "data" / "discs")
-    images = LabelledImages(dataset.samples("train"), channels=1, n_class=2)
+    images = Examples(dataset.samples("train"), n_class=2)
     everything = np.concatenate([np.load(sample.array).ravel() for sample in dataset.samples("train")])
-    np.testing.assert_allclose(class_shares(images, 2)[1], everything.mean())
+    np.testing.assert_allclose(SplitStatistics(images, 2).class_shares[1], everything.mean())
     logits, labels = torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, IGNORED]])
     loss, weight = weighted_cross_entropy(logits, labels, torch.tensor([0.5, 2.0]))
     assert float(weight) == 3.0
@@ -605,11 +703,11 @@ def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
 
 
 def test_augmented_images_that_are_not_square_form_a_batch(workspace: Path) -> None:
-    images = LabelledImages(
-        Dataset.open(workspace / "data" / "discs").samples("train"), channels=1, n_class=2
-    )
+    batches = batches_of(workspace, aug=True)
     for epoch in range(10):
-        assert load_batch(images, plan(aug=True), epoch, [0, 1, 2, 3]).images.shape == (4, 1, 48, 64)
+        batch = batches[Step(epoch, [0, 1, 2, 3])]
+        assert isinstance(batch, Batch)
+        assert batch.images.shape == (4, 1, 48, 64)
 
 
 def test_a_full_disk_loses_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,9 @@ from matseg_trainer.commands.options import (
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
-    from matseg_trainer.train.log import EpochRecord
-    from matseg_trainer.train.loop import Outputs, TrainingJob
+    from matseg_trainer.train.log import TrainingLog
+    from matseg_trainer.train.outputs import Outputs
+    from matseg_trainer.train.training import TrainingJob
 
 
 @cloup.command(
@@ -83,15 +83,17 @@ def train_main(
     require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
-    from matseg_trainer.train.console import terminal_progress
+    from matseg_trainer.train.console import Progress, terminal_progress
     from matseg_trainer.train.device import choose_compute
-    from matseg_trainer.train.distributed import join_world
-    from matseg_trainer.train.loop import Outputs, Progress, TrainingJob, train
-    from matseg_trainer.train.pretrained import InitialWeights
+    from matseg_trainer.train.distributed import join_processes
+    from matseg_trainer.train.loop import run_training
+    from matseg_trainer.train.outputs import Outputs
+    from matseg_trainer.train.pretrained import PretrainedWeights
+    from matseg_trainer.train.training import TrainingJob
 
-    with join_world(gpu=gpu) as world:
-        compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=world.local_rank)
-        if gpu and compute.device.type == "cpu" and world.is_main:
+    with join_processes(gpu=gpu) as context:
+        compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=context.local_rank)
+        if gpu and compute.device.type == "cpu" and context.is_main:
             warn(f"training on the CPU: {compute.device_reason}")
         job = TrainingJob(
             workspace=place,
@@ -100,43 +102,41 @@ def train_main(
             config=config,
             compute=compute,
             seed=config.seed if seed is None else seed,
-            init=None if weights is None else InitialWeights.load(place, weights),
+            weights=None if weights is None else PretrainedWeights.load(place, weights),
             save=not no_save,
             resume=resume,
             overwrite=overwrite,
         )
         outputs = Outputs.of(place, job.name)
         try:
-            if world.is_main:
+            if context.is_main:
                 out = console(stderr=as_json)
                 with terminal_progress(out) as progress:
-                    records = train(job, world, progress)
-                summary = _summary(job, records, outputs)
+                    log = run_training(job, context, progress)
+                summary = _summary(job, log, outputs)
                 if as_json:
                     print_json(summary)
                 out.print("\n".join(_lines(summary)), markup=False)
                 if page:
                     out.print(page_line(write_training_page, outputs.log), markup=False)
             else:
-                train(job, world, Progress())
+                run_training(job, context, Progress())
         except KeyboardInterrupt as error:
-            hint = "go on with --resume" if outputs.resume.exists() else "nothing was saved yet"
-            raise KeyboardInterrupt(hint) from error
+            hint = "go on with --resume" if resume else "nothing was saved yet"
+            raise KeyboardInterrupt(str(error) or hint) from error
 
 
-def _summary(job: TrainingJob, records: Sequence[EpochRecord], outputs: Outputs) -> dict[str, Any]:
+def _summary(job: TrainingJob, log: TrainingLog, outputs: Outputs) -> dict[str, Any]:
     """The JSON document, as docs/commands.md has it."""
-    from matseg_trainer.train.log import TrainingLog
-
-    kept = TrainingLog(epochs=records, checkpoint=job.config.checkpoint).kept
+    kept = log.kept
     return {
         "dataset": job.dataset.name,
         "version": job.version,
         "network": job.config.model,
-        "epochs": len(records),
+        "epochs": len(log.epochs),
         "kept_epoch": kept.epoch,
         "validation": kept.validate_,
-        "seconds": round(sum(record.seconds for record in records), 3),
+        "seconds": round(sum(record.seconds for record in log.epochs), 3),
         "device": str(job.compute.device),
         "precision": job.compute.precision,
         "seed": job.seed,

@@ -74,6 +74,8 @@ class VersionConfig(BaseModel):
     """Of SGD."""
     checkpoint: KeptEpoch = "best"
     """Which epoch is kept: the best on the validation images, or the last, whatever they say."""
+    workers: int = Field(default=0, ge=0, le=64)
+    """Processes that load training images ahead; 0: the training loads each batch when it needs it."""
     amp: Amp = "auto"
     """Automatic mixed precision; `auto`: bf16 or fp16 where the device is faster with it, else fp32."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -39,10 +39,14 @@ _NAMED = 10
 class Sample:
     """One image with its label array."""
 
-    stem: str
     image: Path
     array: Path
     """`labels_npy/<image stem>.npy`."""
+
+    @property
+    def stem(self) -> str:
+        """The image's name without suffix."""
+        return self.image.stem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +167,7 @@ class Dataset:
                 f"{self.folder(split, 'labels_npy')}: expected a label array for every image, found none for "
                 f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} {split}`"
             )
-        return tuple(
-            Sample(stem=image.stem, image=image, array=self.array_path(image)) for image in self.images(split)
-        )
+        return tuple(Sample(image=image, array=self.array_path(image)) for image in self.images(split))
 
     def pairing(self, split: str) -> Pairing:
         """Match the images of a split with its label images, whose stem is the image's or `<stem>_L`.

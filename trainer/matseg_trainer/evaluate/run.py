@@ -17,7 +17,7 @@ from matseg_shared.images.palette import overlay
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import PixelArray, check_dtype
 from matseg_shared.system.files import atomic_write, relative_path, write_text
-from matseg_trainer.data.dataset import LabelledImages
+from matseg_trainer.data.examples import Examples
 from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluate.disagreement import disagreement, ranked
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
@@ -115,7 +115,7 @@ def evaluate(
     classes = predictor.classes
     indices = np.array(_model_indices(dataset, classes, by_name=request.dataset is not None), dtype=np.uint8)
     samples = dataset.samples(request.split)
-    images = LabelledImages(samples, channels=predictor.input.channels, n_class=len(indices))
+    images = Examples(samples, channels=predictor.input.channels, n_class=len(indices))
     label_images = _label_images(dataset, request.split)
     counts: list[Accumulator] = []
     results: list[ImageResult] = []

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from matseg_shared.contract.tiling import pad_to_stride, padded_length
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import check_dtype
-from matseg_trainer.data.dataset import LabelledImage, LabelledImages
+from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.predict.checkpoint import Checkpoint
 
@@ -41,16 +41,16 @@ def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: 
     return dataset
 
 
-def split_images(checkpoint: Checkpoint, dataset: Dataset, split: str) -> LabelledImages:
+def split_images(checkpoint: Checkpoint, dataset: Dataset, split: str) -> Examples:
     """The labelled images of a split, as the checkpoint takes them."""
     samples = dataset.samples(split)
-    images = LabelledImages(samples, channels=checkpoint.input.channels, n_class=len(checkpoint.classes))
+    images = Examples(samples, channels=checkpoint.input.channels, n_class=len(checkpoint.classes))
     for sample, image in zip(samples, images, strict=True):
         check_dtype(image.pixels, checkpoint.input.dtype, sample.image)
     return images
 
 
-def calibration_crops(images: LabelledImages, stride: int) -> list[NDArray[Any]]:
+def calibration_crops(images: Examples, stride: int) -> list[NDArray[Any]]:
     """Random crops, as many of each image as of any other.
 
     Returns:
@@ -59,7 +59,7 @@ def calibration_crops(images: LabelledImages, stride: int) -> list[NDArray[Any]]
     rng = np.random.default_rng(SEED)
     crops = []
     for number in range(CROPS):
-        image: LabelledImage = images[number % len(images)]
+        image: Example = images[number % len(images)]
         edges = [min(padded_length(CROP, stride), length) for length in image.pixels.shape[1:]]
         y, x = (
             int(rng.integers(length - edge + 1))

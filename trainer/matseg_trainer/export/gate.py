@@ -15,7 +15,7 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import AccuracyInfo
-from matseg_trainer.data.dataset import LabelledImage, LabelledImages
+from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.evaluate.metrics import confusion_matrix, segmentation_metrics
 
 if TYPE_CHECKING:
@@ -35,15 +35,13 @@ Finish = Callable[["onnx.ModelProto"], bytes]
 class AccuracyCheck:
     """The measure that a model of lower precision must pass."""
 
-    images: LabelledImages
+    images: Examples
     n_class: int
     mean_iou_fp32: float
     progress: Progress = SILENT
 
     @classmethod
-    def of(
-        cls, images: LabelledImages, n_class: int, fp32: bytes, progress: Progress = SILENT
-    ) -> AccuracyCheck:
+    def of(cls, images: Examples, n_class: int, fp32: bytes, progress: Progress = SILENT) -> AccuracyCheck:
         """With the fp32 model's figure measured."""
         progress.stage("measuring fp32", len(images), unit="images")
         mean_iou = _mean_iou(images, n_class, fp32, progress)
@@ -69,14 +67,14 @@ def passes(accuracy: AccuracyInfo) -> bool:
     return accuracy.mean_iou >= accuracy.mean_iou_fp32 - LARGEST_LOSS
 
 
-def _mean_iou(images: LabelledImages, n_class: int, content: bytes, progress: Progress) -> float:
+def _mean_iou(images: Examples, n_class: int, content: bytes, progress: Progress) -> float:
     with tempfile.TemporaryDirectory(prefix="matseg-") as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(content)
         session = Session.open(path, provider="cpu", trust=MADE_HERE)
     matrix = np.zeros((n_class, n_class), dtype=np.int64)
     for number in range(len(images)):
-        image: LabelledImage = images[number]
+        image: Example = images[number]
         labels = segment_image(session, image.pixels, tile=(_TILE, _TILE))
         matrix += confusion_matrix(image.labels, labels, n_class)
         progress.advance()

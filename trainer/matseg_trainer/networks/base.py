@@ -16,6 +16,9 @@ class SegmentationNetwork(nn.Module):
     stride: ClassVar[int]
     """Pixels; a shift of the input by it is the same shift of the output."""
 
+    samples_pixels: ClassVar[bool] = False
+    """Whether it trains on sampled pixels instead of whole images; see `loss_inputs`."""
+
     peak_channels: int
     """Full-resolution channels alive at once at inference, about; for planning memory."""
 

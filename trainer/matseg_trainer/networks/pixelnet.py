@@ -18,6 +18,7 @@ class PixelNet(SegmentationNetwork):
     """
 
     stride = 16
+    samples_pixels = True
 
     def __init__(self, *, in_channels: int, n_class: int, width: int) -> None:
         super().__init__()

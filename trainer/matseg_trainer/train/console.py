@@ -9,10 +9,25 @@ from rich.console import Console
 
 from matseg_shared.console import progress
 from matseg_trainer.train.log import EpochRecord, SplitScore
-from matseg_trainer.train.loop import Progress, TrainingJob
 
 _WAITS = 0.3
 """With more of its time spent on waiting for images than this, a training could be faster."""
+
+
+class Progress:
+    """Called while a training goes on; this one shows nothing."""
+
+    def start(self, name: str, epochs: int, facts: dict[str, str]) -> None:
+        """Before the first epoch."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float, waiting: float) -> None:
+        """After each optimiser step; `waiting` is the share of the epoch's time that went by until images came."""
+
+    def validation(self, epoch: int, image: int, images: int) -> None:
+        """After each validation image."""
+
+    def epoch(self, records: Sequence[EpochRecord], best: int) -> None:
+        """After each epoch; `best` is the best epoch so far."""
 
 
 class TerminalProgress(Progress):
@@ -24,11 +39,11 @@ class TerminalProgress(Progress):
         self._left = ""
         self._headed = False
 
-    def start(self, job: TrainingJob, facts: dict[str, str]) -> None:
-        self._epochs = job.config.epoch
-        self._out.print(job.name, style="bold", markup=False)
-        for name, value in facts.items():
-            self._out.print(f"  {name:<10} {value}", markup=False)
+    def start(self, name: str, epochs: int, facts: dict[str, str]) -> None:
+        self._epochs = epochs
+        self._out.print(name, style="bold", markup=False)
+        for fact, value in facts.items():
+            self._out.print(f"  {fact:<10} {value}", markup=False)
 
     def step(self, epoch: int, step: int, steps: int, loss: float, waiting: float) -> None:
         if step == 1:

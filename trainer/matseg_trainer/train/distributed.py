@@ -64,7 +64,7 @@ class DistributedContext:
 
 
 @contextmanager
-def join_world(*, gpu: bool) -> Iterator[DistributedContext]:
+def join_processes(*, gpu: bool) -> Iterator[DistributedContext]:
     """Join the processes that torchrun started, or be the only one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

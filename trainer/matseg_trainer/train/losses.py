@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from matseg_trainer.data.augment import IGNORED
+from matseg_trainer.data.examples import IGNORED
 
 _SMOOTH = 1.0
 """Pixels added to both parts of the Dice ratio, so that a class that is absent and not predicted costs nothing."""

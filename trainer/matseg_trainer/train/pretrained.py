@@ -27,14 +27,14 @@ _CLASSIFIER = "classifier."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class InitialWeights:
+class PretrainedWeights:
     """A checkpoint to start from."""
 
     path: Path
     checkpoint: Checkpoint
 
     @classmethod
-    def load(cls, workspace: Workspace, choice: str) -> InitialWeights:
+    def load(cls, workspace: Workspace, choice: str) -> PretrainedWeights:
         """Read what `--weights` names.
 
         Args:
@@ -55,7 +55,7 @@ class InitialWeights:
 
     @property
     def info(self) -> InitInfo:
-        """What the new checkpoint says of its origin."""
+        """The origin, for the new checkpoint."""
         training = self.checkpoint.training
         return InitInfo(
             name=f"{training.dataset}_{training.version}", sha256=weights_sha256(self.checkpoint.weights)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, problems_of
 from matseg_shared.errors import UsageError
 from matseg_shared.system.files import write_text
+
+if TYPE_CHECKING:  # torch, which readers of the record do without
+    from matseg_trainer.data.statistics import SplitStatistics
 
 SUFFIX = ".training.json"
 
@@ -23,6 +26,15 @@ class SplitFacts(BaseModel):
     pixels: int = Field(ge=1)
     class_shares: tuple[float, ...]
     """Share of each class among its labelled pixels."""
+
+    @classmethod
+    def of(cls, statistics: SplitStatistics) -> SplitFacts:
+        """The figures of a split that was gone through."""
+        return cls(
+            images=len(statistics.shapes),
+            pixels=int(statistics.class_counts.sum()),
+            class_shares=tuple(statistics.class_shares.tolist()),
+        )
 
 
 class TrainingRecord(BaseModel):

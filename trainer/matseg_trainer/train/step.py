@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matseg_shared.contract.metadata import InputInfo
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.augment import IGNORED
 from matseg_trainer.data.dataset import Batch
+from matseg_trainer.data.examples import IGNORED
 from matseg_trainer.evaluate.metrics import ConfusionMatrix, segmentation_metrics
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 from matseg_trainer.train.device import ComputeChoice
@@ -43,9 +43,9 @@ class RunningScore:
         counts = torch.bincount(pairs[labels != IGNORED], minlength=self.n_class**2).cpu().numpy()
         self.matrix += counts.reshape(self.n_class, self.n_class)
 
-    def gathered(self, world: DistributedContext) -> RunningScore:
+    def gathered(self, context: DistributedContext) -> RunningScore:
         """The sum over all processes."""
-        values = world.sum(np.concatenate([[self.loss_sum, self.weight_sum], self.matrix.ravel()]))
+        values = context.sum(np.concatenate([[self.loss_sum, self.weight_sum], self.matrix.ravel()]))
         total = RunningScore(n_class=self.n_class, loss_sum=float(values[0]), weight_sum=float(values[1]))
         total.matrix[:] = values[2:].reshape(self.n_class, self.n_class).astype(np.int64)
         return total
@@ -82,18 +82,18 @@ class TrainStep:
         config: VersionConfig,
         input_info: InputInfo,
         compute: ComputeChoice,
-        world: DistributedContext,
+        context: DistributedContext,
         class_weights: Tensor | None,
     ) -> None:
         self._compute = compute
-        self._world = world
+        self._context = context
         self._dice = config.loss == "dice"
         self._input = input_info
         self.weights = None if class_weights is None else class_weights.to(compute.device)
         self.network = network.to(compute.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module: nn.Module = _LossInputs(self.network)
-        if world.size > 1:
+        if context.size > 1:
             if (
                 compute.device.type == "cuda"
             ):  # torch has none for CPUs: there each process keeps its own statistics
@@ -129,10 +129,10 @@ class TrainStep:
         """
         loss_sum, weight_sum = weighted_cross_entropy(logits, labels, self.weights)
         local = (float(loss_sum.detach()), float(weight_sum))
-        everywhere = float(self._world.sum(np.array([local[1]]))[0])
-        loss = loss_sum * (self._world.size / max(everywhere, 1e-12))
+        everywhere = float(self._context.sum(np.array([local[1]]))[0])
+        loss = loss_sum * (self._context.size / max(everywhere, 1e-12))
         if self._dice:
-            loss = loss + soft_dice(logits, labels, self._world.total if self._world.size > 1 else None)
+            loss = loss + soft_dice(logits, labels, self._context.total if self._context.size > 1 else None)
         return loss, local
 
 

@@ -1,0 +1,84 @@
+"""Labelled images in memory: read, checked and kept while there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.errors import DatasetError
+from matseg_shared.images.read import PixelArray, is_grey, read_image, to_channels
+from matseg_trainer.data.folder import Sample, load_array
+
+CACHE_BYTES = 4 << 30
+"""Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
+IGNORED = 255
+"""Label of pixels that count neither in the loss nor in a metric: padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Example:
+    """An image, or a part of it, with its labels."""
+
+    pixels: PixelArray
+    """(C, H, W), any dtype."""
+    labels: NDArray[np.uint8]
+    """(H, W) class indices, or `IGNORED`."""
+
+    def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Example:
+        """Apply the same change to pixels and labels; it acts on the last two axes."""
+        return Example(pixels=change(self.pixels), labels=change(self.labels))
+
+
+class Examples(Sequence[Example]):
+    """The images of one split with their labels, decoded on demand and kept while memory allows."""
+
+    def __init__(
+        self, samples: Sequence[Sample], *, n_class: int, channels: Literal[1, 3] | None = None
+    ) -> None:
+        """Name the files.
+
+        Args:
+            samples: images with their label arrays.
+            n_class: labels are below it.
+            channels: 1 or 3, for all images; None: 1 for grey images, 3 for coloured ones.
+        """
+        self.samples = tuple(samples)
+        self._n_class = n_class
+        self._channels = channels
+        self._cache: dict[int, Example] = {}
+        self._room = CACHE_BYTES
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self._cache:
+            return self._cache[index]
+        example = self._read(self.samples[index])
+        size = example.pixels.nbytes + example.labels.nbytes
+        if size <= self._room:
+            self._cache[index] = example
+            self._room -= size
+        return example
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the decoded images behind on the way to another process, which reads what it needs."""
+        return {**self.__dict__, "_cache": {}, "_room": CACHE_BYTES}
+
+    def _read(self, sample: Sample) -> Example:
+        stored = read_image(sample.image)
+        pixels = to_channels(stored, self._channels or (1 if is_grey(stored) else 3), sample.image)
+        labels = load_array(sample.array, self._n_class)
+        if pixels.shape[1:] != labels.shape:
+            raise DatasetError(
+                f"{sample.array}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "
+                f"{sample.image.name}, found {labels.shape[0]} x {labels.shape[1]}; run matseg-prep labels again"
+            )
+        return Example(pixels=pixels, labels=labels)

@@ -1,0 +1,188 @@
+"""Statistics of a split, gathered in one pass over its images before the first epoch."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.contract.metadata import Histogram, InputInfo
+from matseg_shared.contract.tiling import padded_length
+from matseg_shared.errors import DatasetError
+from matseg_shared.images.read import PixelArray
+from matseg_trainer.config.versions import VersionConfig
+from matseg_trainer.data.examples import Example, Examples
+
+HISTOGRAM_BINS = 256
+
+
+class SplitStatistics:
+    """Kind, sizes, classes and intensities of the images of one split."""
+
+    shapes: list[tuple[int, int]]
+    """(H, W) of each image in pixels."""
+    class_counts: NDArray[np.int64]
+    """(K,) labelled pixels per class."""
+    kinds: dict[tuple[int, str], str]
+    """(channels, dtype) -> name of the first image of that kind."""
+
+    def __init__(self, examples: Examples, n_class: int) -> None:
+        self._examples = examples
+        self.shapes, self.kinds, self.class_counts = [], {}, np.zeros(n_class, np.int64)
+        for sample, example in zip(examples.samples, examples, strict=True):
+            height, width = example.labels.shape
+            self.shapes.append((height, width))
+            self.class_counts += np.bincount(example.labels.ravel(), minlength=n_class)
+            kind = (example.pixels.shape[0], example.pixels.dtype.name)
+            if not self.kinds:
+                self._intensities = _Intensities(kind[0], example.pixels.dtype)
+            if self.kinds.setdefault(kind, sample.image.name) == next(iter(self.kinds.values())):
+                self._intensities.add(example.pixels)
+
+    @property
+    def class_shares(self) -> NDArray[np.float64]:
+        """(K,) share of each class among the labelled pixels."""
+        shares: NDArray[np.float64] = self.class_counts / self.class_counts.sum()
+        return shares
+
+    def require_size(self, size: tuple[int, int] | None) -> None:
+        """Refuse images of another size than a version's `size`.
+
+        Raises:
+            DatasetError: naming the images.
+        """
+        samples = self._examples.samples
+        wrong = [
+            f"{sample.image.name} ({shape[0]} x {shape[1]})"
+            for sample, shape in zip(samples, self.shapes, strict=True)
+            if shape != size
+        ]
+        if size is not None and wrong:
+            raise DatasetError(
+                f"{samples[0].image.parent}: expected images of {size[0]} x {size[1]} pixels (`size` of this "
+                f"version), found {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}; change `size` in "
+                "config.toml, or leave it out to accept any"
+            )
+
+    def require_batches(self, config: VersionConfig) -> None:
+        """Refuse whole images of several sizes where several are to form a batch.
+
+        Raises:
+            DatasetError: saying what to set.
+        """
+        if config.crop is None and config.batch_size > 1 and len(set(self.shapes)) > 1:
+            raise DatasetError(
+                f"{self._examples.samples[0].image.parent}: the images differ in size, so whole images cannot form a "
+                "batch; set `crop` or `batch_size = 1` for this version in config.toml"
+            )
+
+    def input_info(self) -> InputInfo:
+        """Mean, standard deviation and histogram, in the data's own units.
+
+        One fixed normalisation for every image: with statistics per image a tile would differ from the whole. Float
+        images are looked at again for the histogram, whose bins need their whole range.
+        """
+        channels, dtype = next(iter(self.kinds))
+        found = self._intensities
+        low, high = float(found.lowest.min()), float(found.highest.max())
+        edges = (low, high) if high > low else (low, low + 1.0)
+        # what a constant channel differs from its mean is a rounding, and nothing to divide by
+        std = np.where(found.highest > found.lowest, np.sqrt(found.squares / found.pixels), 1.0)
+        if found.counts is None:
+            counts = sum(_histogram(example.pixels, edges) for example in self._examples)
+        else:
+            counts = _histogram(np.arange(len(found.counts)), edges, found.counts)
+        return InputInfo(
+            channels=1 if channels == 1 else 3,
+            dtype=dtype,  # type: ignore[arg-type]  # read_image lets no other dtype pass
+            mean=tuple((found.total / found.pixels).tolist()),
+            std=tuple(std.tolist()),
+            histogram=Histogram(low=edges[0], high=edges[1], counts=tuple(np.asarray(counts).tolist())),
+        )
+
+
+class _Intensities:
+    """Moments of each channel, and how often each value of 8 or 16 bits occurs."""
+
+    def __init__(self, channels: int, dtype: np.dtype[np.generic]) -> None:
+        self.lowest, self.highest = np.full(channels, np.inf), np.full(channels, -np.inf)
+        self.total, self.squares, self.pixels = np.zeros(channels), np.zeros(channels), 0
+        self.counts = None if dtype.kind == "f" else np.zeros(np.iinfo(dtype).max + 1, np.int64)  # type: ignore[type-var]
+
+    def add(self, pixels: PixelArray) -> None:
+        """Merge those of one image (C, H, W), as Chan, Golub and LeVeque 1983 do."""
+        values = pixels.reshape(len(pixels), -1)
+        self.lowest = np.minimum(self.lowest, values.min(axis=1))
+        self.highest = np.maximum(self.highest, values.max(axis=1))
+        if self.counts is not None:
+            self.counts += np.bincount(values.ravel(), minlength=len(self.counts))
+        exact = values.astype(np.float64)
+        count, total = exact.shape[1], exact.sum(axis=1)
+        mean = total / count
+        self.squares += np.square(exact - mean[:, np.newaxis]).sum(axis=1)
+        if self.pixels:
+            apart = np.square(mean - self.total / self.pixels)
+            self.squares += apart * (self.pixels * count / (self.pixels + count))
+        self.total += total
+        self.pixels += count
+
+
+def _histogram(
+    values: PixelArray, edges: tuple[float, float], weights: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    return np.histogram(values.astype(np.float64), bins=HISTOGRAM_BINS, range=edges, weights=weights)[0]
+
+
+def require_one_kind(train: SplitStatistics, validate: SplitStatistics, where: Path) -> None:
+    """Refuse a data set of grey and coloured images, or of several dtypes.
+
+    Raises:
+        DatasetError: naming one image of each kind.
+    """
+    kinds = {**validate.kinds, **train.kinds}
+    if len(kinds) > 1:
+        examples = ", ".join(
+            f"{name}: {'grey' if channels == 1 else 'colour'} {dtype}"
+            for (channels, dtype), name in kinds.items()
+        )
+        raise DatasetError(
+            f"{where}: expected images of one kind, found several ({examples}); convert them to the same colour mode "
+            "and dtype"
+        )
+
+
+def representative_crop(
+    examples: Examples, shapes: list[tuple[int, int]], stride: int, *, edge: int = 128, tries: int = 64
+) -> PixelArray:
+    """A small real input in which the classes are as evenly present as in any of `tries` random crops.
+
+    Args:
+        examples: the training images, each of which is read once at most.
+        shapes: (H, W) of each.
+        stride: of the network.
+        edge: of the crop in pixels, about.
+        tries: crops looked at.
+
+    Returns:
+        (1, C, h, w) in the data's own dtype; h and w are multiples of `stride`, about `edge`.
+    """
+    rng = np.random.default_rng(0)
+    length = padded_length(edge, stride)
+    places = []
+    for number in range(tries):
+        index = int(rng.integers(len(examples)))
+        top, left = (int(rng.integers(0, full - min(full, length) + 1)) for full in shapes[index])
+        places.append((index, number, top, left))
+    best: tuple[float, int, PixelArray] = (-1.0, 0, np.empty(0))
+    for index, crops in itertools.groupby(sorted(places), key=lambda place: place[0]):
+        example: Example = examples[index]
+        for _, number, top, left in crops:
+            window = (..., slice(top, top + length), slice(left, left + length))
+            shares = np.bincount(example.labels[window].ravel()) / example.labels[window].size
+            entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
+            if (entropy, -number) > best[:2]:
+                best = (entropy, -number, example.pixels[window])
+    below, right = (padded_length(size, stride) - size for size in best[2].shape[1:])
+    return np.pad(best[2], ((0, 0), (0, below), (0, right)), mode="reflect")[np.newaxis]

@@ -1,0 +1,221 @@
+"""One training: data, network and optimiser, and an epoch of steps and validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from matseg_shared.contract.metadata import InitInfo, InputInfo, TrainingInfo
+from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.images.read import PixelArray
+from matseg_shared.system import interruption
+from matseg_trainer.config.versions import VersionConfig
+from matseg_trainer.data.dataset import BatchLoader, EpochSampler, TrainingBatches
+from matseg_trainer.data.examples import Example, Examples
+from matseg_trainer.data.folder import Dataset
+from matseg_trainer.data.pixel_size import common_pixel_size
+from matseg_trainer.data.statistics import SplitStatistics, representative_crop, require_one_kind
+from matseg_trainer.networks.registry import build_network
+from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
+from matseg_trainer.predict.tiled import TorchPredictor
+from matseg_trainer.train.console import Progress
+from matseg_trainer.train.device import ComputeChoice
+from matseg_trainer.train.distributed import DistributedContext
+from matseg_trainer.train.log import EpochRecord
+from matseg_trainer.train.losses import weighted_cross_entropy
+from matseg_trainer.train.pretrained import PretrainedWeights
+from matseg_trainer.train.schedule import LearningRate
+from matseg_trainer.train.step import RunningScore, TrainStep
+from matseg_trainer.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """The options of `matseg-train`."""
+
+    workspace: Workspace
+    dataset: Dataset
+    version: str
+    config: VersionConfig
+    compute: ComputeChoice
+    seed: int
+    weights: PretrainedWeights | None = None
+    """Start from these instead of random ones."""
+    save: bool = True
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def name(self) -> str:
+        """`<dataset>_<version>`."""
+        return f"{self.dataset.name}_{self.version}"
+
+
+class Training:
+    """The state of one training and what changes it."""
+
+    def __init__(self, job: TrainingJob, context: DistributedContext) -> None:
+        self.job, self.context = job, context
+        self.records: list[EpochRecord] = []
+        self.classes = job.dataset.classes
+        self._read_data()
+        torch.manual_seed(job.seed)
+        config = job.config
+        network = build_network(
+            config.model, in_channels=self.input.channels, n_class=config.n_class, width=config.width
+        )
+        self.init: InitInfo | None = None
+        self.start = "random weights"
+        if job.weights is not None:
+            self.init = job.weights.info
+            self.start = job.weights.copy_into(network, config.model, self.classes)
+        class_weights = self._class_weights() if config.balance else None
+        self.step = TrainStep(network, config, self.input, job.compute, context, class_weights)
+        sampler = EpochSampler(config, len(self.train_images), rank=context.rank, processes=context.size)
+        batches = TrainingBatches(
+            self.train_images,
+            config,
+            seed=job.seed,
+            stride=network.stride,
+            pixels_per_image=config.pixels_per_image if network.samples_pixels else 0,
+        )
+        self.batches = BatchLoader(
+            batches, sampler, workers=config.workers, pin_memory=job.compute.device.type == "cuda"
+        )
+        self.steps = len(sampler)
+        self.rate = LearningRate(self.step.optimizer, config, self.steps)
+        self._predictor = TorchPredictor.of(self.step.network, self.input, job.compute.device)
+
+    def _read_data(self) -> None:
+        """Look at every image and label once, and refuse what cannot be trained on."""
+        job, config = self.job, self.job.config
+        if len(self.classes) != config.n_class:
+            raise DatasetError(
+                f"{job.dataset.root}: its label arrays have {len(self.classes)} classes, the version's n_class is "
+                f"{config.n_class}; change config.toml, or run matseg-prep labels --classes {config.n_class} again"
+            )
+        samples = {split: job.dataset.samples(split) for split in ("train", "validate")}
+        self.train_images, self.validation_images = (
+            Examples(samples[split], n_class=config.n_class) for split in ("train", "validate")
+        )
+        self.train_statistics = SplitStatistics(self.train_images, config.n_class)
+        self.validation_statistics = SplitStatistics(self.validation_images, config.n_class)
+        require_one_kind(self.train_statistics, self.validation_statistics, job.dataset.root)
+        for statistics in (self.train_statistics, self.validation_statistics):
+            statistics.require_size(config.size)
+        if config.size is None:
+            self.train_statistics.require_batches(config)
+        self.input: InputInfo = self.train_statistics.input_info()
+        self.pixel_size = common_pixel_size([sample.image for sample in samples["train"]])
+        self.fingerprint = job.dataset.fingerprint(("train", "validate"))
+
+    def _class_weights(self) -> torch.Tensor:
+        """Reciprocal of each class's share, as the user guide balances; mean 1 over the classes that occur."""
+        shares = self.train_statistics.class_shares
+        weights = np.divide(1.0, shares, out=np.zeros_like(shares), where=shares > 0)
+        return torch.from_numpy((weights / weights[weights > 0].mean()).astype(np.float32))
+
+    def run_epoch(self, progress: Progress) -> None:
+        """One pass over the training images, one validation."""
+        started = time.monotonic()
+        epoch = len(self.records) + 1
+        trained = self.train_epoch(epoch, progress)
+        rate = self.rate.now
+        validated = self.validate(epoch, progress)
+        self._require_finite(epoch, trained, validated)
+        self.rate.after_epoch(validated.loss)
+        self.records.append(
+            EpochRecord(
+                epoch=epoch,
+                lr=rate,
+                train=trained.summary(),
+                validate=validated.summary(),
+                seconds=time.monotonic() - started,
+            )
+        )
+
+    def train_epoch(self, epoch: int, progress: Progress) -> RunningScore:
+        """One pass over the training images."""
+        torch.manual_seed(hash_seed(self.job.seed, epoch, self.context.rank))
+        self.step.network.train()
+        score = RunningScore(n_class=self.job.config.n_class)
+        for number, batch in enumerate(self.batches.epoch(epoch), start=1):
+            self.rate.before_step((epoch - 1) * self.steps + number - 1)
+            self.step.step(batch, score)
+            interruption.check()
+            if self.context.is_main:
+                progress.step(epoch, number, self.steps, score.loss, self.batches.waiting)
+        return score.gathered(self.context)
+
+    def validate(self, epoch: int, progress: Progress) -> RunningScore:
+        """Segment whole validation images in fp32."""
+        self.step.network.eval()
+        self.context.share_statistics(self.step.network)
+        score = RunningScore(n_class=self.job.config.n_class)
+        weights = None if self.step.weights is None else self.step.weights.cpu()
+        mine = self.context.share(list(range(len(self.validation_images))))
+        for count, index in enumerate(mine, start=1):
+            image: Example = self.validation_images[index]
+            logits = torch.from_numpy(self._predictor.logits(image.pixels)).unsqueeze(0)
+            labels = torch.from_numpy(image.labels.astype(np.int64)).unsqueeze(0)
+            loss, weight = weighted_cross_entropy(logits, labels, weights)
+            score.add(logits, labels, float(loss), float(weight))
+            if self.context.is_main:
+                progress.validation(epoch, count, len(mine))
+        return score.gathered(self.context)
+
+    def _require_finite(self, epoch: int, trained: RunningScore, validated: RunningScore) -> None:
+        """Stop before weights that are no numbers are kept: the last step of an epoch shows in the validation only."""
+        if not validated.weight_sum:
+            raise DatasetError(
+                f"{self.job.dataset.root / 'validate'}: expected some pixels of the classes that the training images "
+                "have, found none, and `balance` gives classes without training pixels no weight; label such images, "
+                "or leave out `balance`"
+            )
+        for what, score in (("training", trained), ("validation", validated)):
+            if not math.isfinite(score.loss):
+                raise UsageError(
+                    f"training diverged in epoch {epoch}: the {what} loss is {score.loss}; lower `lr` of "
+                    f"{self.job.name} in config.toml (now {self.job.config.lr:g})"
+                )
+
+    def checkpoint(self) -> Checkpoint:
+        """The network as it is now, after its last epoch."""
+        job, now = self.job, self.records[-1]
+        return Checkpoint(
+            weights={
+                name: tensor.detach().cpu().contiguous().clone()
+                for name, tensor in self.step.network.state_dict().items()
+            },
+            training=TrainingInfo(
+                dataset=job.dataset.name,
+                version=job.version,
+                network=job.config.model,
+                config=job.config.model_dump(mode="json"),
+                epoch=now.epoch,
+                metrics=now.validate_.model_dump(),
+                fingerprint=self.fingerprint,
+                seed=job.seed,
+                packages=package_versions(),
+                init=self.init,
+            ),
+            classes=self.classes,
+            pixel_size=self.pixel_size,
+            input=self.input,
+            sample=self._representative_crop,
+        )
+
+    @cached_property
+    def _representative_crop(self) -> PixelArray:
+        stride = self.step.network.stride
+        return representative_crop(self.train_images, self.train_statistics.shapes, stride)
+
+
+def hash_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
