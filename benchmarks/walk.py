@@ -142,6 +142,11 @@ def write_discs(folder: Path) -> None:
             Image.fromarray(labels * 90 + 80).save(root / "images" / f"d{number}.png")
             Image.fromarray(labels * 255).save(root / "labels" / f"d{number}_L.png")
             np.save(root / "labels_npy" / f"d{number}.npy", labels)
+    classes = "".join(
+        f"[[class]]\nname = 'class {index}'\ncolour = [{255 * index}, 0, 0]\nlabel_value = {255 * index}\n"
+        for index in range(2)
+    )
+    (folder / "data" / "discs" / "classes.toml").write_text(classes, encoding="utf-8")
 
 
 @click.command()
