@@ -40,7 +40,7 @@ from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_shared.contract.classes import read_classes
 from matseg_shared.errors import ConfigError, DatasetError, ImageError, ModelError, UsageError
-from matseg_shared.images import limits as room
+from matseg_shared.images import limits
 from matseg_shared.images.limits import require_bounded_stream, require_memory
 from matseg_shared.images.read import read_image
 from matseg_trainer.config.load import load_config
@@ -60,8 +60,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One on which an image may have 16 MB."""
-    monkeypatch.setattr(room, "ALWAYS", 1 << 20)
-    monkeypatch.setattr(room, "available_memory", lambda: 96 << 20)
+    monkeypatch.setattr(limits, "ALWAYS", 1 << 20)
+    monkeypatch.setattr(limits, "available_memory", lambda: 96 << 20)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def _png(path: Path, change: Callable[[bytes, bytes], bytes]) -> Path:
 def test_a_png_whose_header_promises_what_its_bytes_cannot_hold(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 0, 0, 0, 0)
     path = _png(tmp_path / "a.png", lambda kind, data: header if kind == b"IHDR" else data)
-    with pytest.raises(ImageError, match=r"promises 0.2 GB of pixels, which .* bytes cannot hold"):
+    with pytest.raises(ImageError, match="image file is truncated"):
         read_image(path)
 
 
@@ -137,7 +137,7 @@ def test_a_png_that_a_bad_disk_has_changed_is_not_read(tmp_path: Path, where: fl
     content = bytearray(path.read_bytes())
     content[100 + int(where * 600)] ^= 4
     path.write_bytes(content)
-    with pytest.raises(ImageError, match="the checksum of its part 'IDAT' at byte 33 is wrong"):
+    with pytest.raises(ImageError, match=r"has changed since it was written \(.*checksum in b'IDAT'"):
         read_image(path)
 
 
@@ -145,8 +145,8 @@ def test_a_tiff_strip_that_becomes_more_than_its_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without imagecodecs it is unpacked by zlib, which knows no limit."""
-    monkeypatch.setattr(room, "ALWAYS", 1 << 20)
-    monkeypatch.setattr(room, "available_memory", lambda: 6 << 20)
+    monkeypatch.setattr(limits, "ALWAYS", 1 << 20)
+    monkeypatch.setattr(limits, "available_memory", lambda: 6 << 20)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, PIXELS, compression="zlib")
     bomb = zlib.compress(bytes(4 << 20))
@@ -169,7 +169,7 @@ def test_a_tiff_strip_that_becomes_more_than_its_page(
 def test_a_stream_is_counted_before_it_is_unpacked(
     kind: Any, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "could_fill", lambda *_: True)
+    monkeypatch.setattr(limits, "could_fill", lambda *_: True)
     content = pack(bytes(3 << 20))
     require_bounded_stream("a", content, kind, 3 << 20)
     require_bounded_stream("a", content[:-9], kind, 3 << 20)  # damage is for the decoder to name
@@ -180,7 +180,7 @@ def test_a_stream_is_counted_before_it_is_unpacked(
 
 
 def test_what_is_small_asks_nobody_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "available_memory", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(limits, "available_memory", lambda: pytest.fail("asked"))
     require_memory("a", (8192, 8192), 1)
 
 
@@ -275,9 +275,9 @@ def test_a_zarr_chunk_that_becomes_more_than_its_pixels(
     path = tmp_path / "scan.zarr"
     array = zarr.create_array(str(path), shape=VOLUME.shape, chunks=(1, 24, 32), dtype="uint8", **ZARRS[name])
     array[:] = VOLUME
-    for target in (room, __import__("matseg_runtime.source.zarr_chunks", fromlist=["ALWAYS"])):
+    for target in (limits, __import__("matseg_runtime.source.zarr_chunks", fromlist=["ALWAYS"])):
         monkeypatch.setattr(target, "ALWAYS", 1000)
-    monkeypatch.setattr(room, "available_memory", lambda: 18_000)
+    monkeypatch.setattr(limits, "available_memory", lambda: 18_000)
     assert np.array_equal(opened(path).read(0, 1)[0], VOLUME[0])  # what is honest passes the same check
     chunk = next(
         file
@@ -385,8 +385,8 @@ def test_an_hdf5_chunk_that_becomes_more_than_its_pixels(
         data[1:] = VOLUME[1:]
         data.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(4 << 20)))
     settled(path)
-    monkeypatch.setattr(room, "ALWAYS", 1000)
-    monkeypatch.setattr(room, "available_memory", lambda: 18_000)
+    monkeypatch.setattr(limits, "ALWAYS", 1000)
+    monkeypatch.setattr(limits, "available_memory", lambda: 18_000)
     assert np.array_equal(opened(path).read(1, 2)[0], VOLUME[1])
     with pytest.raises(ImageError, match="compressed bytes become more than the 1536"):
         opened(path).read(0, 1)

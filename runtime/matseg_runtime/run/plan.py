@@ -23,7 +23,6 @@ from matseg_shared.system.machine import available_memory, peak_memory, reset_pe
 LARGEST_STREAMS = 4
 """Slices that are inferred at a time: more of them only take memory."""
 _SHARE_OF_FREE_MEMORY = 0.6
-_MEMORY_UNKNOWN = 4 << 30
 _CHUNK_DEPTH = 16
 _DEPTHS = range(8, 65)
 """Slices per output chunk that suit both readers of slices and readers of blocks."""
@@ -315,8 +314,7 @@ def format_seconds(seconds: float) -> str:
 
 def default_budget() -> int:
     """Bytes a job takes when the user does not say: a share of what is free."""
-    free = available_memory()
-    return _MEMORY_UNKNOWN if free is None else int(free * _SHARE_OF_FREE_MEMORY)
+    return int(available_memory() * _SHARE_OF_FREE_MEMORY)
 
 
 def _refuse_small_tile(tile: tuple[int, int], tiling: TilingInfo) -> None:

@@ -15,7 +15,7 @@ from zarr.storage import LocalStore
 
 from matseg_runtime.source.layout import chunk_ranges, require_few_chunks
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.limits import ALWAYS, Format, could_fill, require_bounded_stream, room
+from matseg_shared.images.limits import ALWAYS, Format, could_fill, memory_limit, require_bounded_stream
 
 _NAMED = 3
 """Missing chunks that an error names."""
@@ -154,7 +154,11 @@ def _check_stream(where: str, path: Path, offset: int, length: int, codec: str, 
                 require_bounded_stream(where, stream.read(length), kind, _SPARE * pixels)
             return
         declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
-    if declared is not None and declared > _SPARE * pixels and (declared > ALWAYS and declared > room()):
+    if (
+        declared is not None
+        and declared > _SPARE * pixels
+        and (declared > ALWAYS and declared > memory_limit())
+    ):
         raise ImageError(
             where,
             f"its {codec} chunk says that it becomes {declared} bytes, expected about {pixels}; it is damaged",

@@ -20,8 +20,6 @@ from matseg_shared.system.machine import available_memory
 
 ALWAYS = 64 << 20
 """Bytes that are granted without looking; so small inputs cost no question to the system."""
-_UNKNOWN = 1 << 30
-"""Bytes free, where the system does not tell."""
 _COPIES = 6
 """Decoded pixels are held several times: by the decoder, as channels, as the network's input, for the writer."""
 DENSEST = {"deflate": 1032, "bz2": 50_000, "lzma": 8_000}
@@ -30,10 +28,9 @@ Format = Literal["deflate", "bz2", "lzma"]
 _PIECE = 1 << 20
 
 
-def room() -> int:
+def memory_limit() -> int:
     """Bytes that one decoded image or chunk may have on this machine at this moment."""
-    free = available_memory()
-    return max(ALWAYS, (_UNKNOWN if free is None else free) // _COPIES)
+    return max(ALWAYS, available_memory() // _COPIES)
 
 
 def require_memory(where: Path | str, shape: Sequence[int], itemsize: int, what: str = "image") -> None:
@@ -49,7 +46,7 @@ def require_memory(where: Path | str, shape: Sequence[int], itemsize: int, what:
         ImageError: it is larger than what this process may take for one.
     """
     wanted = math.prod(shape) * itemsize
-    if wanted > ALWAYS and wanted > (limit := room()):
+    if wanted > ALWAYS and wanted > (limit := memory_limit()):
         lengths = " x ".join(str(length) for length in shape)
         raise ImageError(
             where,
@@ -59,29 +56,10 @@ def require_memory(where: Path | str, shape: Sequence[int], itemsize: int, what:
         )
 
 
-def require_whole_stream(where: Path | str, stored: int, kind: Format, pixels: int) -> None:
-    """Refuse a stream that is too short to hold what the header promises.
-
-    Args:
-        where: named in the error.
-        stored: bytes of the compressed stream.
-        kind: its format.
-        pixels: bytes that it must become.
-
-    Raises:
-        ImageError: no stream of that length can become so long.
-    """
-    if pixels > (stored + 64) * DENSEST[kind]:
-        raise ImageError(
-            where,
-            f"is not whole: its header promises {_size(pixels)} of pixels, which {stored} bytes cannot hold",
-        )
-
-
 def could_fill(stored: int, kind: Format) -> bool:
     """Whether a stream of so many bytes could become more than there is room for."""
     most = stored * DENSEST[kind]
-    return most > ALWAYS and most > room()
+    return most > ALWAYS and most > memory_limit()
 
 
 def require_bounded_stream(where: Path | str, content: bytes, kind: Format, pixels: int) -> None:

@@ -26,7 +26,6 @@ from matseg_shared.images.colours import as_meant, check_colours, palette_of
 from matseg_shared.images.limits import Format, could_fill, require_bounded_stream, require_memory
 from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
 from matseg_shared.images.palette import Colour
-from matseg_shared.images.png_check import check_png
 from matseg_shared.installation import install_command
 
 if TYPE_CHECKING:
@@ -271,7 +270,7 @@ def _check_streams(path: Path, page: TiffPage, pixels: int) -> None:
 
 def _read_with_pillow(path: Path) -> StoredImage:
     content = path.read_bytes()  # at once: Pillow asks for a few bytes at a time
-    check_png(path, content)
+    _check_png(path, content)
     with _open_with_pillow(content) as image:
         require_memory(
             path, (image.height, image.width, len(image.getbands())), 2 if "16" in image.mode else 1
@@ -291,6 +290,29 @@ def _read_with_pillow(path: Path) -> StoredImage:
     if pixels.dtype.byteorder not in "=|":
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     return StoredImage(pixels=_drop_alpha(path, pixels))
+
+
+def _check_png(path: Path, content: bytes) -> None:
+    """Refuse what Pillow would read from a PNG without a word: other pixels than were written, 16 bits as 8."""
+    with _open_with_pillow(content) as image:
+        if image.format != "PNG":
+            return
+        depth, colour = content[24], content[25]
+        if depth == 16 and colour != 0:
+            raise ImageError(
+                path,
+                "is a PNG of 16 bits per colour channel, which would be read as 8 bits; save it as a TIFF",
+            )
+        try:
+            image.verify()
+        except OSError as error:
+            raise ImageError(
+                path, f"is not whole ({error}); copy or save it again from its source"
+            ) from error
+        except SyntaxError as error:
+            raise ImageError(
+                path, f"has changed since it was written ({error}); copy or save it again from its source"
+            ) from error
 
 
 def _exif_orientation(image: Image.Image) -> int:

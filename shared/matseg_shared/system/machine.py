@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
+
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
@@ -19,31 +21,24 @@ def available_cpus() -> int:
     return max(1, cores if quota is None else min(cores, math.floor(quota)))
 
 
-def available_memory() -> int | None:
-    """Bytes this process may still take: free memory, within its cgroup's and its own limits; None where nobody tells.
-
-    Its own are those of `ulimit`, which batch systems set.
-    """
-    found = (_free_memory(), _cgroup_memory_left(), _own_memory_left())
-    known = [value for value in found if value is not None]
-    return min(known) if known else None
+def available_memory() -> int:
+    """Bytes this process may still take: free memory, within its cgroup's limits and those of `ulimit`."""
+    found = (psutil.virtual_memory().available, _cgroup_memory_left(), _own_memory_left())
+    return int(min(value for value in found if value is not None))
 
 
 def used_memory() -> int:
-    """Bytes of physical memory this process holds now; its peak where only that is told."""
-    fields = _read(Path("/proc/self/statm")).split()
-    if len(fields) > 1:
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
-    return peak_memory()
+    """Bytes of physical memory this process holds now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_memory() -> int:
     """The most bytes of physical memory this process has held, since `reset_peak_memory` where that works."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     for line in _read(Path("/proc/self/status")).splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return _peak_memory_windows()
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -120,52 +115,3 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
-
-
-def _free_memory() -> int | None:
-    for line in _read(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return _free_memory_windows()
-    try:  # macOS and the BSDs tell the whole, not the free; half of it is a fair guess
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (ValueError, OSError):
-        return None
-
-
-def _free_memory_windows() -> int | None:
-    import ctypes
-
-    class MemoryStatus(ctypes.Structure):
-        _fields_ = [
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            *[(name, ctypes.c_ulonglong) for name in ("total", "free", "a", "b", "c", "d", "e")],
-        ]
-
-    status = MemoryStatus()
-    status.length = ctypes.sizeof(MemoryStatus)
-    found = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
-    return int(status.free) if found else None
-
-
-def _peak_memory_windows() -> int:
-    import ctypes
-
-    names = ("peak", "now", "peak_paged", "paged", "peak_nonpaged", "nonpaged", "pagefile", "peak_pagefile")
-
-    class Counters(ctypes.Structure):
-        _fields_ = [
-            ("size", ctypes.c_ulong),
-            ("faults", ctypes.c_ulong),
-            *[(n, ctypes.c_size_t) for n in names],
-        ]
-
-    counters = Counters()
-    counters.size = ctypes.sizeof(Counters)
-    process = ctypes.windll.kernel32.GetCurrentProcess()  # type: ignore[attr-defined]
-    ctypes.windll.psapi.GetProcessMemoryInfo(  # type: ignore[attr-defined]
-        process, ctypes.byref(counters), counters.size
-    )
-    return int(counters.peak)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_version_1_quota(cgroups: Path) -> None:
 
 
 def test_memory_limit_of_a_group(cgroups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_free_memory", lambda: 8 << 30)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 << 30))
     assert machine.available_memory() == 8 << 30
     _write(cgroups / "job/memory.max", str(3 << 30))
     _write(cgroups / "job/memory.current", str(1 << 30))
@@ -68,8 +69,8 @@ def test_memory_limit_of_a_group(cgroups: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_this_machine_has_both() -> None:
     assert machine.available_cpus() >= 1
-    memory = machine.available_memory()
-    assert memory is None or memory > 0
+    assert machine.available_memory() > 0
+    assert 0 < machine.used_memory() <= machine.peak_memory()
 
 
 def test_the_limit_that_a_batch_system_sets_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,5 +86,4 @@ def test_the_limit_that_a_batch_system_sets_is_kept(monkeypatch: pytest.MonkeyPa
     limits = {resource.RLIMIT_AS: (limit, limit), resource.RLIMIT_DATA: unlimited}
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     left = machine.available_memory()
-    assert left is not None
     assert 0 <= left <= 50 << 20

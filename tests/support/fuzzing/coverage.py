@@ -34,7 +34,6 @@ _GUIDED = (
     "matseg_runtime.model.guard",
     "matseg_shared.images.read",
     "matseg_shared.contract.onnx_properties",
-    "matseg_shared.images.png_check",
     "matseg_trainer.predict.checkpoint_header",
     "matseg_trainer.config.versions",
     "matseg_trainer.config.import_guide",
