@@ -30,6 +30,8 @@ def test_a_run_ends_with_its_page(labelled: Path) -> None:
     assert "z_broken" in text  # excluded, with the reason
     assert "notes.txt" in text  # skipped
     assert "No voxel size is known, so amounts are in pixels." in text
+    written = json.loads((labelled / "report.json").read_text(encoding="utf-8"))
+    assert written["page"] == str(labelled / "report.html")
 
 
 def test_every_warning_stands_above_the_labels(labelled: Path, report: Call) -> None:

@@ -297,7 +297,7 @@ def pending_blocks(
     for number, start in enumerate(range(0, len(source.slices), depth)):
         if not part.owns(number):
             continue
-        slices = source.slices[start : start + depth]
+        slices = tuple(source.slices[start : start + depth])
         missing = tuple(item for item in slices if item.name not in done)
         if missing:
             yield Block(number=number, slices=slices if sink.whole_units else missing)

@@ -116,7 +116,7 @@ class Source(ABC):
     beside: Path
     """The input's path without suffixes, from which default output names are made."""
     identity: InputIdentity
-    slices: tuple[Slice, ...]
+    slices: Sequence[Slice]
     skipped: tuple[Skipped, ...] = ()
     volume: Volume | None = None
     """None for a folder, whose images may differ in shape and dtype."""

@@ -67,7 +67,7 @@ class WatchSource(Source):
         self.location = str(folder)
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
-        self.slices = ()
+        self.slices: list[Slice] = []
         self._paths: list[Path] = []
 
     def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
@@ -206,7 +206,7 @@ class WatchSource(Source):
         self._numbers[path] = len(self._paths)
         self._paths.append(path)
         item = Slice(index=len(self.slices), name=path.stem, where=str(path), identity=identity)
-        self.slices = (*self.slices, item)
+        self.slices.append(item)
         return item
 
     def _no_name(self, path: Path) -> str | None:
@@ -220,7 +220,7 @@ class WatchSource(Source):
         """Remember under which identity a slice is handed out again."""
         number = self._numbers[path]
         item = replace(self.slices[number], identity=identity)
-        self.slices = (*self.slices[:number], item, *self.slices[number + 1 :])
+        self.slices[number] = item
         return item
 
     def _take_damaged(self, outcome: Outcome | None) -> Iterator[Slice]:
