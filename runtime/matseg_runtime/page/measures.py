@@ -176,7 +176,7 @@ def _text(index: UncertainIndex, folder: Path) -> str:
 
 
 def _proposal(item: UncertainItem, folder: Path) -> Proposal:
-    place = f"slice {item.position}" + ("" if item.box is None else f", x {item.box.x}, y {item.box.y}")
+    place = f"slice {item.position}" + ("" if item.box is None else f", x {item.box.x0}, y {item.box.y0}")
     image = doubt = problem = ""
     try:
         small = shrink(read_image(folder / item.image), _EDGE)

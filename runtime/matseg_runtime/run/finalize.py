@@ -29,7 +29,7 @@ from matseg_runtime.run.summary import (
 )
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.base import Source
-from matseg_runtime.suggest.table import CSV_NAME as SCORES_NAME
+from matseg_runtime.suggest.choose import SCORES_NAME, choose, default_spacing, write_scores
 from matseg_runtime.units import PIXEL
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import ImageError, OutputError
@@ -344,10 +344,8 @@ def _measure_again(
 def _with_proposals(
     run: Run, summary: Summary, records: Sequence[SliceRecord], count: int, progress: Progress
 ) -> Summary:
-    from matseg_runtime.suggest.choose import choose, default_spacing
     from matseg_runtime.suggest.folder import Proposer
     from matseg_runtime.suggest.index import folder_beside
-    from matseg_runtime.suggest.table import write_scores
 
     if unknown := sum(not run.options.wanted.is_scored(record) for record in records):
         return _warned(

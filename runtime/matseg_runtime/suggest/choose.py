@@ -1,31 +1,18 @@
-"""Which slices or crops are worth a label: the most uncertain ones that are not nearly the same."""
+"""The slices or crops that are worth a label: the most uncertain ones that are not nearly the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from matseg_runtime.records import SliceRecord
+from matseg_runtime.records import CropScore, SliceRecord, SliceUncertainty
 from matseg_runtime.suggest.uncertainty import FULL
+from matseg_shared.contract.tiling import Box
+from matseg_shared.system.files import write_csv
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """A crop of a slice, in pixels."""
-
-    y: int
-    x: int
-    height: int
-    width: int
-
-    def overlaps(self, other: Box) -> bool:
-        """True where both have a pixel in common."""
-        return (
-            self.y < other.y + other.height
-            and other.y < self.y + self.height
-            and self.x < other.x + other.width
-            and other.x < self.x + self.width
-        )
+SCORES_NAME = "uncertainty.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +45,7 @@ def choose(records: Sequence[SliceRecord], count: int, edge: int | None, spacing
         edge: of the crops the records have; None: whole slices.
         spacing: in slices; 1: any may be chosen.
     """
-    candidates = [
-        item for record in records for item in (_whole(record) if edge is None else _crops(record, edge))
-    ]
+    candidates = [item for record in records for item in _candidates(record, edge)]
     candidates.sort(key=lambda item: (-item.score, -item.unsureness, item.record.index))
     chosen: list[Chosen] = []
     for item in candidates:
@@ -71,32 +56,51 @@ def choose(records: Sequence[SliceRecord], count: int, edge: int | None, spacing
     return tuple(chosen)
 
 
+def write_scores(
+    path: Path, records: Sequence[SliceRecord], chosen: Sequence[Chosen], first: int = 0
+) -> None:
+    """Write a CSV: a row per slice.
+
+    Columns: slice; position in the input, from 0; score, the share of pixels in doubtful places; unsureness, the mean
+    of one minus the probability of the best class; and how often the slice was chosen, whole or for crops.
+
+    Args:
+        path: of the table.
+        records: of all slices, each with its uncertainty.
+        chosen: of them.
+        first: place in the input of the first slice.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    times = Counter(item.record.name for item in chosen)
+    rows: list[tuple[object, ...]] = [("slice", "position", "score", "unsureness", "chosen")]
+    for record in records:
+        (whole,) = _candidates(record, None)
+        scores = (f"{whole.score:.6g}", f"{whole.unsureness:.6g}")
+        rows.append((record.name, first + record.index, *scores, times[record.name]))
+    write_csv(path, rows)
+
+
 def _alike(one: Chosen, other: Chosen, spacing: int) -> bool:
     near = abs(one.record.index - other.record.index) < spacing
-    return near and (one.box is None or other.box is None or one.box.overlaps(other.box))
+    return near and (one.box is None or other.box is None or one.box.common(other.box) is not None)
 
 
-def _whole(record: SliceRecord) -> list[Chosen]:
+def _candidates(record: SliceRecord, edge: int | None) -> Iterator[Chosen]:
+    """The whole slice, or its crops."""
     found = record.uncertainty
     assert found is not None, "every slice is measured before any is chosen"
-    return [_chosen(record, None, found.doubtful, found.unsureness, record.shape[0] * record.shape[1])]
-
-
-def _crops(record: SliceRecord, edge: int) -> list[Chosen]:
-    found = record.uncertainty
-    assert found is not None, "every slice is measured before any is chosen"
-    height, width = min(edge, record.shape[0]), min(edge, record.shape[1])
-    return [
-        _chosen(
-            record,
-            Box(y=crop.y, x=crop.x, height=height, width=width),
-            crop.doubtful,
-            crop.unsureness,
-            height * width,
+    height, width = record.shape
+    scored: list[tuple[Box | None, SliceUncertainty | CropScore]] = [(None, found)]
+    if edge is not None:
+        height, width = min(edge, height), min(edge, width)
+        scored = [(Box(crop.y, crop.x, crop.y + height, crop.x + width), crop) for crop in found.crops]
+    for box, item in scored:
+        pixels = height * width
+        yield Chosen(
+            record=record,
+            box=box,
+            score=item.doubtful / pixels,
+            unsureness=item.unsureness / FULL / pixels,
         )
-        for crop in found.crops
-    ]
-
-
-def _chosen(record: SliceRecord, box: Box | None, doubtful: int, unsure: int, pixels: int) -> Chosen:
-    return Chosen(record=record, box=box, score=doubtful / pixels, unsureness=unsure / FULL / pixels)

@@ -27,17 +27,12 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import Segmentation, segment_images
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.transform import Transform, Window
-from matseg_runtime.suggest.choose import Box, Chosen
-from matseg_runtime.suggest.index import (
-    ItemBox,
-    UncertainIndex,
-    UncertainItem,
-    read_index,
-    write_index,
-)
+from matseg_runtime.suggest.choose import Chosen
+from matseg_runtime.suggest.index import UncertainIndex, UncertainItem, read_index, write_index
 from matseg_runtime.suggest.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
 from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.tiling import Box
 from matseg_shared.errors import ImageError
 from matseg_shared.images.png import write_label_png
 from matseg_shared.system.files import atomic_write, output_errors, temporary_beside
@@ -138,7 +133,7 @@ class Proposer:
         # a slice of a volume has the volume's name in its own; an image alone could be called as a training image
         name = record.name if self.source.volume is not None else f"{self.source.beside.name}_{record.name}"
         if box is not None:
-            name = f"{name}_x{box.x}_y{box.y}"
+            name = f"{name}_x{box.x0}_y{box.y0}"
         name = shortened(name)
         # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
         suffix = ".png" if self.session.model.metadata.input.dtype == "uint8" else ".tif"
@@ -149,7 +144,7 @@ class Proposer:
             slice=record.name,
             position=self.source.first + record.index,
             where=record.where,
-            box=None if box is None else ItemBox(y=box.y, x=box.x, height=box.height, width=box.width),
+            box=box,
             score=chosen.score,
             unsureness=chosen.unsureness,
             image=f"{_IMAGES}/{name}{suffix}",
@@ -172,7 +167,7 @@ class Proposer:
         segmentation = segment_images(
             self.session, [image], tile=self.tile, batch=self.batch, probabilities=True
         )[0]
-        rows, columns = _region(chosen.box)
+        rows, columns = (slice(None),) * 2 if chosen.box is None else chosen.box.slices()
         if self._is_copied(chosen.box):
             with atomic_write(folder / item.image) as stream, Path(record.where).open("rb") as original:
                 shutil.copyfileobj(original, stream)
@@ -186,12 +181,6 @@ class Proposer:
         with atomic_write(folder / item.map) as stream:
             Image.fromarray(_map(segmentation)[rows, columns]).save(stream, format="PNG")
         return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
-
-
-def _region(box: Box | None) -> tuple[slice, slice]:
-    if box is None:
-        return slice(None), slice(None)
-    return slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
 
 
 def _write_pixels(path: Path, pixels: NDArray[Any]) -> None:

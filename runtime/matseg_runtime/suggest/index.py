@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from matseg_runtime.records import Record
+from matseg_shared.contract.tiling import Box
 from matseg_shared.system.files import write_text
 
 INDEX_NAME = "index.json"
 FOLDER_SUFFIX = "_uncertain"
 
 
-class ItemBox(Record):
-    """A crop of a slice, in pixels."""
+def _read_box(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    if value.keys() != {"y", "x", "height", "width"}:
+        raise ValueError("expected y, x, height and width")
+    return Box(value["y"], value["x"], value["y"] + value["height"], value["x"] + value["width"])
 
-    y: int
-    x: int
-    height: int
-    width: int
+
+def _write_box(box: Box | None) -> dict[str, int] | None:
+    if box is None:
+        return None
+    height, width = box.shape
+    return {"y": box.y0, "x": box.x0, "height": height, "width": width}
 
 
 class UncertainItem(Record):
@@ -34,8 +41,8 @@ class UncertainItem(Record):
     """Position of the slice in the input, from 0."""
     where: str
     """The image, or the volume and the slice in it."""
-    box: ItemBox | None
-    """None: the whole slice."""
+    box: Annotated[Box | None, BeforeValidator(_read_box), PlainSerializer(_write_box)]
+    """In pixels; None: the whole slice."""
     score: float
     """Share of its pixels in places where the model is unsure."""
     unsureness: float

@@ -142,7 +142,7 @@ def test_crops_at_one_place_of_neighbouring_slices_are_alike() -> None:
         for number in range(4)
     ]
     chosen = choose(_records([0] * 4, crops), 3, 50, 2)
-    assert [(item.record.index, item.box.y) for item in chosen if item.box is not None] == [
+    assert [(item.record.index, item.box.y0) for item in chosen if item.box is not None] == [
         (0, 0),
         (2, 0),
         (0, 50),
@@ -237,8 +237,8 @@ def test_crops_of_volumes(
     for item in index.items:
         box = item.box
         assert box is not None
-        assert item.name == f"scan_{item.position:04}_x{box.x}_y{box.y}"
-        crop = volume.take(item.position, axis)[box.y : box.y + box.height, box.x : box.x + box.width]
+        assert item.name == f"scan_{item.position:04}_x{box.x0}_y{box.y0}"
+        crop = volume.take(item.position, axis)[box.slices()]
         np.testing.assert_array_equal(_pixels(tmp_path / "out_uncertain" / item.image), crop)
         for name in (item.label, item.map):
             assert _pixels(tmp_path / "out_uncertain" / name).shape == crop.shape
@@ -335,7 +335,7 @@ def test_an_image_that_is_gone_when_it_is_to_be_copied(
             path.write_bytes(b"something else")
         return choose(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("matseg_runtime.suggest.choose.choose", spoil)
+    monkeypatch.setattr("matseg_runtime.run.finalize.choose", spoil)
     result = run(model, slices, "-o", tmp_path / "out", "--uncertain", 2)
     assert result.exit_code == 0, result.output
     assert "2 uncertain slices could not be copied" in result.output

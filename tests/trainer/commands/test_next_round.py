@@ -114,8 +114,7 @@ def test_labels_are_stored_as_the_sets_are(workspace: Path, classes: Sequence[Cl
         assert item.box is not None
         array = np.load(workspace / "data/discs/train/labels_npy" / f"{item.name}.npy")
         with Image.open(workspace / "out" / f"{item.slice}.png") as predicted:
-            box = item.box
-            crop = np.array(predicted)[box.y : box.y + box.height, box.x : box.x + box.width]
+            crop = np.array(predicted)[item.box.slices()]
             np.testing.assert_array_equal(array, crop)
     for path in sorted((workspace / "data/discs/validate/labels_npy").iterdir()):
         assert np.load(path).max() == 1
