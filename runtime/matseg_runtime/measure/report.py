@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, field_serializer
 
 from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.measure.phase_fractions import PhaseFraction
@@ -81,9 +81,9 @@ class Report(BaseModel):
     slices: int
     """Of the input."""
     part: str = ""
-    labelled: int
+    labelled: NonNegativeInt
     """In the run."""
-    labelled_before: int
+    labelled_before: NonNegativeInt
     """Or by others."""
     complete: bool = False
     """Whether every slice is labelled and the output has its final form."""

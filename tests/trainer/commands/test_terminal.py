@@ -89,7 +89,7 @@ def test_earlier_names_of_options_are_taken_with_a_note(workspace: Path) -> None
         ALL["matseg-prep"], ["check", "discs", "--ceiling", "--json", "--workspace", str(workspace)]
     )
     assert note(checked) == "Note: --ceiling is called --label-agreement now"
-    assert json.loads(checked.stdout)["ceilings"]
+    assert json.loads(checked.stdout)["label_agreement"]
     missing = CliRunner().invoke(
         ALL["matseg-train"], ["discs", "v1", "--init=steel.pth", "--workspace", str(workspace)]
     )
@@ -447,8 +447,16 @@ def test_a_run_whose_report_says_what_none_says_is_one_without(
 ) -> None:
     run = there / "scan_predictions" / "discs_v1"
     (run / ".matseg").mkdir(parents=True)
-    (run / ".matseg" / "job.json").write_text('{"model_name": "discs_v1"}', encoding="utf-8")
-    whole = {"model": "saved/discs_v1.onnx", "provenance": {}, "labelled": 2, "complete": True}
+    job = {
+        "model_name": "discs_v1", "model_sha256": "0" * 64, "input_kind": "folder", "input_name": "scan",
+        "input_content": "", "output_format": "png", "tile": None, "unit": 1, "provider": "cpu",
+    }  # fmt: skip
+    whole = {
+        "model": "saved/discs_v1.onnx", "input": "scan", "output": "labels", "provenance": job, "threads": 1,
+        "started": "", "finished": "", "slices": 2, "labelled": 2, "labelled_before": 0, "complete": True,
+        "pixels": 9, "phase_fractions": [{"name": "a", "pixels": 9, "fraction": 1.0}],
+    }  # fmt: skip
+    (run / ".matseg" / "job.json").write_text(json.dumps(job), encoding="utf-8")
     for written, slices in (({}, 2), (report, 0)):
         (run / "report.json").write_text(json.dumps({**whole, **written}), encoding="utf-8")
         found = json.loads(invoke("--json").stdout)["datasets"][0]["runs"]

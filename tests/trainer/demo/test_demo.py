@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from matseg_shared.errors import MatsegError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.installation import install_command
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.demo.otsu import otsu_iou, otsu_threshold
 from matseg_trainer.demo.phantom import OUTSIDE, make_scan, render_slice
+from matseg_trainer.demo.walk import require_iou
+from matseg_trainer.evaluate.document import EvaluationDocument
 
 
 def pairs_of(root, split):
@@ -119,3 +123,15 @@ def test_otsu_on_known_histograms():
     assert otsu_iou([(image, half)]) == 0.5
     assert otsu_iou([(image, dark), (image, half)]) == 0.75
     assert otsu_threshold(np.full((3, 3), 7, np.uint8)) in range(256)
+
+
+@pytest.mark.parametrize(("iou", "is_good"), [(0.96, True), (0.94, False), (None, False)])
+def test_the_demo_fails_when_its_network_has_become_worse(iou, is_good):
+    document = EvaluationDocument.model_construct(iou=(0.99, iou))
+    if is_good:
+        require_iou(document, Path("log/demo_v1_test.json"))
+        return
+    with pytest.raises(
+        MatsegError, match=r"demo_v1_test\.json: expected an IoU .* at least 0\.95, found 0\."
+    ):
+        require_iou(document, Path("log/demo_v1_test.json"))

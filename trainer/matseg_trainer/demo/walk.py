@@ -5,29 +5,33 @@ Everything lands in the workspace under the data set's name, where a user's own 
 
 from __future__ import annotations
 
-import json
 import shlex
+import sys
 import time
 from pathlib import Path
 
 from matseg_shared.console.command import console
+from matseg_shared.errors import MatsegError
 from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.data.folder import Dataset, load_array
+from matseg_trainer.data.folder import load_array
 from matseg_trainer.demo.commands import run_command
 from matseg_trainer.demo.otsu import otsu_iou
+from matseg_trainer.evaluate.document import EvaluationDocument, read_evaluation
 from matseg_trainer.workspace import Workspace
 
-DATASET, VERSION, NETWORK = "demo", "v1", "unet"
+DATASET, VERSION = "demo", "v1"
+LEAST_IOU = 0.95
+"""Of the dendrites on the test slices."""
 _DENDRITE = 1
 
 
 def main() -> None:
-    """Walk, then print where everything is and how the network compares with a threshold."""
-    workspace = Workspace.find()
+    """Walk; say where everything is and how the network compares with a threshold, and fail where it is not good."""
+    place = Workspace.find()
     started = time.monotonic()
-    model = Path("saved") / f"{DATASET}_{VERSION}.onnx"
-    raw = Path("data") / f"{DATASET}_raw"
+    name = f"{DATASET}_{VERSION}"
+    model, raw = f"saved/{name}.onnx", f"data/{DATASET}_raw"
     for command in (
         f"matseg-prep demo {DATASET} --overwrite",
         f"matseg-prep labels {DATASET} train validate test",
@@ -35,48 +39,52 @@ def main() -> None:
         f"matseg-train {DATASET} {VERSION} --overwrite",
         f"matseg-evaluate {DATASET} {VERSION} --overlay",
         f"matseg-export {DATASET} {VERSION} --overwrite",
-        f"matseg-verify {model.as_posix()}",
-        f"matseg-run {model.as_posix()} {raw.as_posix()} --overwrite",
+        f"matseg-verify {model}",
+        f"matseg-run {model} {raw} --overwrite",
     ):
-        run_command(shlex.split(command), workspace.root)
-    dataset = workspace.dataset(DATASET)
-    threshold = otsu_iou(
-        (read_image(sample.image), load_array(sample.array, 2)) for sample in dataset.samples("test")
-    )
-    metrics = json.loads((workspace.log / f"{DATASET}_{VERSION}_test.json").read_text(encoding="utf-8"))
-    picture = workspace.plots / f"{DATASET}_{VERSION}_walk.png"
-    draw_walk(dataset, picture)
+        run_command(shlex.split(command), place.root)
+    metrics = place.log / f"{name}_test.json"
+    document = read_evaluation(metrics)
+    pairs = [(read_image(place.log / i.image), load_array(place.log / i.array, 2)) for i in document.images]
+    picture = place.plots / f"{name}_walk.png"
+    draw_walk(document, metrics.parent, picture)
     console().print(
-        f"\nDendrite IoU on the test slices: {metrics['iou'][_DENDRITE]:.3f} with the network, "
-        f"{threshold:.3f} with a global Otsu threshold\n"
+        f"\nDendrite IoU on the test slices: {document.iou[_DENDRITE] or 0:.3f} with the network, "
+        f"{otsu_iou(pairs):.3f} with a global Otsu threshold\n"
         f"({time.monotonic() - started:.0f} s for all of it)\n\n"
         f"Look at\n"
         f"  {picture}  test slice, label, prediction, what is wrong\n"
-        f"  {workspace.plots / f'{DATASET}_{VERSION}.png'}  training curves\n"
-        f"  {dataset.root / 'test' / 'overlays' / f'{VERSION}_{NETWORK}'}  overlays\n"
-        f"  {workspace.root / 'data' / f'{DATASET}_raw_predictions'}  the labelled stack, with phase fractions\n"
-        f"  {workspace.root / model}  the model: all that a machine without torch needs",
+        f"  {place.plots / f'{name}.png'}  training curves\n"
+        f"  {(place.log / str(document.images[0].overlay)).resolve().parent}  overlays\n"
+        f"  {place.root / f'{raw}_predictions'}  the labelled stack, with phase fractions\n"
+        f"  {place.root / model}  the model: all that a machine without torch needs",
         soft_wrap=True,
     )
+    require_iou(document, metrics)
 
 
-def draw_walk(dataset: Dataset, path: Path) -> None:
+def require_iou(document: EvaluationDocument, metrics: Path) -> None:
+    """Raises MatsegError where the dendrites' IoU is below `LEAST_IOU`."""
+    found = document.iou[_DENDRITE] or 0.0
+    if found < LEAST_IOU:
+        raise MatsegError(
+            f"{metrics}: expected an IoU of the dendrites of at least {LEAST_IOU}, found {found:.3f}; training, export "
+            "or evaluation has become worse than it was"
+        )
+
+
+def draw_walk(document: EvaluationDocument, folder: Path, path: Path) -> None:
     """One row per test slice: image, label, prediction, overlay."""
     from matplotlib.figure import Figure
 
-    samples = dataset.samples("test")
-    folder = f"{VERSION}_{NETWORK}"
-    figure = Figure(figsize=(12, 3.2 * len(samples)), layout="constrained")
-    rows = figure.subplots(len(samples), 4, squeeze=False)
-    for row, sample in zip(rows, samples, strict=True):
-        test = sample.image.parent.parent
+    figure = Figure(figsize=(12, 3.2 * len(document.images)), layout="constrained")
+    rows = figure.subplots(len(document.images), 4, squeeze=False)
+    for row, image in zip(rows, document.images, strict=True):
         pictures = {
-            sample.stem: read_image(sample.image),
-            "label": load_array(sample.array, 2) * 255,
-            "prediction": read_image(test / "predictions" / folder / f"{sample.stem}.png"),
-            "overlay: green too much, pink missed": read_image(
-                test / "overlays" / folder / f"{sample.stem}.png"
-            ),
+            image.stem: read_image(folder / image.image),
+            "label": load_array(folder / image.array, 2) * 255,
+            "prediction": read_image(folder / image.prediction),
+            "overlay: green too much, pink missed": read_image(folder / str(image.overlay)),
         }
         for axes, (title, pixels) in zip(row, pictures.items(), strict=True):
             axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -87,4 +95,7 @@ def draw_walk(dataset: Dataset, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MatsegError as error:
+        sys.exit(f"Error: {error}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import ValidationError
 
-from matseg_runtime.ledger import Ledger, Part
+from matseg_runtime.ledger import Ledger, Part, read_key
+from matseg_runtime.measure.report import read_report
 from matseg_runtime.page.record import RunPlaces, find_run
 from matseg_shared.contract.metadata import ModelMetadata, decode
 from matseg_shared.contract.onnx_properties import read_properties
-from matseg_shared.errors import MatsegError, ModelError
+from matseg_shared.errors import MatsegError, ModelError, OutputError
 from matseg_trainer.overview.state import RunState
 from matseg_trainer.workspace import Workspace
 
@@ -54,19 +53,6 @@ def runs(place: Workspace) -> list[RunState]:
     return [state for state in states if state is not None]
 
 
-class _Report(BaseModel):
-    """What the overview tells of `report.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    model: str
-    provenance: dict[str, Any] = {}
-    complete: bool = False
-    excluded: tuple[Any, ...] = ()
-    labelled: NonNegativeInt = 0
-    labelled_before: NonNegativeInt = 0
-
-
 class _Hashes:
     """SHA-256 of model files, each computed once."""
 
@@ -84,46 +70,35 @@ class _Hashes:
 
 
 def _state(run: RunPlaces, place: Workspace, hashes: _Hashes) -> RunState | None:
-    report = _report(run.report)
-    job = _document(run.ledger / "job.json") or ({} if report is None else report.provenance)
-    if "model_name" not in job:
+    try:
+        report = read_report(run.report)
+    except (OSError, ValidationError):
+        report = None  # missing, or of an earlier version: the ledger knows the rest
+    try:
+        job = read_key(run.ledger)
+    except OutputError:
+        job = None
+    job = job or (None if report is None else report.provenance)
+    if job is None:
         return None
     now = None if report is None else hashes.of(report.model)
     return RunState(
         output=_short(run.labels, place.root),
-        model_name=str(job["model_name"]),
-        slices=_labelled(run, report),
+        model_name=job.model_name,
+        slices=_recorded(run) if report is None else report.labelled + report.labelled_before,
         is_complete=report is not None and report.complete,
         excluded=0 if report is None else len(report.excluded),
-        is_stale=now is not None and now != job.get("model_sha256"),
+        is_stale=now is not None and now != job.model_sha256,
     )
 
 
-def _labelled(run: RunPlaces, report: _Report | None) -> int:
-    if report is not None:
-        return report.labelled + report.labelled_before
+def _recorded(run: RunPlaces) -> int:
     ledger = Ledger(run.ledger, Part())
     try:
         ledger.reload()
     except (MatsegError, OSError):
         return 0
     return len(ledger.done)
-
-
-def _report(path: Path) -> _Report | None:
-    """None where it is missing or not what matseg-run writes: the ledger knows the rest."""
-    try:
-        return _Report.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _short(path: Path, root: Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matseg_shared.contract.classes import CLASSES_NAME
@@ -15,13 +16,13 @@ from matseg_trainer.config.load import CONFIG_NAME
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.folder import SPLITS, Dataset, is_unsplit, unsplit_words
 from matseg_trainer.overview.models import ModelFile, exported_models, runs
-from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
+from matseg_trainer.overview.state import DatasetState, RunState, SplitState, WorkspaceState
 from matseg_trainer.overview.versions import DataChanges, version_state
 from matseg_trainer.workspace import Workspace
 
 EARLIER_CONFIG_NAME = "config.py"
 BEGIN = "matseg-prep demo demo"
-"""What a newcomer types first."""
+"""The first command of a newcomer."""
 
 
 def survey(place: Workspace) -> WorkspaceState:
@@ -88,20 +89,20 @@ def _dataset(
         for version, settings in config.items()
     )
     known = {f"{name}_{version}" for version in config}
-    mine = tuple(run for run in outputs if run.model_name in known)
-    command, hint = next_step(place, name, splits, versions, mine)
     numbers: set[int | None] = {settings.n_class for settings in config.values()}
     if not numbers and dataset is not None and dataset.classes_path.is_file():
         numbers = {_number_of_classes(dataset)}
-    return DatasetState(
+    state = DatasetState(
         name=name,
         n_class=numbers.pop() if len(numbers) == 1 else None,
         splits=splits,
         versions=versions,
-        runs=mine,
-        next=command,
-        hint=hint,
+        runs=tuple(run for run in outputs if run.model_name in known),
+        next=None,
+        hint="",
     )
+    command, hint = next_step(place, state)
+    return replace(state, next=command, hint=hint)
 
 
 def _number_of_classes(dataset: Dataset) -> int | None:
@@ -122,14 +123,9 @@ def _count(folder: Path) -> int:
     return len(list_images(folder)[0]) if folder.is_dir() else 0
 
 
-def next_step(
-    place: Workspace,
-    name: str,
-    splits: Sequence[SplitState],
-    versions: Sequence[VersionState],
-    outputs: Sequence[RunState],
-) -> tuple[str | None, str]:
-    """The command that takes a data set one step further, and what it does."""
+def next_step(place: Workspace, state: DatasetState) -> tuple[str | None, str]:
+    """The command that takes a data set one step further, and its purpose."""
+    name, splits = state.name, state.splits
     word = shlex.quote(name)
     if not splits:
         if is_unsplit(place.data / name):
@@ -143,14 +139,14 @@ def next_step(
     if not wanted and not (place.data / name / CLASSES_NAME).is_file():
         wanted, hint = [item.split for item in splits if item.labels], "make the class table, keep the arrays"
     if wanted:
-        if not versions and place.known_classes(name) is None:
+        if not state.versions and place.known_classes(name) is None:
             words = f"write to {CONFIG_NAME}, with n_class as your labels have it"
             return None, f"{words}\n\n{_starter(place, name)}"
         append = " --append" if any(item.arrays for item in splits if item.split in wanted) else ""
         return f"matseg-prep labels {word} {' '.join(wanted)}{append}", hint
-    if not versions:
+    if not state.versions:
         return None, f"add a version to {CONFIG_NAME}, such as\n\n{_starter(place, name)}"
-    return _model_step(place, name, splits, versions, outputs)
+    return _model_step(place, state)
 
 
 def _starter(place: Workspace, name: str) -> str:
@@ -168,39 +164,31 @@ def _starter(place: Workspace, name: str) -> str:
     )
 
 
-def _model_step(
-    place: Workspace,
-    name: str,
-    splits: Sequence[SplitState],
-    versions: Sequence[VersionState],
-    outputs: Sequence[RunState],
-) -> tuple[str | None, str]:
-    """Of the version that is best so far; of the last one while none is trained."""
+def _model_step(place: Workspace, state: DatasetState) -> tuple[str | None, str]:
+    """The next step of the version that is best so far; of the last one while none is trained."""
+    name, versions = state.name, state.versions
     trained = [item for item in versions if item.progress == "trained"]
     if not trained:
         interrupted = [item for item in versions if item.progress == "interrupted"]
-        version = (interrupted or versions)[-1].version
-        resume = " --resume" if interrupted else ""
-        return f"matseg-train {_words(name, version)}{resume}", "go on with training" if resume else "train"
+        words = shlex.join([name, (interrupted or versions)[-1].version])
+        if interrupted:
+            return f"matseg-train {words} --resume", "go on with training"
+        return f"matseg-train {words}", "train"
     best = max(trained, key=lambda item: (not item.is_stale, item.mean_iou or 0.0))
-    words = _words(name, best.version)
+    words = shlex.join([name, best.version])
     if best.is_stale:
         return f"matseg-train {words} --overwrite", "train again, for hyperparameters or data have changed"
     tests = {item.split for item in best.evaluations if item.dataset is None and not item.is_stale}
-    if "test" not in tests and any(item.split == "test" and item.arrays for item in splits):
+    if "test" not in tests and any(item.split == "test" and item.arrays for item in state.splits):
         return f"matseg-evaluate {words} --overlay", "measure it on the test images"
     fresh = [model for model in best.models if not model.is_stale]
     if not fresh:
         overwrite = " --overwrite" if (place.saved / f"{name}_{best.version}.onnx").exists() else ""
         return f"matseg-export {words}{overwrite}", "make one file that runs anywhere"
-    if not outputs:
+    if not state.runs:
         raw = place.data / f"{name}_raw"
         folder = f"data/{shlex.quote(raw.name)}" if raw.is_dir() else "FOLDER"
         model = fresh[0].path
         model = model.relative_to(place.root) if model.is_relative_to(place.root) else model
         return f"matseg-run {shlex.quote(model.as_posix())} {folder}", "label images"
     return None, "every step is done"
-
-
-def _words(name: str, version: str) -> str:
-    return shlex.join([name, version])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
 from matseg_trainer.overview.survey import BEGIN
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 _WALK = (
     ("matseg-prep", "images and labels become a data set"),
@@ -23,8 +22,6 @@ _WALK = (
 
 def print_state(out: Console, state: WorkspaceState) -> None:
     """The walk, what of it is done, and the next command."""
-    from rich.table import Table
-
     walk = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for number, ((command, purpose), done) in enumerate(zip(_WALK, _done(state), strict=True), start=1):
         walk.add_row(str(number), command, "[green]done[/green]" if done else "", purpose)
@@ -75,7 +72,7 @@ def _print_beginning(out: Console, state: WorkspaceState) -> None:
 def _print_dataset(out: Console, dataset: DatasetState) -> None:
     classes = "" if dataset.n_class is None else f", {dataset.n_class} classes"
     splits = ", ".join(map(_split_words, dataset.splits)) or "no images yet"
-    out.print(f"[bold]{_escape(dataset.name)}[/bold]{classes}: {splits}")
+    out.print(f"[bold]{escape(dataset.name)}[/bold]{classes}: {splits}")
     begun = [item for item in dataset.versions if item.progress != "untrained"]
     if begun:
         out.print(_version_table(begun))
@@ -92,8 +89,6 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
 
 
 def _version_table(versions: Iterable[VersionState]) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("  version", "network", "epochs", "validate IoU", "test IoU", "exported"):
         table.add_column(heading, justify="right" if "IoU" in heading else "left", overflow="fold")
@@ -112,7 +107,7 @@ def _version_table(versions: Iterable[VersionState]) -> Table:
             test,
             ", ".join(models) or "-",
         )
-        table.add_row(*map(_escape, row))
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -138,9 +133,3 @@ def _score(value: float | None) -> str:
 
 def _line(out: Console, text: str, style: str = "") -> None:
     out.print(text, style=style, markup=False)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
