@@ -19,8 +19,7 @@ from matseg_trainer.commands.export import export_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.demo import commands
 from matseg_trainer.workspace import Workspace
-from models_zoo.build import build as building
-from models_zoo.build import speed
+from models_zoo.build import build, speed
 from models_zoo.build.build import Builder, build_models, kept_mean_iou, time_again
 from models_zoo.build.card import origins
 from models_zoo.build.checkout import ZooCheckout
@@ -63,7 +62,7 @@ def ran(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...
             assert result.exit_code == 0, result.output
 
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr(building, "run_command", run)
+    monkeypatch.setattr(build, "run_command", run)
     for name, value in (("_EDGE", 64), ("_FEWEST_CALLS", 2), ("_SECONDS", 0.0), ("_WARM_UP", 0)):
         monkeypatch.setattr(speed, name, value)
     return calls
@@ -164,7 +163,7 @@ def test_models_of_different_trainings_are_trained_each(
     builder: Builder, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(building, "run_command", lambda words, _folder: calls.append(tuple(words)))
+    monkeypatch.setattr(build, "run_command", lambda words, _folder: calls.append(tuple(words)))
     monkeypatch.setattr(Builder, "publish", lambda _self, _seeds: ())
     other = builder.zoo.folder / "other"
     other.mkdir()
@@ -212,7 +211,7 @@ def test_a_large_model_does_not_get_in(builder: Builder, monkeypatch: pytest.Mon
         (folder / "saved").mkdir(exist_ok=True)
         (folder / "saved" / "zoo_discs.onnx").write_bytes(bytes(8_000_001))
 
-    monkeypatch.setattr(building, "run_command", train)
+    monkeypatch.setattr(build, "run_command", train)
     with pytest.raises(ModelError, match=r"expected a model of at most 8 MB, found 8\.0 MB"):
         list(build_models(builder.zoo, [builder]))
     assert not builder.entry.model.exists()
@@ -223,7 +222,7 @@ def test_a_model_is_trained_after_the_one_it_starts_from(
     builder: Builder, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(building, "run_command", lambda words, _folder: calls.append(tuple(words)))
+    monkeypatch.setattr(build, "run_command", lambda words, _folder: calls.append(tuple(words)))
     monkeypatch.setattr(Builder, "publish", lambda _self, _seeds: ())
     tuned = builder.zoo.folder / "tuned" / "model.toml"
     tuned.parent.mkdir()

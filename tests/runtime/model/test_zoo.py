@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from matseg_runtime.cli import model as model_cli
 from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.model import zoo
 from matseg_runtime.model.file import read_model
@@ -160,7 +159,8 @@ def test_names_and_digests_are_shown_whole_on_a_terminal_of_80_columns(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(model_cli, "console", lambda: PlainConsole(file=shown, width=80, force_terminal=True))
+    console = PlainConsole(file=shown, width=80, force_terminal=True)
+    monkeypatch.setattr("matseg_runtime.cli.model.console", lambda: console)
     for name in ("zoo:", str(model)):
         assert call(inspect_main, name).exit_code == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())

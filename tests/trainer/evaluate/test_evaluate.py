@@ -20,7 +20,7 @@ from matseg_shared.errors import DatasetError, MetadataError, ModelError
 from matseg_shared.pages.page import is_installed
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.evaluate import console as report
+from matseg_trainer.evaluate import console
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
 from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
 from matseg_trainer.pages.evaluation import write_evaluation_page
@@ -113,7 +113,7 @@ def test_images_without_a_boundary_are_left_out_of_the_displacement_and_shown_as
     document, outputs = run(workspace, predict=nothing)
     assert document.boundary.displacement is document.iou[1] is document.spread.boundary_f1 is None
     assert document.images[0].disagreement.reason == "no wrong pixel"
-    report.print_evaluation(document, outputs)
+    console.print_evaluation(document, outputs)
     printed = capsys.readouterr().out
     assert "nan" not in printed.lower()
     assert "│ disc   │       - │" in printed
@@ -126,8 +126,8 @@ def test_the_tables_fit_80_columns(
     long = document.classes[1].model_copy(update={"name": "proeutectoid grain boundary network of cementite"})
     document = document.model_copy(update={"classes": (document.classes[0], long)})
     terminal = Console(width=80, highlight=False)
-    monkeypatch.setattr(report, "console", lambda: terminal)
-    report.print_evaluation(document, outputs)
+    monkeypatch.setattr(console, "console", lambda: terminal)
+    console.print_evaluation(document, outputs)
     printed = capsys.readouterr().out
     assert "…" not in printed
     tables = [line for line in printed.splitlines() if line.startswith(("│", "┏", "└"))]

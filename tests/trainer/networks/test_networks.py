@@ -13,7 +13,7 @@ from matseg_trainer.networks.base import count_parameters, decide, vgg16_blocks
 from matseg_trainer.networks.halo import measure_halo
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.networks.segnet import max_pool_with_origin, max_unpool
-from matseg_trainer.predict import tiled as inference
+from matseg_trainer.predict import tiled
 from matseg_trainer.predict.tiled import TorchPredictor
 
 NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
@@ -125,7 +125,7 @@ def test_halo_is_exactly_what_tiles_need(name: str, monkeypatch: pytest.MonkeyPa
         )
 
     whole = logits(halo)
-    monkeypatch.setattr(inference, "TILE_BYTES", 1)
+    monkeypatch.setattr(tiled, "TILE_BYTES", 1)
     rounding = np.abs(logits(halo) - whole).max()
     assert rounding < 1e-4
     assert np.abs(logits(halo - network.stride) - whole).max() > 10 * max(rounding, 1e-6)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.prepare import console as report
+from matseg_trainer.prepare import console
 
 GREY = np.array([[0, 85, 170, 255], [255, 170, 85, 0]], dtype=np.uint8)
 INDICES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], dtype=np.uint8)
@@ -99,14 +99,14 @@ def test_stray_values_are_all_named_and_nothing_is_written(small, prep):
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2)])
 def test_somebody_at_a_terminal_is_asked(small, prep, monkeypatch, answer, code):
-    monkeypatch.setattr(report, "is_interactive", lambda: True)
+    monkeypatch.setattr(console, "is_interactive", lambda: True)
     small.add("train", "a", np.array([[0, 0, 0, 255, 255, 250]], np.uint8))
     assert prep("labels", "steel", "train", "--classes", 2, given=answer).exit_code == code
     assert (small.root / "train" / "labels_npy").exists() == (code == 0)
 
 
 def test_an_interrupted_question_is_an_interruption(small, prep, monkeypatch):
-    monkeypatch.setattr(report, "is_interactive", lambda: True)
+    monkeypatch.setattr(console, "is_interactive", lambda: True)
     small.add("train", "a", np.array([[0, 0, 0, 255, 255, 250]], np.uint8))
     result = prep("labels", "steel", "train", "--classes", 2, given="")
     assert result.exit_code == 130
@@ -119,7 +119,7 @@ def test_somebody_at_a_terminal_is_asked_about_arrays(small, prep, monkeypatch, 
     small.add("train", "a", np.array([[0, 255]], np.uint8))
     prep("labels", "steel", "train", "--classes", 2)
     np.save(small.root / "train" / "labels_npy" / "a.npy", np.array([[1, 1]], np.uint8))
-    monkeypatch.setattr(report, "is_interactive", lambda: True)
+    monkeypatch.setattr(console, "is_interactive", lambda: True)
     assert prep("labels", "steel", "train", given=answer).exit_code == 0
     assert small.array("train", "a").tolist() == array
 

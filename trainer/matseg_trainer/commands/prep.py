@@ -76,7 +76,7 @@ def labels(
     as_json: bool,
 ) -> None:
     """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
-    from matseg_trainer.prepare import console as report
+    from matseg_trainer.prepare.console import is_interactive, print_labels
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
 
     place = Workspace.find(workspace)
@@ -86,14 +86,14 @@ def labels(
     found = existing_arrays(opened, chosen)
     if found and existing is None:
         question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
-        if as_json or not report.is_interactive():
+        if as_json or not is_interactive():
             refuse_existing(found)
         mode = "overwrite" if click.confirm(question) else "append"
     n_class = classes or place.n_class_of(opened)
     with shown_progress() as progress:
         plan = plan_labels(opened, chosen, n_class, mode, progress)  # type: ignore[arg-type]  # click knows these flag values only
     if plan.strays and not nearest:
-        if as_json or not report.is_interactive():
+        if as_json or not is_interactive():
             plan.refuse_strays()
         click.echo(plan.stray_message)
         if not click.confirm("Take these values for their nearest classes?"):
@@ -116,7 +116,7 @@ def labels(
             }
         )
     else:
-        report.print_labels(console(), plan, arrays)
+        print_labels(console(), plan, arrays)
 
 
 @main.command(
@@ -236,7 +236,7 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
     that are nearly the same.
     """
     from matseg_trainer.check.check import check_dataset
-    from matseg_trainer.prepare import console as report
+    from matseg_trainer.prepare.console import print_check
 
     opened = Workspace.find(workspace).dataset(dataset)
     with shown_progress() as progress:
@@ -244,7 +244,7 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
     if as_json:
         print_json(result)
     else:
-        report.print_check(console(), result)
+        print_check(console(), result)
     return 2 if result.problems else 0
 
 
