@@ -1,4 +1,4 @@
-"""What a shell may complete where a command takes a model."""
+"""Shell completion of model files and models of the zoo."""
 
 from __future__ import annotations
 

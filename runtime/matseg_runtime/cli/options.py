@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
-from matseg_shared.console.options import COUNT, Choice, flag, gathered, parsed
+from matseg_shared.console.options import COUNT, PATH, Choice, flag, gathered, parsed
 
-model_argument = click.argument("model", type=click.Path(path_type=Path), shell_complete=complete_model)
+model_argument = click.argument("model", type=PATH, shell_complete=complete_model)
 sha256_option = click.option(
     "--sha256",
     metavar="HEX|FILE",

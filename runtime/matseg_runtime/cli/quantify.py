@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,7 @@ import cloup
 from matseg_runtime.cli.options import source_options, with_source
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED, debug_option, json_option, print_json
 from matseg_shared.console.help import Command, examples
-from matseg_shared.console.options import Choice
+from matseg_shared.console.options import PATH, Choice
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.names import printable
 
@@ -56,7 +55,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the tables. Default: where matseg-run left its report, else <LABELS>_quantities beside them.",
 )
 @click.option(

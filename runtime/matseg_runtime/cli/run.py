@@ -20,6 +20,7 @@ from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, 
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import (
     COUNT,
+    PATH,
     Choice,
     Range,
     applies_with,
@@ -68,7 +69,7 @@ output_options = cloup.option_group(
         "-o",
         "--output",
         "path",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="A folder for label images, or a volume: labels.zarr, labels.tif. "
         "Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
     ),

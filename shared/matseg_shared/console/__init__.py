@@ -1,1 +1,1 @@
-"""What all commands share on the terminal: help, errors, exit codes, progress, completion."""
+"""Help, options, errors, exit codes, progress and completion that all commands share."""

@@ -66,7 +66,8 @@ def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:
         else:
             if as_json and _DOCUMENT in click.get_current_context().meta:
                 _print({})
-        sys.exit(code)
+        if code:  # 0 is the end of a command, but not of a group of commands
+            sys.exit(code)
 
     return wrapped
 
@@ -127,7 +128,7 @@ def _print(more: Mapping[str, object]) -> None:
 
 
 def _summary(error: BaseException) -> dict[str, Any]:
-    """What stands under `error` in the JSON document: the sentence for a person among it."""
+    """The JSON document's `error`: kind, the sentence for a person, exit code, problems."""
     kind = type(error).__name__
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):  # click's own: Ctrl-C at a question
         hint = error.args[0] if error.args else "run the same command again to go on"

@@ -61,7 +61,7 @@ def register() -> None:
 
 
 def completion_script(shell: str, commands: Mapping[str, click.Command]) -> str:
-    """What a shell must read to complete these commands.
+    """Script that makes a shell complete these commands.
 
     Args:
         shell: one of `SHELLS`.

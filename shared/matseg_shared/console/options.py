@@ -1,4 +1,4 @@
-"""Kinds of options that all commands share: typed values, options that exclude or need each other."""
+"""Types of options, options that exclude or need each other, and several options as one typed object."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import math
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from matseg_shared.console.help import did_you_mean
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 COUNT = click.IntRange(min=1)
+PATH = click.Path(path_type=Path)
 REPORT_VARIABLE = "MATSEG_REPORT"
 
 page_option = click.option(

@@ -1,4 +1,4 @@
-"""What a shell may complete: data sets, versions and splits of the workspace. Fast, and silent about what is wrong."""
+"""Shell completion of data sets, versions and splits of the workspace: fast, and silent about what is wrong."""
 
 from __future__ import annotations
 

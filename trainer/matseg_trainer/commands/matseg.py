@@ -1,35 +1,34 @@
-"""`matseg`: what of the walk is done here, and all other commands by one name (`matseg train` is `matseg-train`)."""
+"""The command `matseg`: steps that are done here, and all other commands by one name (`matseg train`)."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
-from typing import Any
 
 import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.completion import SHELLS, completion_script
 from matseg_shared.console.help import Group, examples
-from matseg_shared.console.options import Choice
+from matseg_shared.console.options import Choice, flag
 from matseg_trainer.workspace import Workspace, workspace_option
 
 _PREFIX = "matseg-"
-_WALK_ORDER = ("prep", "train", "evaluate", "export", "run")
+_STEPS = ("prep", "train", "evaluate", "export", "run")
 
 
 def commands() -> dict[str, importlib.metadata.EntryPoint]:
-    """All commands of the distribution but `matseg` itself, by their names without `matseg-`; the walk first."""
+    """All commands of the distribution but `matseg` itself, by their names without `matseg-`; the main steps first."""
     found = {
         entry.name.removeprefix(_PREFIX): entry
         for entry in importlib.metadata.distribution("matseg").entry_points
         if entry.group == "console_scripts" and entry.name.startswith(_PREFIX)
     }
-    names = [*(name for name in _WALK_ORDER if name in found), *sorted(found.keys() - set(_WALK_ORDER))]
+    names = [*(name for name in _STEPS if name in found), *sorted(found.keys() - set(_STEPS))]
     return {name: found[name] for name in names}
 
 
-class _Walk(Group):
+class _Commands(Group):
     """Its own commands, and those of the distribution, each imported only when it is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,7 +42,7 @@ class _Walk(Group):
 
 @click.group(
     name="matseg",
-    cls=_Walk,
+    cls=_Commands,
     invoke_without_command=True,
     examples=examples("""
         matseg  # what is done in this workspace, and what to type next
@@ -54,23 +53,27 @@ class _Walk(Group):
 )
 @workspace_option
 @json_option
-@click.option("--version", is_flag=True, help="Print versions and execution providers.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@flag("--version", "Print versions and execution providers.")
+@debug_option
 @click.pass_context
-def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: bool, debug: bool) -> None:
+def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: bool) -> None:
     """Label micrographs and tomography volumes: prepare, train, evaluate, export, run.
 
-    Without a command: shows what of this is done in the workspace, and what to type next. Every command can be typed
-    with a dash as well: matseg train is matseg-train.
+    Without a command: shows which of these steps are done in the workspace, and what to type next. Every command can
+    be typed with a dash as well: matseg train is matseg-train.
     """
-    if ctx.invoked_subcommand is None:
-        arguments: dict[str, Any] = {"as_json": as_json, "debug": debug}
-        if version:
-            ctx.invoke(versions, **arguments)
+    if ctx.invoked_subcommand is not None:
+        if any(ctx.params.values()):
+            raise click.UsageError(f"Options belong behind the command: matseg {ctx.invoked_subcommand} ...")
+    elif version:
+        from matseg_trainer.commands.versions import version_lines, versions
+
+        if as_json:
+            print_json(versions())
         else:
-            ctx.invoke(status, workspace=workspace, **arguments)
-    elif workspace is not None or as_json or version or debug:
-        raise click.UsageError(f"Options belong behind the command: matseg {ctx.invoked_subcommand} ...")
+            click.echo("\n".join(version_lines(versions())))
+    else:
+        _show_status(workspace, as_json)
 
 
 @main.command(
@@ -82,7 +85,11 @@ def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: boo
 @json_option
 @debug_option
 def status(workspace: Path | None, as_json: bool) -> None:
-    """What of the walk is done in this workspace, and what to type next; the same as matseg alone."""
+    """Show which steps are done in this workspace, and what to type next; the same as matseg alone."""
+    _show_status(workspace, as_json)
+
+
+def _show_status(workspace: Path | None, as_json: bool) -> None:
     from matseg_trainer.overview.survey import survey
     from matseg_trainer.overview.table import print_state
 
@@ -93,26 +100,12 @@ def status(workspace: Path | None, as_json: bool) -> None:
         print_state(console(), state)
 
 
-@main.command(hidden=True)
-@json_option
-@debug_option
-def versions(as_json: bool) -> None:
-    """Print versions and execution providers; the same as matseg --version."""
-    from matseg_trainer.commands import versions as installed
-
-    found = installed.versions()
-    if as_json:
-        print_json(found)
-    else:
-        click.echo("\n".join(installed.version_lines(found)))
-
-
 @main.command(
     examples=examples("""
         matseg completion bash >> ~/.bashrc  # bash, from now on
         matseg completion zsh >> ~/.zshrc  # zsh, behind its line `compinit`
         matseg completion fish > ~/.config/fish/conf.d/matseg.fish  # fish
-    """),
+    """)
 )
 @click.argument("shell", type=Choice(SHELLS))
 @debug_option

@@ -1,4 +1,4 @@
-"""What several commands of the trainer take, and the check that the extra they need is installed."""
+"""Options that several commands of the trainer take, and the check that the extra they need is installed."""
 
 from __future__ import annotations
 

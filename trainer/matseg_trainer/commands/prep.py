@@ -10,7 +10,7 @@ import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json
 from matseg_shared.console.help import Group, examples
-from matseg_shared.console.options import COUNT, Decorator, flag, gathered
+from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_split
@@ -174,7 +174,7 @@ def crop(
         matseg-prep split steel/ steel --folds 5  # cross-validation: steel_fold1 to steel_fold5
     """)
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.argument("name")
 @_number("--validate", 2, "Images to validate with.")
 @_number("--test", 2, "Images to test with.")
@@ -294,10 +294,8 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
         matseg-prep import-config old/config.py -o config.toml  # bring your versions along
     """),
 )
-@click.argument("config_py", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write this new file instead of printing."
-)
+@click.argument("config_py", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write this new file instead of printing.")
 @json_option
 @debug_option
 def import_config(config_py: Path, output: Path | None, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import click
 
 from matseg_shared.console.command import debug_option, json_option, print_json
 from matseg_shared.console.help import Command, examples
+from matseg_shared.console.options import PATH
 from matseg_shared.errors import UsageError
 
 _EXAMPLES = examples("""
@@ -22,7 +23,7 @@ _EXAMPLES = examples("""
 
 
 @click.command(name="matseg-report", cls=Command, examples=_EXAMPLES)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.option(
     "--input", "location", metavar="PATH", help="Of a run: where its input is now, should it have been moved."
 )
