@@ -70,6 +70,18 @@ def test_numbers_missing_in_a_folder_are_in_the_report(tmp_path: Path, models, r
     assert any("were slices lost?" in text for text in report(tmp_path / "labels.tif")["warnings"])
 
 
+@pytest.mark.parametrize(("count", "told"), [(6, True), (2, False)], ids=["among many", "among few"])
+def test_a_picture_of_another_size_among_the_slices_is_told(
+    tmp_path: Path, models, run, count: int, told: bool
+) -> None:
+    folder = write_folder(tmp_path / "scan", [f"s{number}" for number in range(count)])
+    tifffile.imwrite(folder / "overview.tif", np.zeros((20, 24), np.uint8))
+    assert run(models(), folder, "-o", tmp_path / "out").exit_code == 0
+    height, width = VOLUME[0].shape
+    text = f"1 of 7 slices have another size than the {height} x {width} pixels of the others: overview"
+    assert any(text in warning for warning in report(tmp_path / "out")["warnings"]) == told
+
+
 @pytest.mark.parametrize("names", [("a.png", "a.tif"), ("a.png", "A.png")])
 def test_two_images_never_share_an_output_name(tmp_path: Path, models, run, names: tuple[str, str]) -> None:
     folder = tmp_path / "scan"

@@ -275,7 +275,7 @@ def run_main(
         part=part or Part(),
         watch=WatchOptions(until=until, idle_seconds=idle) if watch else None,
         voxel=None if voxel_size is None else parse_voxel_size(voxel_size, source.axis or 0),
-        wanted=MeasureOptions(
+        measure=MeasureOptions(
             regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None,
             uncertain=uncertain,
             crop=uncertain_crop,

@@ -6,8 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from matseg_runtime.inference.tiles import Segmentation
 from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions, SliceUncertainty
@@ -31,7 +30,7 @@ class MeasureOptions:
         return self.regions is None and self.uncertain is None
 
     def is_scored(self, record: SliceRecord) -> bool:
-        """True where an earlier run has found out how uncertain a slice is, as it is wanted now."""
+        """True where an earlier run has found out how uncertain a slice is, as it is asked for now."""
         if self.uncertain is None:
             return True
         found = record.uncertainty
@@ -48,47 +47,37 @@ class Measurement:
     uncertainty: SliceUncertainty | None = None
 
 
-class Costs:
-    """Seconds spent, summed over threads."""
+class Measurer:
+    """Measures slices as they are written; several threads may use it at a time."""
 
-    def __init__(self) -> None:
-        self.regions = 0.0
-        self.uncertainty = 0.0
+    def __init__(self, options: MeasureOptions) -> None:
+        self.options = options
+        self.seconds = {"regions": 0.0, "uncertainty": 0.0}
+        """Spent on each, summed over threads."""
         self._lock = threading.Lock()
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Add what the block takes to `regions` or `uncertainty`."""
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to `seconds`."""
         started = time.perf_counter()
         try:
             yield
         finally:
             with self._lock:
-                setattr(self, name, getattr(self, name) + time.perf_counter() - started)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"regions": round(self.regions, 3), "uncertainty": round(self.uncertainty, 3)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Measurer:
-    """Measures slices as they are written; several threads may use it at a time."""
-
-    wanted: MeasureOptions
-    costs: Costs = field(default_factory=Costs)
+                self.seconds[name] += time.perf_counter() - started
 
     def measure(self, segmentation: Segmentation) -> Measurement:
-        """Measure what is wanted of one slice."""
-        regions = uncertainty = None
-        if self.wanted.regions is not None:
+        """Measure one slice."""
+        options, regions, uncertainty = self.options, None, None
+        if options.regions is not None:
             from matseg_runtime.measure.regions import measure_regions
 
-            with self.costs.of("regions"):
-                regions = measure_regions(segmentation.labels, connectivity=self.wanted.regions)
-        if self.wanted.uncertain is not None:
+            with self.timed("regions"):
+                regions = measure_regions(segmentation.labels, connectivity=options.regions)
+        if options.uncertain is not None:
             assert segmentation.probabilities is not None, "the session was not asked for them"
-            edge, most = self.wanted.crop, self.wanted.uncertain
-            with self.costs.of("uncertainty"):
-                uncertainty = measure_uncertainty(segmentation.probabilities, edge=edge, most=most)
+            with self.timed("uncertainty"):
+                uncertainty = measure_uncertainty(
+                    segmentation.probabilities, edge=options.crop, most=options.uncertain
+                )
         return Measurement(regions=regions, uncertainty=uncertainty)

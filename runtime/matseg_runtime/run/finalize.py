@@ -25,6 +25,7 @@ from matseg_runtime.run.summary import (
     drift_warning,
     now,
     provenance_of,
+    size_warning,
     stages_of,
 )
 from matseg_runtime.sink.images import ImageSink
@@ -183,10 +184,9 @@ def _report(
 
 
 def _with_costs(run: Run, summary: Summary) -> Summary:
-    if run.options.wanted.nothing or run.options.dask is not None:  # whose workers have measured
+    if run.options.measure.nothing or run.options.dask is not None:  # whose workers have measured
         return summary
-    costs = run.measurer.costs
-    spent = MeasuringSeconds(regions=round(costs.regions, 3), uncertainty=round(costs.uncertainty, 3))
+    spent = MeasuringSeconds(**{name: round(found, 3) for name, found in run.measurer.seconds.items()})
     report = summary.report.model_copy(update={"measuring_seconds": spent})
     return dataclasses.replace(summary, report=report, measured=spent)
 
@@ -212,6 +212,7 @@ def _warnings(run: Run, ledger: Ledger) -> list[str]:
         run.metadata.precision_warning(run.session.provider),
         difference_warning(run.self_test),
         drift_warning(records, DRIFT_WARNING),
+        size_warning(records),
         _lock_warning(ledger),
         _idle_parts_warning(run),
         _new_files_warning(run.source),
@@ -274,17 +275,17 @@ def _with_tables(
     run: Run, summary: Summary, records: Sequence[SliceRecord], before: frozenset[str], progress: Progress
 ) -> Summary:
     """Write the tables and proposals that were asked for."""
-    folder, wanted = run.sink.report_folder, run.options.wanted
+    folder, asked = run.sink.report_folder, run.options.measure
     write_phase_fractions(folder / FRACTIONS_NAME, records, run.metadata, run.voxel)
     found = {None if record.regions is None else record.regions.connectivity for record in records}
     by_all = next(iter(found)) if len(found) == 1 else None  # measured by earlier runs, or by other parts
-    connectivity = wanted.regions or by_all
+    connectivity = asked.regions or by_all
     if connectivity is not None:
         tables = _region_tables(run, summary, records, connectivity, progress)
         tables.write(folder)
         summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
-    if wanted.uncertain is not None:
-        summary = _with_proposals(run, summary, records, wanted.uncertain, progress)
+    if asked.uncertain is not None:
+        summary = _with_proposals(run, summary, records, asked.uncertain, progress)
     if missing := sorted(before - tables_in(folder)):
         options = [
             *(["--quantify"] if SUMMARY_NAME in missing else []),
@@ -334,7 +335,7 @@ def _measure_again(
 
     progress.stage("measuring what was labelled before", len(records), unit="slices")
     axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
-    with run.measurer.costs.of("regions"):
+    with run.measurer.timed("regions"):
         if isinstance(run.sink, ImageSink):
             files = {record.name: run.sink.file_of(record.name) for record in records}
             return measure_images(files, connectivity=connectivity)
@@ -347,13 +348,13 @@ def _with_proposals(
     from matseg_runtime.suggest.folder import Proposer
     from matseg_runtime.suggest.index import folder_beside
 
-    if unknown := sum(not run.options.wanted.is_scored(record) for record in records):
+    if unknown := sum(not run.options.measure.is_scored(record) for record in records):
         return _warned(
             summary,
             f"{unknown} slices were labelled without --uncertain, by other parts or earlier; run the same command once "
             "more without --finish and --part to have them scored",
         )
-    crop, target = run.options.wanted.crop, run.target
+    crop, target = run.options.measure.crop, run.target
     spacing = run.options.uncertain_spacing or default_spacing(len(run.source.slices), count)
     chosen = choose(records, count, crop, spacing)
     write_scores(run.sink.report_folder / SCORES_NAME, records, chosen, run.source.first)
@@ -370,7 +371,7 @@ def _with_proposals(
         crop=crop,
         spacing=spacing,
     )
-    with run.measurer.costs.of("uncertainty"):
+    with run.measurer.timed("uncertainty"):
         result = proposer.propose(chosen)
     folder = None if result.folder is None else str(result.folder)
     report = summary.report.model_copy(update={"uncertain": folder, "proposals": result.count})

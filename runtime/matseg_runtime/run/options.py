@@ -49,7 +49,7 @@ class RunOptions:
     """Address or scheduler file of the cluster to label on; None: this process."""
     voxel: VoxelSize | None = None
     """Goes before what the input and the model say."""
-    wanted: MeasureOptions = field(default_factory=MeasureOptions)
+    measure: MeasureOptions = field(default_factory=MeasureOptions)
     """What is measured on the way."""
     uncertain_spacing: int | None = None
     """Slices between two that are proposed for labelling; None: so that they are spread over half of the stack."""
@@ -59,7 +59,7 @@ class RunOptions:
     @property
     def needs_probabilities(self) -> bool:
         """Whether the network is asked for them, to be written or to find what is uncertain."""
-        return self.output.probabilities or self.wanted.uncertain is not None
+        return self.output.probabilities or self.measure.uncertain is not None
 
 
 def parse_range(text: str) -> tuple[int | None, int | None]:

@@ -103,7 +103,7 @@ def _start(run: Run, ledger: Ledger) -> None:
             _lose_what_is_gone(run, ledger, others)
         for item in run.source.slices:  # probabilities are not kept, so what was not scored is labelled again
             record = ledger.done.get(item.name)
-            if record is not None and not run.options.wanted.is_scored(record):
+            if record is not None and not run.options.measure.is_scored(record):
                 ledger.forget(item.name)
         if any(item.name not in ledger.done for item in run.source.slices):
             run.sink.start()
@@ -198,7 +198,7 @@ def _done_before(run: Run) -> set[str]:
     _refuse_changed(run, ledger)
     records = labelled_slices(run.source, ledger)
     lost = set(run.sink.lost(records))
-    return {item.name for item in records if item.name not in lost and run.options.wanted.is_scored(item)}
+    return {item.name for item in records if item.name not in lost and run.options.measure.is_scored(item)}
 
 
 def _lose_what_is_gone(run: Run, ledger: Ledger, others: list[str]) -> None:

@@ -119,7 +119,7 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
     Raises:
         UsageError: this machine sees another input or model than the other.
     """
-    if options.wanted.regions is not None:
+    if options.measure.regions is not None:
         require_scikit_image("--quantify on a worker")
     source = open_source(options.input, options.source)
     try:
@@ -169,7 +169,7 @@ def refuse_combinations(options: RunOptions) -> None:
     if options.watch is not None and kind in ("zarr", "tiff-stack"):
         where = options.output.path or f"--label {options.output.label}"
         raise UsageError(f"{where}: --watch writes label images into a folder, not one {kind}")
-    if options.wanted.regions is not None:
+    if options.measure.regions is not None:
         require_scikit_image("--quantify")
 
 
@@ -282,7 +282,7 @@ def _assembled(
         sink=open_sink(target, options.output, info, volume, plan.depth),
         transform=Transform(info=metadata.input, window=options.window, stored_dtype=stored_dtype),
         constant_tiles=constant_tiles,
-        measurer=Measurer(wanted=options.wanted),
+        measurer=Measurer(options.measure),
         voxel=voxel,
         started=started,
         warnings=tuple(text for text in (voxel_warning, oblong_warning(voxel)) if text is not None),

@@ -129,13 +129,8 @@ def _read(run: Run, part: Sequence[Slice]) -> list[LoadedSlice]:
 
 
 def _read_together(run: Run, part: Sequence[Slice]) -> list[LoadedSlice]:
-    source = run.source
-    before = [source.current_identity(item.index) for item in part]
-    arrays = source.read(part[0].index, part[-1].index + 1)
     loaded = []
-    for item, identity, pixels in zip(part, before, arrays, strict=True):
-        if source.current_identity(item.index) != identity:
-            raise ImageError(item.where, "changed while it was read; run again when it is complete")
+    for item, (pixels, identity) in zip(part, run.source.read_unchanged(part), strict=True):
         image = run.transform.convert(pixels, item.where)
         if isinstance(run.sink, VolumeSink) and image.shape[1:] != run.sink.volume.slice_shape:
             expected, found = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
 
 MUCH_CLIPPED = 0.5
 """Share of a slice's pixels beyond the window from which on a summary warns."""
+_MANY = 5
+_MOSTLY = 0.8
+"""Slices of one size, and their share of all, from which on another size means something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +163,19 @@ def clipping_warning(records: Sequence[SliceRecord]) -> str | None:
     return (
         f"in {len(much)} of {len(records)} slices half of the pixels or more lie beyond --window and were clipped: "
         f"{_named(much)}; look at their labels before you trust them"
+    )
+
+
+def size_warning(records: Sequence[SliceRecord]) -> str | None:
+    """A warning when a few of many slices have another size than the rest, as a picture that lies among them has."""
+    shapes = Counter(record.shape for record in records)
+    usual, count = shapes.most_common(1)[0] if shapes else ((0, 0), 0)
+    others = [record for record in records if record.shape != usual]
+    if not others or count < max(_MANY, _MOSTLY * len(records)):
+        return None
+    return (
+        f"{len(others)} of {len(records)} slices have another size than the {usual[0]} x {usual[1]} pixels of the "
+        f"others: {_named(others)}; do they belong to this scan?"
     )
 
 

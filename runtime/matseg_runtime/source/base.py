@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
+from matseg_shared.errors import ImageError
 
 PixelArray = NDArray[Any]
 
@@ -133,6 +134,24 @@ class Source(ABC):
         Raises:
             ImageError: they cannot be read, or not without loss.
         """
+
+    def read_unchanged(self, slices: Sequence[Slice]) -> list[tuple[PixelArray, str]]:
+        """Consecutive slices as `read` gives them, each with the identity of the file that it was read from.
+
+        Raises:
+            ImageError: they cannot be read, or change while they are.
+        """
+        start, stop = slices[0].index, slices[-1].index + 1
+        before = [item.identity for item in slices]
+        for _ in range(
+            2
+        ):  # once more where a file has changed since it was listed, and not while it was read
+            arrays = self.read(start, stop)
+            after = [self.current_identity(index) for index in range(start, stop)]
+            if after == before:
+                return list(zip(arrays, after, strict=True))
+            before = after
+        raise ImageError(slices[0].where, "changed while it was read; run again when it is complete")
 
     def current_identity(self, index: int) -> str:
         """The identity of a slice's file as it is now, to notice one that changes under our hands."""
