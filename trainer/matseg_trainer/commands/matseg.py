@@ -91,12 +91,13 @@ def status(workspace: Path | None, as_json: bool) -> None:
 
 def _show_status(workspace: Path | None, as_json: bool) -> None:
     from matseg_trainer.overview.survey import survey
-    from matseg_trainer.overview.table import print_state
 
     state = survey(Workspace.find(workspace))
     if as_json:
         print_json(state)
     else:
+        from matseg_trainer.overview.table import print_state
+
         print_state(console(), state)
 
 
