@@ -1,4 +1,4 @@
-"""What needs no network: where all that it can see is one value, its answer is known from a constant tile.
+"""A constant background needs no network: where all that it can see is one value, a constant tile has its output.
 
 ```
  +- tile, constant outside the content ---+     content  all that differs from the value in the tile's corner
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Box, Tile, padded_length
 
 PixelArray = NDArray[Any]
-_ANSWERS_KEPT = 2
-"""A scan has one background, and its tiles have few shapes; each answer takes the memory of a tile's labels."""
+_TILES_KEPT = 2
+"""A scan has one background, and its tiles have few shapes; each takes the memory of a tile's labels."""
 _WORTH = 0.75
 """Share of a tile's pixels, or less, for which reading only the content pays."""
 _STEPS = 8
@@ -39,30 +39,26 @@ _STEPS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ConstantTile:
-    """The network's output for a tile of one value."""
+class TileOutput:
+    """The network's output for one tile."""
 
     labels: Labels
     """(H, W) uint8."""
-    probabilities: Probabilities | None
+    probabilities: Probabilities | None = None
     """(K, H, W) float32, when asked for."""
 
 
 class ConstantTileCache:
     """The network's outputs for constant tiles, each computed when it is first needed; for several threads."""
 
-    def __init__(self, predict: Callable[[PixelArray], tuple[Labels, Probabilities | None]]) -> None:
-        """Remember how to ask.
-
-        Args:
-            predict: gives (N, H, W) labels and, when asked for, (N, K, H, W) probabilities of (N, C, H, W) pixels.
-        """
+    def __init__(self, predict: Callable[[PixelArray], Sequence[TileOutput]]) -> None:
+        """Remember the network, which gives the outputs of (N, C, H, W) pixels."""
         self._predict = predict
-        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], ConstantTile] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], TileOutput] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, value: PixelArray, tile: PixelArray) -> ConstantTile:
-        """For a tile of one value.
+    def get(self, value: PixelArray, tile: PixelArray) -> TileOutput:
+        """The output for a tile of one value.
 
         Args:
             value: (C,) raw pixel.
@@ -72,28 +68,25 @@ class ConstantTileCache:
         with self._lock:
             if key not in self._known:
                 constant = np.ascontiguousarray(np.broadcast_to(value[:, None, None], tile.shape))
-                labels, probabilities = self._predict(constant[np.newaxis])
-                self._known[key] = ConstantTile(
-                    labels=labels[0], probabilities=None if probabilities is None else probabilities[0]
-                )
-                if len(self._known) > _ANSWERS_KEPT:
+                self._known[key] = self._predict(constant[np.newaxis])[0]
+                if len(self._known) > _TILES_KEPT:
                     self._known.popitem(last=False)
             self._known.move_to_end(key)
             return self._known[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Surrounded:
-    """A tile with little or nothing on a constant ground."""
+class Background:
+    """The constant part of a tile."""
 
     value: PixelArray
-    """(C,) of the ground."""
-    rest: Tile | None
+    """(C,) raw pixel."""
+    foreground: Tile | None
     """What the network must read and label yet, within the tile; None: nothing."""
 
 
-def surrounded(tile: PixelArray, tiling: TilingInfo, *, whole_only: bool) -> Surrounded | None:
-    """Look for a constant ground that spares the network work.
+def find_background(tile: PixelArray, tiling: TilingInfo, *, whole_only: bool) -> Background | None:
+    """Look for a constant background that spares the network work.
 
     Args:
         tile: (C, H, W) raw pixels, H and W multiples of the stride.
@@ -103,21 +96,20 @@ def surrounded(tile: PixelArray, tiling: TilingInfo, *, whole_only: bool) -> Sur
     Returns:
         None where the network should read the whole tile.
     """
-    for value in _grounds(tile):
-        content = _content(tile, value, tiling.stride)
-        if content is None:
-            return Surrounded(value=value, rest=None)
+    for value in _edge_values(tile):
+        differs = (tile != value[:, np.newaxis, np.newaxis]).any(axis=0)
+        if not differs.any():
+            return Background(value=value, foreground=None)
         if whole_only:
             continue
-        halo = padded_length(tiling.halo, tiling.stride) if tiling.halo else 0
-        write = _grown(content, halo, tile)
-        read = _rounded(_grown(write, halo, tile), tiling.stride, tile)
-        if read.shape[0] * read.shape[1] <= _WORTH * tile.shape[1] * tile.shape[2]:
-            return Surrounded(value=value, rest=Tile(read=read, write=write))
+        rows, columns = (_ranges(differs.any(axis=axis), tiling) for axis in (1, 0))
+        read, write = (Box(y[0], x[0], y[1], x[1]) for y, x in zip(rows, columns, strict=True))
+        if read.area <= _WORTH * differs.size:
+            return Background(value=value, foreground=Tile(read=read, write=write))
     return None
 
 
-def _grounds(tile: PixelArray) -> list[PixelArray]:
+def _edge_values(tile: PixelArray) -> list[PixelArray]:
     """Values that fill a whole edge of the tile; a quick look that ends the search for most tiles."""
     found = []
     for corner, edges in (
@@ -129,38 +121,14 @@ def _grounds(tile: PixelArray) -> list[PixelArray]:
     return found
 
 
-def _content(tile: PixelArray, value: PixelArray, stride: int) -> Box | None:
-    """The smallest box on the stride grid with everything that differs from a value; None where nothing does."""
-    differs = (tile != value[:, np.newaxis, np.newaxis]).any(axis=0)
-    rows = np.flatnonzero(differs.any(axis=1))
-    if not rows.size:
-        return None
-    columns = np.flatnonzero(differs.any(axis=0))
-    y0, x0 = (int(places[0]) // stride * stride for places in (rows, columns))
-    y1, x1 = (padded_length(int(places[-1]) + 1, stride) for places in (rows, columns))
-    return Box(y0, x0, y1, x1)
-
-
-def _grown(box: Box, margin: int, tile: PixelArray) -> Box:
-    """Wider by a margin on all sides, within the tile."""
-    height, width = tile.shape[1:]
-    return Box(
-        max(box.y0 - margin, 0),
-        max(box.x0 - margin, 0),
-        min(box.y1 + margin, height),
-        min(box.x1 + margin, width),
-    )
-
-
-def _rounded(box: Box, stride: int, tile: PixelArray) -> Box:
-    """Wider, to one of few shapes; a box on the stride grid stays on it."""
-    y0, y1 = _rounded_range(box.y0, box.y1, stride, tile.shape[1])
-    x0, x1 = _rounded_range(box.x0, box.x1, stride, tile.shape[2])
-    return Box(y0, x0, y1, x1)
-
-
-def _rounded_range(start: int, stop: int, stride: int, length: int) -> tuple[int, int]:
+def _ranges(differs: NDArray[np.bool_], tiling: TilingInfo) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(read, write) along one axis, around all that differs; what is read has one of few lengths."""
+    length, stride = len(differs), tiling.stride
+    places = np.flatnonzero(differs)
+    start, stop = int(places[0]) // stride * stride, padded_length(int(places[-1]) + 1, stride)
+    write = max(start - tiling.halo, 0), min(stop + tiling.halo, length)
+    start, stop = max(write[0] - tiling.halo, 0), min(write[1] + tiling.halo, length)
     step = padded_length(-(-length // _STEPS), stride)
     wide = min(-(-(stop - start) // step) * step, length)
     start = min(start, length - wide)
-    return start, start + wide
+    return (start, start + wide), write

@@ -1,4 +1,4 @@
-"""Execution providers: which one is used is decided here, said aloud, and never changed behind a user's back."""
+"""Execution providers: which one is used is decided here, told to the user, and never changed without a word."""
 
 from __future__ import annotations
 
@@ -33,17 +33,13 @@ TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
 """Their memory is this process's, and its cores are shared out between calls."""
 
-_DISTRIBUTIONS: Mapping[str, str] = {
-    "onnxruntime": "cpu",
-    "onnxruntime-gpu": "cuda",
-    "onnxruntime-openvino": "openvino",
-}
-"""Distributions that own the module `onnxruntime`, and our extra for each."""
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+"""Each of them owns the module `onnxruntime`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One provider to try, with the reason for the choice that a user is told."""
+class Candidate:
+    """A provider to try, with the reason for the choice that a user is told."""
 
     provider: Provider
     reason: str
@@ -102,7 +98,7 @@ def _import_without_telemetry() -> ModuleType:
     return runtime
 
 
-def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]:
+def candidates(choice: ProviderChoice, runtime: ModuleType) -> tuple[Candidate, ...]:
     """Providers to try in order; only `auto` has more than one.
 
     Raises:
@@ -113,7 +109,7 @@ def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]
         absent = [name for name in _AUTO_ORDER if EXECUTION_PROVIDERS[name] not in offered]
         reason = f"auto; this onnxruntime has no {' and no '.join(absent)}" if absent else "auto"
         return tuple(
-            Attempt(provider=name, reason=reason)
+            Candidate(provider=name, reason=reason)
             for name in _AUTO_ORDER
             if EXECUTION_PROVIDERS[name] in offered
         )
@@ -122,31 +118,7 @@ def attempts(choice: ProviderChoice, runtime: ModuleType) -> tuple[Attempt, ...]
             f"provider {choice}: expected {EXECUTION_PROVIDERS[choice]} in onnxruntime {runtime.__version__}, "
             f"found only {', '.join(sorted(offered))}; {_remedy(choice)}"
         )
-    return (Attempt(provider=choice, reason="as asked for"),)
-
-
-def provider_options(provider: Provider, threads: int, streams: int) -> dict[str, Any]:
-    """onnxruntime's options of one provider.
-
-    Args:
-        provider: of them.
-        threads: for all streams together.
-        streams: calls at a time.
-    """
-    if provider == "cuda":
-        # TF32 rounds fp32 products to 10 bits of mantissa; HEURISTIC spares a search over kernels per shape
-        return {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "do_copy_in_default_stream": "1"}
-    if provider == "tensorrt":
-        return {"trt_fp16_enable": "0"}
-    if provider == "openvino":
-        # ACCURACY keeps fp32 models in fp32 also on devices whose default is lower
-        return {
-            "device_type": "CPU",
-            "precision": "ACCURACY",
-            "num_of_threads": str(threads),
-            "num_streams": str(streams),
-        }
-    return {}
+    return (Candidate(provider=choice, reason="as asked for"),)
 
 
 def exact_options(runtime: ModuleType) -> Any:
@@ -161,9 +133,28 @@ def exact_options(runtime: ModuleType) -> Any:
 
 
 def provider_list(provider: Provider, threads: int, streams: int) -> list[tuple[str, dict[str, Any]]]:
-    """What onnxruntime is handed: the provider, and for TensorRT CUDA for the operators that it lacks."""
+    """What onnxruntime is handed: providers with their options.
+
+    Args:
+        provider: the one to use; TensorRT gets CUDA for the operators that it lacks.
+        threads: for all streams together.
+        streams: calls at a time.
+    """
+    options: dict[Provider, dict[str, Any]] = {
+        "cpu": {},
+        # TF32 rounds fp32 products to 10 bits of mantissa; HEURISTIC spares a search over kernels per shape
+        "cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "do_copy_in_default_stream": "1"},
+        "tensorrt": {"trt_fp16_enable": "0"},
+        # ACCURACY keeps fp32 models in fp32 also on devices whose default is lower
+        "openvino": {
+            "device_type": "CPU",
+            "precision": "ACCURACY",
+            "num_of_threads": str(threads),
+            "num_streams": str(streams),
+        },
+    }
     chain: tuple[Provider, ...] = ("tensorrt", "cuda") if provider == "tensorrt" else (provider,)
-    return [(EXECUTION_PROVIDERS[name], provider_options(name, threads, streams)) for name in chain]
+    return [(EXECUTION_PROVIDERS[name], options[name]) for name in chain]
 
 
 def _remedy(provider: Provider) -> str:
@@ -184,12 +175,10 @@ def library_problem(provider: Provider, runtime: ModuleType) -> str | None:
     """The loader's own words on why a provider's shared library does not load; None when it does."""
     import ctypes
 
-    stem = {"cuda": "cuda", "tensorrt": "tensorrt", "openvino": "openvino"}.get(provider)
     location = getattr(runtime, "__file__", None)
-    if stem is None or location is None:
+    if provider == "cpu" or location is None:
         return None
-    folder = Path(location).parent / "capi"
-    for library in sorted(folder.glob(f"*onnxruntime_providers_{stem}.*")):
+    for library in sorted((Path(location).parent / "capi").glob(f"*onnxruntime_providers_{provider}.*")):
         try:
             ctypes.CDLL(str(library))
         except OSError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.inference import providers
-from matseg_runtime.inference.providers import Attempt, Provider, ProviderChoice
+from matseg_runtime.inference.providers import Candidate, Provider, ProviderChoice
 from matseg_runtime.model.file import Model, ModelFile, check_graph, read_model
 from matseg_runtime.model.trust import Trust
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
@@ -93,13 +93,13 @@ class Session:
         file = model if isinstance(model, ModelFile) else read_model(model, trust)
         runtime = providers.load_onnxruntime()
         threads = threads or available_cpus()
-        session, attempt = _create(runtime, file.model.path, file.content, provider, threads, streams)
+        session, candidate = _create(runtime, file.model.path, file.content, provider, threads, streams)
         check_graph(file.model, session)
         return cls(
             model=file.model,
-            provider=attempt.provider,
-            reason=attempt.reason,
-            threads=_threads_per_call(attempt.provider, threads, streams),
+            provider=candidate.provider,
+            reason=candidate.reason,
+            threads=_threads_per_call(candidate.provider, threads, streams),
             runtime_version=runtime.__version__,
             _session=session,
         )
@@ -219,19 +219,19 @@ def _run_error(session: Session, batch: NDArray[Any], error: Exception) -> Matse
 
 def _create(
     runtime: ModuleType, path: Path, content: bytes, choice: ProviderChoice, threads: int, streams: int
-) -> tuple[Any, Attempt]:
+) -> tuple[Any, Candidate]:
     """The first provider of the choice that really comes up."""
     refusals: list[str] = []
-    for attempt in providers.attempts(choice, runtime):
+    for candidate in providers.candidates(choice, runtime):
         try:
-            session = _create_on(runtime, path, content, attempt.provider, threads, streams)
+            session = _create_on(runtime, path, content, candidate.provider, threads, streams)
         except ProviderError as error:
-            if choice != "auto" or attempt.provider == "cpu":
+            if choice != "auto" or candidate.provider == "cpu":
                 raise
             refusals.append(str(error).split(";", 1)[0])
             continue
-        reason = "; ".join([attempt.reason, *refusals])
-        return session, Attempt(provider=attempt.provider, reason=reason)
+        reason = "; ".join([candidate.reason, *refusals])
+        return session, Candidate(provider=candidate.provider, reason=reason)
     raise ProviderError(
         f"onnxruntime {runtime.__version__} offers none of the providers that matseg can use; "
         "install it again: pip install --force-reinstall onnxruntime"
@@ -239,7 +239,6 @@ def _create(
 
 
 def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
-    """Devices schedule on their own."""
     return max(1, threads // streams) if provider in providers.COMPUTE_ON_CPU else threads
 
 

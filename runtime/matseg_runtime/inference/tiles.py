@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.inference.background import ConstantTile, ConstantTileCache, surrounded
+from matseg_runtime.inference.background import ConstantTileCache, TileOutput, find_background
 from matseg_runtime.inference.session import Labels, Probabilities, Session
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
@@ -95,78 +95,72 @@ def segment_images(
     tile: tuple[int, int] | None = None,
     batch: int = 1,
     probabilities: bool = False,
-    answers: ConstantTileCache | None = None,
+    constant_tiles: ConstantTileCache | None = None,
 ) -> list[Segmentation]:
     """As `segment_image` for several images, whose tiles share batches where their shapes are equal.
 
     Args:
         session, images, tile, batch, probabilities: as there.
-        answers: of `constant_answers`, to spare the network what is constant; None: it reads everything.
+        constant_tiles: of `constant_tile_cache`, to spare the network what is constant; None: it reads everything.
     """
     tiling = session.model.metadata.tiling
     padded = [_pad(image, tiling.stride) for image in images]
-    results = [
-        _empty(image, len(session.model.metadata.classes) if probabilities else None) for image in images
-    ]
+    n_class = len(session.model.metadata.classes) if probabilities else None
+    results = [_empty(image, n_class) for image in images]
     pieces = [
         _Piece(number, part)
         for number, image in enumerate(images)
         for part in image_tiles((image.shape[1], image.shape[2]), tile, tiling)
     ]
     spared = [0] * len(images)
-    if answers is not None:
-        pieces = _without_constant(pieces, session, padded, results, spared, answers)
+    if constant_tiles is not None:
+        pieces = _without_background(pieces, session, padded, results, spared, constant_tiles)
     for group in _batches(pieces, batch):
         crops = np.stack([padded[piece.image][:, *piece.tile.read.slices()] for piece in group])
-        labels, likelihoods = _predict(session, crops, batch, probabilities)
-        for position, piece in enumerate(group):
-            answer = ConstantTile(
-                labels=labels[position],
-                probabilities=None if likelihoods is None else likelihoods[position],
-            )
-            _paste(answer, piece.tile, results[piece.image])
+        for piece, output in zip(group, _predict(session, crops, batch, probabilities), strict=True):
+            _paste(output, piece.tile, results[piece.image])
     return [replace(result, constant=count) for result, count in zip(results, spared, strict=True)]
 
 
-def constant_answers(session: Session, *, batch: int, probabilities: bool) -> ConstantTileCache:
+def constant_tile_cache(session: Session, *, batch: int, probabilities: bool) -> ConstantTileCache:
     """What `segment_images` spares work with, when it is called with the same arguments; for several threads."""
     return ConstantTileCache(lambda crops: _predict(session, crops, batch, probabilities))
 
 
-def _without_constant(
+def _without_background(
     pieces: Sequence[_Piece],
     session: Session,
     padded: Sequence[PixelArray],
     results: Sequence[Segmentation],
     spared: list[int],
-    answers: ConstantTileCache,
+    constant_tiles: ConstantTileCache,
 ) -> list[_Piece]:
     """Fill in what is constant, count its pixels, and return what is left to read."""
     left = []
     for piece in pieces:
-        crop = padded[piece.image][:, *piece.tile.read.slices()]
-        found = surrounded(crop, session.model.metadata.tiling, whole_only=session.fixed_shapes)
+        read, write = piece.tile.read, piece.tile.write
+        crop = padded[piece.image][:, *read.slices()]
+        found = find_background(crop, session.model.metadata.tiling, whole_only=session.fixed_shapes)
         if found is None:
             left.append(piece)
             continue
-        _paste(answers.of(found.value, crop), piece.tile, results[piece.image])
-        spared[piece.image] += piece.tile.write.area
-        if found.rest is None:
+        _paste(constant_tiles.get(found.value, crop), piece.tile, results[piece.image])
+        spared[piece.image] += write.area
+        if found.foreground is None:
             continue
-        origin = piece.tile.read
-        write = found.rest.write.moved(origin.y0, origin.x0).common(piece.tile.write)
-        if write is not None:
-            spared[piece.image] -= write.area
-            left.append(_Piece(piece.image, Tile(found.rest.read.moved(origin.y0, origin.x0), write)))
+        rest = found.foreground.write.moved(read.y0, read.x0).common(write)
+        if rest is not None:
+            spared[piece.image] -= rest.area
+            left.append(_Piece(piece.image, Tile(found.foreground.read.moved(read.y0, read.x0), rest)))
     return left
 
 
-def _paste(answer: ConstantTile, tile: Tile, result: Segmentation) -> None:
+def _paste(output: TileOutput, tile: Tile, result: Segmentation) -> None:
     """Keep what counts of a tile's output."""
     inner = tile.write.relative_to(tile.read).slices()
-    result.labels[tile.write.slices()] = answer.labels[inner]
-    if result.probabilities is not None and answer.probabilities is not None:
-        result.probabilities[:, *tile.write.slices()] = answer.probabilities[:, *inner]
+    result.labels[tile.write.slices()] = output.labels[inner]
+    if result.probabilities is not None and output.probabilities is not None:
+        result.probabilities[:, *tile.write.slices()] = output.probabilities[:, *inner]
 
 
 def image_tiles(shape: tuple[int, int], tile: tuple[int, int] | None, tiling: TilingInfo) -> list[Tile]:
@@ -200,16 +194,18 @@ def _batches(pieces: Sequence[_Piece], batch: int) -> Iterator[list[_Piece]]:
         yield group
 
 
-def _predict(
-    session: Session, crops: PixelArray, batch: int, probabilities: bool
-) -> tuple[Labels, Probabilities | None]:
-    """Labels and, when asked for, probabilities; a short batch is filled up where shapes must stay the same."""
-    missing = batch - len(crops) if session.fixed_shapes else 0
-    if missing:
-        crops = np.concatenate([crops, np.repeat(crops[-1:], missing, axis=0)])
-    if probabilities:
-        return session.predict_with_probabilities(crops)
-    return session.predict(crops), None
+def _predict(session: Session, crops: PixelArray, batch: int, probabilities: bool) -> list[TileOutput]:
+    """The network's output for each crop; a short batch is filled up where shapes must stay the same."""
+    count = len(crops)
+    if session.fixed_shapes and count < batch:
+        crops = np.concatenate([crops, np.repeat(crops[-1:], batch - count, axis=0)])
+    if not probabilities:
+        return [TileOutput(labels=labels) for labels in session.predict(crops)[:count]]
+    found = session.predict_with_probabilities(crops)
+    return [
+        TileOutput(labels=labels, probabilities=likelihoods)
+        for labels, likelihoods in zip(*(array[:count] for array in found), strict=True)
+    ]
 
 
 def scaled_probabilities(segmentation: Segmentation) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from typing import get_args
 from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice
 from matseg_runtime.inference.session import SelfTestResult, Session
-from matseg_runtime.inference.tiles import constant_answers
+from matseg_runtime.inference.tiles import constant_tile_cache
 from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.measure.measurer import Measurer
 from matseg_runtime.measure.regions import require_scikit_image
@@ -268,7 +268,7 @@ def _assembled(
     volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
     constant_tiles = None
     if options.skip_constant:
-        constant_tiles = constant_answers(
+        constant_tiles = constant_tile_cache(
             session, batch=plan.batch, probabilities=options.needs_probabilities
         )
     return Run(

@@ -71,7 +71,7 @@ def infer_block(run: Run, loaded: LoadedBlock) -> LabelledBlock:
             tile=run.plan.largest_tile,
             batch=run.plan.batch,
             probabilities=run.options.needs_probabilities,
-            answers=run.constant_tiles,
+            constant_tiles=run.constant_tiles,
         )
     )
     results = tuple(

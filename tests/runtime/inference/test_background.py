@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.inference.background import surrounded
+from matseg_runtime.inference.background import find_background
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import Segmentation, constant_answers, segment_images
+from matseg_runtime.inference.tiles import Segmentation, constant_tile_cache, segment_images
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import smallest_tile
 
@@ -45,8 +45,10 @@ def both_ways(
     session: Session, images: list[NDArray[np.uint8]], tile: tuple[int, int] | None, batch: int
 ) -> list[tuple[Segmentation, Segmentation]]:
     """With and without constant answers."""
-    answers = constant_answers(session, batch=batch, probabilities=True)
-    spared = segment_images(session, images, tile=tile, batch=batch, probabilities=True, answers=answers)
+    answers = constant_tile_cache(session, batch=batch, probabilities=True)
+    spared = segment_images(
+        session, images, tile=tile, batch=batch, probabilities=True, constant_tiles=answers
+    )
     plain = segment_images(session, images, tile=tile, batch=batch, probabilities=True)
     return list(zip(spared, plain, strict=True))
 
@@ -98,24 +100,28 @@ def test_empty_slices_cost_one_call(session: Session, monkeypatch: pytest.Monkey
     images = [islands((90, 70), 0, 0)] * 5
     expected = segment_images(session, images)[0].labels
     counting = _Counting(session, monkeypatch)
-    answers = constant_answers(session, batch=1, probabilities=False)
+    answers = constant_tile_cache(session, batch=1, probabilities=False)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda image: segment_images(session, [image], answers=answers)[0], images))
+        found = list(
+            pool.map(lambda image: segment_images(session, [image], constant_tiles=answers)[0], images)
+        )
     assert counting.shapes == [(1, 1, 92, 72)]
     for result in found:
         np.testing.assert_array_equal(result.labels, expected)
         assert result.constant == 90 * 70
     found[0].labels[...] = 9
-    np.testing.assert_array_equal(segment_images(session, images[:1], answers=answers)[0].labels, expected)
+    np.testing.assert_array_equal(
+        segment_images(session, images[:1], constant_tiles=answers)[0].labels, expected
+    )
 
 
 def test_only_the_content_and_two_halos_are_read(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.full((1, 400, 64), GROUND, np.uint8)
     image[:, 200:204, 10:20] = 200
     expected = segment_images(session, [image])[0].labels
-    answers = constant_answers(session, batch=1, probabilities=False)
+    answers = constant_tile_cache(session, batch=1, probabilities=False)
     counting = _Counting(session, monkeypatch)
-    result = segment_images(session, [image], answers=answers)[0]
+    result = segment_images(session, [image], constant_tiles=answers)[0]
     # 4 rows of content, 16 of halo on either side to write, 16 more to read: 68, in steps of an eighth: 104;
     # columns 8 to 20, to write 0 to 36, to read 0 to 52: 56
     assert counting.shapes == [(1, 1, 400, 64), (1, 1, 104, 56)]
@@ -128,10 +134,10 @@ def test_each_value_and_each_shape_has_its_own_answer(session: Session) -> None:
         np.full((1, *shape), value, np.uint8) for value in (0, 90, 255) for shape in ((40, 52), (64, 36))
     ]
     expected = [result.labels for result in segment_images(session, images)]
-    answers = constant_answers(session, batch=2, probabilities=False)
+    answers = constant_tile_cache(session, batch=2, probabilities=False)
     for _ in range(2):
         for image, labels in zip(images, expected, strict=True):
-            found = segment_images(session, [image], batch=2, answers=answers)[0]
+            found = segment_images(session, [image], batch=2, constant_tiles=answers)[0]
             np.testing.assert_array_equal(found.labels, labels)
             assert found.constant == labels.size
 
@@ -153,30 +159,30 @@ def test_colour_is_constant_only_in_all_channels(tmp_path: Path) -> None:
 
 def test_nothing_is_spared_where_it_would_not_pay() -> None:
     noise = onnx_models.random_pixels((1, 64, 64), "uint8", 3)
-    assert surrounded(noise, TILING, whole_only=False) is None
+    assert find_background(noise, TILING, whole_only=False) is None
     content = np.full((1, 64, 64), GROUND, np.uint8)
     content[:, 30, 30] = 0  # 4 pixels of content with two halos of 16 on either side are the whole
-    assert surrounded(content, TILING, whole_only=False) is None
+    assert find_background(content, TILING, whole_only=False) is None
 
 
 def test_providers_that_build_for_each_shape_spare_whole_tiles_only() -> None:
     image = np.full((1, 400, 64), GROUND, np.uint8)
-    found = surrounded(image, TILING, whole_only=True)
+    found = find_background(image, TILING, whole_only=True)
     assert found is not None
-    assert found.rest is None
+    assert found.foreground is None
     image[:, 200, 10] = 200
-    assert surrounded(image, TILING, whole_only=True) is None
-    assert surrounded(image, TILING, whole_only=False) is not None
+    assert find_background(image, TILING, whole_only=True) is None
+    assert find_background(image, TILING, whole_only=False) is not None
 
 
 @pytest.mark.parametrize("place", [(0, 0), (399, 0), (0, 63), (399, 63), (200, 30)])
 def test_what_is_read_lies_on_the_stride_grid(place: tuple[int, int]) -> None:
     image = np.full((1, 400, 64), GROUND, np.uint8)
     image[:, place[0], place[1]] = 0
-    found = surrounded(image, TILING, whole_only=False)
+    found = find_background(image, TILING, whole_only=False)
     assert found is not None
-    assert found.rest is not None
-    read, write = found.rest.read, found.rest.write
+    assert found.foreground is not None
+    read, write = found.foreground.read, found.foreground.write
     assert all(edge % TILING.stride == 0 for edge in (read.y0, read.x0, read.y1, read.x1))
     assert read.common(write) == write
     assert write.y0 <= place[0] < write.y1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import constant_answers, segment_image, segment_images
+from matseg_runtime.inference.tiles import constant_tile_cache, segment_image, segment_images
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile
@@ -195,8 +195,8 @@ def test_constant_regions_are_spared_without_exception(
     for _ in range(islands):
         patch = image[:, int(random.integers(0, height)) :, int(random.integers(0, width)) :][:, :9, :9]
         patch[...] = random.integers(0, 256, patch.shape)
-    answers = constant_answers(session, batch=1, probabilities=False)
-    found = segment_images(session, [image], answers=answers)[0]
+    answers = constant_tile_cache(session, batch=1, probabilities=False)
+    found = segment_images(session, [image], constant_tiles=answers)[0]
     np.testing.assert_array_equal(found.labels, segment_image(session, image))
     if not islands:
         assert found.constant == image.size
