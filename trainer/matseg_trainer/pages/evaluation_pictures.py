@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.palette import Colour, overlay
 from matseg_shared.images.read import read_image, read_stored
-from matseg_shared.pages.pictures import (
-    GreyWindow,
-    jpeg_uri,
-    label_uri,
-    png_uri,
-    shrink,
-    shrink_labels,
-)
+from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, label_uri, png_uri, shrink, shrink_labels
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.metrics import confusion_matrix
 

@@ -80,11 +80,7 @@ def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]
 
 
 def plan_labels(
-    dataset: Dataset,
-    splits: Sequence[str],
-    n_class: int,
-    existing: Existing,
-    progress: Progress = SILENT,
+    dataset: Dataset, splits: Sequence[str], n_class: int, existing: Existing, progress: Progress = SILENT
 ) -> LabelPlan:
     """Check the label images of `splits` and make the class table over all splits; writes nothing.
 
