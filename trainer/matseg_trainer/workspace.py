@@ -103,47 +103,34 @@ class Workspace:
 
         return Dataset.open(self.dataset_root(name))
 
-    def n_class(self, name: str) -> int:
-        """The number of classes that `config.toml` gives for a data set.
+    def n_class_of(self, dataset: Dataset) -> int:
+        """The number of classes in `config.toml`; where that says nothing of the data set, in its `classes.toml`.
 
         Raises:
-            ConfigError: the configuration is missing or wrong.
-            DatasetError: it gives none, or several, for this data set.
+            ConfigError: the configuration is wrong.
+            DatasetError: neither gives a number, or the versions give several.
         """
-        if not self.config_path.exists():
-            raise DatasetError(
-                f"{self.config_path}: expected the number of classes of {name!r} there, found no such file; write a "
-                f"table [{name}.default] with n_class, or give the number with --classes"
-            )
-        config = self.config()
-        if name in config.versions and not config.versions[name]:
+        name, path = dataset.name, self.config_path
+        versions = self.config().versions if path.exists() else {}
+        if name not in versions and dataset.classes_path.exists():
+            return len(dataset.classes)
+        numbers = {version.n_class for version in versions.get(name, {}).values()}
+        if name in versions and not versions[name]:
             from matseg_trainer.config.load import DEFAULT_VERSION
 
-            document = tomllib.loads(self.config_path.read_text(encoding="utf-8-sig"))
+            document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             numbers = {int(document[name][DEFAULT_VERSION]["n_class"])}  # checked by load_config
-        else:
-            numbers = {version.n_class for version in config.versions.get(name, {}).values()}
         if len(numbers) == 1:
             return numbers.pop()
         found = f"its versions differ ({sorted(numbers)})" if numbers else "found none"
+        found = found if path.exists() else "found no such file"
         raise DatasetError(
-            f"{self.config_path}: expected the number of classes of {name!r}, {found}; add a table "
-            f"[{name}.default] with n_class, or give the number with --classes"
+            f"{path}: expected the number of classes of {name!r}, {found}; write a table [{name}.default] with "
+            "n_class, or give the number with --classes"
         )
 
-    def n_class_of(self, dataset: Dataset) -> int:
-        """As `n_class`; where `config.toml` says nothing of the data set, what its `classes.toml` says.
-
-        Raises:
-            ConfigError, DatasetError: see `n_class` and `Dataset.classes`.
-        """
-        configured = self.config_path.exists() and dataset.name in self.config().versions
-        if not configured and dataset.classes_path.exists():
-            return len(dataset.classes)
-        return self.n_class(dataset.name)
-
     def known_classes(self, name: str) -> int | None:
-        """How many classes the label arrays of a data set would have; None: nothing here says so."""
+        """Number of classes that the label arrays of a data set would have; None: nothing here says so."""
         from matseg_trainer.data.folder import Dataset
 
         try:

@@ -103,7 +103,7 @@ def test_what_is_there_stays_unless_told(prep, workspace):
 
 def test_without_scipy_the_extra_is_named(prep, workspace, monkeypatch):
     for name in [*sys.modules]:
-        if name.split(".")[0] == "scipy" or name.endswith("prepare.phantom"):
+        if name.split(".")[0] == "scipy" or name.endswith("demo.phantom"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "scipy", None)
     result = prep("demo", "d")

@@ -70,55 +70,36 @@ def make_demo(
     for folder in (target, stack):
         if folder is not None:
             refuse_existing_folder(folder, overwrite=overwrite)
-    _need_scipy()
+    try:
+        from matseg_trainer.demo.phantom import make_scan, render_slice
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("train", "drawing the synthetic data set") from error
+
+    def scan(split: str, index: int) -> Scan:
+        sequence = np.random.SeedSequence([request.seed, _SCAN[split], index])
+        return make_scan(int(sequence.generate_state(1)[0]))
+
     with new_folder(target, overwrite=overwrite) as folder:
-        for split, number in (
-            ("train", request.train),
-            ("validate", request.validate),
-            ("test", request.test),
-        ):
+        for split in ("train", "validate", "test"):
+            number = getattr(request, split)
             progress.stage(f"making {split}", number, unit="slices")
             for index in range(number):
-                scan = _make_scan(request, split, index)
                 z = np.random.default_rng([request.seed, _SCAN[split], index]).uniform(-_HEIGHT, _HEIGHT)
-                _write_pair(folder / split, f"{split}_{index:03d}", scan, float(z), request.size)
+                image, labels = render_slice(scan(split, index), float(z), request.size)
+                stem = f"{split}_{index:03d}"
+                _write_png(folder / split / "images" / f"{stem}.png", image)
+                _write_png(folder / split / "labels" / f"{stem}{LABEL_MARK}.png", labels * np.uint8(255))
                 progress.advance()
         write_classes(folder / CLASSES_NAME, _CLASSES)
     if stack is not None:
         progress.stage("making slices without labels", request.raw, unit="slices")
         with new_folder(stack, overwrite=overwrite) as folder:
-            scan = _make_scan(request, "raw", 0)
+            raw = scan("raw", 0)
             for index in range(request.raw):
                 z = (index - request.raw / 2) / request.size  # cubic voxels
-                _write_png(folder / f"slice_{index:04d}.png", _render(scan, z, request.size)[0])
+                _write_png(folder / f"slice_{index:04d}.png", render_slice(raw, z, request.size)[0])
                 progress.advance()
     return stack
-
-
-def _need_scipy() -> None:
-    try:
-        import scipy.ndimage  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("train", "drawing the synthetic data set") from error
-
-
-def _make_scan(request: DemoRequest, split: str, index: int) -> Scan:
-    from matseg_trainer.demo.phantom import make_scan
-
-    sequence = np.random.SeedSequence([request.seed, _SCAN[split], index])
-    return make_scan(int(sequence.generate_state(1)[0]))
-
-
-def _render(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    from matseg_trainer.demo.phantom import render_slice
-
-    return render_slice(scan, z, size)
-
-
-def _write_pair(folder: Path, stem: str, scan: Scan, z: float, size: int) -> None:
-    image, labels = _render(scan, z, size)
-    _write_png(folder / "images" / f"{stem}.png", image)
-    _write_png(folder / "labels" / f"{stem}{LABEL_MARK}.png", labels * np.uint8(255))
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

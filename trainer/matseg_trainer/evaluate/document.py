@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,11 +216,11 @@ class EvaluationDocument(Figures):
         holders: list[tuple[str, EvaluationDocument | ImageResult]] = [("", self)]
         holders += [(f"images.{item.stem}.", item) for item in self.images]
         for place, figures in holders:
-            for name in _PER_CLASS:
+            for name in (*_per_class(Figures), "confusion_matrix"):
                 _require_length(f"{place}{name}", getattr(figures, name), count)
             for row in figures.confusion_matrix:
                 _require_length(f"{place}confusion_matrix", row, count)
-        for name in _SPREAD_PER_CLASS:
+        for name in _per_class(SpreadOfImages):
             _require_length(f"spread.{name}", getattr(self.spread, name), count)
         for item in self.images:
             found = (*item.disagreement.confusions, item.disagreement.largest_region)
@@ -254,25 +254,9 @@ class EvaluationDocument(Figures):
         return tuple(sorted(self.images, key=lambda image: image.disagreement.rank))
 
 
-_PER_CLASS = (
-    "iou",
-    "precision",
-    "recall",
-    "f1",
-    "labelled_fraction",
-    "predicted_fraction",
-    "fraction_error",
-    "class_boundaries",
-    "confusion_matrix",
-)
-_SPREAD_PER_CLASS = (
-    "iou",
-    "f1",
-    "fraction_error",
-    "absolute_fraction_error",
-    "class_boundary_displacement",
-    "class_boundary_f1",
-)
+def _per_class(kind: type[BaseModel]) -> list[str]:
+    """The fields that have one value per class."""
+    return [name for name, field in kind.model_fields.items() if get_origin(field.annotation) is tuple]
 
 
 def _require_length(place: str, values: Sequence[object], count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_shared.images.read import TIFF_SUFFIXES, StoredImage, read_stored, transparent_pixels
+from matseg_shared.images.read import StoredImage, read_stored, transparent_pixels
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset, LabelledPair, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
@@ -34,25 +35,12 @@ class CropRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One image with what is cropped along with it."""
+    """One image, and the files that are cropped along with it."""
 
     pair: LabelledPair
     array: Path
     shape: tuple[int, int]
     """(H, W) in pixels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crop:
-    """One crop: its source and its upper-left corner in pixels."""
-
-    source: Source
-    x: int
-    y: int
-
-    def name(self, stem: str) -> str:
-        """The stem of a file cut from the file with this stem."""
-        return f"{stem}_x{self.x}_y{self.y}"
 
 
 def default_name(dataset: str, size: int, n_train: int) -> str:
@@ -78,23 +66,25 @@ def crop_dataset(
     if target.resolve() == dataset.root.resolve():
         raise UsageError(f"{target}: a data set cannot be cropped onto itself; choose another name with -r")
     n_class = len(dataset.classes)
-    plans = []
+    plans = {}
     for split, count in zip(CROPPED, (request.n_train, request.n_validate), strict=True):
         sources = _sources(dataset, split, n_class, request.size)
         rng = np.random.default_rng([request.seed, CROPPED.index(split)])
-        plans.append((split, place_crops(sources, request.size, count, rng)))
+        plans[split] = list(zip(sources, place_crops(sources, request.size, count, rng), strict=True))
     with new_folder(target, overwrite=overwrite) as folder:
-        for split, crops in plans:
-            progress.stage(f"cropping {split}", len(crops), unit="crops")
-            for source in dict.fromkeys(crop.source for crop in crops):
-                chosen = [crop for crop in crops if crop.source == source]
-                _write_crops(folder / split, chosen, request.size, n_class)
-                progress.advance(len(chosen))
+        for split, plan in plans.items():
+            progress.stage(f"cropping {split}", sum(len(corners) for _, corners in plan), unit="crops")
+            for source, corners in plan:
+                if corners:
+                    _write_crops(folder / split, source, corners, request.size, n_class)
+                    progress.advance(len(corners))
         shutil.copyfile(dataset.classes_path, folder / dataset.classes_path.name)
 
 
-def place_crops(sources: Sequence[Source], size: int, count: int, rng: np.random.Generator) -> list[Crop]:
-    """Random places, images in turn, none twice.
+def place_crops(
+    sources: Sequence[Source], size: int, count: int, rng: np.random.Generator
+) -> list[list[tuple[int, int]]]:
+    """Random upper-left corners (y, x) per image, images in turn, none twice.
 
     Raises:
         DatasetError: the images have fewer places than `count`.
@@ -105,21 +95,20 @@ def place_crops(sources: Sequence[Source], size: int, count: int, rng: np.random
             f"{sources[0].pair.image.parent}: expected room for {count} different crops of {size} x {size} pixels, "
             f"found {sum(places)}; ask for fewer or smaller ones"
         )
-    crops: list[Crop] = []
-    used: list[set[int]] = [set() for _ in sources]
-    turn = 0
-    while len(crops) < count:
-        index = turn % len(sources)
-        turn += 1
-        if len(used[index]) == places[index]:
-            continue
+    used: list[dict[int, None]] = [{} for _ in sources]
+    turns = itertools.cycle(range(len(sources)))
+    for _ in range(count):
+        index = next(turns)
+        while len(used[index]) == places[index]:
+            index = next(turns)
         place = int(rng.integers(places[index]))
         while place in used[index]:
             place = (place + 1) % places[index]
-        used[index].add(place)
-        y, x = divmod(place, sources[index].shape[1] - size + 1)
-        crops.append(Crop(source=sources[index], x=x, y=y))
-    return crops
+        used[index][place] = None
+    return [
+        [divmod(place, source.shape[1] - size + 1) for place in taken]
+        for source, taken in zip(sources, used, strict=True)
+    ]
 
 
 def _sources(dataset: Dataset, split: str, n_class: int, size: int) -> list[Source]:
@@ -151,24 +140,25 @@ def _sources(dataset: Dataset, split: str, n_class: int, size: int) -> list[Sour
     return sources
 
 
-def _write_crops(folder: Path, crops: Sequence[Crop], size: int, n_class: int) -> None:
+def _write_crops(
+    folder: Path, source: Source, corners: Sequence[tuple[int, int]], size: int, n_class: int
+) -> None:
     """All crops of one source, read once."""
-    source = crops[0].source
+    stem = source.pair.image.stem
     array = load_array(source.array, n_class)
-    for kind, path in (("images", source.pair.image), ("labels", source.pair.label)):
-        stored = read_stored(path)
-        if kind == "images" and stored.transparent:
-            raise transparent_pixels(path)  # a crop would be opaque
-        for crop in crops:
-            pixels = stored.pixels[crop.y : crop.y + size, crop.x : crop.x + size]
-            name = crop.name(source.pair.image.stem)
-            suffix = path.stem[len(source.pair.image.stem) :] if kind == "labels" else ""
-            _write_image(
-                folder / kind / f"{name}{suffix}", StoredImage(pixels=pixels, palette=stored.palette)
-            )
-    for crop in crops:
-        with atomic_write(folder / "labels_npy" / f"{crop.name(source.pair.image.stem)}.npy") as stream:
-            np.save(stream, array[crop.y : crop.y + size, crop.x : crop.x + size], allow_pickle=False)
+    image, label = (read_stored(path) for path in (source.pair.image, source.pair.label))
+    if image.transparent:
+        raise transparent_pixels(source.pair.image)  # a crop would be opaque
+    for y, x in corners:
+        cut = (slice(y, y + size), slice(x, x + size))
+        name = f"{stem}_x{x}_y{y}"
+        mark = source.pair.label.stem[len(stem) :]
+        _write_image(folder / "images" / name, StoredImage(pixels=image.pixels[cut], palette=image.palette))
+        _write_image(
+            folder / "labels" / f"{name}{mark}", StoredImage(pixels=label.pixels[cut], palette=label.palette)
+        )
+        with atomic_write(folder / "labels_npy" / f"{name}.npy") as stream:
+            np.save(stream, array[cut], allow_pickle=False)
 
 
 def _write_image(stem: Path, stored: StoredImage) -> None:
@@ -176,11 +166,9 @@ def _write_image(stem: Path, stored: StoredImage) -> None:
     from PIL import Image
 
     pixels = np.ascontiguousarray(stored.pixels)
-    suffix = (
-        ".png" if pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and pixels.ndim == 2) else ".tif"
-    )
-    with atomic_write(stem.with_name(stem.name + suffix)) as stream:
-        if suffix in TIFF_SUFFIXES:
+    is_png = pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and pixels.ndim == 2)
+    with atomic_write(stem.with_name(f"{stem.name}.{'png' if is_png else 'tif'}")) as stream:
+        if not is_png:
             import tifffile
 
             tifffile.imwrite(stream, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")

@@ -15,8 +15,6 @@ from matseg_shared.images.read import list_images
 from matseg_trainer.data.folder import LabelledPair, pair_images, shorten
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
-SPLITS = ("train", "validate", "test")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRequest:
@@ -29,7 +27,7 @@ class SplitRequest:
     folds: int | None = None
     """Number of data sets for cross-validation: each image is tested once (Stone 1974)."""
     seed: int = 0
-    """Of the order in which images are drawn."""
+    """Decides the order in which images are drawn."""
 
 
 def labelled_pairs(folder: Path) -> tuple[LabelledPair, ...]:
@@ -42,15 +40,9 @@ def labelled_pairs(folder: Path) -> tuple[LabelledPair, ...]:
         if not (folder / kind).is_dir():
             raise DatasetError(f"{folder / kind}: expected a folder of {kind}, found none; put them there")
     found = pair_images(list_images(folder / "images")[0], list_images(folder / "labels")[0], ())
-    problems = [
-        *(
-            [f"no label image for {shorten([p.name for p in found.images_alone])}"]
-            if found.images_alone
-            else []
-        ),
-        *([f"no image for {shorten([p.name for p in found.labels_alone])}"] if found.labels_alone else []),
-        *found.repeated,
-    ]
+    alone = (("label image", found.images_alone), ("image", found.labels_alone))
+    problems = [f"no {what} for {shorten([path.name for path in paths])}" for what, paths in alone if paths]
+    problems += found.repeated
     if problems or not found.pairs:
         raise DatasetError(
             f"{folder}: expected one label image for each image, found {'; '.join(problems or ['none'])}"
@@ -65,9 +57,8 @@ def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
         UsageError: nothing would be left to train with.
     """
     order = [int(index) for index in np.random.default_rng(request.seed).permutation(count)]
-    if request.folds is None:
-        tests = [order[: request.test]]
-    else:
+    tests = [order[: request.test]]
+    if request.folds is not None:
         tests = [order[fold :: request.folds] for fold in range(request.folds)]
     parts = []
     for test in tests:
