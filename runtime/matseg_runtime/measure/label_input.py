@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from matseg_runtime.measure.report import REPORT_NAME, Report, read_report
+from matseg_runtime.measure.report import REPORT_NAME, read_report
 from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
@@ -44,37 +44,27 @@ def facts_of(location: str) -> LabelFacts:
     file, node = split_location(location)
     path = Path(file) / (node or "").strip("/")
     beside = side_folder(path)
-    for folder, ledger in ((path, path / LEDGER_NAME), (beside, beside)):
-        if (
-            "://" not in file
-            and ledger.is_dir()
-            and (report := _read_report(folder / REPORT_NAME)) is not None
-        ):
-            return _facts(report, folder)
+    places = () if "://" in file else ((path, path / LEDGER_NAME), (beside, beside))
+    for folder in (folder for folder, ledger in places if ledger.is_dir()):
+        try:
+            report = read_report(folder / REPORT_NAME)
+        except (OSError, ValidationError):  # less is known then, and nothing wrong
+            continue
+        voxel, unit = (
+            report.voxel_size,
+            None if report.voxel_size is None else unit_of(report.voxel_size.unit),
+        )
+        if voxel is not None:
+            voxel = None if unit is None else replace(voxel, unit=unit, origin="the run's report")
+        chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice
+        return LabelFacts(
+            ours=True,
+            names=tuple(item.name for item in report.phase_fractions),
+            voxel=voxel,
+            axis=report.provenance.axis if chunked else None,
+            report_folder=folder,
+        )
     return _attributes(location)
-
-
-def _facts(report: Report, folder: Path) -> LabelFacts:
-    voxel = report.voxel_size
-    if voxel is not None:
-        unit = unit_of(voxel.unit)
-        voxel = None if unit is None else replace(voxel, unit=unit, origin="the run's report")
-    chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice
-    return LabelFacts(
-        ours=True,
-        names=tuple(item.name for item in report.phase_fractions),
-        voxel=voxel,
-        axis=report.provenance.axis if chunked else None,
-        report_folder=folder,
-    )
-
-
-def _read_report(path: Path) -> Report | None:
-    """None where it is missing or not what matseg-run writes: then less is known, and nothing wrong."""
-    try:
-        return read_report(path)
-    except (OSError, ValidationError):
-        return None
 
 
 def _attributes(location: str) -> LabelFacts:
@@ -148,7 +138,7 @@ def class_names(
     Args:
         values: that occur, ascending.
         names: of the classes 0, 1, ...; empty: not known.
-        given: whether the user gave the names, in the order of the values that occur.
+        given: the user gave the names, in the order of the values that occur.
         location: of the labels, named in errors.
 
     Raises:
@@ -156,13 +146,11 @@ def class_names(
     """
     if not names:
         return [(value, f"class {value}") for value in values]
-    if values and values[-1] < len(names):
+    if not values or values[-1] < len(names):
         return list(enumerate(names))
     if given and len(values) == len(names):
         return list(zip(values, names, strict=True))
     found = ", ".join(map(str, values[:12])) + (" ..." if len(values) > 12 else "")
-    if not values:
-        return list(enumerate(names))
     raise UsageError(
         f"{location}: expected {len(names)} classes ({', '.join(names)}), found the values {found}; give the name of "
         "every value with --names, or leave out a value with --ignore"

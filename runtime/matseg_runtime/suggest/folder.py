@@ -17,14 +17,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import Segmentation, segment_images
+from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.transform import Transform, Window
 from matseg_runtime.suggest.choose import Chosen
@@ -44,7 +44,7 @@ _LARGEST_INDEX = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposals:
-    """What became of the wish for proposals."""
+    """The result of proposing slices for labelling."""
 
     folder: Path | None
     """None: there are none."""
@@ -66,7 +66,7 @@ class Proposer:
     output: Path
     """The labels of the run."""
     asked: int
-    """So many proposals were asked for."""
+    """Number of proposals that were asked for."""
     crop: int | None
     """Edge of crops in pixels; None: whole slices."""
     spacing: int
@@ -164,43 +164,40 @@ class Proposer:
             raise ImageError(record.where, "has changed since it was labelled")
         image = Transform(info=metadata.input, window=self.window).convert(stored, record.where)
         # again, because the probabilities of all slices would fill the disk
-        segmentation = segment_images(
-            self.session, [image], tile=self.tile, batch=self.batch, probabilities=True
-        )[0]
+        labels, probabilities = segment_image(
+            self.session, image, tile=self.tile, batch=self.batch, probabilities=True
+        )
         rows, columns = (slice(None),) * 2 if chosen.box is None else chosen.box.slices()
-        if self._is_copied(chosen.box):
-            with atomic_write(folder / item.image) as stream, Path(record.where).open("rb") as original:
-                shutil.copyfileobj(original, stream)
-        else:
-            mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-            pixels = stored if self.window is None else mapped
-            _write_pixels(folder / item.image, pixels[rows, columns])
-        label = _label_bytes(segmentation.labels[rows, columns], metadata.classes)
+        with atomic_write(folder / item.image) as stream:
+            if self._is_copied(chosen.box):
+                stream.write(Path(record.where).read_bytes())
+            else:
+                mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+                pixels = stored if self.window is None else mapped
+                _write_pixels(stream, Path(item.image).suffix, pixels[rows, columns])
+        label = _label_bytes(labels[rows, columns], metadata.classes)
         with atomic_write(folder / item.label) as stream:
             stream.write(label)
         with atomic_write(folder / item.map) as stream:
-            Image.fromarray(_map(segmentation)[rows, columns]).save(stream, format="PNG")
+            Image.fromarray(_map(probabilities)[rows, columns]).save(stream, format="PNG")
         return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
 
 
-def _write_pixels(path: Path, pixels: NDArray[Any]) -> None:
-    with atomic_write(path) as stream:
-        if path.suffix == ".png":
-            Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
-            return
-        import tifffile
+def _write_pixels(stream: BinaryIO, suffix: str, pixels: NDArray[Any]) -> None:
+    pixels = np.ascontiguousarray(pixels)
+    if suffix == ".png":
+        Image.fromarray(pixels).save(stream, format="PNG")
+        return
+    import tifffile
 
-        photometric = "rgb" if pixels.ndim == 3 else "minisblack"
-        tifffile.imwrite(stream, np.ascontiguousarray(pixels), photometric=photometric, metadata=None)
+    photometric = "rgb" if pixels.ndim == 3 else "minisblack"
+    tifffile.imwrite(stream, pixels, photometric=photometric, metadata=None)
 
 
-def _map(segmentation: Segmentation) -> NDArray[np.uint8]:
+def _map(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
     """(H, W) from sure, 0, to all classes equally probable, 255."""
-    probabilities = segmentation.probabilities
-    assert probabilities is not None
-    most = 1 - 1 / len(probabilities)
-    picture: NDArray[np.uint8] = np.minimum(np.rint(unsureness(probabilities) / most), FULL).astype(np.uint8)
-    return picture
+    picture = np.rint(unsureness(probabilities) / (1 - 1 / len(probabilities)))
+    return np.minimum(picture, FULL).astype(np.uint8)
 
 
 def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
@@ -222,7 +219,7 @@ def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> byt
 
 
 def _touched(folder: Path, index: UncertainIndex) -> bool:
-    """Whether a label differs from what was written, or is gone."""
+    """True where a label differs from what was written, or is gone."""
     try:
         return any(
             hashlib.sha256((folder / item.label).read_bytes()).hexdigest() != item.label_sha256
