@@ -92,7 +92,7 @@ def test_a_model_cannot_choose_where_its_labels_go(name: str, tmp_path: Path, sl
         CliRunner().invoke(inspect_main, [str(model)]),
     ):
         assert result.exit_code == 2
-        assert "name: expected the name of a folder, found" in result.stderr
+        assert "name: expected a name for files and folders, found" in result.stderr
         assert "\x1b" not in result.stderr
     assert set(tmp_path.rglob("*")) == before
 
@@ -340,5 +340,7 @@ def test_folders_of_predictions_are_named_after_what_is_a_name(field: str) -> No
     """`matseg-evaluate --model` writes to `predictions/<version>_<network>_onnx`, as the file has it."""
     document = json.loads(encode(onnx_models.build_metadata(), SELF_TEST)[DOCUMENT_KEY])
     document["training"][field] = "x/../../../../escaped"
-    with pytest.raises(MetadataError, match=f"training.{field}: expected a name, found"):
+    with pytest.raises(
+        MetadataError, match=f"training.{field}: expected a name for files and folders, found"
+    ):
         decode({DOCUMENT_KEY: json.dumps(document)}, "m.onnx")

@@ -16,10 +16,9 @@ from matseg_shared.errors import ModelError, UsageError
 
 LIST_VARIABLE = "MATSEG_TRUSTED_MODELS"
 _LARGEST_LIST = 1 << 24
-_HEX = re.compile(r"[0-9a-fA-F]{64}")
-_LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
+_LINE = re.compile(r"\\?(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 """As `sha256sum` and `shasum -a 256` write it."""
-_TAGGED_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+_TAGGED_LINE = re.compile(r"SHA256 \((?P<name>.+)\) = (?P<digest>[0-9a-fA-F]{64})")
 """As `sha256sum --tag` and BSD's `sha256` write it."""
 
 
@@ -69,7 +68,7 @@ class IsListed(Demand):
     def proof(self, path: Path, sha256: str) -> str:
         """See the base class."""
         listed = read_digests(self.path, self.source)
-        named = [digest for digest, name in listed if _base_name(name) == path.name]
+        named = [digest for digest, name in listed if re.split(r"[/\\]", name)[-1] == path.name]
         allowed = named or [digest for digest, _ in listed]
         if sha256 not in allowed:
             expected = (
@@ -84,7 +83,7 @@ class IsListed(Demand):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Everything that a model must prove."""
+    """All that a model must prove."""
 
     demands: tuple[Demand, ...] = ()
 
@@ -131,18 +130,16 @@ def trust_of(sha256: str | None) -> Trust:
         UsageError: `sha256` is neither.
     """
     trust = Trust.of_site()
-    return trust if sha256 is None else trust.also(_digest_demand(sha256))
-
-
-def _digest_demand(text: str) -> Demand:
-    if _HEX.fullmatch(text):
-        return HasSha256(sha256=text.lower(), source="--sha256")
-    if not Path(text).is_file():
+    if sha256 is None:
+        return trust
+    if re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        return trust.also(HasSha256(sha256=sha256.lower(), source="--sha256"))
+    if not Path(sha256).is_file():
         raise UsageError(
-            f"--sha256 {text}: expected 64 hexadecimal digits, or a file that lists them as sha256sum writes it; found "
-            "neither"
+            f"--sha256 {sha256}: expected 64 hexadecimal digits, or a file that lists them as sha256sum writes it; "
+            "found neither"
         )
-    return IsListed(path=Path(text), source="--sha256")
+    return trust.also(IsListed(path=Path(sha256), source="--sha256"))
 
 
 def read_digests(path: Path, source: str) -> tuple[tuple[str, str], ...]:
@@ -161,20 +158,14 @@ def read_digests(path: Path, source: str) -> tuple[tuple[str, str], ...]:
         raise UsageError(
             f"{path}: expected a list of SHA-256 digests ({source}), found that it cannot be read: {error}"
         ) from error
-    return tuple(
-        _parse_line(line, f"{path}, line {number} ({source})")
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and not line.startswith("#")
-    )
-
-
-def _parse_line(line: str, where: str) -> tuple[str, str]:
-    if match := _LINE.fullmatch(line.rstrip()):
-        return match[1].lower(), match[2]
-    if match := _TAGGED_LINE.fullmatch(line.rstrip()):
-        return match[2].lower(), match[1]
-    raise UsageError(f"{where}: expected a SHA-256 digest and a file's name, as sha256sum writes them")
-
-
-def _base_name(name: str) -> str:
-    return re.split(r"[/\\]", name)[-1]
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not line.startswith("#"):
+            match = _LINE.fullmatch(line.rstrip()) or _TAGGED_LINE.fullmatch(line.rstrip())
+            if match is None:
+                raise UsageError(
+                    f"{path}, line {number} ({source}): expected a SHA-256 digest and a file's name, as sha256sum "
+                    "writes them"
+                )
+            found.append((match["digest"].lower(), match["name"]))
+    return tuple(found)

@@ -17,7 +17,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from matseg_shared.errors import MetadataError, Problem
 from matseg_shared.system.names import portable_name_problem, printable
@@ -43,6 +51,16 @@ PAYS_ON: Mapping[Precision, tuple[str, ...]] = {
 """Execution providers on which a precision is worth its while; elsewhere it runs, but no faster than fp32."""
 PixelDtype = Literal["uint8", "uint16", "float32"]
 Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+def _file_name(name: str) -> str:
+    if (problem := portable_name_problem(name)) is not None:
+        raise ValueError(f"expected a name for files and folders, found {name!r}: {problem}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""Exports, folders, tables and pages are named after it."""
 
 
 class _Document(BaseModel):
@@ -132,25 +150,12 @@ class InitInfo(_Document):
     """Over its weights, by name."""
 
 
-class TeacherInfo(_Document):
-    """The model whose probabilities a training learned besides the labels."""
-
-    name: str
-    """Stem of its file."""
-    sha256: str
-    """Of its file."""
-    unlabelled: int = Field(ge=0)
-    """Raw images that only it has labelled."""
-    unlabelled_sha256: str | None = None
-    """Over names and bytes of those."""
-
-
 class TrainingInfo(_Document):
     """Where the weights come from."""
 
-    dataset: str
-    version: str
-    network: str
+    dataset: FileName
+    version: FileName
+    network: FileName
     config: dict[str, Any]
     """The full set of hyperparameters."""
     epoch: int = Field(ge=1)
@@ -164,22 +169,15 @@ class TrainingInfo(_Document):
     """Versions of matseg, torch, numpy and python."""
     init: InitInfo | None = None
     """What it was fine-tuned from; None: random weights."""
-    teacher: TeacherInfo | None = None
-    """What it was distilled from; None: from labels alone."""
+    teacher: dict[str, Any] | None = None
+    """What it was distilled from, in files of earlier versions; None: from labels alone."""
 
-    @field_validator("dataset", "version", "network")
+    @field_validator("config", "metrics", "teacher")
     @classmethod
-    def _names(cls, name: str) -> str:
-        """Exports, tables and pages are named after them."""
-        if (problem := portable_name_problem(name)) is not None:
-            raise ValueError(f"expected a name, found {name!r}: {problem}")
-        return name
-
-    @field_validator("config", "metrics")
-    @classmethod
-    def _of_a_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _of_a_size(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
         """Where a checkpoint has one list many times within another, a few bytes are more than a disk holds."""
-        left, count = [values], 0
+        left: list[Any] = [values]
+        count = 0
         while left:
             item = left.pop()
             count += 1
@@ -272,7 +270,7 @@ class ModelMetadata(_Document):
     """The whole document of one model file."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(min_length=1)
+    name: FileName = Field(min_length=1)
     """`<dataset>_<version>`, as in `saved/`; labels go into a folder of that name unless the user names one."""
     classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
     input: InputInfo
@@ -280,13 +278,6 @@ class ModelMetadata(_Document):
     training: TrainingInfo
     export: ExportInfo
     pixel_size: PixelSize | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _names_one_folder(cls, name: str) -> str:
-        if (problem := portable_name_problem(name)) is not None:
-            raise ValueError(f"expected the name of a folder, found {name!r}: {problem}")
-        return name
 
     @model_validator(mode="after")
     def _classes_in_order(self) -> ModelMetadata:
