@@ -11,7 +11,7 @@ from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
 from matseg_runtime.measure.report import read_report, write_report
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
-from matseg_runtime.page.content import Extras, PageCharts, run_content, stack_names
+from matseg_runtime.page.content import run_content, stack_names
 from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, find_run, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
@@ -90,8 +90,8 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
         )
     colours = [item.colour for item in record.classes]
     shown_colours = visible_colours(colours)
-    extras = Extras(measures=read_measures(record, shown_colours, missing), proposals=read_proposals(record))
-    maps = dict(extras.proposals.maps if extras.proposals is not None else ())
+    measures, proposals = read_measures(record, shown_colours, missing), read_proposals(record)
+    maps = {} if proposals is None else dict(proposals.maps)
     choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
         pictures = take_pictures(record, choices, found, colours, maps)
@@ -100,22 +100,24 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
         missing.append(
             f"{bad} of the {len(choices)} slices shown here are missing or have changed; each says how."
         )
-    fractions, others, intensities = (
-        _fraction_charts(record),
-        _along_stack(record),
-        _histogram(record, pictures),
-    )
-    sizes = [] if extras.measures is None or extras.measures.chart is None else [extras.measures.chart]
-    names = PageCharts(
-        fractions=tuple(chart.id for chart in fractions),
-        intensities=tuple(chart.id for chart in [*intensities, *others]),
+    fractions, others = _fraction_charts(record), _along_stack(record)
+    intensities = [*_histogram(record, pictures), *others]
+    sizes = [] if measures is None or measures.chart is None else [measures.chart]
+    content = run_content(
+        record,
+        pictures,
+        missing,
+        measures,
+        proposals,
+        fraction_charts=fractions,
+        intensity_charts=intensities,
     )
     write_page(
         path,
         _TEMPLATE,
         title=f"{record.report.provenance.model_name}: run",
-        content=run_content(record, pictures, missing, names, extras),
-        charts=[*fractions, *sizes, *intensities, *others],
+        content=content,
+        charts=[*fractions, *sizes, *intensities],
         data=BrowserData(
             classes=tuple(
                 ShownClass(name=item.name, colour=css_colour(item.colour), first=css_colour(first))

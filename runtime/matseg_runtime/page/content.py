@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
-from matseg_runtime.measure.report import Report
 from matseg_runtime.page.choose import fraction
 from matseg_runtime.page.measures import Measures, Proposals
 from matseg_runtime.page.record import RunRecord
-from matseg_runtime.page.slices import Pictures, ShownSlice
-from matseg_runtime.records import ExcludedSlice, SliceRecord
-from matseg_runtime.source.base import Skipped
+from matseg_runtime.page.slices import Pictures
+from matseg_runtime.records import SliceRecord
 from matseg_runtime.units import VoxelSize
 from matseg_shared.images.palette import Colour
+from matseg_shared.pages.charts import Chart
 from matseg_shared.pages.page import count
 from matseg_shared.pages.parts import Fact
 from matseg_shared.pages.pictures import visible_colours
-
-_MOST_LISTED = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,114 +35,56 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageRow:
-    """One stage of the pipeline."""
-
-    name: str
-    threads: int
-    busy: float
-    """Seconds, of all its threads."""
-    share: float
-    """Of the time that its threads had."""
-    is_bottleneck: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartRow:
-    """Another process that took part."""
-
-    part: str
-    labelled: int
-    seconds: float | None
-    speed: float
-    bottleneck: str
-    platform: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunContent:
-    """What the template shows."""
+    """What the template shows besides the record itself."""
 
-    title: str
-    lead: str
-    warnings: tuple[str, ...]
+    record: RunRecord
+    pictures: Pictures
     missing: tuple[str, ...]
     tiles: tuple[Fact, ...]
-    shown: tuple[ShownSlice, ...]
     shown_text: str
     classes: tuple[ClassRow, ...]
     amount_title: str
     fractions_text: str
     fraction_charts: tuple[str, ...]
     intensity_charts: tuple[str, ...]
-    intensity_missing: str
     drift_text: str
     drift_kind: str
-    stages: tuple[StageRow, ...]
-    stages_text: str
-    parts: tuple[PartRow, ...]
-    excluded: tuple[ExcludedSlice, ...]
-    excluded_more: str
-    skipped: tuple[Skipped, ...]
     provenance: tuple[Fact, ...]
     measures: Measures | None
     proposals: Proposals | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageCharts:
-    """Names of the charts, by section."""
-
-    fractions: tuple[str, ...]
-    intensities: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extras:
-    """What only some runs have."""
-
-    measures: Measures | None
-    proposals: Proposals | None
+    listed: int = 200
+    """The most excluded slices, and entries skipped, that are listed."""
 
 
 def run_content(
     record: RunRecord,
     pictures: Pictures,
     missing: Sequence[str],
-    charts: PageCharts,
-    extras: Extras,
+    measures: Measures | None,
+    proposals: Proposals | None,
+    *,
+    fraction_charts: Sequence[Chart],
+    intensity_charts: Sequence[Chart],
 ) -> RunContent:
     """Put everything into words."""
-    report = record.report
     drift_text, drift_kind = _drift(record)
     amount_title, rows = class_rows(record)
     return RunContent(
-        title=f"{report.provenance.model_name} on {report.provenance.input_name}",
-        lead=f"{report.input} → {report.output}, finished {_readable(report.finished)}",
-        warnings=report.warnings,
+        record=record,
+        pictures=pictures,
         missing=tuple(missing),
         tiles=_tiles(record),
-        shown=pictures.slices,
         shown_text=_shown_text(record, pictures),
         classes=rows,
         amount_title=amount_title,
         fractions_text=_voxel_text(_voxel(record)),
-        fraction_charts=charts.fractions,
-        intensity_charts=charts.intensities,
-        measures=extras.measures,
-        proposals=extras.proposals,
-        intensity_missing="The training histogram is not known here: the run was made by an earlier version of "
-        "MatSeg; label again with this one."
-        if record.manifest is None
-        else "No slice could be read again.",
+        fraction_charts=tuple(chart.id for chart in fraction_charts),
+        intensity_charts=tuple(chart.id for chart in intensity_charts),
+        measures=measures,
+        proposals=proposals,
         drift_text=drift_text,
         drift_kind=drift_kind,
-        stages=_stages(report),
-        stages_text=_stages_text(report),
-        parts=tuple(_part(item) for item in record.parts),
-        excluded=record.excluded[:_MOST_LISTED],
-        excluded_more=_more(record),
-        skipped=report.skipped[:_MOST_LISTED],
         provenance=_provenance(record),
     )
 
@@ -156,13 +95,9 @@ def class_rows(record: RunRecord) -> tuple[str, tuple[ClassRow, ...]]:
     if voxel is None:
         title, scale, unit = "pixels", None, ""
     elif voxel.step is None:
-        title, scale, unit = f"area ({voxel.unit}²)", voxel.row * voxel.column, f"{voxel.unit}²"
+        title, scale, unit = f"area ({voxel.unit}²)", voxel.area, f"{voxel.unit}²"
     else:
-        title, scale, unit = (
-            f"volume ({voxel.unit}³)",
-            voxel.row * voxel.column * voxel.step,
-            f"{voxel.unit}³",
-        )
+        title, scale, unit = f"volume ({voxel.unit}³)", voxel.area * voxel.step, f"{voxel.unit}³"
     rows = []
     colours = visible_colours([item.colour for item in record.classes])
     for item, colour, total in zip(record.classes, colours, record.report.phase_fractions, strict=True):
@@ -203,31 +138,23 @@ def _tiles(record: RunRecord) -> tuple[Fact, ...]:
     report = record.report
     labelled = report.labelled + report.labelled_before
     before = f"{count(report.labelled_before)} of them before the last run" if report.labelled_before else ""
-    tiles = [Fact(name="slices labelled", value=f"{count(labelled)} of {count(report.slices)}", note=before)]
-    tiles.append(
-        Fact(
-            name="excluded",
-            value=count(len(record.excluded)),
-            note="each named below" if record.excluded else "every input could be read",
-        )
-    )
-    rarest = sorted(report.phase_fractions, key=lambda item: item.fraction)[
-        : 3 if len(report.phase_fractions) > 2 else 1
+    named = "each named below" if record.excluded else "every input could be read"
+    rarest = sorted(report.phase_fractions, key=lambda item: item.fraction)
+    tiles = [
+        Fact(name="slices labelled", value=f"{count(labelled)} of {count(report.slices)}", note=before),
+        Fact(name="excluded", value=count(len(record.excluded)), note=named),
+        *(
+            Fact(name=item.name, value=f"{item.fraction:.2%}", note="of all pixels")
+            for item in rarest[: 3 if len(rarest) > 2 else 1]
+        ),
     ]
-    tiles += [Fact(name=item.name, value=f"{item.fraction:.2%}", note="of all pixels") for item in rarest]
     if report.stages is not None:
-        tiles.append(
-            Fact(
-                name="Mpixel/s",
-                value=f"{report.megapixels_per_second:.2f}",
-                note=f"{report.stages.seconds:.1f} s; {report.stages.bottleneck} was the slowest stage",
-            )
-        )
+        speed = f"{report.megapixels_per_second:.2f}"
+        note = f"{report.stages.seconds:.1f} s; {report.stages.bottleneck} was the slowest stage"
+        tiles.append(Fact(name="Mpixel/s", value=speed, note=note))
     if record.slices:
-        middle = statistics.median(item.drift for item in record.slices)
-        tiles.append(
-            Fact(name="drift", value=f"{middle:.2f}", note="0 as the training set, 1 nothing in common")
-        )
+        middle = f"{statistics.median(item.drift for item in record.slices):.2f}"
+        tiles.append(Fact(name="drift", value=middle, note="0 as the training set, 1 nothing in common"))
     return tuple(tiles)
 
 
@@ -263,52 +190,6 @@ def _drift(record: RunRecord) -> tuple[str, str]:
     ), "info"
 
 
-def _stages(report: Report) -> tuple[StageRow, ...]:
-    if report.stages is None:
-        return ()
-    stages = report.stages
-    return tuple(
-        StageRow(
-            name=name,
-            threads=stages.threads.get(name, 1),
-            busy=busy,
-            share=busy / (stages.threads.get(name, 1) * stages.seconds) if stages.seconds else 0.0,
-            is_bottleneck=name == stages.bottleneck,
-        )
-        for name, busy in stages.busy_seconds.items()
-    )
-
-
-def _stages_text(report: Report) -> str:
-    if report.stages is None:
-        return ""
-    return (
-        f"{count(report.labelled)} slices in {report.stages.seconds:.1f} s, start-up excluded; the stages work side by "
-        f"side, and {report.stages.bottleneck} had the least time to wait."
-    )
-
-
-def _part(report: Report) -> PartRow:
-    return PartRow(
-        part=report.part,
-        labelled=report.labelled,
-        seconds=None if report.stages is None else report.stages.seconds,
-        speed=report.megapixels_per_second,
-        bottleneck="–" if report.stages is None else report.stages.bottleneck,
-        platform=report.platform,
-    )
-
-
-def _more(record: RunRecord) -> str:
-    left = max(0, len(record.excluded) - _MOST_LISTED), max(0, len(record.report.skipped) - _MOST_LISTED)
-    if not any(left):
-        return ""
-    return (
-        f"{left[0]} more slices excluded and {left[1]} more entries skipped: all are in "
-        f"{record.places.report.name}."
-    )
-
-
 def _provenance(record: RunRecord) -> tuple[Fact, ...]:
     report, manifest = record.report, record.manifest
     key = report.provenance
@@ -322,8 +203,8 @@ def _provenance(record: RunRecord) -> tuple[Fact, ...]:
         Fact(name="provider", value=key.provider, note=report.provider_reason),
         Fact(name="threads", value=str(report.threads)),
         Fact(name="tiles", value=tile, note=f"{key.unit} slice(s) written together"),
-        Fact(name="started", value=_readable(report.started)),
-        Fact(name="finished", value=_readable(report.finished)),
+        Fact(name="started", value=readable(report.started)),
+        Fact(name="finished", value=readable(report.finished)),
         Fact(name="machine", value=report.platform, note=machine),
     ]
     for name in ("window", "axis", "slices", "level", "layout"):
@@ -346,7 +227,7 @@ def _provenance(record: RunRecord) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _readable(moment: str) -> str:
+def readable(moment: str) -> str:
     return moment.replace("T", " ").replace("+00:00", " UTC")
 
 

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_runtime.measure.tables import SUMMARY_NAME
 from matseg_runtime.page.record import RunRecord
-from matseg_runtime.suggest.index import UncertainIndex, UncertainItem, folder_beside, read_index
+from matseg_runtime.suggest.index import UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_image
 from matseg_shared.pages.charts import Chart, Series, thinned
-from matseg_shared.pages.page import count, css_colour
+from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, png_uri, shrink
 
 PROPOSALS = 12
@@ -34,7 +34,7 @@ class _Bar(BaseModel):
     regions: float
 
 
-class _ClassMeasures(BaseModel):
+class ClassMeasures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     name: str
@@ -46,23 +46,21 @@ class _ClassMeasures(BaseModel):
     histogram: tuple[_Bar, ...] = ()
 
 
-class _Summary(BaseModel):
+class RegionSummary(BaseModel):
     """`quantities.json`, as far as the page shows it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     unit: str
     connectivity: int
-    classes: tuple[_ClassMeasures, ...]
+    classes: tuple[ClassMeasures, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """The table of connected regions."""
+    """The connected regions."""
 
-    text: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    summary: RegionSummary
     chart: Chart | None
 
 
@@ -92,7 +90,7 @@ def read_measures(record: RunRecord, colours: Sequence[Colour], problems: list[s
     """The regions, where they were measured; what cannot be read is added to `problems`."""
     path = record.places.report.with_name(SUMMARY_NAME)
     try:
-        summary = _Summary.model_validate_json(path.read_bytes())
+        summary = RegionSummary.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError):
@@ -100,33 +98,10 @@ def read_measures(record: RunRecord, colours: Sequence[Colour], problems: list[s
             f"{path}: cannot be read as the measurements of the regions; run matseg-quantify again."
         )
         return None
-    unit = summary.unit
-    rows = tuple(_row(item) for item in summary.classes)
-    return Measures(
-        text=f"Per slice, {summary.connectivity} neighbours; regions that the edge cuts count, their sizes do not. "
-        f"Diameters are of circles of equal area. Specific surface S_V = 4/π L_A (Underwood 1970), for isotropic "
-        f"structures. Lengths in {unit}{'s: no voxel size is known' if unit == 'pixel' else ''}.",
-        heads=("class", "regions", "at the edge", f"mean diameter ({unit})", f"median ({unit})", f"largest ({unit})",
-               f"boundary per area (1/{unit})", f"specific surface (1/{unit})"),
-        rows=rows,
-        chart=_size_chart(summary, colours),
-    )  # fmt: skip
+    return Measures(summary=summary, chart=_size_chart(summary, colours))
 
 
-def _row(item: _ClassMeasures) -> tuple[str, ...]:
-    sizes = item.diameter or {}
-    shown = [f"{sizes[key]:.4g}" if key in sizes else "–" for key in ("mean", "p50", "largest")]
-    return (
-        item.name,
-        count(item.regions),
-        count(item.regions_at_edge),
-        *shown,
-        f"{item.boundary_per_area:.4g}",
-        f"{item.specific_surface:.4g}",
-    )
-
-
-def _size_chart(summary: _Summary, colours: Sequence[Colour]) -> Chart | None:
+def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | None:
     series = [
         Series(
             name=item.name,
@@ -161,17 +136,14 @@ def read_proposals(record: RunRecord) -> Proposals | None:
     if index is None or index.model_sha256 != record.report.provenance.model_sha256:
         return None
     more = len(index.items) - PROPOSALS
-    return Proposals(
-        text=_text(index, folder) + (f" {more} more are in that folder." if more > 0 else ""),
-        items=tuple(_proposal(item, folder) for item in index.items[:PROPOSALS]),
-        maps=tuple((item.slice, folder / item.map) for item in index.items if item.box is None),
-    )
-
-
-def _text(index: UncertainIndex, folder: Path) -> str:
-    return (
+    text = (
         f"Where the model was unsure: its confidence is below {index.least_confidence:g} on average over "
         f"{index.neighbourhood} × {index.neighbourhood} pixels. Images and first labels to correct are in {folder}."
+    )
+    return Proposals(
+        text=text + (f" {more} more are in that folder." if more > 0 else ""),
+        items=tuple(_proposal(item, folder) for item in index.items[:PROPOSALS]),
+        maps=tuple((item.slice, folder / item.map) for item in index.items if item.box is None),
     )
 
 

@@ -150,7 +150,7 @@ class _Recorder:
         self._ledger = ledger
         self._run = run
         self._lock = threading.Lock()
-        self._tables_are_gone = False
+        self._has_tables = bool(tables_in(run.sink.report_folder))  # none come while a part is at work
 
     def writer(self, progress: Progress) -> Callable[[LabelledBlock], None]:
         """The last stage of the pipeline."""
@@ -164,9 +164,9 @@ class _Recorder:
     def record(self, written: WrittenBlock) -> None:
         """Tables that an earlier run made go before the first slice that they know nothing of."""
         with self._lock:
-            if not self._tables_are_gone and self._ledger.unknown(written.done):
+            if self._has_tables and self._ledger.unknown(written.done):
                 remove_tables(self._run.sink.report_folder)
-                self._tables_are_gone = True
+                self._has_tables = False
         self._ledger.append(written.done, written.excluded)
 
 

@@ -61,6 +61,9 @@ class Run:
     target: OutputTarget
     sink: Sink
     transform: Transform
+    metadata: ModelMetadata
+    probabilities: bool
+    """The network is asked for them, to be written or to find what is uncertain."""
     constant_tiles: ConstantTileCache | None
     """None: the network reads constant regions like all others."""
     measurer: Measurer
@@ -68,11 +71,6 @@ class Run:
     """None: not known, so lengths are in pixels."""
     started: str
     warnings: tuple[str, ...]
-
-    @property
-    def metadata(self) -> ModelMetadata:
-        """The model's."""
-        return self.session.model.metadata
 
 
 @contextmanager
@@ -243,7 +241,7 @@ def _constraints(options: RunOptions, target: OutputTarget, earlier: JobKey | No
         depth=None if earlier is None else earlier.unit,
         batch=options.batch,
         memory=options.memory,
-        probabilities=options.needs_probabilities,
+        probabilities=_needs_probabilities(options),
         chunked_output=target.format == "zarr",
     )
 
@@ -266,11 +264,7 @@ def _assembled(
     )
     info = LabelInfo(metadata=metadata, provenance=provenance_of(key).text(), voxel=voxel)
     volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
-    constant_tiles = None
-    if options.skip_constant:
-        constant_tiles = constant_tile_cache(
-            session, batch=plan.batch, probabilities=options.needs_probabilities
-        )
+    probabilities = _needs_probabilities(options)
     return Run(
         options=options,
         source=source,
@@ -281,7 +275,11 @@ def _assembled(
         target=target,
         sink=open_sink(target, options.output, info, volume, plan.depth),
         transform=Transform(info=metadata.input, window=options.window, stored_dtype=stored_dtype),
-        constant_tiles=constant_tiles,
+        metadata=metadata,
+        probabilities=probabilities,
+        constant_tiles=constant_tile_cache(session, batch=plan.batch, probabilities=probabilities)
+        if options.skip_constant
+        else None,
         measurer=Measurer(options.measure),
         voxel=voxel,
         started=started,
@@ -324,6 +322,10 @@ def _key(
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,
     )
+
+
+def _needs_probabilities(options: RunOptions) -> bool:
+    return options.output.probabilities or options.measure.uncertain is not None
 
 
 def _provider_of(key: JobKey) -> ProviderChoice:

@@ -70,7 +70,7 @@ def infer_block(run: Run, loaded: LoadedBlock) -> LabelledBlock:
             [item.image for item in loaded.slices if item.image is not None],
             tile=run.plan.largest_tile,
             batch=run.plan.batch,
-            probabilities=run.options.needs_probabilities,
+            probabilities=run.probabilities,
             constant_tiles=run.constant_tiles,
         )
     )
