@@ -41,3 +41,9 @@ def test_training(tmp_path: Path) -> None:
     share = float(printed.split(" of the pixels are right")[0].splitlines()[-1])
     assert share > 0.85
     assert (tmp_path / "demo.onnx").is_file()
+
+
+def test_the_examples_are_on_the_python_page() -> None:
+    lines = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines()
+    for path in (ROOT / "docs" / "examples").glob("*.py"):
+        assert f'--8<-- "examples/{path.name}"' in lines
