@@ -72,11 +72,7 @@ class Workspace:
         return self.root / "plots"
 
     def config(self) -> Config:
-        """`config.toml`, checked.
-
-        Raises:
-            ConfigError: see `load_config`.
-        """
+        """`config.toml`, checked; see `load_config`."""
         from matseg_trainer.config.load import load_config
 
         return load_config(self.config_path)
@@ -94,11 +90,7 @@ class Workspace:
         return self.data / name
 
     def dataset(self, name: str) -> Dataset:
-        """The data set `data/<name>`.
-
-        Raises:
-            DatasetError: there is none; see `Dataset.open`.
-        """
+        """The data set `data/<name>`; see `Dataset.open`."""
         from matseg_trainer.data.folder import Dataset
 
         return Dataset.open(self.dataset_root(name))

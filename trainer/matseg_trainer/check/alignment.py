@@ -63,11 +63,9 @@ class Misalignment:
 
 
 def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | None:
-    """How the labels would have to be turned to fit; None where they fit best as they are, or too little can be seen.
+    """How (H, W) class indices would have to be turned to fit (H, W) grey pixels.
 
-    Args:
-        pixels: (H, W) grey.
-        labels: (H, W) class indices.
+    None where they fit best as they are, or too little can be seen.
     """
     from scipy import ndimage
 
@@ -105,11 +103,9 @@ def _edge_strength(gradient: NDArray[np.floating], labels: NDArray[np.uint8]) ->
 
 
 def find_misalignment(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> Misalignment | None:
-    """Try all small shifts of the labels; None where they fit best as they are, or too little can be seen.
+    """Try all small shifts of (H, W) class indices over (H, W) grey pixels.
 
-    Args:
-        pixels: (H, W) grey.
-        labels: (H, W) class indices.
+    None where they fit best as they are, or too little can be seen.
     """
     scores = edge_scores(pixels, labels)
     if scores is None or not scores.std():

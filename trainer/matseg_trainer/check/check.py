@@ -73,10 +73,7 @@ def check_dataset(
     Args:
         dataset: to check.
         progress: told of every image.
-        with_agreement: also compute the agreement of the labels with themselves.
-
-    Raises:
-        MissingExtraError: `with_agreement` without the extra `train`.
+        with_agreement: also compute the agreement of the labels with themselves, which needs the extra `train`.
     """
     has_scipy = importlib.util.find_spec("scipy") is not None
     if with_agreement and not has_scipy:

@@ -80,15 +80,10 @@ def label_agreement(
 
 
 def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]) -> tuple[ShiftedClass, ...]:
-    """Move the boundary of one class in one image, for each of `shifts`.
+    """Move the boundary of class `index` in (H, W) class indices by each of `shifts`, pixels and multiples of a half.
 
     What lies within the shift of the boundary changes sides; decided for each quarter of a pixel, which is exact
     for boundaries along rows and columns. On discs the loss of IoU comes out right within a tenth.
-
-    Args:
-        labels: (H, W) class indices.
-        index: the class.
-        shifts: pixels, multiples of a half.
     """
     edges = BoundaryEdges.of(labels).of_class(index)
     inside = labels == index

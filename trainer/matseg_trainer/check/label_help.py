@@ -59,14 +59,7 @@ class LabelHelp:
     def examine(
         self, split: str, image: Path, pixels: NDArray[np.generic], labels: NDArray[np.uint8] | None
     ) -> None:
-        """Examine one image.
-
-        Args:
-            split: where it belongs.
-            image: the file.
-            pixels: (H, W) or (H, W, 3).
-            labels: (H, W) class indices of the same size, if there are good ones.
-        """
+        """Examine one image of (H, W) or (H, W, 3) pixels, and its (H, W) class indices if there are good ones."""
         grey = to_grey(pixels)
         low, high = np.percentile(grey[:: 1 + grey.shape[0] // 512, :: 1 + grey.shape[1] // 512], [1, 99])
         self.spans.append((image, float(low), float(high)))

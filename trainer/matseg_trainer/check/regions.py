@@ -24,11 +24,7 @@ class TinyRegions:
 
 
 def find_tiny_regions(labels: NDArray[np.uint8]) -> tuple[TinyRegions, ...]:
-    """Connected regions (8 neighbours, so that a thin diagonal line is one) of at most `SMALLEST` pixels.
-
-    Args:
-        labels: (H, W) class indices.
-    """
+    """Regions of at most `SMALLEST` pixels in (H, W) class indices; 8 neighbours, so a thin diagonal line is one."""
     from scipy import ndimage
 
     found = []

@@ -63,13 +63,7 @@ class Neighbour:
 
 
 def thumbnail(split: str, path: Path, pixels: NDArray[np.float32]) -> Thumbnail | None:
-    """Reduce an image; None when it shows nothing, or is smaller than 16 pixels.
-
-    Args:
-        split: where it belongs.
-        path: the image.
-        pixels: (H, W) grey.
-    """
+    """Reduce (H, W) grey pixels; None when they show nothing, or are fewer than 16 along an edge."""
     from scipy import ndimage
 
     if min(pixels.shape) < _SMALLEST:
@@ -108,11 +102,7 @@ def nearest_neighbours(thumbnails: Sequence[Thumbnail]) -> tuple[Neighbour, ...]
 
 
 def grey(path: Path) -> NDArray[np.float32]:
-    """(H, W) grey values of an image file; the mean of the channels of a coloured one.
-
-    Raises:
-        ImageError: see `read_image`.
-    """
+    """(H, W) grey values of an image file (see `read_image`); the mean of the channels of a coloured one."""
     return to_grey(read_image(path))
 
 

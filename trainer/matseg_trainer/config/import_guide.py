@@ -16,7 +16,6 @@ hold anything, and are named in the notes.
 from __future__ import annotations
 
 import ast
-import copy
 import json
 import re
 import textwrap
@@ -131,13 +130,12 @@ class _Reader:
         return items
 
     def _table(self, node: ast.expr, dataset: str, place: str) -> dict[str, Any]:
-        called = self._returned_dict(node) if isinstance(node, ast.Call) else node
+        scope: dict[str, ast.expr | None] = {}
+        if isinstance(node, ast.Call):
+            node, scope = self._called(node)
         table: dict[str, Any] = {}
-        for key, item in self._items(called, place, f"{place}.").items():
-            try:
-                value = ast.literal_eval(item)
-            except (ValueError, TypeError):
-                value = None
+        for key, item in self._items(node, place, f"{place}.").items():
+            value = _value(item, scope)
             if key in DROPPED:
                 self.notes.append(f"{key}: left out; {DROPPED[key]}")
                 if (
@@ -157,8 +155,8 @@ class _Reader:
             table[key] = value
         return table
 
-    def _returned_dict(self, call: ast.Call) -> ast.expr:
-        """The dict that a function of the file returns, with the call's arguments in the place of parameters."""
+    def _called(self, call: ast.Call) -> tuple[ast.expr, dict[str, ast.expr | None]]:
+        """The dict that a function of the file returns, and what its parameters stand for."""
         function = self._functions.get(ast.unparse(call.func))
         if function is None:
             raise _UnexpectedError(call, "a dict or a call of a function of this file")
@@ -179,9 +177,7 @@ class _Reader:
         given = {item.arg or "**": item.value for item in call.keywords}
         if len(call.args) > len(function.args.args) or not given.keys() <= set(names):
             raise _UnexpectedError(call, f"arguments of {function.name}({', '.join(names)})")
-        values |= dict(zip(names, call.args, strict=False)) | given
-        substituted: ast.expr = _Substitution(values).visit(copy.deepcopy(returned))
-        return substituted
+        return returned, values | dict(zip(names, call.args, strict=False)) | given
 
     def with_line(self, problem: Problem) -> Problem:
         """A problem of the TOML, with the line of the Python source."""
@@ -193,21 +189,15 @@ class _Reader:
         )
 
 
-class _Substitution(ast.NodeTransformer):
-    """Puts values in the place of parameters, and joins strings with a plus between them."""
-
-    def __init__(self, values: Mapping[str, ast.expr | None]) -> None:
-        self._values = values
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self._values.get(node.id) or node
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        self.generic_visit(node)
-        match node:
-            case ast.BinOp(ast.Constant(value=str(left)), ast.Add(), ast.Constant(value=str(right))):
-                return ast.copy_location(ast.Constant(left + right), node)
-        return node
+def _value(node: ast.expr, scope: Mapping[str, ast.expr | None]) -> Any:
+    """A literal, a parameter that stands for one, or strings with a plus between them; None for anything else."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [_value(node.left, scope), _value(node.right, scope)]
+        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    try:
+        return ast.literal_eval(scope.get(node.id) or node if isinstance(node, ast.Name) else node)
+    except (ValueError, TypeError):
+        return None
 
 
 def _config_dict(tree: ast.Module) -> ast.expr:

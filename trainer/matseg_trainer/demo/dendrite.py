@@ -28,12 +28,9 @@ class Arm:
 
 
 def grow_dendrite(rng: np.random.Generator, centre: Vector, scale: float) -> tuple[Arm, ...]:
-    """One dendrite.
+    """One dendrite around the middle of its trunk.
 
-    Args:
-        rng: decides orientation, lengths and spacings.
-        centre: middle of the trunk.
-        scale: 1 for secondary arms about 0.03 thick and up to 0.2 long.
+    At scale 1 secondary arms are about 0.03 thick and up to 0.2 long; `rng` decides orientation, lengths and spacings.
     """
     across, along, trunk = _crystal_axes(rng)
     half = 0.55
@@ -76,13 +73,11 @@ def _crystal_axes(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
 def depth_in_arms(
     arms: tuple[Arm, ...], axis: NDArray[np.float64], z: float, margin: float
 ) -> NDArray[np.float64]:
-    """How deep each pixel of a slice lies within the nearest arm.
+    """How deep each pixel of the slice at `z` lies within the nearest arm; exact down to `margin` outside.
 
     Args:
         arms: of all dendrites.
         axis: (N,) coordinates of pixel columns and of pixel rows.
-        z: of the slice.
-        margin: depth is exact down to this far outside.
 
     Returns:
         (N, N) float64, positive inside, `-margin` or less outside.

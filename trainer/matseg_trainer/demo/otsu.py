@@ -9,13 +9,9 @@ from numpy.typing import NDArray
 
 
 def otsu_threshold(image: NDArray[np.uint8]) -> int:
-    """The grey value that splits the histogram into the two classes of largest between-class variance.
+    """The largest grey value of the darker class in a (H, W) uint8 image.
 
-    Args:
-        image: (H, W) uint8.
-
-    Returns:
-        The largest grey value of the darker class.
+    Of all splits of the histogram into two classes, the one of largest between-class variance.
     """
     counts = np.bincount(image.ravel(), minlength=256).astype(np.float64)
     share = np.cumsum(counts) / counts.sum()
@@ -29,11 +25,8 @@ def otsu_threshold(image: NDArray[np.uint8]) -> int:
 def otsu_iou(pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.integer]]]) -> float:
     """IoU of class 1 when everything darker, or everything brighter, than Otsu's threshold is taken for it.
 
-    Args:
-        pairs: (H, W) uint8 grey image and (H, W) class indices, 0 or 1.
-
-    Returns:
-        Over all pixels of all pairs, the better of the two polarities; NaN when no pixel is in either.
+    Over all pixels of pairs of a (H, W) uint8 image and (H, W) class indices, 0 or 1; the better of the two polarities,
+    NaN when no pixel is in either.
     """
     hits = np.zeros(2)
     unions = np.zeros(2)

@@ -136,12 +136,7 @@ def _scatter_inclusions(rng: np.random.Generator) -> tuple[Inclusion, ...]:
 
 
 def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One slice of a scan.
-
-    Args:
-        scan: the sample.
-        z: height of the slice, from -0.5 to 0.5.
-        size: edge of the picture in pixels.
+    """One slice of a scan, `size` pixels wide and high, at a height from -0.5 to 0.5.
 
     Returns:
         (size, size) uint8 grey image, and (size, size) uint8 labels: 1 dendrite, 0 everything else.

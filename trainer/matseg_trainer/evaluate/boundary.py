@@ -93,13 +93,7 @@ def _harmonic_mean(precision: float | None, recall: float | None) -> float | Non
 
 
 def compare_boundaries(labelled: Points, predicted: Points, tolerance: float) -> BoundaryAccumulator:
-    """Measure each edge of two boundaries to the nearest edge of the other.
-
-    Args:
-        labelled: midpoints of the labelled edges.
-        predicted: midpoints of the predicted edges.
-        tolerance: pixels; an edge at exactly this distance is near.
-    """
+    """Measure each edge of two boundaries to the nearest of the other; at exactly `tolerance` pixels it is near."""
     if not len(labelled) or not len(predicted):
         return BoundaryAccumulator(labelled=len(labelled), predicted=len(predicted))
     to_predicted = distances(labelled, predicted)

@@ -75,17 +75,9 @@ def _spread_table(result: EvaluationDocument) -> Table:
         if spread is None:
             table.add_row(escape(name), "-", "-", "-", "-")
             continue
-        median, lower, upper, lowest, highest = (
-            format(value, form)
-            for value in (
-                spread.median,
-                spread.lower_quartile,
-                spread.upper_quartile,
-                spread.minimum,
-                spread.maximum,
-            )
-        )
-        table.add_row(escape(name), median, f"{lower} {upper}", lowest, highest)
+        quartiles = f"{spread.lower_quartile:{form}} {spread.upper_quartile:{form}}"
+        extremes = f"{spread.minimum:{form}}", f"{spread.maximum:{form}}"
+        table.add_row(escape(name), f"{spread.median:{form}}", quartiles, *extremes)
     return table
 
 

@@ -23,8 +23,7 @@ def disagreement(
     """Describe the wrong pixels of one image; its rank is given by `ranked`.
 
     Args:
-        labels: (H, W) class indices.
-        predictions: (H, W) class indices.
+        labels, predictions: (H, W) class indices.
         probabilities: (K, H, W).
         classes: their names.
         tolerance: how far from a labelled boundary a pixel counts as near, pixels.

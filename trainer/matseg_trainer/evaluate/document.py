@@ -234,11 +234,7 @@ class EvaluationDocument(Figures):
         return f"{self.name} on {self.split if self.dataset is None else f'{self.dataset}, {self.split}'}"
 
     def load_labels(self, image: ImageResult, folder: Path) -> NDArray[np.uint8]:
-        """(H, W) labels of an image, as class indices of the model.
-
-        Args:
-            image: one of `images`.
-            folder: where this document lies.
+        """(H, W) labels of one of `images`, as class indices of the model; `folder` is where this document lies.
 
         Raises:
             DatasetError: the label array is gone or damaged.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from operator import add
+from operator import add, attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,7 @@ def accumulate_image(
     """Count everything on one image.
 
     Args:
-        labels: (H, W) class indices.
-        predictions: (H, W) class indices.
+        labels, predictions: (H, W) class indices.
         probabilities: (K, H, W).
         tolerance: for boundary precision and recall, pixels.
     """
@@ -115,26 +114,24 @@ def spread_of(values: Sequence[float | None]) -> Spread | None:
 def spread_of_images(images: Sequence[ImageResult]) -> SpreadOfImages:
     """The spread of every figure over the images."""
 
-    def one(value: Callable[[ImageResult], float | None]) -> Spread | None:
-        return spread_of([value(image) for image in images])
+    def one(name: str) -> Spread | None:
+        return spread_of([attrgetter(name)(image) for image in images])
 
     def per_class(values: Callable[[ImageResult], Sequence[float | None]]) -> tuple[Spread | None, ...]:
         return tuple(spread_of(column) for column in zip(*map(values, images), strict=True))
 
     return SpreadOfImages(
-        accuracy=one(lambda image: image.accuracy),
-        mean_iou=one(lambda image: image.mean_iou),
+        accuracy=one("accuracy"),
+        mean_iou=one("mean_iou"),
         iou=per_class(lambda image: image.iou),
         f1=per_class(lambda image: image.f1),
-        loss=one(lambda image: image.loss),
-        brier=one(lambda image: image.brier),
-        calibration_error=one(lambda image: image.calibration_error),
+        loss=one("loss"),
+        brier=one("brier"),
+        calibration_error=one("calibration_error"),
         fraction_error=per_class(lambda image: image.fraction_error),
         absolute_fraction_error=per_class(lambda image: [abs(value) for value in image.fraction_error]),
-        boundary_displacement=one(lambda image: image.boundary.displacement),
-        boundary_f1=one(lambda image: image.boundary.f1),
-        class_boundary_displacement=per_class(
-            lambda image: [item.displacement for item in image.class_boundaries]
-        ),
-        class_boundary_f1=per_class(lambda image: [item.f1 for item in image.class_boundaries]),
+        boundary_displacement=one("boundary.displacement"),
+        boundary_f1=one("boundary.f1"),
+        class_boundary_displacement=per_class(lambda image: [b.displacement for b in image.class_boundaries]),
+        class_boundary_f1=per_class(lambda image: [b.f1 for b in image.class_boundaries]),
     )

@@ -24,15 +24,10 @@ class Sums:
 def confusion_matrix(
     labels: NDArray[np.integer], predictions: NDArray[np.integer], n_class: int
 ) -> ConfusionMatrix:
-    """Count each (labelled, predicted) pair.
-
-    Args:
-        labels: class indices, any shape.
-        predictions: class indices of the same shape.
-        n_class: every index must be below it.
+    """Count each (labelled, predicted) pair of class indices, of any shape.
 
     Raises:
-        ValueError: the shapes differ, or an index is out of range (it would be counted as another pair).
+        ValueError: the shapes differ, or an index is `n_class` or more (it would be counted as another pair).
     """
     if labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")

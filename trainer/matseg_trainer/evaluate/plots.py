@@ -21,11 +21,7 @@ _BLUE = "#0072b2"
 
 
 def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Sequence[ClassInfo]) -> None:
-    """The confusion matrix, each row as shares of the labelled class, with pixel counts, as PNG.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Draw the confusion matrix, each row as shares of the labelled class, with pixel counts, as PNG."""
     from matplotlib.figure import Figure
 
     names = [item.name for item in classes]
@@ -55,11 +51,7 @@ def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Seq
 
 
 def plot_reliability(path: Path, title: str, result: EvaluationDocument) -> None:
-    """The reliability diagram: accuracy against confidence per bin, and how many pixels each bin holds, as PNG.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Draw the reliability diagram, accuracy against confidence per bin, and the pixels of each bin, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 6.5), layout="constrained")

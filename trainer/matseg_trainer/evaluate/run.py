@@ -100,12 +100,7 @@ def evaluate(
 ) -> EvaluationDocument:
     """Score every labelled image of a split and write predictions, overlays, figures and plots.
 
-    Args:
-        dataset: with label arrays for the split.
-        request: the model's name and the split.
-        predictor: the model.
-        outputs: where results go; those of an earlier evaluation are replaced.
-        progress: called with (images done, images in all).
+    Results of an earlier evaluation are replaced; `progress` is called with (images done, images in all).
 
     Raises:
         UsageError: the data do not fit the model.

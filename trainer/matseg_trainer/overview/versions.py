@@ -65,11 +65,11 @@ def version_state(
     models: Sequence[ModelFile],
     changes: DataChanges,
 ) -> VersionState:
-    """One version.
+    """One version of `config.toml`.
 
     Args:
         place: the workspace.
-        version: its name in `config.toml`.
+        version: its name there.
         name: `<dataset>_<version>`.
         config: its hyperparameters now.
         models: the files that were exported from it.

@@ -55,14 +55,10 @@ class EvaluationContent:
 
 
 def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
-    """Make the page of an evaluation; only the images it shows are read.
-
-    Args:
-        metrics: the JSON document.
-        path: of the page; None: `page_path`.
+    """Make the page of an evaluation, from its JSON document; only the images it shows are read.
 
     Returns:
-        The page.
+        The page: `path`, or else `page_path`.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.

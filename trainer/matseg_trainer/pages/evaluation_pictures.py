@@ -72,12 +72,7 @@ def choose_images(document: EvaluationDocument) -> tuple[ImageResult, ...]:
 
 
 def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImage, ...]:
-    """Read images, labels and predictions of the chosen images.
-
-    Args:
-        document: the evaluation.
-        folder: of the document, which its paths are relative to.
-    """
+    """Read images, labels and predictions of the chosen images; `folder` is the document's."""
     colours = [item.colour for item in document.classes]
     loaded = [_load(document, result, folder) for result in choose_images(document)]
     names = [item.name for item in document.classes]

@@ -11,11 +11,7 @@ from matseg_shared.pages.page import is_installed
 
 
 def page_path(source: Path) -> Path:
-    """`plots/<name>.html` for what lies in `log/`, else beside it.
-
-    Args:
-        source: the log of a training, or the document of an evaluation.
-    """
+    """`plots/<name>.html` for the log or the document that lies in `log/`, else beside it."""
     name = f"{source.stem}.html"
     if source.absolute().parent.name != "log":
         return source.with_name(name)
@@ -24,15 +20,10 @@ def page_path(source: Path) -> Path:
 
 
 def page_line(write: Callable[[Path], Path], source: Path, *, width: int = 10) -> str:
-    """Make a page and name it; the command's own results are safe by now, so that a page may fail.
-
-    Args:
-        write: `write_training_page` or `write_evaluation_page`.
-        source: what it reads.
-        width: of the names of the files listed above the line.
+    """Make a page of `source`; the command's own results are safe by now, so that it may fail.
 
     Returns:
-        A line for the user.
+        A line for the user; the names of the files listed above it are `width` wide.
     """
     if not is_installed():
         how = f"{install_command('report')}, then matseg-report {source}"

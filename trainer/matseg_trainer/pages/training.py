@@ -51,14 +51,10 @@ class TrainingContent:
 
 
 def write_training_page(log: Path, path: Path | None = None) -> Path:
-    """Make the page of a training, finished or not.
-
-    Args:
-        log: `log/<dataset>_<version>.jsonl`.
-        path: of the page; None: `page_path`.
+    """Make the page of a training, finished or not, from `log/<dataset>_<version>.jsonl`.
 
     Returns:
-        The page.
+        The page: `path`, or else `page_path`.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.

@@ -84,13 +84,6 @@ def plan_labels(
 ) -> LabelPlan:
     """Check the label images of `splits` and make the class table over all splits; writes nothing.
 
-    Args:
-        dataset: where the images and label images are.
-        splits: whose arrays are to be made.
-        n_class: number of classes.
-        existing: whether arrays that are there stay, are replaced, or are an error.
-        progress: told of each label image.
-
     Raises:
         DatasetError: names every image without label, every label of another size, every broken file.
     """
