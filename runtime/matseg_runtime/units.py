@@ -12,16 +12,18 @@ from matseg_shared.errors import UsageError
 
 PIXEL = "pixel"
 """The unit of lengths where no voxel size is known."""
-_IN_METRES = {
-    "m": 1.0,
-    "cm": 1e-2,
-    "mm": 1e-3,
-    "um": 1e-6,
-    "nm": 1e-9,
-    "pm": 1e-12,
-    "angstrom": 1e-10,
-    "inch": 0.0254,
+_UNITS = {
+    "m": (1.0, "meter"),
+    "cm": (1e-2, "centimeter"),
+    "mm": (1e-3, "millimeter"),
+    "um": (1e-6, "micrometer"),
+    "nm": (1e-9, "nanometer"),
+    "pm": (1e-12, "picometer"),
+    "angstrom": (1e-10, "angstrom"),
+    "inch": (0.0254, "inch"),
 }
+"""Metres of each unit, and its name in OME-Zarr."""
+_IN_METRES = {unit: metres for unit, (metres, _) in _UNITS.items()}
 _SPELLINGS = {
     "metre": "m", "meter": "m",
     "centimetre": "cm", "centimeter": "cm",
@@ -32,14 +34,6 @@ _SPELLINGS = {
     "å": "angstrom", "a": "angstrom", "ångström": "angstrom", "ångstrom": "angstrom",
     "inches": "inch", "in": "inch",
 }  # fmt: skip
-_OME_NAMES = {
-    "m": "meter",
-    "cm": "centimeter",
-    "mm": "millimeter",
-    "um": "micrometer",
-    "nm": "nanometer",
-    "pm": "picometer",
-}
 _TOLERANCE = 0.01
 _SHORTEST, _LONGEST = 1e-15, 1e6
 """Metres that the edge of a voxel may have; anything else is damage, and volumes of it are no numbers."""
@@ -134,7 +128,7 @@ def unit_of(text: str | None) -> str | None:
 
 def ome_unit(name: str) -> str:
     """A unit that `unit_of` gave, as OME-Zarr spells it out."""
-    return _OME_NAMES.get(name, name)
+    return _UNITS[name][1]
 
 
 def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:

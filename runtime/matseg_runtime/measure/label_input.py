@@ -50,10 +50,8 @@ def facts_of(location: str) -> LabelFacts:
             report = read_report(folder / REPORT_NAME)
         except (OSError, ValidationError):  # less is known then, and nothing wrong
             continue
-        voxel, unit = (
-            report.voxel_size,
-            None if report.voxel_size is None else unit_of(report.voxel_size.unit),
-        )
+        voxel = report.voxel_size
+        unit = None if voxel is None else unit_of(voxel.unit)
         if voxel is not None:
             voxel = None if unit is None else replace(voxel, unit=unit, origin="the run's report")
         chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice

@@ -43,7 +43,7 @@ class Layout:
 
     def index(self, start: int, stop: int) -> tuple[slice | int, ...]:
         """The index of slices `start` to `stop` in the stored array."""
-        whole = (*self.spatial, *(() if self.colour is None else (self.colour,)))
+        whole = (*self.spatial, self.colour)
         index: list[slice | int] = [slice(None) if axis in whole else 0 for axis in range(self.ndim)]
         if self.slice_axis is not None:
             index[self.slice_axis] = slice(start, stop)
@@ -51,14 +51,9 @@ class Layout:
 
     def images(self, block: PixelArray) -> list[PixelArray]:
         """Cut what `index` gave into (H, W) or (H, W, 3) images."""
-        kept = sorted((*self.spatial, *(() if self.colour is None else (self.colour,))))
-        planes = [axis for axis in self.spatial if axis != self.slice_axis]
-        order = [kept.index(axis) for axis in planes]
-        if self.slice_axis is not None:
-            order.insert(0, kept.index(self.slice_axis))
-        if self.colour is not None:
-            order.append(kept.index(self.colour))
-        block = np.transpose(block, order)
+        planes = (axis for axis in self.spatial if axis != self.slice_axis)
+        wanted = [axis for axis in (self.slice_axis, *planes, self.colour) if axis is not None]
+        block = np.transpose(block, [sorted(wanted).index(axis) for axis in wanted])
         return list(block) if self.slice_axis is not None else [block]
 
 
