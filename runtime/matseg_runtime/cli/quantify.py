@@ -94,7 +94,7 @@ def quantify_main(labels: str, source: SourceOptions, as_json: bool, **options: 
     if as_json:
         print_json(
             {
-                **result.tables.summary(result.tables.total()),
+                **result.tables.summary(),
                 "output": str(result.folder),
                 "excluded": [{"where": item.where, "reason": item.reason} for item in result.excluded],
             }

@@ -21,10 +21,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from matseg_runtime.records import ClassRegions, SliceRegions
 from matseg_runtime.units import VoxelSize
@@ -35,42 +35,54 @@ _BINS_PER_OCTAVE = 2
 """A bin of the histogram ends at 2**(1/2) of where it begins: fine enough to see two populations."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SizeBin:
+class _Quantity(BaseModel):
+    """Base of what `quantities.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
+
+
+class SizeBin(_Quantity):
     """One bar of a histogram of diameters."""
 
-    low: float
+    low: float = Field(validation_alias="from", serialization_alias="from")
     """Diameters from here..."""
-    high: float
+    high: float = Field(validation_alias="to", serialization_alias="to")
     """...to below here."""
     regions: int
     area_share: float
     """Share of the area of all regions that have a size."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diameters:
-    """Equivalent circle diameters of the regions that are not at the edge, each counted once."""
+class Diameters(_Quantity):
+    """Equivalent circle diameters of the regions that are not at the edge, each counted once.
+
+    `p10` is the smallest diameter that 10 % do not exceed, and so on.
+    """
 
     mean: float
-    quantiles: tuple[float, ...]
-    """At `QUANTILES`: the smallest diameter that so many per cent do not exceed."""
+    p10: float
+    p25: float
+    p50: float
+    p75: float
+    p90: float
     largest: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassQuantities:
+class ClassQuantities(_Quantity):
     """One class in a slice, or in all of them."""
 
     value: int
+    name: str
     pixels: int
     fraction: float
     """Share of the labelled pixels."""
     area: float
     """In the unit squared."""
+    volume: float | None
+    """In the unit cubed; None: it is not known how far slices are apart."""
     regions: int
     regions_at_edge: int
-    diameters: Diameters | None
+    diameter: Diameters | None
     """None: no region has a size."""
     boundary_per_area: float
     """L_A, in 1 / unit."""
@@ -80,27 +92,32 @@ class ClassQuantities:
 
 
 def quantities(
-    slices: Iterable[SliceRegions], values: Sequence[int], pixel: VoxelSize
+    slices: Iterable[SliceRegions], classes: Sequence[tuple[int, str]], pixel: VoxelSize
 ) -> tuple[ClassQuantities, ...]:
     """The quantities of all classes over some slices, or in one.
 
     Args:
         slices: counts, in any order; each is looked at once.
-        values: of the classes wanted; one that does not occur has zeros.
+        classes: value and name of those wanted; one that does not occur has zeros.
         pixel: what a pixel stands for.
     """
-    found: dict[int, list[ClassRegions]] = {value: [] for value in values}
+    found: dict[int, list[ClassRegions]] = {value: [] for value, _ in classes}
     pairs = np.zeros(4, np.int64)
     for item in slices:
         pairs += item.pairs
         for regions in item.classes:
             found[regions.value].append(regions)
     pixels = sum(regions.pixels for items in found.values() for regions in items)
-    return tuple(_quantities(value, items, pairs, pixels, pixel) for value, items in found.items())
+    return tuple(_quantities(value, name, found[value], pairs, pixels, pixel) for value, name in classes)
 
 
 def _quantities(
-    value: int, found: Sequence[ClassRegions], pairs: NDArray[np.int64], labelled: int, pixel: VoxelSize
+    value: int,
+    name: str,
+    found: Sequence[ClassRegions],
+    pairs: NDArray[np.int64],
+    labelled: int,
+    pixel: VoxelSize,
 ) -> ClassQuantities:
     crossings = np.array([item.crossings for item in found], np.int64).reshape(-1, 4).sum(axis=0)
     per_length = intersections_per_length(crossings, pairs, pixel)
@@ -113,12 +130,14 @@ def _quantities(
     pixels = sum(item.pixels for item in found)
     return ClassQuantities(
         value=value,
+        name=name,
         pixels=pixels,
         fraction=pixels / labelled if labelled else 0.0,
         area=pixels * pixel.area,
+        volume=None if pixel.step is None else pixels * pixel.area * pixel.step,
         regions=sum(item.regions for item in found),
         regions_at_edge=sum(item.at_edge for item in found),
-        diameters=_diameters(areas, counts, pixel),
+        diameter=_diameters(areas, counts, pixel),
         boundary_per_area=math.pi / 2 * per_length,
         specific_surface=2 * per_length,
         histogram=_histogram(areas, counts, pixel),
@@ -169,8 +188,8 @@ def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: Voxel
     places = np.searchsorted(100 * cumulative, np.array(QUANTILES) * cumulative[-1])
     return Diameters(
         mean=float((diameters * counts).sum() / cumulative[-1]),
-        quantiles=tuple(diameters[places].tolist()),
         largest=float(diameters[-1]),
+        **{f"p{level}": diameters[place] for level, place in zip(QUANTILES, places, strict=True)},
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, quantities
 from matseg_runtime.records import Connectivity, SliceRegions
@@ -34,6 +35,23 @@ class SliceRow:
     regions: SliceRegions
 
 
+class RegionSummary(BaseModel):
+    """`quantities.json`: all slices together."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    labels: str
+    """Location of the labels that were measured."""
+    slices: int
+    slices_without_labels: int
+    unit: str
+    voxel_size: VoxelSize | None
+    connectivity: Connectivity
+    methods: dict[str, str]
+    """How the quantities are defined."""
+    classes: tuple[ClassQuantities, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionTables:
     """Everything that is said about the regions of some labels."""
@@ -58,7 +76,7 @@ class RegionTables:
         return self._quantities(row.regions for row in self.rows)
 
     def _quantities(self, slices: Iterable[SliceRegions]) -> tuple[ClassQuantities, ...]:
-        return quantities(slices, [value for value, _ in self.classes], self.pixel)
+        return quantities(slices, self.classes, self.pixel)
 
     def write(self, folder: Path) -> None:
         """Write the three files.
@@ -69,47 +87,21 @@ class RegionTables:
         total = self.total()
         write_csv(folder / QUANTITIES_NAME, self._table(total))
         write_csv(folder / SIZES_NAME, self._sizes(total))
-        write_text(folder / SUMMARY_NAME, json.dumps(self.summary(total), indent=1) + "\n")
+        write_text(folder / SUMMARY_NAME, json.dumps(self.summary(), indent=1) + "\n")
 
-    def summary(self, total: Sequence[ClassQuantities]) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "labels": self.labels,
-            "slices": len(self.rows),
-            "slices_without_labels": self.unlabelled,
-            "unit": self.pixel.unit,
-            "voxel_size": None if self.voxel is None else dataclasses.asdict(self.voxel),
-            "connectivity": self.connectivity,
-            "methods": _METHODS,
-            "classes": [self._class(item, name) for item, (_, name) in zip(total, self.classes, strict=True)],
-        }
-
-    def _class(self, item: ClassQuantities, name: str) -> dict[str, Any]:
-        step = self.pixel.step
-        sizes = item.diameters
-        return {
-            "value": item.value,
-            "name": name,
-            "pixels": item.pixels,
-            "fraction": item.fraction,
-            "area": item.area,
-            "volume": None if step is None else item.area * step,
-            "regions": item.regions,
-            "regions_at_edge": item.regions_at_edge,
-            "diameter": None
-            if sizes is None
-            else {
-                "mean": sizes.mean,
-                **{f"p{level}": value for level, value in zip(QUANTILES, sizes.quantiles, strict=True)},
-                "largest": sizes.largest,
-            },
-            "boundary_per_area": item.boundary_per_area,
-            "specific_surface": item.specific_surface,
-            "histogram": [
-                {"from": bar.low, "to": bar.high, "regions": bar.regions, "area_share": bar.area_share}
-                for bar in item.histogram
-            ],
-        }
+    def summary(self) -> dict[str, Any]:
+        """For JSON; see `RegionSummary`."""
+        summary = RegionSummary(
+            labels=self.labels,
+            slices=len(self.rows),
+            slices_without_labels=self.unlabelled,
+            unit=self.pixel.unit,
+            voxel_size=self.voxel,
+            connectivity=self.connectivity,
+            methods=_METHODS,
+            classes=self.total(),
+        )
+        return summary.model_dump(mode="json", by_alias=True)
 
     def _table(self, total: Sequence[ClassQuantities]) -> Iterator[list[Any]]:
         """A row per slice and class, then a row per class with `total` in place of the slice."""
@@ -127,11 +119,11 @@ class RegionTables:
     def _rows(
         self, slice_name: str, position: int | str, items: Sequence[ClassQuantities]
     ) -> Iterator[list[Any]]:
-        for item, (_, name) in zip(items, self.classes, strict=True):
+        for item in items:
             yield [
-                *(slice_name, position, name, item.value, item.pixels),
+                *(slice_name, position, item.name, item.value, item.pixels),
                 *(f"{item.fraction:.6f}", f"{item.area:.6g}", item.regions, item.regions_at_edge),
-                *_lengths(item.diameters),
+                *_lengths(item.diameter),
                 *(f"{item.boundary_per_area:.6g}", f"{item.specific_surface:.6g}"),
             ]
 
@@ -146,20 +138,20 @@ class RegionTables:
             "regions",
             "share of area",
         ]
-        for item, (_, name) in zip(total, self.classes, strict=True):
+        for item in total:
             for bar in item.histogram:
                 bounds = (f"{bar.low:.6g}", f"{bar.high:.6g}")
-                yield [name, item.value, *bounds, bar.regions, f"{bar.area_share:.6f}"]
+                yield [item.name, item.value, *bounds, bar.regions, f"{bar.area_share:.6f}"]
 
     def lines(self) -> list[str]:
         """For a person: a line per class."""
         unit = self.pixel.unit
         found = []
-        for item, (_, name) in zip(self.total(), self.classes, strict=True):
-            sizes = item.diameters
-            text = f"{name}: {item.fraction:.4%}, {item.regions} regions ({item.regions_at_edge} at the edge)"
+        for item in self.total():
+            sizes = item.diameter
+            text = f"{item.name}: {item.fraction:.4%}, {item.regions} regions ({item.regions_at_edge} at the edge)"
             if sizes is not None:
-                text += f", median diameter {sizes.quantiles[QUANTILES.index(50)]:.4g} {unit}"
+                text += f", median diameter {sizes.p50:.4g} {unit}"
             found.append(f"{text}, specific surface {item.specific_surface:.4g} 1/{unit}")
         return found
 
@@ -167,5 +159,5 @@ class RegionTables:
 def _lengths(sizes: Diameters | None) -> list[str]:
     """Mean, quantiles and largest; empty where no region has a size."""
     if sizes is None:
-        return [""] * (len(QUANTILES) + 2)
-    return [f"{length:.6g}" for length in (sizes.mean, *sizes.quantiles, sizes.largest)]
+        return [""] * len(Diameters.model_fields)
+    return [f"{length:.6g}" for _, length in sizes]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from matseg_runtime.measure.tables import SUMMARY_NAME
+from matseg_runtime.measure.tables import SUMMARY_NAME, RegionSummary
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.suggest.index import UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
@@ -24,36 +24,6 @@ PROPOSALS = 12
 """Of the places worth a label, so many are shown."""
 _EDGE = 360
 _DOUBT: Colour = (213, 94, 0)
-
-
-class _Bar(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    from_: float = Field(alias="from")
-    to: float
-    regions: float
-
-
-class ClassMeasures(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    name: str
-    regions: int
-    regions_at_edge: int
-    diameter: dict[str, float] | None
-    boundary_per_area: float
-    specific_surface: float
-    histogram: tuple[_Bar, ...] = ()
-
-
-class RegionSummary(BaseModel):
-    """`quantities.json`, as far as the page shows it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    unit: str
-    connectivity: int
-    classes: tuple[ClassMeasures, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +75,7 @@ def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | No
     series = [
         Series(
             name=item.name,
-            x=thinned([(bar.from_ + bar.to) / 2 for bar in item.histogram], 4),
+            x=thinned([(bar.low + bar.high) / 2 for bar in item.histogram], 4),
             y=[bar.regions for bar in item.histogram],
             colour=css_colour(colour),
             kind="steps",

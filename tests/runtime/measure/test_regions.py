@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from matseg_runtime.measure.regions import TooManyClassesError, measure_regions
-from matseg_runtime.measure.stereology import ClassQuantities, quantities
+from matseg_runtime.measure.stereology import ClassQuantities, Diameters, quantities
 from matseg_runtime.records import SliceRegions
 from matseg_runtime.units import PIXELS, VoxelSize
 
 Labels = NDArray[np.uint8]
+CLASSES = [(0, "ground"), (1, "grain"), (2, "pore")]
 
 
 def _disc(
@@ -32,7 +33,11 @@ def _disc(
 
 def _of(labels: Labels, pixel: VoxelSize | None = None, **options: Any) -> tuple[ClassQuantities, ...]:
     found = measure_regions(labels, **{"connectivity": 8, **options})
-    return quantities([found], range(3), pixel or PIXELS)
+    return quantities([found], CLASSES, pixel or PIXELS)
+
+
+def _quantiles(found: Diameters) -> list[float]:
+    return [found.p10, found.p25, found.p50, found.p75, found.p90]
 
 
 @pytest.mark.parametrize("radius", [5, 10, 20, 60, 120])
@@ -41,8 +46,8 @@ def test_a_disc(radius: float) -> None:
     labels = _disc((300, 310), (150.3, 149.6), radius)
     disc = _of(labels)[1]
     assert (disc.regions, disc.regions_at_edge) == (1, 0)
-    assert disc.diameters is not None
-    assert disc.diameters.largest == disc.diameters.mean == pytest.approx(2 * radius, rel=0.02)
+    assert disc.diameter is not None
+    assert disc.diameter.largest == disc.diameter.mean == pytest.approx(2 * radius, rel=0.02)
     assert disc.area == pytest.approx(math.pi * radius**2, rel=0.03)
     assert disc.boundary_per_area * 300 * 310 == pytest.approx(2 * math.pi * radius, rel=0.02)
     assert disc.specific_surface == pytest.approx(4 / math.pi * disc.boundary_per_area)
@@ -69,12 +74,12 @@ def test_discs_of_known_number_and_sizes() -> None:
         labels |= _disc(labels.shape, (100, 40 + 64 * number), radius)
     disc = _of(labels)[1]
     assert disc.regions == 6
-    assert disc.diameters is not None
+    assert disc.diameter is not None
     smallest, middle, largest = (
         2 * math.sqrt(_disc((99, 99), (50, 50), radius).sum() / math.pi) for radius in (6, 12, 24)
     )
-    assert disc.diameters.quantiles == pytest.approx((smallest, smallest, smallest, middle, largest))
-    assert disc.diameters.mean == pytest.approx((3 * smallest + 2 * middle + largest) / 6)
+    assert _quantiles(disc.diameter) == pytest.approx((smallest, smallest, smallest, middle, largest))
+    assert disc.diameter.mean == pytest.approx((3 * smallest + 2 * middle + largest) / 6)
     assert sum(bar.regions for bar in disc.histogram) == 6
     assert sum(bar.area_share for bar in disc.histogram) == pytest.approx(1)
     for radius, expected in ((smallest, 3), (middle, 2), (largest, 1)):
@@ -86,8 +91,8 @@ def test_a_pixel_that_is_not_square() -> None:
     pixel = VoxelSize(step=None, row=1.3, column=0.65, unit="um")
     labels = _disc((200, 400), (100.3, 199.6), 50, pixel)
     disc = _of(labels, pixel)[1]
-    assert disc.diameters is not None
-    assert disc.diameters.largest == pytest.approx(100, rel=0.01)
+    assert disc.diameter is not None
+    assert disc.diameter.largest == pytest.approx(100, rel=0.01)
     assert disc.boundary_per_area * (200 * 1.3 * 400 * 0.65) == pytest.approx(2 * math.pi * 50, rel=0.02)
 
 
@@ -96,9 +101,9 @@ def test_a_voxel_size_scales_every_length() -> None:
     pixels, micrometres = _of(labels)[1], _of(labels, VoxelSize(step=None, row=0.5, column=0.5, unit="um"))[1]
     assert micrometres.area == pytest.approx(pixels.area / 4)
     assert micrometres.specific_surface == pytest.approx(pixels.specific_surface * 2)
-    assert pixels.diameters is not None
-    assert micrometres.diameters is not None
-    assert micrometres.diameters.quantiles == pytest.approx([v / 2 for v in pixels.diameters.quantiles])
+    assert pixels.diameter is not None
+    assert micrometres.diameter is not None
+    assert _quantiles(micrometres.diameter) == pytest.approx([v / 2 for v in _quantiles(pixels.diameter)])
     assert [bar.regions for bar in micrometres.histogram] == [bar.regions for bar in pixels.histogram]
 
 
@@ -109,7 +114,7 @@ def test_a_sphere_cut_by_parallel_planes() -> None:
         _disc((edge, edge), (45.2, 44.7), math.sqrt(max(0.0, radius**2 - (z - 44.6) ** 2)))
         for z in range(edge)
     ]
-    found = quantities([measure_regions(labels, connectivity=8) for labels in volume], (0, 1), PIXELS)[1]
+    found = quantities([measure_regions(labels, connectivity=8) for labels in volume], CLASSES[:2], PIXELS)[1]
     surface = 4 * math.pi * radius**2
     assert found.specific_surface * edge**3 == pytest.approx(surface, rel=0.02)
 
@@ -124,12 +129,12 @@ def test_a_sphere_of_oblong_voxels_along_every_axis(axis: int) -> None:
     step = edges.pop(axis)
     pixel = VoxelSize(row=edges[0], column=edges[1], step=step, unit="um")
     slices = [measure_regions(labels, connectivity=8) for labels in volume]
-    found = quantities(slices, (0, 1), pixel)[1]
+    found = quantities(slices, CLASSES[:2], pixel)[1]
     assert found.specific_surface * length**3 == pytest.approx(4 * math.pi * radius**2, rel=0.02)
     assert found.area * step == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.01)
-    assert found.diameters is not None
-    assert found.diameters.largest == pytest.approx(2 * radius, rel=0.01)
-    assert found.diameters.mean == pytest.approx(math.pi / 2 * radius, rel=0.02)
+    assert found.diameter is not None
+    assert found.diameter.largest == pytest.approx(2 * radius, rel=0.01)
+    assert found.diameter.mean == pytest.approx(math.pi / 2 * radius, rel=0.02)
 
 
 @pytest.mark.parametrize(("connectivity", "regions"), [(4, 32), (8, 1)])
@@ -162,15 +167,15 @@ def test_regions_at_the_edge_are_counted_and_have_no_size() -> None:
     labels[:3, 5:8] = labels[10:12, -1:] = labels[20:25, 10:15] = 1
     found = _of(labels)[1]
     assert (found.regions, found.regions_at_edge) == (3, 2)
-    assert found.diameters is not None
-    assert found.diameters.largest == pytest.approx(2 * math.sqrt(25 / math.pi))
+    assert found.diameter is not None
+    assert found.diameter.largest == pytest.approx(2 * math.sqrt(25 / math.pi))
     assert [bar.regions for bar in found.histogram] == [1]
 
 
 def test_the_edge_of_the_image_is_no_boundary() -> None:
     found = _of(np.ones((40, 50), np.uint8))
     assert found[1].specific_surface == 0
-    assert (found[1].regions, found[1].regions_at_edge, found[1].diameters) == (1, 1, None)
+    assert (found[1].regions, found[1].regions_at_edge, found[1].diameter) == (1, 1, None)
 
 
 def test_unlabelled_pixels_are_neither_area_nor_boundary() -> None:
@@ -178,16 +183,16 @@ def test_unlabelled_pixels_are_neither_area_nor_boundary() -> None:
     labels[:, 30:] = 255
     found = measure_regions(labels, connectivity=8, unlabelled=255)
     assert found.pairs == measure_regions(labels[:, :30], connectivity=8).pairs
-    half = quantities([measure_regions(labels[:, :30], connectivity=8)], (0, 1), PIXELS)
-    assert quantities([found], (0, 1), PIXELS) == half
+    half = quantities([measure_regions(labels[:, :30], connectivity=8)], CLASSES[:2], PIXELS)
+    assert quantities([found], CLASSES[:2], PIXELS) == half
     assert half[1].regions_at_edge == 1, "it goes on where nobody has looked"
 
 
 def test_a_class_that_does_not_occur_and_a_slice_without_labels() -> None:
     nothing = measure_regions(np.full((9, 9), 255, np.uint8), connectivity=8, unlabelled=255)
     assert nothing.classes == ()
-    found = quantities([nothing], (0, 1), PIXELS)
-    assert [(item.pixels, item.fraction, item.specific_surface, item.diameters) for item in found] == [
+    found = quantities([nothing], CLASSES[:2], PIXELS)
+    assert [(item.pixels, item.fraction, item.specific_surface, item.diameter) for item in found] == [
         (0, 0, 0, None)
     ] * 2
 
@@ -251,4 +256,4 @@ def test_counts_add_up_and_survive_json() -> None:
     slices = [measure_regions(_disc((50, 60), (25, 30), radius), connectivity=8) for radius in (4, 9, 15)]
     again = [SliceRegions.model_validate_json(item.model_dump_json()) for item in slices]
     assert again == slices
-    assert quantities(slices, (0, 1), PIXELS) == quantities(reversed(again), (0, 1), PIXELS)
+    assert quantities(slices, CLASSES[:2], PIXELS) == quantities(reversed(again), CLASSES[:2], PIXELS)
