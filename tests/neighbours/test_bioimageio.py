@@ -143,7 +143,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"matseg\[bioimageio\]"):
+    with pytest.raises(MissingExtraError, match=r"\[bioimageio\]"):
         _parse(tmp_path / "m.zip")
 
 
@@ -202,4 +202,4 @@ def test_the_command_asks_before_it_works(workspace: Path) -> None:
     assert "--author" in done.output
     alone = _export(workspace)
     assert alone.exit_code == 2
-    assert "--bioimageio FILE.zip" in alone.output
+    assert "--licence applies with --bioimageio only" in alone.output
