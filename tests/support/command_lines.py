@@ -26,12 +26,14 @@ def take_line(line: str) -> None:
     command: click.Command = (
         main if program == "matseg" else {entry.name: entry.load() for entry in commands().values()}[program]
     )
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        program = words.pop(0)
+        inner = command.get_command(click.Context(command), program)
+        if inner is None:
+            raise KeyError(program)
+        command = inner
     try:
-        context = command.make_context(program, words)
-        while isinstance(command, click.Group) and context._protected_args:
-            _, inner, words = command.resolve_command(context, [*context._protected_args, *context.args])
-            assert inner is not None
-            command, context = inner, inner.make_context(inner.name, words, parent=context)
+        command.make_context(program, words)
     except click.exceptions.Exit as done:  # --help and --version are carried out at once
         if done.exit_code:
             raise
