@@ -170,13 +170,13 @@ class _Check:
 
     def _report_pairing(self, split: str, pairing: Pairing) -> None:
         place = self.dataset.root / split
-        if pairing.images_alone:
-            self.problems.append(f"{place}: no label image for {_names(pairing.images_alone)}")
-        self.problems += [f"{place}: {words}" for words in pairing.repeated]
+        self.problems += [f"{place}: {words}" for words in pairing.problems]
         if pairing.labels_alone:
-            self.notes.append(f"{place}: no image for {_names(pairing.labels_alone)}")
+            alone = shorten([path.name for path in pairing.labels_alone])
+            self.notes.append(f"{place}: no image for {alone}")
         if pairing.others:
-            self.notes.append(f"{place}: not an image: {_names(pairing.others)}")
+            others = shorten([path.name for path in pairing.others])
+            self.notes.append(f"{place}: not an image: {others}")
 
     def _check_label(self, label: Path | None, image: Path, shape: tuple[int, int]) -> LabelScan | None:
         """The scan of a label image of the right size."""
@@ -248,7 +248,3 @@ class _Check:
                     f"{path}: expected the classes of {scan.path.name}, found {int(changed.sum())} pixel(s) of others; "
                     f"run `matseg-prep labels {self.dataset.name} {split} --overwrite`"
                 )
-
-
-def _names(paths: Sequence[Path]) -> str:
-    return shorten([path.name for path in paths])

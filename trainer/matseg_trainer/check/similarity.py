@@ -96,8 +96,17 @@ def nearest_neighbours(thumbnails: Sequence[Thumbnail]) -> tuple[Neighbour, ...]
                 continue
             pair = (min(row, column), max(row, column)) if own[column] else (row, column)
             if pair not in found:
-                way = int(scores[column].argmax())
-                found[pair] = _compare(thumbnails[row], thumbnails[column], way, float(best[column]))
+                one, other, way = thumbnails[row], thumbnails[column], int(scores[column].argmax())
+                found[pair] = Neighbour(
+                    split=one.split,
+                    path=one.path,
+                    other_split=other.split,
+                    other=other.path,
+                    turn=way % 4,
+                    mirrored=way >= 4,
+                    structure=float(best[column]),
+                    detail=_detail(_turned(grey(one.path), way), grey(other.path)),
+                )
     return tuple(found.values())
 
 
@@ -125,19 +134,6 @@ def _structure_rows(thumbnails: Sequence[Thumbnail]) -> Iterator[NDArray[np.floa
 def _turned(picture: NDArray[np.float32], way: int) -> NDArray[np.float32]:
     mirrored: NDArray[np.float32] = picture[:, ::-1] if way >= 4 else picture
     return np.rot90(mirrored, way % 4)
-
-
-def _compare(one: Thumbnail, other: Thumbnail, way: int, structure: float) -> Neighbour:
-    return Neighbour(
-        split=one.split,
-        path=one.path,
-        other_split=other.split,
-        other=other.path,
-        turn=way % 4,
-        mirrored=way >= 4,
-        structure=structure,
-        detail=_detail(_turned(grey(one.path), way), grey(other.path)),
-    )
 
 
 def _detail(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:

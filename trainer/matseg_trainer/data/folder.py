@@ -69,6 +69,12 @@ class Pairing:
     others: tuple[Path, ...]
     """Files and folders among the images or labels that are no images."""
 
+    @property
+    def problems(self) -> list[str]:
+        """Images without a label image, and images or label images that are there more than once, in words."""
+        alone = shorten([image.name for image in self.images_alone])
+        return [*([f"no label image for {alone}"] if alone else []), *self.repeated]
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:

@@ -99,14 +99,7 @@ def _version_table(versions: Iterable[VersionState]) -> Table:
         models = [model.kind + (" old" if model.is_stale else "") for model in item.models]
         mark = "! " if item.is_stale else "  "
         epochs = f"{item.epochs}/{item.epochs_wanted}" + (" ..." if item.progress == "interrupted" else "")
-        row = (
-            mark + item.version,
-            item.network,
-            epochs,
-            _score(item.mean_iou),
-            test,
-            ", ".join(models) or "-",
-        )
+        row = mark + item.version, item.network, epochs, _score(item.mean_iou), test, ", ".join(models) or "-"
         table.add_row(*map(escape, row))
     return table
 

@@ -114,11 +114,10 @@ def place_crops(
 def _sources(dataset: Dataset, split: str, n_class: int, size: int) -> list[Source]:
     samples = dataset.samples(split)
     pairing = dataset.pairing(split)
-    if pairing.images_alone or pairing.repeated:
-        alone = [f"{image.name} has no label image" for image in pairing.images_alone]
+    if pairing.problems:
         raise DatasetError(
-            f"{dataset.folder(split, 'labels')}: expected one label image for every image, but "
-            f"{shorten([*alone, *pairing.repeated])}; correct that first"
+            f"{dataset.folder(split, 'labels')}: expected one label image for every image, found "
+            f"{shorten(pairing.problems)}; correct that first"
         )
     sources = []
     for sample, pair in zip(samples, pairing.pairs, strict=True):

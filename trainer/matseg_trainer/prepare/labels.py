@@ -21,7 +21,7 @@ from matseg_trainer.data.class_table import (
     table_from_classes,
     table_from_scans,
 )
-from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_array, shorten
+from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_array
 from matseg_trainer.data.label_images import LabelScan, read_values, scan_label, unify
 
 Existing = Literal["refuse", "append", "overwrite"]
@@ -92,14 +92,7 @@ def plan_labels(
     pairings = [dataset.pairing(split) for split in splits]
     _refuse_unpaired(dataset, splits, pairings)
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
-    scans, problems = _scan_all([pair.label for pair in chosen] + _other_labels(dataset, splits), progress)
-    shapes = {scan.path: scan.shape for scan in scans}
-    problems += _size_problems([pair for pair in chosen if pair.label in shapes], shapes)
-    if problems:
-        listing = "\n".join(f"  - {problem}" for problem in problems)
-        raise DatasetError(
-            f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
-        )
+    scans = _scan_all(dataset, chosen, _other_labels(dataset, splits), progress)
     new_table = not dataset.classes_path.exists()
     classes = () if new_table else dataset.classes
     kind, scans = unify(scans, frozenset(c.label_value for c in classes if isinstance(c.label_value, int)))
@@ -163,12 +156,9 @@ def _summary(path: Path, n_class: int, *, kept: bool) -> ArraySummary:
 
 
 def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence[Pairing]) -> None:
-    lines = []
-    for split, pairing in zip(splits, pairings, strict=True):
-        lines += [f"{split}: {words}" for words in pairing.repeated]
-        if pairing.images_alone:
-            alone = shorten([image.name for image in pairing.images_alone])
-            lines.append(f"{split}: no label image for {alone}")
+    lines = [
+        f"{split}: {words}" for split, found in zip(splits, pairings, strict=True) for words in found.problems
+    ]
     if lines:
         listing = "\n".join(f"  - {line}" for line in lines)
         raise DatasetError(
@@ -187,29 +177,32 @@ def _other_labels(dataset: Dataset, splits: Sequence[str]) -> list[Path]:
     return labels
 
 
-def _scan_all(paths: Sequence[Path], progress: Progress) -> tuple[tuple[LabelScan, ...], list[str]]:
+def _scan_all(
+    dataset: Dataset, pairs: Sequence[LabelledPair], others: Sequence[Path], progress: Progress
+) -> tuple[LabelScan, ...]:
+    """Scans of the pairs' label images, which must have their image's size, and of the other label images."""
     scans, problems = [], []
-    progress.stage("reading label images", len(paths), unit="images")
-    for path in paths:
+    progress.stage("reading label images", len(pairs) + len(others), unit="images")
+    images = {pair.label: pair.image for pair in pairs} | dict.fromkeys(others)
+    for label, image in images.items():
         progress.advance()
         try:
-            scans.append(scan_label(path))
+            scans.append(scan_label(label))
+            if image is not None:
+                _require_size(scans[-1], image)
         except ImageError as error:
-            problems.append(str(error))
-    return tuple(scans), problems
+            problems.append(f"  - {error}")
+    if problems:
+        listing = "\n".join(problems)
+        raise DatasetError(
+            f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
+        )
+    return tuple(scans)
 
 
-def _size_problems(pairs: Sequence[LabelledPair], shapes: dict[Path, tuple[int, int]]) -> list[str]:
-    problems = []
-    for pair in pairs:
-        try:
-            height, width = read_image(pair.image).shape[:2]
-        except ImageError as error:
-            problems.append(str(error))
-            continue
-        if (height, width) != shapes[pair.label]:
-            rows, columns = shapes[pair.label]
-            problems.append(
-                f"{pair.label}: expected {height} x {width} pixels as in {pair.image.name}, found {rows} x {columns}"
-            )
-    return problems
+def _require_size(scan: LabelScan, image: Path) -> None:
+    height, width = read_image(image).shape[:2]
+    if (height, width) != scan.shape:
+        rows, columns = scan.shape
+        message = f"expected {height} x {width} pixels as in {image.name}, found {rows} x {columns}"
+        raise ImageError(scan.path, message)

@@ -40,9 +40,8 @@ def labelled_pairs(folder: Path) -> tuple[LabelledPair, ...]:
         if not (folder / kind).is_dir():
             raise DatasetError(f"{folder / kind}: expected a folder of {kind}, found none; put them there")
     found = pair_images(list_images(folder / "images")[0], list_images(folder / "labels")[0], ())
-    alone = (("label image", found.images_alone), ("image", found.labels_alone))
-    problems = [f"no {what} for {shorten([path.name for path in paths])}" for what, paths in alone if paths]
-    problems += found.repeated
+    alone = shorten([path.name for path in found.labels_alone])
+    problems = [*found.problems, *([f"no image for {alone}"] if alone else [])]
     if problems or not found.pairs:
         raise DatasetError(
             f"{folder}: expected one label image for each image, found {'; '.join(problems or ['none'])}"
