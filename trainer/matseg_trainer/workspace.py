@@ -78,7 +78,7 @@ class Workspace:
         return load_config(self.config_path)
 
     def dataset_root(self, name: str) -> Path:
-        """Where a data set of that name is, or would be.
+        """Folder of a data set of that name, there or not.
 
         Raises:
             DatasetError: `name` cannot be the name of a folder in `data/`.

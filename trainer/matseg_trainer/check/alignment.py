@@ -30,11 +30,11 @@ _FEWEST = 100
 _MOST_EDGES = 4000
 _MOST_PIXELS = 8000
 _GAIN = 1.05
-"""How much stronger the edges under the moved boundaries must be. Three real sets of 69 pairs: moved by 2 pixels,
+"""Least gain in strength of the edges under the moved boundaries. Three real sets of 69 pairs: moved by 2 pixels,
 most of their labels gain 1.05 to 1.36; where they are, none of them passes all criteria."""
 _TURN_GAIN = 2.0
 _TURN_EXPLAINS = 0.1
-"""How much of the grey values' variance turned labels must explain, and how many times what they do as they are."""
+"""Least share of the grey values' variance that turned labels explain, and least multiple of what unturned ones do."""
 _AS_IT_IS = "as they are"
 _TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     _AS_IT_IS: lambda labels: labels,
@@ -47,7 +47,7 @@ _TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "mirrored along the rising diagonal": lambda labels: labels[::-1, ::-1].T,
 }
 _PEAK = 4.5
-"""How far the best shift must stand out from the median over all shifts, in standard deviations."""
+"""Least height of the best shift above the median over all shifts, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +55,15 @@ class Misalignment:
     """Labels that would fit their image better elsewhere."""
 
     dy: int
-    """How far down the labels should move, pixels."""
+    """Pixels down that the labels should move."""
     dx: int
-    """How far to the right the labels should move, pixels."""
+    """Pixels to the right that the labels should move."""
     gain: float
     """Mean gradient under the moved boundaries over that under them as they are."""
 
 
 def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | None:
-    """How (H, W) class indices would have to be turned to fit (H, W) grey pixels.
+    """Find the turn with which (H, W) class indices would fit (H, W) grey pixels.
 
     None where they fit best as they are, or too little can be seen.
     """

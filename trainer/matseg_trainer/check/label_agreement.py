@@ -18,7 +18,7 @@ from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
 from matseg_trainer.evaluate.metrics import Sums
 
 SHIFTS = (0.5, 1.0)
-"""How far boundaries are moved, pixels."""
+"""Distances by which boundaries are moved, pixels."""
 _QUARTERS = np.array([(y, x) for y in (-0.25, 0.25) for x in (-0.25, 0.25)])
 """Centres of a pixel's quarters."""
 

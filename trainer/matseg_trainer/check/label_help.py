@@ -30,7 +30,7 @@ FindingKind = Literal["tiny_regions", "misaligned", "turned", "scale", "copy", "
 _CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")
 """The names that `matseg-prep crop` gives."""
 _NARROW = 0.1
-"""Of the usual span of intensities; as narrow as this, `matseg-run` takes them for another scale, too."""
+"""Share of the usual span of intensities; as narrow as this, `matseg-run` takes them for another scale, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Finding:
     path: Path
     kind: FindingKind
     message: str
-    """What was found and what to do."""
+    """Observation and remedy."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"

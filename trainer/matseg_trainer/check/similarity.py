@@ -58,7 +58,7 @@ class Neighbour:
 
     @property
     def how(self) -> str:
-        """How one lies to the other, in words."""
+        """Turn of one against the other, in words."""
         return ("mirrored, " if self.mirrored else "") + TURNS[self.turn]
 
 

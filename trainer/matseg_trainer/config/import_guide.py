@@ -51,7 +51,7 @@ class ImportedConfig:
     text: str
     """TOML; checked to hold what `config.py` says. The notes are its first comment lines."""
     notes: tuple[str, ...]
-    """What was left out or means something else here, one sentence each."""
+    """Sentences on what was left out or means something else here."""
 
 
 def read_matseg_config(path: Path) -> ImportedConfig:

@@ -36,7 +36,7 @@ _CLASSES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRequest:
-    """How many slices of which size."""
+    """Size and numbers of slices."""
 
     train: int = 12
     validate: int = 3

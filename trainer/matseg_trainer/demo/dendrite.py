@@ -73,7 +73,7 @@ def _crystal_axes(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
 def depth_in_arms(
     arms: tuple[Arm, ...], axis: NDArray[np.float64], z: float, margin: float
 ) -> NDArray[np.float64]:
-    """How deep each pixel of the slice at `z` lies within the nearest arm; exact down to `margin` outside.
+    """Depth of each pixel of the slice at `z` within the nearest arm; exact down to `margin` outside.
 
     Args:
         arms: of all dendrites.

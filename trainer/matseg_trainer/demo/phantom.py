@@ -75,16 +75,16 @@ class Scan:
     arms: tuple[Arm, ...]
     inclusions: tuple[Inclusion, ...]
     bumps: Waves
-    """Of the arms' surfaces."""
+    """Shape of the arms' surfaces."""
     wall: Waves
-    """Of the sample's outline."""
+    """Shape of the sample's outline."""
     drift: Waves
     cupping: float
     """Grey by which the sample's middle differs from its rim."""
     rings: NDArray[np.float64]
     """(R,) grey of the ring artefact at each radius, from the rotation axis to the corner."""
     rotation: Vector
-    """Where the rotation axis is."""
+    """A point on the rotation axis."""
 
 
 def make_scan(seed: int) -> Scan:

@@ -22,7 +22,7 @@ from matseg_trainer.workspace import Workspace
 
 DATASET, VERSION = "demo", "v1"
 LEAST_IOU = 0.95
-"""Of the dendrites on the test slices."""
+"""Least IoU of the dendrites on the test slices."""
 _DENDRITE = 1
 
 

@@ -1,1 +1,1 @@
-"""How good a model is on labelled images: figures, tables, overlays."""
+"""Accuracy of a model on labelled images: figures, tables, overlays, plots."""

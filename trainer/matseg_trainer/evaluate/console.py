@@ -15,7 +15,7 @@ from matseg_trainer.evaluate.run import EvaluationOutputs
 _WORST = 5
 
 NAME_WIDTH = 12
-"""Of the names of the files that are listed in the end."""
+"""Width of the names of the files that are listed in the end."""
 
 
 def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> None:

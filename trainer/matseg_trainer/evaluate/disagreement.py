@@ -1,4 +1,4 @@
-"""Where labels and predictions of an image part, and which images to look at first."""
+"""Wrong pixels of an image in words, and the ranking of images from the worst on."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from matseg_trainer.data.folder import load_array
 
 SCHEMA_VERSION: Literal[1] = 1
 BOUNDARY_TOLERANCE = 2.0
-"""How far from a boundary is near unless said otherwise, pixels."""
+"""Distance from a boundary that is near unless said otherwise, pixels."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -30,7 +30,7 @@ class _Document(BaseModel):
 
 
 class BoundaryFigures(_Document):
-    """How well boundaries lie where they were drawn.
+    """Agreement of predicted with labelled boundaries.
 
     A boundary consists of the edges, one pixel long, between two neighbouring pixels of different classes; the
     boundary of a class of those with the class on one side. The border of the image is none.
@@ -78,7 +78,7 @@ class Figures(_Document):
     fraction_error: tuple[float, ...]
     """Predicted minus labelled phase fraction, signed; an absolute difference, not relative to the fraction."""
     boundary: BoundaryFigures
-    """Of all boundaries, whichever classes they part."""
+    """Figures of all boundaries, whichever classes they part."""
     class_boundaries: tuple[BoundaryFigures, ...]
 
 
@@ -91,7 +91,7 @@ class Confusion(_Document):
     """Class index in the predictions."""
     pixels: Count
     share: Share
-    """Of all wrong pixels of the image."""
+    """Share of all wrong pixels of the image."""
 
 
 class WrongRegion(_Document):

@@ -41,7 +41,7 @@ class EvaluationRequest:
     dataset: str | None = None
     """The data set, where it is not the model's own; its classes are matched with the model's by their names."""
     tolerance: float = BOUNDARY_TOLERANCE
-    """How far from a boundary is near, pixels."""
+    """Distance from a boundary that is near, pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

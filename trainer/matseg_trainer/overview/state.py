@@ -1,4 +1,4 @@
-"""What there is in a workspace: the JSON document of `matseg`."""
+"""Contents of a workspace: the JSON document of `matseg`."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class ModelState:
     tta: Views
     bytes: int
     is_stale: bool
-    """Whether it was made of another checkpoint than the one in `saved/`."""
+    """It was made of another checkpoint than the one in `saved/`."""
 
     @property
     def kind(self) -> str:
-        """How it computes, for a table."""
+        """Precision and views, for a table."""
         return graph_kind(self.precision, self.tta)
 
 
@@ -63,7 +63,7 @@ class RunState:
     is_complete: bool
     excluded: int
     is_stale: bool
-    """Whether the model's file has changed since."""
+    """The model's file has changed since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +78,13 @@ class VersionState:
     epochs_wanted: int
     kept_epoch: int | None
     mean_iou: float | None
-    """Of that epoch on the validation images."""
+    """Mean IoU of that epoch on the validation images."""
     evaluations: tuple[EvaluationState, ...]
     models: tuple[ModelState, ...]
     notes: tuple[str, ...]
-    """What is out of date or cannot be read, one sentence each."""
+    """Sentences on what is out of date or cannot be read."""
     is_stale: bool
-    """Whether hyperparameters or data have changed since the training."""
+    """Hyperparameters or data have changed since the training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class DatasetState:
     next: str | None
     """The command to type next; None: the walk is done."""
     hint: str
-    """What it will do, or what to do where no command can."""
+    """Purpose of the command, or what to do where none can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +108,10 @@ class WorkspaceState:
 
     workspace: Path
     is_workspace: bool
-    """Whether there is a `config.toml` or a data set."""
+    """There is a `config.toml` or a data set."""
     datasets: tuple[DatasetState, ...]
     other_runs: tuple[RunState, ...]
-    """Of models of no data set here."""
+    """Runs of models of no data set here."""
     problems: tuple[str, ...]
     """Why something could not be read."""
     next: str | None

@@ -1,4 +1,4 @@
-"""How far the versions of a data set have come."""
+"""Progress of the versions of a data set."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,17 +17,9 @@ from matseg_trainer.pages.evaluation_pictures import ShownImage, take_pictures
 from matseg_trainer.pages.places import page_path
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="evaluation.html.j2", scripts=("wipe.js",))
+SpreadKind = Literal["figure", "share", "difference"]
 _CLASS_COLUMNS = 6
 """The table of images has a column per class up to so many."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpreadRow:
-    """One figure over the images."""
-
-    name: str
-    spread: Spread | None
-    kind: Literal["figure", "share", "difference"] = "figure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +40,8 @@ class EvaluationContent:
     tiles: tuple[Fact, ...]
     shown: tuple[ShownImage, ...]
     wrong_text: str
-    spreads: tuple[SpreadRow, ...]
+    spreads: tuple[tuple[str, Spread | None, SpreadKind], ...]
+    """Name, spread over the images and kind of each figure."""
     has_class_columns: bool
     """The table of images has a column per class."""
     files: tuple[Fact, ...]
@@ -94,7 +87,7 @@ def _content(document: EvaluationDocument, metrics: Path, shown: tuple[ShownImag
         tiles=_tiles(document),
         shown=shown,
         wrong_text=wrong,
-        spreads=_spreads(document, names),
+        spreads=tuple(_spreads(document, names)),
         has_class_columns=len(names) <= _CLASS_COLUMNS,
         files=(
             Fact(name="model", value=document.model, code=True),
@@ -108,26 +101,16 @@ def _content(document: EvaluationDocument, metrics: Path, shown: tuple[ShownImag
 
 def _tiles(document: EvaluationDocument) -> tuple[Fact, ...]:
     boundary = document.boundary
-    return (
-        Fact(name="mean IoU", value=figure(document.mean_iou), note=_range(document.spread.mean_iou)),
-        Fact(name="accuracy", value=percent(document.accuracy), note="share of pixels with the right class"),
-        Fact(
-            name="boundary displacement",
-            value="–" if boundary.displacement is None else f"{boundary.displacement:.2f} px",
-            note="mean distance of predicted and labelled boundaries",
-        ),
-        Fact(
-            name="boundary F1",
-            value=figure(boundary.f1, 3),
-            note=f"within {document.boundary_tolerance:g} pixels",
-        ),
-        Fact(
-            name="calibration error",
-            value=percent(document.calibration_error),
-            note="confidence against truth",
-        ),
-        Fact(name="loss", value=figure(document.loss), note="nats per pixel"),
+    displaced = "–" if boundary.displacement is None else f"{boundary.displacement:.2f} px"
+    rows = (
+        ("mean IoU", figure(document.mean_iou), _range(document.spread.mean_iou)),
+        ("accuracy", percent(document.accuracy), "share of pixels with the right class"),
+        ("boundary displacement", displaced, "mean distance of predicted and labelled boundaries"),
+        ("boundary F1", figure(boundary.f1, 3), f"within {document.boundary_tolerance:g} pixels"),
+        ("calibration error", percent(document.calibration_error), "confidence against truth"),
+        ("loss", figure(document.loss), "nats per pixel"),
     )
+    return tuple(Fact(name=name, value=value, note=note) for name, value, note in rows)
 
 
 def _range(spread: Spread | None) -> str:
@@ -136,22 +119,19 @@ def _range(spread: Spread | None) -> str:
     return f"{spread.minimum:.3f} to {spread.maximum:.3f} over {spread.images} images"
 
 
-def _spreads(document: EvaluationDocument, names: Sequence[str]) -> tuple[SpreadRow, ...]:
+def _spreads(
+    document: EvaluationDocument, names: Sequence[str]
+) -> Iterator[tuple[str, Spread | None, SpreadKind]]:
     spread = document.spread
-    ious = [SpreadRow(name=f"IoU of {name}", spread=of) for name, of in zip(names, spread.iou, strict=True)]
-    errors = [
-        SpreadRow(name=f"phase fraction error of {name}", spread=of, kind="difference")
-        for name, of in zip(names, spread.fraction_error, strict=True)
-    ]
-    return (
-        SpreadRow(name="mean IoU", spread=spread.mean_iou),
-        *ious,
-        SpreadRow(name="accuracy", spread=spread.accuracy),
-        SpreadRow(name="boundary displacement (px)", spread=spread.boundary_displacement),
-        SpreadRow(name="boundary F1", spread=spread.boundary_f1),
-        *errors,
-        SpreadRow(name="calibration error", spread=spread.calibration_error, kind="share"),
-    )
+    yield "mean IoU", spread.mean_iou, "figure"
+    for name, iou in zip(names, spread.iou, strict=True):
+        yield f"IoU of {name}", iou, "figure"
+    yield "accuracy", spread.accuracy, "figure"
+    yield "boundary displacement (px)", spread.boundary_displacement, "figure"
+    yield "boundary F1", spread.boundary_f1, "figure"
+    for name, error in zip(names, spread.fraction_error, strict=True):
+        yield f"phase fraction error of {name}", error, "difference"
+    yield "calibration error", spread.calibration_error, "share"
 
 
 def _reliability(document: EvaluationDocument) -> tuple[Chart, ...]:

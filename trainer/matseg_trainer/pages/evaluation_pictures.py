@@ -30,7 +30,7 @@ PixelArray = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
-    """Where the largest wrong region is, in per cent of width and height."""
+    """Place of the largest wrong region, in per cent of width and height."""
 
     x: float
     y: float
@@ -53,7 +53,7 @@ class ShownImage:
     reason: str
     ring: Ring | None
     problems: tuple[str, ...]
-    """What is missing or has changed."""
+    """Files that are missing or have changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -139,10 +139,8 @@ def _config(log: Path, record: TrainingRecord | None) -> tuple[VersionConfig | N
 def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionConfig | None) -> str:
     done = len(epochs.epochs)
     planned = f" of {config.epoch}" if config is not None and config.epoch != done else ""
-    started = (
-        "" if record is None else f", started {record.started.replace('T', ' ').replace('+00:00', ' UTC')}"
-    )
-    return f"{done}{planned} epochs{started}"
+    started = "" if record is None else record.started.replace("T", " ").replace("+00:00", " UTC")
+    return f"{done}{planned} epochs{started and f', started {started}'}"
 
 
 def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]:
@@ -168,32 +166,18 @@ def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]
 
 
 def _tiles(epochs: TrainingLog, config: VersionConfig | None) -> tuple[Fact, ...]:
-    kept = epochs.kept
+    kept, number = epochs.kept, len(epochs.epochs)
     seconds = sum(epoch.seconds for epoch in epochs.epochs)
-    network = () if config is None else (Fact(name="network", value=config.model, note=_width(config)),)
-    return (
-        Fact(
-            name="validation mean IoU",
-            value=figure(kept.validate_.mean_iou),
-            note=f"in the {epochs.checkpoint} epoch, which is kept",
-        ),
-        Fact(
-            name="validation accuracy",
-            value=percent(kept.validate_.accuracy),
-            note="share of pixels that are right",
-        ),
-        Fact(name=f"{epochs.checkpoint} epoch", value=str(kept.epoch), note=f"of {len(epochs.epochs)}"),
-        Fact(
-            name="time",
-            value=f"{seconds / 60:.1f} min",
-            note=f"{seconds / len(epochs.epochs):.1f} s an epoch, validation included",
-        ),
-        *network,
-    )
-
-
-def _width(config: VersionConfig) -> str:
-    return "full width" if config.width is None else f"width {config.width}"
+    score = kept.validate_
+    rows = [
+        ("validation mean IoU", figure(score.mean_iou), f"in the {epochs.checkpoint} epoch, which is kept"),
+        ("validation accuracy", percent(score.accuracy), "share of pixels that are right"),
+        (f"{epochs.checkpoint} epoch", str(kept.epoch), f"of {number}"),
+        ("time", f"{seconds / 60:.1f} min", f"{seconds / number:.1f} s an epoch, validation included"),
+    ]
+    if config is not None:
+        rows.append(("network", config.model, f"width {config.width}" if config.width else "full width"))
+    return tuple(Fact(name=name, value=value, note=note) for name, value, note in rows)
 
 
 def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
@@ -222,19 +206,14 @@ def _data(record: TrainingRecord | None) -> tuple[Fact, ...]:
         return ()
     info = record.input
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (info.mean, info.std))
+    rows = [
+        *((name, value, "") for name, value in record.facts.items()),
+        ("training pixels", count(record.train.pixels), f"{record.train.images} images"),
+        ("validation pixels", count(record.validate_.pixels), f"{record.validate_.images} images"),
+        ("intensities", f"mean {mean}, deviation {std}", f"{info.channels} channel(s) of {info.dtype}"),
+    ]
     return (
-        *(Fact(name=name, value=value) for name, value in record.facts.items()),
-        Fact(name="training pixels", value=count(record.train.pixels), note=f"{record.train.images} images"),
-        Fact(
-            name="validation pixels",
-            value=count(record.validate_.pixels),
-            note=f"{record.validate_.images} images",
-        ),
-        Fact(
-            name="intensities",
-            value=f"mean {mean}, deviation {std}",
-            note=f"{info.channels} channel(s) of {info.dtype}",
-        ),
+        *(Fact(name=name, value=value, note=note) for name, value, note in rows),
         Fact(name="data SHA-256", value=record.fingerprint, code=True),
         *(Fact(name=f"{name} version", value=value) for name, value in record.packages.items()),
     )

@@ -22,7 +22,7 @@ CROPPED = ("train", "validate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropRequest:
-    """How many crops of which size."""
+    """Size and numbers of crops."""
 
     size: int
     """Edge in pixels."""

@@ -25,7 +25,7 @@ from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_arra
 from matseg_trainer.data.label_images import LabelScan, read_values, scan_label, unify
 
 Existing = Literal["refuse", "append", "overwrite"]
-"""What happens when label arrays are there already."""
+"""Treatment of label arrays that are there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

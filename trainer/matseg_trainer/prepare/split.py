@@ -18,7 +18,7 @@ from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRequest:
-    """How labelled images are shared out."""
+    """Numbers of labelled images per split."""
 
     validate: int
     """Images to validate with."""
