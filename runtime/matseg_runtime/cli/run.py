@@ -16,7 +16,7 @@ from matseg_runtime.cli.options import (
     threads_option,
     with_source,
 )
-from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, print_json
+from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, print_json, show
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import (
     COUNT,
@@ -284,10 +284,7 @@ def run_main(
     )
     if dry_run:
         lines = plan_job(asked)
-        if as_json:
-            print_json({"plan": lines})
-        else:
-            click.echo("\n".join(lines))
+        show({"plan": lines}, lines, as_json=as_json)
         return EXIT_DONE
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
     with shown_progress() as progress, open_run(asked, progress) as run:

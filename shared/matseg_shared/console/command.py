@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,14 @@ json_option = click.option(
 def print_json(document: object) -> None:
     """Print a dataclass or mapping when the command ends, as its one JSON document."""
     click.get_current_context().meta[_DOCUMENT] = jsonable(document)
+
+
+def show(document: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result: as the command's JSON document, or as lines for a person."""
+    if as_json:
+        print_json(document)
+    else:
+        click.echo("\n".join(lines))
 
 
 def print_error(error: Exception) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -88,36 +88,21 @@ class _Lines(Progress):
 
 
 @contextmanager
-def shown_progress(
-    prefix: str = "", *, quiet: bool = False, out: Console | None = None
-) -> Iterator[Progress]:
+def shown_progress(prefix: str = "", *, out: Console | None = None) -> Iterator[Progress]:
     """Show progress for the length of the block.
 
     Args:
         prefix: the work as a whole, before the name of each stage.
-        quiet: show nothing.
         out: the console that prints other lines in the meantime, above the bar; None: one on standard error.
     """
     out = console(stderr=True) if out is None else out
-    if quiet:
-        yield SILENT
-    elif not out.file.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):  # its cursor cannot be moved
+    if not out.file.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):  # its cursor cannot be moved
         yield _Lines(prefix)
     else:
         from matseg_shared.console.progress_bar import shown_bar
 
         with shown_bar(prefix, out) as progress:
             yield progress
-
-
-@contextmanager
-def step_progress(
-    description: str, *, unit: str = "", quiet: bool = False
-) -> Iterator[Callable[[int, int], None]]:
-    """Show progress of a single stage; the function takes (steps done, steps in all)."""
-    with shown_progress(quiet=quiet) as progress:
-        progress.stage(description, unit=unit)
-        yield progress.reach
 
 
 def speed(per_second: float) -> str:

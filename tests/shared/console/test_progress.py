@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from matseg_shared.console import progress
-from matseg_shared.console.progress import Progress, duration, shown_progress, speed, step_progress
+from matseg_shared.console.progress import duration, shown_progress, speed
 
 
 class Clock:
@@ -60,22 +60,11 @@ def test_a_log_gets_a_line_per_stage(clock: Clock, capsys: pytest.CaptureFixture
     ]
 
 
-def test_quiet_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with shown_progress("exporting", quiet=True) as shown:
-        assert type(shown) is Progress
-        shown.stage("labelling", 100)
-        clock.now += 20
-        shown.advance()
-    with step_progress("evaluating", quiet=True) as reach:
-        clock.now += 20
-        reach(1, 2)
-    assert capsys.readouterr() == ("", "")
-
-
 def test_steps_tell_how_many_there_are_as_they_go(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with step_progress("evaluating", unit="images") as reach:
+    with shown_progress() as shown:
+        shown.stage("evaluating", unit="images")
         clock.now += 10
-        reach(1, 3)
+        shown.reach(1, 3)
     assert capsys.readouterr().err == "evaluating: 1 of 3 images, 0.1/s, 0:20 left\n"
 
 

@@ -14,7 +14,7 @@ from matseg_runtime.cli.options import sha256_option
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import Range, applies_with, flag, page_option
-from matseg_shared.console.progress import step_progress
+from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_dataset, complete_split
 from matseg_trainer.commands.options import (
@@ -126,8 +126,9 @@ def evaluate_main(
     outputs = EvaluationOutputs.of(
         place, data, request, network, exported=model is not None, overlays=overlay
     )
-    with step_progress("evaluating", unit="images") as progress:
-        result = evaluate(data, request, predictor, outputs, progress)
+    with shown_progress() as progress:
+        progress.stage("evaluating", unit="images")
+        result = evaluate(data, request, predictor, outputs, progress.reach)
     if as_json:
         print_json(json.loads(outputs.metrics.read_text(encoding="utf-8")))
     else:

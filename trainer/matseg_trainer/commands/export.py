@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from matseg_shared.console.command import debug_option, json_option, print_json, warn
+from matseg_shared.console.command import debug_option, json_option, show, warn
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import Choice, applies_with, flag
 from matseg_shared.console.progress import shown_progress
@@ -148,10 +148,7 @@ def export_main(
             )
     if package is not None:
         write_package(package, target)
-    if as_json:
-        print_json(_summary(result, package))
-    else:
-        click.echo("\n".join(_lines(result, package)))
+    show(_summary(result, package), _lines(result, package), as_json=as_json)
 
 
 def _summary(result: ExportResult, package: Package | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from matseg_shared.console.command import console, debug_option, json_option, print_json
+from matseg_shared.console.command import console, debug_option, json_option, print_json, show
 from matseg_shared.console.completion import SHELLS, completion_script
 from matseg_shared.console.help import Group, examples
 from matseg_shared.console.options import Choice, flag
@@ -68,10 +68,8 @@ def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: boo
     elif version:
         from matseg_trainer.commands.versions import version_lines, versions
 
-        if as_json:
-            print_json(versions())
-        else:
-            click.echo("\n".join(version_lines(versions())))
+        found = versions()
+        show(found, version_lines(found), as_json=as_json)
     else:
         _show_status(workspace, as_json)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.console.command import console, debug_option, json_option, print_json
+from matseg_shared.console.command import console, debug_option, json_option, print_json, show
 from matseg_shared.console.help import Group, examples
 from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
@@ -157,15 +157,13 @@ def crop(
     with shown_progress() as progress:
         crop_dataset(opened, target, request, overwrite=overwrite, progress=progress)
     n_class = len(opened.classes)
-    if as_json:
-        numbers = {"size": size, "train": n_train, "validate": n_validate, "n_class": n_class}
-        print_json({"dataset": target, **numbers, "seed": request.seed})
-        return
-    click.echo(
-        f"{target}: {n_train} crops to train on, {n_validate} to validate with, {size} x {size} pixels"
+    document = {"dataset": target, "size": size, "train": n_train, "validate": n_validate, "n_class": n_class}
+    lines = (
+        f"{target}: {n_train} crops to train on, {n_validate} to validate with, {size} x {size} pixels",
+        f"Add to {place.config_path}, with versions of your choice:",
+        f"\n[{name}.default]\nn_class = {n_class}\nsize = [{size}, {size}]",
     )
-    versions = f"Add to {place.config_path}, with versions of your choice:"
-    click.echo(f"{versions}\n\n[{name}.default]\nn_class = {n_class}\nsize = [{size}, {size}]")
+    show({**document, "seed": request.seed}, lines, as_json=as_json)
 
 
 @main.command(
@@ -207,14 +205,14 @@ def split(
     targets = [place.dataset_root(item) for item in names]
     with shown_progress() as progress:
         counts = split_images(pairs, targets, request, overwrite=overwrite, progress=progress)
-    if as_json:
-        print_json({"datasets": targets, "images": counts, "seed": request.seed})
-        return
-    for target, part in zip(targets, counts, strict=True):
-        click.echo(f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}")
+    lines = [
+        f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}"
+        for target, part in zip(targets, counts, strict=True)
+    ]
     if place.known_classes(names[0]) is None:
-        click.echo(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
-    click.echo(f"matseg-prep labels {shlex.quote(names[0])} train validate test")
+        lines.append(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
+    lines.append(f"matseg-prep labels {shlex.quote(names[0])} train validate test")
+    show({"datasets": targets, "images": counts, "seed": request.seed}, lines, as_json=as_json)
 
 
 @main.command(
@@ -273,18 +271,11 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
     target = Workspace.find(workspace).dataset_root(name)
     with shown_progress() as progress:
         stack = make_demo(target, request, overwrite=overwrite, progress=progress)
-    numbers = {"train": request.train, "validate": request.validate, "test": request.test}
-    if as_json:
-        print_json({"dataset": target, **numbers, "raw": stack})
-        return
-    click.echo(
-        "{}: {train} slices to train on, {validate} to validate with, {test} to test with".format(
-            target, **numbers
-        )
-    )
-    if stack is not None:
-        click.echo(f"{stack}: {request.raw} consecutive slices without labels")
-    click.echo(f"next: matseg-prep labels {name} train validate test")
+    splits = {"train": request.train, "validate": request.validate, "test": request.test}
+    told = "{train} slices to train on, {validate} to validate with, {test} to test with".format(**splits)
+    raw = [] if stack is None else [f"{stack}: {request.raw} consecutive slices without labels"]
+    lines = [f"{target}: {told}", *raw, f"next: matseg-prep labels {name} train validate test"]
+    show({"dataset": target, **splits, "raw": stack}, lines, as_json=as_json)
 
 
 @main.command(

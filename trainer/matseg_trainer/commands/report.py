@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from matseg_shared.console.command import debug_option, json_option, print_json
+from matseg_shared.console.command import debug_option, json_option, show
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import PATH
 from matseg_shared.errors import UsageError
@@ -40,10 +40,8 @@ def report_main(path: Path, location: str | None, as_json: bool) -> None:
     if location is not None and kind != "run":
         raise click.UsageError("--input applies to the output of a run only.")
     page = write(location)
-    if as_json:
-        print_json({"kind": kind, "page": page, "bytes": page.stat().st_size})
-    else:
-        click.echo(f"{page} ({page.stat().st_size / 1e6:.1f} MB)")
+    size = page.stat().st_size
+    show({"kind": kind, "page": page, "bytes": size}, [f"{page} ({size / 1e6:.1f} MB)"], as_json=as_json)
 
 
 def _kind_of(path: Path) -> tuple[str, Callable[[str | None], Path]]:
