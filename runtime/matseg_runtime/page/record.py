@@ -122,10 +122,7 @@ def read_run(places: RunPlaces) -> RunRecord:
 
 
 def _still_there(
-    places: RunPlaces,
-    report: Report,
-    slices: Sequence[SliceRecord],
-    excluded: Iterable[ExcludedSlice],
+    places: RunPlaces, report: Report, slices: Sequence[SliceRecord], excluded: Iterable[ExcludedSlice]
 ) -> tuple[list[SliceRecord], list[ExcludedSlice]]:
     """Those that the run's figures are of: the ledger also knows images that have been taken out of their folder."""
     unread = {item.name for item in report.excluded}

@@ -22,14 +22,7 @@ from matseg_runtime.source.transform import Transform, Window
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_stored
-from matseg_shared.pages.pictures import (
-    GreyWindow,
-    distinct,
-    jpeg_uri,
-    label_uri,
-    shrink,
-    shrink_labels,
-)
+from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
 
 EDGES = (768, 560, 400, 280)
@@ -220,11 +213,7 @@ class _Missing(Exception):  # noqa: N818 (told in the page, not to the user's te
 
 
 def _shown(
-    item: _Loaded,
-    window: GreyWindow | None,
-    edge: int,
-    colours: Sequence[Colour],
-    maps: Mapping[str, Path],
+    item: _Loaded, window: GreyWindow | None, edge: int, colours: Sequence[Colour], maps: Mapping[str, Path]
 ) -> ShownSlice:
     record = item.choice.record
     doubt, problems = "", list(item.problems)

@@ -211,8 +211,7 @@ def _reports(client: Any, run: Run, blocks: Iterable[Block], threads: int) -> It
 
     try:
         running = distributed.as_completed(
-            [submit(block) for block in itertools.islice(waiting, threads * _AHEAD)],
-            loop=client.loop,
+            [submit(block) for block in itertools.islice(waiting, threads * _AHEAD)], loop=client.loop
         )
         for future in running:
             yield _result(future)

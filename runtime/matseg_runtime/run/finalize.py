@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
 from matseg_runtime.measure.report import REPORT_NAME, MeasuringSeconds, Report, read_report, write_report
 from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
-from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions
+from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
 from matseg_runtime.run.manifest import write_manifest
 from matseg_runtime.run.pipeline import StageTimes
 from matseg_runtime.run.setup import Run
@@ -67,36 +68,40 @@ def finalize(
     with ledger.job_lock():
         ledger.reload()
         records = labelled_slices(run.source, ledger)
-        if lost := run.sink.lost(
-            records
-        ):  # never call a result whole from which somebody has taken something
+        if lost := run.sink.lost(records):  # a result is not whole from which somebody has taken something
             raise OutputError(
                 f"{run.sink.path}: {len(lost)} of {len(records)} labelled slices are no longer there, {lost[0]} first; "
                 "something else deletes or changes files there: stop it, then run the same command again"
             )
         busy = ledger.others_at_work()
-        known = ledger.done.keys() | ledger.excluded.keys()
-        is_final = not busy and all(item.name in known for item in run.source.slices)
-        report = _report(run, ledger, records, times, warnings, is_final=is_final)
-        summary = Summary(report=report, labelled=report.labelled, is_final=is_final)
+        excluded = [ledger.excluded[item.name] for item in run.source.slices if item.name in ledger.excluded]
+        left = len(run.source.slices) - len(records) - len(excluded)
+        is_final = not busy and not left
         path = ledger.folder / f"report-{ledger.part}.json"
+        found = _Findings(warnings=warnings)
         if is_final:
             path = run.sink.report_folder / REPORT_NAME
             run.sink.finish()
-            summary = _with_tables(run, summary, records, tables, progress)
-        summary = _with_costs(run, summary)
-        summary = dataclasses.replace(summary, report=_with_earlier_figures(summary.report, path))
-        write_report(path, summary.report)
+            _write_tables(run, records, len(excluded), found, progress)
+            _warn_of_removed_tables(tables, run.sink.report_folder, found)
+        own = _report(run, ledger, records, excluded, times, found, is_complete=is_final and not excluded)
+        report = _with_earlier_figures(own, path)
+        write_report(path, report)
         if is_final:
             write_manifest(run)
     if run.options.finish and not is_final:
-        left = sum(item.name not in known for item in run.source.slices)
         working = f" by {len(busy)} running parts" if busy else ""
         raise OutputError(
             f"{run.sink.path}: cannot be finished: {left} of {len(run.source.slices)} slices are not labelled "
             f"yet{working}; run the parts that are missing again"
         )
-    return summary
+    return Summary(
+        report=report,
+        labelled=own.labelled,
+        is_final=is_final,
+        measured=own.measuring_seconds,
+        quantities=found.quantities,
+    )
 
 
 def labelled_slices(source: Source, ledger: Ledger) -> list[SliceRecord]:
@@ -116,13 +121,15 @@ def tables_in(folder: Path) -> frozenset[str]:
     return frozenset(name for name in _TABLES if (folder / name).exists())
 
 
-def remove_tables(folder: Path) -> None:
+def remove_tables(folder: Path, *more: str) -> None:
     """Delete what was measured on labels that are about to change or to get company.
 
     Raises:
         OutputError: it cannot be deleted.
     """
-    _remove(folder, _TABLES)
+    with output_errors(folder):
+        for name in (*_TABLES, *more):
+            (folder / name).unlink(missing_ok=True)
 
 
 def remove_account(folder: Path) -> None:
@@ -131,27 +138,34 @@ def remove_account(folder: Path) -> None:
     Raises:
         OutputError: it cannot be deleted.
     """
-    _remove(folder, (*_TABLES, REPORT_NAME, PAGE_NAME, FRACTIONS_NAME))
+    remove_tables(folder, REPORT_NAME, PAGE_NAME, FRACTIONS_NAME)
 
 
-def _remove(folder: Path, names: Sequence[str]) -> None:
-    with output_errors(folder):
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
+@dataclass(slots=True, kw_only=True)
+class _Findings:
+    """What completing an output finds out, for the summary."""
+
+    warnings: list[str]
+    quantities: tuple[str, ...] = ()
+    uncertain: Path | None = None
+    proposals: int = 0
 
 
 def _report(
     run: Run,
     ledger: Ledger,
     records: Sequence[SliceRecord],
+    excluded: Sequence[ExcludedSlice],
     times: StageTimes | None,
-    warnings: Sequence[str],
+    found: _Findings,
     *,
-    is_final: bool,
+    is_complete: bool,
 ) -> Report:
     new = [record for record in records if record.name in ledger.labelled]
     pixels = sum(record.shape[0] * record.shape[1] for record in new)
-    excluded = [ledger.excluded[item.name] for item in run.source.slices if item.name in ledger.excluded]
+    spent = None
+    if not run.options.measure.nothing and run.options.dask is None:  # whose workers have measured
+        spent = MeasuringSeconds(**{name: round(value, 3) for name, value in run.measurer.seconds.items()})
     return Report(
         model=as_text(run.options.model),
         model_proofs=run.session.model.proofs,
@@ -168,27 +182,22 @@ def _report(
         part=str(run.options.part),
         labelled=len(new),
         labelled_before=len(records) - len(new),
-        complete=is_final and not excluded,
+        complete=is_complete,
         excluded=tuple(excluded),
         skipped=run.source.skipped,
         phase_fractions=phase_fractions(records, run.metadata),
         voxel_size=run.voxel,
         unit=PIXEL if run.voxel is None else run.voxel.unit,
+        uncertain=None if found.uncertain is None else str(found.uncertain),
+        proposals=found.proposals,
+        measuring_seconds=spent,
         pixels=pixels,
         constant_pixels=sum(record.constant for record in new),
         clipped_pixels=sum(record.clipped for record in new),
         megapixels_per_second=0.0 if times is None or not times.wall else round(pixels / 1e6 / times.wall, 3),
         stages=None if times is None else stages_of(times),
-        warnings=tuple(warnings),
+        warnings=tuple(found.warnings),
     )
-
-
-def _with_costs(run: Run, summary: Summary) -> Summary:
-    if run.options.measure.nothing or run.options.dask is not None:  # whose workers have measured
-        return summary
-    spent = MeasuringSeconds(**{name: round(found, 3) for name, found in run.measurer.seconds.items()})
-    report = summary.report.model_copy(update={"measuring_seconds": spent})
-    return dataclasses.replace(summary, report=report, measured=spent)
 
 
 def _with_earlier_figures(report: Report, path: Path) -> Report:
@@ -251,11 +260,12 @@ def _new_files_warning(source: Source) -> str | None:
 
 def _changed_warning(source: Source, ledger: Ledger) -> str | None:
     """A warning where files were written again after they were read, and before the run was over."""
-    changed = [
-        item.where
-        for item in source.slices
-        if (record := ledger.done.get(item.name)) is not None and _has_changed(source, item.index, record)
-    ]
+    changed = []
+    for item in source.slices:
+        if (record := ledger.done.get(item.name)) is not None:
+            with suppress(ImageError):  # gone: there is nothing that its label could disagree with
+                if source.current_identity(item.index) != record.identity:
+                    changed.append(item.where)
     if not changed:
         return None
     return (
@@ -264,96 +274,68 @@ def _changed_warning(source: Source, ledger: Ledger) -> str | None:
     )
 
 
-def _has_changed(source: Source, index: int, record: SliceRecord) -> bool:
-    try:
-        return source.current_identity(index) != record.identity
-    except ImageError:
-        return False  # gone: there is nothing that its label could disagree with
-
-
-def _with_tables(
-    run: Run, summary: Summary, records: Sequence[SliceRecord], before: frozenset[str], progress: Progress
-) -> Summary:
+def _write_tables(
+    run: Run, records: Sequence[SliceRecord], excluded: int, found: _Findings, progress: Progress
+) -> None:
     """Write the tables and proposals that were asked for."""
     folder, asked = run.sink.report_folder, run.options.measure
     write_phase_fractions(folder / FRACTIONS_NAME, records, run.metadata, run.voxel)
-    found = {None if record.regions is None else record.regions.connectivity for record in records}
-    by_all = next(iter(found)) if len(found) == 1 else None  # measured by earlier runs, or by other parts
+    measured = {None if record.regions is None else record.regions.connectivity for record in records}
+    by_all = next(iter(measured)) if len(measured) == 1 else None  # by earlier runs, or by other parts
     connectivity = asked.regions or by_all
     if connectivity is not None:
-        tables = _region_tables(run, summary, records, connectivity, progress)
-        tables.write(folder)
-        summary = dataclasses.replace(summary, quantities=tuple(tables.lines()))
-    if asked.uncertain is not None:
-        summary = _with_proposals(run, summary, records, asked.uncertain, progress)
-    if missing := sorted(before - tables_in(folder)):
-        options = [
-            *(["--quantify"] if SUMMARY_NAME in missing else []),
-            *(["--uncertain"] if SCORES_NAME in missing else []),
-        ]
-        return _warned(
-            summary,
-            f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
-            f"again with {' and '.join(options) or '--quantify'} to have them of all slices",
+        again = _measure_again(run, records, connectivity, progress)
+        tables = RegionTables(
+            labels=str(run.sink.path),
+            rows=[
+                SliceRow(name=record.name, position=run.source.first + record.index, regions=regions)
+                for record in records
+                if (regions := again.get(record.name) or record.regions) is not None
+            ],
+            classes=list(enumerate(item.name for item in run.metadata.classes)),
+            voxel=run.voxel,
+            connectivity=connectivity,
+            unlabelled=excluded if run.target.is_volume else 0,
         )
-    return summary
-
-
-def _region_tables(
-    run: Run,
-    summary: Summary,
-    records: Sequence[SliceRecord],
-    connectivity: Connectivity,
-    progress: Progress,
-) -> RegionTables:
-    missing = [
-        record for record in records if record.regions is None or record.regions.connectivity != connectivity
-    ]
-    measured = _measure_again(run, missing, connectivity, progress)
-    rows = [
-        SliceRow(name=record.name, position=run.source.first + record.index, regions=regions)
-        for record in records
-        if (regions := measured.get(record.name) or record.regions) is not None
-    ]
-    return RegionTables(
-        labels=str(run.sink.path),
-        rows=rows,
-        classes=list(enumerate(item.name for item in run.metadata.classes)),
-        voxel=run.voxel,
-        connectivity=connectivity,
-        unlabelled=len(summary.report.excluded) if run.target.is_volume else 0,
-    )
+        tables.write(folder)
+        found.quantities = tuple(tables.lines())
+    if asked.uncertain is not None:
+        _propose(run, records, asked.uncertain, found, progress)
 
 
 def _measure_again(
     run: Run, records: Sequence[SliceRecord], connectivity: Connectivity, progress: Progress
 ) -> dict[str, SliceRegions]:
     """From the labels on the disk, for slices that were labelled without being measured."""
-    if not records:
+    missing = [
+        record for record in records if record.regions is None or record.regions.connectivity != connectivity
+    ]
+    if not missing:
         return {}
     from matseg_runtime.measure.quantify import measure_images, measure_output
 
-    progress.stage("measuring what was labelled before", len(records), unit="slices")
+    progress.stage("measuring what was labelled before", len(missing), unit="slices")
     axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
     with run.measurer.timed("regions"):
         if isinstance(run.sink, ImageSink):
-            files = {record.name: run.sink.file_of(record.name) for record in records}
+            files = {record.name: run.sink.file_of(record.name) for record in missing}
             return measure_images(files, connectivity=connectivity)
-        return measure_output(str(run.sink.path), records, axis=axis, connectivity=connectivity)
+        return measure_output(str(run.sink.path), missing, axis=axis, connectivity=connectivity)
 
 
-def _with_proposals(
-    run: Run, summary: Summary, records: Sequence[SliceRecord], count: int, progress: Progress
-) -> Summary:
+def _propose(
+    run: Run, records: Sequence[SliceRecord], count: int, found: _Findings, progress: Progress
+) -> None:
+    """Copy what is to be labelled next."""
     from matseg_runtime.suggest.folder import Proposer
     from matseg_runtime.suggest.index import folder_beside
 
     if unknown := sum(not run.options.measure.is_scored(record) for record in records):
-        return _warned(
-            summary,
+        found.warnings.append(
             f"{unknown} slices were labelled without --uncertain, by other parts or earlier; run the same command once "
-            "more without --finish and --part to have them scored",
+            "more without --finish and --part to have them scored"
         )
+        return
     crop, target = run.options.measure.crop, run.target
     spacing = run.options.uncertain_spacing or default_spacing(len(run.source.slices), count)
     chosen = choose(records, count, crop, spacing)
@@ -373,20 +355,24 @@ def _with_proposals(
     )
     with run.measurer.timed("uncertainty"):
         result = proposer.propose(chosen)
-    folder = None if result.folder is None else str(result.folder)
-    report = summary.report.model_copy(update={"uncertain": folder, "proposals": result.count})
-    summary = dataclasses.replace(summary, report=report)
+    found.uncertain, found.proposals = result.folder, result.count
     if result.warning is not None:
-        return _warned(summary, result.warning)
-    if result.count < count:
-        return _warned(
-            summary,
+        found.warnings.append(result.warning)
+    elif result.count < count:
+        found.warnings.append(
             f"{result.count} of {count} uncertain places were found that are {spacing} slices apart; "
-            "--uncertain-spacing 1 takes near ones, too",
+            "--uncertain-spacing 1 takes near ones, too"
         )
-    return summary
 
 
-def _warned(summary: Summary, text: str) -> Summary:
-    report = summary.report.model_copy(update={"warnings": (*summary.report.warnings, text)})
-    return dataclasses.replace(summary, report=report)
+def _warn_of_removed_tables(before: frozenset[str], folder: Path, found: _Findings) -> None:
+    if not (missing := sorted(before - tables_in(folder))):
+        return
+    options = [
+        *(["--quantify"] if SUMMARY_NAME in missing else []),
+        *(["--uncertain"] if SCORES_NAME in missing else []),
+    ]
+    found.warnings.append(
+        f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
+        f"again with {' and '.join(options) or '--quantify'} to have them of all slices"
+    )

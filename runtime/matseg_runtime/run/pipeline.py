@@ -161,10 +161,7 @@ class _Pipeline:
     """The state that the threads of one run share."""
 
     def __init__(
-        self,
-        blocks: Iterable[Any],
-        workers: WorkerCounts,
-        watch: Callable[[StageTimes], None] | None,
+        self, blocks: Iterable[Any], workers: WorkerCounts, watch: Callable[[StageTimes], None] | None
     ) -> None:
         self._blocks = iter(blocks)
         self._workers = workers

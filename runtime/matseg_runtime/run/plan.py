@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.ledger import Part
 from matseg_runtime.run.pipeline import WorkerCounts
-from matseg_runtime.sink.base import Block, Sink
 from matseg_runtime.source.base import Source
 from matseg_runtime.units import format_size
-from matseg_shared.contract.metadata import ModelMetadata, TilingInfo
+from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.contract.tiling import padded_length, plan_tiles, smallest_tile
 from matseg_shared.errors import UsageError
 from matseg_shared.system.machine import available_memory, peak_memory, reset_peak_memory, used_memory
@@ -160,11 +158,15 @@ class Planner:
         tiling = self.metadata.tiling
         tiles = plan_tiles(self.shape, tile, halo=tiling.halo, stride=tiling.stride)
         read = sum(item.read.shape[0] * item.read.shape[1] for item in tiles)
+        largest = self.constraints.tile or tile
         whole = len(tiles) == 1 and self.constraints.tile is None
+        if whole:  # slices that are larger are cut
+            least = max(_LEAST_EDGE, self._least_edge())
+            largest = max(tile[0], least), max(tile[1], least)
         return Plan(
             shape=self.shape,
-            tile=None if whole else self.constraints.tile or tile,
-            largest_tile=self._for_larger_slices(tile) if whole else self.constraints.tile or tile,
+            tile=None if whole else largest,
+            largest_tile=largest,
             batch=self.constraints.batch,
             depth=depth,
             workers=workers,
@@ -177,33 +179,24 @@ class Planner:
             seconds_per_slice=self.probe.seconds_per_pixel * read / workers.inferrers,
         )
 
-    def _worker_counts(self) -> Iterator[WorkerCounts]:
-        """From the most parallel to the leanest."""
-        depth = self.constraints.depth or self._preferred_depth()
-        streams = min(self.streams, max(1, len(self.source.slices) // depth))
-        hands = 2 if depth == 1 else 1
-        while streams >= 1:
-            yield WorkerCounts(readers=hands, inferrers=streams, writers=hands, queue=hands)
-            streams //= 2
-        yield WorkerCounts(readers=1, inferrers=1, writers=1, queue=1)
-
     def _choices(self, free: int) -> Iterator[tuple[WorkerCounts, int]]:
-        """Worker counts and depth, from the fastest to those that take least memory."""
-        for workers in self._worker_counts():
-            depth = self._depth(workers, free)
+        """Worker counts and depth of a block, from the fastest to those that take least memory."""
+        preferred, is_free = self.constraints.depth or self._preferred_depth(), self.constraints.depth is None
+        streams = min(self.streams, max(1, len(self.source.slices) // preferred))
+        hands = 2 if preferred == 1 else 1
+        counts = []
+        while streams >= 1:
+            counts.append(WorkerCounts(readers=hands, inferrers=streams, writers=hands, queue=hands))
+            streams //= 2
+        for workers in (*counts, WorkerCounts(queue=1)):
+            depth = preferred
+            # all blocks in flight are to take no more than half of what is free
+            while is_free and depth > 1 and self._blocks_bytes(workers, depth) > free / 2:
+                depth = math.ceil(depth / 2)
             yield workers, depth
-        while depth > 1 and self.constraints.depth is None:
+        while is_free and depth > 1:
             depth = math.ceil(depth / 2)
             yield workers, depth
-
-    def _depth(self, workers: WorkerCounts, free: int) -> int:
-        """The preferred depth of a block, halved until all in flight take no more than half of what is free."""
-        if self.constraints.depth is not None:
-            return self.constraints.depth
-        depth = self._preferred_depth()
-        while depth > 1 and self._blocks_bytes(workers, depth) > free / 2:
-            depth = math.ceil(depth / 2)
-        return depth
 
     def _preferred_depth(self) -> int:
         """Input chunks are best read as a whole; output chunks must be written as a whole."""
@@ -240,20 +233,20 @@ class Planner:
         stride = self.metadata.tiling.stride
         return padded_length(self.shape[0], stride), padded_length(self.shape[1], stride)
 
-    def _smallest_tile(self) -> tuple[int, int]:
-        least = smallest_tile(self.metadata.tiling.halo, self.metadata.tiling.stride)
-        rows, columns = self._whole()
-        return min(least, rows), min(least, columns)
+    def _least_edge(self) -> int:
+        return smallest_tile(self.metadata.tiling.halo, self.metadata.tiling.stride)
 
-    def _for_larger_slices(self, tile: tuple[int, int]) -> tuple[int, int]:
-        least = max(_LEAST_EDGE, smallest_tile(self.metadata.tiling.halo, self.metadata.tiling.stride))
-        return max(tile[0], least), max(tile[1], least)
+    def _smallest_tile(self) -> tuple[int, int]:
+        rows, columns = self._whole()
+        return min(self._least_edge(), rows), min(self._least_edge(), columns)
 
     def _fixed_tile(self) -> tuple[int, int] | None:
         """(rows, columns) that the user or an earlier run has decided; None: free."""
         whole = self._whole()
         if self.constraints.tile is not None:
-            _refuse_small_tile(self.constraints.tile, self.metadata.tiling)
+            # refuse a small one also where this slice would fit into it: the next may not
+            tiling, least = self.metadata.tiling, self._least_edge()
+            plan_tiles((least + 1, least + 1), self.constraints.tile, halo=tiling.halo, stride=tiling.stride)
             return min(self.constraints.tile[0], whole[0]), min(self.constraints.tile[1], whole[1])
         return whole if self.constraints.whole_slices else None
 
@@ -282,27 +275,6 @@ class Planner:
             edge = max(step, *least)
 
 
-def pending_blocks(
-    source: Source, sink: Sink, done: Container[str], depth: int, part: Part
-) -> Iterator[Block]:
-    """Blocks with something left to do, in order; only those of this process's part.
-
-    Args:
-        source: the input.
-        sink: whether it can write single slices of a block.
-        done: names of the slices that are durable.
-        depth: slices per block.
-        part: this process's share.
-    """
-    for number, start in enumerate(range(0, len(source.slices), depth)):
-        if not part.owns(number):
-            continue
-        slices = tuple(source.slices[start : start + depth])
-        missing = tuple(item for item in slices if item.name not in done)
-        if missing:
-            yield Block(number=number, slices=slices if sink.whole_units else missing)
-
-
 def format_seconds(seconds: float) -> str:
     """A duration for a person."""
     if seconds < 120:
@@ -315,12 +287,6 @@ def format_seconds(seconds: float) -> str:
 def default_budget() -> int:
     """Bytes a job takes when the user does not say: a share of what is free."""
     return int(available_memory() * _SHARE_OF_FREE_MEMORY)
-
-
-def _refuse_small_tile(tile: tuple[int, int], tiling: TilingInfo) -> None:
-    """Also where this slice would fit into it: the next may not."""
-    least = smallest_tile(tiling.halo, tiling.stride)
-    plan_tiles((least + 1, least + 1), tile, halo=tiling.halo, stride=tiling.stride)
 
 
 def probe(session: Session, shape: tuple[int, int], budget: int) -> Probe:

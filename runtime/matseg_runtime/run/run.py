@@ -10,16 +10,9 @@ from functools import partial
 
 from matseg_runtime.ledger import Ledger, read_key, require_equal
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.run.finalize import (
-    finalize,
-    labelled_slices,
-    remove_account,
-    remove_tables,
-    tables_in,
-)
+from matseg_runtime.run.finalize import finalize, labelled_slices, remove_account, remove_tables, tables_in
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import StageTimes, run_pipeline
-from matseg_runtime.run.plan import pending_blocks
 from matseg_runtime.run.setup import Run, open_run, refuse_combinations
 from matseg_runtime.run.stages import LabelledBlock, WrittenBlock, infer_block, read_block, write_block
 from matseg_runtime.run.summary import Summary
@@ -116,7 +109,7 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> StageTimes | 
     if isinstance(source, WatchSource):
         blocks, count, on_interrupt = _arrivals(run, source, ledger), None, source.stop
     else:
-        blocks = list(pending_blocks(source, run.sink, ledger.done, run.plan.depth, run.options.part))
+        blocks = list(_pending_blocks(run, ledger))
         count, on_interrupt = sum(len(block.slices) for block in blocks), None
         if not blocks:
             return None
@@ -141,6 +134,16 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> StageTimes | 
         if on_interrupt is None:
             raise
         return None  # Ctrl-C is how watching ends
+
+
+def _pending_blocks(run: Run, ledger: Ledger) -> Iterator[Block]:
+    """Blocks of this process's part with something left to do, in order."""
+    depth = run.plan.depth
+    for number, start in enumerate(range(0, len(run.source.slices), depth)):
+        slices = tuple(run.source.slices[start : start + depth])
+        missing = tuple(item for item in slices if item.name not in ledger.done)
+        if missing and run.options.part.owns(number):
+            yield Block(number=number, slices=slices if run.sink.whole_units else missing)
 
 
 class _Recorder:

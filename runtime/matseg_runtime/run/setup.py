@@ -19,23 +19,10 @@ from matseg_runtime.model.file import ModelFile, read_model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.records import JobKey
 from matseg_runtime.run.options import RunOptions
-from matseg_runtime.run.plan import (
-    LARGEST_STREAMS,
-    Plan,
-    PlanConstraints,
-    Planner,
-    default_budget,
-    probe,
-)
+from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Planner, default_budget, probe
 from matseg_runtime.run.summary import now, provenance_of
 from matseg_runtime.sink.base import LabelInfo, Sink
-from matseg_runtime.sink.target import (
-    OutputTarget,
-    choose_target,
-    label_volume,
-    open_sink,
-    output_format,
-)
+from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume, open_sink, output_format
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.checks import check_input
 from matseg_runtime.source.open import open_source, require_text
@@ -184,11 +171,7 @@ def _open_input(options: RunOptions) -> Source:
 
 
 def _plan(
-    options: RunOptions,
-    source: Source,
-    file: ModelFile,
-    shape: tuple[int, int],
-    constraints: PlanConstraints,
+    options: RunOptions, source: Source, file: ModelFile, shape: tuple[int, int], constraints: PlanConstraints
 ) -> tuple[Session, SelfTestResult, Plan]:
     """The model on a provider, and how the job is cut up there."""
     # more streams than slices would be idle
