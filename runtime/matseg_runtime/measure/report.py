@@ -29,6 +29,10 @@ class Provenance(JobKey):
     versions: dict[str, str] = Field(default_factory=dict)
     """Of the packages that compute the labels."""
 
+    def is_of(self, other: Provenance) -> bool:
+        """Whether both are of one job, whatever versions worked on it."""
+        return self.model_copy(update={"versions": other.versions}) == other
+
     def text(self) -> str:
         """Compact JSON, for the outputs themselves."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
@@ -126,7 +130,7 @@ class Report(BaseModel):
     def measured_by(self, earlier: Report) -> Report:
         """This report with the figures of an earlier run of the job, which labelled what this one found done."""
         measured = (
-            "provider_reason", "self_test", "threads", "started", "finished", "platform", "part",
+            "provenance", "provider_reason", "self_test", "threads", "started", "finished", "platform", "part",
             "pixels", "constant_pixels", "clipped_pixels", "megapixels_per_second", "stages",
         )  # fmt: skip
         spent, done = self.measuring_seconds, self.labelled + self.labelled_before

@@ -42,15 +42,6 @@ _AHEAD = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """What a worker needs to know of a job; everything in it can be pickled."""
-
-    options: RunOptions
-    plan: Plan
-    key: JobKey
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockReport:
     """What a worker has written."""
 
@@ -63,20 +54,19 @@ class BlockReport:
 class RunPlugin(distributed.WorkerPlugin):
     """One open run per worker, whatever number of threads it has; workers that join later get it too."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+    def __init__(self, options: RunOptions, plan: Plan, key: JobKey) -> None:
+        self._job = (options, plan, key)
         self._lock = threading.Lock()
         self._run: Run | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RunPlugin, (self._assignment,)
+        return RunPlugin, self._job
 
     def run(self, threads: int) -> Run:
         """The run, opened by the first task that asks."""
         with self._lock:
             if self._run is None:
-                found = self._assignment
-                self._run = worker_run(found.options, found.plan, found.key, threads)
+                self._run = worker_run(*self._job, threads)
             return self._run
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002 (the name is distributed's)
@@ -135,19 +125,14 @@ def _client(address: str) -> Iterator[Any]:
             f"--dask {address}: no scheduler answers there ({error}); start one with `dask scheduler` and workers with "
             "`dask worker`, or label on this machine without --dask"
         ) from error
-    with _quiet(), client:
-        yield client
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What distributed logs of a lost connection are tracebacks; we say the same in a sentence."""
+    # what distributed logs of a lost connection are tracebacks; we say the same in a sentence
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        with client:
+            yield client
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -161,17 +146,15 @@ def _scheduler_losses(client: Any, address: str) -> Iterator[None]:
     except (OSError, TimeoutError, CancelledError, asyncio.CancelledError) as error:
         if not _is_lost(client):
             raise
+        told = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(
-            f"--dask {address}: the scheduler is gone ({_first_line(error)}); what was labelled is safe: "
+            f"--dask {address}: the scheduler is gone ({told}); what was labelled is safe: "
             "start it again, then run the same command again"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _is_lost(client: Any) -> bool:
+    """Asks what distributed does not publish: its own `status` may be told late."""
     comm = client.scheduler_comm
     return client.status != "running" or comm is None or bool(comm.comm.closed())
 
@@ -201,9 +184,9 @@ def _waits_told(client: Any, progress: Progress) -> Iterator[None]:
 
 def _reports(client: Any, run: Run, blocks: Iterable[Block], threads: int) -> Iterator[BlockReport]:
     """Submit a few blocks ahead of those that are finished, and hand out reports as they come."""
-    assignment = Assignment(options=absolute(run.options), plan=run.plan, key=run.key)
-    name = f"matseg-{hashlib.sha256(repr(assignment).encode()).hexdigest()[:16]}"
-    client.register_plugin(RunPlugin(assignment), name=name)
+    job = (absolute(run.options), run.plan, run.key)
+    name = f"matseg-{hashlib.sha256(repr(job).encode()).hexdigest()[:16]}"
+    client.register_plugin(RunPlugin(*job), name=name)
     waiting = iter(blocks)
 
     def submit(block: Block) -> Any:
@@ -214,25 +197,19 @@ def _reports(client: Any, run: Run, blocks: Iterable[Block], threads: int) -> It
             [submit(block) for block in itertools.islice(waiting, threads * _AHEAD)], loop=client.loop
         )
         for future in running:
-            yield _result(future)
+            yield future.result()
             future.release()
             block = next(waiting, None)
             if block is not None:
                 running.add(submit(block))
-    finally:
-        if not _is_lost(client):
-            client.unregister_worker_plugin(name)
-
-
-def _result(future: Any) -> BlockReport:
-    try:
-        report: BlockReport = future.result()
     except distributed.KilledWorker as error:
         raise UnsupportedError(
             "one block has cost several dask workers their life, most likely for lack of memory; give the workers "
             f"more, or smaller --tile and --memory ({error})"
         ) from error
-    return report
+    finally:
+        if not _is_lost(client):
+            client.unregister_worker_plugin(name)
 
 
 def process_block(plugin: str, block: Block) -> BlockReport:

@@ -208,7 +208,7 @@ def _with_earlier_figures(report: Report, path: Path) -> Report:
         earlier = read_report(path)
     except (OSError, ValidationError):
         return report
-    same = earlier.labelled and not earlier.provenance.differences(report.provenance)
+    same = earlier.labelled and earlier.provenance.is_of(report.provenance)
     return report.measured_by(earlier) if same else report
 
 

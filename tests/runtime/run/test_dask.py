@@ -142,6 +142,22 @@ def test_a_killed_worker_is_made_up_for(
     assert len(one) > 8
 
 
+def test_distributed_has_the_parts_that_it_does_not_publish(cluster: Any) -> None:
+    class Named(distributed.WorkerPlugin):  # type: ignore[name-defined, misc]
+        pass
+
+    def asks_its_worker() -> tuple[int, str]:
+        worker = distributed.get_worker()
+        return worker.state.nthreads, type(worker.plugins["named"]).__name__
+
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        assert client.status == "running"
+        assert client.scheduler_comm.comm.closed() is False
+        client.register_plugin(Named(), name="named")
+        assert client.submit(asks_its_worker, pure=False).result() == (1, "Named")
+        client.unregister_worker_plugin("named")
+
+
 def test_no_scheduler(
     run: Run, model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,11 @@ def test_an_idle_run_keeps_what_was_measured(run: Run, model: Path, tmp_path: Pa
         assert {name: found[name] for name in MEASURED} == {name: first[name] for name in MEASURED}
         assert found["measuring_seconds"] == first["measuring_seconds"]
         assert (found["slices"], found["labelled_before"], found["complete"]) == (6, 0, True)
+    first["provenance"]["versions"]["numpy"] = "1.0"
+    (out / "report.json").write_text(json.dumps(first))
     printed = json.loads(run(*command, "--json").stdout)
+    assert printed["provenance"] == first["provenance"], "of what has labelled"
+    assert printed["labelled"] == 6
     assert printed == report_of(out)
     write_slices(folder, 2, first=6)
     assert run(*command).exit_code == 0
