@@ -48,6 +48,7 @@ class Stages(BaseModel):
     """Summed over the threads of each stage."""
     threads: dict[str, int]
     bottleneck: str
+    """The stage whose threads had the least time to wait."""
 
 
 class MeasuringSeconds(BaseModel):

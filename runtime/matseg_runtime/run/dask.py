@@ -21,10 +21,11 @@ from typing import Any
 
 import distributed
 
+from matseg_runtime.measure.report import Stages
 from matseg_runtime.records import ExcludedSlice, JobKey
 from matseg_runtime.run.manifest import absolute_location
 from matseg_runtime.run.options import RunOptions
-from matseg_runtime.run.pipeline import StageTimes, WorkerCounts
+from matseg_runtime.run.pipeline import stages_of
 from matseg_runtime.run.plan import Plan
 from matseg_runtime.run.setup import Run, worker_run
 from matseg_runtime.run.stages import WrittenBlock, excluded, infer_block, read_block, write_block
@@ -82,7 +83,7 @@ def label_on_dask(
     record: Callable[[WrittenBlock], None],
     progress: Progress,
     address: str,
-) -> StageTimes:
+) -> Stages:
     """Label blocks on the workers of a cluster.
 
     Args:
@@ -106,13 +107,9 @@ def label_on_dask(
                 record(report.written)
                 totals = [total + seconds for total, seconds in zip(totals, report.seconds, strict=True)]
                 progress.advance(report.slices)
-    return StageTimes(
-        read=totals[0],
-        infer=totals[1],
-        write=totals[2],
-        wall=time.perf_counter() - started,
-        workers=WorkerCounts(readers=threads, inferrers=threads, writers=threads),
-    )
+    stages = ("reading", "inference", "writing")
+    busy, seconds = dict(zip(stages, totals, strict=True)), time.perf_counter() - started
+    return stages_of(busy, dict.fromkeys(stages, threads), seconds)
 
 
 @contextmanager

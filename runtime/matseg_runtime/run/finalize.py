@@ -13,11 +13,17 @@ from pydantic import ValidationError
 from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
-from matseg_runtime.measure.report import REPORT_NAME, MeasuringSeconds, Report, read_report, write_report
+from matseg_runtime.measure.report import (
+    REPORT_NAME,
+    MeasuringSeconds,
+    Report,
+    Stages,
+    read_report,
+    write_report,
+)
 from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
 from matseg_runtime.run.manifest import write_manifest
-from matseg_runtime.run.pipeline import StageTimes
 from matseg_runtime.run.setup import Run
 from matseg_runtime.run.summary import (
     Summary,
@@ -27,7 +33,6 @@ from matseg_runtime.run.summary import (
     now,
     provenance_of,
     size_warning,
-    stages_of,
 )
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.base import Source
@@ -45,7 +50,7 @@ _TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
 
 
 def finalize(
-    run: Run, ledger: Ledger, times: StageTimes | None, tables: frozenset[str], progress: Progress
+    run: Run, ledger: Ledger, stages: Stages | None, tables: frozenset[str], progress: Progress
 ) -> Summary:
     """Give the output its final form if nothing is left to do and nobody works on it, and write the report.
 
@@ -55,7 +60,7 @@ def finalize(
     Args:
         run: that has labelled what it had to.
         ledger: of the output; this process works on no part of it any more.
-        times: of the stages; None when nothing was left to do.
+        stages: how long they took; None when nothing was left to do.
         tables: that an earlier run had left when this one began.
         progress: told of what takes long.
 
@@ -84,7 +89,7 @@ def finalize(
             run.sink.finish()
             _write_tables(run, records, len(excluded), found, progress)
             _warn_of_removed_tables(tables, run.sink.report_folder, found)
-        own = _report(run, ledger, records, excluded, times, found, is_complete=is_final and not excluded)
+        own = _report(run, ledger, records, excluded, stages, found, is_complete=is_final and not excluded)
         report = _with_earlier_figures(own, path)
         write_report(path, report)
         if is_final:
@@ -156,7 +161,7 @@ def _report(
     ledger: Ledger,
     records: Sequence[SliceRecord],
     excluded: Sequence[ExcludedSlice],
-    times: StageTimes | None,
+    stages: Stages | None,
     found: _Findings,
     *,
     is_complete: bool,
@@ -194,8 +199,10 @@ def _report(
         pixels=pixels,
         constant_pixels=sum(record.constant for record in new),
         clipped_pixels=sum(record.clipped for record in new),
-        megapixels_per_second=0.0 if times is None or not times.wall else round(pixels / 1e6 / times.wall, 3),
-        stages=None if times is None else stages_of(times),
+        megapixels_per_second=0.0
+        if not (stages and stages.seconds)
+        else round(pixels / 1e6 / stages.seconds, 3),
+        stages=stages,
         warnings=tuple(found.warnings),
     )
 

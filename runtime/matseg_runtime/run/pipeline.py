@@ -13,10 +13,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from matseg_runtime.measure.report import Stages
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.system import interruption
 
@@ -40,30 +41,34 @@ class WorkerCounts:
     queue: int = 2
 
     @property
+    def threads(self) -> dict[str, int]:
+        """Threads by the name of their stage."""
+        return {"reading": self.readers, "inference": self.inferrers, "writing": self.writers}
+
+    @property
     def blocks_in_flight(self) -> int:
         """The most blocks that are in memory at a time."""
         return self.readers + self.inferrers + self.writers + 2 * self.queue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageTimes:
-    """Seconds that the threads of each stage were at work, not waiting."""
+def bottleneck(busy: Mapping[str, float], threads: Mapping[str, int]) -> str:
+    """The stage whose threads had the least time to wait.
 
-    read: float
-    infer: float
-    write: float
-    wall: float
-    workers: WorkerCounts
+    Args:
+        busy: seconds that the threads of each stage were at work, not waiting, summed.
+        threads: of each stage.
+    """
+    return max(busy, key=lambda name: busy[name] / threads[name])
 
-    @property
-    def bottleneck(self) -> str:
-        """The stage whose threads had the least time to wait."""
-        load = {
-            "reading": self.read / self.workers.readers,
-            "inference": self.infer / self.workers.inferrers,
-            "writing": self.write / self.workers.writers,
-        }
-        return max(load, key=lambda stage: load[stage])
+
+def stages_of(busy: Mapping[str, float], threads: Mapping[str, int], seconds: float) -> Stages:
+    """Where the time went, for the report; `seconds` from the first block read to the last one written."""
+    return Stages(
+        seconds=round(seconds, 3),
+        busy_seconds={name: round(value, 3) for name, value in busy.items()},
+        threads=dict(threads),
+        bottleneck=bottleneck(busy, threads),
+    )
 
 
 def run_pipeline(
@@ -74,8 +79,8 @@ def run_pipeline(
     workers: WorkerCounts,
     *,
     on_interrupt: Callable[[], None] | None = None,
-    watch: Callable[[StageTimes], None] | None = None,
-) -> StageTimes:
+    watch: Callable[[str], None] | None = None,
+) -> Stages:
     """Push every block through the three stages; returns when the last is written.
 
     Ctrl-C stops handing out blocks, lets those in flight be written, then is raised; a second one gives them up, and a
@@ -86,7 +91,7 @@ def run_pipeline(
         read, infer, write: the stages; called from several threads when `workers` says so.
         workers: threads and queue lengths.
         on_interrupt: called at the first Ctrl-C.
-        watch: called after each block, from a writer's thread, with the times so far.
+        watch: called after each block, from a writer's thread, with the stage that is slowest so far.
 
     Raises:
         BaseException: the first that any stage raised.
@@ -104,7 +109,7 @@ def run_pipeline(
                 f"this machine lets no more threads start ({error}); use fewer with --threads, or raise its limit"
             ) from error
         pipeline.wait(interruptions, on_interrupt)
-    return pipeline.times()
+    return pipeline.stages()
 
 
 class _Stopped(Exception):  # noqa: N818 (not an error: the way a stage learns that the work is over)
@@ -161,7 +166,7 @@ class _Pipeline:
     """The state that the threads of one run share."""
 
     def __init__(
-        self, blocks: Iterable[Any], workers: WorkerCounts, watch: Callable[[StageTimes], None] | None
+        self, blocks: Iterable[Any], workers: WorkerCounts, watch: Callable[[str], None] | None
     ) -> None:
         self._blocks = iter(blocks)
         self._workers = workers
@@ -169,7 +174,7 @@ class _Pipeline:
         self._to_infer = _Queue(workers.queue, workers.readers)
         self._to_write = _Queue(workers.queue, workers.inferrers)
         self._started = time.perf_counter()
-        self._busy = {"read": 0.0, "infer": 0.0, "write": 0.0}
+        self._busy = {"reading": 0.0, "inference": 0.0, "writing": 0.0}
         self._error: BaseException | None = None
         self._is_fed = True
         self._feeding = threading.Lock()
@@ -178,13 +183,13 @@ class _Pipeline:
 
     def start(self, read: Callable[..., Any], infer: Callable[..., Any], write: Callable[..., Any]) -> None:
         """Start all threads, the last stage first."""
-        self._start("write", self._workers.writers, lambda: self._to_write, write, None)
-        self._start("infer", self._workers.inferrers, lambda: self._to_infer, infer, self._to_write)
-        self._start("read", self._workers.readers, self._feed, read, self._to_infer)
+        self._start("writing", lambda: self._to_write, write, None)
+        self._start("inference", lambda: self._to_infer, infer, self._to_write)
+        self._start("reading", self._feed, read, self._to_infer)
 
-    def times(self) -> StageTimes:
-        """The times so far."""
-        return StageTimes(**self._busy, wall=time.perf_counter() - self._started, workers=self._workers)
+    def stages(self) -> Stages:
+        """Where the time went so far."""
+        return stages_of(self._busy, self._workers.threads, time.perf_counter() - self._started)
 
     def fail(self, error: BaseException) -> None:
         """Stop all stages for an error; only the first one counts."""
@@ -215,12 +220,11 @@ class _Pipeline:
     def _start(
         self,
         name: str,
-        threads: int,
         items: Callable[[], Iterable[Any]],
         function: Callable[..., Any],
         target: _Queue | None,
     ) -> None:
-        for number in range(threads):
+        for number in range(self._workers.threads[name]):
             arguments = (name, items(), function, target)
             label = f"matseg-{name}-{number}"
             threading.Thread(target=self._run, args=arguments, name=label, daemon=True).start()
@@ -238,7 +242,7 @@ class _Pipeline:
                 if target is not None:
                     target.put(result)
                 elif self._watch is not None:
-                    self._watch(self.times())
+                    self._watch(bottleneck(self._busy, self._workers.threads))
                 del item, result  # neither is to take memory while the next is waited for
             if target is not None:
                 target.producer_done()

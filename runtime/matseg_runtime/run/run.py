@@ -9,10 +9,11 @@ from dataclasses import replace
 from functools import partial
 
 from matseg_runtime.ledger import Ledger, read_key, require_equal
+from matseg_runtime.measure.report import Stages
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.run.finalize import finalize, labelled_slices, remove_account, remove_tables, tables_in
 from matseg_runtime.run.options import RunOptions
-from matseg_runtime.run.pipeline import StageTimes, run_pipeline
+from matseg_runtime.run.pipeline import run_pipeline
 from matseg_runtime.run.setup import Run, open_run, refuse_combinations
 from matseg_runtime.run.stages import LabelledBlock, WrittenBlock, infer_block, read_block, write_block
 from matseg_runtime.run.summary import Summary
@@ -69,14 +70,14 @@ def label(run: Run, progress: Progress = SILENT) -> Summary:
         OutputError: results cannot be written.
     """
     ledger = Ledger(run.target.ledger_folder, run.options.part)
-    tables, times = tables_in(run.sink.report_folder), None
+    tables, stages = tables_in(run.sink.report_folder), None
     if run.options.finish:
         ledger.require_job(run.key)
     else:
         with ledger.exclusive():
             _start(run, ledger)
-            times = _label_blocks(run, ledger, progress)
-    return finalize(run, ledger, times, tables, progress)
+            stages = _label_blocks(run, ledger, progress)
+    return finalize(run, ledger, stages, tables, progress)
 
 
 def _start(run: Run, ledger: Ledger) -> None:
@@ -102,7 +103,7 @@ def _start(run: Run, ledger: Ledger) -> None:
             run.sink.start()
 
 
-def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> StageTimes | None:
+def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None:
     """Pass what is left to do through the stages; None when there was nothing, or a person ended the watching."""
     recorder, source = _Recorder(run, ledger), run.source
     blocks: Iterable[Block]
@@ -128,7 +129,7 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> StageTimes | 
             write=recorder.writer(progress),
             workers=run.plan.workers,
             on_interrupt=on_interrupt,
-            watch=lambda times: progress.note(f"{times.bottleneck} is slowest"),
+            watch=lambda stage: progress.note(f"{stage} is slowest"),
         )
     except KeyboardInterrupt:
         if on_interrupt is None:

@@ -11,9 +11,8 @@ from datetime import UTC, datetime
 
 from matseg_runtime.inference.providers import installed_runtimes
 from matseg_runtime.inference.session import SelfTestResult
-from matseg_runtime.measure.report import MeasuringSeconds, Provenance, Report, Stages
+from matseg_runtime.measure.report import MeasuringSeconds, Provenance, Report
 from matseg_runtime.records import JobKey, SliceRecord
-from matseg_runtime.run.pipeline import StageTimes
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
 
 MUCH_CLIPPED = 0.5
@@ -102,24 +101,6 @@ def _speed_lines(report: Report) -> list[str]:
             f"{report.clipped_pixels / report.pixels:.1%} of the pixels lie beyond --window and were clipped"
         )
     return lines
-
-
-def stages_of(times: StageTimes) -> Stages:
-    """Where the time went, for the report."""
-    return Stages(
-        seconds=round(times.wall, 3),
-        busy_seconds={
-            "reading": round(times.read, 3),
-            "inference": round(times.infer, 3),
-            "writing": round(times.write, 3),
-        },
-        threads={
-            "reading": times.workers.readers,
-            "inference": times.workers.inferrers,
-            "writing": times.workers.writers,
-        },
-        bottleneck=times.bottleneck,
-    )
 
 
 def difference_warning(result: SelfTestResult) -> str | None:
