@@ -23,7 +23,7 @@ from matseg_trainer.check.alignment import find_turn
 from matseg_trainer.commands.prep import main as prep_main
 from matseg_trainer.data.examples import Examples
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.data.label_images import scan_label
+from matseg_trainer.data.labels import scan_label
 from matseg_trainer.data.pixel_size import common_pixel_size, parse_pixel_size
 from matseg_trainer.data.statistics import SplitStatistics, require_one_kind
 

@@ -19,9 +19,8 @@ from matseg_shared.images.read import is_grey, list_images, read_image
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
-from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
-from matseg_trainer.data.label_images import LabelScan, read_values, scan_label, unify
+from matseg_trainer.data.labels import ClassTable, LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.pixel_size import pixel_sizes
 
 _MOST_CLASSES = 255
@@ -186,7 +185,7 @@ class _Check:
         if self.classes and isinstance(self.classes[0].label_value, int) == (scan.kind != "colour"):
             table = ClassTable(kind=scan.kind, classes=self.classes)
             for item in table.strays([scan]):
-                shown = shorten([table.shown(stray.value) for stray in item.strays])
+                shown = shorten([table.shown(value) for value in item.strays])
                 self.notes.append(
                     f"{scan.path}: {item.pixels} pixel(s) with values that stand for no class: {shown}; repaint them, "
                     "or let `matseg-prep labels --nearest` take the nearest class"

@@ -14,15 +14,18 @@ from matseg_shared.contract.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.data.class_table import (
+from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_array
+from matseg_trainer.data.labels import (
     ClassTable,
+    LabelScan,
     StrayImage,
+    read_values,
+    scan_label,
     stray_message,
     table_from_classes,
     table_from_scans,
+    unify,
 )
-from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_array
-from matseg_trainer.data.label_images import LabelScan, read_values, scan_label, unify
 
 Existing = Literal["refuse", "append", "overwrite"]
 """Treatment of label arrays that are there already."""

@@ -36,14 +36,13 @@ def run_training(job: TrainingJob, context: DistributedContext, progress: Progre
         if job.resume:
             restore(outputs.resume, training)
         record = start_record(training)
-        if context.is_main:
-            progress.start(job.name, job.config.epoch, record.facts)
+        progress.start(job.name, job.config.epoch, record.facts)
         log = TrainingLog(epochs=training.records, checkpoint=job.config.checkpoint)
         while len(training.records) < job.config.epoch:
             training.run_epoch(progress)
             if context.is_main:
                 save_epoch(training, outputs, log, record)
-                progress.epoch(training.records, log.best.epoch)
+            progress.epoch(training.records, log.best.epoch)
             context.barrier()
         if context.is_main and job.save:
             outputs.resume.unlink(missing_ok=True)

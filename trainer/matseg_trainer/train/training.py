@@ -148,8 +148,7 @@ class Training:
             self.rate.before_step((epoch - 1) * self.steps + number - 1)
             self.step.step(batch, score)
             interruption.check()
-            if self.context.is_main:
-                progress.step(epoch, number, self.steps, score.loss, self.batches.waiting)
+            progress.step(epoch, number, self.steps, score.loss, self.batches.waiting)
         return score.gathered(self.context)
 
     def validate(self, epoch: int, progress: Progress) -> RunningScore:
@@ -165,8 +164,7 @@ class Training:
             labels = torch.from_numpy(image.labels.astype(np.int64)).unsqueeze(0)
             loss, weight = weighted_cross_entropy(logits, labels, weights)
             score.add(logits, labels, float(loss), float(weight))
-            if self.context.is_main:
-                progress.validation(epoch, count, len(mine))
+            progress.validation(epoch, count, len(mine))
         return score.gathered(self.context)
 
     def _require_finite(self, epoch: int, trained: RunningScore, validated: RunningScore) -> None:
