@@ -37,9 +37,7 @@ class DistributedContext:
         return items[self.rank :: self.size]
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of an array over all processes, the same everywhere."""
-        if self.size == 1:
-            return values
+        """Sum of an array over several processes, the same everywhere."""
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(device)
         dist.all_reduce(tensor)

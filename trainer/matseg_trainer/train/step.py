@@ -45,6 +45,8 @@ class RunningScore:
 
     def gathered(self, context: DistributedContext) -> RunningScore:
         """The sum over all processes."""
+        if context.size == 1:
+            return self
         values = context.sum(np.concatenate([[self.loss_sum, self.weight_sum], self.matrix.ravel()]))
         total = RunningScore(n_class=self.n_class, loss_sum=float(values[0]), weight_sum=float(values[1]))
         total.matrix[:] = values[2:].reshape(self.n_class, self.n_class).astype(np.int64)
@@ -122,17 +124,18 @@ class TrainStep:
         score.add(logits.detach(), wanted, *local)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, tuple[float, float]]:
-        """What is minimised, and (sum of the weighted cross-entropy, sum of the weights) of this process.
+        """The loss, and (sum of the weighted cross-entropy, sum of the weights) of this process.
 
         DistributedDataParallel averages gradients over processes, and each may have another number of pixels: what is a
         mean over the pixels of all is therefore this process's sum, times the processes, over what all of them have.
         """
         loss_sum, weight_sum = weighted_cross_entropy(logits, labels, self.weights)
         local = (float(loss_sum.detach()), float(weight_sum))
-        everywhere = float(self._context.sum(np.array([local[1]]))[0])
-        loss = loss_sum * (self._context.size / max(everywhere, 1e-12))
+        processes = self._context.size
+        everywhere = local[1] if processes == 1 else float(self._context.sum(np.array([local[1]]))[0])
+        loss = loss_sum * (processes / max(everywhere, 1e-12))
         if self._dice:
-            loss = loss + soft_dice(logits, labels, self._context.total if self._context.size > 1 else None)
+            loss = loss + soft_dice(logits, labels, None if processes == 1 else self._context.total)
         return loss, local
 
 
