@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,28 +49,18 @@ def runs(place: Workspace) -> list[RunState]:
             run = find_run(path) if path.is_dir() or path.suffix.lower() in (".tif", ".tiff") else None
             if run is not None:
                 found.setdefault(run.labels, run)
-    hashes = _Hashes(place)
-    states = (_state(run, place, hashes) for run in found.values())
+    sha256 = functools.cache(_sha256)  # several runs of one model
+    states = (_state(run, place.root, sha256) for run in found.values())
     return [state for state in states if state is not None]
 
 
-class _Hashes:
-    """SHA-256 of model files, each computed once."""
-
-    def __init__(self, place: Workspace) -> None:
-        self._root = place.root
-        self._known: dict[Path, str | None] = {}
-
-    def of(self, model: str) -> str | None:
-        """None where the file is gone or large."""
-        path = self._root / model
-        if path not in self._known:
-            small = path.is_file() and path.stat().st_size <= _HASHED_BYTES
-            self._known[path] = hashlib.sha256(path.read_bytes()).hexdigest() if small else None
-        return self._known[path]
+def _sha256(path: Path) -> str | None:
+    """None where the file is gone or large."""
+    small = path.is_file() and path.stat().st_size <= _HASHED_BYTES
+    return hashlib.sha256(path.read_bytes()).hexdigest() if small else None
 
 
-def _state(run: RunPlaces, place: Workspace, hashes: _Hashes) -> RunState | None:
+def _state(run: RunPlaces, root: Path, sha256: Callable[[Path], str | None]) -> RunState | None:
     try:
         report = read_report(run.report)
     except (OSError, ValidationError):
@@ -81,9 +72,10 @@ def _state(run: RunPlaces, place: Workspace, hashes: _Hashes) -> RunState | None
     job = job or (None if report is None else report.provenance)
     if job is None:
         return None
-    now = None if report is None else hashes.of(report.model)
+    now = None if report is None else sha256(root / report.model)
+    folder = root.absolute()
     return RunState(
-        output=_short(run.labels, place.root),
+        output=run.labels.relative_to(folder) if run.labels.is_relative_to(folder) else run.labels,
         model_name=job.model_name,
         slices=_recorded(run) if report is None else report.labelled + report.labelled_before,
         is_complete=report is not None and report.complete,
@@ -99,8 +91,3 @@ def _recorded(run: RunPlaces) -> int:
     except (MatsegError, OSError):
         return 0
     return len(ledger.done)
-
-
-def _short(path: Path, root: Path) -> Path:
-    root = root.absolute()
-    return path.relative_to(root) if path.is_relative_to(root) else path

@@ -76,7 +76,7 @@ def _dataset(
     except DatasetError:
         dataset = None
     splits = () if dataset is None else tuple(_split(dataset, split) for split in dataset.splits)
-    changes = DataChanges(dataset=dataset)
+    changes = DataChanges(dataset)
     versions = tuple(
         version_state(
             place,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from matseg_shared.contract.metadata import TrainingInfo
-from matseg_shared.errors import DatasetError, MetadataError, ModelError
+from matseg_shared.errors import DatasetError, MetadataError, ModelError, UsageError
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.overview.models import ModelFile
 from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
 from matseg_trainer.predict.checkpoint_header import read_training
+from matseg_trainer.train.log import read_log
 from matseg_trainer.workspace import Workspace
 
 _HASHED_BYTES = 1 << 30
@@ -21,38 +22,38 @@ _HASHED_BYTES = 1 << 30
 _TRAINING_SPLITS = ("train", "validate")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class DataChanges:
     """Comparison of a data set with what versions were trained on.
 
     Its content is read only if any of its files is newer than a checkpoint, and once for all versions.
     """
 
-    dataset: Dataset | None
-    _newest: float | None = field(default=None, init=False)
-    _fingerprint: str | None = field(default=None, init=False)
+    def __init__(self, dataset: Dataset | None) -> None:
+        self._dataset = dataset
 
     def since(self, checkpoint: Path, training: TrainingInfo) -> bool:
         """Tell, as far as that is possible, whether it has changed."""
-        if self.dataset is None:
-            return False
-        root = self.dataset.root  # beside what is learned from lie predictions and overlays of evaluations
-        folders = [root / split / kind for split in _TRAINING_SPLITS for kind in ("images", "labels_npy")]
-        paths = [path for folder in folders if folder.is_dir() for path in (folder, *folder.iterdir())]
-        if self._newest is None:
-            self._newest = max((path.stat().st_mtime for path in paths), default=0.0)
-        if self._newest <= checkpoint.stat().st_mtime:
-            return False
-        if self._fingerprint is None:
-            self._fingerprint = self._read(paths)
-        return self._fingerprint not in ("", training.fingerprint)
+        is_newer = self._newest > checkpoint.stat().st_mtime
+        return is_newer and self._fingerprint not in ("", training.fingerprint)
 
-    def _read(self, paths: Sequence[Path]) -> str:
+    @cached_property
+    def _paths(self) -> list[Path]:
+        """Files that are learned from, and their folders; not predictions and overlays, which lie beside them."""
+        splits = () if self._dataset is None else [self._dataset.root / split for split in _TRAINING_SPLITS]
+        folders = [split / kind for split in splits for kind in ("images", "labels_npy")]
+        return [path for folder in folders if folder.is_dir() for path in (folder, *folder.iterdir())]
+
+    @cached_property
+    def _newest(self) -> float:
+        return max((path.stat().st_mtime for path in self._paths), default=0.0)
+
+    @cached_property
+    def _fingerprint(self) -> str:
         """Empty where it cannot be told."""
-        if self.dataset is None or sum(path.stat().st_size for path in paths) > _HASHED_BYTES:
+        if self._dataset is None or sum(path.stat().st_size for path in self._paths) > _HASHED_BYTES:
             return ""
         try:
-            return self.dataset.fingerprint(_TRAINING_SPLITS)
+            return self._dataset.fingerprint(_TRAINING_SPLITS)
         except DatasetError:
             return ""
 
@@ -147,8 +148,8 @@ def _evaluations(place: Workspace, name: str, checkpoint: Path) -> list[Evaluati
 
 def _logged_epochs(path: Path) -> int:
     try:
-        return sum(1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, ValueError):
+        return len(read_log(path).epochs)
+    except UsageError:
         return 0
 
 
