@@ -154,11 +154,7 @@ def _check_stream(where: str, path: Path, offset: int, length: int, codec: str, 
                 require_bounded_stream(where, stream.read(length), kind, _SPARE * pixels)
             return
         declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
-    if (
-        declared is not None
-        and declared > _SPARE * pixels
-        and (declared > ALWAYS and declared > memory_limit())
-    ):
+    if declared is not None and declared > max(_SPARE * pixels, ALWAYS) and declared > memory_limit():
         raise ImageError(
             where,
             f"its {codec} chunk says that it becomes {declared} bytes, expected about {pixels}; it is damaged",
