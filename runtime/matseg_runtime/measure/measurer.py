@@ -24,11 +24,6 @@ class MeasureOptions:
     crop: int | None = None
     """Edge of those crops in pixels; None: whole slices."""
 
-    @property
-    def nothing(self) -> bool:
-        """True where a run is as fast as one that knows nothing of measurements."""
-        return self.regions is None and self.uncertain is None
-
     def is_scored(self, record: SliceRecord) -> bool:
         """True where an earlier run has found out how uncertain a slice is, as it is asked for now."""
         if self.uncertain is None:

@@ -169,7 +169,7 @@ def _report(
     new = [record for record in records if record.name in ledger.labelled]
     pixels = sum(record.shape[0] * record.shape[1] for record in new)
     spent = None
-    if not run.options.measure.nothing and run.options.dask is None:  # whose workers have measured
+    if run.measurer is not None and run.options.dask is None:  # whose workers have measured
         spent = MeasuringSeconds(**{name: round(value, 3) for name, value in run.measurer.seconds.items()})
     return Report(
         model=as_text(run.options.model),
@@ -323,6 +323,7 @@ def _measure_again(
 
     progress.stage("measuring what was labelled before", len(missing), unit="slices")
     axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
+    assert run.measurer is not None, "there is a table because one was asked for"
     with run.measurer.timed("regions"):
         if isinstance(run.sink, ImageSink):
             files = {record.name: run.sink.file_of(record.name) for record in missing}
@@ -360,6 +361,7 @@ def _propose(
         crop=crop,
         spacing=spacing,
     )
+    assert run.measurer is not None, "proposals are measurements"
     with run.measurer.timed("uncertainty"):
         result = proposer.propose(chosen)
     found.uncertain, found.proposals = result.folder, result.count

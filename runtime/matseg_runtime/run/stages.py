@@ -83,7 +83,7 @@ def infer_block(run: Run, loaded: LoadedBlock) -> LabelledBlock:
 def write_block(run: Run, labelled: LabelledBlock) -> WrittenBlock:
     """Measure a block's labels and make them durable."""
     measured = [
-        Measurement() if result.segmentation is None else run.measurer.measure(result.segmentation)
+        run.measurer.measure(result.segmentation) if run.measurer and result.segmentation else Measurement()
         for result in labelled.results
     ]
     sizes = run.sink.write(labelled.block, labelled.results)
