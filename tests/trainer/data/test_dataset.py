@@ -34,7 +34,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def test_samples_are_in_natural_order(dataset):
     assert [sample.stem for sample in dataset.samples("train")] == ["a9", "a10"]
-    assert dataset.samples("train")[0].array == dataset.root / "train" / "labels_npy" / "a9.npy"
+    assert dataset.samples("train")[0].labels == dataset.root / "train" / "labels_npy" / "a9.npy"
     assert dataset.unlabelled("train") == ()
     assert dataset.name == "steel"
     assert dataset.splits == ("train",)
@@ -49,7 +49,7 @@ def test_images_without_arrays_are_named(dataset):
 
 def test_label_images_are_found_by_stem(dataset):
     pairing = dataset.pairing("train")
-    assert [pair.label.name for pair in pairing.pairs] == ["a9_L.png", "a10.bmp"]
+    assert [pair.labels.name for pair in pairing.pairs] == ["a9_L.png", "a10.bmp"]
     assert pairing.images_alone == pairing.labels_alone == pairing.repeated == ()
 
 
@@ -58,11 +58,11 @@ def test_an_image_may_end_in_the_mark(dataset):
     (train / "images" / "a9_L.png").write_text("an image of its own")
     (train / "labels" / "a9_L_L.png").write_text("its label")
     pairing = dataset.pairing("train")
-    found = {pair.image.name: pair.label.name for pair in pairing.pairs}
+    found = {pair.image.name: pair.labels.name for pair in pairing.pairs}
     assert found["a9_L.png"] in ("a9_L.png", "a9_L_L.png")
     assert pairing.repeated  # a9_L.png could be either's: said, not guessed
     (train / "labels" / "a9_L.png").rename(train / "labels" / "a9.png")
-    found = {pair.image.name: pair.label.name for pair in dataset.pairing("train").pairs}
+    found = {pair.image.name: pair.labels.name for pair in dataset.pairing("train").pairs}
     assert found["a9.tif"] == "a9.png"
     assert found["a9_L.png"] == "a9_L_L.png"
 

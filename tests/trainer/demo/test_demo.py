@@ -21,7 +21,7 @@ from matseg_trainer.evaluate.document import EvaluationDocument
 
 def pairs_of(root, split):
     return [
-        (read_image(pair.image), read_image(pair.label) // 255)
+        (read_image(pair.image), read_image(pair.labels) // 255)
         for pair in Dataset.open(root).pairing(split).pairs
     ]
 

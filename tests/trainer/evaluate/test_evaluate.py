@@ -174,7 +174,7 @@ def other_dataset(workspace: Path, *names: str) -> Dataset:
     other = Dataset(workspace / "data" / "other")
     shutil.copytree(dataset.root, other.root)
     for sample in other.samples("test"):
-        np.save(sample.array, 1 - np.load(sample.array))
+        np.save(sample.labels, 1 - np.load(sample.labels))
     matrix, disc = dataset.classes
     classes = (
         disc.model_copy(update={"index": 0, "name": names[0]}),

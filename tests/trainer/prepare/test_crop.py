@@ -44,10 +44,10 @@ def test_crops_are_cut_where_their_names_say(labelled, prep, workspace):
             pixels = np.asarray(Image.open(sample.image))
             assert pixels.dtype == np.uint16
             np.testing.assert_array_equal(pixels, np.arange(600).reshape(20, 30)[place])
-            array = np.load(sample.array)
+            array = np.load(sample.labels)
             np.testing.assert_array_equal(array, labelled.array(split, stem)[place])
-            np.testing.assert_array_equal(np.asarray(Image.open(pair.label)), array * 255)
-            assert pair.label.stem == f"{sample.stem}_L"
+            np.testing.assert_array_equal(np.asarray(Image.open(pair.labels)), array * 255)
+            assert pair.labels.stem == f"{sample.stem}_L"
             names.append(sample.stem)
     assert len(set(names)) == 10
     assert abs(sum(n.startswith("a") for n in names) - sum(n.startswith("b") for n in names)) == 1
@@ -141,6 +141,6 @@ def test_modes_are_kept(small, prep, workspace):
     assert prep("crop", "steel", 10, 1, 1, "-r", "new").exit_code == 0
     pair = Dataset.open(workspace / "data" / "new").pairing("train").pairs[0]
     np.testing.assert_array_equal(read_stored(pair.image).pixels, colour)
-    label = read_stored(pair.label)
+    label = read_stored(pair.labels)
     assert label.palette[:2] == ((0, 0, 0), (250, 120, 0))
     np.testing.assert_array_equal(label.pixels, np.asarray(palette))

@@ -294,7 +294,7 @@ def test_real_tomography(real, prep):
     assert (
         prep("labels", "tomography", "train", "validate", "test", "--classes", 2, "--nearest").exit_code == 0
     )
-    shares = [np.load(sample.array).mean() for sample in Dataset.open(root).samples("train")]
+    shares = [np.load(sample.labels).mean() for sample in Dataset.open(root).samples("train")]
     assert len(shares) == 30
     assert 0.03 < np.mean(shares) < 0.06
 
@@ -302,7 +302,7 @@ def test_real_tomography(real, prep):
 def test_real_uhcs(real, prep):
     root = real("uhcs")
     assert prep("labels", "uhcs", "train", "--classes", 4).exit_code == 0
-    arrays = [np.load(sample.array) for sample in Dataset.open(root).samples("train")]
+    arrays = [np.load(sample.labels) for sample in Dataset.open(root).samples("train")]
     alone = [np.unique(array).tolist() for array in arrays if np.ptp(array) == 0]
     assert alone == [[2]]  # one image has spheroidite only
 

@@ -19,16 +19,14 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_shared.errors import ImageError, ModelError, OutputError, UnsupportedError
+from matseg_shared.errors import ModelError, OutputError, UnsupportedError
 from matseg_shared.installation import install_command
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data import examples
-from matseg_trainer.data.augment import Augmentation, augment
-from matseg_trainer.data.dataset import Batch, BatchLoader, EpochSampler, Step, TrainingBatches
-from matseg_trainer.data.examples import IGNORED, Example, Examples
-from matseg_trainer.data.folder import Dataset, Sample
-from matseg_trainer.data.statistics import SplitStatistics, representative_crop
+from matseg_trainer.data.dataset import EpochSampler
+from matseg_trainer.data.examples import IGNORED, Examples
+from matseg_trainer.data.folder import Dataset
+from matseg_trainer.data.statistics import SplitStatistics
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_tensors
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
@@ -458,194 +456,10 @@ def test_a_validation_without_any_weighted_pixel_is_refused(workspace: Path) -> 
     assert "expected some pixels of the classes that the training images have, found none" in result.output
 
 
-def saved_examples(folder: Path, images: list[np.ndarray]) -> Examples:
-    """Images (H, W, 3) as TIFF files with labels that are all of the first class."""
-    samples = []
-    for number, pixels in enumerate(images):
-        sample = Sample(image=folder / f"{number}.tif", array=folder / f"{number}.npy")
-        tifffile.imwrite(sample.image, pixels, photometric="rgb")
-        np.save(sample.array, np.zeros(pixels.shape[:2], np.uint8))
-        samples.append(sample)
-    return Examples(samples, n_class=2)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_normalisation_is_that_of_all_pixels(dtype: str, tmp_path: Path) -> None:
-    """Of images of several sizes; far from zero; a channel that is constant is not divided by a rounding."""
-    rng = np.random.default_rng(0)
-    images = []
-    for shape in ((20, 31, 3), (7, 5, 3)):
-        pixels = rng.integers(0, 200, shape).astype(dtype)
-        pixels[..., 1] = 0.1 if dtype == "float32" else 37
-        if dtype == "float32":
-            pixels[..., 2] = 30_000_000 + 2 * pixels[..., 2]
-        images.append(pixels)
-    everything = np.concatenate([pixels.reshape(-1, 3) for pixels in images]).T.astype(np.float64)
-    info = SplitStatistics(saved_examples(tmp_path, images), 2).input_info()
-    np.testing.assert_allclose(info.mean, everything.mean(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(info.std, [everything[0].std(), 1.0, everything[2].std()], rtol=1e-9)
-    expected = np.histogram(everything, bins=256, range=(everything.min(), everything.max()))[0]
-    assert info.histogram.counts == tuple(expected.tolist())
-
-
-@pytest.mark.parametrize(("dtype", "passes"), [("uint8", 1), ("float32", 2)])
-def test_images_beyond_the_cache_are_read_once_before_the_first_step(
-    dtype: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twice where they are float: the bins of the histogram need the whole range."""
-    monkeypatch.setattr(examples, "CACHE_BYTES", 0)
-    reads: list[Path] = []
-    read = examples.read_image
-    monkeypatch.setattr(examples, "read_image", lambda path: (reads.append(path), read(path))[1])
-    images = [np.random.default_rng(n).integers(0, 200, (40, 40, 3)).astype(dtype) for n in range(3)]
-    beyond = saved_examples(tmp_path, images)
-    statistics = SplitStatistics(beyond, 2)
-    statistics.input_info()
-    assert len(reads) == 3 * passes
-    reads.clear()
-    representative_crop(beyond, statistics.shapes, 16)
-    assert len(reads) == len(set(reads))
-
-
-def batches_of(workspace: Path, **values: object) -> TrainingBatches:
-    """Of the five training images, for a network of stride 16 that trains on sampled pixels."""
-    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
-    images = Examples(Dataset.open(workspace / "data" / "discs").samples("train"), n_class=2)
-    return TrainingBatches(images, config, seed=3, stride=16, pixels_per_image=99)
-
-
-def test_shuffle_changes_the_order_each_epoch_and_visits_all(workspace: Path) -> None:
-    shuffled = batches_of(workspace, shuffle=True)
-    orders = [[shuffled.image_of(epoch, position) for position in range(5)] for epoch in (1, 2, 3)]
-    assert all(sorted(order) == list(range(5)) for order in orders)
-    assert len({tuple(order) for order in orders}) > 1
-    natural = batches_of(workspace)
-    assert [natural.image_of(1, position) for position in range(5)] == list(range(5))
-
-
-@pytest.mark.parametrize(
-    ("values", "sizes"),
-    [({"batch_size": 2, "crops_per_image": 2}, [2, 2, 2, 2, 2]), ({"batch_size": 4}, [4, 1])],
-)
-def test_batches_have_the_configured_size(values: dict[str, int], sizes: list[int]) -> None:
-    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
-    sampler = EpochSampler(config, 5)
-    assert [len(step.positions) for step in sampler] == sizes
-    assert len(sampler) == len(sizes)
-    parts = [list(EpochSampler(config, 5, rank=rank, processes=3)) for rank in range(3)]
-    for whole, *shared in zip(sampler, *parts, strict=True):
-        counted = [place for step in shared if step.is_counted for place in step.positions]
-        assert sorted(counted) == list(whole.positions)
-        assert all(step.positions for step in shared)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_load_the_same_batches(workspace: Path, workers: int) -> None:
-    """Also in the second epoch, which the same processes load."""
-    values = {"crop": 32, "aug": True, "shuffle": True, "oversample_classes": 0.5, "batch_size": 2}
-    config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
-
-    def loader(workers: int) -> BatchLoader:
-        batches, sampler = batches_of(workspace, **values), EpochSampler(config, 5)
-        return BatchLoader(batches, sampler, workers=workers, pin_memory=False)
-
-    alone, helped = loader(0), loader(workers)
-    for epoch in (1, 2):
-        for expected, found in zip(alone.epoch(epoch), helped.epoch(epoch), strict=True):
-            assert all(map(torch.equal, expected, found))
-    failing = loader(workers)
-    (workspace / "data" / "discs" / "train" / "images" / "slice0.png").unlink()
-    with pytest.raises(ImageError, match=r"slice0\.png"):
-        list(failing.epoch(1))
-
-
-def test_padding_is_not_learned(workspace: Path) -> None:
-    batch = batches_of(workspace, crop=56)[Step(1, [0, 1])]
-    assert isinstance(batch, Batch)
-    assert batch.images.shape == (2, 1, 64, 64)
-    assert (batch.labels[:, 48:, :] == IGNORED).all()
-    assert (batch.labels[:, :48, :56] != IGNORED).all()
-    assert (batch.labels.flatten(1).gather(1, batch.pixels) != IGNORED).all()
-    uncounted = batches_of(workspace, crop=56)[Step(1, [0], is_counted=False)]
-    assert isinstance(uncounted, Batch)
-    assert (uncounted.labels == IGNORED).all()
-
-
-@pytest.mark.parametrize("crop", [None, 24])
-def test_augmentation_moves_image_and_labels_alike(crop: int | None) -> None:
-    """An image that is its own label map stays that, up to interpolation at the edges of objects."""
-    rng = np.random.default_rng(0)
-    labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((8, 8))).astype(np.uint8)
-    seen = set()
-    for _ in range(40):
-        whole = Example(pixels=(labels * 200)[np.newaxis], labels=labels)
-        view = augment(whole, rng, Augmentation(crop=crop, turn=True, warp=True))
-        assert set(np.unique(view.labels)) <= {0, 1}
-        assert np.mean((view.pixels[0] > 100) != (view.labels == 1)) < 0.03
-        seen.add(view.labels.tobytes())
-    assert len(seen) > 20
-
-
-@pytest.mark.parametrize("crop", [None, 33])
-@pytest.mark.parametrize("axis", [0, 1])
-def test_interpolation_hits_the_label_s_own_pixel(crop: int | None, axis: int) -> None:
-    """Pixels that tell their own place, labels the same: a view half a pixel off would round to others."""
-    place = np.indices((60, 80))[axis]
-    whole = Example(pixels=place[np.newaxis].astype(np.float32), labels=place.astype(np.uint8))
-    rng = np.random.default_rng(5)
-    warped = 0
-    for _ in range(30):
-        view = augment(whole, rng, Augmentation(crop=crop, turn=True, warp=True))
-        inside = (view.labels > 0) & (view.labels < place.max())  # beyond the image's border it is reflected
-        apart = (view.pixels[0] - view.labels)[inside]
-        assert np.abs(apart).max() <= 0.5 + 1e-3
-        assert abs(apart.mean()) < 0.05
-        warped += bool(np.abs(apart).max() > 0.4)
-    assert 5 < warped < 25
-
-
-def test_without_augmentation_pixels_are_untouched() -> None:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 65535, (1, 40, 40), dtype=np.uint16)
-    whole = Example(pixels=pixels, labels=pixels[0].astype(np.uint8))
-    view = augment(whole, rng, Augmentation(crop=16))
-    assert view.pixels.dtype == np.uint16
-    assert view.pixels.shape == (1, 16, 16)
-    assert (view.pixels[0].astype(np.uint8) == view.labels).all()
-
-
-@pytest.mark.parametrize("place", [(0, 0), (59, 59), (30, 7)])
-def test_focused_crops_hold_the_rare_class(place: tuple[int, int]) -> None:
-    """One labelled pixel in 3600: nearly half of the focused crops hold it, few of the others do."""
-    labels = np.zeros((60, 60), np.uint8)
-    labels[place] = 1
-    whole = Example(pixels=labels[np.newaxis], labels=labels)
-    rng = np.random.default_rng(0)
-
-    def hits(share: float) -> int:
-        views = (augment(whole, rng, Augmentation(crop=16, oversample_classes=share)) for _ in range(200))
-        return sum(int(view.labels.any()) for view in views)
-
-    assert hits(1.0) > 80
-    assert hits(0.0) < 40
-
-
-def test_turns_leave_every_pixel_as_it_is() -> None:
-    rng = np.random.default_rng(0)
-    pixels = rng.permutation(1600).reshape(1, 40, 40).astype(np.uint16)
-    whole = Example(pixels=pixels, labels=(pixels[0] % 7).astype(np.uint8))
-    views = [augment(whole, rng, Augmentation(turn=True)) for _ in range(40)]
-    for view in views:
-        assert view.pixels.dtype == np.uint16
-        assert (np.sort(view.pixels.ravel()) == np.arange(1600)).all()
-        assert (view.labels == view.pixels[0] % 7).all()
-    assert len({view.pixels.tobytes() for view in views}) == 8  # the symmetries of a square
-
-
 def test_balance_weights_are_reciprocal_shares(workspace: Path) -> None:
     dataset = Dataset.open(workspace / "data" / "discs")
     images = Examples(dataset.samples("train"), n_class=2)
-    everything = np.concatenate([np.load(sample.array).ravel() for sample in dataset.samples("train")])
+    everything = np.concatenate([np.load(sample.labels).ravel() for sample in dataset.samples("train")])
     np.testing.assert_allclose(SplitStatistics(images, 2).class_shares[1], everything.mean())
     logits, labels = torch.zeros(1, 2, 4), torch.tensor([[0, 0, 1, IGNORED]])
     loss, weight = weighted_cross_entropy(logits, labels, torch.tensor([0.5, 2.0]))
@@ -700,14 +514,6 @@ def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         load_checkpoint(path)
     assert not (tmp_path / "executed").exists()
-
-
-def test_augmented_images_that_are_not_square_form_a_batch(workspace: Path) -> None:
-    batches = batches_of(workspace, aug=True)
-    for epoch in range(10):
-        batch = batches[Step(epoch, [0, 1, 2, 3])]
-        assert isinstance(batch, Batch)
-        assert batch.images.shape == (4, 1, 48, 64)
 
 
 def test_a_full_disk_loses_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ class _Check:
         dataset, n_class = self.dataset, len(self.classes) if self.classes else _MOST_CLASSES
         images = self.attempt(lambda: dataset.images(split)) or ()
         pairing = self.attempt(lambda: dataset.pairing(split)) if images else None
-        labels = {} if pairing is None else {pair.image: pair.label for pair in pairing.pairs}
+        labels = {} if pairing is None else {pair.image: pair.labels for pair in pairing.pairs}
         if pairing is not None:
             self._report_pairing(split, pairing)
         missing = [image.name for image in images if not dataset.array_path(image).is_file()]

@@ -198,7 +198,7 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
 
 
 def _show(value: object) -> str:
-    """As in the file, but short: Python refuses to print whole numbers of thousands of digits."""
+    """A value as in the file, but short: Python refuses to print whole numbers of thousands of digits."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and value.bit_length() > 64:

@@ -71,9 +71,9 @@ class VersionConfig(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     """L2 penalty on the weights."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     checkpoint: KeptEpoch = "best"
-    """Which epoch is kept: the best on the validation images, or the last, whatever they say."""
+    """The epoch that is kept: the best on the validation images, or the last, whatever they say."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that load training images ahead; 0: the training loads each batch when it needs it."""
     amp: Amp = "auto"
@@ -155,7 +155,7 @@ def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> lis
 
 
 def _plain(value: object) -> str:
-    """As Python writes it, whatever a checkpoint holds."""
+    """A value as Python writes it, whatever a checkpoint holds."""
     try:
         return repr(value)
     except (ValueError, RecursionError):  # of more digits, or deeper, than Python prints

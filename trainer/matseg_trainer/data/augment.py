@@ -24,7 +24,7 @@ WARP_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Which random crops are drawn."""
+    """Ways in which random crops are drawn."""
 
     crop: int | None = None
     """Edge of a square crop in pixels; None: the whole image."""
@@ -37,7 +37,7 @@ class Augmentation:
 
 
 class ClassPositions:
-    """Where the pixels of each class of an image are, as counts per row."""
+    """Index of the pixels of each class of an image: how many there are up to each row."""
 
     def __init__(self, labels: NDArray[np.uint8]) -> None:
         self._classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORED)[:IGNORED])

@@ -75,10 +75,10 @@ class Examples(Sequence[Example]):
     def _read(self, sample: Sample) -> Example:
         stored = read_image(sample.image)
         pixels = to_channels(stored, self._channels or (1 if is_grey(stored) else 3), sample.image)
-        labels = load_array(sample.array, self._n_class)
+        labels = load_array(sample.labels, self._n_class)
         if pixels.shape[1:] != labels.shape:
             raise DatasetError(
-                f"{sample.array}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "
+                f"{sample.labels}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "
                 f"{sample.image.name}, found {labels.shape[0]} x {labels.shape[1]}; run matseg-prep labels again"
             )
         return Example(pixels=pixels, labels=labels)

@@ -28,7 +28,7 @@ from matseg_shared.images.read import list_images
 
 SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"
-"""What a label image's stem may have behind the image's."""
+"""Suffix that a label image's stem may have behind the image's."""
 _PUBLISHED = {
     "tomography": "the published set is to be had under doi 10.18126/M2RM08 and doi 10.18126/M2W93J"
 }
@@ -37,11 +37,11 @@ _NAMED = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image with its label array."""
+    """One image with its labels, as files."""
 
     image: Path
-    array: Path
-    """`labels_npy/<image stem>.npy`."""
+    labels: Path
+    """The label array, `labels_npy/<image stem>.npy`, or the label image that it is made of."""
 
     @property
     def stem(self) -> str:
@@ -50,22 +50,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledPair:
-    """One image with its label image."""
-
-    image: Path
-    label: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """Which images and label images of a split belong together, and which are alone; natural order."""
+    """Images and label images of a split that belong together, and those that are alone; natural order."""
 
-    pairs: tuple[LabelledPair, ...]
+    pairs: tuple[Sample, ...]
     images_alone: tuple[Path, ...]
     labels_alone: tuple[Path, ...]
     repeated: tuple[str, ...]
-    """What is there more than once, each in words that name the files."""
+    """Sentences on files that are there more than once."""
     others: tuple[Path, ...]
     """Files and folders among the images or labels that are no images."""
 
@@ -154,7 +146,7 @@ class Dataset:
         return tuple(images)
 
     def array_path(self, image: Path) -> Path:
-        """Where the label array of an image of this data set is kept."""
+        """The file for the label array of an image of this data set."""
         return image.parent.parent / "labels_npy" / f"{image.stem}.npy"
 
     def unlabelled(self, split: str) -> tuple[Path, ...]:
@@ -173,7 +165,7 @@ class Dataset:
                 f"{self.folder(split, 'labels_npy')}: expected a label array for every image, found none for "
                 f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} {split}`"
             )
-        return tuple(Sample(image=image, array=self.array_path(image)) for image in self.images(split))
+        return tuple(Sample(image=image, labels=self.array_path(image)) for image in self.images(split))
 
     def pairing(self, split: str) -> Pairing:
         """Match the images of a split with its label images, whose stem is the image's or `<stem>_L`.
@@ -198,7 +190,7 @@ class Dataset:
         digest = hashlib.sha256()
         for split in splits:
             for sample in self.samples(split):
-                for path in (sample.image, sample.array):
+                for path in (sample.image, sample.labels):
                     content = path.read_bytes()
                     digest.update(f"{split}/{path.name}\0{len(content)}\0".encode())
                     digest.update(content)
@@ -264,9 +256,7 @@ def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence
     ]
     return Pairing(
         pairs=tuple(
-            LabelledPair(image=image, label=by_stem[image.stem][0])
-            for image in images
-            if image.stem in by_stem
+            Sample(image=image, labels=by_stem[image.stem][0]) for image in images if image.stem in by_stem
         ),
         images_alone=tuple(image for image in images if image.stem not in by_stem),
         labels_alone=tuple(label for stem, group in by_stem.items() if stem not in stems for label in group),
@@ -276,14 +266,14 @@ def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence
 
 
 def is_unsplit(path: Path) -> bool:
-    """Whether a folder holds images and labels that are not shared out to splits yet."""
+    """True for a folder of images and labels that are not shared out to splits yet."""
     if any((path / split).is_dir() for split in SPLITS):
         return False
     return all((path / kind).is_dir() for kind in ("images", "labels"))
 
 
 def unsplit_words(path: Path) -> str:
-    """What to do with such a folder."""
+    """The remedy for such a folder, in words."""
     words = shlex.join([f"{path.name}_all", path.name])
     return (
         f"found images/ and labels/ that are not shared out; move {path} to {path.name}_all beside data/, then "

@@ -170,7 +170,7 @@ def unify(
 
 
 def _are_values(scans: Sequence[LabelScan], known: frozenset[int]) -> bool:
-    """Whether all indices and grey values are of classes, and the palettes' colours cannot be taken for grey values."""
+    """True where all indices and grey values are of classes, and no palette's colours can be taken for grey values."""
     shown_as_grey = all(
         len(set(colour)) == 1 and colour[0] in known for scan in scans for colour in scan.colours
     )

@@ -1,4 +1,4 @@
-"""How large the pixels of a training set are: a model knows structures by their size in pixels."""
+"""Pixel size of a training set: a model knows structures by their size in pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matseg_shared.errors import UsageError
 
 
 def pixel_sizes(images: Iterable[Path]) -> tuple[VoxelSize | None, ...]:
-    """What the images themselves say, each size once; None stands for those that say nothing, as all but TIFFs do."""
+    """Pixel sizes that the images state, each once; None stands for those that say nothing, as all but TIFFs do."""
     found: list[VoxelSize | None] = []
     for image in images:
         size = image_voxel_size(image)
@@ -25,7 +25,7 @@ def pixel_sizes(images: Iterable[Path]) -> tuple[VoxelSize | None, ...]:
 
 
 def common_pixel_size(images: Iterable[Path]) -> PixelSize | None:
-    """Of square pixels on whose size all images agree; None where they do not, or do not say."""
+    """Size of the square pixels on which all images agree; None where they do not, or do not say."""
     found = pixel_sizes(images)
     size = found[0] if len(found) == 1 else None
     if size is None or not math.isclose(size.row, size.column, rel_tol=0.01):

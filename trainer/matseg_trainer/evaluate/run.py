@@ -171,7 +171,7 @@ def _evaluate_image(
     files = {
         "image": sample.image,
         "label": label_images.get(sample.image),
-        "array": sample.array,
+        "array": sample.labels,
         "prediction": prediction,
         "overlay": drawn,
     }
@@ -216,6 +216,6 @@ def _model_indices(dataset: Dataset, classes: Sequence[ClassInfo], *, by_name: b
 
 def _label_images(dataset: Dataset, split: str) -> dict[Path, Path]:
     try:
-        return {pair.image: pair.label for pair in dataset.pairing(split).pairs}
+        return {pair.image: pair.labels for pair in dataset.pairing(split).pairs}
     except DatasetError:
         return {}  # a split may have label arrays only

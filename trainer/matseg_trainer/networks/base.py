@@ -1,4 +1,4 @@
-"""What all networks have in common, and the blocks they share."""
+"""Interface of all networks, and the blocks they share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SegmentationNetwork(nn.Module):
     """Pixels; a shift of the input by it is the same shift of the output."""
 
     samples_pixels: ClassVar[bool] = False
-    """Whether it trains on sampled pixels instead of whole images; see `loss_inputs`."""
+    """True for a network that trains on sampled pixels instead of whole images; see `loss_inputs`."""
 
     peak_channels: int
     """Full-resolution channels alive at once at inference, about; for planning memory."""

@@ -1,4 +1,4 @@
-"""How far beyond a cut edge a network's output is disturbed."""
+"""Halo of a network: the distance from a cut edge up to which its output is disturbed."""
 
 from __future__ import annotations
 

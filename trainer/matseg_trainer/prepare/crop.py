@@ -14,7 +14,7 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import StoredImage, read_stored, transparent_pixels
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.data.folder import Dataset, LabelledPair, load_array, shorten
+from matseg_trainer.data.folder import Dataset, Sample, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
 
 CROPPED = ("train", "validate")
@@ -37,7 +37,7 @@ class CropRequest:
 class Source:
     """One image, and the files that are cropped along with it."""
 
-    pair: LabelledPair
+    pair: Sample
     array: Path
     shape: tuple[int, int]
     """(H, W) in pixels."""
@@ -121,14 +121,14 @@ def _sources(dataset: Dataset, split: str, n_class: int, size: int) -> list[Sour
         )
     sources = []
     for sample, pair in zip(samples, pairing.pairs, strict=True):
-        shapes = [read_stored(path).pixels.shape[:2] for path in (pair.image, pair.label)]
-        shapes.append(load_array(sample.array, n_class).shape)
+        shapes = [read_stored(path).pixels.shape[:2] for path in (pair.image, pair.labels)]
+        shapes.append(load_array(sample.labels, n_class).shape)
         if len(set(shapes)) != 1:
             found = ", ".join(f"{height} x {width}" for height, width in shapes)
             raise DatasetError(
                 f"{pair.image}: expected one size of image, label and array, found {found}; run matseg-prep check"
             )
-        sources.append(Source(pair=pair, array=sample.array, shape=(shapes[0][0], shapes[0][1])))
+        sources.append(Source(pair=pair, array=sample.labels, shape=(shapes[0][0], shapes[0][1])))
     smallest = min(sources, key=lambda source: min(source.shape))
     if min(smallest.shape) < size:
         height, width = smallest.shape
@@ -145,13 +145,13 @@ def _write_crops(
     """All crops of one source, read once."""
     stem = source.pair.image.stem
     array = load_array(source.array, n_class)
-    image, label = (read_stored(path) for path in (source.pair.image, source.pair.label))
+    image, label = (read_stored(path) for path in (source.pair.image, source.pair.labels))
     if image.transparent:
         raise transparent_pixels(source.pair.image)  # a crop would be opaque
     for y, x in corners:
         cut = (slice(y, y + size), slice(x, x + size))
         name = f"{stem}_x{x}_y{y}"
-        mark = source.pair.label.stem[len(stem) :]
+        mark = source.pair.labels.stem[len(stem) :]
         _write_image(folder / "images" / name, StoredImage(pixels=image.pixels[cut], palette=image.palette))
         _write_image(
             folder / "labels" / f"{name}{mark}", StoredImage(pixels=label.pixels[cut], palette=label.palette)

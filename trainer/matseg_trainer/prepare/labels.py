@@ -14,7 +14,7 @@ from matseg_shared.contract.classes import write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.data.folder import Dataset, LabelledPair, Pairing, load_array
+from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array
 from matseg_trainer.data.labels import (
     ClassTable,
     LabelScan,
@@ -50,7 +50,7 @@ class LabelPlan:
     table: ClassTable
     new_table: bool
     """`classes.toml` is to be written."""
-    pairs: tuple[LabelledPair, ...]
+    pairs: tuple[Sample, ...]
     """Images whose arrays are to be written."""
     kept: tuple[Path, ...]
     """Arrays that stay."""
@@ -62,7 +62,7 @@ class LabelPlan:
     @property
     def written_strays(self) -> tuple[StrayImage, ...]:
         """Those of them whose arrays are to be written."""
-        labels = {pair.label for pair in self.pairs}
+        labels = {pair.labels for pair in self.pairs}
         return tuple(image for image in self.strays if image.path in labels)
 
     @property
@@ -136,7 +136,7 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
     for path in plan.kept:
         yield _summary(path, n_class, kept=True)
     for pair in plan.pairs:
-        labels = plan.table.encode(read_values(pair.label, plan.table.kind))
+        labels = plan.table.encode(read_values(pair.labels, plan.table.kind))
         path = plan.dataset.array_path(pair.image)
         with atomic_write(path) as stream:
             np.save(stream, labels, allow_pickle=False)
@@ -176,17 +176,17 @@ def _other_labels(dataset: Dataset, splits: Sequence[str]) -> list[Path]:
     for split in dataset.splits:
         folders = [dataset.folder(split, kind) for kind in ("images", "labels")]
         if split not in splits and all(folder.is_dir() and list_images(folder)[0] for folder in folders):
-            labels += [pair.label for pair in dataset.pairing(split).pairs]
+            labels += [pair.labels for pair in dataset.pairing(split).pairs]
     return labels
 
 
 def _scan_all(
-    dataset: Dataset, pairs: Sequence[LabelledPair], others: Sequence[Path], progress: Progress
+    dataset: Dataset, pairs: Sequence[Sample], others: Sequence[Path], progress: Progress
 ) -> tuple[LabelScan, ...]:
     """Scans of the pairs' label images, which must have their image's size, and of the other label images."""
     scans, problems = [], []
     progress.stage("reading label images", len(pairs) + len(others), unit="images")
-    images = {pair.label: pair.image for pair in pairs} | dict.fromkeys(others)
+    images = {pair.labels: pair.image for pair in pairs} | dict.fromkeys(others)
     for label, image in images.items():
         progress.advance()
         try:

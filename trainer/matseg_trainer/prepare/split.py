@@ -12,7 +12,7 @@ import numpy as np
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import list_images
-from matseg_trainer.data.folder import LabelledPair, pair_images, shorten
+from matseg_trainer.data.folder import Sample, pair_images, shorten
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
 
@@ -30,7 +30,7 @@ class SplitRequest:
     """Decides the order in which images are drawn."""
 
 
-def labelled_pairs(folder: Path) -> tuple[LabelledPair, ...]:
+def labelled_pairs(folder: Path) -> tuple[Sample, ...]:
     """The pairs of a folder that holds `images/` and `labels/`, in natural order.
 
     Raises:
@@ -75,7 +75,7 @@ def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
 
 
 def split_images(
-    pairs: Sequence[LabelledPair],
+    pairs: Sequence[Sample],
     targets: Sequence[Path],
     request: SplitRequest,
     *,
@@ -110,6 +110,6 @@ def split_images(
                 for position in positions:
                     pair = pairs[position]
                     shutil.copy2(pair.image, folder / split / "images" / pair.image.name)
-                    shutil.copy2(pair.label, folder / split / "labels" / pair.label.name)
+                    shutil.copy2(pair.labels, folder / split / "labels" / pair.labels.name)
                     progress.advance()
     return [{split: len(positions) for split, positions in part.items()} for part in parts]

@@ -1,4 +1,4 @@
-"""Which device and precision to train with, and why."""
+"""Device and precision to train with, and the reason for each."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process prints and writes."""
+        """True for the process that prints and writes."""
         return self.rank == 0
 
     def share(self, items: list[int]) -> list[int]:

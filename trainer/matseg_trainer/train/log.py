@@ -38,9 +38,9 @@ class EpochRecord(BaseModel):
     lr: float
     """Learning rate of its last step."""
     train: SplitScore
-    """Of the augmented samples, while the weights were changing."""
+    """Scores of the augmented crops, while the weights were changing."""
     validate_: SplitScore = Field(alias="validate")
-    """Of whole validation images, in fp32, after the epoch."""
+    """Scores of whole validation images, in fp32, after the epoch."""
     seconds: float = 0.0
 
     def document(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class TrainingLog:
     unread: tuple[int, ...] = ()
     """Numbers of damaged lines, from 1."""
     checkpoint: KeptEpoch = "best"
-    """Which epoch the version keeps."""
+    """The epoch that the version keeps."""
 
     @property
     def best(self) -> EpochRecord:

@@ -89,7 +89,7 @@ def start_record(training: Training) -> TrainingRecord:
 
 
 def _facts(training: Training) -> dict[str, str]:
-    """What a person wants to see before the first epoch."""
+    """Network, data and machine, for a person, before the first epoch."""
     compute, config, found = training.job.compute, training.job.config, training.input
     return {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",

@@ -14,7 +14,7 @@ from matseg_trainer.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Where a training of one version leaves its results."""
+    """Files in which a training of one version leaves its results."""
 
     checkpoint: Path
     resume: Path

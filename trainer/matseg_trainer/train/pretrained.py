@@ -23,7 +23,7 @@ from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, fin
 from matseg_trainer.workspace import Workspace
 
 _CLASSIFIER = "classifier."
-"""What the names of the weights of the last layer begin with, in all networks."""
+"""Prefix of the names of the last layer's weights, in all networks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,7 +125,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def origin_changes(started: InitInfo | None, given: InitInfo | None) -> list[str]:
-    """What keeps a training from being resumed, in words.
+    """Differences that keep a training from being resumed, in words.
 
     Args:
         started: what it started from; None: random weights.

@@ -1,18 +1,16 @@
-"""What a training started from, kept beside its log: hyperparameters, data and machine, readable without torch."""
+"""Start of a training, kept beside its log: hyperparameters, data and machine; readable without torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, problems_of
 from matseg_shared.errors import UsageError
 from matseg_shared.system.files import write_text
-
-if TYPE_CHECKING:  # torch, which readers of the record do without
-    from matseg_trainer.data.statistics import SplitStatistics
+from matseg_trainer.data.statistics import SplitStatistics
 
 SUFFIX = ".training.json"
 
@@ -50,7 +48,7 @@ class TrainingRecord(BaseModel):
     config: dict[str, Any]
     """All hyperparameters."""
     facts: dict[str, str]
-    """What the terminal said before the first epoch."""
+    """Sentences that the terminal showed before the first epoch."""
     classes: tuple[ClassInfo, ...]
     input: InputInfo
     train: SplitFacts
@@ -76,7 +74,7 @@ def write_record(log: Path, record: TrainingRecord) -> None:
 
 
 def read_record(log: Path) -> TrainingRecord | None:
-    """Of the training with this log; None where an earlier version of matseg trained.
+    """Read the start of the training with this log; None where an earlier version of matseg trained.
 
     Raises:
         UsageError: it is damaged, or of a later version.
