@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -46,8 +47,6 @@ def _close_sources(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _settled(path: Path) -> Path:
     """As if written a while ago, so that nobody waits for it to grow."""
-    import os
-
     past = time.time() - 60
     os.utime(path, (past, past))
     return path
@@ -411,6 +410,52 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(folder.time, "sleep", grow)
     with pytest.raises(UsageError, match="still being written"):
         open_source(str(path))
+
+
+def test_a_folder_is_listed_without_asking_for_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disks of facilities answer slowly: what the listing tells is not asked for again, and a read file once."""
+    folder = _folder(tmp_path)
+    for path in folder.iterdir():
+        _settled(path)
+    asked: list[str] = []
+    stat = os.stat
+
+    def counted(path: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", counted)
+    source = open_source(str(folder))
+    assert [path for path in asked if path.endswith(".tif")] == []
+    source.read_unchanged(source.slices[3:5])
+    assert sorted(path for path in asked if path.endswith(".tif")) == [
+        item.where for item in source.slices[3:5]
+    ]
+
+
+def test_a_slice_that_has_changed_since_it_was_listed(tmp_path: Path) -> None:
+    source = open_source(str(_folder(tmp_path)))
+    tifffile.imwrite(source.slices[2].where, VOLUME[0])
+    ((pixels, identity),) = source.read_unchanged(source.slices[2:3])
+    np.testing.assert_array_equal(pixels, VOLUME[0])
+    assert identity == source.current_identity(2)
+
+
+def test_a_slice_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(_folder(tmp_path)))
+    read = source.read
+
+    def read_and_change(start: int, stop: int) -> Any:
+        found = read(start, stop)
+        with Path(source.slices[start].where).open("ab") as stream:
+            stream.write(b"more")
+        return found
+
+    monkeypatch.setattr(source, "read", read_and_change)
+    with pytest.raises(ImageError, match="changed while it was read"):
+        source.read_unchanged(source.slices[2:3])
 
 
 def test_a_volume_that_changes_under_our_hands(tmp_path: Path) -> None:
