@@ -175,13 +175,12 @@ def _multiscale_of(group: Any) -> Multiscale:
             raise ValueError(
                 f"level {dataset['path']} of shape {shape} is larger than the one before, {levels[-1].shape}"
             )
-        levels.append(Level(shape=shape, scale=spacing.scale, translation=spacing.translation))
+        levels.append(Level(shape=shape, spacing=spacing))
     if not levels:
         raise ValueError("no level")
     return Multiscale(
         version="0.4" if group.metadata.zarr_format == 2 else "0.5",
         axes=tuple(names[axis] for axis in spatial),
-        units=spacing.units,
         levels=tuple(levels),
     )
 

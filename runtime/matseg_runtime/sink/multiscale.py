@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from matseg_runtime.sink.base import LabelVolume
+from matseg_runtime.source.base import Spacing
 from matseg_shared.contract.metadata import ModelMetadata
 
 OmeVersion = Literal["0.4", "0.5"]
@@ -17,18 +18,18 @@ _SMALLEST_LEVEL = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One resolution of a label image; all per axis."""
+    """One resolution of a label image."""
 
     shape: tuple[int, ...]
-    scale: tuple[float, ...]
-    """Edge lengths of a voxel."""
-    translation: tuple[float, ...]
-    """Place of the first voxel."""
+    """Per spatial axis."""
+    spacing: Spacing
+    """Edge lengths of its voxels, and the place of the first one."""
 
     def transformations(self) -> list[dict[str, Any]]:
         """As OME-Zarr has them."""
-        moved = {"type": "translation", "translation": list(self.translation)}
-        return [{"type": "scale", "scale": list(self.scale)}, *([moved] if any(self.translation) else [])]
+        scale, translation = list(self.spacing.scale), list(self.spacing.translation)
+        moved = {"type": "translation", "translation": translation}
+        return [{"type": "scale", "scale": scale}, *([moved] if any(translation) else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,6 @@ class Multiscale:
     version: OmeVersion
     axes: tuple[str, ...]
     """Names of the spatial axes in stored order: three of `z`, `y`, `x`, or `y` and `x` of a single image."""
-    units: tuple[str | None, ...]
-    """Per axis, as OME-Zarr spells them: `micrometer`."""
     levels: tuple[Level, ...]
     """The finest first."""
 
@@ -60,7 +59,7 @@ class Multiscale:
             "name": name,
             "axes": [
                 {"name": axis, "type": "space"} | ({} if unit is None else {"unit": unit})
-                for axis, unit in zip(self.axes, self.units, strict=True)
+                for axis, unit in zip(self.axes, self.levels[0].spacing.units, strict=True)
             ],
             "datasets": [
                 {"path": str(number), "coordinateTransformations": level.transformations()}
@@ -83,22 +82,13 @@ def alone(volume: LabelVolume, *, pyramid: bool) -> Multiscale:
         volume: shape and spacing.
         pyramid: add levels of half the resolution along every axis that can be halved.
     """
-    spacing = volume.spacing
     steps = list(_halved(volume.shape))[: None if pyramid else 1]
-    return Multiscale(
-        version="0.5",
-        axes=("z", "y", "x"),
-        units=spacing.units,
-        levels=tuple(
-            Level(
-                shape=shape,
-                # a level keeps every n-th voxel, so its first voxel stays where it was
-                scale=tuple(edge * step for edge, step in zip(spacing.scale, kept, strict=True)),
-                translation=spacing.translation,
-            )
-            for shape, kept in steps
-        ),
-    )
+    levels = []
+    for shape, kept in steps:
+        # a level keeps every n-th voxel, so its first voxel stays where it was
+        scale = tuple(edge * step for edge, step in zip(volume.spacing.scale, kept, strict=True))
+        levels.append(Level(shape=shape, spacing=replace(volume.spacing, scale=scale)))
+    return Multiscale(version="0.5", axes=("z", "y", "x"), levels=tuple(levels))
 
 
 def _halved(shape: tuple[int, int, int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
