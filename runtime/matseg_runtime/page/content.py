@@ -15,8 +15,7 @@ from matseg_runtime.records import SliceRecord
 from matseg_runtime.units import VoxelSize
 from matseg_shared.images.palette import Colour
 from matseg_shared.pages.charts import Chart
-from matseg_shared.pages.page import count
-from matseg_shared.pages.parts import Fact
+from matseg_shared.pages.page import Fact, count
 from matseg_shared.pages.pictures import visible_colours
 
 

@@ -39,6 +39,18 @@ class Template:
     """Files in `static/` that the page runs after the common one."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """A name and a value, for tiles and for lists."""
+
+    name: str
+    value: str
+    note: str = ""
+    """Beside or under the value, smaller."""
+    code: bool = False
+    """A path, a hash or the like."""
+
+
 def is_installed() -> bool:
     """Whether pages can be made here."""
     return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
@@ -89,10 +101,7 @@ def write_page(
             style=(common / "page.css").read_text(encoding="utf-8"),
             scripts=[script.read_text(encoding="utf-8") for script in scripts],
             charts={chart.id: chart for chart in shown},
-            data={
-                "charts": shown,
-                "page": data,
-            },
+            data={"charts": shown, "page": data},
             library=packed_library() if shown else "",
             nonce=hashlib.sha256(f"{title}{path.name}".encode()).hexdigest()[:24],
         )
@@ -124,11 +133,13 @@ def _environment(package: str) -> Environment:
     environment.policies["json.dumps_function"] = lambda data, **_: json.dumps(
         jsonable(data), allow_nan=False, separators=(",", ":")
     )
-    environment.filters["percent"] = percent
-    environment.filters["figure"] = figure
-    environment.filters["signed"] = signed_percent
-    environment.filters["count"] = count
-    environment.filters["css"] = css_colour
+    environment.filters |= {
+        "percent": percent,
+        "figure": figure,
+        "signed": signed_percent,
+        "count": count,
+        "css": css_colour,
+    }
     return environment
 
 

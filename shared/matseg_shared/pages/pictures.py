@@ -14,7 +14,7 @@ from PIL import Image
 
 from matseg_shared.images.palette import Colour, default_colours
 
-JPEG_QUALITY = 85
+_JPEG_QUALITY = 85
 _WINDOW_PERCENTILES = (0.2, 99.8)
 _LEAST_CHROMA = 40
 """Between the largest and the smallest of R, G and B; less looks grey over a grey image."""
@@ -57,16 +57,12 @@ def shrink(pixels: NDArray[Any], edge: int) -> NDArray[Any]:
         return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
-    planes = np.atleast_3d(pixels.astype(np.float32))
-    small = [
-        np.asarray(
-            Image.fromarray(np.ascontiguousarray(planes[..., channel])).resize(
-                (width, height), Image.Resampling.BOX
-            )
+    if pixels.ndim == 3:
+        return np.stack(
+            [shrink(plane, edge) for plane in np.moveaxis(pixels.astype(np.float32), -1, 0)], axis=-1
         )
-        for channel in range(planes.shape[2])
-    ]
-    return small[0] if pixels.ndim == 2 else np.stack(small, axis=-1)
+    plane = Image.fromarray(np.ascontiguousarray(pixels, np.float32))
+    return np.asarray(plane.resize((width, height), Image.Resampling.BOX))
 
 
 def shrink_labels(labels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
@@ -87,25 +83,19 @@ def shrink_labels(labels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
 
 def jpeg_uri(pixels: NDArray[np.uint8]) -> str:
     """(H, W) or (H, W, 3) as a JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return _uri("image/jpeg", buffer)
+    return _uri(Image.fromarray(pixels), "JPEG", quality=_JPEG_QUALITY)
 
 
 def label_uri(labels: NDArray[np.uint8], colours: Sequence[Colour]) -> str:
     """(H, W) class indices as a palette PNG; `colours` must differ, so that a script can read the indices back."""
     picture = Image.fromarray(labels)
     picture.putpalette([channel for colour in colours for channel in colour])
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return _uri("image/png", buffer)
+    return _uri(picture, "PNG")
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
     """(H, W) or (H, W, 3) as a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return _uri("image/png", buffer)
+    return _uri(Image.fromarray(pixels), "PNG")
 
 
 def distinct(colours: Sequence[Colour]) -> tuple[Colour, ...]:
@@ -126,5 +116,7 @@ def visible_colours(colours: Sequence[Colour]) -> tuple[Colour, ...]:
     return tuple(colours) if grey <= 1 else default_colours(len(colours))
 
 
-def _uri(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+def _uri(picture: Image.Image, kind: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -9,8 +9,7 @@ from typing import Literal
 
 from matseg_shared.images.palette import Colour
 from matseg_shared.pages.charts import BLUE, ORANGE, Chart, Series
-from matseg_shared.pages.page import Template, count, figure, percent, require_report_extra, write_page
-from matseg_shared.pages.parts import Fact
+from matseg_shared.pages.page import Fact, Template, count, figure, percent, require_report_extra, write_page
 from matseg_shared.pages.pictures import visible_colours
 from matseg_trainer.evaluate.document import EvaluationDocument, Spread, read_evaluation
 from matseg_trainer.pages.evaluation_pictures import ShownImage, take_pictures

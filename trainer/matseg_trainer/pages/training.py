@@ -8,8 +8,7 @@ from pathlib import Path
 
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.palette import Colour
-from matseg_shared.pages.page import Template, count, figure, percent, require_report_extra, write_page
-from matseg_shared.pages.parts import Fact
+from matseg_shared.pages.page import Fact, Template, count, figure, percent, require_report_extra, write_page
 from matseg_trainer.config.load import load_config
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.pages.places import page_path
