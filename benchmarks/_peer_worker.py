@@ -90,7 +90,7 @@ def matseg(choices: argparse.Namespace, tile: tuple[int, int] | None) -> Label:
     from matseg_runtime.inference.tiles import segment_image
 
     session = Session.open(choices.model, provider="cpu", threads=choices.threads)
-    return lambda image: segment_image(session, image[None], tile=tile)
+    return lambda image: segment_image(session, image[None], tile=tile).labels
 
 
 def monai_constant(choices: argparse.Namespace) -> Label:

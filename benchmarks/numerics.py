@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.providers import exact_options, load_onnxruntime
 from matseg_runtime.inference.session import TIE_MARGINS, Session
-from matseg_runtime.inference.tiles import segment_image, segment_images
+from matseg_runtime.inference.tiles import segment_images
 from matseg_runtime.model.zoo import PREFIX, locate, read_index
 from matseg_runtime.source.transform import Transform
 from matseg_shared.console.command import debug_option
@@ -74,7 +74,7 @@ def compare(path: Path, image_file: Path | None = None) -> list[Difference]:
         image = _enlarged(session.model.self_test.image[0], edge)
     else:
         image = Transform(info=info.input).convert(read_image(image_file), str(image_file))
-    labels, probabilities = segment_image(session, image, probabilities=True)
+    labels, probabilities = _segmented(session, image)
     best = np.sort(probabilities, axis=0)
     tied = best[-1] - best[-2] < TIE_MARGINS[info.export.precision]
     differences = []
@@ -95,20 +95,26 @@ def compare(path: Path, image_file: Path | None = None) -> list[Difference]:
 
 
 def _ways(path: Path, session: Session, image: NDArray[Any]) -> Iterator[tuple[str, Result]]:
-    yield "again", segment_image(session, image, probabilities=True)
+    yield "again", _segmented(session, image)
     for threads in (2, 5):
         opened = Session.open(path, provider="cpu", threads=threads)
-        yield f"{threads} threads", segment_image(opened, image, probabilities=True)
+        yield f"{threads} threads", _segmented(opened, image)
     for strides, batch in ((_STRIDES - 2, 1), (_STRIDES - 1, 3)):
         edge = _smallest(session) + strides * session.model.metadata.tiling.stride
-        made = segment_image(session, image, tile=(edge, edge), batch=batch, probabilities=True)
+        made = _segmented(session, image, tile=(edge, edge), batch=batch)
         yield f"tiles of {edge}, batches of {batch}", made
     yield "in a batch with others", _among_others(session, image)
     yield "two calls at a time", _beside_itself(session, image)
     yield AS_IN_THE_FILE, _unoptimised(path, session, image)
     if "OpenVINOExecutionProvider" in load_onnxruntime().get_available_providers():
         opened = Session.open(path, provider="openvino", threads=1)
-        yield "OpenVINO", segment_image(opened, image, probabilities=True)
+        yield "OpenVINO", _segmented(opened, image)
+
+
+def _segmented(session: Session, *images: NDArray[Any], which: int = 0, **options: Any) -> Result:
+    made = segment_images(session, images, probabilities=True, **options)[which]
+    assert made.probabilities is not None
+    return made.labels, made.probabilities
 
 
 def _smallest(session: Session) -> int:
@@ -118,16 +124,14 @@ def _smallest(session: Session) -> int:
 
 def _among_others(session: Session, image: NDArray[Any]) -> Result:
     images = [np.ascontiguousarray(turned) for turned in (image[:, ::-1], image, image[:, :, ::-1])]
-    made = segment_images(session, images, batch=3, probabilities=True)[1]
-    assert made.probabilities is not None
-    return made.labels, made.probabilities
+    return _segmented(session, *images, which=1, batch=3)
 
 
 def _beside_itself(session: Session, image: NDArray[Any]) -> Result:
     flipped = np.ascontiguousarray(image[:, ::-1])
     with ThreadPoolExecutor(2) as pool:
         calls = [
-            pool.submit(lambda part=part: segment_image(session, part, probabilities=True))
+            pool.submit(lambda part=part: _segmented(session, part))
             for part in (image, flipped, image, flipped)
         ]
         return calls[2].result()

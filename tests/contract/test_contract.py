@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from segmenting import segment_image
 
 from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_stored

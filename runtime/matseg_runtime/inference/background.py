@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.inference.session import Labels, Probabilities
+from matseg_runtime.inference.session import Segmentation
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Box, Tile, padded_length
 
@@ -38,26 +38,16 @@ _STEPS = 8
 """Lengths of what is read are multiples of this fraction of a tile's: each shape costs onnxruntime a memory plan."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TileOutput:
-    """The network's output for one tile."""
-
-    labels: Labels
-    """(H, W) uint8."""
-    probabilities: Probabilities | None = None
-    """(K, H, W) float32, when asked for."""
-
-
 class ConstantTileCache:
     """The network's outputs for constant tiles, each computed when it is first needed; for several threads."""
 
-    def __init__(self, predict: Callable[[PixelArray], Sequence[TileOutput]]) -> None:
+    def __init__(self, predict: Callable[[PixelArray], Sequence[Segmentation]]) -> None:
         """Remember the network, which gives the outputs of (N, C, H, W) pixels."""
         self._predict = predict
-        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], TileOutput] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], Segmentation] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, value: PixelArray, tile: PixelArray) -> TileOutput:
+    def get(self, value: PixelArray, tile: PixelArray) -> Segmentation:
         """The output for a tile of one value.
 
         Args:

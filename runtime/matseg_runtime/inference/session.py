@@ -34,6 +34,18 @@ _DEVICE_PROVIDERS = ("cuda", "tensorrt")
 _ERRORS_ONLY = 3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segmentation:
+    """What a model makes of one image, or of one tile."""
+
+    labels: Labels
+    """(H, W) uint8 class indices."""
+    probabilities: Probabilities | None = None
+    """(K, H, W) float32, when asked for."""
+    constant: int = 0
+    """Pixels whose label is that of a constant tile, for which the network was not asked again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfTestResult:
     """How the embedded self-test went on one provider."""

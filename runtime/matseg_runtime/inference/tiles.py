@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.inference.background import ConstantTileCache, TileOutput, find_background
-from matseg_runtime.inference.session import Labels, Probabilities, Session
+from matseg_runtime.inference.background import ConstantTileCache, find_background
+from matseg_runtime.inference.session import Segmentation, Session
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
 
 PixelArray = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Segmentation:
-    """What a model makes of one image."""
-
-    labels: Labels
-    """(H, W) uint8 class indices."""
-    probabilities: Probabilities | None = None
-    """(K, H, W) float32, when asked for."""
-    constant: int = 0
-    """Pixels whose label is that of a constant tile, for which the network was not asked again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,55 +25,9 @@ class _Piece:
     tile: Tile
 
 
-@overload
-def segment_image(
-    session: Session,
-    image: PixelArray,
-    *,
-    tile: tuple[int, int] | None = None,
-    batch: int = 1,
-    probabilities: Literal[False] = False,
-) -> Labels: ...
-
-
-@overload
-def segment_image(
-    session: Session,
-    image: PixelArray,
-    *,
-    tile: tuple[int, int] | None = None,
-    batch: int = 1,
-    probabilities: Literal[True],
-) -> tuple[Labels, Probabilities]: ...
-
-
-def segment_image(
-    session: Session,
-    image: PixelArray,
-    *,
-    tile: tuple[int, int] | None = None,
-    batch: int = 1,
-    probabilities: bool = False,
-) -> Labels | tuple[Labels, Probabilities]:
-    """Label one image of any size; the result does not depend on `tile` and `batch`.
-
-    Args:
-        session: an open model.
-        image: (C, H, W) raw pixels in the model's dtype.
-        tile: (rows, columns) of the largest tile in pixels; None: the whole image at once.
-        batch: tiles per call of the network.
-        probabilities: return class probabilities too.
-
-    Returns:
-        (H, W) uint8 class indices; with `probabilities` also (K, H, W) float32.
-
-    Raises:
-        UsageError: the tile is too small for the model's halo.
-    """
-    result = segment_images(session, [image], tile=tile, batch=batch, probabilities=probabilities)[0]
-    if result.probabilities is None:
-        return result.labels
-    return result.labels, result.probabilities
+def segment_image(session: Session, image: PixelArray, **options: Any) -> Segmentation:
+    """As `segment_images`, for one."""
+    return segment_images(session, [image], **options)[0]
 
 
 def segment_images(
@@ -97,11 +39,18 @@ def segment_images(
     probabilities: bool = False,
     constant_tiles: ConstantTileCache | None = None,
 ) -> list[Segmentation]:
-    """As `segment_image` for several images, whose tiles share batches where their shapes are equal.
+    """Label images of any size; the result does not depend on `tile` and `batch`.
 
     Args:
-        session, images, tile, batch, probabilities: as there.
+        session: an open model.
+        images: (C, H, W) raw pixels in the model's dtype; their tiles share batches where their shapes are equal.
+        tile: (rows, columns) of the largest tile in pixels; None: the whole image at once.
+        batch: tiles per call of the network.
+        probabilities: give class probabilities too.
         constant_tiles: of `constant_tile_cache`, to spare the network what is constant; None: it reads everything.
+
+    Raises:
+        UsageError: the tile is too small for the model's halo.
     """
     tiling = session.model.metadata.tiling
     padded = [_pad(image, tiling.stride) for image in images]
@@ -155,7 +104,7 @@ def _without_background(
     return left
 
 
-def _paste(output: TileOutput, tile: Tile, result: Segmentation) -> None:
+def _paste(output: Segmentation, tile: Tile, result: Segmentation) -> None:
     """Keep what counts of a tile's output."""
     inner = tile.write.relative_to(tile.read).slices()
     result.labels[tile.write.slices()] = output.labels[inner]
@@ -194,16 +143,16 @@ def _batches(pieces: Sequence[_Piece], batch: int) -> Iterator[list[_Piece]]:
         yield group
 
 
-def _predict(session: Session, crops: PixelArray, batch: int, probabilities: bool) -> list[TileOutput]:
+def _predict(session: Session, crops: PixelArray, batch: int, probabilities: bool) -> list[Segmentation]:
     """The network's output for each crop; a short batch is filled up where shapes must stay the same."""
     count = len(crops)
     if session.fixed_shapes and count < batch:
         crops = np.concatenate([crops, np.repeat(crops[-1:], batch - count, axis=0)])
     if not probabilities:
-        return [TileOutput(labels=labels) for labels in session.predict(crops)[:count]]
+        return [Segmentation(labels=labels) for labels in session.predict(crops)[:count]]
     found = session.predict_with_probabilities(crops)
     return [
-        TileOutput(labels=labels, probabilities=likelihoods)
+        Segmentation(labels=labels, probabilities=likelihoods)
         for labels, likelihoods in zip(*(array[:count] for array in found), strict=True)
     ]
 

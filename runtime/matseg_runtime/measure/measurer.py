@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from matseg_runtime.inference.tiles import Segmentation
+from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions, SliceUncertainty
 from matseg_runtime.suggest.uncertainty import measure_uncertainty
 

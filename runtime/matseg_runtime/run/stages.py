@@ -8,7 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from matseg_runtime.inference.tiles import Segmentation, segment_images
+from matseg_runtime.inference.session import Segmentation
+from matseg_runtime.inference.tiles import segment_images
 from matseg_runtime.measure.measurer import Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.records import ExcludedSlice, SliceRecord

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matseg_runtime.inference.tiles import Segmentation
+from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.source.base import Slice, Spacing
 from matseg_runtime.units import VoxelSize

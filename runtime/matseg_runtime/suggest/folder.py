@@ -164,9 +164,8 @@ class Proposer:
             raise ImageError(record.where, "has changed since it was labelled")
         image = Transform(info=metadata.input, window=self.window).convert(stored, record.where)
         # again, because the probabilities of all slices would fill the disk
-        labels, probabilities = segment_image(
-            self.session, image, tile=self.tile, batch=self.batch, probabilities=True
-        )
+        found = segment_image(self.session, image, tile=self.tile, batch=self.batch, probabilities=True)
+        assert found.probabilities is not None, "they were asked for"
         rows, columns = (slice(None),) * 2 if chosen.box is None else chosen.box.slices()
         with atomic_write(folder / item.image) as stream:
             if self._is_copied(chosen.box):
@@ -175,11 +174,11 @@ class Proposer:
                 mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
                 pixels = stored if self.window is None else mapped
                 _write_pixels(stream, Path(item.image).suffix, pixels[rows, columns])
-        label = _label_bytes(labels[rows, columns], metadata.classes)
+        label = _label_bytes(found.labels[rows, columns], metadata.classes)
         with atomic_write(folder / item.label) as stream:
             stream.write(label)
         with atomic_write(folder / item.map) as stream:
-            Image.fromarray(_map(probabilities)[rows, columns]).save(stream, format="PNG")
+            Image.fromarray(_map(found.probabilities)[rows, columns]).save(stream, format="PNG")
         return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.inference.background import find_background
-from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import Segmentation, constant_tile_cache, segment_images
+from matseg_runtime.inference.session import Segmentation, Session
+from matseg_runtime.inference.tiles import constant_tile_cache, segment_images
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import smallest_tile
 

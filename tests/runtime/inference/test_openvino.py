@@ -10,10 +10,10 @@ import onnx_models
 import pytest
 from click.testing import Result
 from PIL import Image
+from segmenting import segment_image
 
 from matseg_runtime.inference.providers import installed_runtimes
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import segment_image
 
 Run = Callable[..., Result]
 

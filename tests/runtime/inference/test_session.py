@@ -237,7 +237,7 @@ def test_cuda_gets_its_options_and_no_fallback(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_cuda_fills_up_short_batches(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
-    from matseg_runtime.inference.tiles import segment_image
+    from segmenting import segment_image
 
     _use(monkeypatch, FakeRuntime(model, works=True))
     opened = Session.open(model, provider="cuda")

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from segmenting import segment_image
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import segment_image, segment_images
+from matseg_runtime.inference.tiles import segment_images
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import UsageError
 

@@ -10,7 +10,7 @@ import onnx_models
 import pytest
 import zarr
 
-from matseg_runtime.inference.tiles import Segmentation
+from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.sink.base import Block, LabelInfo, LabelVolume, Result
 from matseg_runtime.sink.multiscale import alone
 from matseg_runtime.sink.zarr import ZarrSink

@@ -17,9 +17,9 @@ from click.testing import Result
 from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
+from segmenting import segment_image
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.records import CropScore, SliceRecord, SliceUncertainty
 from matseg_runtime.suggest.choose import choose, default_spacing
 from matseg_runtime.suggest.index import UncertainIndex, read_index

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from segmenting import segment_image
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import constant_tile_cache, segment_image, segment_images
+from matseg_runtime.inference.tiles import constant_tile_cache, segment_images
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile

@@ -13,10 +13,10 @@ import pytest
 from checkpoints import NETWORKS, make_checkpoint
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from segmenting import segment_image
 
 from matseg_runtime.cli.model import inspect_main
 from matseg_runtime.inference.session import Session
-from matseg_runtime.inference.tiles import segment_image
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError

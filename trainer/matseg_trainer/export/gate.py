@@ -75,7 +75,7 @@ def _mean_iou(images: Examples, n_class: int, content: bytes, progress: Progress
     matrix = np.zeros((n_class, n_class), dtype=np.int64)
     for number in range(len(images)):
         image: Example = images[number]
-        labels = segment_image(session, image.pixels, tile=(_TILE, _TILE))
+        labels = segment_image(session, image.pixels, tile=(_TILE, _TILE)).labels
         matrix += confusion_matrix(image.labels, labels, n_class)
         progress.advance()
     return segmentation_metrics(matrix).mean_iou

@@ -45,6 +45,8 @@ class Predictor:
         metadata = session.model.metadata
 
         def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-            return segment_image(session, pixels, tile=(_TILE, _TILE), probabilities=True)
+            found = segment_image(session, pixels, tile=(_TILE, _TILE), probabilities=True)
+            assert found.probabilities is not None, "they were asked for"
+            return found.labels, found.probabilities
 
         return cls(classes=metadata.classes, input=metadata.input, predict=predict)
