@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import cloup
@@ -10,13 +10,13 @@ import cloup
 from matseg_runtime.cli.options import source_options, with_source
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED, debug_option, json_option, print_json
 from matseg_shared.console.help import Command, examples
-from matseg_shared.console.options import PATH, Choice
+from matseg_shared.console.options import COUNT, PATH, Choice, gathered
 from matseg_shared.console.progress import shown_progress
+from matseg_shared.errors import UsageError
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from matseg_runtime.measure.quantify import Quantified
-    from matseg_runtime.source.base import SourceOptions
+    from matseg_runtime.measure.quantify import Quantified, QuantifyOptions
 
 _EXAMPLES = examples("""
     matseg-quantify labels.zarr  # measure what matseg-run wrote; the tables go where its report is
@@ -26,13 +26,13 @@ _EXAMPLES = examples("""
 """)
 
 
-def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in (text or "").split(","))
-    if text is not None and (not all(names) or len(set(names)) < len(names)):
-        raise click.UsageError(
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(
             f"--names {text}: expected different names with commas between them, such as pore,matrix"
         )
-    return names if text is not None else ()
+    return names
 
 
 @click.command(name="matseg-quantify", cls=Command, examples=_EXAMPLES)
@@ -44,9 +44,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
         metavar="SIZE",
         help="Edge of a voxel, such as 0.65um, or Z,Y,X as 1.3,0.65,0.65um. Default: what the labels say.",
     ),
-    click.option(
-        "--names", metavar="A,B,...", callback=_names, help="Names of the classes, by ascending value."
-    ),
+    click.option("--names", type=_names, metavar="A,B,...", help="Names of the classes, by ascending value."),
     click.option(
         "--ignore", type=click.IntRange(min=0), metavar="VALUE", help="Pixels of this value have no class."
     ),
@@ -66,12 +64,13 @@ def _names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tu
     help="Pixels belong together that share an edge (4), or a corner too (8).",
 )
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes. Default: as many as pay, one per core at most."
+    "--workers", type=COUNT, metavar="N", help="Processes. Default: as many as pay, one per core at most."
 )
 @json_option
 @debug_option
 @with_source
-def quantify_main(labels: str, source: SourceOptions, as_json: bool, **options: Any) -> int:
+@gathered("asked", "matseg_runtime.measure.quantify:QuantifyOptions")
+def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
     """Measure labelled phases: fractions, number and sizes of connected regions, specific surface.
 
     LABELS is what matseg-run wrote, or any other folder of label images, TIFF stack, zarr, HDF5 or .npy volume of
@@ -85,10 +84,10 @@ def quantify_main(labels: str, source: SourceOptions, as_json: bool, **options: 
       4  done, but some slices were excluded; each is named with the reason
       1  anything else, such as a full disk
     """
-    from matseg_runtime.measure.quantify import QuantifyOptions, quantify
+    from matseg_runtime.measure.quantify import quantify
 
     with shown_progress() as progress:
-        result = quantify(QuantifyOptions(labels=labels, source=source, **options), progress)
+        result = quantify(asked, progress)
     for line in _lines(result):
         click.echo(printable(line), err=as_json)
     if as_json:

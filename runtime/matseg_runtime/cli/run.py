@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from matseg_runtime.records import Connectivity
     from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
+    from matseg_runtime.source.watch import WatchOptions
 
 
 def _part(text: str) -> Part | None:
@@ -174,6 +175,7 @@ watch_options = cloup.option_group(
     click.option("--until", type=COUNT, metavar="N", help="With --watch: stop after N slices in all."),
     click.option(
         "--idle",
+        "idle_seconds",
         type=Range(min=0, min_open=True),
         metavar="SECONDS",
         help="With --watch: stop when no new slice has come for SECONDS.",
@@ -212,12 +214,13 @@ _EXAMPLES = examples("""
 @excludes("dask", "part")
 @excludes("overwrite", "finish")
 @excludes("label", "path", "pyramid", "probabilities")
-@applies_with("watch", "until", "idle")
+@applies_with("watch", "until", "idle_seconds")
 @applies_with("uncertain", "uncertain_crop", "uncertain_spacing")
 @applies_with("quantify", "connectivity")
 @debug_option
 @with_source
 @gathered("output", "matseg_runtime.sink.target:OutputOptions")
+@gathered("ending", "matseg_runtime.source.watch:WatchOptions")
 def run_main(
     model: Path,
     input_: str,
@@ -233,8 +236,7 @@ def run_main(
     part: Part | None,
     sha256: str | None,
     watch: bool,
-    until: int | None,
-    idle: float | None,
+    ending: WatchOptions,
     page: bool,
     dry_run: bool,
     as_json: bool,
@@ -261,7 +263,6 @@ def run_main(
     from matseg_runtime.run.run import label, plan_job
     from matseg_runtime.run.setup import open_run
     from matseg_runtime.run.summary import summary_lines
-    from matseg_runtime.source.watch import WatchOptions
     from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
@@ -273,7 +274,7 @@ def run_main(
         output=output,
         accepted_difference=accept_difference / 100,
         part=part or Part(),
-        watch=WatchOptions(until=until, idle_seconds=idle) if watch else None,
+        watch=ending if watch else None,
         voxel=None if voxel_size is None else parse_voxel_size(voxel_size, source.axis or 0),
         measure=MeasureOptions(
             regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None,

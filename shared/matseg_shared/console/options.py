@@ -88,7 +88,8 @@ def parsed(function: str) -> Callable[[str], Any]:
 
 
 def gathered(argument: str, kind: str) -> Decorator:
-    """Hand the command one dataclass instead of the options that are called as its fields.
+    """Hand the command one dataclass instead of the options that are called as its fields; those that are not given
+    keep the dataclass's defaults.
 
     Args:
         argument: the command's, for the dataclass.
@@ -100,7 +101,8 @@ def gathered(argument: str, kind: str) -> Decorator:
         def wrapped(*args: Any, **options: Any) -> Any:
             made_by = pkgutil.resolve_name(kind)
             names = [field.name for field in dataclasses.fields(made_by) if field.name in options]
-            made = made_by(**{name: options.pop(name) for name in names})
+            values = {name: options.pop(name) for name in names}
+            made = made_by(**{name: value for name, value in values.items() if value is not None})
             return command(*args, **options, **{argument: made})
 
         return wrapped
