@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 @json_option
 @debug_option
 def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
-    """Print what MODEL says about itself: classes, input, tiling, training and export.
+    """Print what MODEL says about itself.
 
-    MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone lists the zoo.
+    Classes, input, tiling, training and export. MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone
+    lists the zoo.
     """
     from matseg_runtime.model.zoo import PREFIX, choose_model
 
@@ -77,7 +78,10 @@ def verify_main(
     sha256: str | None,
     as_json: bool,
 ) -> None:
-    """Replay the self-test that travels in MODEL (a file, or zoo:NAME); ends with 3 when the labels are others."""
+    """Replay the self-test that travels in MODEL.
+
+    MODEL is a file, or zoo:NAME. Ends with 3 when the labels are others than at export.
+    """
     import dataclasses
 
     from matseg_runtime.inference.session import Session

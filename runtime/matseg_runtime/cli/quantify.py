@@ -71,10 +71,11 @@ def _names(text: str) -> tuple[str, ...]:
 @with_source
 @gathered("asked", "matseg_runtime.measure.quantify:QuantifyOptions")
 def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
-    """Measure labelled phases: fractions, number and sizes of connected regions, specific surface.
+    """Measure labelled phases: fractions, regions, surfaces.
 
     LABELS is what matseg-run wrote, or any other folder of label images, TIFF stack, zarr, HDF5 or .npy volume of
-    whole numbers. Writes quantities.csv (slices and classes), region_sizes.csv (histograms) and quantities.json.
+    whole numbers. Writes quantities.csv (phase fractions, number and sizes of connected regions, specific surface),
+    region_sizes.csv (histograms) and quantities.json.
 
     \b
     Exit codes:

@@ -242,7 +242,9 @@ def run_main(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Label every slice of INPUT with MODEL, an ONNX file that matseg-export wrote, or zoo:NAME (matseg-inspect zoo:).
+    """Label every slice of INPUT with MODEL.
+
+    MODEL is an ONNX file that matseg-export wrote, or zoo:NAME (matseg-inspect zoo: lists them).
 
     INPUT is a folder of images, a TIFF stack, a zarr or OME-Zarr volume, an HDF5 dataset (file.h5::/path) or a .npy
     array. Run again after an interruption, the same command goes on where it stopped.

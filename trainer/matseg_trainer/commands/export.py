@@ -101,7 +101,7 @@ def export_main(
     workspace: Path | None,
     as_json: bool,
 ) -> None:
-    """Export the best checkpoint of VERSION of DATASET to one self-describing ONNX file.
+    """Export VERSION of DATASET to one self-describing ONNX file.
 
     The file is written only when the graph does what the torch network does. fp16 (for GPUs) and int8 (for CPUs)
     need the data set: ranges are chosen on its training images, and a mean IoU on its validation images that is more

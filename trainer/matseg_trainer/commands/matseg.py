@@ -83,7 +83,7 @@ def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: boo
 @json_option
 @debug_option
 def status(workspace: Path | None, as_json: bool) -> None:
-    """Show which steps are done in this workspace, and what to type next; the same as matseg alone."""
+    """Show which steps are done here, and what to type next."""
     _show_status(workspace, as_json)
 
 
@@ -109,9 +109,9 @@ def _show_status(workspace: Path | None, as_json: bool) -> None:
 @click.argument("shell", type=Choice(SHELLS))
 @debug_option
 def completion(shell: str) -> None:
-    """Print what SHELL must read to complete commands, options, data sets, versions, splits and models.
+    """Print the script that makes SHELL complete what is typed.
 
-    PowerShell is not among the shells that can.
+    It completes commands, options, data sets, versions, splits and models. PowerShell is not among the shells that can.
     """
     programs: dict[str, click.Command] = {"matseg": main}
     programs |= {entry.name: entry.load() for entry in commands().values()}

@@ -39,7 +39,7 @@ def _number(
     """),
 )
 def main() -> None:
-    """Prepare data sets: label arrays, crops, checks, and a synthetic set to try things on."""
+    """Prepare data sets: label arrays, splits, crops, checks, a demo."""
 
 
 @main.command(
@@ -75,7 +75,10 @@ def labels(
     workspace: Path | None,
     as_json: bool,
 ) -> None:
-    """Make label arrays (labels_npy/*.npy, values 0 to N-1) of the label images of SPLIT... (train, validate, test)."""
+    """Make label arrays of label images.
+
+    The arrays of SPLIT... (train, validate, test) are labels_npy/*.npy, with values 0 to N-1.
+    """
     from matseg_trainer.prepare.console import is_interactive, print_labels
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
 
@@ -146,7 +149,10 @@ def crop(
     workspace: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a data set of N_TRAIN and N_VALIDATE random crops of SIZE x SIZE pixels of train and validate."""
+    """Make a data set of random crops.
+
+    N_TRAIN crops are of images of train, N_VALIDATE of images of validate, each of SIZE x SIZE pixels.
+    """
     from matseg_trainer.prepare.crop import crop_dataset, default_name
 
     place = Workspace.find(workspace)
@@ -191,10 +197,10 @@ def crop(
 def split(
     folder: Path, name: str, request: SplitRequest, overwrite: bool, workspace: Path | None, as_json: bool
 ) -> None:
-    """Share out the labelled images of FOLDER (images/ and labels/) to train, validate and test; NAME is the data set.
+    """Share out labelled images to train, validate and test.
 
-    Images are drawn at random and copied. Neighbouring slices of a scan are nearly the same: where a set has such,
-    put them into the splits by hand.
+    FOLDER holds images/ and labels/, NAME is the new data set. Images are drawn at random and copied. Neighbouring
+    slices of a scan are nearly the same: where a set has such, put them into the splits by hand.
     """
     from matseg_trainer.prepare.split import labelled_pairs, split_images
 
@@ -228,7 +234,7 @@ def split(
 @json_option
 @debug_option
 def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: bool) -> int:
-    """Check all splits of a data set: print what is in it, name every problem, and point out likely slips.
+    """Check a data set: contents, problems, likely slips.
 
     Problems end it with exit code 2. What only looks wrong does not: tiny regions, labels beside their image, images
     that are nearly the same.
@@ -265,7 +271,10 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
 @debug_option
 @gathered("request", "matseg_trainer.demo.demo:DemoRequest")
 def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | None, as_json: bool) -> None:
-    """Make a synthetic tomography data set data/NAME, and a stack of slices without labels, data/NAME_raw."""
+    """Make a synthetic data set to try things on.
+
+    It is data/NAME; data/NAME_raw is a stack of slices without labels.
+    """
     from matseg_trainer.demo.demo import make_demo
 
     target = Workspace.find(workspace).dataset_root(name)
@@ -280,7 +289,6 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
 
 @main.command(
     name="import-config",
-    short_help="Turn an existing MatSeg config.py into a config.toml.",
     examples=examples("""
         matseg-prep import-config old/config.py -o config.toml  # bring your versions along
     """),
@@ -290,7 +298,7 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
 @json_option
 @debug_option
 def import_config(config_py: Path, output: Path | None, as_json: bool) -> None:
-    """Turn an existing MatSeg CONFIG_PY into a config.toml.
+    """Turn an existing config.py of MatSeg into a config.toml.
 
     The file is read, never executed. What is left out or means something else is said in notes.
     """
