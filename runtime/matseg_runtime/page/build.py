@@ -201,25 +201,41 @@ def _fraction_charts(record: RunRecord) -> list[Chart]:
     """The phase fractions along the stack."""
     if not record.slices:
         return []
-    series = [
-        Series(
-            name=item.name,
-            x=[entry.index for entry in record.slices],
-            y=thinned([fraction(entry, item.index) for entry in record.slices]),
-            colour=css_colour(colour),
-            names=stack_names(record.slices),
-            group=item.index,
-        )
-        for item, colour in zip(
-            record.classes, visible_colours([item.colour for item in record.classes]), strict=True
-        )
-    ]
+    series = []
+    for item, colour in zip(
+        record.classes, visible_colours([item.colour for item in record.classes]), strict=True
+    ):
+        shares = thinned([fraction(entry, item.index) for entry in record.slices])
+        series.append(_line(record, item.name, shares, css_colour(colour), item.index))
     if len(series) > _SEPARATE_CLASSES:
         return [_stack_chart("fractions", "Phase fractions along the stack", series, "share of the slice")]
     return [
         _stack_chart(f"fraction-{line.group}", f"{line.name} along the stack", [line], "share of the slice")
         for line in series
     ]
+
+
+def _along_stack(record: RunRecord) -> list[Chart]:
+    """Drift and doubt, which tell where along the stack to look."""
+    if not record.slices:
+        return []
+    drift = _line(record, "drift", [entry.drift for entry in record.slices], BLUE)
+    ends, limits = [drift.x[0], drift.x[-1]], [DRIFT_WARNING, DRIFT_WARNING]
+    limit = Series(name="warning", x=ends, y=limits, colour=VERMILION, dash="dash", width=1.5)
+    charts = [_stack_chart("drift", "Drift along the stack", [drift, limit], "drift, 0 to 1", percent=False)]
+    doubt = [doubtful_share(entry) for entry in record.slices]
+    if any(doubt):
+        line = _line(record, "doubtful", thinned(doubt), VERMILION)
+        charts.append(_stack_chart("doubt", "Doubtful pixels along the stack", [line], "share of the slice"))
+    return charts
+
+
+def _line(
+    record: RunRecord, name: str, values: Sequence[float | None], colour: str, group: int | None = None
+) -> Series:
+    """One value per slice."""
+    positions, names = [entry.index for entry in record.slices], stack_names(record.slices)
+    return Series(name=name, x=positions, y=values, colour=colour, names=names, group=group)
 
 
 def _stack_chart(
@@ -240,31 +256,6 @@ def _stack_chart(
     )
 
 
-def _along_stack(record: RunRecord) -> list[Chart]:
-    """What tells where along the stack to look."""
-    if not record.slices:
-        return []
-    positions = [entry.index for entry in record.slices]
-    names = stack_names(record.slices)
-    limit = Series(
-        name="warning",
-        x=[positions[0], positions[-1]],
-        y=[DRIFT_WARNING, DRIFT_WARNING],
-        colour=VERMILION,
-        dash="dash",
-        width=1.5,
-    )
-    drift = Series(
-        name="drift", x=positions, y=[entry.drift for entry in record.slices], colour=BLUE, names=names
-    )
-    charts = [_stack_chart("drift", "Drift along the stack", [drift, limit], "drift, 0 to 1", percent=False)]
-    doubt = [doubtful_share(entry) for entry in record.slices]
-    if any(doubt):
-        line = Series(name="doubtful", x=positions, y=thinned(doubt), colour=VERMILION, names=names)
-        charts.append(_stack_chart("doubt", "Doubtful pixels along the stack", [line], "share of the slice"))
-    return charts
-
-
 def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
     """Intensities of the training set and of the slices shown."""
     if record.manifest is None or pictures.histogram is None:
@@ -274,6 +265,7 @@ def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
     centres = thinned([expected.low + (bin_ + 0.5) * width for bin_ in range(len(expected.counts))])
     total = max(1, sum(expected.counts))
     trained = thinned([number / total for number in expected.counts], 4)
+    found = thinned(pictures.histogram, 4)
     outside = (
         f" {pictures.outside:.2%} of the run's pixels lie beyond it." if pictures.outside >= 5e-5 else ""
     )
@@ -287,13 +279,7 @@ def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
             y_percent=True,
             series=[
                 Series(name="training set", x=centres, y=trained, kind="bars", colour=SKY),
-                Series(
-                    name="this run",
-                    x=centres,
-                    y=thinned(pictures.histogram, 4),
-                    kind="steps",
-                    colour=VERMILION,
-                ),
+                Series(name="this run", x=centres, y=found, kind="steps", colour=VERMILION),
             ],
         )
     ]
