@@ -1,4 +1,4 @@
-"""What is already done, on disk: run again after a crash and only the rest is worked on.
+"""Record of what is done, on disk: run again after a crash and only the rest is worked on.
 
 ```
 <ledger>/job.json              what the job is: model, input, settings; a run that differs is refused
@@ -67,7 +67,7 @@ class Part:
         return cls(number=int(match[1]), total=int(match[2]))
 
     def owns(self, block: int) -> bool:
-        """Whether the block with this number, from 0, belongs to this part."""
+        """True where the block with this number, from 0, belongs to this part."""
         return block % self.total == self.number - 1
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class Ledger:
         self.excluded: dict[str, ExcludedSlice] = {}
         """By slice name; without those that a later run could read."""
         self.is_new = False
-        """Whether `start` started the job, so that nothing that lies around belongs to it."""
+        """True where `start` started the job, so that nothing that lies around belongs to it."""
         self.labelled: set[str] = set()
         """Names of the slices that this process has labelled, and neither an earlier one nor another part."""
         self._lock = FileLock(folder / f"part-{part}.lock")

@@ -1,4 +1,4 @@
-"""What a ledger holds: the job, its slices, and what was measured on each.
+"""Records of a ledger: the job, its slices, and what was measured on each.
 
 Measurements are whole numbers: they add up exactly, whoever measured which slice, in any order.
 """
@@ -29,7 +29,7 @@ class ClassRegions(Record):
     """One class in one slice."""
 
     value: int
-    """Of the class in the labels."""
+    """Value of the class in the labels."""
     pixels: int
     regions: int
     """Connected regions, those at the edge included."""
@@ -72,7 +72,7 @@ class SliceUncertainty(Record):
     unsureness: int
     """Sum over all pixels, in 255ths."""
     edge: int | None = None
-    """Of the crops in pixels; None: crops were not asked for."""
+    """Edge of the crops in pixels; None: crops were not asked for."""
     most: int = 0
     """So many crops were asked for; there may be fewer."""
     crops: tuple[CropScore, ...] = ()
@@ -88,7 +88,7 @@ class JobKey(Record):
     input_kind: str
     input_name: str
     input_content: str
-    """What changes when a volume does; for a folder that goes into a volume, the digest of its slices' names."""
+    """Identity of a volume's content; for a folder that goes into a volume, the digest of its slices' names."""
     output_format: str
     tile: tuple[int, int] | None
     """(rows, columns) in pixels; None: whole slices."""
@@ -132,7 +132,7 @@ class SliceRecord(Record):
     index: int
     where: str
     identity: str
-    """Of the input file, when it was read."""
+    """Identity of the input file, when it was read."""
     shape: tuple[int, int]
     """(H, W) in pixels."""
     counts: tuple[int, ...]

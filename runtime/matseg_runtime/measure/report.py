@@ -18,19 +18,19 @@ from matseg_shared.system.names import as_text
 REPORT_NAME = "report.json"
 
 _OPEN = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-"""What later versions add is left alone."""
+"""Fields that later versions add are left alone."""
 
 
 class Provenance(JobKey):
-    """What made an output; without the time, so that equal jobs give equal bytes."""
+    """The job and the versions that made an output; without the time, so that equal jobs give equal bytes."""
 
     model_config = _OPEN
 
     versions: dict[str, str] = Field(default_factory=dict)
-    """Of the packages that compute the labels."""
+    """Versions of the packages that compute the labels."""
 
     def is_of(self, other: Provenance) -> bool:
-        """Whether both are of one job, whatever versions worked on it."""
+        """True where both are of one job, whatever versions worked on it."""
         return self.model_copy(update={"versions": other.versions}) == other
 
     def text(self) -> str:
@@ -52,7 +52,7 @@ class Stages(BaseModel):
 
 
 class MeasuringSeconds(BaseModel):
-    """What measuring took, summed over threads."""
+    """Seconds of measuring, summed over threads."""
 
     model_config = _OPEN
 
@@ -61,7 +61,7 @@ class MeasuringSeconds(BaseModel):
 
     @property
     def any(self) -> bool:
-        """Whether anything was measured."""
+        """True where anything was measured."""
         return self.regions > 0 or self.uncertainty > 0
 
 
@@ -84,14 +84,14 @@ class Report(BaseModel):
     finished: str
     platform: str = ""
     slices: int
-    """Of the input."""
+    """Slices of the input."""
     part: str = ""
     labelled: NonNegativeInt
     """In the run."""
     labelled_before: NonNegativeInt
     """Or by others."""
     complete: bool = False
-    """Whether every slice is labelled and the output has its final form."""
+    """True when every slice is labelled and the output has its final form."""
     excluded: tuple[ExcludedSlice, ...] = Field(
         default=(), validation_alias=AliasChoices("excluded", "set_aside")
     )
@@ -109,11 +109,11 @@ class Report(BaseModel):
     pixels: int
     """Labelled in the run."""
     constant_pixels: int = 0
-    """Of these, those in constant regions, for which the network was not asked again."""
+    """Pixels in constant regions, for which the network was not run again."""
     clipped_pixels: int = 0
-    """Of these, those beyond the window."""
+    """Pixels beyond the window."""
     megapixels_per_second: float = 0.0
-    """Of the whole pipeline, start-up excluded."""
+    """Speed of the whole pipeline, start-up excluded."""
     stages: Stages | None = None
     """None when nothing was left to do."""
     warnings: tuple[str, ...] = ()

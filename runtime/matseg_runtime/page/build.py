@@ -48,16 +48,16 @@ class ShownClass:
     colour: str
     """The model's."""
     first: str
-    """What the page starts with."""
+    """The colour that the page starts with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrowserData:
-    """What the slice browser works with."""
+    """Data of the slice browser."""
 
     classes: tuple[ShownClass, ...]
     palette: tuple[str, ...]
-    """Of the label pictures: one colour per class, none twice."""
+    """Colours of the label pictures: one per class, none twice."""
     safe_palette: tuple[str, ...]
     slices: tuple[ShownSlice, ...]
     stack_charts: tuple[str, ...]

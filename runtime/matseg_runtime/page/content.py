@@ -35,7 +35,7 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContent:
-    """What the template shows besides the record itself."""
+    """Everything that the template shows besides the record itself."""
 
     record: RunRecord
     pictures: Pictures

@@ -1,4 +1,4 @@
-"""What `--quantify` and `--uncertain` left beside a run, for its page."""
+"""Results of `--quantify` and `--uncertain`, for the page of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, png_uri, shrink
 
 PROPOSALS = 12
-"""Of the places worth a label, so many are shown."""
+"""Number of places worth a label that are shown."""
 _EDGE = 360
 _DOUBT: Colour = (213, 94, 0)
 
@@ -99,7 +99,7 @@ def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | No
 
 
 def read_proposals(record: RunRecord) -> Proposals | None:
-    """What `--uncertain` proposed for labelling; None where it was not asked."""
+    """Read what `--uncertain` proposed for labelling; None where it was not asked."""
     volume = record.report.provenance.output_format not in ("png", "tiff")
     folder = folder_beside(record.places.ledger, record.places.labels, is_volume=volume)
     index = read_index(folder)

@@ -1,4 +1,4 @@
-"""What a finished run left on disk about itself, read back."""
+"""The record that a finished run left on disk, read back."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class RunRecord:
     """Labelled slices by position; empty when the ledger is gone."""
     excluded: tuple[ExcludedSlice, ...]
     parts: tuple[Report, ...] = ()
-    """Of the processes that shared the work and were not the last."""
+    """Reports of the processes that shared the work and were not the last."""
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
-        """Of the model; without its colours when those are not known any more."""
+        """Classes of the model; without its colours when those are not known any more."""
         if self.manifest is not None:
             return self.manifest.model.classes
         names = [item.name for item in self.report.phase_fractions]

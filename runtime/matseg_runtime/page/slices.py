@@ -54,7 +54,7 @@ class ShownSlice:
     doubt: str
     """Data URI of a low-confidence map, or "" where there is none."""
     problems: tuple[str, ...]
-    """What is missing or has changed."""
+    """Notes on what is missing or has changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Pictures:
 
     slices: tuple[ShownSlice, ...]
     window: GreyWindow | None
-    """What is shown as black and white; None when there is no picture."""
+    """Intensities shown as black and white; None when there is no picture."""
     histogram: tuple[float, ...] | None
     """Share of their pixels in each bin of the training histogram; None when none could be read."""
     outside: float

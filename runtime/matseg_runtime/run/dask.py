@@ -44,7 +44,7 @@ _AHEAD = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockReport:
-    """What a worker has written."""
+    """Report of a worker on one block."""
 
     slices: int
     written: WrittenBlock

@@ -148,7 +148,7 @@ def remove_account(folder: Path) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class _Findings:
-    """What completing an output finds out, for the summary."""
+    """Results of completing an output, for the summary."""
 
     warnings: list[str]
     quantities: tuple[str, ...] = ()

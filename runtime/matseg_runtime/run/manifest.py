@@ -1,4 +1,4 @@
-"""What a page about a run needs beside the ledger and is nowhere else once the model is out of reach."""
+"""`origin.json`: the facts about a run that are nowhere else once its model is out of reach, for its page."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_manifest(run: Run) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Of a ledger; None where an earlier version of matseg wrote it.
+    """Read a ledger's manifest; None where an earlier version of matseg wrote it.
 
     Raises:
         OutputError: it is damaged, or of a later version.

@@ -1,4 +1,4 @@
-"""What the user asked for."""
+"""Options of a run, as the user gave them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunOptions:
     model: Path
     input: str
     trust: Trust | None = None
-    """What the model file must prove; None: what the site asks for."""
+    """Demands on the model file; None: those of the site."""
     source: SourceOptions = field(default_factory=SourceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     provider: ProviderChoice = "auto"
@@ -50,7 +50,7 @@ class RunOptions:
     voxel: VoxelSize | None = None
     """Goes before what the input and the model say."""
     measure: MeasureOptions = field(default_factory=MeasureOptions)
-    """What is measured on the way."""
+    """Measurements on the way."""
     uncertain_spacing: int | None = None
     """Slices between two that are proposed for labelling; None: so that they are spread over half of the stack."""
     finish: bool = False

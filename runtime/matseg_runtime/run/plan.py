@@ -53,7 +53,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is decided before the first slice is read."""
+    """Everything that is decided before the first slice is read."""
 
     shape: tuple[int, int]
     """(H, W) of the first slice."""
@@ -72,12 +72,12 @@ class Plan:
     """Pixels that the network reads per pixel written, less one."""
     base_bytes: int
     block_bytes: int
-    """Of all blocks in flight."""
+    """Memory of all blocks in flight."""
     tile_bytes: int
-    """Of all streams."""
+    """Memory of all streams."""
     budget: int
     seconds_per_slice: float
-    """Of inference, over all streams."""
+    """Seconds of inference, over all streams."""
 
     @property
     def memory(self) -> int:
@@ -103,7 +103,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConstraints:
-    """What the user or an earlier run of the same job has fixed; None: free."""
+    """Choices that the user or an earlier run of the same job has fixed; None: free."""
 
     tile: tuple[int, int] | None = None
     whole_slices: bool = False
@@ -128,7 +128,7 @@ class Planner:
     streams: int
     """The most calls of the network at a time."""
     on_cpu: bool
-    """Whether the network's memory is this process's."""
+    """True where the network's memory is this process's."""
 
     def plan(self) -> Plan:
         """Decide.
@@ -206,7 +206,7 @@ class Planner:
         return max(1, min(max(chunk, self.constraints.batch), len(self.source.slices)))
 
     def _blocks_bytes(self, workers: WorkerCounts, depth: int) -> int:
-        """Of all blocks in flight: as they are stored, as the model takes them, and their labels."""
+        """Bytes of all blocks in flight: as they are stored, as the model takes them, and their labels."""
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize

@@ -42,7 +42,7 @@ def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
 
 
 def plan_job(options: RunOptions) -> list[str]:
-    """What `run_job` would do, for a person, or why it would not; writes nothing.
+    """Say what `run_job` would do, or why it would not; writes nothing.
 
     Raises:
         MatsegError: as `run_job` does before it labels anything.

@@ -240,7 +240,7 @@ def _assembled(
     stored_dtype: str | None,
     started: str,
 ) -> Run:
-    """What follows from all decisions."""
+    """Put together what follows from all decisions."""
     metadata = session.model.metadata
     key = _key(options, source, session, plan, target, stored_dtype)
     voxel, voxel_warning = choose_voxel_size(

@@ -51,7 +51,7 @@ class LabelledBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenBlock:
-    """What has become of a block's slices, for the ledger."""
+    """Records of a block's slices, for the ledger."""
 
     done: tuple[SliceRecord, ...]
     excluded: tuple[ExcludedSlice, ...]

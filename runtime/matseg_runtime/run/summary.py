@@ -1,4 +1,4 @@
-"""What a run says of itself: provenance in the outputs, warnings, and a summary on the screen."""
+"""Provenance in the outputs, warnings, and a summary on the screen."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Summary:
     """One run of matseg-run, finished."""
 
     report: Report
-    """What `report.json` holds."""
+    """The content of `report.json`."""
     labelled: int
     """Slices in this run; the report keeps what an earlier one labelled where this one found nothing to do."""
     is_final: bool
-    """Whether every slice is labelled or excluded, by this process or others, and the output has its final form."""
+    """True when every slice is labelled or excluded, by this process or others, and the output has its final form."""
     measured: MeasuringSeconds | None = None
-    """What measuring took in this run."""
+    """Seconds of measuring in this run."""
     quantities: tuple[str, ...] = ()
-    """Of the regions of each class, for a person; empty when they were not measured."""
+    """Lines on the regions of each class; empty when they were not measured."""
     no_page: str | None = None
     """Why the report for people was not made although it was wanted."""
 
     @property
     def exit_code(self) -> int:
-        """Of the command."""
+        """Exit code of the command."""
         return EXIT_EXCLUDED if self.report.excluded else EXIT_DONE
 
 

@@ -45,7 +45,7 @@ _TOLD_APART = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputCheck:
-    """What most slices of an input are like."""
+    """Features that most slices of an input share."""
 
     dtype: str
     """As they are stored."""
@@ -78,7 +78,7 @@ class SliceStats:
 
     @property
     def plain(self) -> bool:
-        """Whether it is empty but for specks, which tells nothing."""
+        """True where it is empty but for specks, which tells nothing."""
         return self.low == self.high
 
 
@@ -227,7 +227,7 @@ def _far_outside(stats: SliceStats, histogram: Histogram) -> str:
 
 
 def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | None:
-    """What to say where every slice spans a small part of the training set's intensities, or lies beside them."""
+    """The complaint where every slice spans a small part of the training set's intensities, or lies beside them."""
     low, high = _span(histogram)
     width = high - low
     if not stats or width <= 0:

@@ -52,7 +52,7 @@ class Transform:
     info: InputInfo
     window: Window | None = None
     stored_dtype: str | None = None
-    """Of slices that a window maps: it means other intensities in another dtype. None: any."""
+    """Dtype of the slices that a window maps: it means other intensities in another dtype. None: any."""
 
     def convert(self, pixels: PixelArray, where: str) -> PixelArray:
         """(H, W) or (H, W, 3) of any dtype to (C, H, W) in the model's.
@@ -102,7 +102,7 @@ class Transform:
         return values.astype(self.info.dtype)
 
     def _model_range(self) -> tuple[float, float]:
-        """Of an integer dtype the whole range; of float32 that of the training set."""
+        """The whole range of an integer dtype; that of the training set for float32."""
         if self.info.dtype == "float32":
             return self.info.histogram.low, self.info.histogram.high
         return 0.0, float(np.iinfo(self.info.dtype).max)
