@@ -60,7 +60,7 @@ class WatchSource(Source):
         self._damaged: dict[Path, str] = {}
         self._stems: dict[str, Path] = {}
         self._numbers: dict[Path, int] = {}
-        """Of the images that became slices."""
+        """Numbers of the images that became slices."""
         self._refused: set[Path] = set()
         """Their names are others' already."""
         self._stopped = threading.Event()
@@ -86,9 +86,8 @@ class WatchSource(Source):
                     return
                 known += 1
                 yield item
-                last = (
-                    time.monotonic()
-                )  # not before: a slow disk or network holds this up, and is no idleness
+                # not before: a slow disk or network holds this up, and is no idleness
+                last = time.monotonic()
             if self._stopped.is_set() or self._enough(known) or interruption.is_pending():
                 return
             idle = self._options.idle_seconds
