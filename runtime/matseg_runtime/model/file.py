@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matseg_runtime.model.guard import check_model
 from matseg_runtime.model.trust import Trust
@@ -80,7 +79,8 @@ def read_model_bytes(path: Path) -> bytes:
         ModelError: there is no such file, it is larger than a model may be, or it cannot be read.
         UsageError: MATSEG_MODEL_LIMIT is no size.
     """
-    limit = _largest_model()
+    text = os.environ.get(LIMIT_VARIABLE)
+    limit = parse_size(text, LIMIT_VARIABLE) if text else DEFAULT_LIMIT
     try:
         if path.is_dir():
             raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
@@ -104,58 +104,44 @@ def read_model_bytes(path: Path) -> bytes:
     return content
 
 
-def _largest_model() -> int:
-    text = os.environ.get(LIMIT_VARIABLE)
-    return DEFAULT_LIMIT if not text else parse_size(text, LIMIT_VARIABLE)
-
-
 def check_graph(model: Model, session: Any) -> None:
     """Compare inputs and outputs of a loaded onnxruntime session with the metadata.
 
     Raises:
         ModelError: they are not those that the metadata promise.
     """
-    path, metadata = model.path, model.metadata
+    if (problem := _graph_problem(model.metadata, session)) is not None:
+        raise ModelError(f"{model.path}: {problem}; export the checkpoint again")
+
+
+def _graph_problem(metadata: ModelMetadata, session: Any) -> str | None:
     inputs = {item.name: item for item in session.get_inputs()}
     outputs = {item.name: item for item in session.get_outputs()}
-    _check_names(path, "input", tuple(inputs), (INPUT_NAME,))
-    _check_names(path, "output", tuple(outputs), (LABELS_NAME, PROBABILITIES_NAME))
-    image = inputs[INPUT_NAME]
-    _check_tensor(path, image, (_ELEMENT_TYPES[metadata.input.dtype],), 4)
-    _check_tensor(path, outputs[LABELS_NAME], ("tensor(uint8)",), 3)
-    _check_tensor(path, outputs[PROBABILITIES_NAME], ("tensor(float)", "tensor(float16)"), 4)
-    _check_axis(path, image, 1, metadata.input.channels, "channels")
-    _check_axis(path, outputs[PROBABILITIES_NAME], 1, len(metadata.classes), "classes")
+    for kind, tensors, names in (
+        ("input", inputs, (INPUT_NAME,)),
+        ("output", outputs, (LABELS_NAME, PROBABILITIES_NAME)),
+    ):
+        if set(tensors) != set(names):
+            found = ", ".join(tensors) or "none"
+            return f"expected the {kind}s {', '.join(names)}, found {found}"
+    image, probabilities = inputs[INPUT_NAME], outputs[PROBABILITIES_NAME]
+    for tensor, types, rank in (
+        (image, (_ELEMENT_TYPES[metadata.input.dtype],), 4),
+        (outputs[LABELS_NAME], ("tensor(uint8)",), 3),
+        (probabilities, ("tensor(float)", "tensor(float16)"), 4),
+    ):
+        if tensor.type not in types or len(tensor.shape) != rank:
+            return (
+                f"expected {tensor.name!r} to be a {' or '.join(types)} of {rank} axes, found a {tensor.type} of "
+                f"{len(tensor.shape)}"
+            )
+    for tensor, expected, name in (
+        (image, metadata.input.channels, "channels"),
+        (probabilities, len(metadata.classes), "classes"),
+    ):
+        if isinstance(tensor.shape[1], int) and tensor.shape[1] != expected:
+            return f"its metadata speak of {expected} {name}, its {tensor.name!r} has {tensor.shape[1]}"
     for axis, name in ((2, "height"), (3, "width")):
         if isinstance(image.shape[axis], int):
-            raise ModelError(
-                f"{path}: its input has the fixed {name} {image.shape[axis]}, expected one that is free; "
-                "export the checkpoint again"
-            )
-
-
-def _check_names(
-    path: Path, kind: Literal["input", "output"], found: Sequence[str], expected: Sequence[str]
-) -> None:
-    if set(found) != set(expected):
-        raise ModelError(
-            f"{path}: expected the {kind}s {', '.join(expected)}, found {', '.join(found) or 'none'}; "
-            "export the checkpoint again"
-        )
-
-
-def _check_tensor(path: Path, tensor: Any, types: Sequence[str], rank: int) -> None:
-    if tensor.type not in types or len(tensor.shape) != rank:
-        raise ModelError(
-            f"{path}: expected {tensor.name!r} to be a {' or '.join(types)} of {rank} axes, found a {tensor.type} "
-            f"of {len(tensor.shape)}; export the checkpoint again"
-        )
-
-
-def _check_axis(path: Path, tensor: Any, axis: int, expected: int, name: str) -> None:
-    found = tensor.shape[axis]
-    if isinstance(found, int) and found != expected:
-        raise ModelError(
-            f"{path}: its metadata speak of {expected} {name}, its {tensor.name!r} has {found}; "
-            "export the checkpoint again"
-        )
+            return f"its input has the fixed {name} {image.shape[axis]}, expected one that is free"
+    return None

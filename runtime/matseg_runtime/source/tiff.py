@@ -20,7 +20,7 @@ from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
-from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
+from matseg_shared.images.ome_names import foreign_file_problem
 from matseg_shared.images.read import apply_palette, decoding_problem, read_tiff_page
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
@@ -97,8 +97,8 @@ def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
 
 
 def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
-    if (name := foreign_file(tiff)) is not None:
-        raise UsageError(f"{path}: {foreign_file_problem(name)}")
+    if (problem := foreign_file_problem(tiff)) is not None:
+        raise UsageError(f"{path}: {problem}")
     try:
         array, axes = _array(path, tiff, options)
         voxel = tiff_voxel_size(tiff)

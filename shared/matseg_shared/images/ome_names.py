@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from tifffile import TiffFile
 
 
-def foreign_file(tiff: TiffFile) -> str | None:
-    """The first file that is no plain name in the same folder, for a person; None where there is none.
+def foreign_file_problem(tiff: TiffFile) -> str | None:
+    """What to say of a file that names one elsewhere as a part of itself; None where it does not.
 
     The OME model knows names beside the file only; with a path in its place, a file could have any other opened.
     """
@@ -24,12 +24,10 @@ def foreign_file(tiff: TiffFile) -> str | None:
     except ElementTree.ParseError:  # then tifffile makes nothing of it either
         return None
     names = (item.attrib["FileName"] for item in root.iter() if item.attrib.get("FileName"))
-    return next((printable(name) for name in names if name_problem(name) is not None), None)
-
-
-def foreign_file_problem(name: str) -> str:
-    """What to say of it."""
+    name = next((name for name in names if name_problem(name) is not None), None)
+    if name is None:
+        return None
     return (
-        f"its OME-XML says that planes of it are in {name}, expected names of files beside it; save it as one plain "
-        "stack"
+        f"its OME-XML says that planes of it are in {printable(name)}, expected names of files beside it; save it as "
+        "one plain stack"
     )

@@ -12,7 +12,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +25,7 @@ from PIL import Image
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import as_meant, check_colours, palette_of
 from matseg_shared.images.limits import Format, could_fill, require_bounded_stream, require_memory
-from matseg_shared.images.ome_names import foreign_file, foreign_file_problem
+from matseg_shared.images.ome_names import foreign_file_problem
 from matseg_shared.images.palette import Colour
 from matseg_shared.installation import install_command
 
@@ -198,8 +199,8 @@ def _read_tiff(path: Path) -> StoredImage:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        if (name := foreign_file(tiff)) is not None:
-            raise ImageError(path, foreign_file_problem(name))
+        if (problem := foreign_file_problem(tiff)) is not None:
+            raise ImageError(path, problem)
         page = tiff.pages.first
         images = len(tiff.pages)
         if (
@@ -238,9 +239,7 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     pixels = page.asarray()
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
-    pixels = as_meant(path, page, pixels)
-    if pixels.dtype.byteorder not in "=|":
-        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    pixels = _native(as_meant(path, page, pixels))
     return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette_of(page))
 
 
@@ -278,7 +277,9 @@ def _read_with_pillow(path: Path) -> StoredImage:
         if getattr(image, "n_frames", 1) != 1:
             raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.load()
-        _check_orientation(path, _exif_orientation(image))
+        with _no_warnings():
+            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+        _check_orientation(path, orientation)
         if image.mode == "P":
             return _palette_image(image)
         _refuse_transparent_key(path, image, content)
@@ -287,9 +288,12 @@ def _read_with_pillow(path: Path) -> StoredImage:
         if image.mode == "RGB":
             return StoredImage(pixels=_rgb_pixels(image))
         pixels = np.array(image.convert("L") if image.mode == "1" else image)
-    if pixels.dtype.byteorder not in "=|":
-        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-    return StoredImage(pixels=_drop_alpha(path, pixels))
+    return StoredImage(pixels=_drop_alpha(path, _native(pixels)))
+
+
+def _native(pixels: PixelArray) -> PixelArray:
+    """The same pixels in the byte order of this machine."""
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def _check_png(path: Path, content: bytes) -> None:
@@ -315,16 +319,17 @@ def _check_png(path: Path, content: bytes) -> None:
             ) from error
 
 
-def _exif_orientation(image: Image.Image) -> int:
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Of large images, for which Pillow's hard limit still holds, and of EXIF data that nobody needs here."""
     with _PILLOW_WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the rest of the EXIF data, which nobody needs here
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _open_with_pillow(content: bytes) -> Image.Image:
     """Only formats that are read as they are stored: a TIFF named .png would lose its depth or its sign."""
-    with _PILLOW_WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large images; its hard limit still holds
+    with _no_warnings():
         return Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP"))
 
 
