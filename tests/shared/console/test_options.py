@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 
 import click
@@ -51,19 +50,6 @@ def read_stops(text: str) -> tuple[str, ...]:
 def travel(journey: Journey, walk: bool, carrier: tuple[str, ...], as_json: bool) -> None:
     """Travel."""
     click.echo(f"{journey} {walk} {carrier}", err=as_json)
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or _this_module())
-
-
-def _this_module() -> object:
-    import types
-
-    module = types.ModuleType(__name__)
-    module.__dict__.update(globals())
-    return module
 
 
 def test_a_command_gets_one_typed_object() -> None:
