@@ -26,8 +26,9 @@ from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.dataset import EpochSampler
 from matseg_trainer.data.examples import IGNORED, Examples
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.data.statistics import SplitStatistics
+from matseg_trainer.data.statistics import SplitStatistics, representative_crop
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_tensors
+from matseg_trainer.train import training
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
 from matseg_trainer.train.losses import weighted_cross_entropy
@@ -101,6 +102,25 @@ def steps_of(workspace: Path) -> int:
     """Of an epoch that shows each training image once, four at a time."""
     images = len(Dataset.open(workspace / "data" / "discs").samples("train"))
     return len(EpochSampler(VersionConfig(model="unet", n_class=2), images))
+
+
+def test_the_crop_that_travels_with_a_checkpoint_is_chosen_once(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where every epoch is kept."""
+    chosen: list[np.ndarray] = []
+
+    def choose(*arguments: object) -> np.ndarray:
+        chosen.append(representative_crop(*arguments))  # type: ignore[arg-type]
+        return chosen[-1]
+
+    monkeypatch.setattr(training, "representative_crop", choose)
+    with (workspace / "config.toml").open("a", encoding="utf-8") as stream:
+        stream.write("[discs.last]\nmodel = 'unet'\nwidth = 2\nepoch = 3\ncheckpoint = 'last'\n")
+    assert run(workspace, "discs", "last").exit_code == 0
+    assert len(chosen) == 1
+    sample = load_checkpoint(workspace / "saved" / "discs_last.pth").sample
+    np.testing.assert_array_equal(sample, chosen[0])
 
 
 def test_it_learns(workspace: Path) -> None:

@@ -65,20 +65,11 @@ class EpochSampler(Sampler[Step]):
 
 
 class TrainingBatches(Dataset[Batch | MatsegError]):
-    """Batches of augmented crops of the training images."""
+    """Batches of augmented crops of the training images, padded to multiples of the network's stride."""
 
     def __init__(
         self, examples: Examples, config: VersionConfig, *, seed: int, stride: int, pixels_per_image: int = 0
     ) -> None:
-        """Say what is drawn.
-
-        Args:
-            examples: the training images.
-            config: batches and augmentation.
-            seed: of every random choice.
-            stride: of the network; the edges of the crops are multiples of it.
-            pixels_per_image: pixels to sample, for networks that train on such.
-        """
         self._examples, self._config, self._seed = examples, config, seed
         self._stride, self._pixels_per_image = stride, pixels_per_image
         self._options = Augmentation(
@@ -148,19 +139,14 @@ def _sample_pixels(labels: NDArray[np.uint8], count: int, rng: np.random.Generat
 
 
 class BatchLoader:
-    """Batches of one epoch after the other, and the share of the time that goes by in waiting for them."""
+    """Batches of one epoch after the other, and the share of the time that goes by in waiting for them.
+
+    `workers` spawned processes load ahead; with 0 of them this one loads each batch when it is needed.
+    """
 
     def __init__(
         self, batches: TrainingBatches, sampler: EpochSampler, *, workers: int, pin_memory: bool
     ) -> None:
-        """Start no worker yet.
-
-        Args:
-            batches: what is loaded.
-            sampler: which steps.
-            workers: processes that load ahead; 0: this one loads each batch when it is needed.
-            pin_memory: for a GPU.
-        """
         self._sampler = sampler
         self._loader = DataLoader(
             batches,

@@ -34,18 +34,14 @@ class Example:
 
 
 class Examples(Sequence[Example]):
-    """The images of one split with their labels, decoded on demand and kept while memory allows."""
+    """The images of one split with their labels, decoded on demand and kept while memory allows.
+
+    All get as many channels as `channels` says, or else 1 for grey images and 3 for coloured ones.
+    """
 
     def __init__(
         self, samples: Sequence[Sample], *, n_class: int, channels: Literal[1, 3] | None = None
     ) -> None:
-        """Name the files.
-
-        Args:
-            samples: images with their label arrays.
-            n_class: labels are below it.
-            channels: 1 or 3, for all images; None: 1 for grey images, 3 for coloured ones.
-        """
         self.samples = tuple(samples)
         self._n_class = n_class
         self._channels = channels
