@@ -33,9 +33,9 @@ class Problem:
     where: str
     """The place, as a dotted path: `tomography.v1.batch_size`."""
     message: str
-    """What was expected and what was found, for a person."""
+    """The expected and the found, for a person."""
     kind: str
-    """What a program can branch on: `missing`, `unknown_key`, `wrong_type`, ..."""
+    """A word that a program can branch on: `missing`, `unknown_key`, `wrong_type`, ..."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
@@ -59,7 +59,7 @@ def _rebuild(kind: type[MatsegError], args: tuple[object, ...], state: dict[str,
 
 
 class UsageError(MatsegError):
-    """What was asked for, or handed in, is wrong."""
+    """Something that was asked for, or handed in, is wrong."""
 
     exit_code = 2
 

@@ -72,7 +72,7 @@ class Background:
     value: PixelArray
     """(C,) raw pixel."""
     foreground: Tile | None
-    """What the network must read and label yet, within the tile; None: nothing."""
+    """The part that the network must still read and label, within the tile; None: nothing."""
 
 
 def find_background(tile: PixelArray, tiling: TilingInfo, *, whole_only: bool) -> Background | None:

@@ -28,7 +28,7 @@ _AUTO_ORDER: tuple[Provider, ...] = ("cuda", "openvino", "cpu")
 # TensorRT is not in it: it builds an engine for minutes, which nobody should meet unasked.
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
-"""Of onnxruntime: "1" before it is loaded, and it collects and sends nothing."""
+"""Variable of onnxruntime: "1" before it is loaded, and it collects and sends nothing."""
 
 COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
 """Their memory is this process's, and its cores are shared out between calls."""
@@ -133,7 +133,7 @@ def exact_options(runtime: ModuleType) -> Any:
 
 
 def provider_list(provider: Provider, threads: int, streams: int) -> list[tuple[str, dict[str, Any]]]:
-    """What onnxruntime is handed: providers with their options.
+    """Providers with their options, as onnxruntime takes them.
 
     Args:
         provider: the one to use; TensorRT gets CUDA for the operators that it lacks.

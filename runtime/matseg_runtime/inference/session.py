@@ -36,7 +36,7 @@ _ERRORS_ONLY = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segmentation:
-    """What a model makes of one image, or of one tile."""
+    """The labels that a model gives to one image, or to one tile."""
 
     labels: Labels
     """(H, W) uint8 class indices."""
@@ -48,7 +48,7 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfTestResult:
-    """How the embedded self-test went on one provider."""
+    """Result of the embedded self-test on one provider."""
 
     provider: Provider
     pixels: int
@@ -60,7 +60,7 @@ class SelfTestResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the provider gives the labels of the export."""
+        """True when the provider gives the labels of the export."""
         return self.mismatches == 0
 
 
@@ -71,7 +71,7 @@ class Session:
     model: Model
     provider: Provider
     reason: str
-    """Why this provider, for the user."""
+    """Reason for this provider, for the user."""
     threads: int
     """Threads of one call of `predict`."""
     runtime_version: str
@@ -118,7 +118,7 @@ class Session:
 
     @property
     def fixed_shapes(self) -> bool:
-        """Whether each new input shape costs this provider time or memory."""
+        """True when each new input shape costs this provider time or memory."""
         return self.provider != "cpu"
 
     def predict(self, batch: NDArray[Any]) -> Labels:

@@ -26,7 +26,7 @@ class _Piece:
 
 
 def segment_image(session: Session, image: PixelArray, **options: Any) -> Segmentation:
-    """As `segment_images`, for one."""
+    """Label one image; options as of `segment_images`."""
     return segment_images(session, [image], **options)[0]
 
 
@@ -72,7 +72,7 @@ def segment_images(
 
 
 def constant_tile_cache(session: Session, *, batch: int, probabilities: bool) -> ConstantTileCache:
-    """What `segment_images` spares work with, when it is called with the same arguments; for several threads."""
+    """A cache for `segment_images` called with the same arguments; for several threads."""
     return ConstantTileCache(lambda crops: _predict(session, crops, batch, probabilities))
 
 

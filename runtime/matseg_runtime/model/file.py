@@ -34,11 +34,11 @@ class Model:
 
     path: Path
     sha256: str
-    """Of the whole file, in hexadecimal: the model's identity in ledgers and provenance."""
+    """SHA-256 of the whole file, in hexadecimal: the model's identity in ledgers and provenance."""
     metadata: ModelMetadata
     self_test: SelfTest
     proofs: tuple[str, ...] = ()
-    """Why it was trusted: what was asked for and proved."""
+    """Reasons to trust it: all that was asked for and proved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a model file must prove before it is loaded, because the user asks for it or the site does for everybody.
+"""Proofs that a model file must give before it is loaded, because the user asks for it or the site does for everybody.
 
 A variable is a site's policy: every model that is loaded on the machine, by whatever command, must be on the list that
 MATSEG_TRUSTED_MODELS names. A list that is not there is an error, never no policy.
@@ -89,7 +89,7 @@ class Trust:
 
     @classmethod
     def of_site(cls) -> Trust:
-        """What the variables of this machine ask for.
+        """The demands that the variables of this machine name.
 
         Raises:
             UsageError: one of them asks for what is no longer there.
@@ -107,7 +107,7 @@ class Trust:
         return Trust(demands=(*self.demands, *more))
 
     def prove(self, path: Path, sha256: str) -> tuple[str, ...]:
-        """What was proved, one phrase per demand.
+        """One phrase per demand on how it was met.
 
         Raises:
             ModelError: the model does not prove something.
@@ -117,11 +117,11 @@ class Trust:
 
 
 MADE_HERE = Trust()
-"""Of files that this program has just written itself, which are nobody's to vouch for yet."""
+"""For files that this program has just written itself, which nobody can vouch for yet."""
 
 
 def trust_of(sha256: str | None) -> Trust:
-    """What the site asks for, and the user in addition.
+    """The demands of the site, and those of the user in addition.
 
     Args:
         sha256: 64 digits, or the path of a list of digests.

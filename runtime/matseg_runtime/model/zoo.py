@@ -37,7 +37,7 @@ class ZooModel(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     summary: str
-    """What it labels, in half a sentence."""
+    """Its use, in half a sentence."""
     dataset: str
     version: str
     network: str
@@ -48,10 +48,10 @@ class ZooModel(BaseModel):
     """Names in the order of the indices."""
     channels: int
     dtype: str
-    """Of the pixels it takes."""
+    """Pixel type that it takes."""
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of the whole file."""
+    """SHA-256 of the whole file."""
 
     @property
     def kind(self) -> str:
@@ -170,7 +170,7 @@ def find(model: ZooModel) -> Path | None:
 
 
 def is_zoo_model(path: Path, model: ZooModel) -> bool:
-    """Whether a file is the one that the index names.
+    """True when a file is the one that the index names.
 
     Raises:
         ModelError: it cannot be read.
@@ -204,7 +204,7 @@ def checkout_root() -> Path | None:
 
 
 def user_folder() -> Path:
-    """Where a user keeps models of the zoo: `~/.local/share/matseg/models_zoo` on Linux."""
+    """The folder for a user's own copies of the zoo's models: `~/.local/share/matseg/models_zoo` on Linux."""
     import platformdirs
 
     return platformdirs.user_data_path("matseg", appauthor=False) / FOLDER_NAME

@@ -38,7 +38,7 @@ LABELS_NAME = "labels"
 PROBABILITIES_NAME = "probabilities"
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_VALUES = 100_000
-"""Of hyperparameters or metrics, however deep they lie."""
+"""Most hyperparameters or metrics, however deep they lie."""
 MAX_SELF_TEST_BYTES = 8 << 20
 MAX_SELF_TEST_UNPACKED_BYTES = 64 << 20
 
@@ -76,7 +76,7 @@ class ClassInfo(_Document):
     colour: tuple[Byte, Byte, Byte]
     """RGB in palettes and overlays."""
     label_value: int | tuple[Byte, Byte, Byte]
-    """What stood for it in the training label images: a grey value, a palette index or an RGB colour."""
+    """Its value in the training label images: a grey value, a palette index or an RGB colour."""
 
     @field_validator("name")
     @classmethod
@@ -109,7 +109,7 @@ class Histogram(_Document):
 
 
 class InputInfo(_Document):
-    """What the input `image` (N, C, H, W) takes."""
+    """The input `image` (N, C, H, W)."""
 
     channels: Literal[1, 3]
     dtype: PixelDtype
@@ -127,7 +127,7 @@ class InputInfo(_Document):
 
 
 class TilingInfo(_Document):
-    """How an image may be cut into tiles."""
+    """Rules by which an image may be cut into tiles."""
 
     stride: int = Field(ge=1, le=256)
     """H and W must be multiples of it, and tiles start at multiples of it; pixels."""
@@ -151,7 +151,7 @@ class InitInfo(_Document):
 
 
 class TrainingInfo(_Document):
-    """Where the weights come from."""
+    """Origin of the weights."""
 
     dataset: FileName
     version: FileName
@@ -168,9 +168,9 @@ class TrainingInfo(_Document):
     packages: dict[str, str]
     """Versions of matseg, torch, numpy and python."""
     init: InitInfo | None = None
-    """What it was fine-tuned from; None: random weights."""
+    """The checkpoint that it was fine-tuned from; None: random weights."""
     teacher: dict[str, Any] | None = None
-    """What it was distilled from, in files of earlier versions; None: from labels alone."""
+    """The model that it was distilled from, in files of earlier versions; None: from labels alone."""
 
     @field_validator("config", "metrics", "teacher")
     @classmethod
@@ -190,7 +190,7 @@ class TrainingInfo(_Document):
 
 
 class ParityInfo(_Document):
-    """How the exported graph compared with the torch network, on this many inputs of several sizes."""
+    """Comparison of the exported graph with the torch network, on this many inputs of several sizes."""
 
     cases: int = Field(ge=1)
     pixels: int = Field(ge=1)
@@ -202,12 +202,12 @@ class ParityInfo(_Document):
 
 
 class CalibrationInfo(_Document):
-    """How real numbers became integers in an int8 graph."""
+    """Calibration of an int8 graph: the way from real numbers to integers."""
 
     method: str
-    """How the range of each activation was chosen."""
+    """The way in which the range of each activation was chosen."""
     split: str
-    """Of the data set whose fingerprint `training` gives."""
+    """Split of the data set whose fingerprint `training` gives."""
     crops: int = Field(ge=1)
     crop: int = Field(ge=1)
     """Edge of a crop, in pixels."""
@@ -221,14 +221,14 @@ class CalibrationInfo(_Document):
 
 
 class AccuracyInfo(_Document):
-    """What the precision cost, measured with the runtime on whole images."""
+    """Cost of the precision, measured with the runtime on whole images."""
 
     split: str
     images: int = Field(ge=1)
     mean_iou: float = Field(ge=0, le=1)
-    """Of this file."""
+    """Mean IoU of this file."""
     mean_iou_fp32: float = Field(ge=0, le=1)
-    """Of the same checkpoint in fp32."""
+    """Mean IoU of the same checkpoint in fp32."""
 
 
 Views = Literal[1, 4, 8]
@@ -236,17 +236,17 @@ Views = Literal[1, 4, 8]
 
 
 def graph_kind(precision: Precision, tta: Views) -> str:
-    """How a graph computes, in few words for a table."""
+    """Precision and views of a graph, in few words for a table."""
     return precision if tta == 1 else f"{precision}, {tta} views"
 
 
 class ExportInfo(_Document):
-    """How the graph was made."""
+    """Settings and checks of the export."""
 
     precision: Precision
     opset: int
     parity: ParityInfo
-    """Of the fp32 graph; the graph of a lower precision is made from it and measured by `accuracy`."""
+    """Parity of the fp32 graph; the graph of a lower precision is made from it and measured by `accuracy`."""
     calibration: CalibrationInfo | None = None
     """For int8; None otherwise."""
     accuracy: AccuracyInfo | None = None
@@ -287,11 +287,11 @@ class ModelMetadata(_Document):
         return self
 
     def pays_on(self, provider: str) -> bool:
-        """Whether the model's precision is worth its while on an execution provider."""
+        """True when the model's precision is worth its while on an execution provider."""
         return provider in (self.export.pays_on or PAYS_ON[self.export.precision])
 
     def precision_warning(self, provider: str) -> str | None:
-        """What to tell a user whose provider gains nothing from the model's precision; None where it gains."""
+        """A warning for a user whose provider gains nothing from the model's precision; None where it gains."""
         if self.pays_on(provider):
             return None
         better = ", ".join(self.export.pays_on or PAYS_ON[self.export.precision])

@@ -53,7 +53,7 @@ class Box:
         return self.moved(-other.y0, -other.x0)
 
     def moved(self, down: int, right: int) -> Box:
-        """As large, somewhere else."""
+        """The same size, somewhere else."""
         return Box(self.y0 + down, self.x0 + right, self.y1 + down, self.x1 + right)
 
     def common(self, other: Box) -> Box | None:
@@ -66,7 +66,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What the network reads, and which of its outputs are kept."""
+    """The box that the network reads, and the box of its outputs that are kept."""
 
     read: Box
     """In the padded image; origin and shape are multiples of the stride."""

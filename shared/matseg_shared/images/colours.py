@@ -1,4 +1,4 @@
-"""What the pixels of a TIFF page stand for: grey or colours as they are meant, or a refusal.
+"""The colour space of a TIFF page: grey or colours as they are meant, or a refusal.
 
 A TIFF says so in its tag PhotometricInterpretation. Decoders hand out the numbers whatever it says, and lightness and
 two colour differences, or cyan, magenta and yellow, would pass for red, green and blue.
@@ -94,7 +94,7 @@ def as_meant(path: Path, page: TiffPage, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def unlike_its_bytes(page: TiffPage) -> str | None:
-    """What keeps a page's bytes from being its pixels as they are meant, for a person; None: they are.
+    """The reason that a page's bytes are not its pixels as they are meant, for a person; None: they are.
 
     For readers that map a file into memory instead of decoding its pages.
     """

@@ -1,4 +1,4 @@
-"""How much memory one piece of an input may take, decided from its header before anything is decoded.
+"""Limits of the memory that one piece of an input may take, decided from its header before anything is decoded.
 
 A header of a few bytes can promise any size, and a compressed stream can hold a thousand times its own length. What a
 decoder would ask for is compared with what this process may still take, so that a damaged or hostile file is refused
@@ -57,7 +57,7 @@ def require_memory(where: Path | str, shape: Sequence[int], itemsize: int, what:
 
 
 def could_fill(stored: int, kind: Format) -> bool:
-    """Whether a stream of so many bytes could become more than there is room for."""
+    """True when a stream of so many bytes could become more than fits into memory."""
     most = stored * DENSEST[kind]
     return most > ALWAYS and most > memory_limit()
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def foreign_file_problem(tiff: TiffFile) -> str | None:
-    """What to say of a file that names one elsewhere as a part of itself; None where it does not.
+    """The refusal of a file that names one elsewhere as a part of itself; None where it does not.
 
     The OME model knows names beside the file only; with a path in its place, a file could have any other opened.
     """

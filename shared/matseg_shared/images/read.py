@@ -54,7 +54,7 @@ class StoredImage:
     palette: tuple[Colour, ...] | None = None
     """RGB of each index of a palette image, else None."""
     transparent: bool = False
-    """Whether pixels of a palette image have an index whose colour is transparent; what is behind, nobody can know."""
+    """True when pixels of a palette image have an index whose colour is transparent."""
 
 
 _IN_MEMORY = re.compile(r"\s*<[^<>]* at 0x[0-9A-Fa-f]+>")
@@ -123,7 +123,7 @@ def read_image(path: Path) -> PixelArray:
 
 
 def non_finite(pixels: PixelArray) -> str:
-    """What to say of real pixels of which some are no numbers.
+    """The refusal of real pixels of which some are no numbers.
 
     Args:
         pixels: (H, W) or (H, W, 3).
@@ -164,7 +164,7 @@ def transparent_pixels(path: Path) -> ImageError:
 
 
 def read_stored(path: Path) -> StoredImage:
-    """What the file holds, palette images as indices with their palette; used for label images.
+    """Read an image as it is stored: of palette images, indices with their palette; used for label images.
 
     Raises:
         ImageError: as `read_image`.
@@ -185,7 +185,7 @@ def read_stored(path: Path) -> StoredImage:
 
 
 def decoding_problem(path: Path, error: Exception) -> str:
-    """What to say of a file that a decoder stumbled over."""
+    """The refusal of a file that a decoder cannot read."""
     if "imagecodecs" in str(error):
         return f"its compression needs the extra `compressed-tiff`: {install_command('compressed-tiff')} ({error})"
     text = _IN_MEMORY.sub("", str(error)) or type(error).__name__
@@ -321,7 +321,7 @@ def _check_png(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Of large images, for which Pillow's hard limit still holds, and of EXIF data that nobody needs here."""
+    """Silence Pillow on large images, for which its hard limit still holds, and on EXIF data that nobody needs here."""
     with _PILLOW_WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -353,7 +353,7 @@ def _palette_image(image: Image.Image) -> StoredImage:
 
 
 def _is_transparent(image: Image.Image, indices: PixelArray) -> bool:
-    """Whether pixels have an index that the PNG's tRNS chunk makes transparent: one index, or an opacity for each."""
+    """True when pixels have an index that the tRNS chunk makes transparent: one index, or an opacity for each."""
     key = image.info.get("transparency")
     if key is None:
         return False
@@ -397,7 +397,7 @@ def _drop_alpha(path: Path, pixels: PixelArray) -> PixelArray:
 
 
 def is_grey(pixels: PixelArray) -> bool:
-    """Whether an image is grey: (H, W), or (H, W, 3) with three equal channels."""
+    """True when an image is grey: (H, W), or (H, W, 3) with three equal channels."""
     if pixels.ndim == 2 or pixels.strides[-1] == 0:
         return True  # one channel in memory, as `read_image` gives grey stored as RGB
     return bool(

@@ -31,7 +31,7 @@ class Series:
     dash: Literal["solid", "dash", "dot"] = "solid"
     width: float = 2
     names: Sequence[str] = ()
-    """What to call each point instead of its x; empty: its x."""
+    """Names of the points; empty: their x."""
     group: int | None = None
     """Class index, so that a page can recolour or hide the series with its class."""
 
@@ -52,7 +52,7 @@ class Chart:
     """Names the chart in its template and in the page's scripts."""
     title: str
     summary: str
-    """What can be seen in it, for those who cannot see it."""
+    """A description for those who cannot see it."""
     x_title: str
     y_title: str
     series: Sequence[Series]

@@ -1,4 +1,4 @@
-"""From a template and its content to one HTML file."""
+"""HTML files, each made of a template and its content."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PACKAGES = ("jinja2", "plotly")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """Where a kind of page is described."""
+    """The description of a kind of page."""
 
     package: str
     """Import name of the package that holds `templates/` and `static/`."""
@@ -52,7 +52,7 @@ class Fact:
 
 
 def is_installed() -> bool:
-    """Whether pages can be made here."""
+    """True when pages can be made here."""
     return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
 
 

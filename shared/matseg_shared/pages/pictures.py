@@ -29,7 +29,7 @@ class GreyWindow:
 
     @classmethod
     def of(cls, pictures: Sequence[NDArray[Any]]) -> GreyWindow:
-        """From the 0.2 to the 99.8 percentile of all pixels of some pictures."""
+        """The window from the 0.2 to the 99.8 percentile of all pixels of some pictures."""
         pixels = np.concatenate([picture.ravel() for picture in pictures])
         low, high = np.percentile(pixels, _WINDOW_PERCENTILES)
         return cls(float(low), float(high) if high > low else float(low) + 1)

@@ -1,1 +1,1 @@
-"""What the program asks of the operating system: files, locks, memory and cores, signals, names."""
+"""Services of the operating system: files, locks, memory and cores, signals, names."""

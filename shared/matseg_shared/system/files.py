@@ -53,7 +53,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def _concerns(error: OSError, path: Path) -> bool:
-    """Whether the error is of `path`, its folder, what lies in either, or of a folder above."""
+    """True when the error is of `path`, its folder, what lies in either, or of a folder above."""
     if error.filename is None:
         return True
     named = Path(os.fsdecode(error.filename)).absolute()

@@ -41,7 +41,7 @@ _requests = _Requests()
 
 
 def _is_main() -> bool:
-    """Whether this thread is the one that signals come to, and that may say what becomes of them."""
+    """True in the thread that signals come to, which alone may set their handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -62,13 +62,13 @@ def counted() -> Iterator[None]:
 
 
 def heed_termination() -> None:
-    """From now to the end of `counted`, take SIGTERM for Ctrl-C."""
+    """Take SIGTERM for Ctrl-C, to the end of `counted`."""
     if _is_main():
         _requests.listen(signal.SIGTERM)
 
 
 def is_pending() -> bool:
-    """Whether an interruption was asked for that nobody has acted upon."""
+    """True when an interruption was asked for that nobody has acted upon."""
     return _requests.asked > _requests.answered
 
 

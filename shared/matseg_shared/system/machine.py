@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory, cgroup limits included."""
+"""Cores and memory that this process may use, cgroup limits included."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _cgroup_memory_left() -> int | None:
 
 
 def _own_memory_left() -> int | None:
-    """Of the limits of address space and data segment (`ulimit -v`, `ulimit -d`)."""
+    """Bytes left of the limits of address space and data segment (`ulimit -v`, `ulimit -d`)."""
     try:
         import resource
     except ImportError:  # Windows

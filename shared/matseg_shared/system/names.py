@@ -16,7 +16,7 @@ _NOT_PORTABLE = '<>:"/\\|?*'
 
 
 def name_problem(name: str) -> str | None:
-    """Why a text cannot be the name of a file of ours on this system; None where it can.
+    """The reason that a text cannot be the name of a file of ours on this system; None where it can.
 
     An image file that lies in a folder has passed most of this; a name out of a file's content has not.
     """
