@@ -20,7 +20,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,8 @@ from numpy.typing import NDArray
 from matseg_runtime.inference.session import Segmentation
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Box, Tile, padded_length
+from matseg_shared.images.read import PixelArray
 
-PixelArray = NDArray[Any]
 _TILES_KEPT = 2
 """A scan has one background, and its tiles have few shapes; each takes the memory of a tile's labels."""
 _WORTH = 0.75

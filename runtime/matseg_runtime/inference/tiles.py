@@ -13,8 +13,7 @@ from matseg_runtime.inference.background import ConstantTileCache, find_backgrou
 from matseg_runtime.inference.session import Segmentation, Session
 from matseg_shared.contract.metadata import TilingInfo
 from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
-
-PixelArray = NDArray[Any]
+from matseg_shared.images.read import PixelArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,11 +15,11 @@ from matseg_runtime.measure.report import REPORT_NAME, read_report
 from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
-from matseg_runtime.source.base import PixelArray, Source, SourceOptions
+from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_runtime.units import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import is_grey
+from matseg_shared.images.read import PixelArray, is_grey
 
 Labels = NDArray[np.integer[Any]]
 

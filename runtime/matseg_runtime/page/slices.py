@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Transform, Window
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images.palette import Colour
-from matseg_shared.images.read import read_stored
+from matseg_shared.images.read import PixelArray, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
 
@@ -31,8 +30,6 @@ BUDGET = 9_000_000
 """Characters of all pictures together; a page of them, the charts and their library stays below 15 MB."""
 _LARGE_SLICE = 64 << 20
 """Pixels from which on slices are read one at a time, for the memory's sake."""
-
-PixelArray = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,20 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from matseg_runtime.source.base import (
-    InputIdentity,
-    PixelArray,
-    Slice,
-    Source,
-    SourceOptions,
-    Spacing,
-    Volume,
-)
+from matseg_runtime.source.base import InputIdentity, Slice, Source, SourceOptions, Spacing, Volume
 from matseg_runtime.source.folder import file_identity, refuse_growing_file, require_output_name
 from matseg_runtime.source.layout import layout_of
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import require_memory
+from matseg_shared.images.read import PixelArray
 
 MOST_SLICES = 500_000
 """Each has a name and a line in the record of what is done."""

@@ -6,14 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
 from matseg_shared.errors import ImageError
-
-PixelArray = NDArray[Any]
+from matseg_shared.images.read import PixelArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

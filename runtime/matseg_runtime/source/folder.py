@@ -10,11 +10,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
+from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source
 from matseg_runtime.source.tiff_scale import image_voxel_size
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import IMAGE_SUFFIXES, list_images, read_any_dtype, read_stored, scan_images
+from matseg_shared.images.read import (
+    IMAGE_SUFFIXES,
+    PixelArray,
+    list_images,
+    read_any_dtype,
+    read_stored,
+    scan_images,
+)
 from matseg_shared.system.names import name_problem
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"

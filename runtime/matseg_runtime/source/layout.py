@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matseg_runtime.source.base import PixelArray
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.read import PixelArray
 
 COLOURS = 3
 _TINY = 16

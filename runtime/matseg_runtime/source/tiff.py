@@ -14,14 +14,14 @@ import tifffile
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from matseg_runtime.source.array import ArraySource, StoredArray
-from matseg_runtime.source.base import PixelArray, SourceOptions, Spacing
+from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.folder import file_identity
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file_problem
-from matseg_shared.images.read import apply_palette, decoding_problem, read_tiff_page
+from matseg_shared.images.read import PixelArray, apply_palette, decoding_problem, read_tiff_page
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
 """Axes of tifffile that are no stack of pages, whatever that one is called."""

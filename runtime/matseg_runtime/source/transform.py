@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from matseg_runtime.units import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import check_dtype, non_finite, to_channels
-
-PixelArray = NDArray[Any]
+from matseg_shared.images.read import PixelArray, check_dtype, non_finite, to_channels
 
 
 @dataclass(frozen=True, slots=True)

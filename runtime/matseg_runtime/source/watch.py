@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matseg_runtime.source.base import InputIdentity, PixelArray, Skipped, Slice, Source
+from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source
 from matseg_runtime.source.folder import file_identity, skip_reason
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import list_images, read_any_dtype
+from matseg_shared.images.read import PixelArray, list_images, read_any_dtype
 from matseg_shared.system import interruption
 from matseg_shared.system.names import name_problem
 

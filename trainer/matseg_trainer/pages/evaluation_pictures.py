@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.palette import Colour, overlay
-from matseg_shared.images.read import read_image, read_stored
+from matseg_shared.images.read import PixelArray, read_image, read_stored
 from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, label_uri, png_uri, shrink, shrink_labels
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.metrics import confusion_matrix
@@ -24,8 +23,6 @@ EDGES = (1024, 720, 480, 320)
 """Longer edge of a picture in pixels; the first at which all pictures fit the budget."""
 BUDGET = 10_000_000
 """Characters of all pictures together."""
-
-PixelArray = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
