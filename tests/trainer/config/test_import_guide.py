@@ -276,7 +276,10 @@ def test_wrong_values_are_listed_with_place_and_line(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"config = {\n", "expected Python source, but at line 1"),
+        (
+            b"config = {\n",
+            "expected Python source, found something else: '{' was never closed (config.py, line 1)",
+        ),
         (b"\x89PNG\r\n\x1a\n\x00\x01", "expected Python source"),
         (b"config = {}\x00", "expected Python source"),
         (b"x = 1\n", "expected a dict `config`"),

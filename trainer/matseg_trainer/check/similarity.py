@@ -21,8 +21,8 @@ COPY = 0.99
 """Detail from which two images are one picture, stored or scaled anew."""
 NEAR_COPY = 0.8
 """Detail from which two images are pointed out; among neighbouring slices only those of a fine scan reach it."""
-_WORTH_A_LOOK = 0.9
-"""Structure from which the detail of a pair is looked at although nothing else asks for it."""
+_COMPARED = 0.9
+"""Structure from which the detail of two images of one split is compared."""
 _EDGE = 32
 _SMALLEST = 16
 """Images with a shorter edge show too little to be told apart, pixels."""
@@ -90,7 +90,7 @@ def nearest_neighbours(thumbnails: Sequence[Thumbnail]) -> tuple[Neighbour, ...]
         best = scores.max(axis=1)
         best[row] = -2.0
         own = splits == splits[row]
-        for among, least in ((~own, -1.0), (own, _WORTH_A_LOOK)):
+        for among, least in ((~own, -1.0), (own, _COMPARED)):
             column = int(np.where(among, best, -2.0).argmax())
             if not among[column] or best[column] < least:
                 continue

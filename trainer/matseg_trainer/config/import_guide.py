@@ -42,6 +42,7 @@ DROPPED = {
     "name": "always <data set>_<version>",
 }
 """Keys of the published versions that have no place here, and what stands for them."""
+_OURS = {name: repr(field.default) for name, field in VersionConfig.model_fields.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +88,11 @@ def _parse(path: Path) -> ast.Module:
             raise ConfigError(f"{path}: expected a MatSeg config.py, found a file of more than a megabyte")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of somebody else's escape sequences
-            return ast.parse(path.read_bytes())
+            return ast.parse(path.read_bytes(), path.name)
     except OSError as error:
         raise ConfigError(f"{path}: expected a MatSeg config.py: {error.strerror or error}") from error
-    except SyntaxError as error:
-        place = f" at line {error.lineno}" if error.lineno else ""
-        raise ConfigError(f"{path}: expected Python source, but{place}: {error.msg}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: expected Python source, found a binary file ({error})") from error
+    except (SyntaxError, ValueError) as error:  # ValueError: bytes of no text
+        raise ConfigError(f"{path}: expected Python source, found something else: {error}") from error
 
 
 class _UnexpectedError(Exception):
@@ -115,8 +113,9 @@ class _Reader:
             tables = self.tables[dataset] = {}
             for version, node in self._items(versions, f"the versions of {dataset!r}", f"{dataset}.").items():
                 tables[version] = self._table(node, dataset, f"{dataset}.{version}")
-            if DEFAULT_VERSION in tables:
-                tables[DEFAULT_VERSION] = _without_our_defaults(tables[DEFAULT_VERSION])
+            defaults = tables.get(DEFAULT_VERSION, {})
+            for key in [key for key, value in defaults.items() if repr(value) == _OURS.get(key)]:
+                del defaults[key]  # what MatSeg takes by default; as it is written, for 1 is not True
 
     def _items(self, node: ast.expr, what: str, prefix: str) -> dict[str, ast.expr]:
         if not isinstance(node, ast.Dict):
@@ -216,20 +215,13 @@ def _config_dict(tree: ast.Module) -> ast.expr:
     raise _UnexpectedError(ast.Pass(lineno=1), "a dict `config` of data sets and versions")
 
 
-def _without_our_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what MatSeg takes by default; as it is written, for 1 is not True."""
-    ours = {name: repr(field.default) for name, field in VersionConfig.model_fields.items()}
-    return {key: value for key, value in table.items() if repr(value) != ours.get(key)}
-
-
 def _write(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], comments: list[str]) -> str:
+    def quoted(name: str) -> str:
+        return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
     lines = [f"# {comment}" for comment in comments]
     for dataset, versions in tables.items():
         for version, table in versions.items():
-            lines += ["", f"[{_toml_key(dataset)}.{_toml_key(version)}]"]
+            lines += ["", f"[{quoted(dataset)}.{quoted(version)}]"]
             lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
