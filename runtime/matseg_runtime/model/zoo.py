@@ -130,25 +130,12 @@ def choose_model(model: Path | str, sha256: str | None = None) -> tuple[Path, Tr
         sha256: see `trust_of`.
 
     Raises:
-        UsageError: see `locate` and `trust_of`.
-        ModelError: see `locate`.
+        UsageError: the zoo has no model of that name, MATSEG_ZOO names no folder, or see `trust_of`.
+        ModelError: the zoo's model is not on this machine.
     """
     trust, text = trust_of(sha256), str(model)
-    if text.startswith(PREFIX):
-        trust = trust.also(IsZooModel(model=read_index().model(text.removeprefix(PREFIX))))
-    return locate(model), trust
-
-
-def locate(model: Path | str) -> Path:
-    """The file that a MODEL argument means: a path as it is, `zoo:NAME` as the path of that model's file here.
-
-    Raises:
-        UsageError: the zoo has no model of that name, or MATSEG_ZOO names no folder.
-        ModelError: its file is not on this machine.
-    """
-    text = str(model)
     if not text.startswith(PREFIX):
-        return Path(model)
+        return Path(model), trust
     wanted = read_index().model(text.removeprefix(PREFIX))
     found = find(wanted)
     if found is None:
@@ -157,7 +144,12 @@ def locate(model: Path | str) -> Path:
             f"SHA-256 {wanted.sha256}) of MatSeg's source repository, release {_release()}, to "
             f"{user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds {wanted.file}"
         )
-    return found
+    return found, trust.also(IsZooModel(model=wanted))
+
+
+def locate(model: Path | str) -> Path:
+    """The file that a MODEL argument means; see `choose_model`."""
+    return choose_model(model)[0]
 
 
 def find(model: ZooModel) -> Path | None:
