@@ -36,7 +36,7 @@ def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArrayS
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UsageError(f"{path}: {_opening_problem(path, error)}") from error
+        raise UsageError(f"{path}: {_opening_problem(error)}") from error
     try:
         return ArraySource(_stored(h5py, file, path, dataset, options), options)
     except BaseException:
@@ -104,7 +104,7 @@ def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:
     return found
 
 
-def _opening_problem(path: Path, error: OSError) -> str:
+def _opening_problem(error: OSError) -> str:
     """By the words of HDF5, which has no kinds of errors; those of a cut-off file speak of an `sblock`."""
     text = str(error)
     if "truncated" in text:
@@ -114,7 +114,7 @@ def _opening_problem(path: Path, error: OSError) -> str:
     if "already open for" in text:
         return (
             f"was not closed by the program that writes it, which is at work or has died ({text}); run again when "
-            f"that is done, or, if nothing writes any more, after `h5clear -s {path}`"
+            "that is done, or, if nothing writes any more, on a copy repaired with `h5clear -s COPY`"
         )
     return f"expected an HDF5 file, found something else or a damaged file ({text})"
 
