@@ -95,12 +95,14 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
     image = attempt("image", lambda: read_image(folder / result.image))
     labels = attempt("labels", lambda: document.load_labels(result, folder))
     prediction = attempt("prediction", lambda: _read_prediction(folder / result.prediction, n_class))
-    if labels is not None and prediction is not None and not _same(labels, prediction, result, n_class):
-        problems.append(
-            "its labels or its prediction have changed since the evaluation; run matseg-evaluate again"
-        )
-        if labels.shape != prediction.shape:
-            prediction = None
+    if labels is not None and prediction is not None:
+        same_shape = labels.shape == prediction.shape
+        then = np.array(result.confusion_matrix)
+        if not (same_shape and np.array_equal(confusion_matrix(labels, prediction, n_class), then)):
+            problems.append(
+                "its labels or its prediction have changed since the evaluation; run matseg-evaluate again"
+            )
+        prediction = prediction if same_shape else None
     return _Loaded(result=result, image=image, labels=labels, prediction=prediction, problems=tuple(problems))
 
 
@@ -109,15 +111,6 @@ def _read_prediction(path: Path, n_class: int) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or int(pixels.max()) >= n_class:
         raise ImageError(path, "expected class indices, found others")
     return pixels
-
-
-def _same(
-    labels: NDArray[np.uint8], prediction: NDArray[np.uint8], result: ImageResult, n_class: int
-) -> bool:
-    if labels.shape != prediction.shape:
-        return False
-    found = confusion_matrix(labels, prediction, n_class)
-    return np.array_equal(found, np.array(result.confusion_matrix))
 
 
 def _shown(item: _Loaded, edge: int, colours: Sequence[Colour], names: Sequence[str]) -> ShownImage:
@@ -129,19 +122,20 @@ def _shown(item: _Loaded, edge: int, colours: Sequence[Colour], names: Sequence[
         image = jpeg_uri(small if small.dtype == np.uint8 else GreyWindow.of([small]).apply(small))
     if item.labels is not None and item.prediction is not None:
         wrong = png_uri(shrink(overlay(item.labels, item.prediction, colours), edge))
-    disagreement = item.result.disagreement
+    label, prediction = (
+        "" if labels is None else label_uri(shrink_labels(labels, edge), colours)
+        for labels in (item.labels, item.prediction)
+    )
     return ShownImage(
         stem=item.result.stem,
-        rank=disagreement.rank,
+        rank=item.result.disagreement.rank,
         mean_iou=item.result.mean_iou,
         shape=shape,
         image=image,
-        label="" if item.labels is None else label_uri(shrink_labels(item.labels, edge), colours),
-        prediction=""
-        if item.prediction is None
-        else label_uri(shrink_labels(item.prediction, edge), colours),
+        label=label,
+        prediction=prediction,
         wrong=wrong,
-        reason=disagreement.reason,
+        reason=item.result.disagreement.reason,
         ring=_ring(item.result, shape, names),
         problems=item.problems,
     )
