@@ -60,7 +60,7 @@ predictor = Predictor.of_checkpoint(checkpoint, compute.device)
 (sample,) = data.samples("test")
 pixels = to_channels(read_image(sample.image), predictor.input.channels, sample.image)
 labels, probabilities = predictor.predict(pixels)
-print((labels == load_array(sample.array, 2)).mean(), "of the pixels are right")
+print((labels == load_array(sample.labels, 2)).mean(), "of the pixels are right")
 
 # %% Export it, checked against torch; the file labels anywhere, without torch
 export_checkpoint(checkpoint, Path("demo.onnx"))
