@@ -46,7 +46,8 @@ def complete_split(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
     (Behind an option that still lacks its value, click has read no arguments.)
     """
-    dataset, given = ctx.params.get("dataset"), ctx.params.get("splits") or ()
+    dataset = ctx.params.get("other") or ctx.params.get("dataset")
+    given = ctx.params.get("splits") or ()
     names = list(_SPLITS)
     if dataset is not None:
         root = _workspace(ctx).data / str(dataset)
