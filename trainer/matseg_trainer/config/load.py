@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -99,14 +99,9 @@ def parse_config(document: Mapping[str, Any], source: Path) -> Config:
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{source}: {count} to mend", problems)
-    return Config(source=source, versions=versions, note=_renamed_note(source, sorted(old)))
-
-
-def _renamed_note(source: Path, old: Sequence[str]) -> str | None:
-    if not old:
-        return None
-    listed = ", ".join(f"`{key}` (now `{RENAMED[key]}`)" for key in old)
-    return f"{source}: has keys under earlier names, which are read as before: {listed}"
+    listed = ", ".join(f"`{key}` (now `{RENAMED[key]}`)" for key in sorted(old))
+    note = f"{source}: has keys under earlier names, which are read as before: {listed}" if old else None
+    return Config(source=source, versions=versions, note=note)
 
 
 def _layout_problems(dataset: str, tables: object) -> list[Problem]:
@@ -175,11 +170,8 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
         message = f"is the earlier name of {RENAMED[key]!r}, which is there too; leave one of them out"
         return Problem(where=place, message=message, kind="unknown_key")
     if problem.kind == "extra_forbidden":
-        return Problem(
-            where=place,
-            message=f"unknown key; {_choices(key, VersionConfig.model_fields)}",
-            kind="unknown_key",
-        )
+        message = f"unknown key; {_choices(key, VersionConfig.model_fields)}"
+        return Problem(where=place, message=message, kind="unknown_key")
     if problem.kind == "missing":
         message = "is missing and has no default"
         if key == "model":
@@ -187,14 +179,11 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
         elif key == "n_class":
             message += "; it is the number of classes, and two or more"
         return Problem(where=place, message=message, kind="missing")
-    message = problem.message[:1].lower() + problem.message[1:]
-    near = (
-        difflib.get_close_matches(table[key].lower(), get_args(Network), n=1)
-        if key == "model" and isinstance(table.get(key), str)
-        else []
-    )
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return Problem(where=place, message=f"{message}, found {_show(table.get(key))}{hint}", kind=problem.kind)
+    message = f"{problem.message[:1].lower()}{problem.message[1:]}, found {_show(table.get(key))}"
+    if key == "model" and isinstance(table.get(key), str):
+        near = difflib.get_close_matches(table[key].lower(), get_args(Network), n=1)
+        message += "".join(f"; did you mean {name!r}?" for name in near)
+    return Problem(where=place, message=message, kind=problem.kind)
 
 
 def _show(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,9 +60,6 @@ class Examples(Sequence[Example]):
             self._cache[index] = example
             self._room -= size
         return example
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the decoded images behind on the way to another process, which reads what it needs."""

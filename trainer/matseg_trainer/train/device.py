@@ -55,17 +55,15 @@ def why_no_cuda() -> str:
 
 
 def _choose_precision(device: torch.device, amp: str) -> tuple[torch.dtype | None, str]:
-    if amp == "fp32":
-        return None, "as configured"
-    if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported()
-        if amp == "fp16" or (amp == "auto" and not bf16):
-            return torch.float16, "as configured" if amp == "fp16" else "this GPU has no bf16"
-        return torch.bfloat16, "as configured" if amp == "bf16" else "this GPU has bf16"
-    if amp == "fp16":
+    configured = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if amp == "fp16" and device.type != "cuda":
         raise UnsupportedError("amp fp16 needs a GPU; set `amp` to auto, bf16 or fp32 in config.toml")
-    if amp == "bf16":
-        return torch.bfloat16, "as configured"
+    if amp in configured:
+        return configured[amp], "as configured"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "this GPU has bf16"
+        return torch.float16, "this GPU has no bf16"
     if _cpu_multiplies_bf16():
         return torch.bfloat16, "this CPU multiplies bf16 natively"
     return None, "this CPU has no native bf16, which would be slower than fp32"
