@@ -127,14 +127,10 @@ def make(files: Files, size: int) -> Facts:
     import onnx
     import torch
 
-    from matseg_shared.contract.metadata import Histogram, InputInfo
-    from matseg_trainer.export.graph import DeployedNetwork, to_onnx
-    from matseg_trainer.export.index import GraphIndex
-    from matseg_trainer.export.plan import computed_tensors
-    from matseg_trainer.export.quantise import quantise
-    from matseg_trainer.export.ranges import sample_tensors
-    from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
-    from matseg_trainer.export.sensitive import WEIGHT_LEVELS
+    from matseg_trainer.export.graph import DeployedNetwork, to_onnx, with_one_score
+    from matseg_trainer.export.quantise.rewrite import in_integer_operators
+    from matseg_trainer.export.quantise.static import quantise
+    from matseg_trainer.networks.registry import build_network
 
     crops = phantom_crops()
     mean, std = float(crops.mean()), float(crops.std())
@@ -146,19 +142,11 @@ def make(files: Files, size: int) -> Facts:
         with torch.inference_mode():
             ours = network(images[:1])
             difference = float((naive_pixelnet(network, images[:1]) - ours).abs().max() / ours.abs().max())
-    fp32 = with_one_score(to_onnx(DeployedNetwork(network, (mean,), (std,)).eval(), 1, "uint8"))
-    del network
+    single = build_network(files.name, in_channels=1, n_class=1, width=files.width)
+    fp32 = to_onnx(DeployedNetwork(with_one_score(network, single), (mean,), (std,)).eval(), 1, "uint8")
+    del network, single
     onnx.save(fp32, files.onnx("fp32"))
-    integer = in_integer_operators(fp32)
-    samples = sample_tensors(integer, computed_tensors(GraphIndex.of(integer)), list(crops[:, None]))
-    info = InputInfo(
-        channels=1,
-        dtype="uint8",
-        mean=(mean,),
-        std=(std,),
-        histogram=Histogram(low=0.0, high=255.0, counts=(1, 1)),
-    )
-    int8, _ = quantise(integer, samples, info, keep=frozenset(), weight_levels=WEIGHT_LEVELS)
+    int8 = quantise(in_integer_operators(fp32), list(crops[:, None]))
     onnx.save(int8, files.onnx("int8"))
     operations = count_operations(files.onnx("fp32"), grey_image(size), threads=0)
     return Facts(mean=mean, std=std, operations=operations, naive_difference=difference)

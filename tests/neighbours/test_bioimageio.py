@@ -20,7 +20,7 @@ from PIL import Image
 from matseg_shared.contract.metadata import PixelSize, encode
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_trainer.commands.export import export_main
-from matseg_trainer.export.bioimageio import Author, Citation, Package, write_package
+from matseg_trainer.export.bioimageio.package import Author, Citation, Package, write_package
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 
 Ask = Callable[..., Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from checkpoints import NETWORKS, make_checkpoint
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -28,17 +28,14 @@ from matseg_shared.errors import DatasetError, ExportError, UsageError
 from matseg_trainer.commands.export import export_main
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import export
-from matseg_trainer.export.export import export_checkpoint, sensitive
-from matseg_trainer.export.fold import with_cut_weights
-from matseg_trainer.export.gate import AccuracyCheck
-from matseg_trainer.export.graph import DeployedNetwork, Graph
+from matseg_trainer.export.accuracy_check import AccuracyCheck
+from matseg_trainer.export.export import export_checkpoint
+from matseg_trainer.export.graph import DeployedNetwork, Graph, to_onnx, with_one_score
 from matseg_trainer.export.half import to_half
-from matseg_trainer.export.index import GraphIndex
-from matseg_trainer.export.plan import computed_tensors, layers_of
-from matseg_trainer.export.quantise import quantise
-from matseg_trainer.export.ranges import Code, least_confusion_code, least_error_code, sample_tensors
-from matseg_trainer.export.rewrite import in_integer_operators, with_one_score
-from matseg_trainer.export.upsample import Upsampling
+from matseg_trainer.export.quantise import fallback
+from matseg_trainer.export.quantise.rewrite import in_integer_operators
+from matseg_trainer.export.quantise.static import layers_of, quantise
+from matseg_trainer.export.quantise.upsample import Upsampling
 from matseg_trainer.predict.checkpoint import Checkpoint, save_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 
@@ -59,8 +56,6 @@ def smooth(seed: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """A checkpoint and a data set of its own, whose labels are what the network itself says in fp32."""
-    import torch
-
     made: dict[tuple[str, int], tuple[Checkpoint, Dataset]] = {}
 
     def get(name: str, n_class: int = 2) -> tuple[Checkpoint, Dataset]:
@@ -97,9 +92,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(scope="module")
 def loose() -> Any:
-    """A gate that networks of random weights pass: theirs are all the pixels between two classes."""
+    """An accuracy check that networks of random weights pass: theirs are all the pixels between two classes."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("matseg_trainer.export.gate.LARGEST_LOSS", 1.0)
+    patch.setattr("matseg_trainer.export.accuracy_check.LARGEST_LOSS", 1.0)
     yield
     patch.undo()
 
@@ -123,29 +118,34 @@ def sessions(make: Make, loose: None, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def fp32_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
-    deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
-    return with_one_score(export.to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype))
+    network = checkpoint.network()
+    if len(checkpoint.classes) == 2:
+        network = with_one_score(network, checkpoint.new_network(n_class=1))
+    deployed = DeployedNetwork(network, checkpoint.input.mean, checkpoint.input.std).eval()
+    return export.to_onnx(deployed, checkpoint.input.channels, checkpoint.input.dtype)
 
 
-def int8_graph(checkpoint: Checkpoint, keep: frozenset[str] = frozenset()) -> onnx.ModelProto:
-    model = in_integer_operators(fp32_graph(checkpoint))
-    samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), [checkpoint.sample])
-    return quantise(model, samples, checkpoint.input, keep=keep, weight_levels=sensitive.WEIGHT_LEVELS)[0]
+def int8_graph(checkpoint: Checkpoint, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
+    return quantise(in_integer_operators(fp32_graph(checkpoint)), [checkpoint.sample], keep=keep)
 
 
 def run(model: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return Graph(model.SerializeToString())(image)
 
 
-def optimised(model: onnx.ModelProto, path: Path) -> Counter[str]:
-    """The operators that onnxruntime makes of a graph."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(path)
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
+def integer_layers(model: onnx.ModelProto) -> list[bool]:
+    """Whether weight and input of each convolution are dequantised integers, and its result is quantised."""
+    producer = {name: node.op_type for node in model.graph.node for name in node.output}
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    return [
+        all(producer.get(name) == "DequantizeLinear" for name in node.input)
+        and readers[node.output[0]] <= {"QuantizeLinear", "Relu"}
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    ]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -217,66 +217,19 @@ def test_the_self_test_is_the_int8_graphs_own(sessions: Callable[[str], Session]
     assert metadata.export.pays_on == ("cpu", "openvino")
 
 
-def test_a_u_net_is_all_integers(tmp_path: Path) -> None:
-    """From the raw pixels to the labels: every convolution, pooling and joining, the up-convolutions too."""
-    model = int8_graph(make_checkpoint("unet", n_class=2))
-    kinds = optimised(model, tmp_path / "optimised.onnx")
-    assert kinds["QLinearConv"] == 27
-    assert kinds["NhwcMaxPool"] == 4
-    assert not {"Conv", "FusedConv", "ConvTranspose", "MaxPool", "ArgMax"} & set(kinds)
-    assert kinds["QuantizeLinear"] == 0
-    assert kinds["DequantizeLinear"] == 1  # the score, for the probabilities
-    assert "Div" not in kinds  # raw pixels are the first codes
-
-
-def test_a_patch_u_net_moves_whole_lines(tmp_path: Path) -> None:
-    """Patches are read and written with the channels last, and skips are summed in integers."""
-    model = int8_graph(make_checkpoint("patchunet", n_class=2))
-    kinds = optimised(model, tmp_path / "optimised.onnx")
-    assert kinds["QLinearConv"] == 1 + 8 + 3 + 3 * 2 + 6 + 1  # stem, encoder, down, up, decoder, classifier
-    assert kinds["QLinearAdd"] == 3
-    assert kinds["QuantizeLinear"] == 0
-    assert kinds["DequantizeLinear"] == 1
-    assert not {"Conv", "ConvTranspose", "DepthToSpace", "Add", "Gather", "Div"} & set(kinds)
-
-
-@pytest.mark.parametrize("name", ["segnet", "pixelnet"])
-def test_every_convolution_is_an_integer_one(name: str, tmp_path: Path) -> None:
-    kinds = optimised(int8_graph(make_checkpoint(name, n_class=2)), tmp_path / "optimised.onnx")
-    assert kinds["QLinearConv"] > 20
-    assert not {"Conv", "FusedConv"} & set(kinds)
-
-
-def test_segnet_unpools_what_its_own_pooling_took() -> None:
-    """Masks are drawn from the codes: as many ones as windows, whatever ties the rounding makes."""
-    checkpoint = make_checkpoint("segnet", n_class=2)
-    model = int8_graph(checkpoint)
-    masks = [node.input[0] for node in model.graph.node if node.output[0].endswith("_mask_uint8")][:4]
-    for name in masks:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BOOL, None))
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    image = np.full((1, 1, 64, 64), 77, dtype=np.uint8)  # one value: every window is a tie
-    found = np.stack(session.run(masks, {"image": image}))
-    np.testing.assert_array_equal(found.sum(axis=0), 1)
-
-
-def test_segnet_moves_whole_lines(tmp_path: Path) -> None:
-    """Its pooling and unpooling stay with the channels last, and its masks are products, not selections."""
-    kinds = optimised(int8_graph(make_checkpoint("segnet", n_class=2)), tmp_path / "optimised.onnx")
-    assert kinds["Transpose"] == 2  # of the image and of the scores
-    assert kinds["QLinearMul"] == 20
-    assert "Where" not in kinds
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_convolution_is_an_integer_one(name: str) -> None:
+    found = integer_layers(int8_graph(make_checkpoint(name, n_class=2)))
+    assert len(found) > 18
+    assert all(found)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_codes_are_upsampled_as_torch_upsamples(factor: int) -> None:
     """Two roundings, of columns and of rows: never further off than one level, and not to one side."""
     import onnxruntime
-    import torch
 
-    upsampling = Upsampling(name="large", factor=factor, zero_point="zero")
+    upsampling = Upsampling("large", factor, "zero")
     upsampling.write("small")
     kind = onnx.TensorProto.UINT8
     graph = onnx.helper.make_graph(
@@ -297,36 +250,35 @@ def test_codes_are_upsampled_as_torch_upsamples(factor: int) -> None:
     assert abs((found - expected).mean()) < 0.1
 
 
-def test_pixelnet_is_all_integers(tmp_path: Path) -> None:
-    """Upsampling and the sums of the hidden layer too; only the class scores are summed in float."""
-    kinds = optimised(int8_graph(make_checkpoint("pixelnet", n_class=2)), tmp_path / "optimised.onnx")
-    assert not {"Resize", "Upsample", "Conv", "FusedConv"} & set(kinds)
-    assert kinds["QLinearAdd"] > 4 * 60
+def test_pixelnet_is_upsampled_in_integers() -> None:
+    model = int8_graph(make_checkpoint("pixelnet", n_class=2))
+    assert not {"Resize", "Upsample"} & {node.op_type for node in model.graph.node}
 
 
 def test_slices_of_large_weights_are_cut_at_export() -> None:
     """torch leaves them to the runtime, where a layer with such weights would stay in float."""
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((8, 2, 1, 1)).astype(np.float32)
-    bounds = {"start": [2], "end": [2**63 - 1], "axis": [0], "step": [3]}
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Slice", ["weight", *bounds], ["part"]),
-            onnx.helper.make_node("Conv", ["image", "part"], ["labels"]),
-        ],
-        "sliced",
-        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 2, 4, 4])],
-        [onnx.helper.make_tensor_value_info("labels", onnx.TensorProto.FLOAT, None)],
-        [
-            onnx.numpy_helper.from_array(weight, "weight"),
-            *(onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in bounds.items()),
-        ],
-    )
-    cut = with_cut_weights(onnx.helper.make_model(graph))
-    assert [node.op_type for node in cut.graph.node] == ["Conv"]
-    constants = {item.name: onnx.numpy_helper.to_array(item) for item in cut.graph.initializer}
-    np.testing.assert_array_equal(constants["part"], weight[2::3])
-    assert list(constants) == ["part"]
+
+    class Sliced(torch.nn.Module):
+        stride = 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(1024, 2, kernel_size=1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            wide = image.expand(-1, 512, -1, -1)
+            parts = [
+                torch.nn.functional.conv2d(wide, self.layer.weight[:, part])
+                for part in (slice(0, 512), slice(512, 1024))
+            ]
+            return parts[0] + parts[1]
+
+    deployed = DeployedNetwork(Sliced(), (0.0,), (1.0,)).eval()  # type: ignore[arg-type]
+    model = to_onnx(deployed, 1, "uint8")
+    constants = {item.name for item in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(layers) == 2
+    assert all(node.input[1] in constants for node in layers)
 
 
 def test_weights_and_activations_have_the_types_that_are_fast() -> None:
@@ -350,13 +302,11 @@ def test_weights_and_activations_have_the_types_that_are_fast() -> None:
 
 def test_a_layer_that_is_kept_computes_in_fp32() -> None:
     checkpoint = make_checkpoint("unet")
-    layers = layers_of(GraphIndex.of(in_integer_operators(fp32_graph(checkpoint))))
+    layers = layers_of(in_integer_operators(fp32_graph(checkpoint)))
     assert {"encoder.0.0", "up.0", "classifier"} <= set(layers)
     expected = run(fp32_graph(checkpoint), checkpoint.sample)[1]
     error = {
-        count: np.abs(
-            run(int8_graph(checkpoint, frozenset(layers[:count])), checkpoint.sample)[1] - expected
-        ).mean()
+        count: np.abs(run(int8_graph(checkpoint, layers[:count]), checkpoint.sample)[1] - expected).mean()
         for count in (0, len(layers) - 1, len(layers))
     }
     assert error[len(layers)] < 1e-6
@@ -364,49 +314,31 @@ def test_a_layer_that_is_kept_computes_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("n_class", [2, 3])
-def test_rewriting_changes_no_result(n_class: int) -> None:
-    for name in NETWORKS:
-        checkpoint = make_checkpoint(name, n_class=n_class)
-        deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
-        plain = export.to_onnx(deployed, 1, "uint8")
-        rewritten = in_integer_operators(with_one_score(plain))
-        assert "ConvTranspose" not in {node.op_type for node in rewritten.graph.node}
-        assert (len(with_one_score(plain).graph.node) < len(plain.graph.node)) == (n_class == 2)
-        image = smooth(0, (96, 64))[np.newaxis, np.newaxis]
-        expected, found = run(plain, image), run(rewritten, image)
-        np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
-        assert (found[0] != expected[0]).sum() == 0
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rewriting_changes_no_result(name: str, n_class: int) -> None:
+    checkpoint = make_checkpoint(name, n_class=n_class)
+    deployed = DeployedNetwork(checkpoint.network(), checkpoint.input.mean, checkpoint.input.std).eval()
+    rewritten = in_integer_operators(fp32_graph(checkpoint))
+    assert "ConvTranspose" not in {node.op_type for node in rewritten.graph.node}
+    image = smooth(0, (96, 64))[np.newaxis, np.newaxis]
+    with torch.inference_mode():
+        labels, probabilities = (output.numpy() for output in deployed(torch.from_numpy(image)))
+    found = run(rewritten, image)
+    np.testing.assert_allclose(found[1], probabilities, atol=1e-4)
+    assert (found[0] != labels).sum() == 0
 
 
-def test_the_mean_that_is_no_grey_level_goes_into_the_bias() -> None:
-    """Raw codes need an integer zero point; inside the image what it leaves over must not be lost."""
-    checkpoint = make_checkpoint("unet", n_class=2)
-    info = checkpoint.input.model_copy(update={"mean": (127.5 - 1e-6,), "std": (5.0,)})
-    checkpoint = dataclasses.replace(checkpoint, input=info)
-    image = np.clip(smooth(1, (64, 64)) // 16 + 120, 0, 255)[np.newaxis, np.newaxis].astype(np.uint8)
-    checkpoint = dataclasses.replace(checkpoint, sample=image)
-    model = int8_graph(checkpoint)
-    expected = run(fp32_graph(checkpoint), image)[1]
-    found = run(model, image)[1]
-    spoilt = onnx.ModelProto()
-    spoilt.CopyFrom(model)
-    first = next(node for node in spoilt.graph.node if node.op_type == "Conv")
-    producer = {name: node for node in spoilt.graph.node for name in node.output}
-    assert producer[first.input[0]].input[0] == "image"
-    name = producer[first.input[2]].input[0]
-    for item in spoilt.graph.initializer:
-        if item.name == name:  # the bias as it would be without the correction
-            layer = GraphIndex.of(fp32_graph(checkpoint))
-            weight = layer.constants[next(n for n in layer.nodes if n.op_type == "Conv").input[1]]
-            scales = {c.name: c for c in spoilt.graph.initializer}[producer[first.input[2]].input[1]]
-            shift = (127 - info.mean[0]) / 5.0 if round(info.mean[0]) == 127 else (128 - info.mean[0]) / 5.0
-            lost = shift * weight.sum(axis=(1, 2, 3)) / onnx.numpy_helper.to_array(scales)
-            item.CopyFrom(
-                onnx.numpy_helper.from_array(
-                    (onnx.numpy_helper.to_array(item) - np.rint(lost)).astype(np.int32), item.name
-                )
-            )
-    assert np.abs(found - expected).mean() < np.abs(run(spoilt, image)[1] - expected).mean()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_classes_are_one_score(name: str) -> None:
+    """The last layer computes the difference of two logits, and half as much."""
+    checkpoint = make_checkpoint(name, n_class=2)
+    plain = checkpoint.network().eval()
+    single = with_one_score(checkpoint.network(), checkpoint.new_network(n_class=1))
+    image = torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits, score = plain(image), single(image)
+    assert score.shape == (1, 1, 64, 96)
+    np.testing.assert_allclose(score[:, 0], logits[:, 1] - logits[:, 0], atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -426,8 +358,7 @@ def test_every_kind_of_input(channels: int, dtype: str) -> None:
     checkpoint = dataclasses.replace(checkpoint, input=info, sample=image)
     model = fp32_graph(checkpoint)
     expected = run(model, image)
-    samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), [image])
-    for found in (run(int8_graph(checkpoint), image), run(to_half(model, samples), image)):
+    for found in (run(int8_graph(checkpoint), image), run(to_half(model, [image]), image)):
         assert np.abs(found[1] - expected[1]).mean() < 0.05  # random weights, on noise
         assert found[1].dtype == np.float32
 
@@ -456,9 +387,8 @@ def test_activations_beyond_fp16_are_named(tmp_path: Path, make: Make) -> None:
     }
     checkpoint = dataclasses.replace(checkpoint, weights=weights)
     model = fp32_graph(checkpoint)
-    samples = sample_tensors(model, computed_tensors(GraphIndex.of(model)), [checkpoint.sample])
     with pytest.raises(ExportError, match=r"fp16, 65504: .*encoder\.1\.0"):
-        to_half(model, samples)
+        to_half(model, [checkpoint.sample])
     assert list(tmp_path.iterdir()) == []
     assert dataset.splits == ("train", "validate")
 
@@ -467,9 +397,9 @@ def test_an_int8_export_that_costs_too_much_names_the_layers(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, dataset = make("unet")
-    monkeypatch.setattr(sensitive, "MOST_TRIALS", 3)
-    monkeypatch.setattr(sensitive, "MOST_KEPT", 2)
-    monkeypatch.setattr("matseg_trainer.export.gate.LARGEST_LOSS", -1.0)
+    monkeypatch.setattr(fallback, "MOST_KEPT", 2)
+    monkeypatch.setattr(fallback, "layers_of", lambda model: layers_of(model)[:3])
+    monkeypatch.setattr("matseg_trainer.export.accuracy_check.LARGEST_LOSS", -1.0)
     with pytest.raises(ExportError, match=r"2 layers left in fp32; layers to blame.*(encoder|decoder|up)\."):
         export_checkpoint(checkpoint, tmp_path / "model.onnx", precision="int8", dataset=dataset)
     assert list(tmp_path.iterdir()) == []
@@ -478,7 +408,7 @@ def test_an_int8_export_that_costs_too_much_names_the_layers(
 def test_the_costliest_layer_goes_back_to_fp32(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gate that opens at the second attempt: one layer is left in fp32, recorded, and it is the right one."""
+    """A check that passes at the second attempt: one layer is left in fp32, recorded, and it is the right one."""
     checkpoint, dataset = make("unet")
     attempts: list[AccuracyInfo] = []
     original = AccuracyCheck.measure
@@ -490,10 +420,9 @@ def test_the_costliest_layer_goes_back_to_fp32(
         return found.model_copy(update={"mean_iou": lost})
 
     monkeypatch.setattr(AccuracyCheck, "measure", second_time)
-    monkeypatch.setattr("matseg_trainer.export.gate.LARGEST_LOSS", 0.002)
-    monkeypatch.setattr(sensitive, "MOST_TRIALS", 3)
+    monkeypatch.setattr("matseg_trainer.export.accuracy_check.LARGEST_LOSS", 0.002)
     gains = {"decoder.3.0": 1.0, "encoder.0.0": 3.0, "classifier": 2.0}
-    monkeypatch.setattr(sensitive.Quantiser, "_gains", lambda _: gains)
+    monkeypatch.setattr(fallback, "layer_gains", lambda *_: gains)
     result = export_checkpoint(checkpoint, tmp_path / "model.onnx", precision="int8", dataset=dataset)
     assert result.metadata.export.calibration is not None
     assert result.metadata.export.calibration.fp32_layers == ("encoder.0.0",)
@@ -530,7 +459,7 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "saved" / "noise_v1.onnx").exists()
 
 
-def test_the_command_writes_what_the_gate_lets_pass(make: Make, loose: None, tmp_path: Path) -> None:
+def test_the_command_writes_what_is_accurate_enough(make: Make, loose: None, tmp_path: Path) -> None:
     del loose
     checkpoint, dataset = make("unet")
     workspace = dataset.root.parent.parent
@@ -546,35 +475,6 @@ def test_the_command_writes_what_the_gate_lets_pass(make: Make, loose: None, tmp
     assert "pays on: cpu, openvino" in result.output
     for trace in (b"onnx.quantize", b"onnxruntime.quant", b".py", str(tmp_path).encode()):
         assert trace not in Path(target).read_bytes()
-
-
-def test_codes_hold_zero_and_reach_both_ends() -> None:
-    code = Code.spanning(-1.0, 3.0)
-    assert code.zero_point == 64
-    values = np.array([-1.0, 0.0, 3.0, 9.0], np.float32)
-    np.testing.assert_allclose(code.rounded(values), [-1.0, 0.0, 3.0, 3.0], atol=code.scale)
-    assert code.rounded(np.zeros(1, np.float32))[0] == 0
-    assert Code.spanning(2.0, 5.0).zero_point == 0
-    assert Code.spanning(0.0, 0.0) == Code(1.0, 0)
-
-
-def test_an_outlier_is_cut_off_where_that_loses_less() -> None:
-    values = np.random.default_rng(0).normal(0, 1, (1, 100_000)).astype(np.float32)
-    values[0, 0] = 300
-    code = least_error_code([values])
-    widest = Code.spanning(float(values.min()), 300.0)
-    assert code.scale < 0.95 * widest.scale
-    assert np.square(code.rounded(values) - values).mean() < np.square(widest.rounded(values) - values).mean()
-
-
-def test_scores_keep_their_sign_before_their_size() -> None:
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.normal(0, 0.1, 5000), rng.uniform(-40, 40, 50)]).astype(np.float32)[
-        np.newaxis
-    ]
-    code, widest = least_confusion_code(scores), Code.spanning(-40, 40)
-    wrong = [int(((item.rounded(scores) > 0) != (scores > 0)).sum()) for item in (code, widest)]
-    assert wrong[0] < wrong[1]
 
 
 def test_nothing_is_exported_without_the_parity_of_fp32(

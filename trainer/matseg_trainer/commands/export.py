@@ -24,7 +24,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_shared.contract.metadata import Precision, Views
-    from matseg_trainer.export.bioimageio import Package
+    from matseg_trainer.export.bioimageio.package import Package
     from matseg_trainer.export.export import ExportResult
 
 
@@ -115,11 +115,13 @@ def export_main(
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size
-    from matseg_trainer.export.bioimageio import Package, write_package
+    from matseg_trainer.export.bioimageio.package import Package, write_package
     from matseg_trainer.export.existing import exported_before
     from matseg_trainer.export.export import export_checkpoint
+    from matseg_trainer.export.views import require_float
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
 
+    require_float(precision, tta)
     path = place.saved / f"{dataset}_{version}.pth"
     target = output or place.saved / f"{dataset}_{version}.onnx"
     if target.suffix != ".onnx":

@@ -20,6 +20,9 @@ CROP = 256
 SEED = 0
 SPLIT = "train"
 
+Crop = NDArray[Any]
+"""(1, C, h, w) raw pixels; h and w are multiples of the stride."""
+
 
 def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: str) -> Dataset:
     """The data set a checkpoint was trained on, unchanged.
@@ -50,12 +53,8 @@ def split_images(checkpoint: Checkpoint, dataset: Dataset, split: str) -> Exampl
     return images
 
 
-def calibration_crops(images: Examples, stride: int) -> list[NDArray[Any]]:
-    """Random crops, as many of each image as of any other.
-
-    Returns:
-        (1, C, h, w) raw pixels each; h and w are multiples of `stride`.
-    """
+def calibration_crops(images: Examples, stride: int) -> list[Crop]:
+    """Random crops, as many of each image as of any other."""
     rng = np.random.default_rng(SEED)
     crops = []
     for number in range(CROPS):

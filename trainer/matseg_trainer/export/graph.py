@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, Views
 from matseg_shared.errors import ExportError
-from matseg_trainer.export.fold import with_cut_weights
+from matseg_trainer.export.views import mean_of_views
 from matseg_trainer.networks.base import SegmentationNetwork, normalise
 
 if TYPE_CHECKING:
@@ -25,48 +25,69 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
+_LARGEST_CONSTANT = 1 << 30
+"""Bytes of a constant that may be computed at export."""
 
 
 class DeployedNetwork(nn.Module):
-    """A network as it is deployed: normalisation before it, the class decision behind it."""
+    """A network between normalisation and class decision; its scores may be the mean of several views."""
 
-    def __init__(self, network: SegmentationNetwork, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, network: SegmentationNetwork, mean: Sequence[float], std: Sequence[float], tta: Views = 1
+    ) -> None:
         super().__init__()
         self.network = network
         self.mean, self.std = tuple(mean), tuple(std)
+        self.tta = tta
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) raw pixels to labels (N, H, W) uint8 and probabilities (N, K, H, W)."""
-        return decide(self.logits(image))
-
-    def logits(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) raw pixels to (N, K, H, W)."""
-        logits: Tensor = self.network(normalise(image, self.mean, self.std))
-        return logits
+        return decide(mean_of_views(self.network, normalise(image, self.mean, self.std), self.tta))
 
 
-def decide(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K, H, W) to labels (N, H, W) uint8, the first of equals, and probabilities (N, K, H, W)."""
-    if logits.shape[1] == 2:
-        return _decide_between_two(logits)
-    # not torch.softmax: onnxruntime turns the channels to the last axis for it, and back
-    powers = torch.exp(logits - logits.amax(dim=1, keepdim=True))
-    return logits.argmax(dim=1).to(torch.uint8), powers / powers.sum(dim=1, keepdim=True)
+def decide(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (N, H, W) uint8, the first of equals, and probabilities (N, K, H, W).
 
-
-def _decide_between_two(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and probabilities from the difference of two logits: no int64 indices, and half the channels.
-
-    The same as argmax (whose first class wins a tie) and softmax.
+    Args:
+        scores: (N, K, H, W) logits, or (N, 1, H, W) differences of the logits of two classes.
     """
-    margin = logits[:, 1:2] - logits[:, 0:1]
+    if scores.shape[1] <= 2:
+        return _decide_between_two(scores if scores.shape[1] == 1 else scores[:, 1:2] - scores[:, 0:1])
+    # not torch.softmax: onnxruntime turns the channels to the last axis for it, and back
+    powers = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+    return scores.argmax(dim=1).to(torch.uint8), powers / powers.sum(dim=1, keepdim=True)
+
+
+def _decide_between_two(margin: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as argmax (whose first class wins a tie) and softmax, without int64 indices."""
     labels = (margin > 0).to(torch.uint8).squeeze(1)  # a view; to select the channel first would copy it
     second = torch.sigmoid(margin)
     return labels, torch.cat([1 - second, second], dim=1)
 
 
+def with_one_score(network: SegmentationNetwork, single: SegmentationNetwork) -> SegmentationNetwork:
+    """A two-class network whose last layer computes the difference of the two logits: half the work and memory there.
+
+    Args:
+        network: with two logits.
+        single: the same network with one, whose weights are overwritten and which is returned.
+    """
+    weights = network.state_dict()
+    for name, wanted in single.state_dict().items():
+        axes = [
+            axis for axis, size in enumerate(wanted.shape) if size != weights[name].shape[axis]
+        ]  # that of the logits
+        if axes:
+            first, second = weights[name].chunk(2, dim=axes[0])
+            weights[name] = second - first
+    single.load_state_dict(weights)
+    return single.eval()
+
+
 def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:
     """The graph with a dynamic batch, and H and W dynamic multiples of the stride."""
+    from onnxscript.optimizer import fold_constants
+
     stride = deployed.network.stride
     # Two and three strides, so that no dimension is taken for a constant or for another one
     example = torch.zeros(2, channels, 2 * stride, 3 * stride).to(_TORCH_DTYPES[dtype])
@@ -82,16 +103,18 @@ def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelP
             dynamo=True,
             verbose=False,
         )
-    if program is None:
-        raise ExportError("torch handed out no ONNX graph")
+        if program is None:
+            raise ExportError("torch handed out no ONNX graph")
+        # The exporter leaves slices of large weights to the runtime; a layer whose weight is no constant stays in float
+        fold_constants(program.model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT)
     model: onnx.ModelProto = program.model_proto
     strip(model)
-    return with_cut_weights(model)
+    return model
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter tells about the machine it ran on: source paths, stack traces, internal shapes."""
-    model.doc_string = ""
+    """Remove what tools tell about themselves and the machine they ran on: source paths, stack traces, names."""
+    model.doc_string = model.producer_name = model.producer_version = ""
     model.graph.doc_string = ""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -120,7 +143,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Graph:
-    """The exported graph on onnxruntime's CPU provider."""
+    """An exported graph on onnxruntime's CPU provider."""
 
     def __init__(self, content: bytes) -> None:
         from matseg_runtime.inference.providers import exact_options, load_onnxruntime

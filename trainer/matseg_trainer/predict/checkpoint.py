@@ -55,21 +55,22 @@ class Checkpoint:
                 a description of a few bytes can ask for a network of any size.
         """
         with torch.device("meta"):  # shapes without memory
-            shapes = {name: tensor.shape for name, tensor in self._new_network().state_dict().items()}
+            shapes = {name: tensor.shape for name, tensor in self.new_network().state_dict().items()}
         found = {name: tensor.shape for name, tensor in self.weights.items()}
         if shapes != found:
             name = next(name for name in (*shapes, *found) if shapes.get(name) != found.get(name))
             raise RuntimeError(f"{name}: expected {_shown(shapes, name)}, found {_shown(found, name)}")
-        network = self._new_network()
+        network = self.new_network()
         _require_numbers(self.weights, network.state_dict())
         network.load_state_dict(dict(self.weights))
         return network.eval()
 
-    def _new_network(self) -> SegmentationNetwork:
+    def new_network(self, *, n_class: int | None = None) -> SegmentationNetwork:
+        """The same network with random weights, or one for another number of classes."""
         return build_network(
             self.training.network,
             in_channels=self.input.channels,
-            n_class=len(self.classes),
+            n_class=n_class or len(self.classes),
             width=self.config.width,
         )
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,22 +16,16 @@ from matseg_shared.contract.metadata import AccuracyInfo
 from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.evaluate.metrics import confusion_matrix, segmentation_metrics
 
-if TYPE_CHECKING:
-    import onnx
-
 LARGEST_LOSS = 0.002
 """Of mean IoU against fp32 on the validation images."""
 SPLIT = "validate"
 _TILE = 1024
 """Edge of the largest tile, in pixels; results do not depend on it."""
 
-Finish = Callable[["onnx.ModelProto"], bytes]
-"""Adds metadata and self-test to a graph: the content of a model file."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AccuracyCheck:
-    """The measure that a model of lower precision must pass."""
+    """Mean IoU on the validation images, which a model of lower precision must (nearly) keep."""
 
     images: Examples
     n_class: int

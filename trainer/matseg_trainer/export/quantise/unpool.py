@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matseg_trainer.export.index import GraphIndex, attribute, constant
+from matseg_trainer.export.quantise.index import GraphIndex, attribute, constant
 
 if TYPE_CHECKING:
     import onnx

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_trainer.export import unpool
-from matseg_trainer.export.index import LAYERS, GraphIndex, attribute, constant, prune
+from matseg_trainer.export.quantise import unpool
+from matseg_trainer.export.quantise.index import GraphIndex, attribute, constant, prune
 
 if TYPE_CHECKING:
     import onnx
@@ -181,78 +181,3 @@ _REPLACEMENTS = (
     (unpool.takes_every_second, unpool.with_channels_last),
     (unpool.interleaves, unpool.interleave_lines),
 )
-
-
-def with_one_score(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Let the last layer of a two-class network compute the difference of its two logits at once.
-
-    Returns:
-        The same function; the model as it is where the difference cannot be drawn into layers.
-    """
-    import onnx
-
-    index = GraphIndex.of(model)
-    for node in index.nodes:
-        parts = [index.producer.get(name) for name in node.input]
-        if node.op_type != "Sub" or not all(part is not None and part.op_type == "Slice" for part in parts):
-            continue
-        logits = {part.input[0] for part in parts if part is not None}
-        folded = _differences(logits.pop(), index, {id(part) for part in parts}) if len(logits) == 1 else None
-        if folded is None:
-            continue
-        result = onnx.ModelProto()
-        result.CopyFrom(model)
-        _take_difference(result, folded, node, [part.output[0] for part in parts if part is not None])
-        return result
-    return model
-
-
-def _differences(
-    name: str, index: GraphIndex, readers: set[int], pixels: int = 1
-) -> dict[str, NDArray[Any]] | None:
-    """The constants that make a sum of layers compute channel 1 less channel 0; None where that is not all it is.
-
-    Args:
-        name: what the two channels are read from.
-        index: of the graph.
-        readers: identities of the nodes that may read it.
-        pixels: channels that hold one class each, where a shuffle into patches follows.
-    """
-    if name in index.constants:
-        value = index.constants[name]
-        return {name: value[:, 1:] - value[:, :1]} if value.ndim == 4 and value.shape[1] == 2 else None
-    node = index.producer.get(name)
-    if node is None or not {id(reader) for reader in index.readers(name)} <= readers:
-        return None
-    if node.op_type in LAYERS and all(item in index.constants for item in node.input[1:]):
-        weight = index.constants[node.input[1]]
-        if node.op_type == "ConvTranspose":  # (C in, C out, k, k)
-            folded = {node.input[1]: weight[:, 1:] - weight[:, :1]}
-        else:
-            folded = {node.input[1]: weight[pixels:] - weight[:pixels]}
-        biases = {item: index.constants[item] for item in node.input[2:]}
-        return {**folded, **{item: value[pixels:] - value[:pixels] for item, value in biases.items()}}
-    if node.op_type == "DepthToSpace" and attribute(node, "mode", b"DCR") == b"CRD":
-        return _differences(node.input[0], index, {id(node)}, pixels * attribute(node, "blocksize", 1) ** 2)
-    if node.op_type == "Add":
-        found = [_differences(item, index, {id(node)}) for item in node.input]
-        return None if None in found else {k: v for part in found if part for k, v in part.items()}
-    return None
-
-
-def _take_difference(
-    model: onnx.ModelProto, folded: dict[str, NDArray[Any]], difference: onnx.NodeProto, slices: list[str]
-) -> None:
-    """Exchange the constants, and read what was the logits instead of their difference."""
-    logits = next(node.input[0] for node in model.graph.node if slices[0] in node.output)
-    for item in model.graph.initializer:
-        if item.name in folded:
-            item.CopyFrom(constant(item.name, folded[item.name]))
-    kept = [
-        node for node in model.graph.node if not {*slices, difference.output[0]}.intersection(node.output)
-    ]
-    for node in kept:
-        node.input[:] = [logits if name == difference.output[0] else name for name in node.input]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    prune(model)

@@ -35,7 +35,7 @@ from matseg_shared.contract.metadata import (
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.export.bioimageio_texts import cover, documentation, network_citation
+from matseg_trainer.export.bioimageio.texts import cover, documentation, network_citation
 
 if TYPE_CHECKING:
     from bioimageio.spec.model import v0_5

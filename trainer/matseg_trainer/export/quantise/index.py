@@ -1,4 +1,4 @@
-"""Who makes and who reads each tensor of an ONNX graph."""
+"""The nodes of an ONNX graph by the tensors they make and read, and the tensors where its network begins and ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
+from matseg_shared.errors import ExportError
+
 if TYPE_CHECKING:
     import onnx
-
-LAYERS = frozenset({"Conv", "ConvTranspose"})
-"""Operators with trained weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +56,38 @@ class GraphIndex:
     def readers(self, name: str) -> tuple[onnx.NodeProto, ...]:
         """The nodes that read a tensor."""
         return self.consumers.get(name, ())
+
+
+def normalised_image(index: GraphIndex) -> str:
+    """The image after `(image - mean) / std`."""
+    name = INPUT_NAME
+    for kind in ("Cast", "Sub", "Div"):
+        found = [node for node in index.readers(name) if node.op_type == kind]
+        if len(found) == 1 and found[0].input[0] == name:
+            name = found[0].output[0]
+        elif kind != "Cast":  # which float32 pixels do without
+            raise ExportError("the graph's normalisation is not found; it can be exported in fp32 only")
+    return name
+
+
+def class_scores(index: GraphIndex) -> str:
+    """The tensor that the class is decided by: the logits, or the difference of two."""
+    name = LABELS_NAME
+    while (node := index.producer.get(name)) is not None:
+        name = node.input[0]
+        if node.op_type in ("ArgMax", "Greater"):
+            return name
+    raise ExportError("the graph's class scores are not found; it can be exported in fp32 only")
+
+
+def following(name: str, index: GraphIndex) -> list[onnx.NodeProto]:
+    """All nodes that depend on a tensor, in graph order."""
+    reached, found = {name}, []
+    for node in index.nodes:
+        if reached.intersection(node.input):
+            found.append(node)
+            reached.update(node.output)
+    return found
 
 
 def layer_name(node: onnx.NodeProto) -> str:

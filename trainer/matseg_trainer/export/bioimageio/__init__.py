@@ -1,0 +1,1 @@
+"""Model packages for bioimage.io, which ilastik, deepImageJ and QuPath read."""

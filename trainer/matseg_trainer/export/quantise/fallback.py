@@ -1,0 +1,94 @@
+"""Quantise all layers, and leave in fp32 as few of them as the accuracy check demands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_shared.contract.metadata import AccuracyInfo
+from matseg_shared.errors import ExportError
+from matseg_trainer.export.accuracy_check import LARGEST_LOSS, AccuracyCheck, passes
+from matseg_trainer.export.graph import Graph
+from matseg_trainer.export.quantise.static import layers_of, quantise
+
+if TYPE_CHECKING:
+    import onnx
+
+MOST_KEPT = 8
+"""With more layers in fp32 than these, int8 is not worth its name."""
+_PROBES = 4
+"""Calibration crops on which a layer's effect is measured."""
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Quantised:
+    """An int8 graph that passed the accuracy check."""
+
+    model: onnx.ModelProto
+    accuracy: AccuracyInfo
+    fp32_layers: tuple[str, ...]
+
+
+def quantise_within_loss(
+    model: onnx.ModelProto,
+    crops: Sequence[NDArray[Any]],
+    check: AccuracyCheck,
+    finish: Callable[[onnx.ModelProto], bytes],
+) -> Quantised:
+    """The int8 graph of an fp32 graph; while it loses too much, those layers go back to fp32 that bring most back.
+
+    Args:
+        model: as `in_integer_operators` makes it.
+        crops: (N, C, H, W) raw pixels each, for calibration.
+        check: of the accuracy.
+        finish: adds metadata and self-test to a graph: the content of a model file.
+
+    Raises:
+        ExportError: the check is not passed with `MOST_KEPT` layers in fp32; names the costliest.
+    """
+    ranked: tuple[str, ...] = ()
+    gains: Mapping[str, float] = {}
+    for count in range(MOST_KEPT + 1):
+        if count == 1:
+            gains = layer_gains(model, crops[:_PROBES], check)
+            ranked = tuple(sorted(gains, key=lambda name: -gains[name]))
+        keep = ranked[:count]
+        check.progress.stage("quantising")
+        quantised = quantise(model, crops, keep=keep)
+        accuracy = check.measure(finish(quantised))
+        if passes(accuracy):
+            return Quantised(model=quantised, accuracy=accuracy, fp32_layers=keep)
+    blamed = ", ".join(f"{name} ({gains[name]:.1e})" for name in ranked[:_NAMED])
+    raise ExportError(
+        f"int8 loses too much: mean IoU {accuracy.mean_iou:.4f} on {accuracy.images} images of {accuracy.split} "
+        f"against {accuracy.mean_iou_fp32:.4f} in fp32 (at most {LARGEST_LOSS} is allowed), even with "
+        f"{len(keep)} layers left in fp32; layers to blame, with the error in the probabilities "
+        f"that each one brings in: {blamed}; export in fp32, or train a wider network; nothing was written"
+    )
+
+
+def layer_gains(
+    model: onnx.ModelProto, crops: Sequence[NDArray[Any]], check: AccuracyCheck
+) -> Mapping[str, float]:
+    """By how much each layer, left in fp32 alone, lessens the mean error of the probabilities."""
+    expected = [Graph(model.SerializeToString())(crop)[1] for crop in crops]
+
+    def error(keep: Sequence[str]) -> float:
+        graph = Graph(quantise(model, crops, keep=keep).SerializeToString())
+        return float(
+            np.mean([np.abs(graph(crop)[1] - p).mean() for crop, p in zip(crops, expected, strict=True)])
+        )
+
+    everything = error(())
+    layers = layers_of(model)
+    check.progress.stage("leaving layers in fp32", len(layers), unit="layers")
+    gains = {}
+    for name in layers:
+        gains[name] = everything - error((name,))
+        check.progress.advance()
+    return gains
