@@ -23,7 +23,7 @@ from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_stored
 from matseg_trainer.export import export
-from matseg_trainer.export.export import TIE_MARGIN, top_margin
+from matseg_trainer.export.parity import TIE_MARGIN, top_margin
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 

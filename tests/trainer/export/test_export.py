@@ -107,6 +107,16 @@ def test_a_changed_config_is_refused_with_every_difference(trained: Path) -> Non
         assert "width: trained with 4, now 8" in result.output
 
 
+def test_a_change_that_leaves_the_network_alone_is_a_note(trained: Path) -> None:
+    """The checkpoint carries its own hyperparameters; what it would be trained with now does not concern it."""
+    config = (trained / "config.toml").read_text(encoding="utf-8")
+    (trained / "config.toml").write_text(config.replace("lr = 0.01", "lr = 0.02"), encoding="utf-8")
+    for command in (export_main, evaluate_main):
+        result = invoke(command, trained, "discs", "v1")
+        assert result.exit_code == 0, result.output
+        assert "discs_v1.pth was trained with another lr than config.toml now gives" in result.output
+
+
 def test_an_untrained_version_is_named(workspace: Path) -> None:
     result = invoke(export_main, workspace, "discs", "v1")
     assert result.exit_code == 2

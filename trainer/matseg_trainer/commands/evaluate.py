@@ -147,7 +147,8 @@ def _checkpoint_predictor(
     config = version_config(place, dataset, version)
     path = place.saved / f"{dataset}_{version}.pth"
     checkpoint = load_checkpoint(path)
-    check_config(path, checkpoint, config)
+    if (note := check_config(path, checkpoint, config)) is not None:
+        warn(note)
     compute = choose_compute(gpu=gpu, amp="fp32")
     if gpu and compute.device.type == "cpu":
         warn(f"evaluating on the CPU: {compute.device_reason}")

@@ -133,8 +133,9 @@ def export_main(
     if there and package is None:
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
     checkpoint = load_checkpoint(path)
-    check_config(path, checkpoint, config)
-    if tta > 1 and not config.aug:
+    if (note := check_config(path, checkpoint, config)) is not None:
+        warn(note)
+    if tta > 1 and not checkpoint.config.aug:
         warn(
             f"{dataset}_{version} was trained without aug, on views that are neither flipped nor turned: the mean of "
             f"{tta} views may be worse than the image itself; compare with matseg-evaluate --model"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import ExportError
-from matseg_trainer.export.graph import strip
 from matseg_trainer.export.quantise.index import (
     GraphIndex,
     class_scores,
     following,
     layer_name,
     normalised_image,
+    prune,
 )
 from matseg_trainer.export.quantise.static import CropReader
 
@@ -45,26 +44,56 @@ def to_half(model: onnx.ModelProto, crops: Sequence[NDArray[Any]]) -> onnx.Model
         ExportError: activations come near the largest number of fp16; names them.
     """
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
 
     _require_range(model, crops)
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
-    for number, node in enumerate(prepared.graph.node):
-        node.name = f"node{number}"
-    index = GraphIndex.of(prepared)
-    inner = following(normalised_image(index), index)
-    after = {node.name for node in following(class_scores(index), index)}
-    halved = {node.name for node in inner} - after
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # weights near zero become zero
-        result: onnx.ModelProto = convert_float_to_float16(
-            prepared,
-            keep_io_types=True,
-            op_block_list=[],
-            node_block_list=[node.name for node in index.nodes if node.name not in halved],
-        )
-    strip(result)
+    index = GraphIndex.of(model)
+    first, scores = normalised_image(index), class_scores(index)
+    behind = {node.output[0] for node in following(scores, index)}
+    inner = {node.output[0]: node for node in following(first, index) if node.output[0] not in behind}
+    halves = {name for node in inner.values() for name in node.input if _is_float_constant(node, name, index)}
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for name in sorted(halves):
+        half = index.constants[name].astype(np.float16)
+        result.graph.initializer.append(onnx.numpy_helper.from_array(half, _half(name)))
+    del result.graph.node[:]
+    for node in index.nodes:
+        result.graph.node.append(_halved(node, {first, *halves}, scores) if node.output[0] in inner else node)
+        if first in node.output:
+            result.graph.node.append(_cast(first, _half(first), onnx.TensorProto.FLOAT16))
+        if scores in node.output:
+            result.graph.node.append(_cast(_half(scores), scores, onnx.TensorProto.FLOAT))
+    prune(result)
+    return result
+
+
+def _half(name: str) -> str:
+    return f"{name}_fp16"
+
+
+def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    from onnx import helper
+
+    return helper.make_node("Cast", [source], [target], to=kind)
+
+
+def _is_float_constant(node: onnx.NodeProto, name: str, index: GraphIndex) -> bool:
+    if node.op_type == "Resize":  # its scales are float32 whatever it resizes
+        return False
+    return name in index.constants and index.constants[name].dtype == np.float32
+
+
+def _halved(node: onnx.NodeProto, names: Collection[str], scores: str) -> onnx.NodeProto:
+    """A node that reads the fp16 copies of some tensors, and makes one of the scores."""
+    import onnx
+
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.input[:] = [_half(name) if name in names else name for name in node.input]
+    result.output[:] = [_half(name) if name == scores else name for name in node.output]
+    for item in result.attribute:
+        if node.op_type == "Cast" and item.name == "to" and item.i == onnx.TensorProto.FLOAT:
+            item.i = onnx.TensorProto.FLOAT16
     return result
 
 

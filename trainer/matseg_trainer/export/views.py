@@ -42,7 +42,8 @@ def _mean_of_flips(network: nn.Module, images: Tensor) -> Tensor:
     flipped = torch.cat([images.flip(axes) if axes else images for axes in _FLIPS])
     scores = network(flipped).unflatten(0, (len(_FLIPS), -1))
     straight = [item.flip(axes) if axes else item for item, axes in zip(scores, _FLIPS, strict=True)]
-    return (straight[0] + straight[1] + straight[2] + straight[3]) / 4
+    mean: Tensor = (straight[0] + straight[1] + straight[2] + straight[3]) / 4
+    return mean
 
 
 def require_float(precision: Precision, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import platform
 import warnings
 from collections.abc import Mapping
@@ -22,11 +23,13 @@ from matseg_shared.system.files import atomic_write
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import build_network
-from matseg_trainer.predict.checkpoint_header import require_plain_archive
+from matseg_trainer.predict.checkpoint_header import append_training
 from matseg_trainer.workspace import Workspace
 
 FORMAT = 1
 CHECKPOINT_SUFFIX = ".pth"
+_NETWORK_KEYS = ("model", "n_class", "width")
+"""Hyperparameters that make another network; the others tell how it was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,20 +120,21 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    save_tensors(
-        path,
-        {
-            "matseg_checkpoint": FORMAT,
-            "weights": dict(checkpoint.weights),
-            "training": checkpoint.training.model_dump(mode="json"),
-            "classes": [item.model_dump(mode="json") for item in checkpoint.classes],
-            "input": checkpoint.input.model_dump(mode="json"),
-            "pixel_size": None
-            if checkpoint.pixel_size is None
-            else checkpoint.pixel_size.model_dump(mode="json"),
-            "sample": torch.from_numpy(np.ascontiguousarray(checkpoint.sample)),
-        },
-    )
+    size = checkpoint.pixel_size
+    document = {
+        "matseg_checkpoint": FORMAT,
+        "weights": dict(checkpoint.weights),
+        "training": checkpoint.training.model_dump(mode="json"),
+        "classes": [item.model_dump(mode="json") for item in checkpoint.classes],
+        "input": checkpoint.input.model_dump(mode="json"),
+        "pixel_size": None if size is None else size.model_dump(mode="json"),
+        "sample": torch.from_numpy(np.ascontiguousarray(checkpoint.sample)),
+    }
+    content = io.BytesIO()
+    torch.save(document, content)
+    append_training(content, checkpoint.training)
+    with atomic_write(path) as stream:
+        stream.write(content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -139,9 +143,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelError: the file is missing, damaged, not ours, or its weights do not fit its configuration.
     """
-    document = load_tensors(path)
-    if document.get("matseg_checkpoint") != FORMAT:
-        raise ModelError(f"{path}: expected a checkpoint written by matseg-train, found something else")
+    document = _load_document(path)
     try:
         size = document.get("pixel_size")  # missing in checkpoints of earlier versions
         checkpoint = Checkpoint(
@@ -165,24 +167,51 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> None:
-    """Refuse a checkpoint that was trained with other hyperparameters than the version has now.
+def load_training(path: Path) -> TrainingInfo:
+    """Read where a checkpoint's weights come from, whatever they are.
 
     Raises:
-        ModelError: lists every difference.
+        ModelError: the file is missing, damaged, not ours, or its description is not valid.
     """
+    try:
+        return TrainingInfo.model_validate(_load_document(path).get("training"))
+    except ValidationError as error:
+        raise ModelError(f"{path}: its description is not valid; train this version again") from error
+
+
+def _load_document(path: Path) -> dict[str, Any]:
+    document = load_tensors(path)
+    if document.get("matseg_checkpoint") != FORMAT:
+        raise ModelError(f"{path}: expected a checkpoint written by matseg-train, found something else")
+    return document
+
+
+def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> str | None:
+    """Compare what a checkpoint was trained with and what the version has now.
+
+    Returns:
+        What to tell the user where the network is the same and other hyperparameters differ; None: nothing differs.
+
+    Raises:
+        ModelError: the network is another one; lists every difference.
+    """
+    name = f"{checkpoint.training.dataset} {checkpoint.training.version}"
     differences = config_differences(checkpoint.training.config, config)
-    if differences:
+    if any(problem.where in _NETWORK_KEYS for problem in differences):
         listing = "\n".join(f"  - {problem}" for problem in differences)
         raise ModelError(
-            f"{path}: was trained with other hyperparameters than config.toml now gives for "
-            f"{checkpoint.training.dataset} {checkpoint.training.version}:\n{listing}\n"
+            f"{path}: was trained with other hyperparameters, and another network, than config.toml now gives for "
+            f"{name}:\n{listing}\n"
             "restore them, give the new ones another version name, or train again with --overwrite"
         )
+    if not differences:
+        return None
+    keys = ", ".join(problem.where for problem in differences)
+    return f"{path} was trained with another {keys} than config.toml now gives for {name}; it is used as it was trained"
 
 
 def save_tensors(path: Path, document: Mapping[str, Any]) -> None:
-    """Write tensors and plain values such that `weights_only=True` reads them."""
+    """Write tensors and plain values such that `weights_only=True` reads them, whole or not at all."""
     with atomic_write(path) as stream:
         torch.save(dict(document), stream)
 
@@ -194,7 +223,6 @@ def load_tensors(path: Path) -> dict[str, Any]:
         ModelError: missing, damaged, or with content that is not tensors and plain values.
     """
     try:
-        require_plain_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what other versions of torch have written
             document = torch.load(path, map_location="cpu", weights_only=True)

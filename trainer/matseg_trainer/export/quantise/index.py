@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
@@ -74,7 +73,7 @@ def class_scores(index: GraphIndex) -> str:
     """The tensor that the class is decided by: the logits, or the difference of two."""
     name = LABELS_NAME
     while (node := index.producer.get(name)) is not None:
-        name = node.input[0]
+        name = str(node.input[0])
         if node.op_type in ("ArgMax", "Greater"):
             return name
     raise ExportError("the graph's class scores are not found; it can be exported in fp32 only")
@@ -105,14 +104,6 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
         if item.name == name:
             return onnx.helper.get_attribute_value(item)
     return default
-
-
-def constant(name: str, value: NDArray[Any]) -> onnx.TensorProto:
-    """An initialiser."""
-    import onnx
-
-    # not ascontiguousarray, which makes vectors of scalars; onnxruntime fuses int8 sums with scalar scales only
-    return onnx.numpy_helper.from_array(np.asarray(value, order="C"), name)
 
 
 def prune(model: onnx.ModelProto) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from matseg_trainer.export.quantise import unpool
-from matseg_trainer.export.quantise.index import GraphIndex, attribute, constant, prune
+from matseg_trainer.export.quantise.index import GraphIndex, attribute, prune
+from matseg_trainer.export.quantise.replacement import FIRST, LAST, Replacement
 
 if TYPE_CHECKING:
     import onnx
@@ -28,24 +28,19 @@ def in_integer_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     index = GraphIndex.of(model)
     del result.graph.node[:]
     for node in index.nodes:
-        for applies, replacement in _REPLACEMENTS:
-            if applies(node, index):
-                nodes, constants = replacement(node, index)
-                result.graph.node.extend(nodes)
-                result.graph.initializer.extend(constants)
-                break
-        else:
-            result.graph.node.append(node)
+        replacement = next((made for make in _REPLACEMENTS if (made := make(node, index)) is not None), None)
+        result.graph.node.extend([node] if replacement is None else replacement.nodes)
+        result.graph.initializer.extend([] if replacement is None else replacement.constants)
     prune(result)
     return result
 
 
-def _is_blockwise(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    if node.op_type != "ConvTranspose" or node.input[1] not in index.constants:
-        return False
-    kernel = list(index.constants[node.input[1]].shape[2:])
+def _kernel_is_stride(node: onnx.NodeProto, kind: str, index: GraphIndex) -> bool:
+    """Whether a layer with constant weights maps blocks of pixels that neither overlap nor leave gaps."""
     return (
-        list(attribute(node, "strides", [1, 1])) == kernel
+        node.op_type == kind
+        and node.input[1] in index.constants
+        and list(attribute(node, "strides", [1, 1])) == list(index.constants[node.input[1]].shape[2:])
         and attribute(node, "group", 1) == 1
         and not any(attribute(node, "pads", [0]))
         and not any(attribute(node, "output_padding", [0]))
@@ -53,131 +48,65 @@ def _is_blockwise(node: onnx.NodeProto, index: GraphIndex) -> bool:
     )
 
 
-def _blockwise(
-    node: onnx.NodeProto, index: GraphIndex
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes and constants that replace one transposed convolution.
+def _upward(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
+    """A transposed convolution, in which every input pixel makes k x k output pixels of its own.
 
-    Every input pixel makes k x k output pixels of its own: one 1 x 1 convolution per row of the k x k block makes the
-    k pixels of that row, and rows of whole lines are then interleaved.
+    One 1 x 1 convolution per row of the k x k block makes the k pixels of that row, and rows of whole lines are then
+    interleaved.
     """
-    from onnx import helper
-
+    if not _kernel_is_stride(node, "ConvTranspose", index):
+        return None
+    new = Replacement(node.output[0])
     weight = index.constants[node.input[1]]  # (C in, C out, k, k)
-    _, channels, rows, columns = weight.shape
+    inputs, channels, rows, columns = weight.shape
     bias = index.constants[node.input[2]] if len(node.input) > 2 else np.zeros(channels, np.float32)
-    name = node.output[0]
-    constants = [
-        constant(f"{name}_line", np.array([0, 0, -1, channels], np.int64)),
-        constant(f"{name}_image", np.array([0, -1], np.int64)),
-        constant(f"{node.input[1]}_bias", np.tile(bias, columns)),
-    ]
-    nodes, lines = [], []
+    biases = new.constant(np.tile(bias, columns), f"{node.input[1]}_bias")
+    lines = []
     for row in range(rows):
-        matrix, made = f"{node.input[1]}_row{row}", f"{name}_row{row}"
-        constants.append(constant(matrix, _row_matrix(weight, row)))
-        nodes += [
-            helper.make_node(
-                "Conv", [node.input[0], matrix, f"{node.input[1]}_bias"], [made], kernel_shape=[1, 1]
-            ),
-            helper.make_node("Transpose", [made], [f"{made}_last"], perm=[0, 2, 3, 1]),
-            helper.make_node("Reshape", [f"{made}_last", f"{name}_line"], [f"{made}_line"]),
-        ]
-        lines.append(f"{made}_line")
-    nodes += [
-        helper.make_node("Concat", lines, [f"{name}_lines"], axis=2),
-        helper.make_node("Shape", [lines[0]], [f"{name}_width"], start=2, end=4),
-        helper.make_node("Concat", [f"{name}_image", f"{name}_width"], [f"{name}_shape"], axis=0),
-        helper.make_node("Reshape", [f"{name}_lines", f"{name}_shape"], [f"{name}_last"]),
-        helper.make_node("Transpose", [f"{name}_last"], [name], perm=[0, 3, 1, 2]),
-    ]
-    return nodes, constants
+        matrix = weight[:, :, row, :].transpose(2, 1, 0).reshape(-1, inputs, 1, 1)  # column after column
+        layer = [node.input[0], new.constant(matrix, f"{node.input[1]}_row{row}"), biases]
+        made = new.node("Conv", *layer, kernel_shape=[1, 1])
+        lines.append(
+            new.node("Reshape", new.node("Transpose", made, perm=LAST), new.integers(0, 0, -1, channels))
+        )
+    joined = new.node("Concat", *lines, axis=2)
+    width = new.node("Shape", lines[0], start=2, end=4)
+    whole = new.node("Reshape", joined, new.node("Concat", new.integers(0, -1), width, axis=0))
+    return new.end("Transpose", whole, perm=FIRST)
 
 
-def _row_matrix(weight: NDArray[Any], row: int) -> NDArray[Any]:
-    """(C in, C out, k, k) to the (k * C out, C in, 1, 1) that makes the pixels of one row, column after column."""
-    block = weight[:, :, row, :].transpose(2, 1, 0)
-    return block.reshape(-1, weight.shape[0], 1, 1)
-
-
-def _is_patch_reader(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    """A convolution of one channel whose square kernel is its stride."""
-    if node.op_type != "Conv" or node.input[1] not in index.constants:
-        return False
-    _, channels, *kernel = index.constants[node.input[1]].shape
-    return (
-        channels == 1
-        and kernel[0] == kernel[1] > 1
-        and list(attribute(node, "strides", [1, 1])) == kernel
-        and not any(attribute(node, "pads", [0]))
-        and all(step == 1 for step in attribute(node, "dilations", [1]))
-    )
-
-
-def _patch_reader(
-    node: onnx.NodeProto, index: GraphIndex
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The pixels of a patch as channels, and a 1 x 1 convolution of them."""
-    from onnx import helper
-
+def _patch_reader(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
+    """A strided convolution of one channel: the pixels of a patch as channels, and a 1 x 1 convolution of them."""
+    if not _kernel_is_stride(node, "Conv", index):
+        return None
     weight = index.constants[node.input[1]]
-    edge = weight.shape[2]
-    name, matrix = f"{node.output[0]}_patches", f"{node.input[1]}_patch"
-    constants = [
-        constant(matrix, weight.reshape(len(weight), -1, 1, 1)),
-        constant(f"{name}_rows", np.array([0, -1, edge, 0], np.int64)),
-        constant(f"{name}_columns", np.array([0, 0, 0, -1, edge], np.int64)),
-        constant(f"{name}_channels", np.array([0, 0, 0, edge * edge], np.int64)),
-    ]
-    nodes = [
-        helper.make_node("Reshape", [node.input[0], f"{name}_rows"], [f"{name}_by_row"]),
-        helper.make_node("Reshape", [f"{name}_by_row", f"{name}_columns"], [f"{name}_by_column"]),
-        helper.make_node("Transpose", [f"{name}_by_column"], [f"{name}_square"], perm=[0, 1, 3, 2, 4]),
-        helper.make_node("Reshape", [f"{name}_square", f"{name}_channels"], [f"{name}_last"]),
-        helper.make_node("Transpose", [f"{name}_last"], [name], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", [name, matrix, *node.input[2:]], [node.output[0]], kernel_shape=[1, 1]),
-    ]
-    return nodes, constants
+    _, channels, edge, width = weight.shape
+    if channels != 1 or edge != width or edge == 1:
+        return None
+    new = Replacement(node.output[0])
+    by_row = new.node("Reshape", node.input[0], new.integers(0, -1, edge, 0))
+    by_column = new.node("Reshape", by_row, new.integers(0, 0, 0, -1, edge))
+    square = new.node("Transpose", by_column, perm=[0, 1, 3, 2, 4])
+    last = new.node("Reshape", square, new.integers(0, 0, 0, edge * edge))
+    patches = new.node("Transpose", last, perm=FIRST)
+    matrix = new.constant(weight.reshape(len(weight), -1, 1, 1), f"{node.input[1]}_patch")
+    return new.end("Conv", patches, matrix, *node.input[2:], kernel_shape=[1, 1])
 
 
-def _is_patch_writer(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    """A shuffle of a convolution's channels into patches of a single output channel."""
-    if node.op_type != "DepthToSpace":
-        return False
-    layer = index.producer.get(node.input[0])
+def _patch_writer(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
+    """A shuffle of a convolution's (N, k * k, h, w) into patches (N, 1, k * h, k * w), moving k values at a time."""
+    layer = index.producer.get(node.input[0]) if node.op_type == "DepthToSpace" else None
     if layer is None or layer.op_type != "Conv" or layer.input[1] not in index.constants:
-        return False
-    return bool(len(index.constants[layer.input[1]]) == attribute(node, "blocksize", 0) ** 2)
-
-
-def _patch_writer(
-    node: onnx.NodeProto, index: GraphIndex
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """(N, k * k, h, w) to (N, 1, k * h, k * w), moving k values at a time."""
-    from onnx import helper
-
-    del index
+        return None
     edge = attribute(node, "blocksize", 0)
-    name = node.output[0]
-    constants = [
-        constant(f"{name}_square", np.array([0, 0, 0, edge, edge], np.int64)),
-        constant(f"{name}_lines", np.array([0, 0, 0, -1], np.int64)),
-        constant(f"{name}_image", np.array([0, 1, -1, 0], np.int64)),
-    ]
-    nodes = [
-        helper.make_node("Transpose", [node.input[0]], [f"{name}_last"], perm=[0, 2, 3, 1]),
-        helper.make_node("Reshape", [f"{name}_last", f"{name}_square"], [f"{name}_patches"]),
-        helper.make_node("Transpose", [f"{name}_patches"], [f"{name}_by_row"], perm=[0, 1, 3, 2, 4]),
-        helper.make_node("Reshape", [f"{name}_by_row", f"{name}_lines"], [f"{name}_by_line"]),
-        helper.make_node("Reshape", [f"{name}_by_line", f"{name}_image"], [name]),
-    ]
-    return nodes, constants
+    if len(index.constants[layer.input[1]]) != edge**2:
+        return None
+    new = Replacement(node.output[0])
+    last = new.node("Transpose", node.input[0], perm=LAST)
+    patches = new.node("Reshape", last, new.integers(0, 0, 0, edge, edge))
+    by_row = new.node("Transpose", patches, perm=[0, 1, 3, 2, 4])
+    by_line = new.node("Reshape", by_row, new.integers(0, 0, 0, -1))
+    return new.end("Reshape", by_line, new.integers(0, 1, -1, 0))
 
 
-_REPLACEMENTS = (
-    (_is_blockwise, _blockwise),
-    (_is_patch_reader, _patch_reader),
-    (_is_patch_writer, _patch_writer),
-    (unpool.takes_every_second, unpool.with_channels_last),
-    (unpool.interleaves, unpool.interleave_lines),
-)
+_REPLACEMENTS = (_upward, _patch_reader, _patch_writer, unpool.with_channels_last, unpool.interleave_lines)

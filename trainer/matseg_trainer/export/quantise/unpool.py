@@ -9,48 +9,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from matseg_trainer.export.quantise.index import GraphIndex, attribute, constant
+from matseg_trainer.export.quantise.index import GraphIndex, attribute
+from matseg_trainer.export.quantise.replacement import FIRST, LAST, Replacement
 
 if TYPE_CHECKING:
     import onnx
 
-_LAST = [0, 2, 3, 1]
-_FIRST = [0, 3, 1, 2]
+
+def with_channels_last(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
+    """A Slice that takes every second row or column of feature maps, between two transpositions."""
+    if node.op_type != "Slice" or len(node.input) != 5 or node.output[0] not in index.floats:
+        return None
+    bounds = [index.constants.get(name) for name in node.input[1:]]
+    if any(value is None for value in bounds):
+        return None
+    axes, steps = (value.tolist() for value in bounds[2:] if value is not None)
+    if axes not in ([2], [3]) or steps != [2]:
+        return None
+    new = Replacement(node.output[0])
+    last = new.node("Transpose", node.input[0], perm=LAST)
+    taken = new.node("Slice", last, node.input[1], node.input[2], new.integers(axes[0] - 1), node.input[4])
+    return new.end("Transpose", taken, perm=FIRST)
 
 
-def takes_every_second(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    """Whether a Slice takes every second row or column of feature maps."""
-    if node.op_type != "Slice" or len(node.input) != 5:
-        return False
-    constants = [index.constants.get(name) for name in node.input[1:]]
-    if any(value is None for value in constants) or node.output[0] not in index.floats:
-        return False
-    axes, steps = (value.tolist() for value in constants[2:] if value is not None)
-    return axes in ([2], [3]) and steps == [2]
+def interleave_lines(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
+    """A Reshape that ends the interleaving of four maps to one of twice the height and width.
 
-
-def with_channels_last(
-    node: onnx.NodeProto, index: GraphIndex
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The same Slice between two transpositions."""
-    from onnx import helper
-
-    name = node.output[0]
-    axis = int(index.constants[node.input[3]][0]) - 1
-    bounds = [node.input[1], node.input[2], f"{name}_axis", node.input[4]]
-    nodes = [
-        helper.make_node("Transpose", [node.input[0]], [f"{name}_last"], perm=_LAST),
-        helper.make_node("Slice", [f"{name}_last", *bounds], [f"{name}_taken"]),
-        helper.make_node("Transpose", [f"{name}_taken"], [name], perm=_FIRST),
-    ]
-    return nodes, [constant(f"{name}_axis", np.array([axis], np.int64))]
-
-
-def interleaves(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    """Whether a Reshape ends the interleaving of four maps to one of twice the height and width."""
-    return _corners(node, index) is not None
+    Columns are interleaved by joining channels, rows by joining lines.
+    """
+    corners = _corners(node, index)
+    if corners is None:
+        return None
+    new = Replacement(node.output[0])
+    turned = [new.node("Transpose", corner, perm=LAST) for corner in corners]
+    channels = new.node("Shape", turned[0], start=3, end=4)
+    line = new.node("Concat", new.integers(0, 0, -1), channels, axis=0)
+    lines = [new.node("Reshape", new.node("Concat", *turned[row : row + 2], axis=3), line) for row in (0, 2)]
+    joined = new.node("Concat", *lines, axis=2)
+    width = new.node("Shape", lines[0], start=2, end=4)
+    whole = new.node("Reshape", joined, new.node("Concat", new.integers(0, -1), width, axis=0))
+    return new.end("Transpose", whole, perm=FIRST)
 
 
 def _corners(node: onnx.NodeProto, index: GraphIndex) -> list[str] | None:
@@ -58,14 +56,9 @@ def _corners(node: onnx.NodeProto, index: GraphIndex) -> list[str] | None:
     rows = _joined(node, -2, index)
     if rows is None:
         return None
-    corners = []
-    for name in rows:
-        made = index.producer.get(name)
-        columns = None if made is None else _joined(made, -1, index)
-        if columns is None:
-            return None
-        corners += columns
-    return corners
+    makers = [index.producer.get(name) for name in rows]
+    columns = [None if made is None else _joined(made, -1, index) for made in makers]
+    return None if None in columns else [name for pair in columns if pair is not None for name in pair]
 
 
 def _joined(node: onnx.NodeProto, axis: int, index: GraphIndex) -> list[str] | None:
@@ -80,40 +73,3 @@ def _joined(node: onnx.NodeProto, axis: int, index: GraphIndex) -> list[str] | N
     if any(value is None or value.tolist() != [axis] for value in axes):
         return None
     return [part.input[0] for part in parts if part is not None]
-
-
-def interleave_lines(
-    node: onnx.NodeProto, index: GraphIndex
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Columns are interleaved by joining channels, rows by joining lines."""
-    from onnx import helper
-
-    corners = _corners(node, index)
-    assert corners is not None
-    name = node.output[0]
-    constants = [
-        constant(f"{name}_columns", np.array([0, 0, -1], np.int64)),
-        constant(f"{name}_rows", np.array([0, -1], np.int64)),
-    ]
-    nodes = [
-        helper.make_node("Transpose", [corner], [f"{name}_corner{number}"], perm=_LAST)
-        for number, corner in enumerate(corners)
-    ]
-    nodes += [
-        helper.make_node("Shape", [f"{name}_corner0"], [f"{name}_channels"], start=3, end=4),
-        helper.make_node("Concat", [f"{name}_columns", f"{name}_channels"], [f"{name}_line"], axis=0),
-    ]
-    for row in range(2):
-        pair = [f"{name}_corner{2 * row}", f"{name}_corner{2 * row + 1}"]
-        nodes += [
-            helper.make_node("Concat", pair, [f"{name}_pair{row}"], axis=3),
-            helper.make_node("Reshape", [f"{name}_pair{row}", f"{name}_line"], [f"{name}_line{row}"]),
-        ]
-    nodes += [
-        helper.make_node("Concat", [f"{name}_line0", f"{name}_line1"], [f"{name}_lines"], axis=2),
-        helper.make_node("Shape", [f"{name}_line0"], [f"{name}_width"], start=2, end=4),
-        helper.make_node("Concat", [f"{name}_rows", f"{name}_width"], [f"{name}_shape"], axis=0),
-        helper.make_node("Reshape", [f"{name}_lines", f"{name}_shape"], [f"{name}_whole"]),
-        helper.make_node("Transpose", [f"{name}_whole"], [name], perm=_FIRST),
-    ]
-    return nodes, constants

@@ -8,12 +8,12 @@ as whole lines with the channels last. Columns first, while the lines are few.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from matseg_trainer.export.quantise.index import GraphIndex, attribute, constant, prune
+from matseg_trainer.export.quantise.index import GraphIndex, attribute, prune
+from matseg_trainer.export.quantise.replacement import FIRST, LAST, Replacement
 
 if TYPE_CHECKING:
     import onnx
@@ -33,18 +33,17 @@ def upsample_integers(model: onnx.ModelProto) -> onnx.ModelProto:
         resize = index.producer.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
         before = None if resize is None else index.producer.get(resize.input[0])
         factor = None if resize is None else upsampling_factor(resize, index)
-        if before is None or factor is None or not _same_code(before, node, index):
+        if before is None or factor is None or not _share_scale(before, node, index):
             result.graph.node.append(node)
             continue
-        upsampling = Upsampling(node.output[0], factor, before.input[2])
-        upsampling.write(before.input[0])
-        result.graph.node.extend(upsampling.nodes)
-        result.graph.initializer.extend(upsampling.constants)
+        new = upsampled(before.input[0], node.output[0], factor, before.input[2])
+        result.graph.node.extend(new.nodes)
+        result.graph.initializer.extend(new.constants)
     prune(result)
     return result
 
 
-def _same_code(before: onnx.NodeProto, after: onnx.NodeProto, index: GraphIndex) -> bool:
+def _share_scale(before: onnx.NodeProto, after: onnx.NodeProto, index: GraphIndex) -> bool:
     return before.op_type == "DequantizeLinear" and all(
         np.array_equal(index.constants[one], index.constants[other])
         for one, other in zip(before.input[1:], after.input[1:], strict=True)
@@ -62,69 +61,44 @@ def upsampling_factor(node: onnx.NodeProto, index: GraphIndex) -> int | None:
     return int(rows) if known and half_pixel and linear else None
 
 
-class Upsampling:
-    """The nodes and constants that enlarge uint8 values; their scale and zero point stay what they are."""
+def upsampled(source: str, name: str, factor: int, zero_point: str) -> Replacement:
+    """From (N, C, h, w) uint8 to (N, C, factor * h, factor * w) with the same scale and zero point.
 
-    def __init__(self, name: str, factor: int, zero_point: str) -> None:
-        self.name = name
-        """Of the result; what is made on the way is named after it."""
-        self.factor, self.zero_point = factor, zero_point
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+    Args:
+        source: the tensor to enlarge.
+        name: of the result.
+        factor: a power of two.
+        zero_point: name of a constant.
+    """
+    new = Replacement(name)
+    last = new.node("Transpose", source, perm=LAST)
+    channels = new.node("Shape", last, start=3, end=4)
+    joined = new.node("Concat", *_phases(new, last, 2, factor, zero_point), axis=3)
+    wide = new.node("Reshape", joined, new.node("Concat", new.integers(0, 0, -1), channels, axis=0))
+    line = new.node("Shape", wide, start=2, end=4)
+    joined = new.node("Concat", *_phases(new, wide, 1, factor, zero_point), axis=2)
+    whole = new.node("Reshape", joined, new.node("Concat", new.integers(0, -1), line, axis=0))
+    return new.end("Transpose", whole, perm=FIRST)
 
-    def write(self, source: str) -> None:
-        """From (N, C, h, w) to (N, C, factor * h, factor * w) called `name`."""
-        last = self._node("Transpose", [source], "last", perm=[0, 2, 3, 1])
-        channels = self._node("Shape", [last], "channels", start=3, end=4)
-        wide = self._interleaved(self._phases(last, 2), 3, [0, 0, -1], channels, "wide")
-        line = self._node("Shape", [wide], "line", start=2, end=4)
-        whole = self._interleaved(self._phases(wide, 1), 2, [0, -1], line, "whole")
-        self._node("Transpose", [whole], perm=[0, 3, 1, 2])
 
-    def _phases(self, source: str, axis: int) -> list[str]:
-        """The enlarged pixels number 0, 1, ... of all source pixels along an axis."""
-        first = self._slice(source, axis, 0, 1)
-        final = self._slice(source, axis, -1, _END)
-        framed = self._node("Concat", [first, source, final], f"framed{axis}", axis=axis)
-        neighbours = self._slice(framed, axis, 0, -2), self._slice(framed, axis, 2, _END)
-        made = []
-        for phase in range(self.factor):
-            # a power of two, exact in float32: sums round the same everywhere
-            weight = 1 - abs((phase + 0.5) / self.factor - 0.5)
-            neighbour = neighbours[0 if 2 * phase + 1 < self.factor else 1]
-            made.append(self._sum(source, weight, neighbour, f"axis{axis}_phase{phase}"))
-        return made
+def _phases(new: Replacement, source: str, axis: int, factor: int, zero_point: str) -> list[str]:
+    """The enlarged pixels number 0, 1, ... of all source pixels along an axis, with the channels last."""
 
-    def _sum(self, one: str, weight: float, other: str, name: str) -> str:
-        parts = [
-            self._node("DequantizeLinear", [values, self._scale(share), self.zero_point], f"{name}_{side}")
-            for side, values, share in (("own", one, weight), ("next", other, 1 - weight))
+    def part(tensor: str, start: int, end: int) -> str:
+        return new.node("Slice", tensor, new.integers(start), new.integers(end), new.integers(axis))
+
+    def scale(share: float) -> str:
+        return new.constant(np.asarray(share, np.float32))
+
+    framed = new.node("Concat", part(source, 0, 1), source, part(source, -1, _END), axis=axis)
+    before, after = part(framed, 0, -2), part(framed, 2, _END)
+    made = []
+    for phase in range(factor):
+        weight = 1 - abs((phase + 0.5) / factor - 0.5)  # exact in float32: sums round the same everywhere
+        neighbour = before if 2 * phase + 1 < factor else after
+        shares = [
+            new.node("DequantizeLinear", values, scale(share), zero_point)
+            for values, share in ((source, weight), (neighbour, 1 - weight))
         ]
-        total = self._node("Add", parts, f"{name}_sum")
-        return self._node("QuantizeLinear", [total, self._scale(1.0), self.zero_point], name)
-
-    def _interleaved(self, phases: list[str], axis: int, kept: list[int], rest: str, name: str) -> str:
-        joined = self._node("Concat", phases, f"{name}_joined", axis=axis)
-        shape = self._node(
-            "Concat", [self._constant(np.array(kept, np.int64)), rest], f"{name}_shape", axis=0
-        )
-        return self._node("Reshape", [joined, shape], name)
-
-    def _slice(self, source: str, axis: int, start: int, end: int) -> str:
-        bounds = [self._constant(np.array([value], np.int64)) for value in (start, end, axis)]
-        return self._node("Slice", [source, *bounds], f"axis{axis}_from{start}_to{end}")
-
-    def _scale(self, share: float) -> str:
-        return self._constant(np.asarray(share, np.float32))
-
-    def _constant(self, value: NDArray[Any]) -> str:
-        name = f"{self.name}_constant{len(self.constants)}"
-        self.constants.append(constant(name, value))
-        return name
-
-    def _node(self, kind: str, inputs: list[str], suffix: str = "", **attributes: Any) -> str:
-        from onnx import helper
-
-        output = f"{self.name}_{suffix}" if suffix else self.name
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
+        made.append(new.node("QuantizeLinear", new.node("Add", *shares), scale(1.0), zero_point))
+    return made
