@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matseg_trainer.export.quantise import unpool
 from matseg_trainer.export.quantise.index import GraphIndex, attribute, prune
 from matseg_trainer.export.quantise.replacement import FIRST, LAST, Replacement
+from matseg_trainer.export.quantise.unpool import interleave_lines
 
 if TYPE_CHECKING:
     import onnx
@@ -18,8 +18,8 @@ def in_integer_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     """Write what has no fast integer kernel in operators that have one; every move of values is one of whole lines.
 
     Transposed convolutions whose kernel is their stride become 1 x 1 convolutions; patches of pixels, as a strided
-    convolution reads them or a shuffle writes them, and every second pixel, as SegNet takes and puts them, become moves
-    with the channels last.
+    convolution reads them or a shuffle writes them, and every second pixel, as SegNet puts them back, become moves with
+    the channels last.
     """
     import onnx
 
@@ -109,4 +109,4 @@ def _patch_writer(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None
     return new.end("Reshape", by_line, new.integers(0, 1, -1, 0))
 
 
-_REPLACEMENTS = (_upward, _patch_reader, _patch_writer, unpool.with_channels_last, unpool.interleave_lines)
+_REPLACEMENTS = (_upward, _patch_reader, _patch_writer, interleave_lines)

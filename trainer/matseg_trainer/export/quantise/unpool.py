@@ -1,7 +1,7 @@
-"""SegNet's pooling and unpooling as moves of whole lines, with the channels last.
+"""SegNet's unpooling as moves of whole lines, with the channels last.
 
-Every second pixel, taken or put back in the layout of torch, is a move of single bytes; with the channels last it is
-one of as many bytes as there are channels. The transpositions that are written here meet those that onnxruntime puts
+Every second pixel, put back in the layout of torch, is a move of single bytes; with the channels last it is one of as
+many bytes as there are channels. The transpositions that are written here meet those that onnxruntime puts
 around integer convolutions, and cancel.
 """
 
@@ -14,22 +14,6 @@ from matseg_trainer.export.quantise.replacement import FIRST, LAST, Replacement
 
 if TYPE_CHECKING:
     import onnx
-
-
-def with_channels_last(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
-    """A Slice that takes every second row or column of feature maps, between two transpositions."""
-    if node.op_type != "Slice" or len(node.input) != 5 or node.output[0] not in index.floats:
-        return None
-    bounds = [index.constants.get(name) for name in node.input[1:]]
-    if any(value is None for value in bounds):
-        return None
-    axes, steps = (value.tolist() for value in bounds[2:] if value is not None)
-    if axes not in ([2], [3]) or steps != [2]:
-        return None
-    new = Replacement(node.output[0])
-    last = new.node("Transpose", node.input[0], perm=LAST)
-    taken = new.node("Slice", last, node.input[1], node.input[2], new.integers(axes[0] - 1), node.input[4])
-    return new.end("Transpose", taken, perm=FIRST)
 
 
 def interleave_lines(node: onnx.NodeProto, index: GraphIndex) -> Replacement | None:
