@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, Views
 from matseg_shared.errors import ExportError
@@ -84,6 +87,17 @@ def with_one_score(network: SegmentationNetwork, single: SegmentationNetwork) ->
     return single.eval()
 
 
+def with_folded_norms(deployed: DeployedNetwork) -> DeployedNetwork:
+    """A copy whose convolutions do what the batch norms behind them did; the exporter folds none of shared weights."""
+    copied = copy.deepcopy(deployed)
+    for block in copied.modules():
+        if isinstance(block, nn.Sequential):
+            for number, (layer, norm) in enumerate(itertools.pairwise(block)):
+                if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    block[number], block[number + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
+    return copied
+
+
 def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:
     """The graph with a dynamic batch, and H and W dynamic multiples of the stride."""
     from onnxscript.optimizer import fold_constants
@@ -94,7 +108,7 @@ def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelP
     batch, rows, columns = (Dim(name, min=1, max=1 << 16) for name in ("batch", "rows", "columns"))
     with _quiet():
         program = torch.onnx.export(
-            deployed,
+            with_folded_norms(deployed),
             (example,),
             input_names=[INPUT_NAME],
             output_names=[LABELS_NAME, PROBABILITIES_NAME],
