@@ -83,9 +83,9 @@ def test_the_answer_is_that_of_the_mean_scores(name: str, precision: str, n_clas
         "the views agree: nothing is tested"
     )
     labels, probabilities = run(exported(name, precision, n_class, count), image)
-    # in fp16 the optimised graph rounds where its neighbours let it; of two classes the first has 1 - p, whose
+    # in fp16 the mean of the scores is rounded, too; of two classes the first has 1 - p, whose
     # logarithm makes much of the rounding of a p near 1
-    tolerance = 2e-3 if precision == "fp16" else 2e-6 if n_class > 2 else 2e-5
+    tolerance = 4e-3 if precision == "fp16" else 2e-6 if n_class > 2 else 2e-5
     known = np.min(said, axis=(0, 2)) > (0 if n_class > 2 else 1e-3)
     assert known.mean() > 0.5
     expected = np.exp(np.mean(np.log(said), axis=0))
