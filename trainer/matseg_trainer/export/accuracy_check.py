@@ -1,4 +1,4 @@
-"""What a precision costs on the validation images, and when that is too much."""
+"""Accuracy that a precision costs on the validation images, and the most it may cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.evaluate.metrics import confusion_matrix, segmentation_metrics
 
 LARGEST_LOSS = 0.002
-"""Of mean IoU against fp32 on the validation images."""
+"""Loss of mean IoU against fp32 on the validation images."""
 SPLIT = "validate"
 _TILE = 1024
 """Edge of the largest tile, in pixels; results do not depend on it."""
@@ -55,7 +55,7 @@ class AccuracyCheck:
 
 
 def passes(accuracy: AccuracyInfo) -> bool:
-    """Whether the loss is small enough."""
+    """True where the loss is small enough."""
     return accuracy.mean_iou >= accuracy.mean_iou_fp32 - LARGEST_LOSS
 
 

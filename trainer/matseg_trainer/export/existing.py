@@ -13,7 +13,7 @@ from matseg_trainer.predict.checkpoint import Checkpoint
 
 
 def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision, tta: Views) -> ExportResult:
-    """What an export of the checkpoint in this precision, with so many views, left at `path`.
+    """Read the file that an export of the checkpoint in this precision, with so many views, left at `path`.
 
     Raises:
         ModelError: it is no model.

@@ -43,7 +43,7 @@ class Checkpoint:
     sample: NDArray[Any]
     """(1, C, H, W) real pixels in the data's own dtype, with many classes; an exported model is tested on it."""
     pixel_size: PixelSize | None = None
-    """Of the training images; None: they do not say."""
+    """Pixel size of the training images; None: they do not say."""
 
     @property
     def config(self) -> VersionConfig:

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its training, read without torch: a JSON member of the archive that torch writes."""
+"""The header of a checkpoint, read without torch: a JSON member of the archive that torch writes."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Author:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:
-    """What users of a model should cite."""
+    """A work that users of a model should cite."""
 
     text: str
     doi: str
@@ -91,7 +91,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """What was asked for, and what only people can know of a model."""
+    """The request: options, and facts that only people can know of a model."""
 
     path: Path
     authors: tuple[Author, ...]

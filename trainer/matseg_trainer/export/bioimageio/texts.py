@@ -1,4 +1,4 @@
-"""What people read and see of a bioimage.io package: its documentation, its cover, and what to cite."""
+"""Texts and cover of a bioimage.io package: its documentation, its picture, its citations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.images.palette import colourise
 
 _COVER_EDGE = 256
-"""Of each half in pixels: even noise stays below the 500 kB that a cover may have."""
+"""Edge of each half in pixels: even noise stays below the 500 kB that a cover may have."""
 _NETWORKS = {
     "unet": (
         "Ronneberger, Fischer, Brox 2015: U-Net: Convolutional Networks for Biomedical Image Segmentation",

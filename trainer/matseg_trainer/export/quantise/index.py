@@ -90,7 +90,7 @@ def following(name: str, index: GraphIndex) -> list[onnx.NodeProto]:
 
 
 def layer_name(node: onnx.NodeProto) -> str:
-    """What a user calls a layer: the module in the network, where the exporter kept its name."""
+    """Name of a layer for users: the module in the network, where the exporter kept its name."""
     weight = node.input[1]
     name, found, _ = str(weight).removeprefix("network.").partition(".weight")
     return name if found else str(node.output[0])

@@ -36,7 +36,7 @@ def in_integer_operators(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _kernel_is_stride(node: onnx.NodeProto, kind: str, index: GraphIndex) -> bool:
-    """Whether a layer with constant weights maps blocks of pixels that neither overlap nor leave gaps."""
+    """True where a layer with constant weights maps blocks of pixels that neither overlap nor leave gaps."""
     return (
         node.op_type == kind
         and node.input[1] in index.constants

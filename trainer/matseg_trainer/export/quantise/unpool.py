@@ -46,7 +46,7 @@ def _corners(node: onnx.NodeProto, index: GraphIndex) -> list[str] | None:
 
 
 def _joined(node: onnx.NodeProto, axis: int, index: GraphIndex) -> list[str] | None:
-    """What `torch.stack([a, b], axis).flatten(axis - 1, axis)` joins, where the node is the end of that."""
+    """Inputs of `torch.stack([a, b], axis).flatten(axis - 1, axis)`, where the node is the end of that."""
     stack = index.producer.get(node.input[0]) if node.op_type == "Reshape" else None
     if stack is None or stack.op_type != "Concat" or attribute(stack, "axis", 0) != axis:
         return None
