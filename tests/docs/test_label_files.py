@@ -70,13 +70,13 @@ def test_painted_in_fiji_values_are_classes(folder: Path) -> None:
     np.testing.assert_array_equal(prepare(folder, 3)[1], painted(2, 1, 0))
 
 
-def save_mask(path: Path, *, inverting: bool) -> None:
+def save_mask(path: Path, *, inverting: bool, values: tuple[int, ...] = (0, 255)) -> None:
     """As ImageJ saves a mask of 255 where something was selected: with an inverting look-up table as a palette."""
-    image = Image.fromarray(painted(0, 255))
+    image = Image.fromarray(painted(*values))
     if inverting:
         image = Image.new("P", image.size)
         image.putpalette([255 - index // 3 for index in range(768)])
-        image.putdata(painted(0, 255).ravel().tolist())
+        image.putdata(painted(*values).ravel().tolist())
     image.save(path)
 
 
@@ -87,12 +87,22 @@ def test_masks_of_fiji_make_the_selection_class_1(folder: Path, *, inverting: bo
     np.testing.assert_array_equal(prepare(folder, 2)[0], painted(0, 1))
 
 
-def test_masks_of_both_kinds_change_places_as_the_page_warns(folder: Path) -> None:
-    save_mask(folder / "labels" / "a.png", inverting=True)
+@pytest.mark.parametrize("selected", [(0, 255), (0,)], ids=["both classes", "one class"])
+def test_masks_of_both_kinds_are_refused(folder: Path, selected: tuple[int, ...]) -> None:
+    save_mask(folder / "labels" / "a.png", inverting=True, values=selected)
     save_mask(folder / "labels" / "b.png", inverting=False)
-    first, second = prepare(folder, 2)
-    np.testing.assert_array_equal(first, painted(1, 0))
-    np.testing.assert_array_equal(second, painted(0, 1))
+    refused = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", "2"])
+    assert refused.exit_code == 2
+    assert "inverting look-up table (a.png) among grey ones (b.png)" in " ".join(refused.output.split())
+    assert not (folder / "labels_npy").exists()
+
+
+def test_palettes_whose_indices_are_no_grey_values_are_taken_by_their_shades(folder: Path) -> None:
+    bilevel = Image.fromarray(painted(1, 0)).convert("P")
+    bilevel.putpalette([255, 255, 255, 0, 0, 0])
+    bilevel.save(folder / "labels" / "a.png")
+    save_mask(folder / "labels" / "b.png", inverting=False)
+    np.testing.assert_array_equal(prepare(folder, 2)[0], painted(0, 1))
 
 
 def test_ilastik_s_segmentation_begins_at_1(folder: Path) -> None:

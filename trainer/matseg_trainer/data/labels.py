@@ -160,6 +160,7 @@ def unify(
             f"{scans[0].path.parent}: expected label images of one kind, found palette images "
             f"({shorten(coloured)}) among grey ones ({shorten(grey)}); save all alike"
         )
+    _refuse_inverting_palettes(scans)
     wide = [scan.path.name for scan in scans if scan.kind == "grey" and scan.values[-1] > 255]
     if target == "colour" and wide:
         raise DatasetError(
@@ -175,6 +176,29 @@ def _are_values(scans: Sequence[LabelScan], known: frozenset[int]) -> bool:
         len(set(colour)) == 1 and colour[0] in known for scan in scans for colour in scan.colours
     )
     return not shown_as_grey and all(known.issuperset(scan.values.tolist()) for scan in scans)
+
+
+def _refuse_inverting_palettes(scans: Sequence[LabelScan]) -> None:
+    """Refuse palettes of which both indices and shades are values of the grey label images, and differ.
+
+    ImageJ shows a selection of 255 in black by such a palette; others store white as index 0 and mean the shades.
+    """
+    grey = [scan for scan in scans if scan.kind == "grey"]
+    known = {value for scan in grey for value in scan.values.tolist()}
+    exchanged = [
+        scan.path.name
+        for scan in scans
+        if scan.colours
+        and all(len(set(colour)) == 1 for colour in scan.colours)
+        and (shades := [colour[0] for colour in scan.colours]) != scan.values.tolist()
+        and known.issuperset([*shades, *scan.values.tolist()])
+    ]
+    if exchanged:
+        raise DatasetError(
+            f"{scans[0].path.parent}: expected label images of one kind, found ones with an inverting look-up table "
+            f"({shorten(exchanged)}) among grey ones ({shorten([scan.path.name for scan in grey])}), and nobody can "
+            "know which of the two are meant; in Fiji, Image > Lookup Tables > Invert LUT and save them again"
+        )
 
 
 def _scan_as(scan: LabelScan, kind: LabelKind) -> LabelScan:
