@@ -6,8 +6,10 @@ import errno
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +187,33 @@ def test_resume_is_bit_for_bit(workspace: Path, version: str, monkeypatch: pytes
     assert run(workspace, "discs", version, "--resume").exit_code == 0
     assert log_of(workspace, version) == log
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(workspace, version).items())
+
+
+def test_a_lost_process_that_loads_images_is_told(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the system ends it for want of memory; a training goes on with another number of them."""
+    original = Training.validate
+
+    def lost(self: Training, epoch: int, progress: Progress) -> RunningScore:
+        if epoch == 2:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        return original(self, epoch, progress)
+
+    monkeypatch.setattr(Training, "validate", lost)
+    config = workspace / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(
+        f"{text}\n[discs.led]\nmodel = 'unet'\nwidth = 4\nepoch = 3\nworkers = 1\n", encoding="utf-8"
+    )
+    result = run(workspace, "discs", "led")
+    assert result.exit_code == 1
+    assert "lower `workers` of discs_led in config.toml (now 1)" in result.output
+    assert "unexpected" not in result.output
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("workers = 1", "workers = 0"), encoding="utf-8"
+    )
+    monkeypatch.setattr(Training, "validate", original)
+    result = run(workspace, "discs", "led", "--resume")
+    assert result.exit_code == 0, result.output
 
 
 def test_resume_refuses_what_has_changed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
+from matseg_shared.errors import MatsegError
 from matseg_trainer.networks.base import count_parameters
 from matseg_trainer.predict.checkpoint import package_versions, save_checkpoint
 from matseg_trainer.train.console import Progress
@@ -62,12 +63,20 @@ def save_epoch(training: Training, outputs: Outputs, log: TrainingLog, record: T
 
 @contextmanager
 def _resumable(training: Training) -> Iterator[None]:
-    """Say at an interruption how to go on."""
+    """Say how to go on after an interruption, or after a process that loads images was lost."""
     try:
         yield
     except KeyboardInterrupt as error:
         is_saved = training.job.save and training.records
         raise KeyboardInterrupt("go on with --resume" if is_saved else "nothing was saved yet") from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise MatsegError(
+            f"a process that loads training images has ended ({str(error).rstrip('. ')}), as happens where memory, or "
+            f"shared memory (/dev/shm), does not suffice; lower `workers` of {training.job.name} in config.toml (now "
+            f"{training.job.config.workers}), and go on with --resume if an epoch was finished"
+        ) from error
 
 
 def start_record(training: Training) -> TrainingRecord:
