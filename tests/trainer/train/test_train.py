@@ -29,8 +29,8 @@ from matseg_trainer.data.dataset import EpochSampler
 from matseg_trainer.data.examples import IGNORED, Examples
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.statistics import SplitStatistics, representative_crop
-from matseg_trainer.predict.checkpoint import load_checkpoint, save_tensors
-from matseg_trainer.train import training
+from matseg_trainer.predict.checkpoint import Checkpoint, load_checkpoint, save_tensors
+from matseg_trainer.train import loop, training
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
 from matseg_trainer.train.losses import weighted_cross_entropy
@@ -268,9 +268,9 @@ def test_nothing_to_resume(workspace: Path) -> None:
     assert "no interrupted training" in result.output
 
 
-@pytest.mark.parametrize("failing", ["interrupted", "diverging"])
+@pytest.mark.parametrize(("failing", "code"), [("interrupted", 130), ("diverging", 2), ("full", 1)])
 def test_overwrite_keeps_the_earlier_result_until_the_first_epoch_is_done(
-    workspace: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, failing: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(workspace, "discs", "v2")
     files = [path for folder in ("saved", "log", "plots") for path in sorted((workspace / folder).iterdir())]
@@ -281,11 +281,17 @@ def test_overwrite_keeps_the_earlier_result_until_the_first_epoch_is_done(
             raise KeyboardInterrupt
 
         monkeypatch.setattr(Training, "validate", interrupt)
+    elif failing == "full":
+
+        def full(path: Path, _checkpoint: Checkpoint) -> None:
+            raise OutputError(f"{path}: cannot be written: no space is left on that disk")
+
+        monkeypatch.setattr(loop, "save_checkpoint", full)
     else:
         config = (workspace / "config.toml").read_text(encoding="utf-8").replace("lr = 0.01", "lr = 1e30")
         (workspace / "config.toml").write_text(config, encoding="utf-8")
     result = run(workspace, "discs", "v2", "--overwrite")
-    assert result.exit_code == (130 if failing == "interrupted" else 2)
+    assert result.exit_code == code
     assert "--resume" not in result.output
     assert {path: path.read_bytes() for path in files} == before
 

@@ -51,12 +51,15 @@ def run_training(job: TrainingJob, context: DistributedContext, progress: Progre
 
 
 def save_epoch(training: Training, outputs: Outputs, log: TrainingLog, record: TrainingRecord) -> None:
-    """Write log, checkpoint, resume state and curves after an epoch, each whole or not at all."""
+    """Write checkpoint, log, resume state and curves after an epoch, each whole or not at all.
+
+    The checkpoint comes first: where a disk is full, an earlier one keeps its log.
+    """
+    if training.job.save and log.kept is log.epochs[-1]:
+        save_checkpoint(outputs.checkpoint, training.checkpoint())
     write_record(outputs.log, record)
     write_log(outputs.log, log.epochs)
     if training.job.save:
-        if log.kept is log.epochs[-1]:
-            save_checkpoint(outputs.checkpoint, training.checkpoint())
         save_resume_state(outputs.resume, training)
     plot_training(outputs.plot, training.job.name, log, training.classes)
 
