@@ -112,13 +112,26 @@ class Ledger:
 
     @contextmanager
     def job_lock(self) -> Iterator[None]:
-        """Only one process at a time may start or finish a job."""
+        """Only one process at a time may start or finish a job; one that fails at it works on no part any more."""
         lock = FileLock(self.folder / "job.lock")
         lock.acquire(wait=True)
         try:
             yield
+        except BaseException:
+            self._leave()  # before the job's lock: who is refused is not to be taken for one at work
+            raise
         finally:
             lock.release()
+
+    def _leave(self) -> None:
+        stream, self._stream = self._stream, None
+        try:
+            if stream is not None:
+                with output_errors(self.folder):
+                    stream.close()
+        finally:
+            self._lock.release()
+            self._has_part = False
 
     @contextmanager
     def exclusive(self) -> Iterator[Ledger]:
@@ -126,14 +139,7 @@ class Ledger:
         try:
             yield self
         finally:
-            stream, self._stream = self._stream, None
-            try:
-                if stream is not None:
-                    with output_errors(self.folder):
-                        stream.close()
-            finally:
-                self._lock.release()
-                self._has_part = False
+            self._leave()
 
     def take_part(self) -> None:
         """Make this part ours.

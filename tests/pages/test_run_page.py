@@ -34,6 +34,22 @@ def test_a_run_ends_with_its_page(labelled: Path) -> None:
     assert written["page"] == str(labelled / "report.html")
 
 
+def test_a_run_that_is_replaced_at_its_end_has_no_page(
+    tmp_path: Path, run: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = tmp_path / "labels"
+
+    def replaced() -> bool:  # by another run with --overwrite, after the labels and before the page
+        (labels / "report.json").unlink()
+        return True
+
+    monkeypatch.setattr("matseg_runtime.page.build.is_installed", replaced)
+    code, text = run(write_slices(tmp_path / "scan"), "-o", labels)
+    assert code == 4, text
+    assert "its report is no longer there; something else deletes or replaces this output" in text
+    assert not (labels / "report.html").exists()
+
+
 def test_every_warning_stands_above_the_labels(labelled: Path, report: Call) -> None:
     """Whatever words are in it: names of files are, and drift is what a reader has to know first."""
     document = json.loads((labelled / "report.json").read_text(encoding="utf-8"))

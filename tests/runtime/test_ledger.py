@@ -135,6 +135,12 @@ def test_a_damaged_ledger(tmp_path: Path, text: str) -> None:
         pass
 
 
+def _take_all(ledger: Ledger) -> None:
+    with ledger.job_lock():
+        ledger.take_part()
+        ledger.require_alone()
+
+
 def test_parts_share_one_ledger(tmp_path: Path) -> None:
     with (
         at_work(tmp_path, KEY, Part(number=1, total=2)) as first,
@@ -145,6 +151,17 @@ def test_parts_share_one_ledger(tmp_path: Path) -> None:
         first.reload()
         assert set(first.done) == {"s0", "s1"}
         assert first.others_at_work() == ["part-2-of-2.lock"]
+
+
+def test_who_is_refused_is_not_at_work_once_others_may_look(tmp_path: Path) -> None:
+    with at_work(tmp_path, KEY, Part(number=1, total=2)):
+        refused = Ledger(tmp_path, Part(number=2, total=2))
+        with refused.exclusive():
+            with pytest.raises(UsageError, match="another matseg-run works"):
+                _take_all(refused)
+            looking = Ledger(tmp_path, Part())
+            with looking.job_lock():
+                assert looking.others_at_work() == ["part-1-of-2.lock"]
 
 
 def test_two_processes_on_one_part(tmp_path: Path) -> None:

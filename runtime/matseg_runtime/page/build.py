@@ -21,7 +21,7 @@ from matseg_runtime.run.setup import Run
 from matseg_runtime.run.summary import Summary
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
-from matseg_shared.errors import MatsegError
+from matseg_shared.errors import MatsegError, OutputError
 from matseg_shared.images.palette import default_colours
 from matseg_shared.installation import install_command
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Series, thinned
@@ -142,11 +142,14 @@ def leave_page(run: Run, summary: Summary) -> Summary:
     if not is_installed():
         how = f"{install_command('report')}, then matseg-report {summary.report.output}"
         return replace(summary, no_page=f"it needs the extra `report` ({how})")
-    places = find_run(run.sink.path)
-    assert places is not None, "a complete run has its report"
     try:
         # who starts now would take half a page for what a killed process left
-        with Ledger(places.ledger, run.options.part).job_lock():
+        with Ledger(run.target.ledger_folder, run.options.part).job_lock():
+            places = find_run(run.sink.path)
+            if places is None or not places.report.is_file():
+                raise OutputError(
+                    f"{run.sink.path}: its report is no longer there; something else deletes or replaces this output"
+                )
             page = str(write_run_page(places, source=run.source))
             write_report(places.report, read_report(places.report).model_copy(update={"page": page}))
     except MatsegError as error:
