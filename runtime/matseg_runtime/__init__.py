@@ -75,7 +75,10 @@ def segment(
 
     from matseg_runtime.inference.tiles import segment_images
     from matseg_runtime.source.transform import Transform, Window
+    from matseg_shared.errors import ImageError
 
+    if not np.size(image):
+        raise ImageError("the image", f"holds no pixels: its shape is {np.shape(image)}")
     transform = Transform(info=model.model.metadata.input, window=None if window is None else Window(*window))
     pixels = transform.convert(np.asarray(image), "the image")
     return segment_images(model, [pixels], tile=(_TILE, _TILE), batch=1)[0].labels

@@ -40,6 +40,8 @@ def test_an_array_gets_the_labels_that_the_command_gives(model: Path, expected: 
     deep = image.astype(np.uint16) * 257
     with pytest.raises(ImageError, match=r"the image: has uint16 pixels, this model takes uint8.*--window"):
         matseg_runtime.segment(found, deep)
+    with pytest.raises(ImageError, match=r"the image: holds no pixels: its shape is \(0, 64\)"):
+        matseg_runtime.segment(found, np.zeros((0, 64), np.uint8))
     np.testing.assert_array_equal(matseg_runtime.segment(found, deep, window=(0, 65535)), labels)
 
 
