@@ -15,6 +15,7 @@ from types import ModuleType
 import onnx_models
 import pytest
 from PIL import Image
+from thoroughness import slow
 
 from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer.demo.commands import run_command
@@ -119,6 +120,7 @@ def test_kills(tmp_path: Path) -> None:
     assert done.stdout.count("0 failure(s)") == 3
 
 
+@slow
 def test_soak(tmp_path: Path) -> None:
     """Some seconds of the hour: files written in every way, kills, and each label that of a clean run."""
     done = call("soak.py", "--seconds", 12, "--rate", 4, "--life", 6, "--scratch", tmp_path)

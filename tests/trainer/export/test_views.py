@@ -14,6 +14,7 @@ from checkpoints import make_checkpoint
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from segmenting import segment_image
+from thoroughness import slow
 
 from matseg_runtime.cli.model import inspect_main
 from matseg_runtime.inference.session import Session
@@ -71,7 +72,7 @@ def run(model: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.uint8],
         ("unet", "fp32", 2, 8),
         ("patchunet", "fp32", 2, 4),
         ("segnet", "fp32", 3, 4),
-        ("pixelnet", "fp32", 3, 4),
+        pytest.param("pixelnet", "fp32", 3, 4, marks=slow),
     ],
 )
 def test_the_answer_is_that_of_the_mean_scores(name: str, precision: str, n_class: int, count: Views) -> None:
