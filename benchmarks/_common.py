@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine they ran on, medians of interleaved repeats, tables, and a saved report."""
+"""Shared by all benchmarks: the machine, medians of interleaved repeats, tables, and a saved report."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def common_options(command: Any) -> Any:
 
 
 def _command_line() -> str:
-    """What was typed, without where the report and the scratch files go."""
+    """The command as typed, without where the report and the scratch files go."""
     words: list[str] = []
     arguments = iter(sys.argv[1:])
     for word in arguments:

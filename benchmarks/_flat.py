@@ -1,4 +1,4 @@
-"""What a process holds, sampled while it runs, and whether that stays flat."""
+"""Memory, files and threads of a process, sampled while it runs, and a test that they stay flat."""
 
 from __future__ import annotations
 

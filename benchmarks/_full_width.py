@@ -31,12 +31,12 @@ N_CLASS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a network before it is timed."""
+    """A network before it is timed."""
 
     mean: float
     std: float
     operations: float
-    """Of the fp32 graph, per input."""
+    """Operations of the fp32 graph, per input."""
     naive_difference: float | None
     """PixelNet: largest difference of a logit between the naive form and ours, relative to the largest logit."""
 
@@ -59,7 +59,7 @@ class Files:
         return self.folder / f"{self.name}_{precision}.onnx"
 
     def facts(self) -> Facts:
-        """What the program found out."""
+        """Results of the program."""
         return Facts(**json.loads((self.folder / f"{self.name}.json").read_text(encoding="utf-8")))
 
 

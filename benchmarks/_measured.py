@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """What was measured side by side."""
+    """Figures measured side by side."""
 
     title: str
     date: str
@@ -36,7 +36,7 @@ class Section:
     size: int
     """Edge of the slices in pixels."""
     operations: float
-    """Of our form of the network, per slice."""
+    """Operations of our form of the network, per slice."""
     rows: list[Row]
     reference: str
     """The row that ratios are taken to."""
@@ -55,7 +55,7 @@ class Measured:
 
 
 def load(path: Path) -> Measured:
-    """What an earlier run left, or nothing.
+    """Read the figures of an earlier run, or nothing.
 
     Raises:
         UsageError: the file is not one of ours.

@@ -33,7 +33,7 @@ _SMALL = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to run."""
+    """A case to run."""
 
     way: str
     """`eager`, `bf16`, `compile`, `naive` (torch) or `session` (onnxruntime)."""

@@ -1,4 +1,4 @@
-"""What every node of a graph takes, and how many operations its layers do."""
+"""Time of every node of a graph, and operations of its layers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NodeTime:
     operations: float
     """Multiplications and additions, two per product, of layers; 0 of everything else."""
     shape: tuple[int, ...]
-    """Of its first output."""
+    """Shape of its first output."""
 
 
 def profile(model: Path, image: NDArray[Any], *, threads: int, runs: int) -> list[NodeTime]:

@@ -21,7 +21,7 @@ from _workload import matseg_run_command
 
 _SIGNALS = {signal.SIGKILL: 6, signal.SIGTERM: 3, signal.SIGINT: 1}
 _UNHEARD = re.compile(r"^Traceback \(most recent call last\):\n(?: .*\n)*KeyboardInterrupt\n", re.MULTILINE)
-"""What Python says of Ctrl-C in the first moments, while a program is being loaded and cannot listen yet."""
+"""Python's message for Ctrl-C in the first moments, while a program is being loaded and cannot listen yet."""
 _HANGING = 60.0
 """Seconds after which a run that was asked to stop is said to hang."""
 
@@ -31,7 +31,7 @@ class Pace:
     """How fast all of it goes."""
 
     seconds: float
-    """Of the writer."""
+    """Duration of the writer."""
     life: float
     """The longest time between two disturbances."""
 
@@ -48,7 +48,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """What all runs have in common."""
+    """Base of all runs."""
 
     model: Path
     folder: Path
@@ -62,7 +62,7 @@ class Runs:
 
     @property
     def log(self) -> Path:
-        """What the runs said."""
+        """Output of the runs."""
         return self.folder / "log.txt"
 
     def start(self, source: Path, out: Path, *options: object) -> subprocess.Popen[str]:
@@ -110,13 +110,13 @@ def finish(name: str, process: subprocess.Popen[str], codes: Iterable[int], log:
 
 
 def read_text(path: Path) -> str:
-    """What is in a log so far."""
+    """Content of a log so far."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass(kw_only=True)
 class _Restless:
-    """What was done to runs, and how they took it."""
+    """Disturbances of runs, and their outcomes."""
 
     lives: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -153,7 +153,7 @@ class Disturbed:
 
     @property
     def problems(self) -> list[str]:
-        """What went wrong."""
+        """Errors found."""
         return self._restless.problems
 
     def go(self) -> None:
@@ -203,7 +203,7 @@ class SteadyVolume:
 
     @property
     def problems(self) -> list[str]:
-        """What went wrong."""
+        """Errors found."""
         return self._restless.problems
 
     def go(self) -> None:

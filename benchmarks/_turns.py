@@ -36,7 +36,7 @@ class Contestant:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a contestant took."""
+    """Cost of a contestant."""
 
     milliseconds: list[float] = field(default_factory=list)
     """A slice, one entry per round."""

@@ -1,4 +1,4 @@
-"""What the benchmarks run: a model, slices in several containers, and matseg-run itself."""
+"""Workload of the benchmarks: a model, slices in several containers, and matseg-run itself."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def padded_batches(slices: Slices, stride: int) -> list[NDArray[np.uint8]]:
 
 
 def plain_session(model: Path, threads: int) -> Any:
-    """What one would write by hand: an onnxruntime session with so many threads, exact on every processor."""
+    """Session that one would write by hand: onnxruntime with so many threads, exact on every processor."""
     import onnxruntime
 
     options = exact_options(onnxruntime)

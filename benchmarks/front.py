@@ -36,7 +36,7 @@ _PIXELS = 852**2
 _ABOVE, _BELOW = 10.0, -10.0
 """Points between a mark and its label."""
 _HEIGHT = 290.0
-"""Of the picture in points."""
+"""Height of the picture in points."""
 _WIDE, _HIGH = 0.1, 0.03
 """Parts of the picture's width and height within which labels, or a label and a mark, overlap."""
 
@@ -99,7 +99,7 @@ def speed(point: Point, measured: Measured) -> float | None:
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (speed, accuracy) those that no other beats in both, the slowest first."""
+    """Pairs of (speed, accuracy) that no other beats in both, the slowest first."""
     best: list[tuple[float, float]] = []
     for entry in sorted(points, reverse=True):
         if not best or entry[1] > best[-1][1]:

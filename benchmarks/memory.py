@@ -30,12 +30,12 @@ from matseg_shared.errors import UnsupportedError, UsageError
 GOAL = 1.10
 _CHUNK = (16, 256, 256)
 _FILL = 130
-"""What absent chunks hold; a grey that the default model takes for an image."""
+"""Value of absent chunks; a grey that the default model takes for an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is the same for both volumes."""
+    """Settings of both volumes."""
 
     memory: str
     slices: int | None

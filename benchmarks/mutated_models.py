@@ -91,7 +91,7 @@ def changeable(model: onnx.ModelProto, content: bytes) -> list[int]:
 
 
 def require_harmless(content: bytes) -> None:
-    """What onnx sees in it; what it cannot read, onnxruntime cannot either."""
+    """Content as onnx sees it; what it cannot read, onnxruntime cannot either."""
     try:
         found = onnx.ModelProto.FromString(content)
     except Exception:  # protobuf's readers have errors of their own

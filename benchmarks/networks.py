@@ -44,7 +44,7 @@ _FAST_GOAL = 690.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What holds for every part."""
+    """Settings for every part."""
 
     width: int
     slice_edge: int

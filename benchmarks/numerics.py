@@ -50,13 +50,13 @@ class Difference:
     others: int
     """Pixels with another label."""
     ties: int
-    """Of those, pixels that rounding explains."""
+    """Differing pixels that rounding explains."""
     largest: float
     """Largest difference of a probability."""
 
     @property
     def is_right(self) -> bool:
-        """Whether rounding explains every difference."""
+        """True where rounding explains every difference."""
         return self.others == self.ties or (self.precision == "int8" and self.way == AS_IN_THE_FILE)
 
 

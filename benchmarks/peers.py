@@ -39,7 +39,7 @@ _REQUIREMENTS = {
     # bioimageio.spec 0.5.12 cannot build a model description with later versions of pydantic
     "bioimageio": ("bioimageio.core", "onnxruntime", "pydantic<2.13"),
 }
-"""What pip installs into each environment; two, because they need not agree on versions."""
+"""Packages for each environment; two, because they need not agree on versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lap:
-    """What a worker says at its end."""
+    """Last message of a worker."""
 
     seconds: float
     """For all slices, loading not counted."""
@@ -75,7 +75,7 @@ TORCH = Contestant(name="monai-torch", title="MONAI, torch, overlap 0.25, consta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """What all contestants are given."""
+    """Inputs that all contestants are given."""
 
     model: Path
     labels_only: Path
@@ -106,7 +106,7 @@ class Race:
         ]
 
     def labels(self, contestant: Contestant) -> Path:
-        """What the contestant wrote."""
+        """Labels that the contestant wrote."""
         return self.folder / f"labels_{contestant.name}.npy"
 
 

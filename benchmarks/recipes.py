@@ -72,7 +72,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one trial gave."""
+    """Result of one trial."""
 
     best_epoch: int
     validate: float

@@ -34,7 +34,7 @@ from matseg_shared.errors import ImageError, UnsupportedError
 from matseg_shared.images.read import list_images, read_stored
 
 BYTES_PER_SLICE = 6000
-"""What a run may remember of each slice: its record in the ledger, where it is, what it was last."""
+"""Memory that a run may take for each slice: its record in the ledger, where it is, what it was last."""
 POOLS = 8e6
 """Bytes by which allocators may still grow after the warm-up, however long it goes on."""
 FILES = 1.0

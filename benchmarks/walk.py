@@ -85,7 +85,7 @@ def command(main: click.Command, *words: object) -> None:
 
 
 def in_stages(_frame: FrameType) -> bool:
-    """Whether a call is of a thread that reads, infers or writes blocks."""
+    """True for a call in a thread that reads, infers or writes blocks."""
     return threading.current_thread().name.startswith("matseg-")
 
 

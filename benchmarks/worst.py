@@ -32,7 +32,7 @@ COLUMNS = 4
 def worst_square(
     document: EvaluationDocument, image: ImageResult, folder: Path, edge: int
 ) -> NDArray[np.uint8]:
-    """What is wrong around the largest wrong region of an image.
+    """Errors around the largest wrong region of an image.
 
     Args:
         document: of the evaluation.

@@ -45,7 +45,7 @@ class Builder:
     workspace: Workspace
     description: Description
     earlier: tuple[Description, ...]
-    """Of the models whose checkpoints the training needs."""
+    """Descriptions of the models whose checkpoints the training needs."""
 
     @classmethod
     def of(cls, zoo: ZooCheckout, name: str, workspace: Workspace) -> Builder:
@@ -104,7 +104,7 @@ class Builder:
             shutil.copy2(self.entry.classes, self.workspace.dataset(self.description.dataset).classes_path)
 
     def _train_earlier(self) -> None:
-        """What the training needs, with its data, unless an earlier training has left it."""
+        """Train the models that the training needs, with their data, unless an earlier training has left it."""
         for other in self.earlier:
             if (self.workspace.saved / f"{other.trained_name}{CHECKPOINT_SUFFIX}").exists():
                 continue

@@ -47,7 +47,7 @@ class Card:
 
     @property
     def indexed(self) -> ZooModel:
-        """What the index says of it."""
+        """Entry of the index."""
         metadata = self.model.metadata
         return ZooModel(
             name=self.entry.name,
@@ -135,7 +135,7 @@ def _head(card: Card) -> str:
 
 
 def origins(training: TrainingInfo) -> list[tuple[str, str]]:
-    """What besides the data set's labels went into the weights."""
+    """Sources of the weights besides the data set's labels."""
     rows = []
     if training.init is not None:
         rows.append(("fine-tuned from", f"{training.init.name} (weights `{training.init.sha256[:16]}`)"))
@@ -150,7 +150,7 @@ def _views(tta: Views) -> list[tuple[str, str]]:
 
 
 def _validation(metadata: ModelMetadata) -> str:
-    """What the figures of the training were measured on: its network, not the file."""
+    """Subject of the training's figures: its network, not the file."""
     return "validation" if metadata.export.tta == 1 else "validation, one view"
 
 

@@ -38,12 +38,12 @@ class ZooEntry:
 
     @property
     def figures(self) -> Path:
-        """What was measured."""
+        """Measured figures."""
         return self.folder / "figures.json"
 
     @property
     def card(self) -> Path:
-        """What people read."""
+        """The card, for people."""
         return self.folder / "README.md"
 
 

@@ -17,17 +17,17 @@ class _Table(BaseModel):
 
 
 class DataSource(_Table):
-    """What the model was trained on."""
+    """Data that the model was trained on."""
 
     source: str
-    """What it shows, who made it, where it is to be had."""
+    """Subject, makers and place of the data."""
     licence: str
     citation: str | None = None
-    """What to cite when the model is used; None where there is nothing."""
+    """Work to cite when the model is used; None where there is nothing."""
 
 
 class Use(_Table):
-    """What the model is for and what it is not."""
+    """Intended use of the model, and its limits."""
 
     intended: str
     limits: tuple[str, ...] = Field(min_length=1)
@@ -37,10 +37,10 @@ class Description(_Table):
     """The whole file."""
 
     summary: str = Field(max_length=100)
-    """What it labels, in half a sentence."""
+    """Phases that it labels, in half a sentence."""
     dataset: str
     version: str
-    """Of `config.toml`: all hyperparameters."""
+    """Version in `config.toml`: all hyperparameters."""
     precision: Precision = "fp32"
     tta: Views = 1
     """Views whose mean the file gives, for `matseg-export --tta`."""

@@ -37,7 +37,7 @@ class Accuracy(_Document):
 
     @classmethod
     def of(cls, document: EvaluationDocument) -> Accuracy:
-        """What a card tells of an evaluation."""
+        """Figures of an evaluation for a card."""
         return cls(
             split=document.split,
             images=len(document.images),
@@ -58,7 +58,7 @@ class Speed(_Document):
     """Time of one image through the network with onnxruntime, reading and writing not included."""
 
     edge: int = Field(ge=1)
-    """Of the square image, pixels."""
+    """Edge of the square image in pixels."""
     median: float = Field(gt=0)
     """Seconds."""
     fastest: float = Field(gt=0)
@@ -83,7 +83,7 @@ class ZooFigures(_Document):
     """The whole file."""
 
     model_sha256: str
-    """Of the model file that was measured."""
+    """SHA-256 of the model file that was measured."""
     accuracy: Accuracy
     speed: Speed
     seeds: tuple[float, ...] = ()

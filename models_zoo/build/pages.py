@@ -30,7 +30,7 @@ class Page:
 
 
 def pages(zoo: ZooCheckout) -> tuple[Page, ...]:
-    """What the cards and indexes should be.
+    """Cards and indexes as they should be.
 
     Raises:
         MatsegError: files of the zoo are missing, damaged or do not belong together.

@@ -14,7 +14,7 @@ from matseg_runtime.inference.tiles import segment_image
 from models_zoo.build.figures import Speed
 
 _EDGE = 1024
-"""Of the image, pixels: a multiple of all networks' strides."""
+"""Edge of the image in pixels: a multiple of all networks' strides."""
 _WARM_UP = 2
 _FEWEST_CALLS = 7
 _SECONDS = 3.0
@@ -52,7 +52,7 @@ def measure_speed(session: Session) -> Speed:
 
 
 def processor_name() -> str:
-    """What the system calls its processor."""
+    """Name of the processor, from the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -20,6 +20,6 @@ ARGUMENTS = (
 
 
 def find_chromium() -> str | None:
-    """What MATSEG_CHROMIUM names, else the first browser of Chromium's family on the path."""
+    """Browser that MATSEG_CHROMIUM names, else the first browser of Chromium's family on the path."""
     named = os.environ.get(VARIABLE)
     return named or next((found for name in _NAMES if (found := shutil.which(name))), None)

@@ -45,7 +45,7 @@ class Case:
     stored: str
     """dtype of the input."""
     dtype: str
-    """Of the model."""
+    """Settings of the model."""
     channels: int
     n_class: int
     shapes: tuple[tuple[int, int], ...]
@@ -54,7 +54,7 @@ class Case:
     axis: int
     start: int
     stop: int
-    """Of the slices that are taken, along `axis`."""
+    """Range of the slices that are taken, along `axis`."""
     level: int
     broken: int | None
     """Image of a folder that is cut off."""
@@ -68,17 +68,17 @@ class Case:
     asked: tuple[float, float, float] | None
     """--voxel-size."""
     options: tuple[str, ...]
-    """Of every run."""
+    """Options of every run."""
     measures: tuple[str, ...]
-    """Of the last run, and of some before."""
+    """Options of the last run, and of some before."""
     measured: tuple[bool, ...]
     """Per run, whether it has those, too."""
     replaces: bool
-    """Whether a job with other options went before, which the first run overwrites."""
+    """True where a job with other options went before, which the first run overwrites."""
     loses: bool
-    """Whether somebody deletes a label image after the first run."""
+    """True where somebody deletes a label image after the first run."""
     free: tuple[tuple[str, ...], ...]
-    """Of one run each, what makes no difference to the labels; the last one completes the output."""
+    """Options of one run each that make no difference to the labels; the last one completes the output."""
     images: tuple[NDArray[Any], ...] = field(repr=False)
     """As stored: (H, W[, 3]) per image of a folder, or one (Z, Y, X[, 3])."""
 

@@ -32,7 +32,7 @@ class PowerCut(BaseException):
 
 
 class Loss(enum.Enum):
-    """What of the unsynced work is lost."""
+    """Share of the unsynced work that is lost."""
 
     NOTHING = "killed"
     """The process died, the machine did not."""
@@ -50,13 +50,13 @@ class CrashingDisk:
     """Number of the step, from 0, before which `fault` happens; None: never."""
     fault: BaseException = field(default_factory=PowerCut)
     lasting: bool = True
-    """Whether all later steps fail, too."""
+    """True where all later steps fail, too."""
     only: str | None = None
     """Count steps of this kind only: `open`, `sync`, `rename`, `delete`, `folder`."""
     slow: float = 0.0
     """Seconds that each sync takes."""
     steps: list[str] = field(default_factory=list)
-    """What was done, for a person."""
+    """Steps done, for a person."""
     _entries: dict[int, dict[str, int]] = field(default_factory=dict)
     _contents: dict[int, bytes] = field(default_factory=dict)
     _kept: list[int] = field(default_factory=list)
@@ -205,7 +205,7 @@ class CrashingDisk:
 
 
 def _let_zarr_end() -> None:
-    """What zarr does at once goes on when one of it fails, and nothing may write to a disk that has no power."""
+    """Work that zarr does at once goes on when one of it fails, and nothing may write to a disk that has no power."""
 
     async def others() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

@@ -1,4 +1,4 @@
-"""What must be true after a job was disturbed."""
+"""Conditions that hold after a job was disturbed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def remembered(to_onnx: Export) -> Export:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    """Of its structure, its settings and its weights."""
+    """Digest of its structure, its settings and its weights."""
     digest = hashlib.sha256(repr(network).encode())
     for name, module in network.named_modules():
         plain = {

@@ -12,7 +12,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 VOLUME = onnx_models.random_pixels((12, 45, 50), "uint8", 1)
-"""Of the images that `make_image` writes."""
+"""Pixels of the images that `make_image` writes."""
 
 
 def make_image(

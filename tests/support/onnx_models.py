@@ -28,7 +28,7 @@ from matseg_shared.contract.metadata import (
 ELEMENT_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "float32": TensorProto.FLOAT}
 STRIDE = 4
 HALO = 16
-"""Of `_Graph.network`: convolutions reach 1 + 2 + 4 + 2 + 1 pixels, the pooling grid 3 more; then up to the stride."""
+"""Halo of `_Graph.network`: convolutions 1 + 2 + 4 + 2 + 1 pixels, the pooling grid 3; then up to the stride."""
 BRIGHTEST = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
@@ -171,7 +171,7 @@ def run_graph(graph: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.u
 
 
 def self_test_of(graph: onnx.ModelProto, channels: int, dtype: str) -> SelfTest:
-    """What export would have embedded."""
+    """Document that export would have embedded."""
     image = random_pixels((1, channels, 32, 32), dtype, seed=7)
     labels, probabilities = run_graph(graph, image)
     ordered = np.sort(probabilities, axis=1)

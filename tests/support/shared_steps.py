@@ -76,7 +76,7 @@ def _batch(count: int) -> Batch:
 
 
 def together(rank: int, size: int, folder: Path) -> None:
-    """What one of several processes does: all cases; the first one notes what came out."""
+    """Work of one of several processes: all cases; the first one notes what came out."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=size)
     found = [changes(case, DistributedContext(rank=rank, size=size)) for case in CASES]

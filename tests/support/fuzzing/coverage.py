@@ -109,7 +109,7 @@ def _wrapped(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
 
 
 def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
-    """What each target does with its bytes."""
+    """Function of each target over its bytes."""
     import onnx_models
 
     from matseg_runtime.inference.session import Session

@@ -19,7 +19,7 @@ VALUES: tuple[Any, ...] = (
     {"": {"": {}}}, {"configuration": {}}, {"name": "bytes"}, {"id": "pickle"}, [{"id": "pickle"}],
     {"id": "gzip", "level": 99}, {"name": "gzip", "configuration": {"level": 1}},
 )  # fmt: skip
-"""What a value may turn into: other types, edges of numbers, and words that mean something somewhere."""
+"""Replacements for a value: other types, edges of numbers, and words that mean something somewhere."""
 
 
 def places(document: Any) -> Iterator[tuple[Any, Any]]:
@@ -93,7 +93,7 @@ def _json(document: Any) -> str:
 
 
 def _one_of_text(random: Random, text: str) -> str:
-    """What cannot be told from Python's own values: repeated keys, endless nesting and numbers, other encodings."""
+    """Documents beyond Python's own values: repeated keys, endless nesting and numbers, other encodings."""
     key = text[text.find('"') : text.find(":") + 1] or '"a":'
     return random.choice(
         (

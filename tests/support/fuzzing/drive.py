@@ -24,7 +24,7 @@ _PATHS = [str(_ROOT / name) for name in ("tests/support", "shared", "runtime", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one case."""
+    """Outcome of one case."""
 
     kind: str
     number: int

@@ -244,7 +244,7 @@ def _checkpoint(bench: Bench, folder: Path, random: Random) -> list[Line]:
 
 
 def _records(bench: Bench, folder: Path, random: Random) -> list[Line]:
-    """What runs, trainings and evaluations leave for later commands."""
+    """Documents that runs, trainings and evaluations leave for later commands."""
     if random.random() < 0.5:
         workspace = _workspace(bench, folder)
         path = random.choice(

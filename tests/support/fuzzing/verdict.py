@@ -1,4 +1,4 @@
-"""What a command may do with a bad input, and what it must not."""
+"""Judgement of a command that was given a bad input."""
 
 from __future__ import annotations
 
