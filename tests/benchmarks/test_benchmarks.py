@@ -237,7 +237,7 @@ def test_networks_and_their_table(tmp_path: Path) -> None:
 
 
 def test_the_naive_pixelnet_is_ours() -> None:
-    """What PixelNet is compared with computes the same function."""
+    """The network that PixelNet is compared with computes the same function."""
     import torch
 
     module = load_benchmark("_full_width")

@@ -1,4 +1,4 @@
-"""What the documentation tells users to type is what the commands take."""
+"""Lines that the documentation tells users to type are taken by the commands."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(name: str, folder: Path) -> str:
-    """What an example of docs/examples prints."""
+    """Output of an example of docs/examples."""
     settings = {"MATSEG_ZOO": str(ROOT / "models_zoo"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(ROOT / "docs" / "examples" / name)],

@@ -1,4 +1,4 @@
-"""What mutated inputs have found: headers that promise too much, streams that become too much, and damage unnoticed."""
+"""Defects found by mutated inputs: headers that promise too much, streams that become too much, unnoticed damage."""
 
 from __future__ import annotations
 

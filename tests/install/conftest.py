@@ -52,7 +52,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Enviro
 
 @pytest.fixture(scope="session")
 def with_cpu(environment: Callable[[], Environment], wheelhouse: Path) -> Environment:
-    """What a facility installs, without any package index."""
+    """A facility's installation, without any package index."""
     made = environment()
     made.type("pip install --quiet --no-index --find-links wheelhouse 'matseg[cpu]'", wheelhouse.parent)
     return made

@@ -23,7 +23,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def program() -> dict[str, Any]:
-    """What the page's program defines."""
+    """Names that the page's program defines."""
     (code,) = re.findall(
         r"```python\n(.*?)```", (DOCS / "contract.md").read_text(encoding="utf-8"), re.DOTALL
     )

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("neighbours")
 
 @pytest.fixture(scope="module")
 def seen(ask: Ask, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What both readers make of labels in an image of version 0.4 and of 0.5, and of labels alone."""
+    """Both readers' view of labels in an image of version 0.4 and of 0.5, and of labels alone."""
     folder = tmp_path_factory.mktemp("zarrs")
     paths = {}
     for version in ("0.4", "0.5"):

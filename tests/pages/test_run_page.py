@@ -1,4 +1,4 @@
-"""What the page of a run says, and that it says it whatever became of the files."""
+"""The page of a run, whatever became of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages of trainings and evaluations say, whatever became of the files."""
+"""Pages of trainings and evaluations, whatever became of the files."""
 
 from __future__ import annotations
 

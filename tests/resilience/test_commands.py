@@ -1,4 +1,4 @@
-"""What the other commands write is whole or not there, and a failure can be run again."""
+"""Outputs of the other commands are whole or not there, and a failure can be run again."""
 
 from __future__ import annotations
 

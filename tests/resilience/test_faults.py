@@ -65,7 +65,7 @@ def test_a_disk_that_fails_from_some_step_on(
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_a_disk_that_fails_once(job: SmallJob, inputs: Path, folder: Path, clean: Any) -> None:
-    """Whether the run ends with that or gets over it, nothing wrong is left."""
+    """The run may end with that or get over it; nothing wrong is left."""
     whole = clean(job)
     for step in chosen(count_steps(job, inputs, folder), 5, job.name):
         disk = CrashingDisk(
@@ -155,7 +155,7 @@ def test_a_slow_disk_costs_time_only(inputs: Path, folder: Path, clean: Any) -> 
 def test_a_clock_that_goes_astray(
     job: SmallJob, inputs: Path, folder: Path, clean: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was done when comes from the ledger's own count, whatever the clocks of the machines say."""
+    """The order of events comes from the ledger's own count, whatever the clocks of the machines say."""
     real = time.time
     small_jobs.fresh_folder(inputs, folder)
     for number, error in enumerate((+3.2e8, -3.2e8, -1e9), start=1):

@@ -51,7 +51,7 @@ class Parts:
         small_jobs.fresh_folder(inputs, folder)
 
     def keep(self) -> None:
-        """What is there now is what `restore` brings back."""
+        """Save the folder for `restore`."""
         shutil.copytree(self.folder, self._kept)
 
     def restore(self) -> None:
@@ -74,7 +74,7 @@ class Parts:
         assert result.exit_code in (0, 4, 130), result.output
 
     def may_begin(self) -> bool:
-        """Whether the first part would not have to wait for the second."""
+        """True where the first part would not have to wait for the second."""
         lock = FileLock(self.job.side(self.folder) / "job.lock")
         is_free = not lock.path.exists() or lock.acquire()
         lock.release()

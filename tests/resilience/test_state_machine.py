@@ -30,7 +30,7 @@ MEMORY = Path("/dev/shm")
 
 
 class Facility(RuleBasedStateMachine):
-    """What people and machines do to one output."""
+    """Events that people and machines cause for one output."""
 
     job: SmallJob
     inputs: Path
@@ -66,7 +66,7 @@ class Facility(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 60), loss=st.sampled_from(Loss))
     def crash_while_replacing_with_another_model(self, step: int, loss: Loss) -> None:
-        """What that model labelled must not be taken for ours, whatever of it is left."""
+        """Labels of that model must not be taken for ours, whatever of it is left."""
         self.meddled = True
         self.crash_with(step, loss, "--overwrite", model="other_v1")
 
@@ -126,11 +126,11 @@ class Facility(RuleBasedStateMachine):
             return None
 
     def is_free(self) -> bool:
-        """Whether no job has a ledger there."""
+        """True where no job has a ledger there."""
         return not (self.job.side(self.folder) / "job.json").exists()
 
     def some_file(self, choice: random.Random) -> Path | None:
-        """Of results and ledger, not of the image that labels are added to."""
+        """A file of results or ledger, not of the image that labels are added to."""
         inputs = self.folder / "image.zarr"
         files = [
             path

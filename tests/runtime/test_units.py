@@ -62,7 +62,7 @@ def test_what_users_write(text: str, axis: int, expected: tuple[Any, ...]) -> No
 @pytest.mark.parametrize("was", [0, 1, 2])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_cut_along_another_axis(was: int, axis: int) -> None:
-    """What was said of slices along one axis means the same voxels along every other."""
+    """Sizes given for slices along one axis mean the same voxels along every other."""
     said, wanted = parse_voxel_size("3,2,1nm", was), parse_voxel_size("3,2,1nm", axis)
     assert said.cut_along(axis, was) == wanted
     flat = VoxelSize(step=None, row=2, column=1, unit="nm", origin="a photograph")

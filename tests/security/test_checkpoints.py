@@ -32,7 +32,7 @@ def zipped(path: Path, content: bytes) -> Path:
 
 
 class Touch:
-    """What makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What a file's content names is read only where its reader would expect it; what is missing is never made up."""
+"""Files named in content are read only where a reader would expect them; what is missing is never made up."""
 
 from __future__ import annotations
 

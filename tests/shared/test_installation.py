@@ -1,4 +1,4 @@
-"""What to install is said in terms of where this installation came from."""
+"""Install commands are given in terms of where this installation came from."""
 
 from __future__ import annotations
 

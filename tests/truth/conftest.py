@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 
 
 class Labels(Protocol):
-    """What `matseg-run` gives for an input, slice by slice."""
+    """Labels that `matseg-run` gives for an input, slice by slice."""
 
     def __call__(self, model: Path, input_: Path | str, *options: object) -> list[NDArray[np.uint8]]: ...
 

@@ -1,4 +1,4 @@
-"""What ome-zarr finds in each of the given zarrs, and which layers napari makes of it by its plugin napari-ome-zarr."""
+"""Print the images that ome-zarr finds, and the layers that napari makes of them by its plugin napari-ome-zarr."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What cannot be combined is refused before a model or an input is looked for."""
+"""Options that exclude each other are refused before a model or an input is looked for."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _carry_out(case: Case, folder: Path) -> Done:
 
 
 def _other_options(case: Case) -> tuple[str, ...]:
-    """Of another job with the same output."""
+    """Options of another job with the same output."""
     flipped = [option for option in case.options if option not in ("--no-skip-constant", "--format", "tiff")]
     if case.output == "out" and "tiff" not in case.options:
         flipped += ["--format", "tiff"]

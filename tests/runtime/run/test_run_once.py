@@ -1,4 +1,4 @@
-"""What a run does once: it reads its sample and opens its model once, deletes nothing per slice, keeps its figures."""
+"""A run reads its sample and opens its model once, deletes nothing per slice, keeps its figures."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def volume(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def labels(expected: Expected) -> NDArray[np.uint8]:
-    """What a run over the volume must give."""
+    """Labels that a run over the volume must give."""
     return np.stack([expected(image) for image in VOLUME])
 
 

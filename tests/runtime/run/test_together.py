@@ -38,7 +38,7 @@ def write_folder(folder: Path, images: NDArray[Any]) -> Path:
 
 
 def labels_of(path: Path) -> NDArray[np.uint8]:
-    """Of a volume."""
+    """Labels of a volume."""
     return np.asarray(
         zarr.open_array(str(path / "0"))[:] if path.suffix == ".zarr" else tifffile.imread(path)
     )

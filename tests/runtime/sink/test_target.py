@@ -133,7 +133,7 @@ def test_labels_lie_where_their_input_does(
 
 
 def _placed(path: Path) -> tuple[list[float], list[str | None], list[float]]:
-    """Of the finest level, which has a scale and at most a translation of as many numbers as there are axes."""
+    """The finest level, which has a scale and at most a translation of as many numbers as there are axes."""
     image = zarr.open_group(str(path), mode="r").attrs.asdict()["ome"]["multiscales"][0]
     steps = image["datasets"][0]["coordinateTransformations"]
     assert [step["type"] for step in steps] in (["scale"], ["scale", "translation"])
@@ -143,7 +143,7 @@ def _placed(path: Path) -> tuple[list[float], list[str | None], list[float]]:
 
 
 def _require_voxel_of_report(out: Path, report: dict[str, Any], options: list[str]) -> None:
-    """What the labels say of themselves is what the run's report says."""
+    """Labels say of themselves the same as the run's report."""
     axis = int(options[options.index("--axis") + 1]) if "--axis" in options else 0
     from matseg_runtime.source.base import SourceOptions
 

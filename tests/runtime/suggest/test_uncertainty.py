@@ -1,4 +1,4 @@
-"""What a model is unsure of, and which slices or crops are proposed for labelling."""
+"""Uncertain pixels of a model, and which slices or crops are proposed for labelling."""
 
 from __future__ import annotations
 

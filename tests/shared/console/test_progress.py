@@ -76,7 +76,7 @@ class Terminal(io.StringIO):
 
 
 def drawn(width: int, monkeypatch: pytest.MonkeyPatch, term: str = "xterm") -> str:
-    """What a terminal of that width is sent."""
+    """Text that a terminal of that width is sent."""
     monkeypatch.setenv("TERM", term)
     stream = Terminal()
     out = Console(file=stream, width=width, force_terminal=term != "dumb", highlight=False)

@@ -1,4 +1,4 @@
-"""What is written is what other readers read."""
+"""Label PNGs are read by other readers as they were written."""
 
 from __future__ import annotations
 

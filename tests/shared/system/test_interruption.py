@@ -29,7 +29,7 @@ class Loses:
 
 @pytest.fixture
 def dropped(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
-    """What Python only prints because it has nobody to raise it to."""
+    """Errors that Python only prints because it has nobody to raise it to."""
     kinds: list[type[BaseException]] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda what: kinds.append(what.exc_type))
     return kinds

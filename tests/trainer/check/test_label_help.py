@@ -41,7 +41,7 @@ def steel(small, prep):
 
 
 def found(prep, *kinds: str) -> list[dict]:
-    """What a check points out, which must not be a problem."""
+    """Findings of a check, which must not be a problem."""
     result = prep("check", "steel", "--json")
     assert result.exit_code == 0, result.output
     findings = json.loads(result.stdout)["findings"]

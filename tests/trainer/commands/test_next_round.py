@@ -1,4 +1,4 @@
-"""What matseg-run proposes for labelling joins the training set as it is, whatever its label images are stored as."""
+"""Proposals of matseg-run join the training set as they are, whatever its label images are stored as."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_versions_are_told_without_torch() -> None:
 
 
 def completed(command: click.Command, *words: str) -> list[str]:
-    """What a shell would offer for the last word."""
+    """Words that a shell would offer for the last word."""
     shell = ShellComplete(command, {}, "matseg", "_MATSEG_COMPLETE")
     return [item.value for item in shell.get_completions(list(words[:-1]), words[-1]) if item.type == "plain"]
 

@@ -15,7 +15,7 @@ from matseg_trainer.data.folder import Dataset
 
 
 def batches_of(workspace: Path, **values: object) -> TrainingBatches:
-    """Of the five training images, for a network of stride 16 that trains on sampled pixels."""
+    """Batches of the five training images, for a network of stride 16 that trains on sampled pixels."""
     config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})
     images = Examples(Dataset.open(workspace / "data" / "discs").samples("train"), n_class=2)
     return TrainingBatches(images, config, seed=3, stride=16, pixels_per_image=99)

@@ -1,4 +1,4 @@
-"""What a data set is on disk, and what is said when it is something else."""
+"""A data set on disk, and the errors when it is something else."""
 
 from __future__ import annotations
 

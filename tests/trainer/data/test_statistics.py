@@ -1,4 +1,4 @@
-"""What is gathered of a training set before the first epoch."""
+"""Statistics of a training set, gathered before the first epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def saved_examples(folder: Path, images: list[np.ndarray]) -> Examples:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_normalisation_is_that_of_all_pixels(dtype: str, tmp_path: Path) -> None:
-    """Of images of several sizes; far from zero; a channel that is constant is not divided by a rounding."""
+    """Images of several sizes; far from zero; a channel that is constant is not divided by a rounding."""
     rng = np.random.default_rng(0)
     images = []
     for shape in ((20, 31, 3), (7, 5, 3)):

@@ -1,4 +1,4 @@
-"""What an export writes, and when it refuses to."""
+"""An export's file, and its refusals."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def run(model: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.uint8],
 
 
 def integer_layers(model: onnx.ModelProto) -> list[bool]:
-    """Whether weight and input of each convolution are dequantised integers, and its result is quantised."""
+    """True where weight and input of each convolution are dequantised integers, and its result is quantised."""
     producer = {name: node.op_type for node in model.graph.node for name in node.output}
     readers: dict[str, set[str]] = {}
     for node in model.graph.node:
@@ -347,7 +347,7 @@ def test_two_classes_are_one_score(name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_every_kind_of_input(channels: int, dtype: str) -> None:
-    """What cannot be taken as codes raw is normalised in fp32 first; 16 bits never meet fp16."""
+    """Pixels that cannot be taken as codes are normalised in fp32 first; 16 bits never meet fp16."""
     checkpoint = make_checkpoint("unet", channels=channels, n_class=2)
     factor = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]
     info = checkpoint.input.model_copy(

@@ -101,7 +101,7 @@ def test_the_epoch_that_checkpoint_names_is_kept(
 
 
 def steps_of(workspace: Path) -> int:
-    """Of an epoch that shows each training image once, four at a time."""
+    """Steps of an epoch that shows each training image once, four at a time."""
     images = len(Dataset.open(workspace / "data" / "discs").samples("train"))
     return len(EpochSampler(VersionConfig(model="unet", n_class=2), images))
 
