@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from matseg_shared.images.read import list_images, read_image
+from matseg_trainer.data.folder import load_array
+from matseg_trainer.evaluate.document import read_evaluation
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "pictures"
@@ -18,10 +22,32 @@ WIDTH = 1000
 def main() -> None:
     """Write `walk.png`, `curves.png` and `stack.png`."""
     TARGET.mkdir(exist_ok=True)
-    for source, name in (("demo_v1_walk.png", "walk.png"), ("demo_v1.png", "curves.png")):
-        with Image.open(ROOT / "plots" / source) as picture:
-            _save(picture.convert("RGB"), name)
+    _save(_walk(), "walk.png")
+    with Image.open(ROOT / "plots" / "demo_v1.png") as picture:
+        _save(picture.convert("RGB"), "curves.png")
     _save(_stack(), "stack.png")
+
+
+def _walk() -> Image.Image:
+    """One row per test slice: image, label, prediction, overlay."""
+    folder = ROOT / "log"
+    document = read_evaluation(folder / "demo_v1_test.json")
+    figure = Figure(figsize=(12, 3.2 * len(document.images)), layout="constrained")
+    rows = figure.subplots(len(document.images), 4, squeeze=False)
+    for row, image in zip(rows, document.images, strict=True):
+        pictures = {
+            image.stem: read_image(folder / image.image),
+            "label": load_array(folder / image.array, 2) * 255,
+            "prediction": read_image(folder / image.prediction),
+            "overlay: green too much, pink missed": read_image(folder / str(image.overlay)),
+        }
+        for axes, (title, pixels) in zip(row, pictures.items(), strict=True):
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_title(title, fontsize="medium")
+            axes.axis("off")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return Image.open(stream).convert("RGB")
 
 
 def _stack() -> Image.Image:

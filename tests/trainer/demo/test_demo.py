@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import MatsegError
@@ -14,7 +15,6 @@ from matseg_shared.images.read import list_images, read_image
 from matseg_shared.installation import install_command
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.demo import walk
-from matseg_trainer.demo.otsu import otsu_iou, otsu_threshold
 from matseg_trainer.demo.phantom import OUTSIDE, make_scan, render_slice
 from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate
 from matseg_trainer.predict.predictor import Predictor
@@ -26,6 +26,13 @@ def pairs_of(root, split):
         (read_image(pair.image), read_image(pair.labels) // 255)
         for pair in Dataset.open(root).pairing(split).pairs
     ]
+
+
+def otsu_iou(pairs):
+    """IoU of what is darker, or brighter, than the threshold of Otsu (1979); the better of the two."""
+    labels = np.concatenate([label.ravel() for _, label in pairs]) == 1
+    dark = np.concatenate([(image <= threshold_otsu(image)).ravel() for image, _ in pairs])
+    return max(float((found & labels).sum() / (found | labels).sum()) for found in (dark, ~dark))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -114,19 +121,6 @@ def test_without_scipy_the_extra_is_named(prep, workspace, monkeypatch):
     assert list((workspace / "data").iterdir()) == []
 
 
-def test_otsu_on_known_histograms():
-    image = np.array([[10] * 50 + [200] * 30], np.uint8)
-    assert 10 <= otsu_threshold(image) < 200
-    dark = (image < 100).astype(np.uint8)
-    assert otsu_iou([(image, dark)]) == 1.0
-    assert otsu_iou([(image, 1 - dark)]) == 1.0
-    half = dark.copy()
-    half[0, :25] = 0
-    assert otsu_iou([(image, half)]) == 0.5
-    assert otsu_iou([(image, dark), (image, half)]) == 0.75
-    assert otsu_threshold(np.full((3, 3), 7, np.uint8)) in range(256)
-
-
 def test_the_demo_ends_with_its_iou_and_fails_when_that_has_become_worse(
     prep, workspace, monkeypatch, capsys
 ):
@@ -152,7 +146,6 @@ def test_the_demo_ends_with_its_iou_and_fails_when_that_has_become_worse(
         if not missed:
             walk.main()
             assert "Dendrite IoU on the test slices: 1.000" in capsys.readouterr().out
-            assert (workspace / "plots" / "demo_v1_walk.png").is_file()
             continue
         with pytest.raises(
             MatsegError, match=r"demo_v1_test\.json: expected an IoU .* at least 0\.95, found 0\."
