@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from matseg_runtime.inference.providers import exact_options, load_onnxruntime
 from matseg_runtime.inference.session import TIE_MARGINS, Session
 from matseg_runtime.inference.tiles import segment_images
-from matseg_runtime.model.zoo import PREFIX, locate, read_index
+from matseg_runtime.model.file import choose_model
+from matseg_runtime.model.zoo import PREFIX, read_index
 from matseg_runtime.source.transform import Transform
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
@@ -198,7 +199,7 @@ def main(models: tuple[str, ...], images: Path | None, save: Path | None) -> Non
     """Compare every way to run MODELS (zoo:NAME or files; all of the zoo when none is named)."""
     names = models or tuple(f"{PREFIX}{item.name}" for item in read_index().models)
     chosen: list[Path | None] = [None] if images is None else [*list_images(images)[0]]
-    found = [item for name in names for image in chosen for item in compare(locate(name), image)]
+    found = [item for name in names for image in chosen for item in compare(choose_model(name)[0], image)]
     with reporting("Numerics", save) as report:
         report.table(HEADER, rows_of(found))
         wrong = [item for item in found if not item.is_right]

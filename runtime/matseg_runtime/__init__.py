@@ -46,8 +46,7 @@ def open_model(
         UnsupportedError: this machine cannot run it, or gives other labels.
     """
     from matseg_runtime.inference.session import Session
-    from matseg_runtime.model.file import read_model
-    from matseg_runtime.model.zoo import choose_model
+    from matseg_runtime.model.file import choose_model, read_model
 
     path, trust = choose_model(Path(model), None)
     session = Session.open(read_model(path, trust), provider=provider, threads=threads)
@@ -101,7 +100,7 @@ def run_job(
     Raises:
         MatsegError: as the command does.
     """
-    from matseg_runtime.model.zoo import choose_model
+    from matseg_runtime.model.file import choose_model
     from matseg_runtime.run.options import RunOptions
     from matseg_runtime.run.run import run_job as run_options
     from matseg_runtime.sink.target import OutputOptions

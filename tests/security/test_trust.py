@@ -17,9 +17,9 @@ from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference import providers
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model import zoo
-from matseg_runtime.model.file import read_model
+from matseg_runtime.model.file import choose_model, read_model
 from matseg_runtime.model.trust import LIST_VARIABLE, Trust, read_digests, trust_of
-from matseg_runtime.model.zoo import choose_model, read_index
+from matseg_runtime.model.zoo import read_index
 from matseg_shared.errors import ModelError, UsageError
 
 ZOO = Path(__file__).parents[2] / "models_zoo"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from matseg_runtime.inference.session import Session
-from matseg_runtime.model.zoo import ZOO_VARIABLE, ZooModel, locate, read_index
+from matseg_runtime.model.file import choose_model
+from matseg_runtime.model.zoo import ZOO_VARIABLE, ZooModel, read_index
 from matseg_trainer.config.load import load_config
 from matseg_trainer.config.versions import VersionConfig, config_differences, current_names
 from models_zoo.build.build import LARGEST_MODEL
@@ -26,7 +27,7 @@ def _only_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @each_model
 def test_its_self_test_passes_on_the_cpu(model: ZooModel) -> None:
-    path = locate(f"zoo:{model.name}")
+    path = choose_model(f"zoo:{model.name}")[0]
     assert path == ROOT / "models_zoo" / model.file
     result = Session.open(path, provider="cpu", threads=1).self_test()
     assert result.passed
@@ -43,7 +44,9 @@ def test_it_is_small(model: ZooModel) -> None:
 @each_model
 def test_config_toml_still_makes_it(model: ZooModel) -> None:
     """Hyperparameters that came later have their defaults; those that are gone since cannot be compared."""
-    training = Session.open(locate(f"zoo:{model.name}"), provider="cpu", threads=1).model.metadata.training
+    training = Session.open(
+        choose_model(f"zoo:{model.name}")[0], provider="cpu", threads=1
+    ).model.metadata.training
     now = load_config(ROOT / "config.toml").version(model.dataset, model.version)
     known = VersionConfig.model_fields
     then = {key: value for key, value in current_names(training.config).items() if key in known}

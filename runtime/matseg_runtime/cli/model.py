@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +40,13 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
     Classes, input, tiling, training and export. MODEL is a file, or zoo:NAME for a model of the zoo; zoo: alone
     lists the zoo.
     """
-    from matseg_runtime.model.zoo import PREFIX, choose_model
+    from matseg_runtime.model.zoo import PREFIX
 
     if str(model) == PREFIX:
         _print_zoo(as_json)
         return
     from matseg_runtime.inference.session import Session
+    from matseg_runtime.model.file import choose_model
 
     path, trust = choose_model(model, sha256)
     found = Session.open(path, provider="cpu", threads=1, trust=trust).model
@@ -85,7 +87,7 @@ def verify_main(
     import dataclasses
 
     from matseg_runtime.inference.session import Session
-    from matseg_runtime.model.zoo import choose_model
+    from matseg_runtime.model.file import choose_model
 
     path, trust = choose_model(model, sha256)
     session = Session.open(path, provider=provider, threads=threads, trust=trust)
@@ -109,7 +111,8 @@ def _print_zoo(as_json: bool) -> None:
     """The index, and which of its models are on this machine."""
     from rich.table import Table
 
-    from matseg_runtime.model.zoo import PREFIX, find, is_zoo_model, read_index
+    from matseg_runtime.model.file import read_model_bytes
+    from matseg_runtime.model.zoo import PREFIX, find, read_index
 
     index = read_index()
     if as_json:
@@ -122,9 +125,11 @@ def _print_zoo(as_json: bool) -> None:
     places: dict[Path, list[str]] = {}
     for item in index.models:
         found = find(item)
+        here = "no"
         if found is not None:
             places.setdefault(found.parent.parent, []).append(item.name)
-        here = "no" if found is None else "yes" if is_zoo_model(found, item) else "another file"
+            same = hashlib.sha256(read_model_bytes(found)).hexdigest() == item.sha256
+            here = "yes" if same else "another file"
         table.add_row(f"{PREFIX}{item.name}", item.summary, item.kind, f"{item.bytes / 1e6:.1f}", here)
     out = console()
     out.print(table)

@@ -260,7 +260,7 @@ def run_main(
     from matseg_runtime.ledger import Part
     from matseg_runtime.measure.measurer import MeasureOptions
     from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
-    from matseg_runtime.model.zoo import choose_model
+    from matseg_runtime.model.file import choose_model
     from matseg_runtime.run.options import RunOptions
     from matseg_runtime.run.run import label, plan_job
     from matseg_runtime.run.setup import open_run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matseg_runtime.model.guard import check_model
-from matseg_runtime.model.trust import Trust
+from matseg_runtime.model.trust import Trust, trust_of
 from matseg_runtime.units import format_size, parse_size
 from matseg_shared.contract.metadata import (
     INPUT_NAME,
@@ -48,6 +48,26 @@ class ModelFile:
     content: bytes = field(repr=False)
     """The whole file."""
     model: Model
+
+
+def choose_model(model: Path | str, sha256: str | None = None) -> tuple[Path, Trust]:
+    """The file that a MODEL argument means, and what it must prove when it is read.
+
+    Args:
+        model: a path, or `zoo:NAME`.
+        sha256: see `trust_of`.
+
+    Raises:
+        UsageError: see `trust_of`, and `choose_zoo_model`.
+        ModelError: the zoo's model is not on this machine.
+    """
+    trust, text = trust_of(sha256), str(model)
+    if not text.startswith("zoo:"):
+        return Path(model), trust
+    from matseg_runtime.model.zoo import choose_zoo_model
+
+    path, demand = choose_zoo_model(text.removeprefix("zoo:"))
+    return path, trust.also(demand)
 
 
 def read_model(path: Path, trust: Trust | None = None) -> ModelFile:

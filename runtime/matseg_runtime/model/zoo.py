@@ -6,7 +6,6 @@ for on this machine only, and a file is used only when it is the very one that t
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterator
@@ -17,8 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_runtime.model.file import read_model_bytes
-from matseg_runtime.model.trust import Demand, Trust, trust_of
+from matseg_runtime.model.trust import Demand
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import Precision, Views, graph_kind
 from matseg_shared.errors import ModelError, UsageError
@@ -122,34 +120,23 @@ def read_index() -> ZooIndex:
         ) from error
 
 
-def choose_model(model: Path | str, sha256: str | None = None) -> tuple[Path, Trust]:
-    """The file that a MODEL argument means, and what it must prove when it is read.
-
-    Args:
-        model: a path, or `zoo:NAME`.
-        sha256: see `trust_of`.
+def choose_zoo_model(name: str) -> tuple[Path, IsZooModel]:
+    """The file of a model of the zoo on this machine, and what it must prove when it is read.
 
     Raises:
-        UsageError: the zoo has no model of that name, MATSEG_ZOO names no folder, or see `trust_of`.
-        ModelError: the zoo's model is not on this machine.
+        UsageError: the zoo has no model of that name, or MATSEG_ZOO names no folder.
+        ModelError: the model is not on this machine.
     """
-    trust, text = trust_of(sha256), str(model)
-    if not text.startswith(PREFIX):
-        return Path(model), trust
-    wanted = read_index().model(text.removeprefix(PREFIX))
+    wanted = read_index().model(name)
     found = find(wanted)
     if found is None:
         raise ModelError(
-            f"{text}: its file is not on this machine; copy {FOLDER_NAME}/{wanted.file} ({wanted.bytes / 1e6:.1f} MB, "
-            f"SHA-256 {wanted.sha256}) of MatSeg's source repository, release {_release()}, to "
-            f"{user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds {wanted.file}"
+            f"{PREFIX}{name}: its file is not on this machine; copy {FOLDER_NAME}/{wanted.file} "
+            f"({wanted.bytes / 1e6:.1f} MB, SHA-256 {wanted.sha256}) of MatSeg's source repository, release "
+            f"{_release()}, to {user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds "
+            f"{wanted.file}"
         )
-    return found, trust.also(IsZooModel(model=wanted))
-
-
-def locate(model: Path | str) -> Path:
-    """The file that a MODEL argument means; see `choose_model`."""
-    return choose_model(model)[0]
+    return found, IsZooModel(model=wanted)
 
 
 def find(model: ZooModel) -> Path | None:
@@ -159,15 +146,6 @@ def find(model: ZooModel) -> Path | None:
         UsageError: MATSEG_ZOO names no folder.
     """
     return next((path for place in places() if (path := place / model.file).is_file()), None)
-
-
-def is_zoo_model(path: Path, model: ZooModel) -> bool:
-    """True when a file is the one that the index names.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    return hashlib.sha256(read_model_bytes(path)).hexdigest() == model.sha256
 
 
 def places() -> Iterator[Path]:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source
-from matseg_runtime.source.tiff_scale import image_voxel_size
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import (
     IMAGE_SUFFIXES,
+    TIFF_SUFFIXES,
     PixelArray,
     list_images,
     read_any_dtype,
@@ -107,7 +107,12 @@ class FolderSource(Source):
 
     def voxel_size(self) -> VoxelSize | None:
         """The size in its TIFFs, when the first and the last agree."""
-        first, last = (image_voxel_size(path) for path in (self._paths[0], self._paths[-1]))
+        ends = (self._paths[0], self._paths[-1])
+        if not all(path.suffix.lower() in TIFF_SUFFIXES for path in ends):
+            return None
+        from matseg_runtime.source.tiff_scale import image_voxel_size
+
+        first, last = (image_voxel_size(path) for path in ends)
         return None if first is None or last is None or not first.agrees_with(last) else first
 
     def warnings(self) -> tuple[str, ...]:

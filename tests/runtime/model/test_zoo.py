@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.model import zoo
-from matseg_runtime.model.file import read_model
-from matseg_runtime.model.zoo import ZooIndex, ZooModel, choose_model, locate, read_index
+from matseg_runtime.model.file import choose_model, read_model
+from matseg_runtime.model.zoo import ZooIndex, ZooModel, read_index
 from matseg_shared.console.plain_console import PlainConsole
 from matseg_shared.errors import ModelError, UsageError
 
@@ -104,16 +104,16 @@ def test_places_are_searched_in_order(
     user_zoo: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside_user = put(user_zoo, model)
-    assert locate("zoo:alloy") == inside_user
+    assert choose_model("zoo:alloy")[0] == inside_user
     checkout = tmp_path / "checkout"
     monkeypatch.setattr(zoo, "checkout_root", lambda: checkout)
-    assert locate("zoo:alloy") == inside_user
+    assert choose_model("zoo:alloy")[0] == inside_user
     inside_checkout = put(checkout / "models_zoo", model)
-    assert locate("zoo:alloy") == inside_checkout
+    assert choose_model("zoo:alloy")[0] == inside_checkout
     monkeypatch.setenv(zoo.ZOO_VARIABLE, str(tmp_path))
-    assert locate("zoo:alloy") == inside_checkout
+    assert choose_model("zoo:alloy")[0] == inside_checkout
     named = put(tmp_path, model)
-    assert locate("zoo:alloy") == named
+    assert choose_model("zoo:alloy")[0] == named
 
 
 def test_a_variable_without_a_folder_is_told(
@@ -124,7 +124,7 @@ def test_a_variable_without_a_folder_is_told(
     with pytest.raises(
         UsageError, match="nowhere: expected the folder of a models zoo that MATSEG_ZOO names"
     ):
-        locate("zoo:alloy")
+        choose_model("zoo:alloy")[0]
 
 
 @pytest.mark.usefixtures("user_zoo")
@@ -172,8 +172,8 @@ def test_names_and_digests_are_shown_whole_on_a_terminal_of_80_columns(
 
 @pytest.mark.usefixtures("user_zoo")
 def test_paths_are_left_alone(tmp_path: Path) -> None:
-    assert locate(tmp_path / "zoo:x") == tmp_path / "zoo:x"
-    assert locate("./zoo:alloy") == Path("./zoo:alloy")
+    assert choose_model(tmp_path / "zoo:x")[0] == tmp_path / "zoo:x"
+    assert choose_model("./zoo:alloy")[0] == Path("./zoo:alloy")
 
 
 def test_the_index_of_the_installation_is_read() -> None:
