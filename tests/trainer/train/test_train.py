@@ -195,7 +195,9 @@ def test_a_lost_process_that_loads_images_is_told(workspace: Path, monkeypatch: 
 
     def lost(self: Training, epoch: int, progress: Progress) -> RunningScore:
         if epoch == 2:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            worker = multiprocessing.active_children()[0].pid
+            os.kill(worker, signal.SIGKILL)
+            os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # the training is to find it, too
         return original(self, epoch, progress)
 
     monkeypatch.setattr(Training, "validate", lost)
@@ -208,6 +210,10 @@ def test_a_lost_process_that_loads_images_is_told(workspace: Path, monkeypatch: 
     assert result.exit_code == 1
     assert "lower `workers` of discs_led in config.toml (now 1)" in result.output
     assert "unexpected" not in result.output
+    assert len(log_of(workspace, "led")) == 2, (
+        "the epoch in which it was lost has all its batches, and is saved"
+    )
+    assert weights_of(workspace, "led")
     config.write_text(
         config.read_text(encoding="utf-8").replace("workers = 1", "workers = 0"), encoding="utf-8"
     )

@@ -7,8 +7,12 @@ an interruption, on one process or on several, whatever number of workers loads 
 from __future__ import annotations
 
 import math
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,19 +171,40 @@ class BatchLoader:
 
         Raises:
             MatsegError: an image cannot be read any more.
+            RuntimeError: a worker has died; it is told here, whenever that was.
         """
         self._sampler.epoch = epoch
         begun, waited = time.perf_counter(), 0.0
-        batches = iter(self._loader)
+        with _told_of_dead_workers():
+            batches = iter(self._loader)
         for _ in range(len(self._sampler)):
             asked = time.perf_counter()
-            batch = next(batches)
+            with _told_of_dead_workers():
+                batch = next(batches)
             now = time.perf_counter()
             waited += now - asked
             self.waiting = waited / max(now - begun, 1e-9)
             if isinstance(batch, MatsegError):
                 raise batch
             yield batch
+
+
+@contextmanager
+def _told_of_dead_workers() -> Iterator[None]:
+    """Raise RuntimeError for a worker that dies in the block, or has died before it, and for none outside.
+
+    The `DataLoader` would raise it from its handler of SIGCHLD wherever the main thread happens to be: halfway through
+    a checkpoint, or in a destructor, where it is printed and lost.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield  # there it has no such handler, and looks for them now and then while it waits
+        return
+    outside = signal.signal(signal.SIGCHLD, lambda _number, _frame: torch._C._error_if_any_worker_fails())
+    try:
+        torch._C._error_if_any_worker_fails()
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, outside or signal.SIG_DFL)  # None: a library's own in C
 
 
 def _as_it_is(batch: Any) -> Any:
