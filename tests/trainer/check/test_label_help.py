@@ -13,7 +13,7 @@ from scipy import ndimage
 from matseg_trainer.check import check as check_module
 from matseg_trainer.check.alignment import find_misalignment
 from matseg_trainer.check.label_agreement import shift_class
-from matseg_trainer.check.regions import find_tiny_regions
+from matseg_trainer.check.label_help import find_tiny_regions
 from matseg_trainer.check.similarity import grey, nearest_neighbours, thumbnail
 
 

@@ -67,22 +67,99 @@ def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | N
 
     None where they fit best as they are, or too little can be seen.
     """
-    from scipy import ndimage
-
     if min(labels.shape) < 2 * REACH:
         return None
-    gradient = ndimage.gaussian_gradient_magnitude(pixels.astype(np.float32), _SMOOTHING)
+    gradient, flat = _gradient(pixels), pixels.ravel().astype(np.float64)
     scores = {}
     for name, turn in _TURNS.items():
         turned = turn(labels)
         if turned.shape == labels.shape:
-            flat = pixels.ravel().astype(np.float64)
-            scores[name] = (_explained(flat, turned.ravel()), _edge_strength(gradient, turned))
+            edges = BoundaryEdges.of(turned).midpoints.astype(np.intp)
+            strength = float(gradient[edges[:, 0], edges[:, 1]].mean()) if len(edges) else 0.0
+            scores[name] = (_explained(flat, turned.ravel()), strength)
     here = scores.pop(_AS_IT_IS)
     best = max(scores, key=lambda name: scores[name])
     explained, strength = scores[best]
     fits = explained > _TURN_EXPLAINS and explained > _TURN_GAIN * here[0] and strength > _GAIN * here[1]
     return best if fits else None
+
+
+def find_misalignment(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> Misalignment | None:
+    """Try all small shifts of (H, W) class indices over (H, W) grey pixels.
+
+    None where they fit best as they are, or too little can be seen.
+    """
+    midpoints = BoundaryEdges.of(labels).midpoints
+    scores = _edge_scores(pixels, midpoints)
+    if scores is None or not scores.std():
+        return None
+    dy, dx = _best(scores)
+    here, best = float(scores[REACH, REACH]), float(scores.max())
+    if not SMALLEST <= max(abs(dy), abs(dx)) < REACH:
+        return None  # at the rim of the search the score may only be on its way to something farther off
+    if best < _GAIN * here or best - float(np.median(scores)) < _PEAK * float(scores.std()):
+        return None
+    explained = _variance_scores(pixels, labels, midpoints)
+    if explained is None:
+        return None
+    other = _best(explained)
+    if max(abs(other[0] - dy), abs(other[1] - dx)) > 1 or max(map(abs, other)) < SMALLEST:
+        return None
+    return Misalignment(dy=dy, dx=dx, gain=best / here if here else np.inf)
+
+
+def _edge_scores(pixels: NDArray[np.float32], midpoints: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Mean gradient under the label boundaries, by shift."""
+    edges = _sample(midpoints, pixels.shape, _MOST_EDGES)
+    if edges is None:
+        return None
+    sides = np.concatenate([np.floor(edges), np.ceil(edges)]).astype(np.intp)
+    return _over_shifts(_gradient(pixels), sides, lambda values: float(values.mean()))
+
+
+def _variance_scores(
+    pixels: NDArray[np.float32], labels: NDArray[np.uint8], midpoints: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Share of the grey values' variance near the boundaries that lies between the classes, by shift."""
+    from scipy import ndimage
+
+    far = np.ones(labels.shape, dtype=bool)
+    far[tuple(midpoints.astype(np.intp).T)] = False
+    band = ndimage.distance_transform_cdt(far, "chessboard") <= _BAND
+    near = _sample(np.argwhere(band), labels.shape, _MOST_PIXELS)
+    if near is None:
+        return None
+    classes = labels[tuple(near.T)]
+    smooth = ndimage.gaussian_filter(pixels.astype(np.float32), 1.0)
+    return _over_shifts(smooth, near, lambda values: _explained(values, classes))
+
+
+def _sample(points: _Points, shape: tuple[int, ...], most: int) -> _Points | None:
+    """Points that stay in the image however they are shifted, evenly thinned out; None of too few."""
+    inner = points[((points >= REACH) & (points < np.array(shape) - REACH - 1)).all(axis=1)]
+    return None if len(inner) < _FEWEST else inner[:: -(-len(inner) // most)]
+
+
+def _over_shifts(
+    picture: NDArray[np.float32], points: NDArray[np.intp], score: Callable[[NDArray[np.float32]], float]
+) -> NDArray[np.float64]:
+    """(2 REACH + 1, 2 REACH + 1) scores of the values under the points, by (y, x) shift."""
+    flat = picture.ravel()
+    places = np.ravel_multi_index(tuple(points.T), picture.shape)
+    shifts = range(-REACH, REACH + 1)
+    return np.array([[score(flat[places + dy * picture.shape[1] + dx]) for dx in shifts] for dy in shifts])
+
+
+def _best(scores: NDArray[np.float64]) -> tuple[int, int]:
+    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+    return int(row) - REACH, int(column) - REACH
+
+
+def _gradient(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    from scipy import ndimage
+
+    gradient: NDArray[np.float32] = ndimage.gaussian_gradient_magnitude(pixels.astype(np.float32), _SMOOTHING)
+    return gradient
 
 
 def _explained(values: NDArray[np.floating], classes: NDArray[np.uint8]) -> float:
@@ -94,85 +171,3 @@ def _explained(values: NDArray[np.floating], classes: NDArray[np.uint8]) -> floa
     sums = np.bincount(classes, weights=values)
     means = np.divide(sums, counts, out=np.zeros(len(counts)), where=counts > 0)
     return float((np.square(means - values.mean()) * counts).sum() / len(values) / variance)
-
-
-def _edge_strength(gradient: NDArray[np.floating], labels: NDArray[np.uint8]) -> float:
-    """Mean gradient under the label boundaries; 0 without any."""
-    edges = BoundaryEdges.of(labels).midpoints.astype(np.intp)
-    return float(gradient[edges[:, 0], edges[:, 1]].mean()) if len(edges) else 0.0
-
-
-def find_misalignment(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> Misalignment | None:
-    """Try all small shifts of (H, W) class indices over (H, W) grey pixels.
-
-    None where they fit best as they are, or too little can be seen.
-    """
-    scores = edge_scores(pixels, labels)
-    if scores is None or not scores.std():
-        return None
-    dy, dx = _best(scores)
-    here, best = float(scores[REACH, REACH]), float(scores.max())
-    if not SMALLEST <= max(abs(dy), abs(dx)) < REACH:
-        return None  # at the rim of the search the score may only be on its way to something farther off
-    if best < _GAIN * here or best - float(np.median(scores)) < _PEAK * float(scores.std()):
-        return None
-    explained = variance_scores(pixels, labels)
-    if explained is None:
-        return None
-    other = _best(explained)
-    if max(abs(other[0] - dy), abs(other[1] - dx)) > 1 or max(map(abs, other)) < SMALLEST:
-        return None
-    return Misalignment(dy=dy, dx=dx, gain=best / here if here else np.inf)
-
-
-def edge_scores(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
-    """(2 REACH + 1, 2 REACH + 1) mean gradient under the label boundaries, by shift; None with too few boundaries."""
-    from scipy import ndimage
-
-    edges = _inner(BoundaryEdges.of(labels).midpoints, labels.shape)
-    if len(edges) < _FEWEST:
-        return None
-    edges = _thin(edges, _MOST_EDGES)
-    gradient = ndimage.gaussian_gradient_magnitude(pixels.astype(np.float32), _SMOOTHING)
-    sides = np.concatenate([np.floor(edges), np.ceil(edges)]).astype(np.intp)
-    return _over_shifts(gradient, sides, lambda values: float(values.mean()))
-
-
-def variance_scores(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
-    """(2 REACH + 1, 2 REACH + 1) share of the grey values' variance between the classes, by shift; None as above."""
-    from scipy import ndimage
-
-    far = np.ones(labels.shape, dtype=bool)
-    edges = BoundaryEdges.of(labels).midpoints.astype(np.intp)
-    far[edges[:, 0], edges[:, 1]] = False
-    band = ndimage.distance_transform_cdt(far, "chessboard") <= _BAND
-    near = _inner(np.argwhere(band), labels.shape)
-    if len(near) < _FEWEST:
-        return None
-    near = _thin(near, _MOST_PIXELS)
-    classes = labels[near[:, 0], near[:, 1]]
-    smooth = ndimage.gaussian_filter(pixels.astype(np.float32), 1.0)
-    return _over_shifts(smooth, near, lambda values: _explained(values, classes))
-
-
-def _over_shifts(
-    picture: NDArray[np.float32], points: NDArray[np.intp], score: Callable[[NDArray[np.float32]], float]
-) -> NDArray[np.float64]:
-    flat = picture.ravel()
-    places = points[:, 0] * picture.shape[1] + points[:, 1]
-    shifts = range(-REACH, REACH + 1)
-    return np.array([[score(flat[places + dy * picture.shape[1] + dx]) for dx in shifts] for dy in shifts])
-
-
-def _inner(points: _Points, shape: tuple[int, ...]) -> _Points:
-    """Those that stay in the image however they are shifted."""
-    return points[((points >= REACH) & (points < np.array(shape) - REACH - 1)).all(axis=1)]
-
-
-def _thin(points: _Points, most: int) -> _Points:
-    return points[:: -(-len(points) // most)]
-
-
-def _best(scores: NDArray[np.float64]) -> tuple[int, int]:
-    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
-    return int(row) - REACH, int(column) - REACH

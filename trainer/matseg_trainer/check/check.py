@@ -69,10 +69,7 @@ def check_dataset(
 ) -> CheckResult:
     """Read every file of every split and list what is wrong; writes nothing.
 
-    Args:
-        dataset: to check.
-        progress: told of every image.
-        with_agreement: also compute the agreement of the labels with themselves, which needs the extra `train`.
+    `with_agreement` adds the agreement of the labels with themselves, which needs the extra `train`.
     """
     has_scipy = importlib.util.find_spec("scipy") is not None
     if with_agreement and not has_scipy:
@@ -81,14 +78,13 @@ def check_dataset(
     splits = [check.split(split) for split in dataset.splits]
     check.compare_splits(splits)
     neighbours = check.attempt(check.help.finish) if check.help else None
+    classes = check.classes or ()
     agreement: list[LabelAgreement] = []
-    if with_agreement and check.classes:
-        for split in dataset.splits:
-            found = check.attempt(partial(label_agreement, dataset, split, check.classes))
-            agreement += found or ()
+    for split in dataset.splits if with_agreement and classes else ():
+        agreement += check.attempt(partial(label_agreement, dataset, split, classes)) or ()
     return CheckResult(
         name=dataset.name,
-        classes=tuple(item.name for item in check.classes or ()),
+        classes=tuple(item.name for item in classes),
         splits=tuple(splits),
         problems=tuple(check.problems),
         notes=tuple(check.notes),
@@ -127,9 +123,9 @@ class _Check:
         """Check every file of a split."""
         dataset, n_class = self.dataset, len(self.classes) if self.classes else _MOST_CLASSES
         images = self.attempt(lambda: dataset.images(split)) or ()
-        pairing = self.attempt(lambda: dataset.pairing(split)) if images else None
-        labels = {} if pairing is None else {pair.image: pair.labels for pair in pairing.pairs}
-        if pairing is not None:
+        labels: dict[Path, Path] = {}
+        if images and (pairing := self.attempt(lambda: dataset.pairing(split))) is not None:
+            labels = {pair.image: pair.labels for pair in pairing.pairs}
             self._report_pairing(split, pairing)
         missing = [image.name for image in images if not dataset.array_path(image).is_file()]
         if missing:
@@ -196,9 +192,7 @@ class _Check:
         """(H, W) class indices; None when there is no good array."""
         path = self.dataset.array_path(image)
         array = self.attempt(lambda: load_array(path, n_class)) if path.is_file() else None
-        if array is None or not self._has_size(path, array.shape, image, shape):
-            return None
-        return array
+        return array if array is not None and self._has_size(path, array.shape, image, shape) else None
 
     def _has_size(self, path: Path, found: tuple[int, ...], image: Path, expected: tuple[int, int]) -> bool:
         if found != expected:
@@ -219,9 +213,8 @@ class _Check:
                 listing = ", ".join(sorted(values))
                 self.problems.append(f"{root}: expected images of one {what}, found {listing}")
         folders = [self.dataset.folder(split, "images") for split in self.dataset.splits]
-        sizes = [
-            size for size in pixel_sizes([p for f in folders for p in list_images(f)[0]]) if size is not None
-        ]
+        images = [image for folder in folders for image in list_images(folder)[0]]
+        sizes = [size for size in pixel_sizes(images) if size is not None]
         if len(sizes) > 1:  # a network knows structures by their size in pixels
             listing = shorten([f"{size.row:g} x {size.column:g} {size.unit}" for size in sizes])
             self.notes.append(f"{root}: the images say that their pixels are of several sizes: {listing}")

@@ -85,9 +85,13 @@ def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]
     What lies within the shift of the boundary changes sides; decided for each quarter of a pixel, which is exact
     for boundaries along rows and columns. On discs the loss of IoU comes out right within a tenth.
     """
+    from scipy import ndimage
+
     edges = BoundaryEdges.of(labels).of_class(index)
     inside = labels == index
-    pixels = _near(edges, labels.shape, max(shifts))
+    near = {"structure": np.ones((3, 3), dtype=bool), "iterations": int(np.ceil(max(shifts)))}
+    outer = ndimage.binary_dilation(inside, **near)
+    pixels = np.argwhere(outer & ~ndimage.binary_erosion(inside, **near, border_value=1))
     own = inside[pixels[:, 0], pixels[:, 1]]
     gained, lost = np.zeros(len(shifts)), np.zeros(len(shifts))
     for quarter in _QUARTERS:
@@ -100,15 +104,3 @@ def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]
         ShiftedClass(area=float(inside.sum()), gained=plus, lost=minus)
         for plus, minus in zip(gained.tolist(), lost.tolist(), strict=True)
     )
-
-
-def _near(edges: NDArray[np.float64], shape: tuple[int, ...], reach: float) -> NDArray[np.intp]:
-    """(N, 2) the pixels that can lie within `reach` of an edge."""
-    from scipy import ndimage
-
-    touched = np.zeros(shape, dtype=bool)
-    for side in (np.floor(edges), np.ceil(edges)):
-        touched[side[:, 0].astype(np.intp), side[:, 1].astype(np.intp)] = True
-    steps = int(np.ceil(reach))
-    square = np.ones((3, 3), dtype=bool)
-    return np.argwhere(ndimage.binary_dilation(touched, structure=square, iterations=steps))

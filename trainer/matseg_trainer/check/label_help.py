@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_trainer.check import regions
 from matseg_trainer.check.alignment import find_misalignment, find_turn
-from matseg_trainer.check.regions import TinyRegions, find_tiny_regions
 from matseg_trainer.check.similarity import (
     COPY,
     NEAR_COPY,
@@ -31,6 +29,9 @@ _CROP = re.compile(r"(?P<source>.+)_x(?P<x>\d+)_y(?P<y>\d+)")
 """The names that `matseg-prep crop` gives."""
 _NARROW = 0.1
 """Share of the usual span of intensities; as narrow as this, `matseg-run` takes them for another scale, too."""
+_TINY = 4
+"""Regions of at most this many pixels are slips of the brush more often than material."""
+_PLACES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,17 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyRegions:
+    """The tiny regions of one class in one label image."""
+
+    index: int
+    """The class."""
+    count: int
+    places: tuple[tuple[int, int], ...]
+    """(x, y) of a pixel of each of the first few, from the top."""
 
 
 @dataclass(slots=True)
@@ -63,28 +75,24 @@ class LabelHelp:
         grey = to_grey(pixels)
         low, high = np.percentile(grey[:: 1 + grey.shape[0] // 512, :: 1 + grey.shape[1] // 512], [1, 99])
         self.spans.append((image, float(low), float(high)))
-        reduced = thumbnail(split, image, grey)
-        if reduced is not None:
+        if (reduced := thumbnail(split, image, grey)) is not None:
             self.thumbnails.append(reduced)
         if labels is None:
             return
-        tiny = find_tiny_regions(labels)
-        if tiny:
+        if tiny := find_tiny_regions(labels):
             self._report(
                 image,
                 "tiny_regions",
-                f"region(s) of at most {regions.SMALLEST} pixels: {'; '.join(map(self._tiny, tiny))}; "
+                f"region(s) of at most {_TINY} pixels: {'; '.join(map(self._tiny, tiny))}; "
                 "repaint what is a slip of the brush",
             )
-        turn = find_turn(grey, labels)
-        if turn is not None:
+        if (turn := find_turn(grey, labels)) is not None:
             self._report(
                 image,
                 "turned",
                 f"its labels would fit better {turn}; see whether image and label image were turned alike",
             )
-        shift = None if turn is not None else find_misalignment(grey, labels)
-        if shift is not None:
+        elif (shift := find_misalignment(grey, labels)) is not None:
             down = f"{abs(shift.dy)} pixel(s) {'down' if shift.dy > 0 else 'up'}"
             right = f"{abs(shift.dx)} to the {'right' if shift.dx > 0 else 'left'}"
             self._report(
@@ -104,8 +112,7 @@ class LabelHelp:
         neighbours = nearest_neighbours(self.thumbnails)
         pairs = {frozenset((item.path, item.other)): item for item in neighbours}
         for item in pairs.values():
-            if item.detail is not None and item.detail >= NEAR_COPY:
-                self._report_copy(item)
+            self._report_copy(item, item.detail or 0.0)
         for path, message in _shared_sources([(item.split, item.path) for item in self.thumbnails]):
             self._report(path, "shared_source", message)
         return tuple(item for item in neighbours if item.split != item.other_split)
@@ -128,23 +135,35 @@ class LabelHelp:
         more = ", ..." if found.count > len(found.places) else ""
         return f"{found.count} of {name} ({places}{more})"
 
-    def _report_copy(self, item: Neighbour) -> None:
+    def _report_copy(self, item: Neighbour, detail: float) -> None:
+        if detail < NEAR_COPY:
+            return
+        kind: FindingKind = "copy" if detail >= COPY else "near_copy"
+        what = "is the same picture as" if kind == "copy" else "is nearly the same picture as"
         other = f"{item.other_split}/images/{item.other.name}"
         way = "" if item.how == "as it is" else f" ({item.how})"
+        remedy = "figures on one split would tell of the other, so remove it from one"
         if item.split == item.other_split:
             remedy = "remove one, unless that is meant"
-        else:
-            remedy = "figures on one split would tell of the other, so remove it from one"
-        is_copy = item.detail is not None and item.detail >= COPY
-        what = "is the same picture as" if is_copy else "is nearly the same picture as"
-        self._report(
-            item.path,
-            "copy" if is_copy else "near_copy",
-            f"{what} {other}{way}, correlation of details {item.detail:.3f}; {remedy}",
-        )
+        self._report(item.path, kind, f"{what} {other}{way}, correlation of details {detail:.3f}; {remedy}")
 
     def _report(self, path: Path, kind: FindingKind, message: str) -> None:
         self.findings.append(Finding(path=path, kind=kind, message=message))
+
+
+def find_tiny_regions(labels: NDArray[np.uint8]) -> tuple[TinyRegions, ...]:
+    """Regions of at most 4 pixels in (H, W) class indices; 8 neighbours, so a thin diagonal line is one."""
+    from scipy import ndimage
+
+    found = []
+    for index in np.unique(labels).tolist():
+        regions, _ = ndimage.label(labels == index, structure=np.ones((3, 3), dtype=bool))
+        tiny = np.flatnonzero(np.bincount(regions.ravel())[1:] <= _TINY) + 1
+        if tiny.size:
+            rows = [np.argwhere(regions == number)[0].tolist() for number in tiny[:_PLACES]]
+            places = tuple((x, y) for y, x in rows)
+            found.append(TinyRegions(index=index, count=int(tiny.size), places=places))
+    return tuple(found)
 
 
 def _shared_sources(images: Sequence[tuple[str, Path]]) -> Iterator[tuple[Path, str]]:

@@ -86,17 +86,15 @@ def nearest_neighbours(thumbnails: Sequence[Thumbnail]) -> tuple[Neighbour, ...]
         return ()
     splits = np.array([item.split for item in thumbnails])
     found: dict[tuple[int, int], Neighbour] = {}
-    for row, scores in enumerate(_structure_rows(thumbnails)):
+    for row, (one, scores) in enumerate(zip(thumbnails, _structure_rows(thumbnails), strict=True)):
         best = scores.max(axis=1)
         best[row] = -2.0
-        own = splits == splits[row]
+        own = splits == one.split
         for among, least in ((~own, -1.0), (own, _COMPARED)):
             column = int(np.where(among, best, -2.0).argmax())
-            if not among[column] or best[column] < least:
-                continue
             pair = (min(row, column), max(row, column)) if own[column] else (row, column)
-            if pair not in found:
-                one, other, way = thumbnails[row], thumbnails[column], int(scores[column].argmax())
+            if among[column] and best[column] >= least and pair not in found:
+                other, way = thumbnails[column], int(scores[column].argmax())
                 found[pair] = Neighbour(
                     split=one.split,
                     path=one.path,
@@ -118,8 +116,7 @@ def grey(path: Path) -> NDArray[np.float32]:
 def to_grey(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     """(H, W) or (H, W, 3) to (H, W)."""
     values = pixels.astype(np.float32)
-    grey_values: NDArray[np.float32] = values if values.ndim == 2 else values.mean(axis=-1)
-    return grey_values
+    return values if values.ndim == 2 else np.asarray(values.mean(axis=-1))
 
 
 def _structure_rows(thumbnails: Sequence[Thumbnail]) -> Iterator[NDArray[np.float32]]:
@@ -151,15 +148,12 @@ def _detail(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | Non
 
 
 def _resized(picture: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    size = (shape[1], shape[0])
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(picture).resize(shape[::-1], Image.Resampling.BOX))
 
 
 def _normalised(picture: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    centred = picture - picture.mean()
+    """Mean 0 and norm 1; None for a picture that is flat but for rounding."""
+    centred: NDArray[np.float32] = picture - picture.mean()
     norm = float(np.linalg.norm(centred))
-    scale = float(np.abs(picture).max())
-    if norm <= 1e-5 * scale * np.sqrt(picture.size):  # flat but for rounding
-        return None
-    normal: NDArray[np.float32] = centred / norm
-    return normal
+    flat = norm <= 1e-5 * float(np.abs(picture).max()) * np.sqrt(picture.size)
+    return None if flat else centred / norm
