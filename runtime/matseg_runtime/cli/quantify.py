@@ -94,7 +94,7 @@ def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
     if as_json:
         print_json(
             {
-                **result.tables.summary(),
+                **result.summary.document(),
                 "output": str(result.folder),
                 "excluded": [{"where": item.where, "reason": item.reason} for item in result.excluded],
             }
@@ -103,12 +103,12 @@ def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
 
 
 def _lines(result: Quantified) -> list[str]:
-    tables = result.tables
+    summary, voxel = result.summary, result.summary.voxel_size
     size = "lengths are in pixels: no voxel size is known; give it with --voxel-size"
-    if tables.voxel is not None:
-        size = f"voxel size: {tables.voxel} ({tables.voxel.origin})"
+    if voxel is not None:
+        size = f"voxel size: {voxel} ({voxel.origin})"
     lines = [f"excluded {item.reason}" for item in result.excluded]
-    lines.append(f"{len(tables.rows)} slices measured")
-    if tables.unlabelled:
-        lines.append(f"{tables.unlabelled} slices have no labels and were left out")
-    return [*lines, size, *tables.lines(), f"tables: {result.folder}"]
+    lines.append(f"{summary.slices} slices measured")
+    if summary.slices_without_labels:
+        lines.append(f"{summary.slices_without_labels} slices have no labels and were left out")
+    return [*lines, size, *summary.lines(), f"tables: {result.folder}"]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from matseg_runtime.measure.report import REPORT_NAME, read_report
-from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source.base import Source, SourceOptions
@@ -22,6 +21,10 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import PixelArray, is_grey
 
 Labels = NDArray[np.integer[Any]]
+_NO_LABELS = (
+    "expected labels, one whole number per class, found {} pixels; name what matseg-run wrote, or save the classes as "
+    "8-bit numbers"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +45,20 @@ class LabelFacts:
 def facts_of(location: str) -> LabelFacts:
     """Read what matseg-run left beside its output; for a zarr that was moved away from it, its attributes."""
     file, node = split_location(location)
+    if "://" in file:
+        return LabelFacts(ours=False)
     path = Path(file) / (node or "").strip("/")
     beside = side_folder(path)
-    places = () if "://" in file else ((path, path / LEDGER_NAME), (beside, beside))
-    for folder in (folder for folder, ledger in places if ledger.is_dir()):
+    for folder, ledger in ((path, path / LEDGER_NAME), (beside, beside)):
+        if not ledger.is_dir():
+            continue
         try:
             report = read_report(folder / REPORT_NAME)
         except (OSError, ValidationError):  # less is known then, and nothing wrong
             continue
         voxel = report.voxel_size
-        unit = None if voxel is None else unit_of(voxel.unit)
         if voxel is not None:
+            unit = unit_of(voxel.unit)
             voxel = None if unit is None else replace(voxel, unit=unit, origin="the run's report")
         chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice
         return LabelFacts(
@@ -62,13 +68,12 @@ def facts_of(location: str) -> LabelFacts:
             axis=report.provenance.axis if chunked else None,
             report_folder=folder,
         )
-    return _attributes(location)
+    return _attributes(Path(file), node)
 
 
-def _attributes(location: str) -> LabelFacts:
+def _attributes(path: Path, node: str | None) -> LabelFacts:
     """Facts in the attributes of an OME-Zarr label image."""
-    file, node = split_location(location)
-    if Path(file.rstrip("/")).suffix != ".zarr" or "://" in file or not Path(file).is_dir():
+    if path.suffix != ".zarr" or not path.is_dir():
         return LabelFacts(ours=False)
     import zarr
 
@@ -76,7 +81,7 @@ def _attributes(location: str) -> LabelFacts:
 
     try:
         with without_remarks():
-            attributes: dict[str, Any] = dict(zarr.open(file, path=(node or "").strip("/"), mode="r").attrs)
+            attributes: dict[str, Any] = dict(zarr.open(path, path=(node or "").strip("/"), mode="r").attrs)
         label = attributes.get("ome", attributes).get("image-label", {})
         named = {int(item["label-value"]): str(item["name"]) for item in label.get("properties", ())}
     except Exception:  # what cannot be opened is told when it is opened to be read
@@ -86,26 +91,17 @@ def _attributes(location: str) -> LabelFacts:
     return LabelFacts(ours="matseg" in attributes and bool(names), names=names)
 
 
-def open_labels(location: str, options: SourceOptions, facts: LabelFacts) -> Source:
+def open_labels(location: str, options: SourceOptions) -> Source:
     """Open labels for reading.
 
     Raises:
         UsageError: they cannot be opened, or are no labels.
         MissingExtraError: an optional package is needed for their format.
     """
-    source = open_source(
-        location,
-        replace(
-            options,
-            as_labels=True,
-            axis=facts.axis if options.axis is None else options.axis,
-            fill_missing_chunks=options.fill_missing_chunks or facts.ours,
-        ),
-    )
+    source = open_source(location, options)
     if source.volume is not None and np.dtype(source.volume.dtype).kind not in "iub":
-        dtype = source.volume.dtype
         source.close()
-        raise UsageError(_no_labels(location, dtype))
+        raise UsageError(f"{location}: {_NO_LABELS.format(source.volume.dtype)}")
     return source
 
 
@@ -122,7 +118,7 @@ def as_labels(pixels: PixelArray, where: str) -> Labels:
             )
         pixels = pixels[..., 0]
     if pixels.dtype.kind not in "iu":
-        raise ImageError(where, _no_labels("", pixels.dtype.name).removeprefix(": "))
+        raise ImageError(where, _NO_LABELS.format(pixels.dtype.name))
     if pixels.dtype.kind == "i" and pixels.size and int(pixels.min()) < 0:
         raise ImageError(where, f"expected class values from 0 up, found {int(pixels.min())}")
     return pixels
@@ -152,18 +148,4 @@ def class_names(
     raise UsageError(
         f"{location}: expected {len(names)} classes ({', '.join(names)}), found the values {found}; give the name of "
         "every value with --names, or leave out a value with --ignore"
-    )
-
-
-def unlabelled_value(facts: LabelFacts, ignore: int | None) -> int | None:
-    """The value of pixels without a class."""
-    if ignore is not None:
-        return ignore
-    return UNLABELLED if facts.ours else None
-
-
-def _no_labels(location: str, dtype: str) -> str:
-    return (
-        f"{location}: expected labels, one whole number per class, found {dtype} pixels; name what matseg-run wrote, "
-        "or save the classes as 8-bit numbers"
     )

@@ -9,19 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from matseg_runtime.measure.label_input import (
-    LabelFacts,
-    Labels,
-    as_labels,
-    class_names,
-    facts_of,
-    open_labels,
-    unlabelled_value,
-)
+from matseg_runtime.measure.label_input import LabelFacts, as_labels, class_names, facts_of, open_labels
 from matseg_runtime.measure.regions import (
     DEFAULT_CONNECTIVITY,
     MOST_CLASSES,
@@ -29,9 +21,10 @@ from matseg_runtime.measure.regions import (
     measure_regions,
     require_scikit_image,
 )
-from matseg_runtime.measure.tables import RegionTables, SliceRow
+from matseg_runtime.measure.tables import RegionSummary, SliceRow, write_tables
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
-from matseg_runtime.source.base import Slice, Source, SourceOptions
+from matseg_runtime.sink.base import UNLABELLED
+from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, UnsupportedError, UsageError
@@ -67,7 +60,7 @@ class QuantifyOptions:
 class Quantified:
     """The result of matseg-quantify."""
 
-    tables: RegionTables
+    summary: RegionSummary
     folder: Path
     excluded: tuple[ExcludedSlice, ...]
 
@@ -83,14 +76,15 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     """
     require_scikit_image("matseg-quantify")
     facts = facts_of(options.labels)
+    options = _completed(options, facts)
     found: list[Measured] = []
-    with closing(open_labels(options.labels, options.source, facts)) as source:
+    with closing(open_labels(options.labels, options.source)) as source:
         voxel = _voxel_size(options, facts, source)
         beside = source.beside.with_name(f"{source.beside.name}_quantities")
         folder = options.output or facts.report_folder or beside
         location = source.location
         progress.stage("measuring", len(source.slices), unit="slices")
-        for measured in _measure_all(options, facts, source):
+        for measured in _measure_all(options, source):
             found += measured
             progress.advance(len(measured))
     rows = [item for item in found if isinstance(item, SliceRow)]
@@ -102,53 +96,60 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     if len(values) > MOST_CLASSES:
         raise UsageError(_too_many(location, f"{len(values)} values"))
     labelled = [row for row in rows if row.regions.classes]
-    tables = RegionTables(
+    summary = write_tables(
+        folder,
+        labelled,
+        class_names(values, options.names or facts.names, bool(options.names), location),
         labels=location,
-        rows=labelled,
-        classes=class_names(values, options.names or facts.names, bool(options.names), location),
         voxel=voxel,
         connectivity=options.connectivity,
         unlabelled=len(rows) - len(labelled),
     )
-    tables.write(folder)
-    return Quantified(tables=tables, folder=folder, excluded=excluded)
+    return Quantified(summary=summary, folder=folder, excluded=excluded)
+
+
+def _completed(options: QuantifyOptions, facts: LabelFacts) -> QuantifyOptions:
+    """The options with what matseg-run has noted for those that the user has not given."""
+    source, ignore = options.source, options.ignore
+    source = replace(
+        source,
+        as_labels=True,
+        axis=facts.axis if source.axis is None else source.axis,
+        fill_missing_chunks=source.fill_missing_chunks or facts.ours,
+    )
+    return replace(options, source=source, ignore=UNLABELLED if ignore is None and facts.ours else ignore)
 
 
 def _voxel_size(options: QuantifyOptions, facts: LabelFacts, source: Source) -> VoxelSize | None:
     """The user's word, else the run's own figure, else what the labels say."""
     if options.voxel_size is not None:  # three numbers are the volume's, however the run has cut it
         return parse_voxel_size(options.voxel_size, 0 if source.volume is None else source.volume.axis)
-    was = facts.axis or 0
-    axis = was if options.source.axis is None else options.source.axis
-    # the run's is of slices as it cut them, at their finest
-    known = None if facts.voxel is None or options.source.level else facts.voxel.cut_along(axis, was)
+    known = None
+    if facts.voxel is not None and not options.source.level:  # of slices as the run cut them, at their finest
+        known = facts.voxel.cut_along(options.source.axis or 0, facts.axis or 0)
     return known or source.voxel_size()
 
 
-def _measure_all(options: QuantifyOptions, facts: LabelFacts, source: Source) -> Iterator[list[Measured]]:
+def _measure_all(options: QuantifyOptions, source: Source) -> Iterator[list[Measured]]:
     """All slices in order; processes open the labels again for each of their tasks."""
     chunk = _slices_per_chunk(source)  # tasks have whole chunks, so that none is decoded twice
     step, count = -(-_SLICES_PER_TASK // chunk) * chunk, len(source.slices)
     tasks = [range(start, min(start + step, count)) for start in range(0, count, step)]
     workers = options.workers or _worthwhile_workers(source)
     if workers <= 1 or len(tasks) <= 1:
-        yield from (_measure_open(options, facts, source, task) for task in tasks)
+        yield from (_measure_open(options, source, task) for task in tasks)
         return
     # never a fork: threads of this process may hold locks that nobody in a copy would release
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from pool.map(partial(measure_slices, options, facts), tasks)
+            yield from pool.map(partial(measure_slices, options), tasks)
         except BrokenProcessPool as error:
             raise UnsupportedError(
                 "a measuring process was killed, most likely for lack of memory; run again with --workers 1"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _slices_per_chunk(source: Source) -> int:
-    return 1 if source.volume is None else source.volume.slices_per_chunk
 
 
 def _worthwhile_workers(source: Source) -> int:
@@ -160,54 +161,44 @@ def _worthwhile_workers(source: Source) -> int:
     return max(1, min(available_cpus(), len(source.slices) // _SLICES_PER_TASK, pixels // _PIXELS_PER_WORKER))
 
 
-def measure_slices(options: QuantifyOptions, facts: LabelFacts, positions: Sequence[int]) -> list[Measured]:
+def _slices_per_chunk(source: Source) -> int:
+    return 1 if source.volume is None else source.volume.slices_per_chunk
+
+
+def measure_slices(options: QuantifyOptions, positions: Sequence[int]) -> list[Measured]:
     """Measure some slices, in ascending order; runs in a process of its own, or in this one.
 
     Raises:
         UsageError: a slice has more values than there can be classes.
     """
-    with closing(open_labels(options.labels, options.source, facts)) as source:
-        return _measure_open(options, facts, source, positions)
+    with closing(open_labels(options.labels, options.source)) as source:
+        return _measure_open(options, source, positions)
 
 
-def _measure_open(
-    options: QuantifyOptions, facts: LabelFacts, source: Source, positions: Sequence[int]
-) -> list[Measured]:
+def _measure_open(options: QuantifyOptions, source: Source, positions: Sequence[int]) -> list[Measured]:
     chunk = _slices_per_chunk(source)
-    found: list[Measured] = []
-    for _, group in itertools.groupby(positions, lambda position: position // chunk):
-        found += _measure_together(options, facts, source, list(group))
-    return found
+    groups = itertools.groupby(positions, lambda position: position // chunk)
+    return [item for _, group in groups for item in _measure_together(options, source, list(group))]
 
 
-def _measure_together(
-    options: QuantifyOptions, facts: LabelFacts, source: Source, positions: Sequence[int]
-) -> list[Measured]:
+def _measure_together(options: QuantifyOptions, source: Source, positions: Sequence[int]) -> list[Measured]:
     """Slices of one chunk, read at once; one at a time when that fails, to find those that are broken."""
-    start = positions[0]
+    items = [source.slices[position] for position in positions]
     found: list[Measured] = []
     try:
-        block = source.read(start, positions[-1] + 1)
-        for item in (source.slices[position] for position in positions):
-            labels = as_labels(block[item.index - start], item.where)
-            found.append(_row(options, facts, item, source.first, labels))
-    except ImageError as error:
-        if len(positions) > 1:
-            return [item for one in positions for item in _measure_together(options, facts, source, [one])]
-        broken = source.slices[start]
-        reason = str(error)
-        return [ExcludedSlice(name=broken.name, index=broken.index, where=broken.where, reason=reason)]
-    return found
-
-
-def _row(options: QuantifyOptions, facts: LabelFacts, item: Slice, first: int, labels: Labels) -> SliceRow:
-    try:
-        regions = measure_regions(
-            labels, connectivity=options.connectivity, unlabelled=unlabelled_value(facts, options.ignore)
-        )
+        block = source.read(positions[0], positions[-1] + 1)
+        for item in items:
+            labels = as_labels(block[item.index - positions[0]], item.where)
+            regions = measure_regions(labels, connectivity=options.connectivity, unlabelled=options.ignore)
+            found.append(SliceRow(name=item.name, position=source.first + item.index, regions=regions))
     except TooManyClassesError as error:
         raise UsageError(_too_many(item.where, str(error))) from error
-    return SliceRow(name=item.name, position=first + item.index, regions=regions)
+    except ImageError as error:
+        if len(positions) > 1:
+            return [item for one in positions for item in _measure_together(options, source, [one])]
+        broken, reason = items[0], str(error)
+        return [ExcludedSlice(name=broken.name, index=broken.index, where=broken.where, reason=reason)]
+    return found
 
 
 def _too_many(where: str, found: str) -> str:
@@ -229,7 +220,7 @@ def measure_output(
     source = SourceOptions(axis=axis or None)
     options = QuantifyOptions(labels=location, source=source, connectivity=connectivity)
     found = {}
-    for item in measure_slices(options, LabelFacts(ours=True), sorted(names)):
+    for item in measure_slices(_completed(options, LabelFacts(ours=True)), sorted(names)):
         if isinstance(item, ExcludedSlice):
             raise UsageError(f"its labels cannot be measured: {item.reason}")
         found[names[item.position]] = item.regions

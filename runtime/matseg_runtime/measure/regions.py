@@ -6,7 +6,7 @@ What the counts mean in lengths is decided in `stereology`: it depends on the vo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,25 +64,30 @@ def measure_regions(
     from skimage import measure
 
     values, dense = _dense(labels, unlabelled)
-    gaps = dense == _UNLABELLED if unlabelled is not None and (dense == _UNLABELLED).any() else None
     label: Any = measure.label  # untyped
     regions: NDArray[np.integer] = label(
         dense, background=_UNLABELLED, connectivity=1 if connectivity == 4 else 2
     )
-    count = int(regions.max(initial=0))
-    areas = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-    owner = np.zeros(count + 1, np.uint8)
+    areas = np.bincount(regions.ravel(), minlength=1)
+    owner = np.full(areas.size, _UNLABELLED, np.uint8)
     owner[regions] = dense  # all pixels of a region say the same
-    at_edge = np.zeros(count + 1, np.bool_)
-    at_edge[_cut_off(regions, gaps)] = True
-    return SliceRegions(
-        connectivity=connectivity,
-        pairs=_pairs(labels.shape, gaps),
-        classes=tuple(
-            _class_regions(value, dense == number, areas, owner[1:] == number, at_edge[1:], gaps)
-            for number, value in enumerate(values)
-        ),
-    )
+    at_edge = _goes_on(regions, areas)
+    pairs, crossings = _boundaries(dense, len(values))
+    classes = []
+    for number, value in enumerate(values):
+        mine = owner == number
+        sizes, numbers = np.unique(areas[mine & ~at_edge], return_counts=True)
+        classes.append(
+            ClassRegions(
+                value=value,
+                pixels=int(areas[mine].sum()),
+                regions=int(np.count_nonzero(mine)),
+                at_edge=int(np.count_nonzero(mine & at_edge)),
+                crossings=tuple(crossings[:, number].tolist()),
+                sizes=tuple(zip(sizes.tolist(), numbers.tolist(), strict=True)),
+            )
+        )
+    return SliceRegions(connectivity=connectivity, pairs=tuple(pairs.tolist()), classes=tuple(classes))
 
 
 def _dense(labels: NDArray[np.integer], unlabelled: int | None) -> tuple[Sequence[int], NDArray[np.uint8]]:
@@ -104,54 +109,26 @@ def _dense(labels: NDArray[np.integer], unlabelled: int | None) -> tuple[Sequenc
     return values, numbers.astype(np.uint8)[np.searchsorted(found, labels)]
 
 
-def _cut_off(regions: NDArray[np.integer], gaps: NDArray[np.bool_] | None) -> NDArray[np.integer]:
-    """Numbers of the regions that go on where nobody has looked."""
-    frame = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    if gaps is None:
-        return np.unique(frame)
-    beside = [frame]
-    for first, second in _NEIGHBOURS[:2]:
-        one, other = regions[first], regions[second]
-        beside += [one[other == 0], other[one == 0]]
-    return np.unique(np.concatenate(beside))
+def _goes_on(regions: NDArray[np.integer], areas: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """True for the numbers of the regions that touch the frame, or a pixel without a label (region 0)."""
+    cut = [regions[0], regions[-1], regions[:, 0], regions[:, -1]]
+    if areas[0]:
+        for first, second in _NEIGHBOURS[:2]:
+            one, other = regions[first], regions[second]
+            cut += [one[other == 0], other[one == 0]]
+    found = np.zeros(areas.size, np.bool_)
+    found[np.concatenate(cut)] = True
+    return found
 
 
-def _pairs(shape: tuple[int, ...], gaps: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
-    if gaps is None:
-        height, width = shape
-        diagonal = (height - 1) * (width - 1)
-        return height * (width - 1), (height - 1) * width, diagonal, diagonal
-    return _counted(lambda first, second: ~(gaps[first] | gaps[second]))
-
-
-def _counted(
-    found: Callable[[tuple[slice, slice], tuple[slice, slice]], NDArray[np.bool_]],
-) -> tuple[int, int, int, int]:
-    """Pairs of neighbours for which `found` is true, along each direction."""
-    along, down, falling, rising = (int(np.count_nonzero(found(*pair))) for pair in _NEIGHBOURS)
-    return along, down, falling, rising
-
-
-def _class_regions(
-    value: int,
-    mask: NDArray[np.bool_],
-    areas: NDArray[np.integer],
-    mine: NDArray[np.bool_],
-    at_edge: NDArray[np.bool_],
-    gaps: NDArray[np.bool_] | None,
-) -> ClassRegions:
-    sizes, numbers = np.unique(areas[mine & ~at_edge], return_counts=True)
-    return ClassRegions(
-        value=value,
-        pixels=int(areas[mine].sum()),
-        regions=int(np.count_nonzero(mine)),
-        at_edge=int(np.count_nonzero(mine & at_edge)),
-        crossings=_crossings(mask, gaps),
-        sizes=tuple(zip(sizes.tolist(), numbers.tolist(), strict=True)),
-    )
-
-
-def _crossings(mask: NDArray[np.bool_], gaps: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
-    if gaps is None:
-        return _counted(lambda first, second: mask[first] != mask[second])
-    return _counted(lambda first, second: (mask[first] != mask[second]) & ~(gaps[first] | gaps[second]))
+def _boundaries(dense: NDArray[np.uint8], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(4,) labelled pairs of neighbours along each direction; (4, classes) those between a class and another."""
+    pairs, crossings = np.zeros(4, np.int64), np.zeros((4, classes), np.int64)
+    for direction, (first, second) in enumerate(_NEIGHBOURS):
+        one, other = dense[first], dense[second]
+        labelled = (one != _UNLABELLED) & (other != _UNLABELLED)
+        pairs[direction] = np.count_nonzero(labelled)
+        differ = labelled & (one != other)
+        for side in (one, other):
+            crossings[direction] += np.bincount(side[differ], minlength=classes)
+    return pairs, crossings

@@ -120,13 +120,11 @@ def _quantities(
     pixel: VoxelSize,
 ) -> ClassQuantities:
     crossings = np.array([item.crossings for item in found], np.int64).reshape(-1, 4).sum(axis=0)
-    per_length = intersections_per_length(crossings, pairs, pixel)
+    per_length = _intersections_per_length(crossings, pairs, pixel)
     sizes: Counter[int] = Counter()
     for item in found:
-        for area, count in item.sizes:
-            sizes[area] += count
-    areas = np.array(sorted(sizes), np.int64)
-    counts = np.array([sizes[area] for area in areas.tolist()], np.int64)
+        sizes.update(dict(item.sizes))
+    areas, counts = np.array(sorted(sizes.items()), np.int64).reshape(-1, 2).T
     pixels = sum(item.pixels for item in found)
     return ClassQuantities(
         value=value,
@@ -144,34 +142,18 @@ def _quantities(
     )
 
 
-def intersections_per_length(
+def _intersections_per_length(
     crossings: NDArray[np.int64], pairs: NDArray[np.int64], pixel: VoxelSize
 ) -> float:
-    """P_L: how often lines of all directions meet a boundary, in 1 / unit.
-
-    Args:
-        crossings: (4,) neighbours on either side of it, along rows, columns, falling and rising diagonals.
-        pairs: (4,) all neighbours.
-        pixel: tells how far neighbours are apart.
-    """
-    known = pairs > 0
-    weights = np.where(known, _weights(pixel), 0.0)  # an image of one row has no columns to look along
-    if not known.any():
-        return 0.0
-    densities = crossings / np.maximum(pairs, 1) / _steps(pixel)
-    return float((weights * densities).sum() / weights.sum())
-
-
-def _steps(pixel: VoxelSize) -> tuple[float, float, float, float]:
-    """Distance of neighbours along rows, columns and both diagonals."""
+    """P_L in 1 / unit: how often lines meet a boundary; (4,) pairs of neighbours across it, and (4,) all pairs."""
     diagonal = math.hypot(pixel.row, pixel.column)
-    return pixel.column, pixel.row, diagonal, diagonal
-
-
-def _weights(pixel: VoxelSize) -> tuple[float, float, float, float]:
-    """Share of all directions that each of these four stands for: half-way to the next on either side."""
+    distances = pixel.column, pixel.row, diagonal, diagonal
+    # the share of all directions that each of the four stands for: half-way to the next on either side
     angle = math.atan2(pixel.row, pixel.column) / math.pi
-    return angle, 0.5 - angle, 0.25, 0.25
+    shares = np.array([angle, 0.5 - angle, 0.25, 0.25]) * (pairs > 0)  # a single row has no columns
+    if not shares.any():
+        return 0.0
+    return float(np.average(crossings / np.maximum(pairs, 1) / distances, weights=shares))
 
 
 def equivalent_diameter(area: NDArray[np.integer], pixel: VoxelSize) -> NDArray[np.float64]:

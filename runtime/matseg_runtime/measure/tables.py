@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,120 +45,98 @@ class RegionSummary(BaseModel):
     """Location of the labels that were measured."""
     slices: int
     slices_without_labels: int
+    """Not among `slices`."""
     unit: str
     voxel_size: VoxelSize | None
     connectivity: Connectivity
-    methods: dict[str, str]
+    methods: dict[str, str] = _METHODS
     """How the quantities are defined."""
     classes: tuple[ClassQuantities, ...]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionTables:
-    """Everything that is said about the regions of some labels."""
-
-    labels: str
-    """Location of the labels that were measured."""
-    rows: Sequence[SliceRow]
-    classes: Sequence[tuple[int, str]]
-    """Value and name of each class."""
-    voxel: VoxelSize | None
-    connectivity: Connectivity
-    unlabelled: int = 0
-    """Slices without any label, which are not among the rows."""
-
-    @property
-    def pixel(self) -> VoxelSize:
-        """The lengths that a pixel stands for."""
-        return self.voxel or PIXELS
-
-    def total(self) -> tuple[ClassQuantities, ...]:
-        """The quantities of all slices together."""
-        return self._quantities(row.regions for row in self.rows)
-
-    def _quantities(self, slices: Iterable[SliceRegions]) -> tuple[ClassQuantities, ...]:
-        return quantities(slices, self.classes, self.pixel)
-
-    def write(self, folder: Path) -> None:
-        """Write the three files.
-
-        Raises:
-            OutputError: they cannot be written.
-        """
-        total = self.total()
-        write_csv(folder / QUANTITIES_NAME, self._table(total))
-        write_csv(folder / SIZES_NAME, self._sizes(total))
-        write_text(folder / SUMMARY_NAME, json.dumps(self.summary(), indent=1) + "\n")
-
-    def summary(self) -> dict[str, Any]:
-        """For JSON; see `RegionSummary`."""
-        summary = RegionSummary(
-            labels=self.labels,
-            slices=len(self.rows),
-            slices_without_labels=self.unlabelled,
-            unit=self.pixel.unit,
-            voxel_size=self.voxel,
-            connectivity=self.connectivity,
-            methods=_METHODS,
-            classes=self.total(),
-        )
-        return summary.model_dump(mode="json", by_alias=True)
-
-    def _table(self, total: Sequence[ClassQuantities]) -> Iterator[list[Any]]:
-        """A row per slice and class, then a row per class with `total` in place of the slice."""
-        unit = self.pixel.unit
-        yield [
-            "slice", "position", "class", "value", "pixels", "fraction", f"area ({unit}^2)",
-            "regions", "regions at edge", f"mean diameter ({unit})",
-            *(f"diameter p{level} ({unit})" for level in QUANTILES), f"largest diameter ({unit})",
-            f"boundary per area (1/{unit})", f"specific surface (1/{unit})",
-        ]  # fmt: skip
-        for row in self.rows:
-            yield from self._rows(row.name, row.position, self._quantities([row.regions]))
-        yield from self._rows("total", "", total)
-
-    def _rows(
-        self, slice_name: str, position: int | str, items: Sequence[ClassQuantities]
-    ) -> Iterator[list[Any]]:
-        for item in items:
-            yield [
-                *(slice_name, position, item.name, item.value, item.pixels),
-                *(f"{item.fraction:.6f}", f"{item.area:.6g}", item.regions, item.regions_at_edge),
-                *_lengths(item.diameter),
-                *(f"{item.boundary_per_area:.6g}", f"{item.specific_surface:.6g}"),
-            ]
-
-    def _sizes(self, total: Sequence[ClassQuantities]) -> Iterator[list[Any]]:
-        """A row per class and bin, over all slices."""
-        unit = self.pixel.unit
-        yield [
-            "class",
-            "value",
-            f"diameter from ({unit})",
-            f"diameter to ({unit})",
-            "regions",
-            "share of area",
-        ]
-        for item in total:
-            for bar in item.histogram:
-                bounds = (f"{bar.low:.6g}", f"{bar.high:.6g}")
-                yield [item.name, item.value, *bounds, bar.regions, f"{bar.area_share:.6f}"]
+    def document(self) -> dict[str, Any]:
+        """As the file holds it."""
+        return self.model_dump(mode="json", by_alias=True)
 
     def lines(self) -> list[str]:
         """For a person: a line per class."""
-        unit = self.pixel.unit
         found = []
-        for item in self.total():
-            sizes = item.diameter
+        for item in self.classes:
             text = f"{item.name}: {item.fraction:.4%}, {item.regions} regions ({item.regions_at_edge} at the edge)"
-            if sizes is not None:
-                text += f", median diameter {sizes.p50:.4g} {unit}"
-            found.append(f"{text}, specific surface {item.specific_surface:.4g} 1/{unit}")
+            if item.diameter is not None:
+                text += f", median diameter {item.diameter.p50:.4g} {self.unit}"
+            found.append(f"{text}, specific surface {item.specific_surface:.4g} 1/{self.unit}")
         return found
 
 
-def _lengths(sizes: Diameters | None) -> list[str]:
-    """Mean, quantiles and largest; empty where no region has a size."""
-    if sizes is None:
-        return [""] * len(Diameters.model_fields)
-    return [f"{length:.6g}" for _, length in sizes]
+def write_tables(
+    folder: Path,
+    rows: Sequence[SliceRow],
+    classes: Sequence[tuple[int, str]],
+    *,
+    labels: str,
+    voxel: VoxelSize | None,
+    connectivity: Connectivity,
+    unlabelled: int = 0,
+) -> RegionSummary:
+    """Write the three files.
+
+    Args:
+        folder: that they go into.
+        rows: every slice that has labels.
+        classes: value and name of each.
+        labels: location of the labels that were measured.
+        voxel: None: lengths are in pixels.
+        connectivity: that regions were found with.
+        unlabelled: slices without any label, which are not among the rows.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    pixel = voxel or PIXELS
+    summary = RegionSummary(
+        labels=labels,
+        slices=len(rows),
+        slices_without_labels=unlabelled,
+        unit=pixel.unit,
+        voxel_size=voxel,
+        connectivity=connectivity,
+        classes=quantities((row.regions for row in rows), classes, pixel),
+    )
+    each = ((row.name, row.position, quantities([row.regions], classes, pixel)) for row in rows)
+    write_csv(folder / QUANTITIES_NAME, _table(chain(each, [("total", "", summary.classes)]), pixel.unit))
+    write_csv(folder / SIZES_NAME, _sizes(summary))
+    write_text(folder / SUMMARY_NAME, json.dumps(summary.document(), indent=1) + "\n")
+    return summary
+
+
+def _table(
+    slices: Iterable[tuple[str, int | str, Sequence[ClassQuantities]]], unit: str
+) -> Iterator[list[Any]]:
+    """A row per slice and class, from (name, position, classes) of each slice."""
+    yield [
+        "slice", "position", "class", "value", "pixels", "fraction", f"area ({unit}^2)",
+        "regions", "regions at edge", f"mean diameter ({unit})",
+        *(f"diameter p{level} ({unit})" for level in QUANTILES), f"largest diameter ({unit})",
+        f"boundary per area (1/{unit})", f"specific surface (1/{unit})",
+    ]  # fmt: skip
+    for name, position, classes in slices:
+        for item in classes:
+            lengths = [""] * len(Diameters.model_fields)
+            if item.diameter is not None:
+                lengths = [f"{length:.6g}" for _, length in item.diameter]
+            yield [
+                *(name, position, item.name, item.value, item.pixels),
+                *(f"{item.fraction:.6f}", f"{item.area:.6g}", item.regions, item.regions_at_edge),
+                *lengths,
+                *(f"{item.boundary_per_area:.6g}", f"{item.specific_surface:.6g}"),
+            ]
+
+
+def _sizes(summary: RegionSummary) -> Iterator[list[Any]]:
+    """A row per class and bin, over all slices."""
+    bounds = (f"diameter from ({summary.unit})", f"diameter to ({summary.unit})")
+    yield ["class", "value", *bounds, "regions", "share of area"]
+    for item in summary.classes:
+        for bar in item.histogram:
+            bounds = (f"{bar.low:.6g}", f"{bar.high:.6g}")
+            yield [item.name, item.value, *bounds, bar.regions, f"{bar.area_share:.6f}"]

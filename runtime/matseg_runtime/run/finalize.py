@@ -21,7 +21,7 @@ from matseg_runtime.measure.report import (
     read_report,
     write_report,
 )
-from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, RegionTables, SliceRow
+from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SliceRow, write_tables
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
 from matseg_runtime.run.manifest import write_manifest
 from matseg_runtime.run.setup import Run
@@ -292,20 +292,20 @@ def _write_tables(
     connectivity = asked.regions or by_all
     if connectivity is not None:
         again = _measure_again(run, records, connectivity, progress)
-        tables = RegionTables(
-            labels=str(run.sink.path),
-            rows=[
+        summary = write_tables(
+            folder,
+            [
                 SliceRow(name=record.name, position=run.source.first + record.index, regions=regions)
                 for record in records
                 if (regions := again.get(record.name) or record.regions) is not None
             ],
-            classes=list(enumerate(item.name for item in run.metadata.classes)),
+            list(enumerate(item.name for item in run.metadata.classes)),
+            labels=str(run.sink.path),
             voxel=run.voxel,
             connectivity=connectivity,
             unlabelled=excluded if run.target.is_volume else 0,
         )
-        tables.write(folder)
-        found.quantities = tuple(tables.lines())
+        found.quantities = tuple(summary.lines())
     if asked.uncertain is not None:
         _propose(run, records, asked.uncertain, found, progress)
 
