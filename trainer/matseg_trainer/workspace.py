@@ -47,9 +47,7 @@ class Workspace:
     @property
     def config_path(self) -> Path:
         """`config.toml`."""
-        from matseg_trainer.config.load import CONFIG_NAME
-
-        return self.root / CONFIG_NAME
+        return self.root / "config.toml"
 
     @property
     def data(self) -> Path:

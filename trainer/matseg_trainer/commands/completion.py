@@ -15,8 +15,7 @@ from matseg_trainer.workspace import Workspace
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_CONFIG_NAME = "config.toml"  # as in `config`, which imports too much for the time between two keystrokes
-_DEFAULT = "default"
+_DEFAULT = "default"  # as in `config`, which imports too much for the time between two keystrokes
 _SPLITS = ("train", "validate", "test")
 
 
@@ -64,7 +63,7 @@ def _workspace(ctx: click.Context) -> Workspace:
 
 def _tables(place: Workspace) -> dict[str, Any]:
     try:
-        return tomllib.loads((place.root / _CONFIG_NAME).read_text(encoding="utf-8-sig"))
+        return tomllib.loads(place.config_path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
 

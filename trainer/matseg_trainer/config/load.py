@@ -28,7 +28,6 @@ from matseg_shared.errors import ConfigError, Problem
 from matseg_shared.system.names import portable_name_problem
 from matseg_trainer.config.versions import RENAMED, Network, VersionConfig, current_names
 
-CONFIG_NAME = "config.toml"
 DEFAULT_VERSION = "default"
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from matseg_runtime.ledger import Ledger, Part, read_key
-from matseg_runtime.measure.report import read_report
+from matseg_runtime.measure.report import Provenance, Report, read_report
 from matseg_runtime.page.record import RunPlaces, find_run
+from matseg_runtime.records import JobKey
 from matseg_shared.contract.metadata import ModelMetadata, decode
 from matseg_shared.contract.onnx_properties import read_properties
 from matseg_shared.errors import MatsegError, ModelError, OutputError
@@ -24,21 +25,15 @@ _HASHED_BYTES = 64 << 20
 _RUN_PLACES = ("*", "*_predictions/*", "data/*_predictions/*", "data/*/*/*_predictions/*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ModelFile:
-    """An exported file and what it says about itself."""
-
-    path: Path
-    metadata: ModelMetadata
-
-
-def exported_models(place: Workspace) -> Iterator[ModelFile | str]:
-    """Model files in `saved/` and beside `config.toml`; a sentence for one that cannot be read."""
+def exported_models(place: Workspace) -> tuple[dict[Path, ModelMetadata], list[str]]:
+    """Model files in `saved/` and beside `config.toml`; a sentence for each that cannot be read."""
+    found, problems = {}, []
     for path in sorted([*place.saved.glob("*.onnx"), *place.root.glob("*.onnx")]):
         try:
-            yield ModelFile(path=path, metadata=decode(read_properties(path), str(path)))
+            found[path] = decode(read_properties(path), str(path))
         except ModelError as error:
-            yield str(error)
+            problems.append(str(error))
+    return found, problems
 
 
 def runs(place: Workspace) -> list[RunState]:
@@ -61,33 +56,26 @@ def _sha256(path: Path) -> str | None:
 
 
 def _state(run: RunPlaces, root: Path, sha256: Callable[[Path], str | None]) -> RunState | None:
-    try:
+    report: Report | None = None
+    job: JobKey | Provenance | None = None
+    with suppress(OSError, ValidationError):  # missing, or of an earlier version: the ledger knows the rest
         report = read_report(run.report)
-    except (OSError, ValidationError):
-        report = None  # missing, or of an earlier version: the ledger knows the rest
-    try:
-        job = read_key(run.ledger)
-    except OutputError:
-        job = None
-    job = job or (None if report is None else report.provenance)
+        job = report.provenance
+    with suppress(OutputError):
+        job = read_key(run.ledger) or job
     if job is None:
         return None
     now = None if report is None else sha256(root / report.model)
     folder = root.absolute()
+    ledger = Ledger(run.ledger, Part())
+    if report is None:
+        with suppress(MatsegError, OSError):
+            ledger.reload()
     return RunState(
         output=run.labels.relative_to(folder) if run.labels.is_relative_to(folder) else run.labels,
         model_name=job.model_name,
-        slices=_recorded(run) if report is None else report.labelled + report.labelled_before,
+        slices=len(ledger.done) if report is None else report.labelled + report.labelled_before,
         is_complete=report is not None and report.complete,
         excluded=0 if report is None else len(report.excluded),
         is_stale=now is not None and now != job.model_sha256,
     )
-
-
-def _recorded(run: RunPlaces) -> int:
-    ledger = Ledger(run.ledger, Part())
-    try:
-        ledger.reload()
-    except (MatsegError, OSError):
-        return 0
-    return len(ledger.done)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from matseg_shared.contract.metadata import TrainingInfo
+from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError, UsageError
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate.document import read_evaluation
-from matseg_trainer.overview.models import ModelFile
 from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
 from matseg_trainer.predict.checkpoint_header import read_training
 from matseg_trainer.train.log import read_log
@@ -60,43 +60,46 @@ class DataChanges:
 
 def version_state(
     place: Workspace,
-    version: str,
     name: str,
+    version: str,
     config: VersionConfig,
-    models: Sequence[ModelFile],
+    models: Mapping[Path, ModelMetadata],
     changes: DataChanges,
 ) -> VersionState:
-    """One version of `config.toml`.
-
-    Args:
-        place: the workspace.
-        version: its name there.
-        name: `<dataset>_<version>`.
-        config: its hyperparameters now.
-        models: the files that were exported from it.
-        changes: of its data set.
-    """
-    checkpoint, resume = place.saved / f"{name}.pth", place.saved / f"{name}.resume.pth"
-    epochs = _logged_epochs(place.log / f"{name}.jsonl")
-    training, notes = None, []
+    """One version of the data set `name` in `config.toml`, with what was made of it; `models` may be of others."""
+    stem = f"{name}_{version}"
+    checkpoint, resume = place.saved / f"{stem}.pth", place.saved / f"{stem}.resume.pth"
+    epochs, training, notes = 0, None, []
+    with suppress(UsageError):
+        epochs = len(read_log(place.log / f"{stem}.jsonl").epochs)
     if checkpoint.is_file():
         try:
             training = read_training(checkpoint)
         except ModelError as error:
             notes.append(str(error))
-    stale = [] if training is None else _stale(name, checkpoint, training, config, changes)
-    progress = "interrupted" if resume.exists() else "untrained" if training is None else "trained"
-    states = tuple(_model_state(file, training) for file in models)
+    stale = [] if training is None else _stale(stem, checkpoint, training, config, changes)
+    mean_iou = None if training is None else training.metrics.get("mean_iou")
+    states = tuple(
+        ModelState(
+            path=path,
+            precision=metadata.export.precision,
+            tta=metadata.export.tta,
+            bytes=path.stat().st_size,
+            is_stale=training is not None and metadata.training != training,
+        )
+        for path, metadata in models.items()
+        if metadata.name == stem
+    )
     notes += [f"{model.path.name} was exported from another checkpoint" for model in states if model.is_stale]
     return VersionState(
         version=version,
         network=config.model,
-        progress=progress,  # type: ignore[arg-type]  # one of three words
+        progress="interrupted" if resume.exists() else "untrained" if training is None else "trained",
         epochs=epochs,
         epochs_wanted=config.epoch,
         kept_epoch=None if training is None else training.epoch,
-        mean_iou=None if training is None else _number(training.metrics.get("mean_iou")),
-        evaluations=tuple(_evaluations(place, name, checkpoint)),
+        mean_iou=mean_iou if isinstance(mean_iou, float) else None,
+        evaluations=tuple(_evaluations(place, stem, checkpoint)),
         models=states,
         notes=(*stale, *notes),
         is_stale=bool(stale),
@@ -113,28 +116,15 @@ def _stale(
     return notes
 
 
-def _model_state(file: ModelFile, training: TrainingInfo | None) -> ModelState:
-    return ModelState(
-        path=file.path,
-        precision=file.metadata.export.precision,
-        tta=file.metadata.export.tta,
-        bytes=file.path.stat().st_size,
-        is_stale=training is not None and file.metadata.training != training,
-    )
-
-
-def _evaluations(place: Workspace, name: str, checkpoint: Path) -> list[EvaluationState]:
+def _evaluations(place: Workspace, name: str, checkpoint: Path) -> Iterator[EvaluationState]:
     """Figures in `log/` that name this version themselves: `a_v1_x.json` may be another's."""
-    found = []
     for path in sorted(place.log.glob(f"{name}_*.json")):
         try:
             document = read_evaluation(path)
         except MetadataError:
             continue  # of something else, or of a version that wrote other figures
-        if document.name != name:
-            continue
-        found.append(
-            EvaluationState(
+        if document.name == name:
+            yield EvaluationState(
                 split=document.split,
                 dataset=document.dataset,
                 model="onnx" if path.stem.endswith("_onnx") else "checkpoint",
@@ -142,19 +132,3 @@ def _evaluations(place: Workspace, name: str, checkpoint: Path) -> list[Evaluati
                 path=path,
                 is_stale=checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime,
             )
-        )
-    return found
-
-
-def _logged_epochs(path: Path) -> int:
-    try:
-        return len(read_log(path).epochs)
-    except UsageError:
-        return 0
-
-
-def _number(value: object) -> float | None:
-    try:
-        return float(value) if isinstance(value, int | float) else None
-    except OverflowError:
-        return None
