@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matseg_runtime.inference.providers import ProviderChoice
     from matseg_runtime.inference.session import Session
-    from matseg_runtime.run.summary import Summary
+    from matseg_runtime.run.finalize import Summary
 
 __all__ = ["open_model", "run_job", "segment"]
 

@@ -205,27 +205,14 @@ def _converted(length: float, unit: str, wanted: str) -> float:
     return length if unit == wanted else length * _IN_METRES[unit] / _IN_METRES[wanted]
 
 
-def voxel_of_model(size: PixelSize | None) -> VoxelSize | None:
+def voxel_of_model(size: PixelSize) -> VoxelSize | None:
     """Pixel size of the images a model was trained on; how far apart slices are, it does not know."""
-    return None if size is None else voxel_of_scale((size.value,) * 2, (size.unit,) * 2, 0, "the model")
+    return voxel_of_scale((size.value,) * 2, (size.unit,) * 2, 0, "the model")
 
 
-def choose_voxel_size(
-    asked: VoxelSize | None, found: VoxelSize | None, model: VoxelSize | None
-) -> tuple[VoxelSize | None, str | None]:
-    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels."""
-    chosen = asked or found or model
-    if chosen is None or model is None or chosen.agrees_with(model):
-        return chosen, None
-    return chosen, (
-        f"the model was trained on pixels of {model.column:g} {model.unit}, these are of {chosen.row:g} x "
-        f"{chosen.column:g} {chosen.unit} ({chosen.origin} says so): look at some labels before you trust them"
-    )
-
-
-def oblong_warning(size: VoxelSize | None) -> str | None:
+def oblong_warning(size: VoxelSize) -> str | None:
     """A warning where a pixel is not as high as it is wide: the sign of a volume cut along another axis than meant."""
-    if size is None or math.isclose(size.row, size.column, rel_tol=_TOLERANCE):
+    if math.isclose(size.row, size.column, rel_tol=_TOLERANCE):
         return None
     return (
         f"pixels are {size.row:g} {size.unit} high and {size.column:g} wide ({size.origin} says so), and to a model "

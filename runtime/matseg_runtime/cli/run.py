@@ -36,7 +36,9 @@ from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
     from matseg_runtime.ledger import Part
+    from matseg_runtime.measure.report import Report
     from matseg_runtime.records import Connectivity
+    from matseg_runtime.run.finalize import Summary
     from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.watch import WatchOptions
@@ -264,7 +266,6 @@ def run_main(
     from matseg_runtime.run.options import RunOptions
     from matseg_runtime.run.run import label, plan_job
     from matseg_runtime.run.setup import open_run
-    from matseg_runtime.run.summary import summary_lines
     from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
@@ -302,3 +303,55 @@ def run_main(
     for line in summary_lines(summary):
         click.echo(printable(line), err=as_json)
     return summary.exit_code
+
+
+def summary_lines(summary: Summary) -> list[str]:
+    """The summary for a person, one fact a line."""
+    report, labelled = summary.report, summary.labelled
+    done = report.labelled + report.labelled_before
+    others = "before" if report.part == "1-of-1" else "before or by others"
+    lines = [
+        f"{labelled} of {report.slices} slices labelled in this run"
+        + (f", {done - labelled} {others}" if done > labelled else "")
+    ]
+    lines += [f"skipped {entry.path}: {entry.reason}" for entry in report.skipped]
+    lines += [f"excluded {record.reason}" for record in report.excluded]
+    lines += [f"warning: {text}" for text in report.warnings]
+    if labelled:
+        lines += _speed_lines(report)
+    # what is said of the regions begins with the fraction
+    lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in report.phase_fractions]
+    if summary.measured is not None:
+        spent = ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in summary.measured if seconds)
+        lines += [f"measuring took {spent}"] if spent else []
+    if report.uncertain is not None:
+        proposals = "1 proposal" if report.proposals == 1 else f"{report.proposals} proposals"
+        lines.append(f"{proposals} for labelling: {report.uncertain}; correct the labels in its train/labels")
+    if not summary.is_final:
+        left = report.slices - done - len(report.excluded)
+        return [
+            *lines,
+            f"part {report.part} is done; {left} slices are left to others before {report.output} is whole",
+        ]
+    lines.append(f"labels: {report.output}")
+    if report.page is not None:
+        lines.append(f"report: {report.page}")
+    return lines if summary.no_page is None else [*lines, f"no report: {summary.no_page}"]
+
+
+def _speed_lines(report: Report) -> list[str]:
+    lines = []
+    if report.stages is not None:
+        lines.append(
+            f"{report.stages.seconds:.1f} s, {report.megapixels_per_second:.2f} Mpixel/s on "
+            f"{report.provenance.provider} ({report.provider_reason}); the slowest stage was {report.stages.bottleneck}"
+        )
+    if report.constant_pixels:
+        lines.append(
+            f"{report.constant_pixels / report.pixels:.1%} of the pixels needed no network: constant regions"
+        )
+    if report.clipped_pixels:
+        lines.append(
+            f"{report.clipped_pixels / report.pixels:.1%} of the pixels lie beyond --window and were clipped"
+        )
+    return lines

@@ -1,21 +1,33 @@
-"""`report.json`: what a run leaves beside its labels about itself, for everybody who writes or reads it."""
+"""What a run leaves about itself: `report.json` beside its labels, and `origin.json` in its ledger."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, field_serializer
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_serializer,
+)
 
 from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.measure.phase_fractions import PhaseFraction
 from matseg_runtime.records import ExcludedSlice, JobKey
 from matseg_runtime.source.base import Skipped
 from matseg_runtime.units import PIXEL, VoxelSize
+from matseg_shared.contract.metadata import ModelMetadata
+from matseg_shared.errors import OutputError
 from matseg_shared.system.files import write_text
 from matseg_shared.system.names import as_text
 
 REPORT_NAME = "report.json"
+MANIFEST_NAME = "origin.json"
 
 _OPEN = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 """Fields that later versions add are left alone."""
@@ -163,3 +175,37 @@ def read_report(path: Path) -> Report:
         ValidationError: it is no report.
     """
     return Report.model_validate_json(path.read_bytes())
+
+
+class Manifest(BaseModel):
+    """Facts about a complete run that are nowhere else once its model is out of reach, for its page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    origin_version: Literal[1] = 1
+    input: str
+    """Absolute path, or URL, of the input; `::/path` after it as the user gave it."""
+    fill_missing_chunks: bool
+    cores: int
+    """That the last run could use."""
+    machine: str
+    """Host name of the last run."""
+    model: ModelMetadata
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read a ledger's manifest; None where an earlier version of matseg wrote it.
+
+    Raises:
+        OutputError: it is damaged, or of a later version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        found = "something else" if isinstance(error, ValidationError) else f"that it cannot be read: {error}"
+        raise OutputError(
+            f"{path}: expected what matseg-run noted there about its model, found {found}"
+        ) from error

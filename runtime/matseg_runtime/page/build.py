@@ -15,10 +15,9 @@ from matseg_runtime.page.content import run_content, stack_names
 from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, find_run, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
-from matseg_runtime.run.finalize import PAGE_NAME
+from matseg_runtime.run.finalize import PAGE_NAME, Summary
 from matseg_runtime.run.options import parse_range
 from matseg_runtime.run.setup import Run
-from matseg_runtime.run.summary import Summary
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError, OutputError

@@ -10,9 +10,15 @@ from pydantic import ValidationError
 
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.measure.phase_fractions import CSV_NAME, counted_files
-from matseg_runtime.measure.report import REPORT_NAME, Report, read_report
+from matseg_runtime.measure.report import (
+    MANIFEST_NAME,
+    REPORT_NAME,
+    Manifest,
+    Report,
+    read_manifest,
+    read_report,
+)
 from matseg_runtime.records import ExcludedSlice, SliceRecord
-from matseg_runtime.run.manifest import MANIFEST_NAME, Manifest, read_manifest
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.contract.metadata import ClassInfo, problems_of

@@ -23,7 +23,6 @@ import distributed
 
 from matseg_runtime.measure.report import Stages
 from matseg_runtime.records import ExcludedSlice, JobKey
-from matseg_runtime.run.manifest import absolute_location
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import stages_of
 from matseg_runtime.run.plan import Plan
@@ -31,6 +30,7 @@ from matseg_runtime.run.setup import Run, worker_run
 from matseg_runtime.run.stages import WrittenBlock, excluded, infer_block, read_block, write_block
 from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Source
+from matseg_runtime.source.open import absolute_location
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import UnsupportedError
 from matseg_shared.system import interruption

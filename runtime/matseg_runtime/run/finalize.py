@@ -3,50 +3,78 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
 from matseg_runtime.measure.report import (
+    MANIFEST_NAME,
     REPORT_NAME,
+    Manifest,
     MeasuringSeconds,
     Report,
     Stages,
     read_report,
     write_report,
 )
-from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SliceRow, write_tables
-from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
-from matseg_runtime.run.manifest import write_manifest
-from matseg_runtime.run.setup import Run
-from matseg_runtime.run.summary import (
-    Summary,
-    clipping_warning,
-    difference_warning,
-    drift_warning,
-    now,
-    provenance_of,
-    size_warning,
-)
-from matseg_runtime.sink.images import ImageSink
+from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
+from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord
+from matseg_runtime.run.setup import Run, now, provenance_of
 from matseg_runtime.source.base import Source
-from matseg_runtime.suggest.choose import SCORES_NAME, choose, default_spacing, write_scores
+from matseg_runtime.source.open import absolute_location
+from matseg_runtime.suggest.choose import SCORES_NAME
 from matseg_runtime.units import PIXEL
+from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import ImageError, OutputError
-from matseg_shared.system.files import output_errors
+from matseg_shared.system.files import output_errors, write_text
+from matseg_shared.system.machine import available_cpus
 from matseg_shared.system.names import as_text
+
+if TYPE_CHECKING:
+    from matseg_runtime.suggest.folder import Proposals
 
 PAGE_NAME = "report.html"
 """The report for people, beside `report.json`."""
 _TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
 """Made of all labelled slices when that was asked for."""
+MUCH_CLIPPED = 0.5
+"""Share of a slice's pixels beyond the window from which on a summary warns."""
+_MANY = 5
+_MOSTLY = 0.8
+"""Slices of one size, and their share of all, from which on another size means something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One run of matseg-run, finished."""
+
+    report: Report
+    """The content of `report.json`."""
+    labelled: int
+    """Slices in this run; the report keeps what an earlier one labelled where this one found nothing to do."""
+    is_final: bool
+    """True when every slice is labelled or excluded, by this process or others, and the output has its final form."""
+    measured: MeasuringSeconds | None = None
+    """Seconds of measuring in this run."""
+    quantities: tuple[str, ...] = ()
+    """Lines on the regions of each class; empty when they were not measured."""
+    no_page: str | None = None
+    """Why the report for people was not made although it was wanted."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command."""
+        return EXIT_EXCLUDED if self.report.excluded else EXIT_DONE
 
 
 def finalize(
@@ -70,6 +98,8 @@ def finalize(
     progress.stage("completing the output")
     ledger.reload()
     warnings = _warnings(run, ledger)
+    quantities: tuple[str, ...] = ()
+    proposals: Proposals | None = None
     with ledger.job_lock():
         ledger.reload()
         records = labelled_slices(run.source, ledger)
@@ -83,17 +113,36 @@ def finalize(
         left = len(run.source.slices) - len(records) - len(excluded)
         is_final = not busy and not left
         path = ledger.folder / f"report-{ledger.part}.json"
-        found = _Findings(warnings=warnings)
         if is_final:
-            path = run.sink.report_folder / REPORT_NAME
+            folder, asked = run.sink.report_folder, run.options.measure
+            path = folder / REPORT_NAME
             run.sink.finish()
-            _write_tables(run, records, len(excluded), found, progress)
-            _warn_of_removed_tables(tables, run.sink.report_folder, found)
-        own = _report(run, ledger, records, excluded, stages, found, is_complete=is_final and not excluded)
+            write_phase_fractions(folder / FRACTIONS_NAME, records, run.metadata, run.voxel)
+            if (connectivity := asked.regions or _measured_with(records)) is not None:
+                from matseg_runtime.run.tables import write_region_tables
+
+                quantities = write_region_tables(run, records, connectivity, len(excluded), progress)
+            if asked.uncertain is not None:
+                from matseg_runtime.run.tables import propose
+
+                proposals = propose(run, records, asked.uncertain, progress)
+                warnings.append(proposals.warning)
+            warnings.append(_removed_tables_warning(tables, folder))
+        own = _report(
+            run, ledger, records, excluded, stages, proposals, is_complete=is_final and not excluded
+        )
+        own = own.model_copy(update={"warnings": tuple(text for text in warnings if text is not None)})
         report = _with_earlier_figures(own, path)
         write_report(path, report)
         if is_final:
-            write_manifest(run)
+            manifest = Manifest(
+                input=absolute_location(run.options.input),
+                fill_missing_chunks=run.options.source.fill_missing_chunks,
+                cores=available_cpus(),
+                machine=platform.node(),
+                model=run.metadata,
+            )
+            write_text(ledger.folder / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
     if run.options.finish and not is_final:
         working = f" by {len(busy)} running parts" if busy else ""
         raise OutputError(
@@ -105,7 +154,7 @@ def finalize(
         labelled=own.labelled,
         is_final=is_final,
         measured=own.measuring_seconds,
-        quantities=found.quantities,
+        quantities=quantities,
     )
 
 
@@ -146,23 +195,13 @@ def remove_account(folder: Path) -> None:
     remove_tables(folder, REPORT_NAME, PAGE_NAME, FRACTIONS_NAME)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Findings:
-    """Results of completing an output, for the summary."""
-
-    warnings: list[str]
-    quantities: tuple[str, ...] = ()
-    uncertain: Path | None = None
-    proposals: int = 0
-
-
 def _report(
     run: Run,
     ledger: Ledger,
     records: Sequence[SliceRecord],
     excluded: Sequence[ExcludedSlice],
     stages: Stages | None,
-    found: _Findings,
+    proposals: Proposals | None,
     *,
     is_complete: bool,
 ) -> Report:
@@ -193,8 +232,8 @@ def _report(
         phase_fractions=phase_fractions(records, run.metadata),
         voxel_size=run.voxel,
         unit=PIXEL if run.voxel is None else run.voxel.unit,
-        uncertain=None if found.uncertain is None else str(found.uncertain),
-        proposals=found.proposals,
+        uncertain=None if proposals is None or proposals.folder is None else str(proposals.folder),
+        proposals=0 if proposals is None else proposals.count,
         measuring_seconds=spent,
         pixels=pixels,
         constant_pixels=sum(record.constant for record in new),
@@ -203,7 +242,6 @@ def _report(
         if not (stages and stages.seconds)
         else round(pixels / 1e6 / stages.seconds, 3),
         stages=stages,
-        warnings=tuple(found.warnings),
     )
 
 
@@ -219,9 +257,9 @@ def _with_earlier_figures(report: Report, path: Path) -> Report:
     return report.measured_by(earlier) if same else report
 
 
-def _warnings(run: Run, ledger: Ledger) -> list[str]:
+def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
     records = labelled_slices(run.source, ledger)
-    found = (
+    return [
         *run.warnings,
         clipping_warning(records),
         *run.source.warnings(),
@@ -233,8 +271,69 @@ def _warnings(run: Run, ledger: Ledger) -> list[str]:
         _idle_parts_warning(run),
         _new_files_warning(run.source),
         _changed_warning(run.source, ledger),
+    ]
+
+
+def difference_warning(result: SelfTestResult) -> str | None:
+    """A warning when a provider does not give the export's labels, and that was accepted."""
+    if result.passed:
+        return None
+    return (
+        f"provider {result.provider} gives {result.mismatches} of {result.pixels} pixels of the self-test another "
+        "label than the export did; accepted with --accept-difference"
     )
-    return [text for text in found if text is not None]
+
+
+def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | None:
+    """A warning when slices look different from the training set: half of them, or some, which are then named."""
+    if not records:
+        return None
+    middle = sorted(record.drift for record in records)[len(records) // 2]
+    if middle >= threshold:
+        return (
+            f"the intensities differ from those of the training set (drift {middle:.2f} of 1 in the median slice): "
+            "look at some labels before you trust them"
+        )
+    strange = sorted(
+        (record for record in records if record.drift >= threshold), key=lambda item: -item.drift
+    )
+    if not strange:
+        return None
+    return (
+        f"the intensities of {len(strange)} of {len(records)} slices differ from the training set's (drift "
+        f"of {threshold:g} or more of 1): {_named(strange)}; look at their labels before you trust them"
+    )
+
+
+def clipping_warning(records: Sequence[SliceRecord]) -> str | None:
+    """A warning when a window leaves out much of some slices."""
+    much = [
+        record for record in records if record.clipped >= MUCH_CLIPPED * record.shape[0] * record.shape[1]
+    ]
+    if not much:
+        return None
+    return (
+        f"in {len(much)} of {len(records)} slices half of the pixels or more lie beyond --window and were clipped: "
+        f"{_named(much)}; look at their labels before you trust them"
+    )
+
+
+def size_warning(records: Sequence[SliceRecord]) -> str | None:
+    """A warning when a few of many slices have another size than the rest, as a picture that lies among them has."""
+    shapes = Counter(record.shape for record in records)
+    usual, count = shapes.most_common(1)[0] if shapes else ((0, 0), 0)
+    others = [record for record in records if record.shape != usual]
+    if not others or count < max(_MANY, _MOSTLY * len(records)):
+        return None
+    return (
+        f"{len(others)} of {len(records)} slices have another size than the {usual[0]} x {usual[1]} pixels of the "
+        f"others: {_named(others)}; do they belong to this scan?"
+    )
+
+
+def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
+    names = ", ".join(record.name for record in records[:limit])
+    return names if len(records) <= limit else f"{names} and {len(records) - limit} more"
 
 
 def _lock_warning(ledger: Ledger) -> str | None:
@@ -281,107 +380,21 @@ def _changed_warning(source: Source, ledger: Ledger) -> str | None:
     )
 
 
-def _write_tables(
-    run: Run, records: Sequence[SliceRecord], excluded: int, found: _Findings, progress: Progress
-) -> None:
-    """Write the tables and proposals that were asked for."""
-    folder, asked = run.sink.report_folder, run.options.measure
-    write_phase_fractions(folder / FRACTIONS_NAME, records, run.metadata, run.voxel)
-    measured = {None if record.regions is None else record.regions.connectivity for record in records}
-    by_all = next(iter(measured)) if len(measured) == 1 else None  # by earlier runs, or by other parts
-    connectivity = asked.regions or by_all
-    if connectivity is not None:
-        again = _measure_again(run, records, connectivity, progress)
-        summary = write_tables(
-            folder,
-            [
-                SliceRow(name=record.name, position=run.source.first + record.index, regions=regions)
-                for record in records
-                if (regions := again.get(record.name) or record.regions) is not None
-            ],
-            list(enumerate(item.name for item in run.metadata.classes)),
-            labels=str(run.sink.path),
-            voxel=run.voxel,
-            connectivity=connectivity,
-            unlabelled=excluded if run.target.is_volume else 0,
-        )
-        found.quantities = tuple(summary.lines())
-    if asked.uncertain is not None:
-        _propose(run, records, asked.uncertain, found, progress)
+def _measured_with(records: Sequence[SliceRecord]) -> Connectivity | None:
+    """The connectivity by which earlier runs, or other parts, have measured the regions of all slices."""
+    found = {None if record.regions is None else record.regions.connectivity for record in records}
+    return found.pop() if len(found) == 1 else None
 
 
-def _measure_again(
-    run: Run, records: Sequence[SliceRecord], connectivity: Connectivity, progress: Progress
-) -> dict[str, SliceRegions]:
-    """From the labels on the disk, for slices that were labelled without being measured."""
-    missing = [
-        record for record in records if record.regions is None or record.regions.connectivity != connectivity
-    ]
+def _removed_tables_warning(before: frozenset[str], folder: Path) -> str | None:
+    missing = sorted(before - tables_in(folder))
     if not missing:
-        return {}
-    from matseg_runtime.measure.quantify import measure_images, measure_output
-
-    progress.stage("measuring what was labelled before", len(missing), unit="slices")
-    axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
-    assert run.measurer is not None, "there is a table because one was asked for"
-    with run.measurer.timed("regions"):
-        if isinstance(run.sink, ImageSink):
-            files = {record.name: run.sink.file_of(record.name) for record in missing}
-            return measure_images(files, connectivity=connectivity)
-        return measure_output(str(run.sink.path), missing, axis=axis, connectivity=connectivity)
-
-
-def _propose(
-    run: Run, records: Sequence[SliceRecord], count: int, found: _Findings, progress: Progress
-) -> None:
-    """Copy what is to be labelled next."""
-    from matseg_runtime.suggest.folder import Proposer
-    from matseg_runtime.suggest.index import folder_beside
-
-    if unknown := sum(not run.options.measure.is_scored(record) for record in records):
-        found.warnings.append(
-            f"{unknown} slices were labelled without --uncertain, by other parts or earlier; run the same command once "
-            "more without --finish and --part to have them scored"
-        )
-        return
-    crop, target = run.options.measure.crop, run.target
-    spacing = run.options.uncertain_spacing or default_spacing(len(run.source.slices), count)
-    chosen = choose(records, count, crop, spacing)
-    write_scores(run.sink.report_folder / SCORES_NAME, records, chosen, run.source.first)
-    progress.stage("copying uncertain slices")
-    proposer = Proposer(
-        folder=folder_beside(target.ledger_folder, target.path, is_volume=target.is_volume),
-        source=run.source,
-        session=run.session,
-        window=run.options.window,
-        tile=run.plan.largest_tile,
-        batch=run.plan.batch,
-        output=target.path,
-        asked=count,
-        crop=crop,
-        spacing=spacing,
-    )
-    assert run.measurer is not None, "proposals are measurements"
-    with run.measurer.timed("uncertainty"):
-        result = proposer.propose(chosen)
-    found.uncertain, found.proposals = result.folder, result.count
-    if result.warning is not None:
-        found.warnings.append(result.warning)
-    elif result.count < count:
-        found.warnings.append(
-            f"{result.count} of {count} uncertain places were found that are {spacing} slices apart; "
-            "--uncertain-spacing 1 takes near ones, too"
-        )
-
-
-def _warn_of_removed_tables(before: frozenset[str], folder: Path, found: _Findings) -> None:
-    if not (missing := sorted(before - tables_in(folder))):
-        return
+        return None
     options = [
         *(["--quantify"] if SUMMARY_NAME in missing else []),
         *(["--uncertain"] if SCORES_NAME in missing else []),
     ]
-    found.warnings.append(
+    return (
         f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
         f"again with {' and '.join(options) or '--quantify'} to have them of all slices"
     )

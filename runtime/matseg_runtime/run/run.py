@@ -11,12 +11,18 @@ from functools import partial
 from matseg_runtime.ledger import Ledger, read_key, require_equal
 from matseg_runtime.measure.report import Stages
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.run.finalize import finalize, labelled_slices, remove_account, remove_tables, tables_in
+from matseg_runtime.run.finalize import (
+    Summary,
+    finalize,
+    labelled_slices,
+    remove_account,
+    remove_tables,
+    tables_in,
+)
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import run_pipeline
 from matseg_runtime.run.setup import Run, open_run, refuse_combinations
 from matseg_runtime.run.stages import LabelledBlock, WrittenBlock, infer_block, read_block, write_block
-from matseg_runtime.run.summary import Summary
 from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Slice
 from matseg_runtime.source.watch import WatchSource

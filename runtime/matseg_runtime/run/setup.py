@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
 from matseg_runtime.inference.background import ConstantTileCache
-from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice
+from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice, installed_runtimes
 from matseg_runtime.inference.session import SelfTestResult, Session
 from matseg_runtime.inference.tiles import constant_tile_cache
 from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.measure.measurer import MeasureOptions, Measurer
 from matseg_runtime.measure.regions import require_scikit_image
+from matseg_runtime.measure.report import Provenance
 from matseg_runtime.model.file import ModelFile, read_model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.records import JobKey
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Planner, default_budget, probe
-from matseg_runtime.run.summary import now, provenance_of
 from matseg_runtime.sink.base import LabelInfo, Sink
 from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume, open_sink, output_format
 from matseg_runtime.source.base import Source
@@ -28,7 +31,7 @@ from matseg_runtime.source.checks import check_input
 from matseg_runtime.source.open import open_source, require_text
 from matseg_runtime.source.transform import Transform
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.units import VoxelSize, choose_voxel_size, oblong_warning, voxel_of_model
+from matseg_runtime.units import VoxelSize, oblong_warning, voxel_of_model
 from matseg_shared.console.progress import Progress
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import UsageError
@@ -127,6 +130,38 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
         source.close()
         raise
     return run
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance_of(key: JobKey) -> Provenance:
+    """The job and the versions of what computes its labels."""
+    versions = {name: _version(name) for name in ("matseg", "numpy", *installed_runtimes())}
+    return Provenance(**key.model_dump(), versions=versions)
+
+
+@functools.cache  # a look through the installed packages, 3 ms each
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def choose_voxel_size(
+    asked: VoxelSize | None, found: VoxelSize | None, model: VoxelSize | None
+) -> tuple[VoxelSize | None, str | None]:
+    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels."""
+    chosen = asked or found or model
+    if chosen is None or model is None or chosen.agrees_with(model):
+        return chosen, None
+    return chosen, (
+        f"the model was trained on pixels of {model.column:g} {model.unit}, these are of {chosen.row:g} x "
+        f"{chosen.column:g} {chosen.unit} ({chosen.origin} says so): look at some labels before you trust them"
+    )
 
 
 def refuse_combinations(options: RunOptions) -> None:
@@ -243,9 +278,9 @@ def _assembled(
     """Put together what follows from all decisions."""
     metadata = session.model.metadata
     key = _key(options, source, session, plan, target, stored_dtype)
-    voxel, voxel_warning = choose_voxel_size(
-        options.voxel, source.voxel_size(), voxel_of_model(metadata.pixel_size)
-    )
+    of_model = None if metadata.pixel_size is None else voxel_of_model(metadata.pixel_size)
+    voxel, voxel_warning = choose_voxel_size(options.voxel, source.voxel_size(), of_model)
+    oblong = None if voxel is None else oblong_warning(voxel)
     info = LabelInfo(metadata=metadata, provenance=provenance_of(key).text(), voxel=voxel)
     volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
     probabilities = _needs_probabilities(options)
@@ -267,7 +302,7 @@ def _assembled(
         measurer=None if options.measure == MeasureOptions() else Measurer(options.measure),
         voxel=voxel,
         started=started,
-        warnings=tuple(text for text in (voxel_warning, oblong_warning(voxel)) if text is not None),
+        warnings=tuple(text for text in (voxel_warning, oblong) if text is not None),
     )
 
 

@@ -19,6 +19,14 @@ def split_location(location: str) -> tuple[str, str | None]:
     return file, node if separator else None
 
 
+def absolute_location(location: str) -> str:
+    """An input's location, whatever folder is current."""
+    file, node = split_location(location)
+    if "://" in file:
+        return location
+    return str(Path(file).absolute()) + ("" if node is None else f"{NODE_SEPARATOR}{node}")
+
+
 def open_source(location: str, options: SourceOptions | None = None) -> Source:
     """Open an input by what its path looks like.
 
