@@ -100,8 +100,7 @@ def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | No
 
 def read_proposals(record: RunRecord) -> Proposals | None:
     """Read what `--uncertain` proposed for labelling; None where it was not asked."""
-    volume = record.report.provenance.output_format not in ("png", "tiff")
-    folder = folder_beside(record.places.ledger, record.places.labels, is_volume=volume)
+    folder = folder_beside(record.places.ledger, record.places.labels)
     index = read_index(folder)
     if index is None or index.model_sha256 != record.report.provenance.model_sha256:
         return None

@@ -72,7 +72,7 @@ def propose(run: Run, records: Sequence[SliceRecord], count: int, progress: Prog
     write_scores(run.sink.report_folder / SCORES_NAME, records, chosen, run.source.first)
     progress.stage("copying uncertain slices")
     proposer = Proposer(
-        folder=folder_beside(target.ledger_folder, target.path, is_volume=target.is_volume),
+        folder=folder_beside(target.ledger_folder, target.path),
         source=run.source,
         session=run.session,
         window=run.options.window,

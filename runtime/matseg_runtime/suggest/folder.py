@@ -28,14 +28,14 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.transform import Transform, Window
 from matseg_runtime.suggest.choose import Chosen
-from matseg_runtime.suggest.index import UncertainIndex, UncertainItem, read_index, write_index
+from matseg_runtime.suggest.index import INDEX_NAME, UncertainIndex, UncertainItem, read_index
 from matseg_runtime.suggest.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
 from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.contract.tiling import Box
 from matseg_shared.errors import ImageError
 from matseg_shared.images.png import write_label_png
-from matseg_shared.system.files import atomic_write, output_errors, temporary_beside
+from matseg_shared.system.files import atomic_write, output_errors, temporary_beside, write_text
 from matseg_shared.system.names import shortened
 
 _IMAGES, _LABELS, _MAPS = "train/images", "train/labels", "maps"
@@ -103,7 +103,8 @@ class Proposer:
                 except ImageError as error:
                     failures.append(str(error))
             write_classes(fresh / CLASSES_NAME, self.session.model.metadata.classes)
-            write_index(fresh, index.model_copy(update={"items": tuple(items)}))
+            index = index.model_copy(update={"items": tuple(items)})
+            write_text(fresh / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
             with output_errors(folder):
                 if folder.exists():
                     shutil.rmtree(folder)
@@ -135,10 +136,10 @@ class Proposer:
         if box is not None:
             name = f"{name}_x{box.x0}_y{box.y0}"
         name = shortened(name)
-        # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
-        suffix = ".png" if self.session.model.metadata.input.dtype == "uint8" else ".tif"
         if self._is_copied(box):
             suffix = Path(record.where).suffix.lower()
+        else:  # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
+            suffix = ".png" if self.session.model.metadata.input.dtype == "uint8" else ".tif"
         return UncertainItem(
             name=name,
             slice=record.name,
@@ -166,24 +167,25 @@ class Proposer:
         # again, because the probabilities of all slices would fill the disk
         found = segment_image(self.session, image, tile=self.tile, batch=self.batch, probabilities=True)
         assert found.probabilities is not None, "they were asked for"
-        rows, columns = (slice(None),) * 2 if chosen.box is None else chosen.box.slices()
+        place = ... if chosen.box is None else chosen.box.slices()
         with atomic_write(folder / item.image) as stream:
             if self._is_copied(chosen.box):
                 stream.write(Path(record.where).read_bytes())
             else:
                 mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
                 pixels = stored if self.window is None else mapped
-                _write_pixels(stream, Path(item.image).suffix, pixels[rows, columns])
-        label = _label_bytes(found.labels[rows, columns], metadata.classes)
+                _write_pixels(stream, Path(item.image).suffix, pixels[place])
+        label = _label_bytes(found.labels[place], metadata.classes)
         with atomic_write(folder / item.label) as stream:
             stream.write(label)
+        most = 1 - 1 / len(found.probabilities)  # of a pixel for which all classes are equally probable
+        doubt = np.minimum(np.rint(unsureness(found.probabilities) / most), FULL).astype(np.uint8)
         with atomic_write(folder / item.map) as stream:
-            Image.fromarray(_map(found.probabilities)[rows, columns]).save(stream, format="PNG")
+            Image.fromarray(doubt[place]).save(stream, format="PNG")
         return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
 
 
 def _write_pixels(stream: BinaryIO, suffix: str, pixels: NDArray[Any]) -> None:
-    pixels = np.ascontiguousarray(pixels)
     if suffix == ".png":
         Image.fromarray(pixels).save(stream, format="PNG")
         return
@@ -193,12 +195,6 @@ def _write_pixels(stream: BinaryIO, suffix: str, pixels: NDArray[Any]) -> None:
     tifffile.imwrite(stream, pixels, photometric=photometric, metadata=None)
 
 
-def _map(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(H, W) from sure, 0, to all classes equally probable, 255."""
-    picture = np.rint(unsureness(probabilities) / (1 - 1 / len(probabilities)))
-    return np.minimum(picture, FULL).astype(np.uint8)
-
-
 def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
     """A PNG with the values that stand for the classes in the training set, so that it can join that set.
 
@@ -206,14 +202,13 @@ def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> byt
     """
     stream = io.BytesIO()
     values = np.array([item.label_value for item in classes])
-    if values.ndim == 2:
-        Image.fromarray(values.astype(np.uint8)[labels]).save(stream, format="PNG")
-    elif values.max() > _LARGEST_INDEX:
-        Image.fromarray(values.astype(np.uint16)[labels]).save(stream, format="PNG")
-    else:
+    if values.ndim == 1 and values.max() <= _LARGEST_INDEX:
         colours = dict.fromkeys(range(int(values.max()) + 1), (0, 0, 0))
         colours.update({int(value): item.colour for value, item in zip(values, classes, strict=True)})
         write_label_png(stream, values.astype(np.uint8)[labels], list(colours.values()))
+    else:
+        dtype = np.uint8 if values.ndim == 2 else np.uint16
+        Image.fromarray(values.astype(dtype)[labels]).save(stream, format="PNG")
     return stream.getvalue()
 
 

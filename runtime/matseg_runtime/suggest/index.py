@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from matseg_runtime.records import Record
 from matseg_shared.contract.tiling import Box
-from matseg_shared.system.files import write_text
 
 INDEX_NAME = "index.json"
 FOLDER_SUFFIX = "_uncertain"
@@ -26,8 +25,7 @@ def _read_box(value: object) -> object:
 def _write_box(box: Box | None) -> dict[str, int] | None:
     if box is None:
         return None
-    height, width = box.shape
-    return {"y": box.y0, "x": box.x0, "height": height, "width": width}
+    return {"y": box.y0, "x": box.x0, "height": box.shape[0], "width": box.shape[1]}
 
 
 class UncertainItem(Record):
@@ -79,9 +77,8 @@ class UncertainIndex(Record):
 
     def proposes(self, other: UncertainIndex) -> bool:
         """True where both come from the same model and choose the same places."""
-        return self.model_sha256 == other.model_sha256 and [(item.name, item.box) for item in self.items] == [
-            (item.name, item.box) for item in other.items
-        ]
+        places, others = ([(item.name, item.box) for item in index.items] for index in (self, other))
+        return self.model_sha256 == other.model_sha256 and places == others
 
 
 def read_index(folder: Path) -> UncertainIndex | None:
@@ -92,24 +89,9 @@ def read_index(folder: Path) -> UncertainIndex | None:
         return None
 
 
-def write_index(folder: Path, index: UncertainIndex) -> None:
-    """Write it into a folder.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_text(folder / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
-
-
-def folder_beside(ledger_folder: Path, path: Path, *, is_volume: bool) -> Path:
-    """Where proposals go: beside the labels, named after them.
-
-    Args:
-        ledger_folder: of the output.
-        path: of the output.
-        is_volume: whether it is one file or zarr; its ledger is beside it then, and never within another zarr.
-    """
-    if not is_volume:
+def folder_beside(ledger_folder: Path, path: Path) -> Path:
+    """Where proposals go: beside the labels at `path`, named after them, and never within the zarr of another image."""
+    if ledger_folder.parent == path:  # a folder of label images
         return path.with_name(path.name + FOLDER_SUFFIX)
     stem = ledger_folder.name.removesuffix(".matseg")
     for suffix in (".zarr", ".tif", ".tiff"):

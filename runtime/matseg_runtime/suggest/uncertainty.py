@@ -44,10 +44,10 @@ def unsureness(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def doubtful_places(unsure: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(H, W) whether the confidence around a pixel is below `LEAST_CONFIDENCE` on average; (H, W) uint8 as above."""
-    limit = round((1 - LEAST_CONFIDENCE) * FULL)
-    rows, columns = (_pixels_around(length) for length in unsure.shape)
-    padded = np.pad(unsure.astype(np.uint16), NEIGHBOURHOOD // 2)
-    sums = _sums_of_nine(_sums_of_nine(padded).T).T
+    limit, reach = round((1 - LEAST_CONFIDENCE) * FULL), NEIGHBOURHOOD // 2
+    sums = _sums_of_nine(_sums_of_nine(np.pad(unsure.astype(np.uint16), reach)).T).T
+    # at the edges a neighbourhood has fewer rows and columns
+    rows, columns = (_sums_of_nine(np.pad(np.ones(length, np.uint16), reach)) for length in unsure.shape)
     return sums > limit * rows[:, np.newaxis] * columns
 
 
@@ -58,14 +58,6 @@ def _sums_of_nine(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
     eight = four[:-4] + four[4:]
     result: NDArray[np.uint16] = eight[:-1] + values[NEIGHBOURHOOD - 1 :]
     return result
-
-
-def _pixels_around(length: int) -> NDArray[np.uint16]:
-    """How many of its neighbourhood's rows (or columns) an image has, for each of them."""
-    reach = NEIGHBOURHOOD // 2
-    centre = np.arange(length)
-    last, first = np.minimum(centre + reach, length - 1), np.maximum(centre - reach, 0)
-    return (last - first + 1).astype(np.uint16)
 
 
 def measure_uncertainty(
@@ -95,7 +87,9 @@ def _crops(
     """The best square, then the best of those that do not overlap it, and so on."""
     height, width = (min(edge, length) for length in unsure.shape)
     y, x = _starts(unsure.shape[0], height, edge), _starts(unsure.shape[1], width, edge)
-    places, levels = (_box_sums(values, y, height, x, width) for values in (doubtful, unsure))
+    places, levels = (
+        _sums_of_rows(_sums_of_rows(values, y, height).T, x, width).T for values in (doubtful, unsure)
+    )
     key = places * (FULL * height * width + 1) + levels  # by places first, then by levels
     found: list[CropScore] = []
     while len(found) < most and key.max() >= 0:
@@ -119,26 +113,10 @@ def _starts(length: int, crop: int, edge: int) -> Counts:
     return np.unique(np.append(np.arange(0, length - crop + 1, step), length - crop)).astype(np.int64)
 
 
-def _box_sums(values: NDArray[np.generic], y: Counts, height: int, x: Counts, width: int) -> Counts:
-    """Sums over boxes of one size.
-
-    Args:
-        values: (H, W).
-        y: (M,) ascending rows of their upper edges, of which the first is 0.
-        height: of each.
-        x: (N,) the same of the columns.
-        width: of each.
-
-    Returns:
-        (M, N) int64.
-    """
-    rows, columns = np.union1d(y, y + height), np.union1d(x, x + width)
-    # only sums up to where boxes begin or end are needed, which are few
-    strips = np.add.reduceat(values, rows[rows < values.shape[0]], axis=0, dtype=np.int64)
-    cells = np.add.reduceat(strips, columns[columns < values.shape[1]], axis=1)
-    sums = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.int64)
-    sums[1:, 1:] = cells.cumsum(axis=0).cumsum(axis=1)
-    top, bottom = (np.searchsorted(rows, edge)[:, np.newaxis] for edge in (y, y + height))
-    left, right = (np.searchsorted(columns, edge) for edge in (x, x + width))
-    result: Counts = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+def _sums_of_rows(values: NDArray[np.generic], starts: Counts, length: int) -> Counts:
+    """(M, W) sums of `length` rows of (H, W) from each of (M,) ascending `starts`, from 0 to H - `length`."""
+    edges = np.union1d(starts, starts + length)
+    parts = np.add.reduceat(values, edges[:-1], axis=0, dtype=np.int64)  # few rows, so few 64-bit numbers
+    sums = np.concatenate([np.zeros_like(parts[:1]), parts.cumsum(axis=0)])
+    result: Counts = sums[np.searchsorted(edges, starts + length)] - sums[np.searchsorted(edges, starts)]
     return result
