@@ -17,15 +17,6 @@ from matseg_trainer.pages.places import page_path
 
 _TEMPLATE = Template(package="matseg_trainer.pages", name="evaluation.html.j2", scripts=("wipe.js",))
 SpreadKind = Literal["figure", "share", "difference"]
-_CLASS_COLUMNS = 6
-"""The table of images has a column per class up to so many."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WipeData:
-    """Input of the script that wipes between two pictures."""
-
-    images: tuple[ShownImage, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +26,11 @@ class EvaluationContent:
     document: EvaluationDocument
     colours: tuple[Colour, ...]
     """Per class, as they can be seen."""
-    missing: tuple[str, ...]
     tiles: tuple[Fact, ...]
     shown: tuple[ShownImage, ...]
     wrong_text: str
     spreads: tuple[tuple[str, Spread | None, SpreadKind], ...]
     """Name, spread over the images and kind of each figure."""
-    has_class_columns: bool
-    """The table of images has a column per class."""
     files: tuple[Fact, ...]
 
 
@@ -61,33 +49,17 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
     require_report_extra(target.name)
     document = read_evaluation(metrics)
     shown = take_pictures(document, metrics.parent)
-    write_page(
-        target,
-        _TEMPLATE,
-        title=f"{document.title}: evaluation",
-        content=_content(document, metrics, shown),
-        charts=_reliability(document),
-        data=WipeData(images=shown),
-    )
-    return target
-
-
-def _content(document: EvaluationDocument, metrics: Path, shown: tuple[ShownImage, ...]) -> EvaluationContent:
-    names = tuple(item.name for item in document.classes)
-    bad = sum(bool(item.problems) for item in shown)
-    missing = f"{bad} of the {len(shown)} images shown are missing or have changed; each says how."
+    names = [item.name for item in document.classes]
     wrong = "wrong pixels pink"
     if len(names) == 2:
         wrong = f"wrong pixels: {names[1]} found where there is none green, {names[1]} missed pink"
-    return EvaluationContent(
+    content = EvaluationContent(
         document=document,
         colours=visible_colours([item.colour for item in document.classes]),
-        missing=(missing,) if bad else (),
         tiles=_tiles(document),
         shown=shown,
         wrong_text=wrong,
         spreads=tuple(_spreads(document, names)),
-        has_class_columns=len(names) <= _CLASS_COLUMNS,
         files=(
             Fact(name="model", value=document.model, code=True),
             Fact(name="figures", value=str(metrics), code=True),
@@ -96,6 +68,9 @@ def _content(document: EvaluationDocument, metrics: Path, shown: tuple[ShownImag
             Fact(name="pixels", value=count(document.pixels)),
         ),
     )
+    title, charts = f"{document.title}: evaluation", _reliability(document)
+    write_page(target, _TEMPLATE, title=title, content=content, charts=charts, data={"images": shown})
+    return target
 
 
 def _tiles(document: EvaluationDocument) -> tuple[Fact, ...]:
@@ -135,15 +110,10 @@ def _spreads(
 
 def _reliability(document: EvaluationDocument) -> tuple[Chart, ...]:
     bins = [item for item in document.reliability if item.pixels]
+    confidence, accuracy = [item.confidence for item in bins], [item.accuracy for item in bins]
+    middles = [(item.lower + item.upper) / 2 for item in document.reliability]
     total = max(1, document.pixels)
-    diagonal = Series(name="perfect", x=[0, 1], y=[0, 1], dash="dash", width=1)
-    curve = Series(
-        name="this model",
-        x=[item.confidence for item in bins],
-        y=[item.accuracy for item in bins],
-        colour=BLUE,
-        kind="marked",
-    )
+    shares = [item.pixels / total if item.pixels else None for item in document.reliability]
     return (
         Chart(
             id="reliability",
@@ -151,7 +121,10 @@ def _reliability(document: EvaluationDocument) -> tuple[Chart, ...]:
             summary="Below the dashed line the model is surer than it is right; above it, less sure.",
             x_title="confidence",
             y_title="accuracy",
-            series=[diagonal, curve],
+            series=[
+                Series(name="perfect", x=[0, 1], y=[0, 1], dash="dash", width=1),
+                Series(name="this model", x=confidence, y=accuracy, colour=BLUE, kind="marked"),
+            ],
             x_range=(0, 1.02),
             y_range=(0, 1.02),
             height=380,
@@ -162,15 +135,7 @@ def _reliability(document: EvaluationDocument) -> tuple[Chart, ...]:
             summary="Share of all pixels by the probability of their most probable class, on a logarithmic scale.",
             x_title="confidence",
             y_title="share of the pixels",
-            series=[
-                Series(
-                    name="pixels",
-                    x=[(item.lower + item.upper) / 2 for item in document.reliability],
-                    y=[item.pixels / total if item.pixels else None for item in document.reliability],
-                    kind="bars",
-                    colour=ORANGE,
-                )
-            ],
+            series=[Series(name="pixels", x=middles, y=shares, kind="bars", colour=ORANGE)],
             x_range=(0, 1.02),
             y_log=True,
             height=380,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.images.palette import Colour, overlay
+from matseg_shared.images.palette import overlay
 from matseg_shared.images.read import PixelArray, read_image, read_stored
 from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, label_uri, png_uri, shrink, shrink_labels
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
@@ -53,8 +55,7 @@ class ShownImage:
     """Files that are missing or have changed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Loaded:
+class _Loaded(NamedTuple):
     result: ImageResult
     image: PixelArray | None
     labels: NDArray[np.uint8] | None
@@ -62,20 +63,14 @@ class _Loaded:
     problems: tuple[str, ...]
 
 
-def choose_images(document: EvaluationDocument) -> tuple[ImageResult, ...]:
-    """The worst and the best, the worst first."""
-    ranked = document.worst_first
-    return ranked if len(ranked) <= ALL else (*ranked[:WORST], *ranked[-BEST:])
-
-
 def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImage, ...]:
-    """Read images, labels and predictions of the chosen images; `folder` is the document's."""
-    colours = [item.colour for item in document.classes]
-    loaded = [_load(document, result, folder) for result in choose_images(document)]
-    names = [item.name for item in document.classes]
+    """Read images, labels and predictions of the worst and the best, the worst first; `folder` is the document's."""
+    ranked = document.worst_first
+    chosen = ranked if len(ranked) <= ALL else (*ranked[:WORST], *ranked[-BEST:])
+    loaded = [_load(document, result, folder) for result in chosen]
     shown: tuple[ShownImage, ...] = ()
     for edge in EDGES:
-        shown = tuple(_shown(item, edge, colours, names) for item in loaded)
+        shown = tuple(_shown(item, edge, document.classes) for item in loaded)
         if sum(len(i.image) + len(i.label) + len(i.prediction) + len(i.wrong) for i in shown) <= BUDGET:
             break
     return shown
@@ -103,7 +98,7 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
                 "its labels or its prediction have changed since the evaluation; run matseg-evaluate again"
             )
         prediction = prediction if same_shape else None
-    return _Loaded(result=result, image=image, labels=labels, prediction=prediction, problems=tuple(problems))
+    return _Loaded(result, image, labels, prediction, tuple(problems))
 
 
 def _read_prediction(path: Path, n_class: int) -> NDArray[np.uint8]:
@@ -113,9 +108,10 @@ def _read_prediction(path: Path, n_class: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _shown(item: _Loaded, edge: int, colours: Sequence[Colour], names: Sequence[str]) -> ShownImage:
+def _shown(item: _Loaded, edge: int, classes: Sequence[ClassInfo]) -> ShownImage:
     known = [array for array in (item.image, item.labels, item.prediction) if array is not None]
     shape = (known[0].shape[0], known[0].shape[1]) if known else (3, 4)
+    colours = [one.colour for one in classes]
     image = wrong = ""
     if item.image is not None:
         small = shrink(item.image, edge)
@@ -126,28 +122,26 @@ def _shown(item: _Loaded, edge: int, colours: Sequence[Colour], names: Sequence[
         "" if labels is None else label_uri(shrink_labels(labels, edge), colours)
         for labels in (item.labels, item.prediction)
     )
+    disagreement = item.result.disagreement
+    region, ring = disagreement.largest_region, None
+    if region is not None:
+        ring = Ring(
+            x=round(100 * (region.x + 0.5) / shape[1], 2),
+            y=round(100 * (region.y + 0.5) / shape[0], 2),
+            text=f"largest wrong region: {region.pixels} pixels at x {region.x}, y {region.y}, labelled "
+            f"{classes[region.labelled].name}, predicted {classes[region.predicted].name} with probability "
+            f"{region.confidence:.2f}",
+        )
     return ShownImage(
         stem=item.result.stem,
-        rank=item.result.disagreement.rank,
+        rank=disagreement.rank,
         mean_iou=item.result.mean_iou,
         shape=shape,
         image=image,
         label=label,
         prediction=prediction,
         wrong=wrong,
-        reason=item.result.disagreement.reason,
-        ring=_ring(item.result, shape, names),
+        reason=disagreement.reason,
+        ring=ring,
         problems=item.problems,
-    )
-
-
-def _ring(result: ImageResult, shape: tuple[int, int], names: Sequence[str]) -> Ring | None:
-    region = result.disagreement.largest_region
-    if region is None:
-        return None
-    return Ring(
-        x=round(100 * (region.x + 0.5) / shape[1], 2),
-        y=round(100 * (region.y + 0.5) / shape[0], 2),
-        text=f"largest wrong region: {region.pixels} pixels at x {region.x}, y {region.y}, labelled "
-        f"{names[region.labelled]}, predicted {names[region.predicted]} with probability {region.confidence:.2f}",
     )

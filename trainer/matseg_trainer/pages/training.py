@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,10 +96,10 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
 def _read_record(log: Path, epochs: TrainingLog) -> tuple[TrainingRecord | None, tuple[str, ...]]:
     """The record of the training's start, and what is missing or damaged of it and of the log."""
     missing, record = [], None
-    if epochs.unread:
-        listed = ", ".join(map(str, epochs.unread[:10]))
+    if unread := epochs.unread:
+        listed = ", ".join(map(str, unread[:10]))
         missing.append(
-            f"{log}: {len(epochs.unread)} of its lines cannot be read and are left out here (line {listed})."
+            f"{log}: {len(unread)} of its lines cannot be read and are left out here (line {listed})."
         )
     try:
         record = read_record(log)
@@ -120,19 +121,13 @@ def _config(log: Path, record: TrainingRecord | None) -> tuple[VersionConfig | N
             return config, "As they were when the training started."
         except ValueError:
             return None, "They were noted by another version of MatSeg, which knows other hyperparameters."
-    toml = log.absolute().parent.parent / "config.toml"
-    try:
-        versions = load_config(toml).versions
-    except MatsegError:
-        versions = {}
-    for dataset, configs in versions.items():
-        for version, config in configs.items():
-            if f"{dataset}_{version}" == log.stem:
-                return config, f"As {toml.name} has them now; nothing was noted when the training started."
-    return (
-        None,
-        "Nothing was noted when the training started, and no config.toml beside its log knows this version.",
-    )
+    with suppress(MatsegError):
+        for dataset, configs in load_config(log.absolute().parent.parent / "config.toml").versions.items():
+            for version, config in configs.items():
+                if f"{dataset}_{version}" == log.stem:
+                    return config, "As config.toml has them now; nothing was noted when the training started."
+    found = "no config.toml beside its log knows this version"
+    return None, f"Nothing was noted when the training started, and {found}."
 
 
 def _lead(epochs: TrainingLog, record: TrainingRecord | None, config: VersionConfig | None) -> str:
