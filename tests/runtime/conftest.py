@@ -90,6 +90,6 @@ def expected(model: Path) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
 @pytest.fixture(autouse=True)
 def _quick_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs written a moment ago are looked at twice; tests need not wait long in between."""
-    from matseg_runtime.source import folder
+    from matseg_runtime.source import base
 
-    monkeypatch.setattr(folder, "_SETTLE_SECONDS", 0.001)
+    monkeypatch.setattr(base, "_SETTLE_SECONDS", 0.001)

@@ -30,6 +30,6 @@ def slices(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _quick_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs written a moment ago are looked at twice; tests need not wait long in between."""
-    from matseg_runtime.source import folder
+    from matseg_runtime.source import base
 
-    monkeypatch.setattr(folder, "_SETTLE_SECONDS", 0.001)
+    monkeypatch.setattr(base, "_SETTLE_SECONDS", 0.001)

@@ -9,10 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from matseg_runtime.source.base import InputIdentity, Slice, Source, SourceOptions, Spacing, Volume
-from matseg_runtime.source.folder import file_identity, refuse_growing_file, require_output_name
+from matseg_runtime.source.base import (
+    InputIdentity,
+    Slice,
+    Source,
+    SourceOptions,
+    Spacing,
+    Volume,
+    file_identity,
+    file_status,
+    identity_of,
+    refuse_growing_file,
+    require_output_name,
+)
 from matseg_runtime.source.layout import layout_of
-from matseg_runtime.units import VoxelSize
+from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import require_memory
 from matseg_shared.images.read import PixelArray
@@ -26,24 +37,25 @@ class StoredArray:
     """One array of a file, opened for reading."""
 
     kind: str
-    """`tiff`, `zarr`, `hdf5` or `npy`."""
+    """See `InputIdentity`."""
     location: str
     """As the user named it."""
     path: Path
     """The file or folder it lies in."""
     array: Any
     """Has `shape` and `dtype`, and is indexed with slices; safe for several threads."""
-    content: str
-    """Identifies its content as far as can be told without reading all of it."""
+    is_file: bool = True
+    """False: a folder or URL, which is not watched for changes."""
+    content: str | None = None
+    """Identifies the content as far as can be told without reading all of it; None: the file's identity does."""
     chunk_shape: tuple[int, ...] | None = None
     piece_shape: tuple[int, ...] | None = None
     """Shape of what is decoded at a time: a chunk, also within a shard."""
     axis_names: tuple[str, ...] | None = None
     spacing: Spacing | None = None
+    """None: `voxel` says all that is known."""
     voxel: VoxelSize | None = None
-    """Voxel size of slices along the first axis, where too little is known for a spacing."""
-    watched: Path | None = None
-    """A file whose size and time of change tell when the content changes."""
+    """Voxel size of slices along the first axis."""
     check: Callable[[tuple[slice | int, ...]], None] | None = None
     """Raises an ImageError when that part of the array is missing."""
     explain: Callable[[tuple[slice | int, ...], Exception], str] | None = None
@@ -61,35 +73,47 @@ class ArraySource(Source):
             UsageError: an empty array, axes that cannot be told apart, or a range outside of it.
         """
         self._stored = stored
-        if np.dtype(stored.array.dtype).kind not in "uifb":
-            raise UsageError(f"{stored.location}: expected an array of numbers, found {stored.array.dtype}")
+        dtype = np.dtype(stored.array.dtype)
+        if dtype.kind not in "uifb":
+            raise UsageError(f"{stored.location}: expected an array of numbers, found {dtype}")
         shape = tuple(int(length) for length in stored.array.shape)
         self._layout = layout_of(stored.location, shape, options.axis, stored.axis_names)
-        _require_memory(stored, shape, self._layout.slice_axis)
-        self.location = stored.location
-        self.beside = _without_suffixes(stored.path.absolute())
-        self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=stored.content)
         axis = self._layout.slice_axis
-        depth = 1 if axis is None else shape[axis]
-        self._start, stop = _range(stored.location, options.slices, depth)
-        if stop - self._start > MOST_SLICES:
-            raise UsageError(
-                f"{stored.location}: has {stop - self._start} slices along that axis, expected at most {MOST_SLICES} "
-                "at a time; take a part with --range START:STOP, or check the shape in its header"
-            )
-        self._identity = "" if stored.watched is None else file_identity(stored.watched)
-        self.slices = _slices(stored.location, self.beside.name, self._start, stop, depth, self._identity)
+        _require_memory(stored, shape, axis)
+        self.location = stored.location
+        self.beside = stored.path.absolute().with_name(_bare_name(stored.path))
+        self._start, stop = _range(stored.location, options.slices, 1 if axis is None else shape[axis])
+        status = file_status(stored.path) if stored.is_file else None
+        self._identity = "" if status is None else identity_of(status)
+        content = stored.content or f"{self._identity}; {stored.array.shape} {stored.array.dtype}"
+        self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=content)
+        self.slices = self._named_slices(stop, 1 if axis is None else shape[axis])
         require_output_name(stored.location, self.slices[-1].name)
         self.volume = Volume(
             shape=tuple(shape[number] for number in self._layout.spatial),
             axis=self._layout.axis,
             start=self._start,
-            dtype=np.dtype(stored.array.dtype).name,
+            dtype=dtype.name,
             slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
-            spacing=_within(stored.spacing, len(self._layout.spatial)),
+            spacing=_spacing(stored, len(self._layout.spatial)),
         )
-        if stored.watched is not None:
-            refuse_growing_file(stored.watched)
+        if status is not None:
+            refuse_growing_file(stored.path, status)
+
+    def _named_slices(self, stop: int, depth: int) -> tuple[Slice, ...]:
+        stem = self.beside.name
+        if depth == 1:
+            return (Slice(index=0, name=stem, where=self.location, identity=self._identity),)
+        digits = max(4, len(str(depth - 1)))
+        return tuple(
+            Slice(
+                index=number - self._start,
+                name=f"{stem}_{number:0{digits}d}",
+                where=f"{self.location}, slice {number}",
+                identity=self._identity,
+            )
+            for number in range(self._start, stop)
+        )
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         index = self._layout.index(self._start + start, self._start + stop)
@@ -113,9 +137,7 @@ class ArraySource(Source):
         return self._layout.images(block)
 
     def current_identity(self, index: int) -> str:  # noqa: ARG002 (one file is behind all slices)
-        if self._stored.watched is None:
-            return self._identity
-        found = file_identity(self._stored.watched)
+        found = file_identity(self._stored.path) if self._stored.is_file else ""
         if found != self._identity:
             raise UsageError(
                 f"{self.location}: has changed while it was being labelled ({self._identity}, now {found}); run "
@@ -137,16 +159,18 @@ def _require_memory(stored: StoredArray, shape: tuple[int, ...], slice_axis: int
     itemsize = np.dtype(stored.array.dtype).itemsize
     one = tuple(1 if axis == slice_axis else length for axis, length in enumerate(shape))
     require_memory(stored.location, one, itemsize, "slice")
-    if stored.piece_shape is not None and min(stored.piece_shape, default=1) < 1:
-        raise UsageError(
-            f"{stored.location}: its chunks have the shape {stored.piece_shape}, which holds nothing"
-        )
-    if stored.piece_shape is not None:
-        require_memory(stored.location, stored.piece_shape, itemsize, "chunk")
+    if (piece := stored.piece_shape) is not None:
+        if min(piece, default=1) < 1:
+            raise UsageError(f"{stored.location}: its chunks have the shape {piece}, which holds nothing")
+        require_memory(stored.location, piece, itemsize, "chunk")
 
 
-def _within(spacing: Spacing | None, axes: int) -> Spacing | None:
-    """The spatial axes' part, where a format tells of three axes whatever the array's are: a colour image has two."""
+def _spacing(stored: StoredArray, axes: int) -> Spacing | None:
+    """That of the spatial axes, where a format tells of three whatever the array's are: a colour image has two."""
+    spacing, voxel = stored.spacing, stored.voxel
+    if spacing is None and voxel is not None and voxel.step is not None:  # an unknown step is not to become 1
+        scale = (voxel.step, voxel.row, voxel.column)
+        spacing = Spacing(scale=scale, translation=(0.0,) * 3, units=(ome_unit(voxel.unit),) * 3)
     if spacing is None or len(spacing.scale) < axes or not spacing.is_sound:
         return None
     return Spacing(
@@ -154,34 +178,21 @@ def _within(spacing: Spacing | None, axes: int) -> Spacing | None:
     )
 
 
-def _slices(location: str, stem: str, start: int, stop: int, depth: int, identity: str) -> tuple[Slice, ...]:
-    if depth == 1:
-        return (Slice(index=0, name=stem, where=location, identity=identity),)
-    digits = max(4, len(str(depth - 1)))
-    return tuple(
-        Slice(
-            index=number - start,
-            name=f"{stem}_{number:0{digits}d}",
-            where=f"{location}, slice {number}",
-            identity=identity,
-        )
-        for number in range(start, stop)
-    )
-
-
 def _range(location: str, asked: tuple[int | None, int | None] | None, depth: int) -> tuple[int, int]:
-    start, stop = (None, None) if asked is None else asked
-    start, stop = 0 if start is None else start, depth if stop is None else stop
+    start, stop = asked or (None, None)
+    start, stop = start or 0, depth if stop is None else stop
     if not 0 <= start < stop <= depth:
         raise UsageError(
             f"{location}: --range {start}:{stop} does not lie within its {depth} slices, 0:{depth}"
         )
+    if stop - start > MOST_SLICES:
+        raise UsageError(
+            f"{location}: has {stop - start} slices along that axis, expected at most {MOST_SLICES} at a time; take a "
+            "part with --range START:STOP, or check the shape in its header"
+        )
     return start, stop
 
 
-def _without_suffixes(path: Path) -> Path:
-    """`scan.ome.zarr` and `scan.h5` to `scan`."""
-    stem = path.stem
-    for suffix in (".ome", ".nii"):
-        stem = stem.removesuffix(suffix)
-    return path.with_name(stem)
+def _bare_name(path: Path) -> str:
+    """`scan` of `scan.ome.zarr`, `scan.nii.zarr` and `scan.h5`."""
+    return path.stem.removesuffix(".ome").removesuffix(".nii")

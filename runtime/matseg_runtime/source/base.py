@@ -1,15 +1,25 @@
-"""The interface of every source of slices, and the types it speaks in."""
+"""The interface of every source of slices, the types it speaks in, and what all sources ask of files.
+
+To read one more format, write a function as `open.Opener` describes it in a file of its own, and give it a row in
+`open.FORMATS`. Most formats are one array: `array.ArraySource` makes the slices of a `StoredArray`.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
-from matseg_shared.errors import ImageError
+from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import PixelArray
+from matseg_shared.system.names import name_problem
+
+_FRESH_SECONDS = 2.0
+_SETTLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +94,8 @@ class Volume:
 class SourceOptions:
     """How a volume is to be read; all None for a folder."""
 
+    node: str | None = None
+    """Path of an array within the file or group, as it stands behind `::`; None: the only one."""
     axis: int | None = None
     """Spatial axis to slice along; None: the first."""
     slices: tuple[int | None, int | None] | None = None
@@ -139,9 +151,7 @@ class Source(ABC):
         """
         start, stop = slices[0].index, slices[-1].index + 1
         before = [item.identity for item in slices]
-        for _ in range(
-            2
-        ):  # once more where a file has changed since it was listed, and not while it was read
+        for _ in range(2):  # once more where a file changed after it was listed, and not while it was read
             arrays = self.read(start, stop)
             after = [self.current_identity(index) for index in range(start, stop)]
             if after == before:
@@ -170,3 +180,53 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""
+
+
+def file_identity(path: Path) -> str:
+    """Size in bytes and time of the last change in nanoseconds.
+
+    Raises:
+        ImageError: the file is gone.
+    """
+    return identity_of(file_status(path))
+
+
+def file_status(path: Path | os.DirEntry[str]) -> os.stat_result:
+    """The system's facts of a file, or its ImageError where there is none."""
+    try:
+        return path.stat()
+    except OSError as error:
+        raise ImageError(Path(path), f"cannot be read: {error.strerror or error}") from error
+
+
+def identity_of(status: os.stat_result) -> str:
+    """As `file_identity`, of a file that was looked at already."""
+    return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
+
+
+def require_output_name(where: str, name: str) -> None:
+    """Make sure that labels can have the name of what they are made from.
+
+    Raises:
+        UsageError: they cannot; says why.
+    """
+    if (problem := name_problem(name)) is not None:
+        raise UsageError(
+            f"{where}: labels cannot have the name of this input, because {problem}; rename it, or make a folder of "
+            "links to it under other names"
+        )
+
+
+def refuse_growing_file(path: Path, before: os.stat_result) -> None:
+    """Look a second time at a file that has just changed.
+
+    Raises:
+        UsageError: it is still being written.
+    """
+    if time.time() - before.st_mtime > _FRESH_SECONDS:
+        return
+    time.sleep(_SETTLE_SECONDS)
+    if file_identity(path) != identity_of(before):
+        raise UsageError(
+            f"{path}: is still being written; run again when it is complete, or with --watch for a folder that fills up"
+        )

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source
+from matseg_runtime.source.base import (
+    InputIdentity,
+    Skipped,
+    Slice,
+    Source,
+    SourceOptions,
+    file_identity,
+    file_status,
+    identity_of,
+    refuse_growing_file,
+    require_output_name,
+)
 from matseg_runtime.units import VoxelSize
-from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.errors import UsageError
 from matseg_shared.images.read import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -22,59 +31,33 @@ from matseg_shared.images.read import (
     read_stored,
     scan_images,
 )
-from matseg_shared.system.names import name_problem
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Ends the name of the file with a slice's class probabilities, beside its label image."""
-_FRESH_SECONDS = 2.0
-_SETTLE_SECONDS = 0.3
 _NUMBERED = 5
 _MOSTLY = 0.8
 """Images, and share of equal steps between their numbers, from which on a gap means something."""
 
 
-def file_identity(path: Path) -> str:
-    """Size in bytes and time of the last change in nanoseconds.
-
-    Raises:
-        ImageError: the file is gone.
-    """
-    return _identity(_status(path))
-
-
-def _status(path: Path | os.DirEntry[str]) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise ImageError(Path(path), f"cannot be read: {error.strerror or error}") from error
-
-
-def _identity(status: os.stat_result) -> str:
-    return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
-
-
 class FolderSource(Source):
     """The images directly in a folder; everything else in it is skipped, and named."""
 
-    def __init__(self, folder: Path, *, as_labels: bool = False) -> None:
+    def __init__(self, location: str, options: SourceOptions) -> None:
         """List the folder, once: images that appear later belong to the next run.
-
-        Args:
-            folder: holds the images themselves.
-            as_labels: see `SourceOptions`.
 
         Raises:
             UsageError: no such folder, no image in it, or two images that would share one output name.
         """
+        folder = Path(location)
         images, others = scan_images(folder)
-        if as_labels:
+        if options.as_labels:
             names = {Path(entry.name).stem + PROBABILITIES_SUFFIX for entry in images}
             others += [entry for entry in images if entry.name in names]
             images = [entry for entry in images if entry.name not in names]
         self._folder = folder
-        self._as_labels = as_labels
+        self._as_labels = options.as_labels
         self._paths = tuple(folder / entry.name for entry in images)
-        self.location = str(folder)
+        self.location = location
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
         rest = [folder / entry.name for entry in others]
@@ -88,9 +71,9 @@ class FolderSource(Source):
         for path in self._paths:
             require_output_name(str(path), path.stem)
         _refuse_equal_stems(folder, self._paths)
-        states = [_status(entry) for entry in images]
+        states = [file_status(entry) for entry in images]
         self.slices = tuple(
-            Slice(index=index, name=path.stem, where=str(path), identity=_identity(status))
+            Slice(index=index, name=path.stem, where=str(path), identity=identity_of(status))
             for index, (path, status) in enumerate(zip(self._paths, states, strict=True))
         )
         changed = [status.st_mtime for status in states]
@@ -122,39 +105,6 @@ class FolderSource(Source):
     def new_files(self) -> tuple[Path, ...]:
         known = set(self._paths)
         return tuple(path for path in list_images(self._folder)[0] if path not in known)
-
-
-def require_output_name(where: str, name: str) -> None:
-    """Make sure that labels can have the name of what they are made from.
-
-    Raises:
-        UsageError: they cannot; says why.
-    """
-    if (problem := name_problem(name)) is not None:
-        raise UsageError(
-            f"{where}: labels cannot have the name of this input, because {problem}; rename it, or make a folder of "
-            "links to it under other names"
-        )
-
-
-def refuse_growing_file(path: Path, status: os.stat_result | None = None) -> None:
-    """Look twice at a file that has just changed.
-
-    Args:
-        path: of the file.
-        status: of its first look; None: look now.
-
-    Raises:
-        UsageError: it is still being written.
-    """
-    before = _status(path) if status is None else status
-    if time.time() - before.st_mtime > _FRESH_SECONDS:
-        return
-    time.sleep(_SETTLE_SECONDS)
-    if file_identity(path) != _identity(before):
-        raise UsageError(
-            f"{path}: is still being written; run again when it is complete, or with --watch for a folder that fills up"
-        )
 
 
 def numbering_gaps(names: Sequence[str]) -> str | None:

@@ -5,84 +5,72 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from matseg_runtime.source.array import ArraySource, StoredArray
-from matseg_runtime.source.base import SourceOptions, Spacing
-from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.base import SourceOptions, file_identity
 from matseg_runtime.source.hdf5_chunks import WrittenCheck
-from matseg_runtime.source.hdf5_links import with_references
-from matseg_shared.errors import MissingExtraError, UsageError
+from matseg_runtime.source.hdf5_links import references_digest
+from matseg_runtime.units import VoxelSize, voxel_of_scale
+from matseg_shared.errors import UsageError
 
-HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"})
 
-
-def open_hdf5(path: Path, dataset: str | None, options: SourceOptions) -> ArraySource:
-    """Open one dataset.
-
-    Args:
-        path: the file.
-        dataset: the path within it; None: the only volume of the file.
-        options: how to slice it.
+def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
+    """Open one dataset: that of `options.node`, or the only volume of the file.
 
     Raises:
-        MissingExtraError: h5py is not installed.
         UsageError: no HDF5 file, a damaged or still open one, or no such dataset, or one that was never written.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("hdf5", f"{path}: reading HDF5") from error
+    path = Path(location)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise UsageError(f"{path}: {_opening_problem(error)}") from error
     try:
-        return ArraySource(_stored(h5py, file, path, dataset, options), options)
+        return ArraySource(_stored(file, path, options), options)
     except BaseException:
         file.close()
         raise
 
 
-def _stored(h5py: Any, file: Any, path: Path, name: str | None, options: SourceOptions) -> StoredArray:
+def _stored(file: Any, path: Path, options: SourceOptions) -> StoredArray:
     try:
-        dataset = _dataset(h5py, file, path, name)
+        dataset = _dataset(file, path, options.node)
         where = f"{path}::{dataset.name}"
         if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
             raise UsageError(f"{where}: says that zero is white; save it with black as zero")
-        stored = StoredArray(
+        content = f"{file_identity(path)}; {dataset.name} {dataset.shape} {dataset.dtype}"
+        return StoredArray(
             kind="hdf5",
             location=where,
             path=path,
             array=dataset,
-            content=f"{file_identity(path)}; {dataset.name} {dataset.shape} {dataset.dtype}",
+            content=content + references_digest(where, path, dataset, options),
             chunk_shape=dataset.chunks,
             piece_shape=dataset.chunks,
-            spacing=_spacing(dataset),
-            watched=path,
+            voxel=_voxel(dataset),
             check=WrittenCheck.of(where, dataset, fill_missing=options.fill_missing_chunks),
             explain=lambda _, error: _reading_problem(error),
             closing=file.close,
         )
-        return with_references(h5py, dataset, stored, options)
     except UsageError:
         raise
     except Exception as error:  # h5py raises many kinds for what is damaged behind the file's first bytes
         raise UsageError(f"{path}: expected an HDF5 file, found a damaged one ({error})") from error
 
 
-def _spacing(dataset: Any) -> Spacing | None:
+def _voxel(dataset: Any) -> VoxelSize | None:
     """As Fiji's HDF5 plugin and ilastik note it: (z, y, x) in micrometres."""
     try:
         scale = tuple(float(value) for value in dataset.attrs.get("element_size_um", ()))
     except (TypeError, ValueError):
         return None
-    if len(scale) != 3 or dataset.ndim != 3:
-        return None
-    return Spacing(scale=scale, translation=(0.0, 0.0, 0.0), units=("micrometer",) * 3)
+    both_three = len(scale) == dataset.ndim == 3
+    return voxel_of_scale(scale, ("um",) * 3, 0, "the input") if both_three else None
 
 
-def _dataset(h5py: Any, file: Any, path: Path, name: str | None) -> Any:
+def _dataset(file: Any, path: Path, name: str | None) -> Any:
     candidates: list[str] = []
 
     def visit(_: str, node: Any) -> None:

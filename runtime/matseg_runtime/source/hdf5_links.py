@@ -8,16 +8,15 @@ never silently.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from matseg_runtime.source.array import StoredArray
-from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.folder import file_identity
+import h5py
+
+from matseg_runtime.source.base import SourceOptions, file_identity
 from matseg_shared.errors import UsageError
 from matseg_shared.system.names import printable
 
@@ -27,50 +26,51 @@ _BLOCK_NUMBER = "%b"
 _PREFIX_VARIABLE = "HDF5_VDS_PREFIX"
 
 
-def with_references(h5py: Any, dataset: Any, stored: StoredArray, options: SourceOptions) -> StoredArray:
-    """Look at all other files that a dataset's values come from; a change of one makes another input.
+def references_digest(where: str, path: Path, dataset: Any, options: SourceOptions) -> str:
+    """Identify all other files that a dataset's values come from, a change of which makes another input.
 
     Args:
-        h5py: the module.
-        dataset: opened.
-        stored: what is known of it.
+        where: the dataset, named in errors.
+        path: of the file that was opened; the dataset may lie behind a link to another.
+        dataset: an open one.
         options: whether files may lie anywhere, or be missing.
+
+    Returns:
+        An addition to `StoredArray.content`; "" where there are none.
 
     Raises:
         UsageError: one lies elsewhere, or is missing.
     """
-    start = Path(os.path.abspath(stored.path))  # noqa: PTH100 (links are left as they are)
+    start = _absolute(path)
     found: dict[Path, None] = {}
-    for name, path in _references(h5py, dataset, start, set()):
-        if path is None:
+    for name, other in _references(dataset, start, set()):
+        if other is None:
             if options.fill_missing_chunks or _BLOCK_NUMBER in name:
                 continue
             raise UsageError(
-                f"{stored.location}: takes values from {printable(name)}, which is not there; HDF5 would hand out its "
-                "fill value instead: bring the file, or use --fill-missing-chunks if that value is meant"
+                f"{where}: takes values from {printable(name)}, which is not there; HDF5 would hand out its fill value "
+                "instead: bring the file, or use --fill-missing-chunks if that value is meant"
             )
-        if not options.follow_links and not path.is_relative_to(start.parent):
+        if not options.follow_links and not other.is_relative_to(start.parent):
             raise UsageError(
-                f"{stored.location}: takes values from {printable(str(path))}, which does not lie in the folder of "
-                f"{start.name} or below; name that file itself, or use --follow-links if you trust the file"
+                f"{where}: takes values from {printable(str(other))}, which does not lie in the folder of {start.name} "
+                "or below; name that file itself, or use --follow-links if you trust the file"
             )
-        found[path] = None
+        found[other] = None
     if not found:
-        return stored
-    listed = "\n".join(f"{path.name} {file_identity(path)}" for path in found)
+        return ""
+    listed = "\n".join(f"{other.name} {file_identity(other)}" for other in found)
     digest = hashlib.sha256(listed.encode(errors="backslashreplace")).hexdigest()
-    return dataclasses.replace(stored, content=f"{stored.content}; {len(found)} more files {digest}")
+    return f"; {len(found)} more files {digest}"
 
 
-def _references(
-    h5py: Any, dataset: Any, start: Path, seen: set[tuple[Path, str]]
-) -> Iterator[tuple[str, Path | None]]:
+def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Iterator[tuple[str, Path | None]]:
     """Other files than `start` that a dataset, and those that it is made of, take values from.
 
     Yields:
         The name as the dataset has it, and where HDF5 finds the file; None: nowhere.
     """
-    file = Path(os.path.abspath(dataset.file.filename))  # noqa: PTH100
+    file = _absolute(dataset.file.filename)
     if (file, dataset.name) in seen:
         return
     seen.add((file, dataset.name))
@@ -83,7 +83,7 @@ def _references(
         if source.file_name == _SAME_FILE:
             inner = dataset.file.get(source.dset_name)
             if isinstance(inner, h5py.Dataset):
-                yield from _references(h5py, inner, start, seen)
+                yield from _references(inner, start, seen)
             continue
         found = _first(_places(source.file_name, file.parent))
         yield source.file_name, found
@@ -93,7 +93,7 @@ def _references(
             with h5py.File(found, "r") as opened:
                 inner = opened.get(source.dset_name)
                 if isinstance(inner, h5py.Dataset):
-                    yield from _references(h5py, inner, start, seen)
+                    yield from _references(inner, start, seen)
                 else:
                     yield f"{source.file_name}::{source.dset_name}", None
         except OSError:  # told when it is read
@@ -103,16 +103,18 @@ def _references(
 def _places(name: str, folder: Path) -> list[Path]:
     """Where HDF5 looks for a source of a virtual dataset, in its order."""
     given = Path(name)
-    prefix = os.environ.get(_PREFIX_VARIABLE)
-    first = [Path(prefix.replace("${ORIGIN}", str(folder))) / given] if prefix else []
     if given.is_absolute():
         return [given, folder / given.name]
+    prefix = os.environ.get(_PREFIX_VARIABLE)
+    first = [Path(prefix.replace("${ORIGIN}", str(folder))) / given] if prefix else []
     return [*first, folder / given, given]
 
 
 def _first(places: list[Path]) -> Path | None:
-    """The first that exists, as an absolute path without `..`."""
-    for place in places:
-        if place.exists():
-            return Path(os.path.abspath(place))  # noqa: PTH100
-    return None
+    """The first that exists."""
+    return next((_absolute(place) for place in places if place.exists()), None)
+
+
+def _absolute(path: Path | str) -> Path:
+    """Without `..`; links are left as they are."""
+    return Path(os.path.abspath(path))  # noqa: PTH100

@@ -8,11 +8,10 @@ import numpy as np
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.folder import file_identity
 from matseg_shared.errors import UsageError
 
 
-def open_npy(path: Path, options: SourceOptions) -> ArraySource:
+def open_npy(location: str, options: SourceOptions) -> ArraySource:
     """Open one array.
 
     Raises:
@@ -20,16 +19,13 @@ def open_npy(path: Path, options: SourceOptions) -> ArraySource:
     """
     try:
         with np.errstate(over="raise"):  # of a shape whose product is no number of bytes
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(location, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of several arrays (.npz)")
     except Exception as error:  # numpy raises many kinds for headers that are none
         raise UsageError(
-            f"{path}: expected a whole .npy file with an array of numbers, found {error}; save it again with numpy.save"
+            f"{location}: expected a whole .npy file with an array of numbers, found {error}; save it again with "
+            "numpy.save"
         ) from error
-    content = f"{file_identity(path)}; {array.shape} {array.dtype}"
-    return ArraySource(
-        StoredArray(kind="npy", location=str(path), path=path, array=array, content=content, watched=path),
-        options,
-    )
+    return ArraySource(StoredArray(kind="npy", location=location, path=Path(location), array=array), options)

@@ -1,16 +1,105 @@
-"""Where slices come from: an image folder, or a volume in one of several formats."""
+"""Where slices come from: an image folder, or a volume in one of several formats, each a row of a table."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_runtime.source.base import Source, SourceOptions
-from matseg_shared.errors import UsageError
+from matseg_shared.errors import MissingExtraError, UsageError
+from matseg_shared.images.read import TIFF_SUFFIXES
 from matseg_shared.system.names import printable
 
 NODE_SEPARATOR = "::"
-_KINDS = "a folder of images, a TIFF stack (.tif, .tiff), a zarr volume (.zarr), an HDF5 file (.h5) or an array (.npy)"
+_ROOM = "matseg_runtime.source"
+_HEAD = 1024
+"""Bytes of a file that signatures are looked for in."""
+
+Opener = Callable[[str, SourceOptions], Source]
+"""Opens a file, folder or URL, or raises a UsageError; `Format.open` has seen to it that the options fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One format that slices are read from."""
+
+    listed: str
+    """As messages name it."""
+    opener: str
+    """`module:function` of this room, an `Opener`; imported when an input of the format is opened."""
+    suffixes: frozenset[str] = frozenset()
+    """Lower case."""
+    signature: bytes = rb"(?!)"
+    """Regular expression for a file's first bytes, by which one with another suffix is recognised; default: none is."""
+    folder_files: tuple[str, ...] = ()
+    """Names of which a folder in this format has one; empty for formats that are files."""
+    requires: tuple[str, str] | None = None
+    """A package that the reader imports, and the extra that brings it."""
+    is_volume: bool = True
+    """False: no options of volumes apply."""
+    has_nodes: bool = False
+    """Holds several arrays, each with a path of its own."""
+    has_levels: bool = False
+
+    def open(self, location: str, options: SourceOptions) -> Source:
+        """Open an input in this format; raises what `open_source` does."""
+        if options.node is not None and not self.has_nodes:
+            raise UsageError(
+                f"{location}: is neither HDF5 nor zarr, so {NODE_SEPARATOR}{options.node} names nothing in it"
+            )
+        if not self.is_volume and (option := options.named()) is not None:
+            raise UsageError(f"{location}: is {self.listed}, to which {option} does not apply")
+        if options.level is not None and not self.has_levels:
+            raise UsageError(f"{location}: --level applies to OME-Zarr images only")
+        if self.requires is not None:
+            package, extra = self.requires
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                raise MissingExtraError(extra, f"{location}: reading {self.listed}") from error
+        opener: Opener = pkgutil.resolve_name(f"{_ROOM}.{self.opener}")
+        return opener(location, options)
+
+
+_IMAGES = Format(listed="a folder of images", opener="folder:FolderSource", is_volume=False)
+_ZARR = Format(
+    listed="a zarr volume (.zarr)",
+    opener="zarr:open_zarr",
+    suffixes=frozenset({".zarr"}),
+    folder_files=("zarr.json", ".zarray", ".zgroup"),
+    has_nodes=True,
+    has_levels=True,
+)
+_REMOTE = replace(_ZARR, listed="a remote zarr", requires=("fsspec", "remote"))
+FORMATS = (
+    Format(
+        listed="a TIFF stack (.tif, .tiff)",
+        opener="tiff:open_tiff",
+        suffixes=TIFF_SUFFIXES,
+        signature=rb"II[*+]\0|MM\0[*+]",
+    ),
+    _ZARR,
+    Format(
+        listed="an HDF5 file (.h5)",
+        opener="hdf5:open_hdf5",
+        suffixes=frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"}),
+        signature=rb"\x89HDF\r\n\x1a\n",
+        requires=("h5py", "hdf5"),
+        has_nodes=True,
+    ),
+    Format(
+        listed="an array (.npy)",
+        opener="npy:open_npy",
+        suffixes=frozenset({".npy"}),
+        signature=rb"\x93NUMPY",
+    ),
+)
+"""Every format of one file or folder; a folder in none of them is one of images."""
 
 
 def split_location(location: str) -> tuple[str, str | None]:
@@ -28,40 +117,36 @@ def absolute_location(location: str) -> str:
 
 
 def open_source(location: str, options: SourceOptions | None = None) -> Source:
-    """Open an input by what its path looks like.
+    """Open an input by what its path looks like, or by its first bytes where the suffix is no known one.
 
     Args:
-        location: a folder of images, a TIFF, HDF5 or npy file, or a zarr folder or URL; `::/path` after it names an
-            array within an HDF5 file or zarr group.
+        location: a folder of images, or the file, folder or URL of a volume; `::/path` after it names an array within
+            an HDF5 file or zarr group.
         options: how to read a volume.
 
     Raises:
         UsageError: there is nothing there that can be segmented, or an option does not apply.
         MissingExtraError: an optional package is needed for it.
     """
-    options = options or SourceOptions()
     require_text(location)
     file, node = split_location(location)
-    path = Path(file)
+    options = replace(options or SourceOptions(), node=node)
     if "://" in file:
-        from matseg_runtime.source.zarr import open_zarr
-
-        return open_zarr(file, node, options)
+        return _REMOTE.open(file, options)
+    path = Path(file)
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):  # a pipe, which cannot be read twice
+            raise UsageError(
+                f"{file}: is no file but a pipe or device; save what comes from it, and name {_inputs()}"
+            )
+        found = _format_of_folder(path) if stat.S_ISDIR(mode) else _format_of_file(path)
     except FileNotFoundError as error:
-        raise UsageError(f"{file}: there is no such input; name {_KINDS}") from error
+        raise UsageError(f"{file}: there is no such input; name {_inputs()}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise UsageError(
-            f"{file}: the input cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    if stat.S_ISDIR(mode):
-        return _open_folder(path, node, options)
-    if not stat.S_ISREG(mode):  # a pipe, which would be waited for and cannot be read twice
-        raise UsageError(
-            f"{file}: is no file but a pipe or device; save what comes from it, and name {_KINDS}"
-        )
-    return _open_file(path, node, options)
+        cause = getattr(error, "strerror", None) or error
+        raise UsageError(f"{file}: the input cannot be read: {cause}") from error
+    return found.open(str(path), options)
 
 
 def require_text(location: str) -> None:
@@ -77,41 +162,29 @@ def require_text(location: str) -> None:
         )
 
 
-def _open_folder(path: Path, node: str | None, options: SourceOptions) -> Source:
-    from matseg_runtime.source.folder import FolderSource
-
-    # the names of zarr's own metadata files, so that an image folder costs no import of zarr
-    if path.suffix == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
-        from matseg_runtime.source.zarr import open_zarr
-
-        return open_zarr(str(path), node, options)
-    _refuse_node(path, node)
-    if (option := options.named()) is not None:
-        raise UsageError(f"{path}: is a folder of images, to which {option} does not apply")
-    return FolderSource(path, as_labels=options.as_labels)
+def _inputs() -> str:
+    *others, last = (item.listed for item in (_IMAGES, *FORMATS))
+    return f"{', '.join(others)} or {last}"
 
 
-def _open_file(path: Path, node: str | None, options: SourceOptions) -> Source:
-    from matseg_runtime.source.hdf5 import HDF5_SUFFIXES, open_hdf5
-    from matseg_shared.images.read import TIFF_SUFFIXES
+def _format_of_folder(path: Path) -> Format:
+    """By names alone, so that an image folder costs the import of no reader."""
+    for item in FORMATS:
+        names = item.folder_files
+        if names and (path.suffix in item.suffixes or any((path / name).is_file() for name in names)):
+            return item
+    return _IMAGES
 
+
+def _format_of_file(path: Path) -> Format:
     suffix = path.suffix.lower()
-    if options.level is not None:
-        raise UsageError(f"{path}: --level applies to OME-Zarr images only")
-    if suffix in HDF5_SUFFIXES:
-        return open_hdf5(path, node, options)
-    _refuse_node(path, node)
-    if suffix in TIFF_SUFFIXES:
-        from matseg_runtime.source.tiff import open_tiff
-
-        return open_tiff(path, options)
-    if suffix == ".npy":
-        from matseg_runtime.source.npy import open_npy
-
-        return open_npy(path, options)
-    raise UsageError(f"{path}: expected {_KINDS}, found a file with the suffix {suffix or 'of none'!r}")
-
-
-def _refuse_node(path: Path, node: str | None) -> None:
-    if node is not None:
-        raise UsageError(f"{path}: is neither HDF5 nor zarr, so {NODE_SEPARATOR}{node} names nothing in it")
+    files = [item for item in FORMATS if not item.folder_files]
+    for item in files:
+        if suffix in item.suffixes:
+            return item
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    for item in files:
+        if re.match(item.signature, head, re.DOTALL):
+            return item
+    raise UsageError(f"{path}: expected {_inputs()}, found a file with the suffix {suffix or 'of none'!r}")

@@ -14,10 +14,8 @@ import tifffile
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from matseg_runtime.source.array import ArraySource, StoredArray
-from matseg_runtime.source.base import SourceOptions, Spacing
-from matseg_runtime.source.folder import file_identity
+from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
-from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file_problem
@@ -79,12 +77,13 @@ class _Pages:
             self._idle.get().close()
 
 
-def open_tiff(path: Path, options: SourceOptions) -> ArraySource:
+def open_tiff(location: str, options: SourceOptions) -> ArraySource:
     """Open a stack, or a single image.
 
     Raises:
         UsageError: no TIFF, a damaged one, or pages of different shapes.
     """
+    path = Path(location)
     try:
         tiff = TiffFile(path)
     except Exception as error:  # tifffile raises many kinds for what is no TIFF
@@ -112,24 +111,13 @@ def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
             location=str(path),
             path=path,
             array=array,
-            content=f"{file_identity(path)}; {array.shape} {array.dtype}",
             axis_names=axes,
-            spacing=_spacing(voxel),
             voxel=voxel,
-            watched=path,
             explain=lambda _, error: decoding_problem(path, error),
             closing=array.close if isinstance(array, _Pages) else tiff.close,
         ),
         options,
     )
-
-
-def _spacing(voxel: VoxelSize | None) -> Spacing | None:
-    """Only when it is whole: an unknown distance of the pages must not be taken for 1."""
-    if voxel is None or voxel.step is None:
-        return None
-    scale, units = (voxel.step, voxel.row, voxel.column), (ome_unit(voxel.unit),) * 3
-    return Spacing(scale=scale, translation=(0.0,) * 3, units=units)
 
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:

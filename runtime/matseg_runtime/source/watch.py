@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source
-from matseg_runtime.source.folder import file_identity, skip_reason
+from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity
+from matseg_runtime.source.folder import skip_reason
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import PixelArray, list_images, read_any_dtype
 from matseg_shared.system import interruption

@@ -16,24 +16,18 @@ from zarr.errors import ZarrUserWarning
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
 from matseg_runtime.source.zarr_chunks import ChunkCheck, chunk_boxes, refuse_object_codecs, stored_chunks
-from matseg_shared.errors import MissingExtraError, UsageError
+from matseg_shared.errors import UsageError
 
 
-def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArraySource:
-    """Open one array.
+def open_zarr(location: str, options: SourceOptions) -> ArraySource:
+    """Open one array of a folder, or of a URL that fsspec understands.
 
-    Args:
-        location: a folder, or a URL that fsspec understands.
-        node: path of an array or group within it; None: the OME image, or the only array.
-        options: how to read it.
+    `options.node` is the path of an array or group within it; None: the OME image, or the only array.
 
     Raises:
-        MissingExtraError: a URL, and fsspec is not installed.
         UsageError: no zarr, or no array that can be chosen.
     """
-    remote = "://" in location
-    if remote:
-        _require_fsspec(location)
+    node = options.node
     where = location if node is None else f"{location}::{node}"
     try:
         with without_remarks():
@@ -59,8 +53,9 @@ def open_zarr(location: str, node: str | None, options: SourceOptions) -> ArrayS
     stored = StoredArray(
         kind="zarr",
         location=where,
-        path=Path(location.rstrip("/").rpartition("/")[2]) if remote else Path(location),
+        path=Path(location.rstrip("/").rpartition("/")[2] if "://" in location else location),
         array=array,
+        is_file=False,
         content=f"{array.path} {hashlib.sha256(document.encode()).hexdigest()}",
         chunk_shape=stored_chunks(array),
         piece_shape=tuple(array.chunks),
@@ -153,10 +148,3 @@ def ome_level(group: Any, level: int) -> tuple[Any, tuple[str, ...], Spacing]:
         units=tuple(image["axes"][number].get("unit") for number in spatial),
     )
     return array, names, spacing
-
-
-def _require_fsspec(location: str) -> None:
-    try:
-        import fsspec  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("remote", f"{location}: reading a remote zarr") from error

@@ -243,6 +243,25 @@ def test_a_range_outside(tmp_path: Path, asked: Any) -> None:
         open_source(str(_npy(tmp_path)), SourceOptions(slices=asked))
 
 
+@pytest.mark.parametrize("made", [_npy, _tiff, _hdf5])
+def test_a_file_with_another_suffix_is_known_by_its_first_bytes(
+    tmp_path: Path, made: Callable[[Path], Path | str]
+) -> None:
+    path = Path(str(made(tmp_path)).partition("::")[0])
+    source = open_source(str(path.rename(path.with_suffix(".dat"))))
+    assert len(source.slices) == len(VOLUME)
+    np.testing.assert_array_equal(source.read(3, 4)[0], VOLUME[3])
+
+
+def test_a_file_of_no_known_format_is_refused_with_all_formats(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("II")
+    with pytest.raises(
+        UsageError, match=r"expected a folder of images, .*\(\.npy\), found .* suffix '\.txt'"
+    ):
+        open_source(str(path))
+
+
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
     folder = str(_folder(tmp_path))
     for options, name in (
@@ -398,7 +417,7 @@ def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matseg_runtime.source import folder
+    from matseg_runtime.source import base
 
     path = tmp_path / "scan.npy"
     np.save(path, VOLUME)
@@ -407,7 +426,7 @@ def test_a_file_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         with path.open("ab") as stream:
             stream.write(b"more")
 
-    monkeypatch.setattr(folder.time, "sleep", grow)
+    monkeypatch.setattr(base.time, "sleep", grow)
     with pytest.raises(UsageError, match="still being written"):
         open_source(str(path))
 

@@ -133,7 +133,7 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         return path
 
     def zarr(name: str) -> Callable[[bytes], object]:
-        return lambda content: open_zarr(str(as_file(name, content).parent), None, SourceOptions())
+        return lambda content: open_zarr(str(as_file(name, content).parent), SourceOptions())
 
     return {
         "metadata": lambda content: decode({DOCUMENT_KEY: content.decode("utf-8", "replace")}, "model.onnx"),
