@@ -321,9 +321,6 @@ def summary_lines(summary: Summary) -> list[str]:
         lines += _speed_lines(report)
     # what is said of the regions begins with the fraction
     lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in report.phase_fractions]
-    if summary.measured is not None:
-        spent = ", ".join(f"{seconds:.1f} s ({name})" for name, seconds in summary.measured if seconds)
-        lines += [f"measuring took {spent}"] if spent else []
     if report.uncertain is not None:
         proposals = "1 proposal" if report.proposals == 1 else f"{report.proposals} proposals"
         lines.append(f"{proposals} for labelling: {report.uncertain}; correct the labels in its train/labels")

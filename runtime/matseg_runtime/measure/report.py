@@ -63,20 +63,6 @@ class Stages(BaseModel):
     """The stage whose threads had the least time to wait."""
 
 
-class MeasuringSeconds(BaseModel):
-    """Seconds of measuring, summed over threads."""
-
-    model_config = _OPEN
-
-    regions: float
-    uncertainty: float
-
-    @property
-    def any(self) -> bool:
-        """True where anything was measured."""
-        return self.regions > 0 or self.uncertainty > 0
-
-
 class Report(BaseModel):
     """One run; where it labelled nothing, the figures of the last one that did."""
 
@@ -116,8 +102,6 @@ class Report(BaseModel):
     uncertain: str | None = None
     """Folder of what is proposed for labelling."""
     proposals: int = 0
-    measuring_seconds: MeasuringSeconds | None = None
-    """None when nothing was to be measured, or others have measured it."""
     pixels: int
     """Labelled in the run."""
     constant_pixels: int = 0
@@ -136,24 +120,19 @@ class Report(BaseModel):
     def _skipped_as_text(self, skipped: tuple[Skipped, ...]) -> list[dict[str, str]]:
         return [{"path": as_text(item.path), "reason": item.reason} for item in skipped]
 
-    def text(self) -> str:
-        """JSON, as the file holds it."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
-
     def measured_by(self, earlier: Report) -> Report:
         """This report with the figures of an earlier run of the job, which labelled what this one found done."""
         measured = (
             "provenance", "provider_reason", "self_test", "threads", "started", "finished", "platform", "part",
             "pixels", "constant_pixels", "clipped_pixels", "megapixels_per_second", "stages",
         )  # fmt: skip
-        spent, done = self.measuring_seconds, self.labelled + self.labelled_before
+        done = self.labelled + self.labelled_before
         labelled = min(earlier.labelled, done)  # images may have been taken away since
         return self.model_copy(
             update={
                 **{name: getattr(earlier, name) for name in measured},
                 "labelled": labelled,
                 "labelled_before": done - labelled,
-                "measuring_seconds": spent if spent and spent.any else earlier.measuring_seconds or spent,
             }
         )
 
@@ -164,7 +143,7 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_text(path, report.text())
+    write_text(path, json.dumps(report.model_dump(mode="json"), indent=1) + "\n")
 
 
 def read_report(path: Path) -> Report:

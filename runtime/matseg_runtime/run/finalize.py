@@ -20,7 +20,6 @@ from matseg_runtime.measure.report import (
     MANIFEST_NAME,
     REPORT_NAME,
     Manifest,
-    MeasuringSeconds,
     Report,
     Stages,
     read_report,
@@ -64,8 +63,6 @@ class Summary:
     """Slices in this run; the report keeps what an earlier one labelled where this one found nothing to do."""
     is_final: bool
     """True when every slice is labelled or excluded, by this process or others, and the output has its final form."""
-    measured: MeasuringSeconds | None = None
-    """Seconds of measuring in this run."""
     quantities: tuple[str, ...] = ()
     """Lines on the regions of each class; empty when they were not measured."""
     no_page: str | None = None
@@ -153,7 +150,6 @@ def finalize(
         report=report,
         labelled=own.labelled,
         is_final=is_final,
-        measured=own.measuring_seconds,
         quantities=quantities,
     )
 
@@ -207,9 +203,6 @@ def _report(
 ) -> Report:
     new = [record for record in records if record.name in ledger.labelled]
     pixels = sum(record.shape[0] * record.shape[1] for record in new)
-    spent = None
-    if run.measurer is not None and run.options.dask is None:  # whose workers have measured
-        spent = MeasuringSeconds(**{name: round(value, 3) for name, value in run.measurer.seconds.items()})
     return Report(
         model=as_text(run.options.model),
         model_proofs=run.session.model.proofs,
@@ -234,7 +227,6 @@ def _report(
         unit=PIXEL if run.voxel is None else run.voxel.unit,
         uncertain=None if proposals is None or proposals.folder is None else str(proposals.folder),
         proposals=0 if proposals is None else proposals.count,
-        measuring_seconds=spent,
         pixels=pixels,
         constant_pixels=sum(record.constant for record in new),
         clipped_pixels=sum(record.clipped for record in new),

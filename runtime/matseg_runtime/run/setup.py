@@ -16,7 +16,7 @@ from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice, i
 from matseg_runtime.inference.session import SelfTestResult, Session
 from matseg_runtime.inference.tiles import constant_tile_cache
 from matseg_runtime.ledger import Ledger, Part, read_key
-from matseg_runtime.measure.measurer import MeasureOptions, Measurer
+from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.measure.regions import require_scikit_image
 from matseg_runtime.measure.report import Provenance
 from matseg_runtime.model.file import ModelFile, read_model
@@ -56,7 +56,7 @@ class Run:
     """The network is asked for them, to be written or to find what is uncertain."""
     constant_tiles: ConstantTileCache | None
     """None: the network reads constant regions like all others."""
-    measurer: Measurer | None
+    measure: MeasureOptions | None
     """None: nothing is to be measured."""
     voxel: VoxelSize | None
     """None: not known, so lengths are in pixels."""
@@ -299,7 +299,7 @@ def _assembled(
         constant_tiles=constant_tile_cache(session, batch=plan.batch, probabilities=probabilities)
         if options.skip_constant
         else None,
-        measurer=None if options.measure == MeasureOptions() else Measurer(options.measure),
+        measure=None if options.measure == MeasureOptions() else options.measure,
         voxel=voxel,
         started=started,
         warnings=tuple(text for text in (voxel_warning, oblong) if text is not None),

@@ -84,7 +84,7 @@ def infer_block(run: Run, loaded: LoadedBlock) -> LabelledBlock:
 def write_block(run: Run, labelled: LabelledBlock) -> WrittenBlock:
     """Measure a block's labels and make them durable."""
     measured = [
-        run.measurer.measure(result.segmentation) if run.measurer and result.segmentation else Measurement()
+        run.measure.measure(result.segmentation) if run.measure and result.segmentation else Measurement()
         for result in labelled.results
     ]
     sizes = run.sink.write(labelled.block, labelled.results)

@@ -50,12 +50,10 @@ def _measured_again(
     """By slice name, from the labels on the disk."""
     progress.stage("measuring what was labelled before", len(missing), unit="slices")
     axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
-    assert run.measurer is not None, "there is a table because one was asked for"
-    with run.measurer.timed("regions"):
-        if isinstance(run.sink, ImageSink):
-            files = {record.name: run.sink.file_of(record.name) for record in missing}
-            return measure_images(files, connectivity=connectivity)
-        return measure_output(str(run.sink.path), missing, axis=axis, connectivity=connectivity)
+    if isinstance(run.sink, ImageSink):
+        files = {record.name: run.sink.file_of(record.name) for record in missing}
+        return measure_images(files, connectivity=connectivity)
+    return measure_output(str(run.sink.path), missing, axis=axis, connectivity=connectivity)
 
 
 def propose(run: Run, records: Sequence[SliceRecord], count: int, progress: Progress) -> Proposals:
@@ -71,7 +69,7 @@ def propose(run: Run, records: Sequence[SliceRecord], count: int, progress: Prog
     chosen = choose(records, count, crop, spacing)
     write_scores(run.sink.report_folder / SCORES_NAME, records, chosen, run.source.first)
     progress.stage("copying uncertain slices")
-    proposer = Proposer(
+    found = Proposer(
         folder=folder_beside(target.ledger_folder, target.path),
         source=run.source,
         session=run.session,
@@ -82,10 +80,7 @@ def propose(run: Run, records: Sequence[SliceRecord], count: int, progress: Prog
         asked=count,
         crop=crop,
         spacing=spacing,
-    )
-    assert run.measurer is not None, "proposals are measurements"
-    with run.measurer.timed("uncertainty"):
-        found = proposer.propose(chosen)
+    ).propose(chosen)
     if found.warning is not None or found.count == count:
         return found
     return replace(

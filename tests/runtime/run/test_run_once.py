@@ -53,7 +53,6 @@ def test_an_idle_run_keeps_what_was_measured(run: Run, model: Path, tmp_path: Pa
     first = report_of(out)
     assert first["labelled"] == 6
     assert first["pixels"] == 6 * 40 * 52
-    assert first["measuring_seconds"]["regions"] > 0
     for again in (command, command[:-1], (*command, "--finish")):
         result = run(*again)
         assert result.exit_code == 0
@@ -61,7 +60,6 @@ def test_an_idle_run_keeps_what_was_measured(run: Run, model: Path, tmp_path: Pa
         assert "Mpixel/s" not in result.output
         found = report_of(out)
         assert {name: found[name] for name in MEASURED} == {name: first[name] for name in MEASURED}
-        assert found["measuring_seconds"] == first["measuring_seconds"]
         assert (found["slices"], found["labelled_before"], found["complete"]) == (6, 0, True)
     first["provenance"]["versions"]["numpy"] = "1.0"
     (out / "report.json").write_text(json.dumps(first))

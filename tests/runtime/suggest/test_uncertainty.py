@@ -167,7 +167,6 @@ def test_a_folder_of_proposals(run: Run, model: Path, slices: Path, tmp_path: Pa
     folder = tmp_path / "out_uncertain"
     report = json.loads(result.stdout)
     assert (Path(report["uncertain"]), report["proposals"]) == (folder, 3)
-    assert report["measuring_seconds"]["uncertainty"] > 0
     index = _index(folder)
     assert [item.score for item in index.items] == sorted((item.score for item in index.items), reverse=True)
     for item in index.items:
@@ -323,7 +322,6 @@ def test_labels_somebody_worked_on_are_never_replaced(
     one = run(model, slices, "-o", out, "--uncertain", 1)
     assert one.exit_code == 0
     assert f"1 proposal for labelling: {folder}; correct the labels in its train/labels" in one.output
-    assert "(regions)" not in one.output, "none were asked for"
     assert len(list((folder / "train" / "labels").iterdir())) == 1, "nobody had worked on these"
 
 
@@ -335,7 +333,7 @@ def test_an_image_that_is_gone_when_it_is_to_be_copied(
             path.write_bytes(b"something else")
         return choose(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("matseg_runtime.run.finalize.choose", spoil)
+    monkeypatch.setattr("matseg_runtime.run.tables.choose", spoil)
     result = run(model, slices, "-o", tmp_path / "out", "--uncertain", 2)
     assert result.exit_code == 0, result.output
     assert "2 uncertain slices could not be copied" in result.output
