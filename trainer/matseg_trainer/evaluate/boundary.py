@@ -30,9 +30,10 @@ class BoundaryEdges:
     def of(cls, labels: NDArray[np.uint8]) -> BoundaryEdges:
         """The edges of (H, W) class indices; the image's own border is none."""
         midpoints, sides = [], []
-        for axis, step in ((0, (0.5, 0.0)), (1, (0.0, 0.5))):
-            first = labels[:-1] if axis == 0 else labels[:, :-1]
-            second = labels[1:] if axis == 0 else labels[:, 1:]
+        for first, second, step in (
+            (labels[:-1], labels[1:], (0.5, 0.0)),
+            (labels[:, :-1], labels[:, 1:], (0.0, 0.5)),
+        ):
             where = np.nonzero(first != second)
             midpoints.append(np.stack(where, axis=1) + np.array(step))
             sides.append(np.stack([first[where], second[where]], axis=1))
@@ -67,29 +68,25 @@ class BoundaryAccumulator(Sums):
         tolerance. Csurka et al. take 0.75 % of the image's diagonal as tolerance and average over images; here it is a
         number of pixels, and several images are pooled by their counts.
         """
-        displacement = None
+        displacement = f1 = None
         if self.labelled_measured:  # then there is a predicted edge, too
-            displacement = (
-                self.to_predicted / self.labelled_measured + self.to_labelled / self.predicted_measured
-            ) / 2
+            forth = self.to_predicted / self.labelled_measured
+            back = self.to_labelled / self.predicted_measured
+            displacement = (forth + back) / 2
         precision = self.predicted_near / self.predicted if self.predicted else None
         recall = self.labelled_near / self.labelled if self.labelled else None
+        if precision and recall:
+            f1 = 2 * precision * recall / (precision + recall)
+        elif self.labelled or self.predicted:
+            f1 = 0.0
         return BoundaryFigures(
             labelled=self.labelled,
             predicted=self.predicted,
             displacement=displacement,
             precision=precision,
             recall=recall,
-            f1=_harmonic_mean(precision, recall),
+            f1=f1,
         )
-
-
-def _harmonic_mean(precision: float | None, recall: float | None) -> float | None:
-    if precision is None and recall is None:
-        return None
-    if not precision or not recall:
-        return 0.0
-    return 2 * precision * recall / (precision + recall)
 
 
 def compare_boundaries(labelled: Points, predicted: Points, tolerance: float) -> BoundaryAccumulator:

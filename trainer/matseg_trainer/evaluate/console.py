@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from matseg_shared.console.command import console
-from matseg_trainer.evaluate.document import EvaluationDocument, Spread
+from matseg_trainer.evaluate.document import EvaluationDocument
 from matseg_trainer.evaluate.run import EvaluationOutputs
 
 _WORST = 5
@@ -22,9 +19,8 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
     """Figures per class, boundaries and phase fractions, spread over the images, the worst images, the files."""
     out = console()
     out.print(_class_table(result))
-    out.print(
-        f"mean IoU {_figure(result.mean_iou)}   accuracy {_figure(result.accuracy)}   loss {result.loss:.5f}"
-    )
+    mean_iou, accuracy = _number(result.mean_iou, 5), _number(result.accuracy, 5)
+    out.print(f"mean IoU {mean_iou}   accuracy {accuracy}   loss {result.loss:.5f}")
     out.print(_shape_table(result))
     out.print(
         f"all boundaries: {_number(result.boundary.displacement)} px, F1 {_number(result.boundary.f1)}   "
@@ -32,22 +28,22 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
     )
     if len(result.images) > 1:
         out.print(_spread_table(result))
-    _print_worst(out, result)
+    out.print("worst images first:")
+    for image in result.worst_first[:_WORST]:
+        why, mean_iou = image.disagreement, _number(image.mean_iou)
+        out.print(f"  {why.rank}. {image.stem}, mean IoU {mean_iou}: {why.reason}", markup=False)
     for name in ("predictions", "overlays", "metrics", "table", "confusion", "reliability"):
-        path = getattr(outputs, name)
-        if path is not None:
-            out.print(
-                f"  {name:<{NAME_WIDTH}} {path}", markup=False, soft_wrap=True
-            )  # to be copied in one piece
+        if (path := getattr(outputs, name)) is not None:  # in one piece, to be copied
+            out.print(f"  {name:<{NAME_WIDTH}} {path}", markup=False, soft_wrap=True)
 
 
 def _class_table(result: EvaluationDocument) -> Table:
     title = f"{result.title}: {len(result.images)} image(s)"
     table = _table(title, "class", "IoU", "precision", "recall", "F1", "labelled px")
-    labelled = [sum(row) for row in result.confusion_matrix]
     for item in result.classes:
         figures = (getattr(result, name)[item.index] for name in ("iou", "precision", "recall", "f1"))
-        table.add_row(escape(item.name), *map(_figure, figures), f"{labelled[item.index]:,}")
+        labelled = sum(result.confusion_matrix[item.index])
+        table.add_row(escape(item.name), *(_number(value, 5) for value in figures), f"{labelled:,}")
     return table
 
 
@@ -71,36 +67,23 @@ def _shape_table(result: EvaluationDocument) -> Table:
 
 def _spread_table(result: EvaluationDocument) -> Table:
     table = _table("image by image", "", "median", "quartiles", "lowest", "highest")
-    for name, spread, form in _spreads(result):
-        if spread is None:
-            table.add_row(escape(name), "-", "-", "-", "-")
-            continue
-        quartiles = f"{spread.lower_quartile:{form}} {spread.upper_quartile:{form}}"
-        extremes = f"{spread.minimum:{form}}", f"{spread.maximum:{form}}"
-        table.add_row(escape(name), f"{spread.median:{form}}", quartiles, *extremes)
-    return table
-
-
-def _spreads(result: EvaluationDocument) -> Iterator[tuple[str, Spread | None, str]]:
     spread = result.spread
-    yield "mean IoU", spread.mean_iou, ".4f"
-    yield "accuracy", spread.accuracy, ".4f"
-    yield "displaced px", spread.boundary_displacement, ".4f"
-    yield "boundary F1", spread.boundary_f1, ".4f"
-    yield "calibration error", spread.calibration_error, ".4f"
-    for item in result.classes:
-        yield f"IoU {item.name}", spread.iou[item.index], ".4f"
-    for item in result.classes:
-        yield f"error {item.name}", spread.fraction_error[item.index], "+.3%"
-
-
-def _print_worst(out: Console, result: EvaluationDocument) -> None:
-    out.print("worst images first:")
-    for image in result.worst_first[:_WORST]:
-        why = image.disagreement
-        out.print(
-            f"  {why.rank}. {image.stem}, mean IoU {_number(image.mean_iou)}: {why.reason}", markup=False
-        )
+    rows = [
+        ("mean IoU", spread.mean_iou, ".4f"),
+        ("accuracy", spread.accuracy, ".4f"),
+        ("displaced px", spread.boundary_displacement, ".4f"),
+        ("boundary F1", spread.boundary_f1, ".4f"),
+        ("calibration error", spread.calibration_error, ".4f"),
+        *((f"IoU {item.name}", spread.iou[item.index], ".4f") for item in result.classes),
+        *((f"error {item.name}", spread.fraction_error[item.index], "+.3%") for item in result.classes),
+    ]
+    for name, one, form in rows:
+        cells = ["-"] * 4
+        if one is not None:
+            quartiles = f"{one.lower_quartile:{form}} {one.upper_quartile:{form}}"
+            cells = [f"{one.median:{form}}", quartiles, f"{one.minimum:{form}}", f"{one.maximum:{form}}"]
+        table.add_row(escape(name), *cells)
+    return table
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -111,9 +94,5 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

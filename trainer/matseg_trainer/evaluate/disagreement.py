@@ -43,21 +43,18 @@ def disagreement(
     gaps = distances(centres, BoundaryEdges.of(labels).midpoints, at_most=tolerance)
     near = float(np.isfinite(gaps).mean())
     errors = confusion_matrix(labels[wrong], predictions[wrong], len(classes))
-    pairs = sorted(np.argwhere(errors).tolist(), key=lambda pair: -int(errors[pair[0], pair[1]]))
+    found = [(*pair, int(errors[*pair])) for pair in np.argwhere(errors).tolist()]
     confusions = tuple(
-        Confusion(
-            labelled=labelled,
-            predicted=predicted,
-            pixels=int(errors[labelled, predicted]),
-            share=int(errors[labelled, predicted]) / count,
-        )
-        for labelled, predicted in pairs
+        Confusion(labelled=labelled, predicted=predicted, pixels=pixels, share=pixels / count)
+        for labelled, predicted, pixels in sorted(found, key=lambda item: -item[2])
     )
     region = _largest_region(labels, predictions, probabilities, confusions)
-    main = confusions[0]
-    kind = "" if _pair(region) == _pair(main) else f", {_words(region, classes)}"
+    words = [
+        f"{classes[i.labelled].name} taken for {classes[i.predicted].name}" for i in (confusions[0], region)
+    ]
+    kind = "" if words[0] == words[1] else f", {words[1]}"
     reason = (
-        f"{_words(main, classes)} in {main.share:.0%} of {count:,} wrong pixels, {near:.0%} of them within "
+        f"{words[0]} in {confusions[0].share:.0%} of {count:,} wrong pixels, {near:.0%} of them within "
         f"{tolerance:g} px of a boundary; largest region {region.pixels:,} px at x {region.x}, y {region.y}{kind} "
         f"(confidence {region.confidence:.2f})"
     )
@@ -106,23 +103,14 @@ def _largest_region(
 def ranked(images: Sequence[ImageResult]) -> tuple[ImageResult, ...]:
     """Rank the images from the lowest mean IoU on, ties by the share of wrong pixels; in their own order."""
 
-    def badness(index: int) -> tuple[float, float]:
-        image = images[index]
+    def badness(image: ImageResult) -> tuple[float, float]:
         mean_iou = 1.0 if image.mean_iou is None else image.mean_iou
         return mean_iou, -image.disagreement.wrong_pixels / image.pixels
 
-    ranks = {index: rank for rank, index in enumerate(sorted(range(len(images)), key=badness), start=1)}
+    ranks = {image.stem: rank for rank, image in enumerate(sorted(images, key=badness), start=1)}
     return tuple(
         image.model_copy(
-            update={"disagreement": image.disagreement.model_copy(update={"rank": ranks[index]})}
+            update={"disagreement": image.disagreement.model_copy(update={"rank": ranks[image.stem]})}
         )
-        for index, image in enumerate(images)
+        for image in images
     )
-
-
-def _words(item: Confusion | WrongRegion, classes: Sequence[ClassInfo]) -> str:
-    return f"{classes[item.labelled].name} taken for {classes[item.predicted].name}"
-
-
-def _pair(item: Confusion | WrongRegion) -> tuple[int, int]:
-    return item.labelled, item.predicted

@@ -6,7 +6,6 @@ so a large image weighs more than a small one. How each is computed, and from wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_origin
 
@@ -82,24 +81,24 @@ class Figures(_Document):
     class_boundaries: tuple[BoundaryFigures, ...]
 
 
-class Confusion(_Document):
-    """One kind of error: a class that was taken for another."""
-
+class _Confused(_Document):
     labelled: int
     """Class index in the labels."""
     predicted: int
     """Class index in the predictions."""
     pixels: Count
+
+
+class Confusion(_Confused):
+    """One kind of error: a class that was taken for another."""
+
     share: Share
     """Share of all wrong pixels of the image."""
 
 
-class WrongRegion(_Document):
+class WrongRegion(_Confused):
     """The largest connected region (4 neighbours) of one confusion."""
 
-    labelled: int
-    predicted: int
-    pixels: Count
     x: int
     """Column of its pixel nearest to its centre of mass."""
     y: int
@@ -215,16 +214,19 @@ class EvaluationDocument(Figures):
         count = len(self.classes)
         holders: list[tuple[str, EvaluationDocument | ImageResult]] = [("", self)]
         holders += [(f"images.{item.stem}.", item) for item in self.images]
+        values = [(f"spread.{name}", getattr(self.spread, name)) for name in _per_class(SpreadOfImages)]
         for place, figures in holders:
-            for name in (*_per_class(Figures), "confusion_matrix"):
-                _require_length(f"{place}{name}", getattr(figures, name), count)
-            for row in figures.confusion_matrix:
-                _require_length(f"{place}confusion_matrix", row, count)
-        for name in _per_class(SpreadOfImages):
-            _require_length(f"spread.{name}", getattr(self.spread, name), count)
+            values += [(f"{place}{name}", getattr(figures, name)) for name in _per_class(Figures)]
+            rows = (figures.confusion_matrix, *figures.confusion_matrix)
+            values += [(f"{place}confusion_matrix", row) for row in rows]
+        for place, found in values:
+            if len(found) != count:
+                raise ValueError(
+                    f"{place}: expected one value for each of {count} classes, found {len(found)}"
+                )
         for item in self.images:
-            found = (*item.disagreement.confusions, item.disagreement.largest_region)
-            if any(not 0 <= index < count for one in found if one for index in (one.labelled, one.predicted)):
+            confused = (*item.disagreement.confusions, item.disagreement.largest_region)
+            if any(not 0 <= i < count for one in confused if one for i in (one.labelled, one.predicted)):
                 raise ValueError(f"images.{item.stem}: confuses a class beyond the {count} that there are")
         return self
 
@@ -253,11 +255,6 @@ class EvaluationDocument(Figures):
 def _per_class(kind: type[BaseModel]) -> list[str]:
     """The fields that have one value per class."""
     return [name for name, field in kind.model_fields.items() if get_origin(field.annotation) is tuple]
-
-
-def _require_length(place: str, values: Sequence[object], count: int) -> None:
-    if len(values) != count:
-        raise ValueError(f"{place}: expected one value for each of {count} classes, found {len(values)}")
 
 
 def read_evaluation(path: Path) -> EvaluationDocument:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,12 @@ class EvaluationOutputs:
         """
         split = dataset.folder(request.split, "predictions").parent
         mark = "_onnx" if exported else ""
+        version = request.name
+        on = f"_on_{request.dataset}"
         if request.dataset is None:
-            folder = f"{request.name.removeprefix(f'{dataset.name}_')}_{network}{mark}"
-            stem = f"{request.name}_{request.split}{mark}"
-        else:
-            folder = f"{request.name}_{network}{mark}"
-            stem = f"{request.name}_on_{request.dataset}_{request.split}{mark}"
+            version, on = version.removeprefix(f"{dataset.name}_"), ""
+        folder = f"{version}_{network}{mark}"
+        stem = f"{request.name}{on}_{request.split}{mark}"
         return cls(
             predictions=split / "predictions" / folder,
             overlays=split / "overlays" / folder if overlays else None,
@@ -111,7 +112,9 @@ def evaluate(
     indices = np.array(_model_indices(dataset, classes, by_name=request.dataset is not None), dtype=np.uint8)
     samples = dataset.samples(request.split)
     images = Examples(samples, channels=predictor.input.channels, n_class=len(indices))
-    label_images = _label_images(dataset, request.split)
+    label_images: dict[Path, Path] = {}
+    with suppress(DatasetError):  # a split may have label arrays only
+        label_images = {pair.image: pair.labels for pair in dataset.pairing(request.split).pairs}
     counts: list[Accumulator] = []
     results: list[ImageResult] = []
     for done, (sample, image) in enumerate(zip(samples, images, strict=True), start=1):
@@ -212,10 +215,3 @@ def _model_indices(dataset: Dataset, classes: Sequence[ClassInfo], *, by_name: b
             "label arrays in that order, or name a model that was trained on these"
         )
     return range(len(classes))
-
-
-def _label_images(dataset: Dataset, split: str) -> dict[Path, Path]:
-    try:
-        return {pair.image: pair.labels for pair in dataset.pairing(split).pairs}
-    except DatasetError:
-        return {}  # a split may have label arrays only
