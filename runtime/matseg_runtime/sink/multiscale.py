@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,9 +26,10 @@ class Level:
 
     def transformations(self) -> list[dict[str, Any]]:
         """As OME-Zarr has them."""
-        scale, translation = list(self.spacing.scale), list(self.spacing.translation)
-        moved = {"type": "translation", "translation": translation}
-        return [{"type": "scale", "scale": scale}, *([moved] if any(translation) else [])]
+        found: list[dict[str, Any]] = [{"type": "scale", "scale": list(self.spacing.scale)}]
+        if any(self.spacing.translation):
+            found.append({"type": "translation", "translation": list(self.spacing.translation)})
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,21 +82,13 @@ def alone(volume: LabelVolume, *, pyramid: bool) -> Multiscale:
         volume: shape and spacing.
         pyramid: add levels of half the resolution along every axis that can be halved.
     """
-    steps = list(_halved(volume.shape))[: None if pyramid else 1]
-    levels = []
-    for shape, kept in steps:
-        # a level keeps every n-th voxel, so its first voxel stays where it was
-        scale = tuple(edge * step for edge, step in zip(volume.spacing.scale, kept, strict=True))
-        levels.append(Level(shape=shape, spacing=replace(volume.spacing, scale=scale)))
+    levels = [Level(shape=volume.shape, spacing=volume.spacing)]
+    while pyramid and max(levels[-1].shape[1:]) > _SMALLEST_LEVEL:
+        finer = levels[-1]
+        # a level keeps every second voxel, so its first voxel stays where it was; an edge of one voxel stays as it is
+        scale = tuple(
+            edge * min(2, length) for edge, length in zip(finer.spacing.scale, finer.shape, strict=True)
+        )
+        shape = tuple(-(-length // 2) for length in finer.shape)
+        levels.append(Level(shape=shape, spacing=replace(finer.spacing, scale=scale)))
     return Multiscale(version="0.5", axes=("z", "y", "x"), levels=tuple(levels))
-
-
-def _halved(shape: tuple[int, int, int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shape of each level, and which voxel in how many it keeps; an edge of one voxel stays as it is."""
-    level: tuple[int, ...] = shape
-    kept: tuple[int, ...] = (1,) * len(shape)
-    yield level, kept
-    while max(level[1:]) > _SMALLEST_LEVEL:
-        kept = tuple(step * 2 if length > 1 else step for step, length in zip(kept, level, strict=True))
-        level = tuple(-(-length // 2) for length in level)
-        yield level, kept

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matseg_runtime.sink.label_group import ImageGroup
 
 OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr"]
+_VOLUMES: dict[str, OutputFormat] = {".zarr": "zarr", ".tif": "tiff-stack", ".tiff": "tiff-stack"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,31 +67,23 @@ def output_format(options: OutputOptions) -> OutputFormat:
     Raises:
         UsageError: there is no such format, an option does not apply to it, or no path has such a name.
     """
-    if options.label is not None:
-        for option, given in (
-            ("-o", options.path is not None),
-            ("--pyramid", options.pyramid),  # there are as many levels as the image has
-            ("--probabilities", options.probabilities),
-        ):
-            if given:
-                raise UsageError(
-                    f"--label {options.label}: cannot be combined with {option}; leave one of them out"
-                )
+    if options.label is not None:  # with as many levels as the image has
+        given = {"-o": options.path, "--pyramid": options.pyramid, "--probabilities": options.probabilities}
+        if option := next((name for name, value in given.items() if value), None):
+            raise UsageError(
+                f"--label {options.label}: cannot be combined with {option}; leave one of them out"
+            )
         return "zarr"
     found: OutputFormat = options.image_format
     where = ""
     if options.path is not None:  # else its name is the model's, which decides no format
         require_text(str(options.path))
-        where = f"{options.path}: "
-        suffix = options.path.suffix.lower()
-        if suffix == ".zarr":
-            found = "zarr"
-        elif suffix in (".tif", ".tiff"):
-            found = "tiff-stack"
-        elif suffix in (".h5", ".hdf5", ".npy", ".png"):
+        where, suffix = f"{options.path}: ", options.path.suffix.lower()
+        if suffix in (".h5", ".hdf5", ".npy", ".png"):
             raise UsageError(
                 f"{where}outputs are a folder, a TIFF stack (.tif) or a zarr volume (.zarr), not {suffix}"
             )
+        found = _VOLUMES.get(suffix, found)
     if found != "zarr" and (options.pyramid or options.shards):
         raise UsageError(
             f"{where}--pyramid and --shards apply to zarr outputs only; name one with -o labels.zarr"
@@ -161,28 +154,21 @@ def label_volume(
     found = source.volume
     if found is None:
         return LabelVolume(shape=(len(source.slices), *first), axis=0, spacing=_edges(voxel, 0))
-    own, axis = found.spacing, found.axis
-    if own is not None and len(found.shape) == 2:  # as a volume of one slice
-        scale, translation = (own.scale[0], *own.scale), (0.0, *own.translation)
-        own = Spacing(scale=scale, translation=translation, units=(None, *own.units))
-    shape = [1] * (3 - len(found.shape)) + list(found.shape)
+    own, axis, shape = found.spacing, found.axis, list(found.shape)
+    if len(shape) == 2:  # as a volume of one slice
+        shape.insert(0, 1)
+        if own is not None:
+            scale, translation = (own.scale[0], *own.scale), (0.0, *own.translation)
+            own = Spacing(scale=scale, translation=translation, units=(None, *own.units))
     shape[axis] = len(source.slices)
-    before = [0.0] * 3  # voxels from the origin to the first one of the labels
-    if own is None or given:
-        spacing = _edges(voxel, axis)
-        if own is not None:  # where the input begins is kept in voxels, whatever one of them measures
-            before = [
-                there / edge if edge else 0.0 for there, edge in zip(own.translation, own.scale, strict=True)
-            ]
-    else:
-        spacing = own
-    before[axis] += found.start
-    moved = (
-        there + edge * count
-        for there, edge, count in zip(spacing.translation, spacing.scale, before, strict=True)
-    )
+    spacing = _edges(voxel, axis) if own is None or given else own
+    start = list(spacing.translation)
+    if own is not None and given:  # where the input begins is kept in voxels, whatever one of them measures
+        sizes = zip(own.translation, own.scale, spacing.scale, strict=True)
+        start = [there / edge * wanted if edge else 0.0 for there, edge, wanted in sizes]
+    start[axis] += spacing.scale[axis] * found.start
     return LabelVolume(
-        shape=(shape[0], shape[1], shape[2]), axis=axis, spacing=replace(spacing, translation=tuple(moved))
+        shape=(shape[0], shape[1], shape[2]), axis=axis, spacing=replace(spacing, translation=tuple(start))
     )
 
 

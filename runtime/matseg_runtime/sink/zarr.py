@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,7 +145,7 @@ class ZarrSink(VolumeSink):
     def _bytes_of_levels(self, place: Path) -> dict[str, int]:
         """Bytes of the files of all levels but the finest."""
         return {
-            str(number): sum(file.stat().st_size for file in files_below(place / str(number)))
+            str(number): sum(file.stat().st_size for file in _files_below(place / str(number)))
             for number in range(1, len(self._multiscale.levels))
         }
 
@@ -176,12 +175,12 @@ class ZarrSink(VolumeSink):
             zarr_format=self._multiscale.zarr_format,
             attributes=shown | {"matseg": json.loads(self.info.provenance)},
         )
-        levels = self._multiscale.levels
-        for number, level in enumerate(levels):
+        for number, level in enumerate(self._multiscale.levels):
             self._create_array(group, str(number), level.shape)
         if self._probabilities:
-            self._create_array(group, "probabilities", (len(self.info.metadata.classes), *levels[0].shape))
-        _sync(list(files_below(path)), path)
+            finest = self._multiscale.levels[0].shape
+            self._create_array(group, "probabilities", (len(self.info.metadata.classes), *finest))
+        _sync(list(_files_below(path)), path)
 
     def _create_array(self, group: Any, name: str, shape: tuple[int, ...]) -> None:
         axes = self._multiscale.axes
@@ -214,18 +213,15 @@ class ZarrSink(VolumeSink):
         )
 
     def _complete(self) -> None:
-        leftovers = list(self.partial.rglob(_UNFINISHED))
-        for leftover in leftovers:
+        for leftover in list(self.partial.rglob(_UNFINISHED)):
             leftover.unlink(missing_ok=True)
-        for folder in {leftover.parent for leftover in leftovers}:
-            sync_folder(folder)
-        levels = [self._open(str(number)) for number in range(len(self._multiscale.levels))]
-        for fine, coarse in itertools.pairwise(levels):
+            sync_folder(leftover.parent)
+        for number in range(1, len(self._multiscale.levels)):
+            fine, coarse = self._open(str(number - 1)), self._open(str(number))
             for _, box in chunk_boxes(coarse, (slice(None),) * coarse.ndim):
                 coarse[box] = _sample(fine, coarse.shape, box)
-        for number in range(1, len(levels)):
-            _sync(list(files_below(self.partial / str(number))), self.partial)
-        if len(levels) > 1:
+            _sync(list(_files_below(self.partial / str(number))), self.partial)
+        if len(self._multiscale.levels) > 1:
             sizes = self._bytes_of_levels(self.partial)
             write_text(self.ledger_folder / LEVELS_NAME, json.dumps(sizes) + "\n")
 
@@ -259,6 +255,5 @@ def _sync(files: Sequence[Path], root: Path) -> None:
         sync_folder(folder)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file in a folder and those in it."""
+def _files_below(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
