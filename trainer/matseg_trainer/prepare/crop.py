@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
@@ -16,8 +17,6 @@ from matseg_shared.images.read import StoredImage, read_stored, transparent_pixe
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset, Sample, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
-
-CROPPED = ("train", "validate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +30,6 @@ class CropRequest:
     n_validate: int
     """Crops in total over the images of validate."""
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One image, and the files that are cropped along with it."""
-
-    pair: Sample
-    array: Path
-    shape: tuple[int, int]
-    """(H, W) in pixels."""
 
 
 def default_name(dataset: str, size: int, n_train: int) -> str:
@@ -65,97 +54,90 @@ def crop_dataset(
     """
     if target.resolve() == dataset.root.resolve():
         raise UsageError(f"{target}: a data set cannot be cropped onto itself; choose another name with -r")
-    n_class = len(dataset.classes)
+    n_class, size = len(dataset.classes), request.size
     plans = {}
-    for split, count in zip(CROPPED, (request.n_train, request.n_validate), strict=True):
-        sources = _sources(dataset, split, n_class, request.size)
-        rng = np.random.default_rng([request.seed, CROPPED.index(split)])
-        plans[split] = list(zip(sources, place_crops(sources, request.size, count, rng), strict=True))
+    for number, (split, count) in enumerate((("train", request.n_train), ("validate", request.n_validate))):
+        shapes = _shapes(dataset, split, n_class, size)
+        rng = np.random.default_rng([request.seed, number])
+        plans[split] = _place_crops(shapes, size, count, rng)
     with new_folder(target, overwrite=overwrite) as folder:
         for split, plan in plans.items():
-            progress.stage(f"cropping {split}", sum(len(corners) for _, corners in plan), unit="crops")
-            for source, corners in plan:
+            progress.stage(f"cropping {split}", sum(map(len, plan.values())), unit="crops")
+            for pair, corners in plan.items():
                 if corners:
-                    _write_crops(folder / split, source, corners, request.size, n_class)
+                    array = load_array(dataset.array_path(pair.image), n_class)
+                    _write_crops(folder / split, pair, array, corners, size)
                     progress.advance(len(corners))
         shutil.copyfile(dataset.classes_path, folder / dataset.classes_path.name)
 
 
-def place_crops(
-    sources: Sequence[Source], size: int, count: int, rng: np.random.Generator
-) -> list[list[tuple[int, int]]]:
-    """Random upper-left corners (y, x) per image, images in turn, none twice.
-
-    Raises:
-        DatasetError: the images have fewer places than `count`.
-    """
-    places = [(s.shape[0] - size + 1) * (s.shape[1] - size + 1) for s in sources]
-    if sum(places) < count:
+def _place_crops(
+    shapes: Mapping[Sample, tuple[int, int]], size: int, count: int, rng: np.random.Generator
+) -> dict[Sample, list[tuple[int, int]]]:
+    """Random upper-left corners (y, x) per image, images in turn, none twice."""
+    places = {pair: (height - size + 1) * (width - size + 1) for pair, (height, width) in shapes.items()}
+    total = sum(places.values())
+    if total < count:
         raise DatasetError(
-            f"{sources[0].pair.image.parent}: expected room for {count} different crops of {size} x {size} pixels, "
-            f"found {sum(places)}; ask for fewer or smaller ones"
+            f"{next(iter(shapes)).image.parent}: expected room for {count} different crops of {size} x {size} pixels, "
+            f"found {total}; ask for fewer or smaller ones"
         )
-    used: list[dict[int, None]] = [{} for _ in sources]
-    turns = itertools.cycle(range(len(sources)))
+    used: dict[Sample, dict[int, None]] = {pair: {} for pair in shapes}
+    turns = itertools.cycle(shapes)
     for _ in range(count):
-        index = next(turns)
-        while len(used[index]) == places[index]:
-            index = next(turns)
-        place = int(rng.integers(places[index]))
-        while place in used[index]:
-            place = (place + 1) % places[index]
-        used[index][place] = None
-    return [
-        [divmod(place, source.shape[1] - size + 1) for place in taken]
-        for source, taken in zip(sources, used, strict=True)
-    ]
+        pair = next(turns)
+        while len(used[pair]) == places[pair]:
+            pair = next(turns)
+        place = int(rng.integers(places[pair]))
+        while place in used[pair]:
+            place = (place + 1) % places[pair]
+        used[pair][place] = None
+    return {
+        pair: [divmod(place, shapes[pair][1] - size + 1) for place in taken] for pair, taken in used.items()
+    }
 
 
-def _sources(dataset: Dataset, split: str, n_class: int, size: int) -> list[Source]:
-    samples = dataset.samples(split)
-    pairing = dataset.pairing(split)
+def _shapes(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sample, tuple[int, int]]:
+    """(H, W) of each image, which its label image and its array share."""
+    samples, pairing = dataset.samples(split), dataset.pairing(split)
     if pairing.problems:
         raise DatasetError(
             f"{dataset.folder(split, 'labels')}: expected one label image for every image, found "
             f"{shorten(pairing.problems)}; correct that first"
         )
-    sources = []
+    found = {}
     for sample, pair in zip(samples, pairing.pairs, strict=True):
         shapes = [read_stored(path).pixels.shape[:2] for path in (pair.image, pair.labels)]
         shapes.append(load_array(sample.labels, n_class).shape)
         if len(set(shapes)) != 1:
-            found = ", ".join(f"{height} x {width}" for height, width in shapes)
+            sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
             raise DatasetError(
-                f"{pair.image}: expected one size of image, label and array, found {found}; run matseg-prep check"
+                f"{pair.image}: expected one size of image, label and array, found {sizes}; run matseg-prep check"
             )
-        sources.append(Source(pair=pair, array=sample.labels, shape=(shapes[0][0], shapes[0][1])))
-    smallest = min(sources, key=lambda source: min(source.shape))
-    if min(smallest.shape) < size:
-        height, width = smallest.shape
+        found[pair] = (shapes[0][0], shapes[0][1])
+    smallest = min(found, key=lambda pair: min(found[pair]))
+    height, width = found[smallest]
+    if min(height, width) < size:
         raise DatasetError(
-            f"{smallest.pair.image}: expected images of at least {size} x {size} pixels for crops of that size, found "
-            f"{height} x {width}; use a SIZE of at most {min(smallest.shape)}"
+            f"{smallest.image}: expected images of at least {size} x {size} pixels for crops of that size, found "
+            f"{height} x {width}; use a SIZE of at most {min(height, width)}"
         )
-    return sources
+    return found
 
 
 def _write_crops(
-    folder: Path, source: Source, corners: Sequence[tuple[int, int]], size: int, n_class: int
+    folder: Path, pair: Sample, array: NDArray[np.uint8], corners: Sequence[tuple[int, int]], size: int
 ) -> None:
-    """All crops of one source, read once."""
-    stem = source.pair.image.stem
-    array = load_array(source.array, n_class)
-    image, label = (read_stored(path) for path in (source.pair.image, source.pair.labels))
+    """All crops of one image, read once."""
+    image, label = read_stored(pair.image), read_stored(pair.labels)
     if image.transparent:
-        raise transparent_pixels(source.pair.image)  # a crop would be opaque
+        raise transparent_pixels(pair.image)  # a crop would be opaque
+    mark = pair.labels.stem[len(pair.stem) :]
     for y, x in corners:
         cut = (slice(y, y + size), slice(x, x + size))
-        name = f"{stem}_x{x}_y{y}"
-        mark = source.pair.labels.stem[len(stem) :]
-        _write_image(folder / "images" / name, StoredImage(pixels=image.pixels[cut], palette=image.palette))
-        _write_image(
-            folder / "labels" / f"{name}{mark}", StoredImage(pixels=label.pixels[cut], palette=label.palette)
-        )
+        name = f"{pair.stem}_x{x}_y{y}"
+        _write_image(folder / "images" / name, replace(image, pixels=image.pixels[cut]))
+        _write_image(folder / "labels" / f"{name}{mark}", replace(label, pixels=label.pixels[cut]))
         with atomic_write(folder / "labels_npy" / f"{name}.npy") as stream:
             np.save(stream, array[cut], allow_pickle=False)
 

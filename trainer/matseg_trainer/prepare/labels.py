@@ -108,16 +108,15 @@ def plan_labels(
                 f"{dataset.classes_path}: expected {n_class} classes (from --classes or config.toml), found "
                 f"{len(classes)}; make them agree, or remove the file to have it made anew"
             )
-    kept = [
-        path for pair in chosen if (path := dataset.array_path(pair.image)).exists() and existing == "append"
-    ]
+    arrays = {pair: dataset.array_path(pair.image) for pair in chosen}
+    kept = [path for path in arrays.values() if existing == "append" and path.exists()]
     for path in kept:
         load_array(path, n_class)
     return LabelPlan(
         dataset=dataset,
         table=table,
         new_table=new_table,
-        pairs=tuple(pair for pair in chosen if dataset.array_path(pair.image) not in kept),
+        pairs=tuple(pair for pair, path in arrays.items() if path not in kept),
         kept=tuple(kept),
         strays=table.strays(scans),
         labels_alone=tuple(label for pairing in pairings for label in pairing.labels_alone),
@@ -191,8 +190,9 @@ def _scan_all(
         progress.advance()
         try:
             scans.append(scan_label(label))
-            if image is not None:
-                _require_size(scans[-1], image)
+            if image is not None and (shape := read_image(image).shape[:2]) != (found := scans[-1].shape):
+                expected = f"expected {shape[0]} x {shape[1]} pixels as in {image.name}"
+                raise ImageError(label, f"{expected}, found {found[0]} x {found[1]}")
         except ImageError as error:
             problems.append(f"  - {error}")
     if problems:
@@ -201,11 +201,3 @@ def _scan_all(
             f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
         )
     return tuple(scans)
-
-
-def _require_size(scan: LabelScan, image: Path) -> None:
-    height, width = read_image(image).shape[:2]
-    if (height, width) != scan.shape:
-        rows, columns = scan.shape
-        message = f"expected {height} x {width} pixels as in {image.name}, found {rows} x {columns}"
-        raise ImageError(scan.path, message)

@@ -55,22 +55,20 @@ def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
     Raises:
         UsageError: nothing would be left to train with.
     """
-    order = [int(index) for index in np.random.default_rng(request.seed).permutation(count)]
+    order = np.random.default_rng(request.seed).permutation(count).tolist()
     tests = [order[: request.test]]
     if request.folds is not None:
         tests = [order[fold :: request.folds] for fold in range(request.folds)]
     parts = []
     for test in tests:
         rest = [index for index in order if index not in test]
-        train = rest[request.validate :]
-        if not train or not test or request.validate < 1:
+        validate, train = rest[: request.validate], rest[request.validate :]
+        if not train or not test or not validate:
             raise UsageError(
                 f"{count} labelled images: expected some of each to train, validate and test with, found "
                 f"{len(train)}, {request.validate} and {len(test)}; ask for fewer to validate or test with"
             )
-        parts.append(
-            {"train": sorted(train), "validate": sorted(rest[: request.validate]), "test": sorted(test)}
-        )
+        parts.append({"train": sorted(train), "validate": sorted(validate), "test": sorted(test)})
     return parts
 
 
@@ -82,14 +80,7 @@ def split_images(
     overwrite: bool,
     progress: Progress = SILENT,
 ) -> list[Mapping[str, int]]:
-    """Copy labelled images into data sets, each whole or not at all.
-
-    Args:
-        pairs: all labelled images.
-        targets: one data set folder, or one per fold.
-        request: how many for what.
-        overwrite: replace data sets that are there.
-        progress: told of each copied pair.
+    """Copy labelled images into data sets, each whole or not at all; `targets` has one folder, or one per fold.
 
     Returns:
         Images per split, for each target.
