@@ -15,9 +15,6 @@ from matseg_trainer.workspace import Workspace
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_DEFAULT = "default"  # as in `config`, which imports too much for the time between two keystrokes
-_SPLITS = ("train", "validate", "test")
-
 
 def complete_dataset(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Names of data sets that are there, or that `config.toml` has versions of."""
@@ -30,12 +27,10 @@ def complete_dataset(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 def complete_version(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Versions of the data set named before, each with its network."""
     versions = _tables(_workspace(ctx)).get(str(ctx.params.get("dataset")), {})
-    if not isinstance(versions, dict):
-        return []
     networks = {
         name: str(table.get("model", "")) if isinstance(table, dict) else None
-        for name, table in versions.items()
-        if name != _DEFAULT
+        for name, table in (versions.items() if isinstance(versions, dict) else ())
+        if name != "default"
     }
     return _starting(networks, incomplete)
 
@@ -47,7 +42,7 @@ def complete_split(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     """
     dataset = ctx.params.get("other") or ctx.params.get("dataset")
     given = ctx.params.get("splits") or ()
-    names = list(_SPLITS)
+    names = ["train", "validate", "test"]
     if dataset is not None:
         root = _workspace(ctx).data / str(dataset)
         names = sorted(folder.name for folder in _folders(root) if (folder / "images").is_dir())

@@ -13,16 +13,18 @@ from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import PATH
 from matseg_shared.errors import UsageError
 
-_EXAMPLES = examples("""
-    matseg-report raw_slices_predictions/steel_v1  # the page of a run, from its output: a folder of labels
-    matseg-report labels.zarr  # or a volume
-    matseg-report labels.zarr --input /archive/scan.h5::/data  # a run whose slices have been moved since
-    matseg-report log/steel_v1_test.json  # the page of an evaluation
-    matseg-report log/steel_v1.jsonl  # the page of a training, finished or not
-""")
 
-
-@click.command(name="matseg-report", cls=Command, examples=_EXAMPLES)
+@click.command(
+    name="matseg-report",
+    cls=Command,
+    examples=examples("""
+        matseg-report raw_slices_predictions/steel_v1  # the page of a run, from its output: a folder of labels
+        matseg-report labels.zarr  # or a volume
+        matseg-report labels.zarr --input /archive/scan.h5::/data  # a run whose slices have been moved since
+        matseg-report log/steel_v1_test.json  # the page of an evaluation
+        matseg-report log/steel_v1.jsonl  # the page of a training, finished or not
+    """),
+)
 @click.argument("path", type=PATH)
 @click.option(
     "--input", "location", metavar="PATH", help="Of a run: where its input is now, should it have been moved."
@@ -45,41 +47,29 @@ def report_main(path: Path, location: str | None, as_json: bool) -> None:
 
 
 def _kind_of(path: Path) -> tuple[str, Callable[[str | None], Path]]:
-    """Find out what a page would be about, and what writes it, given where a run's input is now.
-
-    Raises:
-        UsageError: there is nothing there that a page can be made of.
-    """
+    """Find out what a page would be about, and what writes it, given where a run's input is now."""
     from matseg_runtime.page.build import write_run_page
     from matseg_runtime.page.record import find_run
     from matseg_trainer.train.record import SUFFIX
 
     run = find_run(path)
-    if not path.exists() and run is None:
-        raise UsageError(
-            f"{path}: there is no such file or folder; name an output of matseg-run, a JSON document of "
-            "matseg-evaluate or a log of matseg-train"
-        )
-    if path.suffix == ".jsonl" or path.name.endswith(SUFFIX):
+    if path.exists() and (path.suffix == ".jsonl" or path.name.endswith(SUFFIX)):
         from matseg_trainer.pages.training import write_training_page
 
         log = path.with_name(f"{path.name.removesuffix(SUFFIX)}.jsonl") if path.suffix == ".json" else path
         return "training", lambda _: write_training_page(log)
     if run is not None:
         return "run", lambda location: write_run_page(run, location=location)
-    if path.suffix == ".json" and path.is_file() and _is_evaluation(path):
+    if path.suffix == ".json" and path.is_file():
         from matseg_trainer.pages.evaluation import write_evaluation_page
 
-        return "evaluation", lambda _: write_evaluation_page(path)
-    raise UsageError(
-        f"{path}: expected an output of matseg-run, a JSON document of matseg-evaluate or a log (.jsonl) of "
-        "matseg-train, found something else"
-    )
-
-
-def _is_evaluation(path: Path) -> bool:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
-    return isinstance(document, dict) and "confusion_matrix" in document
+        try:
+            document = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{path}: cannot be read as JSON: {error}") from error
+        if isinstance(document, dict) and "confusion_matrix" in document:
+            return "evaluation", lambda _: write_evaluation_page(path)
+    kinds = "an output of matseg-run, a JSON document of matseg-evaluate or a log{} of matseg-train"
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file or folder; name {kinds.format('')}")
+    raise UsageError(f"{path}: expected {kinds.format(' (.jsonl)')}, found something else")

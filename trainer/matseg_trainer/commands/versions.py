@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from contextlib import suppress
 from typing import Any
 
 from matseg_runtime.inference.providers import (
@@ -19,23 +20,22 @@ from matseg_shared.installation import install_command
 def versions() -> dict[str, Any]:
     """The JSON document of `matseg --version`, as docs/terminal.md has it."""
     providers: dict[str, str | None] = {}
-    problem = None
+    problem = torch = None
     try:
         runtime = load_onnxruntime()
         offered = runtime.get_available_providers()
-        providers = {
-            name: library_problem(name, runtime)
-            for name, engine_name in EXECUTION_PROVIDERS.items()
-            if engine_name in offered
-        }
+        known = EXECUTION_PROVIDERS.items()
+        providers = {name: library_problem(name, runtime) for name, engine in known if engine in offered}
     except UnsupportedError as error:
         problem = str(error)
+    with suppress(importlib.metadata.PackageNotFoundError):
+        torch = importlib.metadata.version("torch")
     return {
         "matseg": importlib.metadata.version("matseg"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "onnxruntime": {name: importlib.metadata.version(name) for name in installed_runtimes()},
-        "torch": _version("torch"),
+        "torch": torch,
         "numpy": importlib.metadata.version("numpy"),
         "providers": providers,
         "problem": problem,
@@ -58,10 +58,3 @@ def version_lines(found: dict[str, Any]) -> list[str]:
         ("torch", found["torch"] or f"not installed: {install_command('train')} to train"),
     )
     return [f"{name:<12} {value}" for name, value in rows]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -28,30 +28,25 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
     headings = ("array", "unique values", "ndim", "normalised", "classes", "")
     table = _table(f"{plan.dataset.name}: label arrays, in labels_npy/ of the split", *headings)
     for item in summaries:
-        table.add_row(
-            escape(f"{item.path.relative_to(plan.dataset.root).parts[0]}/{item.path.name}"),
-            ", ".join(map(str, item.values)),
-            "2",
-            "yes",
-            f"{len(item.values)} of {len(plan.table.classes)}",
-            "kept" if item.kept else "written",
-        )
+        name = f"{item.path.relative_to(plan.dataset.root).parts[0]}/{item.path.name}"
+        share = f"{len(item.values)} of {len(plan.table.classes)}"
+        values = ", ".join(map(str, item.values))
+        table.add_row(escape(name), values, "2", "yes", share, "kept" if item.kept else "written")
     console.print(table)
-    for info in plan.table.classes:
-        console.print(
-            f"{info.index}: {info.name}, value {info.label_value} in the label images", markup=False
-        )
     origin = "written" if plan.new_table else "as it stands in"
-    console.print(f"class table {origin} {plan.dataset.classes_path}", markup=False)
+    lines = [
+        f"{info.index}: {info.name}, value {info.label_value} in the label images"
+        for info in plan.table.classes
+    ]
+    lines.append(f"class table {origin} {plan.dataset.classes_path}")
     for image in plan.written_strays:
-        console.print(
-            f"note: {image.path.name}: {image.pixels} pixel(s) of {len(image.strays)} stray value(s) were taken for "
-            "the nearest class",
-            markup=False,
-        )
+        strays = f"{image.pixels} pixel(s) of {len(image.strays)} stray value(s)"
+        lines.append(f"note: {image.path.name}: {strays} were taken for the nearest class")
     if plan.labels_alone:
         alone = shorten([path.name for path in plan.labels_alone])
-        console.print(f"note: label images without an image, left out: {alone}", markup=False)
+        lines.append(f"note: label images without an image, left out: {alone}")
+    for line in lines:
+        console.print(line, markup=False)
 
 
 def print_check(console: Console, result: CheckResult) -> None:
@@ -60,11 +55,12 @@ def print_check(console: Console, result: CheckResult) -> None:
     table = _table(f"{result.name}: splits", *headings)
     for row in result.splits:
         shares = "\n".join(f"{index}: {share:6.2%}" for index, share in enumerate(row.shares))
-        counts = (str(row.images), str(row.labels), str(row.arrays))
         sizes = "\n".join(f"{height} x {width}" for height, width in row.sizes)
-        kinds = {1: "grey", 3: "colour"}
-        channels = " and ".join(kinds.get(number, f"{number} channels") for number in row.channels)
-        table.add_row(row.split, *counts, sizes, f"{', '.join(row.dtypes)} {channels}", shares or "-")
+        channels = " and ".join("grey" if number == 1 else "colour" for number in row.channels)
+        pixels = f"{', '.join(row.dtypes)} {channels}"
+        table.add_row(
+            row.split, *map(str, (row.images, row.labels, row.arrays)), sizes, pixels, shares or "-"
+        )
     console.print(table)
     if result.neighbours:
         console.print(_neighbour_table(result.neighbours))
