@@ -63,9 +63,7 @@ def _names(text: str) -> tuple[str, ...]:
     show_default=True,
     help="Pixels belong together that share an edge (4), or a corner too (8).",
 )
-@click.option(
-    "--workers", type=COUNT, metavar="N", help="Processes. Default: as many as pay, one per core at most."
-)
+@click.option("--workers", type=COUNT, metavar="N", help="Threads. Default: one per core.")
 @json_option
 @debug_option
 @with_source

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,13 +24,10 @@ from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.errors import ImageError, UnsupportedError, UsageError
+from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import read_stored
 from matseg_shared.system.machine import available_cpus
 
-_SLICES_PER_TASK = 32
-_PIXELS_PER_WORKER = 40_000_000
-"""Work below this is done sooner than another process has started."""
 Measured = SliceRow | ExcludedSlice
 
 
@@ -53,7 +47,7 @@ class QuantifyOptions:
     ignore: int | None = None
     """Value of pixels that have no class; None: 255 in what matseg-run wrote, else there are none."""
     workers: int | None = None
-    """Processes; None: one per core, when there is work enough."""
+    """Threads; None: one per core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +65,6 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     Raises:
         UsageError: the labels cannot be opened, are no labels, or an option does not fit them.
         MissingExtraError: scikit-image, or what their format needs, is not installed.
-        UnsupportedError: a measuring process was lost.
         OutputError: the tables cannot be written.
     """
     require_scikit_image("matseg-quantify")
@@ -84,9 +77,9 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
         folder = options.output or facts.report_folder or beside
         location = source.location
         progress.stage("measuring", len(source.slices), unit="slices")
-        for measured in _measure_all(options, source):
-            found += measured
-            progress.advance(len(measured))
+        for item in _measured(options, source, range(len(source.slices))):
+            found.append(item)
+            progress.advance(1)
     rows = [item for item in found if isinstance(item, SliceRow)]
     excluded = tuple(item for item in found if isinstance(item, ExcludedSlice))
     if not rows:
@@ -130,55 +123,17 @@ def _voxel_size(options: QuantifyOptions, facts: LabelFacts, source: Source) -> 
     return known or source.voxel_size()
 
 
-def _measure_all(options: QuantifyOptions, source: Source) -> Iterator[list[Measured]]:
-    """All slices in order; processes open the labels again for each of their tasks."""
-    chunk = _slices_per_chunk(source)  # tasks have whole chunks, so that none is decoded twice
-    step, count = -(-_SLICES_PER_TASK // chunk) * chunk, len(source.slices)
-    tasks = [range(start, min(start + step, count)) for start in range(0, count, step)]
-    workers = options.workers or _worthwhile_workers(source)
-    if workers <= 1 or len(tasks) <= 1:
-        yield from (_measure_open(options, source, task) for task in tasks)
-        return
-    # never a fork: threads of this process may hold locks that nobody in a copy would release
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+def _measured(options: QuantifyOptions, source: Source, positions: Sequence[int]) -> Iterator[Measured]:
+    """Slices in order, several chunks at a time; those of one chunk by one thread, so that none is decoded twice."""
+    chunk = 1 if source.volume is None else source.volume.slices_per_chunk
+    chunks = [list(group) for _, group in itertools.groupby(positions, lambda position: position // chunk)]
+    with ThreadPoolExecutor(options.workers or available_cpus()) as pool:
         try:
-            yield from pool.map(partial(measure_slices, options), tasks)
-        except BrokenProcessPool as error:
-            raise UnsupportedError(
-                "a measuring process was killed, most likely for lack of memory; run again with --workers 1"
-            ) from error
+            yield from itertools.chain.from_iterable(
+                pool.map(partial(_measure_together, options, source), chunks)
+            )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _worthwhile_workers(source: Source) -> int:
-    """Processes that pay for their start."""
-    try:
-        pixels = len(source.slices) * math.prod(source.read(0, 1)[0].shape[:2])
-    except ImageError:  # told when it is measured
-        pixels = 0
-    return max(1, min(available_cpus(), len(source.slices) // _SLICES_PER_TASK, pixels // _PIXELS_PER_WORKER))
-
-
-def _slices_per_chunk(source: Source) -> int:
-    return 1 if source.volume is None else source.volume.slices_per_chunk
-
-
-def measure_slices(options: QuantifyOptions, positions: Sequence[int]) -> list[Measured]:
-    """Measure some slices, in ascending order; runs in a process of its own, or in this one.
-
-    Raises:
-        UsageError: a slice has more values than there can be classes.
-    """
-    with closing(open_labels(options.labels, options.source)) as source:
-        return _measure_open(options, source, positions)
-
-
-def _measure_open(options: QuantifyOptions, source: Source, positions: Sequence[int]) -> list[Measured]:
-    chunk = _slices_per_chunk(source)
-    groups = itertools.groupby(positions, lambda position: position // chunk)
-    return [item for _, group in groups for item in _measure_together(options, source, list(group))]
 
 
 def _measure_together(options: QuantifyOptions, source: Source, positions: Sequence[int]) -> list[Measured]:
@@ -217,13 +172,16 @@ def measure_output(
         UsageError: the output cannot be read.
     """
     names = {record.index: record.name for record in records}
-    source = SourceOptions(axis=axis or None)
-    options = QuantifyOptions(labels=location, source=source, connectivity=connectivity)
+    options = QuantifyOptions(
+        labels=location, source=SourceOptions(axis=axis or None), connectivity=connectivity, workers=1
+    )
+    options = _completed(options, LabelFacts(ours=True))
     found = {}
-    for item in measure_slices(_completed(options, LabelFacts(ours=True)), sorted(names)):
-        if isinstance(item, ExcludedSlice):
-            raise UsageError(f"its labels cannot be measured: {item.reason}")
-        found[names[item.position]] = item.regions
+    with closing(open_labels(location, options.source)) as source:
+        for item in _measured(options, source, sorted(names)):
+            if isinstance(item, ExcludedSlice):
+                raise UsageError(f"its labels cannot be measured: {item.reason}")
+            found[names[item.position]] = item.regions
     return found
 
 

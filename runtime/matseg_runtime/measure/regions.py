@@ -124,11 +124,12 @@ def _goes_on(regions: NDArray[np.integer], areas: NDArray[np.integer]) -> NDArra
 def _boundaries(dense: NDArray[np.uint8], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(4,) labelled pairs of neighbours along each direction; (4, classes) those between a class and another."""
     pairs, crossings = np.zeros(4, np.int64), np.zeros((4, classes), np.int64)
+    labelled = dense != _UNLABELLED
     for direction, (first, second) in enumerate(_NEIGHBOURS):
-        one, other = dense[first], dense[second]
-        labelled = (one != _UNLABELLED) & (other != _UNLABELLED)
-        pairs[direction] = np.count_nonzero(labelled)
-        differ = labelled & (one != other)
+        pairs[direction] = np.count_nonzero(labelled[first] & labelled[second])
+        differ = dense[first] != dense[second]
+        one, other = dense[first][differ], dense[second][differ]
+        known = (one != _UNLABELLED) & (other != _UNLABELLED)
         for side in (one, other):
-            crossings[direction] += np.bincount(side[differ], minlength=classes)
+            crossings[direction] += np.bincount(side[known], minlength=classes)
     return pairs, crossings

@@ -26,7 +26,6 @@ from PIL import Image
 
 from matseg_runtime.cli.quantify import quantify_main
 from matseg_runtime.ledger import Ledger, Part
-from matseg_runtime.measure import quantify as quantify_module
 from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
 from matseg_shared.contract.metadata import PixelSize, encode
 from matseg_shared.images.palette import OKABE_ITO
@@ -151,10 +150,7 @@ def test_json_and_voxel_size(quantify: Run, tmp_path: Path) -> None:
     assert all("pixel" not in name.replace("pixels", "") for name in _rows(tmp_path / "labels_quantities")[0])
 
 
-def test_several_processes_give_the_same_bytes(
-    quantify: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantify_module, "_SLICES_PER_TASK", 2)
+def test_several_threads_give_the_same_bytes(quantify: Run, tmp_path: Path) -> None:
     labels = _zarr(tmp_path)
     for workers in (1, 2):
         result = quantify(labels, "-o", tmp_path / str(workers), "--workers", workers)
