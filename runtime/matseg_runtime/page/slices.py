@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.measure.phase_fractions import binned
+from matseg_runtime.measure.phase_fractions import binned, class_counts
 from matseg_runtime.page.choose import Choice
 from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
@@ -20,7 +20,7 @@ from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Transform, Window
 from matseg_shared.errors import ImageError, MatsegError
 from matseg_shared.images.palette import Colour
-from matseg_shared.images.read import PixelArray, read_stored
+from matseg_shared.images.read import PixelArray, is_grey, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
 
@@ -145,14 +145,14 @@ class _Reader:
         try:
             stored = self._read_image(choice, problems)
             if stored is not None:
-                image = shrink(stored, EDGES[0])
+                image = shrink(stored[..., 0] if stored.ndim == 3 and is_grey(stored) else stored, EDGES[0])
                 bins, pixels = self._bins(stored, choice)
         except ImageError as error:
             problems.append(f"its image: {error}")
         try:
             whole = self._read_labels(choice)
             labels = shrink_labels(whole, EDGES[0])
-            if tuple(np.bincount(whole.ravel(), minlength=self.n_class)) != choice.record.counts:
+            if class_counts(whole, self.n_class) != choice.record.counts:
                 problems.append("its labels have changed since the run counted them")
         except (ImageError, _Missing) as error:
             problems.append(f"its labels: {error}")

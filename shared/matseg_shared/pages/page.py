@@ -117,7 +117,7 @@ def packed_library() -> str:
     The browser unpacks it after the page is shown; a page without it lacks its charts, and says so.
     """
     script = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(script, 6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(script, 4, mtime=0)).decode("ascii")
 
 
 def _environment(package: str) -> Environment:
