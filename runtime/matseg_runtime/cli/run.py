@@ -16,7 +16,7 @@ from matseg_runtime.cli.options import (
     threads_option,
     with_source,
 )
-from matseg_shared.console.command import EXIT_DONE, debug_option, json_option, print_json, show
+from matseg_shared.console.command import EXIT_DONE, debug_option, importing, json_option, print_json, show
 from matseg_shared.console.help import Command, examples
 from matseg_shared.console.options import (
     COUNT,
@@ -259,14 +259,15 @@ def run_main(
       4  done, but some inputs were excluded; each is named with the reason
       1  anything else, such as a full disk
     """
-    from matseg_runtime.ledger import Part
-    from matseg_runtime.measure.measurer import MeasureOptions
-    from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
-    from matseg_runtime.model.file import choose_model
-    from matseg_runtime.run.options import RunOptions
-    from matseg_runtime.run.run import label, plan_job
-    from matseg_runtime.run.setup import open_run
-    from matseg_runtime.units import parse_voxel_size
+    with importing():
+        from matseg_runtime.ledger import Part
+        from matseg_runtime.measure.measurer import MeasureOptions
+        from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
+        from matseg_runtime.model.file import choose_model
+        from matseg_runtime.run.options import RunOptions
+        from matseg_runtime.run.run import label, plan_job
+        from matseg_runtime.run.setup import open_run
+        from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
     asked = RunOptions(
@@ -294,7 +295,8 @@ def run_main(
     with shown_progress() as progress, open_run(asked, progress) as run:
         summary = label(run, progress)
         if page and summary.is_final:
-            from matseg_runtime.page.build import leave_page
+            with importing():
+                from matseg_runtime.page.build import leave_page
 
             progress.stage("making the report")
             summary = leave_page(run, summary)

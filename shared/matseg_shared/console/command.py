@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,20 @@ EXIT_INTERRUPTED = 130
 
 _DOCUMENT = "matseg_shared.console.command.document"
 """Where a command's JSON document waits in click's context until the command ends."""
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Leave what is imported in this block out of garbage collection, which takes a quarter of the time of start-up.
+
+    For commands only: what their process holds besides is left out, too.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def debug_option(command: Callable[..., Any]) -> Callable[..., Any]:

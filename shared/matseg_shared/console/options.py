@@ -14,6 +14,7 @@ import click
 import cloup
 from cloup.constraints import ConstraintViolated, If, IsSet, accept_none
 
+from matseg_shared.console.command import importing
 from matseg_shared.console.help import did_you_mean
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -99,7 +100,8 @@ def gathered(argument: str, kind: str) -> Decorator:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(*args: Any, **options: Any) -> Any:
-            made_by = pkgutil.resolve_name(kind)
+            with importing():
+                made_by = pkgutil.resolve_name(kind)
             names = [field.name for field in dataclasses.fields(made_by) if field.name in options]
             values = {name: options.pop(name) for name in names}
             made = made_by(**{name: value for name, value in values.items() if value is not None})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,13 +96,13 @@ def shown_progress(prefix: str = "", *, out: Console | None = None) -> Iterator[
         prefix: the work as a whole, before the name of each stage.
         out: the console that prints other lines in the meantime, above the bar; None: one on standard error.
     """
-    out = console(stderr=True) if out is None else out
-    if not out.file.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):  # its cursor cannot be moved
+    stream = sys.stderr if out is None else out.file
+    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):  # its cursor cannot be moved
         yield _Lines(prefix)
     else:
         from matseg_shared.console.progress_bar import shown_bar
 
-        with shown_bar(prefix, out) as progress:
+        with shown_bar(prefix, out or console(stderr=True)) as progress:
             yield progress
 
 

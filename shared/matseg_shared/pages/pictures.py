@@ -18,7 +18,7 @@ from matseg_shared.images.palette import Colour, default_colours
 _JPEG_QUALITY = 85
 _WINDOW_PERCENTILES = (0.2, 99.8)
 _TELLING = 1_000_000
-"""Pixels that tell of the intensities of all."""
+"""Pixels that are enough to know the percentiles of all."""
 _LEAST_CHROMA = 40
 """Between the largest and the smallest of R, G and B; less looks grey over a grey image."""
 
@@ -32,7 +32,7 @@ class GreyWindow:
 
     @classmethod
     def of(cls, pictures: Sequence[NDArray[Any]]) -> GreyWindow:
-        """The window from the 0.2 to the 99.8 percentile of some pictures, of which evenly spread pixels tell enough."""
+        """The window from the 0.2 to the 99.8 percentile of some pictures, by evenly spread pixels."""
         step = math.ceil((sum(picture.shape[0] * picture.shape[1] for picture in pictures) / _TELLING) ** 0.5)
         pixels = np.concatenate([picture[::step, ::step].ravel() for picture in pictures])
         low, high = np.percentile(pixels, _WINDOW_PERCENTILES)
