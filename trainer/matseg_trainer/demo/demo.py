@@ -67,9 +67,8 @@ def make_demo(
             f"expected slices of at least {_SMALLEST} pixels, found {request.size}; ask for larger ones"
         )
     stack = target.with_name(f"{target.name}_raw") if request.raw else None
-    for folder in (target, stack):
-        if folder is not None:
-            refuse_existing_folder(folder, overwrite=overwrite)
+    for folder in filter(None, (target, stack)):
+        refuse_existing_folder(folder, overwrite=overwrite)
     try:
         from matseg_trainer.demo.phantom import make_scan, render_slice
     except ModuleNotFoundError as error:
@@ -93,8 +92,8 @@ def make_demo(
         write_classes(folder / CLASSES_NAME, _CLASSES)
     if stack is not None:
         progress.stage("making slices without labels", request.raw, unit="slices")
+        raw = scan("raw", 0)
         with new_folder(stack, overwrite=overwrite) as folder:
-            raw = scan("raw", 0)
             for index in range(request.raw):
                 z = (index - request.raw / 2) / request.size  # cubic voxels
                 _write_png(folder / f"slice_{index:04d}.png", render_slice(raw, z, request.size)[0])

@@ -70,6 +70,12 @@ def _crystal_axes(rng: np.random.Generator) -> tuple[Vector, Vector, Vector]:
     return across, np.cross(trunk, across), trunk
 
 
+def window(axis: Vector, low: Vector, high: Vector) -> tuple[slice, slice]:
+    """Rows and columns of the pixels between two corners; `axis` has the coordinates of rows and of columns alike."""
+    columns, rows = (slice(*np.searchsorted(axis, [low[i], high[i]])) for i in (0, 1))
+    return rows, columns
+
+
 def depth_in_arms(
     arms: tuple[Arm, ...], axis: NDArray[np.float64], z: float, margin: float
 ) -> NDArray[np.float64]:
@@ -87,19 +93,14 @@ def depth_in_arms(
         ends = np.stack([arm.start, arm.end])
         around = max(arm.root, arm.tip) + margin
         low, high = ends.min(axis=0) - around, ends.max(axis=0) + around
-        if not low[2] <= z <= high[2]:
-            continue
-        columns = slice(*np.searchsorted(axis, [low[0], high[0]]))
-        rows = slice(*np.searchsorted(axis, [low[1], high[1]]))
-        part = _depth_in_arm(arm, axis[np.newaxis, columns], axis[rows, np.newaxis], z)
-        np.maximum(depth[rows, columns], part, out=depth[rows, columns])
-    return depth
-
-
-def _depth_in_arm(arm: Arm, x: NDArray[np.float64], y: NDArray[np.float64], z: float) -> NDArray[np.float64]:
-    way = arm.end - arm.start
-    dx, dy, dz = x - arm.start[0], y - arm.start[1], z - arm.start[2]
-    part = np.clip((dx * way[0] + dy * way[1] + dz * way[2]) / (way @ way), 0.0, 1.0)
-    distance = np.sqrt((dx - part * way[0]) ** 2 + (dy - part * way[1]) ** 2 + (dz - part * way[2]) ** 2)
-    depth: NDArray[np.float64] = arm.root + part * (arm.tip - arm.root) - distance
+        if low[2] <= z <= high[2]:
+            rows, columns = window(axis, low, high)
+            way = arm.end - arm.start
+            dx, dy, dz = axis[columns] - arm.start[0], axis[rows, np.newaxis] - arm.start[1], z - arm.start[2]
+            part = np.clip((dx * way[0] + dy * way[1] + dz * way[2]) / (way @ way), 0.0, 1.0)
+            distance = np.sqrt(
+                (dx - part * way[0]) ** 2 + (dy - part * way[1]) ** 2 + (dz - part * way[2]) ** 2
+            )
+            inside = arm.root + part * (arm.tip - arm.root) - distance
+            depth[rows, columns] = np.maximum(depth[rows, columns], inside)
     return depth

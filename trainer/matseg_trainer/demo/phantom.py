@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from matseg_trainer.demo.dendrite import Arm, Vector, depth_in_arms, grow_dendrite
+from matseg_trainer.demo.dendrite import Arm, Vector, depth_in_arms, grow_dendrite, window
 
 LIQUID = 130.0
 DENDRITE = 96.0
@@ -59,10 +59,10 @@ class Waves:
         vectors = rng.normal(size=(_WAVES, 3)) * 2 * np.pi / length / np.sqrt(3)
         return cls(vectors=vectors, phases=rng.uniform(0, 2 * np.pi, _WAVES))
 
-    def at(self, x: Plane, y: Plane, z: float) -> Plane:
+    def at(self, axis: Vector, z: float) -> Plane:
         """The field in a slice; standard deviation 1."""
-        columns = np.exp(1j * x[:1].T * self.vectors[:, 0])
-        rows = np.exp(1j * (y[:, :1] * self.vectors[:, 1] + z * self.vectors[:, 2] + self.phases))
+        columns = np.exp(1j * axis[:, np.newaxis] * self.vectors[:, 0])
+        rows = np.exp(1j * (axis[:, np.newaxis] * self.vectors[:, 1] + z * self.vectors[:, 2] + self.phases))
         field: Plane = (rows @ columns.T).real * np.sqrt(2 / _WAVES)
         return field
 
@@ -123,15 +123,9 @@ def _scatter_inclusions(rng: np.random.Generator) -> tuple[Inclusion, ...]:
         for _ in range(number):
             distance, angle = 0.38 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
             centre = np.array([distance * np.cos(angle), distance * np.sin(angle), rng.uniform(-0.6, 0.6)])
-            round_or_long = rng.uniform(0.9, 1.1, 3) if fringe == PORE_FRINGE else rng.uniform(0.6, 2.0, 3)
-            inclusions.append(
-                Inclusion(
-                    centre=centre,
-                    radii=rng.uniform(*radii) * round_or_long,
-                    grey=rng.uniform(*greys),
-                    fringe=fringe,
-                )
-            )
+            shape = rng.uniform(0.9, 1.1, 3) if fringe == PORE_FRINGE else rng.uniform(0.6, 2.0, 3)
+            size, grey = rng.uniform(*radii), rng.uniform(*greys)
+            inclusions.append(Inclusion(centre=centre, radii=size * shape, grey=grey, fringe=fringe))
     return tuple(inclusions)
 
 
@@ -143,56 +137,56 @@ def render_slice(scan: Scan, z: float, size: int) -> tuple[NDArray[np.uint8], ND
     """
     rng = np.random.default_rng([scan.seed, 1, round((z + 1) * 1e6)])
     axis = (np.arange(size) + 0.5) / size - 0.5
-    x, y = np.meshgrid(axis, axis)
-    radius = np.hypot(x - scan.rotation[0], y - scan.rotation[1])
-    wall = _SAMPLE_RADIUS + 0.006 * scan.wall.at(x, y, z) - radius
-    depth = _dendrite_depth(scan, x, y, z, wall)
+    radius = np.hypot(axis - scan.rotation[0], axis[:, np.newaxis] - scan.rotation[1])
+    wall = _SAMPLE_RADIUS + 0.006 * scan.wall.at(axis, z) - radius
+    depth = _dendrite_depth(scan, axis, z, wall)
     picture = LIQUID + (DENDRITE - LIQUID) * np.clip(0.5 + depth * size / 2.0, 0, 1)
     labels = (depth > 0).astype(np.uint8)
     _add_inclusions(scan, picture, labels, depth, axis, z)
-    picture += 4.0 * scan.drift.at(x, y, z) + scan.cupping * ((radius / _SAMPLE_RADIUS) ** 2 - 0.5)
-    _add_crucible(scan, picture, wall, x, y, z, rng)
-    picture = ndimage.gaussian_filter(picture, 0.6) + _noise(rng, size, wall)
+    picture += 4.0 * scan.drift.at(axis, z) + scan.cupping * ((radius / _SAMPLE_RADIUS) ** 2 - 0.5)
+    _add_crucible(scan, picture, wall, axis, z, rng)
+    # reconstruction noise: correlated over about a pixel, stronger towards the rim
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, picture.shape), 0.55)
+    level = 3.4 + 2.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
+    picture = ndimage.gaussian_filter(picture, 0.6) + noise / noise.std() * level
     picture += scan.rings[np.minimum((radius * 2 * scan.rings.size).astype(int), scan.rings.size - 1)]
-    picture[np.hypot(x, y) > _VIEW_RADIUS] = OUTSIDE
+    picture[np.hypot(axis, axis[:, np.newaxis]) > _VIEW_RADIUS] = OUTSIDE
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8), labels
 
 
-def _dendrite_depth(scan: Scan, x: Plane, y: Plane, z: float, wall: Plane) -> Plane:
+def _dendrite_depth(scan: Scan, axis: Vector, z: float, wall: Plane) -> Plane:
     """Positive inside dendrites; sections too small to be told from noise are taken out altogether."""
-    depth: Plane = depth_in_arms(scan.arms, x[0], z, _MARGIN) + 0.003 * scan.bumps.at(x, y, z)
+    depth: Plane = depth_in_arms(scan.arms, axis, z, _MARGIN) + 0.003 * scan.bumps.at(axis, z)
     depth = np.minimum(depth, wall - 0.03)
-    depth = ndimage.gaussian_filter(depth, 0.004 * x.shape[0])  # rounds the corners between arms
-    parts, number = ndimage.label(depth > 0)
-    sizes = np.bincount(parts.ravel(), minlength=number + 1)
+    depth = ndimage.gaussian_filter(depth, 0.004 * axis.size)  # rounds the corners between arms
+    parts, _ = ndimage.label(depth > 0)
+    sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    clear = (sizes >= _SMALLEST * x.size)[parts]
+    clear = (sizes >= _SMALLEST * depth.size)[parts]
     depth[(depth > 0) & ~clear] = -_MARGIN
     depth[~ndimage.binary_dilation(clear, iterations=3)] = -_MARGIN  # nor a shade of what is left out
     return depth
 
 
 def _add_inclusions(
-    scan: Scan, picture: Plane, labels: NDArray[np.uint8], depth: Plane, axis: NDArray[np.float64], z: float
+    scan: Scan, picture: Plane, labels: NDArray[np.uint8], depth: Plane, axis: Vector, z: float
 ) -> None:
     """Draw those that the slice cuts, in place; dark ones only in the liquid, bright ones anywhere."""
     pixel = 1 / axis.size
-    lumps = scan.bumps.at(*np.meshgrid(axis, axis), z + 1.0)
+    lumps = scan.bumps.at(axis, z + 1.0)
     for item in scan.inclusions:
         around = item.radii.max() * 1.6 + 4 * pixel
         if abs(z - item.centre[2]) > around:
             continue
-        columns = slice(*np.searchsorted(axis, [item.centre[0] - around, item.centre[0] + around]))
-        rows = slice(*np.searchsorted(axis, [item.centre[1] - around, item.centre[1] + around]))
-        box = (rows, columns)
-        steps = (axis[np.newaxis, columns], axis[rows, np.newaxis], z)
+        box = rows, columns = window(axis, item.centre - around, item.centre + around)
+        steps = (axis[columns], axis[rows, np.newaxis], z)
         scaled = sum(
             ((step - at) / r) ** 2 for step, at, r in zip(steps, item.centre, item.radii, strict=True)
         )
         inside = (1 - np.sqrt(scaled)) * item.radii.min()
+        least = 2.5  # a mere graze would be anybody's guess
         if item.fringe != PORE_FRINGE:
-            inside = inside + 0.3 * item.radii.min() * lumps[box]
-        least = 2.5 if item.fringe == PORE_FRINGE else 1.0  # a mere graze would be anybody's guess
+            inside, least = inside + 0.3 * item.radii.min() * lumps[box], 1.0
         in_the_way = item.fringe > 0 and (depth[box][inside > -3 * pixel] > -3 * pixel).any()
         if inside.max(initial=-1.0) < least * pixel or in_the_way:
             continue
@@ -203,22 +197,14 @@ def _add_inclusions(
 
 
 def _add_crucible(
-    scan: Scan, picture: Plane, wall: Plane, x: Plane, y: Plane, z: float, rng: np.random.Generator
+    scan: Scan, picture: Plane, wall: Plane, axis: Vector, z: float, rng: np.random.Generator
 ) -> None:
     """The crucible around the sample, and the gap between them, dark with a bright rim, where they lost touch."""
-    size = picture.shape[0]
+    size = axis.size
     crucible = wall < 0
     coarse = ndimage.gaussian_filter(rng.normal(0, 1, picture.shape), 0.9)
     picture[crucible] = LIQUID - 8 + 16 / coarse.std() * coarse[crucible]
-    opening = np.clip(0.8 + 0.9 * scan.wall.at(x * 2, y * 2, z + 2.0), 0.15, 2.0)
+    opening = np.clip(0.8 + 0.9 * scan.wall.at(axis * 2, z + 2.0), 0.15, 2.0)
     gap = np.exp(-((wall * size / opening) ** 2))
     rim = np.exp(-(((wall * size - 2 * opening) / 1.2) ** 2))
     picture += gap * (15 - picture) + 35 * rim * opening / 2
-
-
-def _noise(rng: np.random.Generator, size: int, wall: Plane) -> Plane:
-    """Reconstruction noise: correlated over about a pixel, stronger towards the rim."""
-    noise = ndimage.gaussian_filter(rng.normal(0, 1, (size, size)), 0.55)
-    level = 3.4 + 2.0 * np.clip(1 - wall / _SAMPLE_RADIUS, 0, 1.3) ** 2
-    scaled: Plane = noise / noise.std() * level
-    return scaled
