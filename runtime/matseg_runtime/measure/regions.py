@@ -83,7 +83,7 @@ def measure_regions(
                 pixels=int(areas[mine].sum()),
                 regions=int(np.count_nonzero(mine)),
                 at_edge=int(np.count_nonzero(mine & at_edge)),
-                crossings=tuple(crossings[:, number].tolist()),
+                crossings=tuple(crossings[number].tolist()),
                 sizes=tuple(zip(sizes.tolist(), numbers.tolist(), strict=True)),
             )
         )
@@ -122,14 +122,12 @@ def _goes_on(regions: NDArray[np.integer], areas: NDArray[np.integer]) -> NDArra
 
 
 def _boundaries(dense: NDArray[np.uint8], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(4,) labelled pairs of neighbours along each direction; (4, classes) those between a class and another."""
-    pairs, crossings = np.zeros(4, np.int64), np.zeros((4, classes), np.int64)
+    """(4,) labelled pairs of neighbours along each direction; (classes, 4) those between a class and another."""
     labelled = dense != _UNLABELLED
-    for direction, (first, second) in enumerate(_NEIGHBOURS):
-        pairs[direction] = np.count_nonzero(labelled[first] & labelled[second])
-        differ = dense[first] != dense[second]
-        one, other = dense[first][differ], dense[second][differ]
-        known = (one != _UNLABELLED) & (other != _UNLABELLED)
-        for side in (one, other):
-            crossings[direction] += np.bincount(side[known], minlength=classes)
-    return pairs, crossings
+    known = [labelled[first] & labelled[second] for first, second in _NEIGHBOURS]
+    crossings = np.zeros((classes, 4), np.int64)
+    for number in range(classes):
+        mask = dense == number
+        for direction, (first, second) in enumerate(_NEIGHBOURS):
+            crossings[number, direction] = np.count_nonzero((mask[first] != mask[second]) & known[direction])
+    return np.array([np.count_nonzero(both) for both in known]), crossings
