@@ -44,6 +44,8 @@ class StoredArray:
     """The file or folder it lies in."""
     array: Any
     """Has `shape` and `dtype`, and is indexed with slices; safe for several threads."""
+    data: Path | None = None
+    """The file that its pixels lie in, where `path` is a header only."""
     is_file: bool = True
     """False: a folder or URL, which is not watched for changes."""
     content: str | None = None
@@ -56,6 +58,8 @@ class StoredArray:
     """None: `voxel` says all that is known."""
     voxel: VoxelSize | None = None
     """Voxel size of slices along the first axis."""
+    warnings: tuple[str, ...] = ()
+    """Doubts about it, each in words for a person."""
     check: Callable[[tuple[slice | int, ...]], None] | None = None
     """Raises an ImageError when that part of the array is missing."""
     explain: Callable[[tuple[slice | int, ...], Exception], str] | None = None
@@ -83,7 +87,7 @@ class ArraySource(Source):
         self.location = stored.location
         self.beside = stored.path.absolute().with_name(_bare_name(stored.path))
         self._start, stop = _range(stored.location, options.slices, 1 if axis is None else shape[axis])
-        status = file_status(stored.path) if stored.is_file else None
+        status = file_status(stored.data or stored.path) if stored.is_file else None
         self._identity = "" if status is None else identity_of(status)
         content = stored.content or f"{self._identity}; {stored.array.shape} {stored.array.dtype}"
         self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=content)
@@ -98,7 +102,7 @@ class ArraySource(Source):
             spacing=_spacing(stored, len(self._layout.spatial)),
         )
         if status is not None:
-            refuse_growing_file(stored.path, status)
+            refuse_growing_file(stored.data or stored.path, status)
 
     def _named_slices(self, stop: int, depth: int) -> tuple[Slice, ...]:
         stem = self.beside.name
@@ -137,13 +141,16 @@ class ArraySource(Source):
         return self._layout.images(block)
 
     def current_identity(self, index: int) -> str:  # noqa: ARG002 (one file is behind all slices)
-        found = file_identity(self._stored.path) if self._stored.is_file else ""
+        found = file_identity(self._stored.data or self._stored.path) if self._stored.is_file else ""
         if found != self._identity:
             raise UsageError(
                 f"{self.location}: has changed while it was being labelled ({self._identity}, now {found}); run "
                 "again with --overwrite when it is complete"
             )
         return found
+
+    def warnings(self) -> tuple[str, ...]:
+        return self._stored.warnings
 
     def voxel_size(self) -> VoxelSize | None:
         known = super().voxel_size()

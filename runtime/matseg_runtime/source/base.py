@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
@@ -49,7 +50,7 @@ class InputIdentity:
     """The features by which an input is the same as in an earlier run, apart from its slices' own identities."""
 
     kind: str
-    """`folder`, `tiff`, `zarr`, `hdf5` or `npy`."""
+    """Of its format: `folder`, `tiff`, `zarr`, `nrrd`."""
     name: str
     """Its path without the folders above it, which differ between machines."""
     content: str
@@ -91,6 +92,17 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RawShape:
+    """The meaning of the bytes of a file that has no header."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As numpy writes it, byte order included: `<u2`."""
+    order: Literal["C", "F"]
+    """Which axis is the fastest: the last (C), or the first (F)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
     """How a volume is to be read; all None for a folder."""
 
@@ -105,16 +117,16 @@ class SourceOptions:
     fill_missing_chunks: bool = False
     """Take what a zarr array or HDF5 dataset lacks for its fill value, instead of refusing it."""
     follow_links: bool = False
-    """Take the values of an HDF5 dataset from other files wherever they are, not only from those beside or below."""
+    """Take pixels from other files that the input names wherever they are, not only from those beside or below."""
+    raw: RawShape | None = None
+    """Take a file for pixels and nothing else."""
     as_labels: bool = False
     """Take a palette image's indices, not their colours, and leave out the probabilities that lie beside labels."""
 
     def named(self) -> str | None:
         """The first option that is set, as the user wrote it; for inputs to which none applies."""
-        for option, value in (("--axis", self.axis), ("--range", self.slices), ("--level", self.level)):
-            if value is not None:
-                return option
-        return None
+        options = {"--axis": self.axis, "--range": self.slices, "--level": self.level, "--raw": self.raw}
+        return next((option for option, value in options.items() if value is not None), None)
 
 
 class Source(ABC):

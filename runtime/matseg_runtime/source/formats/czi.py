@@ -1,0 +1,144 @@
+"""CZI, of Zeiss ZEN."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.source.array import MOST_SLICES, ArraySource
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.formats.deflate import require_first_axis
+from matseg_runtime.source.formats.pixels import reading, stored_array
+from matseg_shared.errors import UsageError
+from matseg_shared.images.limits import require_memory
+
+_DECODED = {0: "plain", 1: "JPEG", 2: "LZW", 4: "JPEG XR"}
+_LONGEST_XML = 16 << 20
+
+
+class _Slices:
+    """Slices put together of the tiles of each, indexed along the first axis only."""
+
+    def __init__(self, file: Any) -> None:
+        tiles = [entry for entry in file.filtered_subblock_directory if entry.shape == entry.stored_shape]
+        if not tiles:
+            raise ValueError("no picture in full resolution")
+        self._axes = tiles[0].axes
+        if any(entry.axes != self._axes for entry in tiles) or not {"X", "Y"} <= set(self._axes):
+            raise ValueError(f"tiles with the axes {self._axes} and others")
+        lowest = [min(starts) for starts in zip(*(entry.start for entry in tiles), strict=True)]
+        ends = [np.add(entry.start, entry.shape).tolist() for entry in tiles]
+        highest = [max(axis) for axis in zip(*ends, strict=True)]
+        lengths = dict(zip(self._axes, np.subtract(highest, lowest).tolist(), strict=True))
+        extra = {axis: length for axis, length in lengths.items() if axis not in "ZYX0" and length != 1}
+        if extra:
+            listed = ", ".join(f"{axis} {length}" for axis, length in extra.items())
+            raise UsageError(
+                f"expected one image or volume of one channel, found the axes {listed}; save the one to be labelled"
+            )
+        self._starts = dict(zip(self._axes, lowest, strict=True))
+        self._tiles: dict[int, list[Any]] = defaultdict(list)
+        for entry in tiles:
+            self._tiles[self._place(entry, "Z")].append(entry)
+        depth, samples = lengths.get("Z", 1), lengths["0"]
+        self.dtype = np.dtype(np.dtype(tiles[0].dtype).base)
+        self.shape: tuple[int, ...] = (depth, lengths["Y"], lengths["X"], samples)
+        if depth > MOST_SLICES or len({entry.dtype for entry in tiles}) != 1:
+            raise ValueError(f"{depth} slices of {len({entry.dtype for entry in tiles})} data types")
+        self._lock = Lock()
+
+    def _place(self, entry: Any, axis: str) -> int:
+        """Where a tile begins along an axis of the image."""
+        where = dict(zip(entry.axes, entry.start, strict=True))
+        return int(where.get(axis, 0)) - int(self._starts.get(axis, 0))
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        first = index[0]
+        assert isinstance(first, slice), "slices of a .czi are cut along the first axis only"
+        images = np.stack([self._slice(number) for number in range(*first.indices(self.shape[0]))])
+        return images[:, *index[1:]]
+
+    def _slice(self, number: int) -> NDArray[Any]:
+        """(H, W, samples) of one slice; tiles that come later lie above those before."""
+        tiles = self._tiles.get(number)
+        if not tiles:
+            raise ValueError(f"the file has no picture of slice {number}")
+        image = np.zeros(self.shape[1:], self.dtype)
+        covered = np.zeros(self.shape[1:3], bool)
+        for entry in tiles:
+            pixels = self._decoded(entry)
+            y, x = self._place(entry, "Y"), self._place(entry, "X")
+            image[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+            covered[y : y + pixels.shape[0], x : x + pixels.shape[1]] = True
+        if not covered.all():
+            raise ValueError(f"no tile covers {int((~covered).sum())} of its pixels")
+        return image
+
+    def _decoded(self, entry: Any) -> NDArray[Any]:
+        """(h, w, samples) of one tile."""
+        if entry.compression not in _DECODED:
+            raise ValueError(f"its compression {entry.compression} is none of {', '.join(_DECODED.values())}")
+        with self._lock:
+            tile = entry.data_segment()
+            if tile.data_size < 0 or tile.directory_entry.stored_shape != entry.stored_shape:
+                raise ValueError("a tile and the directory of the file contradict each other")
+            pixels: NDArray[Any] = tile.data(resize=False)
+        lengths = dict(zip(entry.axes, entry.shape, strict=True))
+        order = [axis for axis in entry.axes if axis in "YX0"]
+        pixels = pixels.reshape([lengths[axis] for axis in order])
+        return pixels.transpose([order.index(axis) for axis in "YX0"])
+
+
+def open_czi(location: str, options: SourceOptions) -> ArraySource:
+    """Open the one image or volume of a file.
+
+    Raises:
+        UsageError: the file is damaged, or holds several channels, times or scenes.
+    """
+    import czifile
+
+    path = Path(location)
+    require_first_axis(path, options)
+    with reading(path, "a CZI file of Zeiss ZEN"):
+        file = czifile.CziFile(str(path), multifile=False)
+        try:
+            array = _Slices(file)
+            require_memory(path, array.shape[1:], array.dtype.itemsize, "slice")
+            edges = _edges(file)
+            return ArraySource(
+                stored_array(
+                    "czi",
+                    path,
+                    array,
+                    edges=edges,
+                    units=["um"] * len(edges),
+                    axis_names=("z", "y", "x", "c"),
+                    closing=file.close,
+                ),
+                options,
+            )
+        except BaseException:
+            file.close()
+            raise
+
+
+def _edges(file: Any) -> list[float]:
+    """Edges of a voxel in micrometres along z, y, x; without a distance between slices along y, x; empty: not known."""
+    from czifile import czifile as segments
+
+    try:
+        segment = segments.Segment(file._fh, file.header.metadata_position).data()
+        if not 0 < segment.xml_size <= _LONGEST_XML:
+            return []
+        root = ElementTree.fromstring(segment.data(raw=True))
+        found = {node.get("Id", ""): float(node.findtext("Value", "nan")) for node in root.iter("Distance")}
+    except Exception:  # labels need no voxel size
+        return []
+    edges = [found.get(axis, 0.0) * 1e6 for axis in "ZYX"]  # from metres
+    return edges if edges[0] > 0 else edges[1:]

@@ -1,0 +1,134 @@
+"""Pixels behind a stream of gzip or zlib, read slice by slice in any order and never unpacked as a whole."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.source.base import SourceOptions
+from matseg_shared.errors import UsageError
+
+_PIECE = 1 << 14
+"""Bytes that are read from the file at a time; each kept place holds as many."""
+_STEP = 16 << 20
+_MOST_PLACES = 256
+"""A place, of about 60 kB, is kept every `_STEP` unpacked bytes, in long streams at so many of them."""
+_HEADER_OF_EITHER = 47
+"""Tells zlib to find out whether a stream is one of gzip or of zlib."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Place:
+    """A decoder on its way through the stream."""
+
+    decoder: Any
+    read: int
+    """Place in the file of the next byte that it is to get."""
+    made: int
+    """Bytes that it has unpacked."""
+
+    def copy(self) -> _Place:
+        return _Place(decoder=self.decoder.copy(), read=self.read, made=self.made)
+
+    def advance(self, file: BinaryIO, most: int) -> bytes:
+        """The next unpacked bytes, at most so many; b"" at the end."""
+        while True:
+            waiting = self.decoder.unconsumed_tail
+            if self.decoder.eof:  # of a file that is several streams one after the other
+                self.read -= len(self.decoder.unused_data)
+                waiting, self.decoder = b"", zlib.decompressobj(_HEADER_OF_EITHER)
+            if not waiting:
+                file.seek(self.read)
+                waiting = file.read(_PIECE)
+                self.read += len(waiting)
+            if not waiting:
+                return b""
+            piece: bytes = self.decoder.decompress(waiting, most)
+            if piece:
+                self.made += len(piece)
+                return piece
+
+
+class DeflatedPixels:
+    """An array whose bytes are a deflate stream; indexed along its first axis only.
+
+    Reading on where the last read ended costs the unpacking of what is read; reading elsewhere at most the unpacking
+    from the last kept place before.
+    """
+
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], *, offset: int = 0, skip: int = 0
+    ) -> None:
+        """Describe the array.
+
+        Args:
+            path: the file.
+            shape, dtype: of the array.
+            offset: bytes of the file before the stream.
+            skip: unpacked bytes before the first pixel.
+        """
+        self.shape, self.dtype = shape, dtype
+        self._path, self._skip = path, skip
+        self._end = skip + math.prod(shape) * dtype.itemsize
+        self._step = max(_STEP, self._end // _MOST_PLACES)
+        self._lock = Lock()
+        self._now = _Place(decoder=zlib.decompressobj(_HEADER_OF_EITHER), read=offset, made=0)
+        self._kept = [self._now.copy()]
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        first = index[0]
+        assert isinstance(first, slice), "a compressed array is cut along its first axis only"
+        start, stop, _ = first.indices(self.shape[0])
+        layer = math.prod(self.shape[1:]) * self.dtype.itemsize
+        content = self.read(self._skip + start * layer, self._skip + stop * layer)
+        return np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape[1:])[:, *index[1:]]
+
+    def read(self, start: int, stop: int) -> bytearray:
+        """Unpacked bytes `start` to `stop` (exclusive).
+
+        Raises:
+            ValueError: the stream ends before, or is longer than the pixels.
+            zlib.error: it is damaged.
+        """
+        content = bytearray()
+        with self._lock, self._path.open("rb") as file:
+            self._go_before(start)
+            while (missing := stop - self._now.made) > 0:
+                at = self._now.made
+                until = start if at < start else stop
+                piece = self._now.advance(file, min(until - at, 1 << 20))
+                if not piece:
+                    raise ValueError(f"its compressed data end {missing} bytes too early")
+                if at >= start:
+                    content += piece
+                if self._now.made >= self._kept[-1].made + self._step:
+                    self._kept.append(self._now.copy())
+            if stop == self._end and self._now.copy().advance(file, 1):
+                raise ValueError("its compressed data become more than its header promises")
+        return content
+
+    def _go_before(self, start: int) -> None:
+        """Take the last place that lies before `start`."""
+        kept = max((place for place in self._kept if place.made <= start), key=lambda place: place.made)
+        if not kept.made <= self._now.made <= start:
+            self._now = kept.copy()
+
+
+def require_first_axis(path: Path, options: SourceOptions) -> None:
+    """Refuse to cut compressed pixels along another axis than they are stored along.
+
+    Raises:
+        UsageError: that is asked for.
+    """
+    if options.axis:
+        raise UsageError(
+            f"{path}: only an uncompressed file can be cut along another axis than 0, because each slice would mean "
+            "unpacking the whole file; save it without compression"
+        )

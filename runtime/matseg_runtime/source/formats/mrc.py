@@ -1,0 +1,63 @@
+"""MRC, of electron tomography: `.mrc`, `.rec`, `.map`, `.st`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matseg_runtime.source.array import ArraySource
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.formats.pixels import FilePixels, reading, stored_array
+from matseg_shared.errors import UsageError
+
+_IMOD_STAMP = 1146047817
+_IMOD_PLACE = slice(40, 48)
+"""Of IMOD's stamp and flags in the second field of extra space."""
+_BYTES_ARE_SIGNED = 1
+_LARGEST_SIGNED = 127
+_NM_PER_ANGSTROM = 0.1
+
+
+def open_mrc(location: str, options: SourceOptions) -> ArraySource:
+    """Open one volume or image.
+
+    Raises:
+        UsageError: the header is damaged, or promises other pixels than the file has.
+    """
+    from mrcfile import dtypes, utils
+
+    path = Path(location)
+    with reading(path, "an MRC file"):
+        with path.open("rb") as stream:
+            start = stream.read(dtypes.HEADER_DTYPE.itemsize)
+        header: Any = np.frombuffer(start, dtypes.HEADER_DTYPE)[0]
+        order = utils.byte_order_from_machine_stamp(header["machst"])
+        header = np.frombuffer(start, dtypes.HEADER_DTYPE.newbyteorder(order))[0]
+        axes = tuple(int(header[name]) for name in ("mapc", "mapr", "maps"))
+        if axes not in ((1, 2, 3), (0, 0, 0)):
+            raise UsageError(
+                f"{path}: stores its axes in the order {axes}, expected columns, rows, sections (1, 2, 3); save it so"
+            )
+        shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
+        dtype = utils.dtype_from_mode(int(header["mode"])).newbyteorder(order)
+        if dtype == np.int8 and _has_unsigned_bytes(header, order):
+            dtype = np.dtype(np.uint8)
+        offset = len(start) + int(header["nsymbt"])
+        array = FilePixels(path, shape, dtype, offset=offset, may_end_later=True)
+        grid = [int(header[name]) for name in ("mz", "my", "mx")]
+        cell = [float(header["cella"][axis]) * _NM_PER_ANGSTROM for axis in "zyx"]
+        edges = [length / (count or 1) for length, count in zip(cell, grid, strict=True)]
+        return ArraySource(
+            stored_array("mrc", path, array, edges=edges, units=["nm"] * 3, axis_names=("z", "y", "x")),
+            options,
+        )
+
+
+def _has_unsigned_bytes(header: Any, order: str) -> bool:
+    """Mode 0 was unsigned before 2014; IMOD, which says so in a stamp of its own, writes both."""
+    stamp, flags = np.frombuffer(header["extra2"].tobytes()[_IMOD_PLACE], f"{order}i4")
+    if stamp == _IMOD_STAMP:
+        return not flags & _BYTES_ARE_SIGNED
+    return bool(header["dmax"] > _LARGEST_SIGNED)

@@ -1,0 +1,179 @@
+"""Pixels that lie one after the other in a file, and what the headers that describe them have in common."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.source.array import StoredArray
+from matseg_runtime.source.base import SourceOptions, file_identity
+from matseg_runtime.units import voxel_of_scale
+from matseg_shared.errors import MatsegError, UsageError
+from matseg_shared.system.names import printable
+
+LONGEST_HEADER = 1 << 20
+"""Bytes; a text header has a few hundred."""
+
+
+class FilePixels:
+    """An array in a file, mapped for each read only: what was read counts as this process's memory no longer."""
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        offset: int | None = 0,
+        order: Literal["C", "F"] = "C",
+        described_by: Path | None = None,
+        may_end_later: bool = False,
+    ) -> None:
+        """Check a description against the file.
+
+        Args:
+            path: the file that the pixels lie in.
+            shape, dtype, order: of the array, as numpy has them.
+            offset: bytes before the first pixel; None: the last pixel is the file's end.
+            described_by: the file of the header; None: `path`.
+            may_end_later: something else may follow the pixels.
+
+        Raises:
+            UsageError: the file has not as many bytes as the description promises.
+        """
+        self.path, self.shape, self.dtype, self._order = path, shape, dtype, order
+        size, promised = path.stat().st_size, math.prod(shape) * dtype.itemsize
+        self._offset = size - promised if offset is None else offset
+        found = size - max(self._offset, 0)
+        if min(shape, default=0) < 1 or self._offset < 0 or found < promised:
+            complaint = "at least" if may_end_later or offset is None else "exactly"
+        elif found > promised and not may_end_later:
+            complaint = "exactly"
+        else:
+            return
+        lengths = " x ".join(str(length) for length in shape)
+        where = "" if described_by in (None, path) else f" in {path.name}"
+        raise UsageError(
+            f"{described_by or path}: promises {lengths} pixels of {dtype.name}, expected {complaint} {promised} "
+            f"bytes of them{where}, found {found}; check its sizes and data type, and whether the file is whole"
+        )
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        mapped = np.memmap(self.path, self.dtype, "r", self._offset, self.shape, self._order)
+        return np.array(mapped[index])
+
+
+def stored_array(
+    kind: str,
+    path: Path,
+    array: Any,
+    *,
+    data: Path | None = None,
+    edges: Sequence[float] = (),
+    units: Sequence[str | None] = (),
+    axis_names: tuple[str, ...] | None = None,
+    **more: Any,
+) -> StoredArray:
+    """Put together what is known of a volume.
+
+    Args:
+        kind: of the format.
+        path: the file that the user named.
+        array: its pixels, indexed like a numpy array.
+        data: the file that they lie in; None: `path`.
+        edges: of a voxel along (z, y, x), or (y, x); empty: not known.
+        units: of each of them, as the file spells them; None where it names none.
+        axis_names: see `StoredArray`.
+        more: other fields of it.
+    """
+    origin = "the input"
+    edges = [abs(float(edge)) for edge in edges]
+    if edges and not any(units) and set(edges) != {1.0}:  # edges of 1 are what programs fill in
+        units, origin = ["mm"] * len(edges), "the input, taken for mm,"
+        more["warnings"] = (
+            f"{path}: tells the edges of a voxel ({' x '.join(f'{edge:g}' for edge in edges)}) and no unit; taken for "
+            "mm, as ITK and 3D Slicer do, if --voxel-size does not say otherwise",
+        )
+    files = [path] if data is None or data == path else [path, data]
+    return StoredArray(
+        kind=kind,
+        location=str(path),
+        path=path,
+        data=data,
+        array=array,
+        content="; ".join([*(file_identity(file) for file in files), f"{array.shape} {array.dtype}"]),
+        axis_names=axis_names,
+        voxel=voxel_of_scale(edges, units, 0, origin) if len(edges) in (2, 3) else None,
+        **more,
+    )
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a damaged header makes a parser raise into one sentence.
+
+    Args:
+        path: the file.
+        what: that it should be, with its article.
+
+    Raises:
+        UsageError: the header cannot be read.
+    """
+    try:
+        yield
+    except (MatsegError, MemoryError):
+        raise
+    except Exception as error:  # each parser raises kinds of its own
+        cause = f"no {error}" if isinstance(error, KeyError) else printable(str(error)[:200])
+        raise UsageError(f"{path}: expected {what}, found a damaged or unusual one ({cause})") from error
+
+
+def text_header(path: Path, end: bytes) -> tuple[str, int]:
+    """The text at the start of a file, and its length in bytes.
+
+    Args:
+        path: the file.
+        end: regular expression for what the header ends with; it is part of it.
+
+    Raises:
+        ValueError: there is no such end within `LONGEST_HEADER`.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(LONGEST_HEADER)
+    found = re.search(end, start)
+    if found is None:
+        raise ValueError("its header has no end")
+    return start[: found.end()].decode(errors="replace"), found.end()
+
+
+def data_file(header: Path, name: str, options: SourceOptions) -> Path:
+    """The file that a header names for its pixels: where it says, or beside it where both have been moved.
+
+    Raises:
+        UsageError: it is missing, or lies elsewhere than in the header's folder or below.
+    """
+    folder = Path(os.path.abspath(header.parent))  # noqa: PTH100 (links are left as they are)
+    shown = printable(name)
+    if "\0" in name:
+        raise UsageError(f"{header}: names the file {shown} for its pixels, which no file can be called")
+    place, near = Path(os.path.abspath(folder / name)), folder / PureWindowsPath(name).name  # noqa: PTH100
+    if near.is_file() and not place.is_file():
+        place = near
+    if not options.follow_links and not place.is_relative_to(folder):
+        raise UsageError(
+            f"{header}: takes its pixels from {shown}, which does not lie in its folder or below; move it there, or "
+            "use --follow-links if you trust the file"
+        )
+    if not place.is_file():
+        raise UsageError(
+            f"{header}: takes its pixels from {shown}, which is not there; bring it into the same folder"
+        )
+    return place

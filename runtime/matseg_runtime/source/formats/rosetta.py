@@ -1,0 +1,80 @@
+"""Formats of electron microscopes that RosettaSciIO reads: Gatan `.dm3` and `.dm4`, and its others.
+
+Its licence is the GPL, so that it is no part of this program: it is used where a user has installed it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.source.array import ArraySource
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.formats.pixels import reading, stored_array
+from matseg_shared.errors import UnsupportedError, UsageError
+
+
+class _Lazy:
+    """An array of dask, computed part by part."""
+
+    def __init__(self, data: Any) -> None:
+        self._data, self._lock = data, Lock()
+        self.shape, self.dtype = tuple(int(length) for length in data.shape), np.dtype(data.dtype)
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        with self._lock:
+            return np.asarray(self._data[index])
+
+
+def reader_of(suffix: str) -> str | None:
+    """The module of RosettaSciIO that reads files of a suffix; None where none does, or it is not installed."""
+    try:
+        from rsciio import IO_PLUGINS
+    except ImportError:
+        return None
+    for plugin in IO_PLUGINS:
+        if suffix.removeprefix(".").lower() in plugin["file_extensions"]:
+            return str(plugin["api"])
+    return None
+
+
+def open_rosetta(location: str, options: SourceOptions) -> ArraySource:
+    """Open the one image or volume of a file.
+
+    Raises:
+        UnsupportedError: RosettaSciIO is not installed.
+        UsageError: the file is damaged, or holds several images.
+    """
+    path = Path(location)
+    reader = reader_of(path.suffix)
+    if reader is None:
+        raise UnsupportedError(
+            f"{path}: reading {path.suffix} needs rosettasciio, which has another licence (GPL-3.0) and is installed "
+            "apart: pip install rosettasciio"
+        )
+    with reading(path, f"a file that rosettasciio reads ({path.suffix})"):
+        signals = importlib.import_module(reader).file_reader(str(path), lazy=True)
+        images = [signal for signal in signals if signal["data"].ndim >= 2]
+        if len(images) != 1:
+            raise UsageError(
+                f"{path}: expected one image or volume, found {len(images)}; save the one to be labelled"
+            )
+        array = _Lazy(images[0]["data"])
+        axes = [axis for axis in images[0]["axes"] if "scale" in axis][-3:]
+        units = [str(axis.get("units") or "") or None for axis in axes]
+        known = len(axes) == len(array.shape) and all(units)
+        return ArraySource(
+            stored_array(
+                "rosettasciio",
+                path,
+                array,
+                edges=[axis["scale"] for axis in axes] if known else (),
+                units=units if known else (),
+            ),
+            options,
+        )

@@ -1,0 +1,67 @@
+"""Volumes of VGStudio and of phoenix scanners: a text file `.vgi`, and the pixels beside it in a `.vol`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from matseg_runtime.source.array import ArraySource
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.formats.pixels import FilePixels, data_file, reading, stored_array, text_header
+from matseg_shared.errors import UsageError
+
+_TYPES = {"unsigned integer": "u", "signed integer": "i", "integer": "i", "float": "f"}
+
+
+def open_vgi(location: str, options: SourceOptions) -> ArraySource:
+    """Open the one volume of a `.vgi`; of a `.vol` the `.vgi` of the same name beside it.
+
+    Raises:
+        UsageError: the header is missing or damaged, or does not fit the file of its pixels.
+    """
+    path = Path(location)
+    header = path.with_suffix(".vgi")
+    if not header.is_file():
+        raise UsageError(
+            f"{path}: expected {header.name} beside it, which tells its size and data type; bring it, or say both with "
+            "--raw ZxYxX,DTYPE"
+        )
+    with reading(header, "a header of VGStudio (.vgi)"):
+        text, _ = text_header(header, rb"\Z")
+        if len(re.findall(r"(?im)^\s*\[file\d*\]", text)) > 1:
+            raise UsageError(f"{header}: describes a volume of several files; save it as one")
+        file = _section(text, r"file\d*")
+        shape = tuple(int(length) for length in file["size"].split())[::-1]
+        if len(shape) != 3 or file.get("fileformat", "raw").lower() != "raw":
+            raise ValueError(f"Size = {file['size']}, FileFormat = {file.get('fileformat')}")
+        bits = int(file["bitsperelement"])
+        if bits not in (8, 16, 32, 64):
+            raise ValueError(f"BitsPerElement = {bits}")
+        dtype = np.dtype(f"<{_TYPES[file['datatype'].lower()]}{bits // 8}")
+        data = data_file(header, file["name"], options)
+        skip = int(file.get("skipheader", "0"))
+        array = FilePixels(data, shape, dtype, offset=skip, described_by=header)
+        geometry = _section(text, "geometry")
+        edges = [float(edge) for edge in geometry.get("resolution", "").split()]
+        return ArraySource(
+            stored_array(
+                "vgi",
+                path,
+                array,
+                data=data,
+                edges=edges[::-1],
+                units=[geometry.get("unit")] * len(edges),
+                axis_names=("z", "y", "x"),
+            ),
+            options,
+        )
+
+
+def _section(text: str, name: str) -> dict[str, str]:
+    """The keys, in lower case, and values of the first section of that name; empty without one."""
+    found = re.search(rf"(?im)^\s*\[{name}\]([^\[{{]*)", text)
+    lines = [] if found is None else found[1].splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {key.strip().lower(): value.strip() for key, _, value in pairs}
