@@ -44,7 +44,13 @@ source_options = (
     ),
     flag(
         "--follow-links",
-        "HDF5: read linked files in other folders, too. Default: only those beside or below the file.",
+        "HDF5 and headers: read files in other folders, too. Default: only those beside or below the input.",
+    ),
+    click.option(
+        "--raw",
+        type=parsed("matseg_runtime.source.formats.raw:parse_raw"),
+        metavar="SHAPE,DTYPE[,ORDER]",
+        help="INPUT is plain pixels: 512x1024x1024,uint16 (slices, rows, columns); ORDER: big for big-endian.",
     ),
 )
 """How an input is read, for the group `Input`; a command with these gets them by `with_source`."""

@@ -248,8 +248,9 @@ def run_main(
 
     MODEL is an ONNX file that matseg-export wrote, or zoo:NAME (matseg-inspect zoo: lists them).
 
-    INPUT is a folder of images, a TIFF stack, a zarr or OME-Zarr volume, an HDF5 dataset (file.h5::/path) or a .npy
-    array. Run again after an interruption, the same command goes on where it stopped.
+    INPUT is a folder of images, a TIFF stack, a zarr or OME-Zarr volume, an HDF5 dataset (file.h5::/path), a .npy
+    array, or a file of a lab CT or microscope (.mhd, .nrrd, .vgi, .raw, .mrc, .txm, .am, .czi, .nii, .dm4). Run
+    again after an interruption, the same command goes on where it stopped.
 
     \b
     Exit codes:

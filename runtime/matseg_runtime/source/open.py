@@ -75,6 +75,9 @@ _ZARR = Format(
     has_nodes=True,
     has_levels=True,
 )
+_RAW = Format(
+    listed="plain pixels (.raw, with --raw)", opener="formats.raw:open_raw", suffixes=frozenset({".raw"})
+)
 _REMOTE = replace(_ZARR, listed="a remote zarr", requires=("fsspec", "remote"))
 FORMATS = (
     Format(
@@ -97,6 +100,66 @@ FORMATS = (
         opener="npy:open_npy",
         suffixes=frozenset({".npy"}),
         signature=rb"\x93NUMPY",
+    ),
+    Format(
+        listed="a MetaImage (.mhd, .mha)",
+        opener="formats.metaimage:open_metaimage",
+        suffixes=frozenset({".mhd", ".mha"}),
+        signature=rb"(ObjectType|NDims)[ \t]*=",
+    ),
+    Format(
+        listed="a NRRD (.nrrd, .nhdr)",
+        opener="formats.nrrd:open_nrrd",
+        suffixes=frozenset({".nrrd", ".nhdr"}),
+        signature=rb"NRRD000\d",
+        requires=("nrrd", "formats"),
+    ),
+    Format(
+        listed="a volume of VGStudio (.vgi, .vol)",
+        opener="formats.vgi:open_vgi",
+        suffixes=frozenset({".vgi", ".vol"}),
+    ),
+    Format(
+        listed="an MRC (.mrc, .rec, .map, .st)",
+        opener="formats.mrc:open_mrc",
+        suffixes=frozenset({".mrc", ".mrcs", ".rec", ".map", ".st", ".ali"}),
+        signature=rb".{208}MAP",
+        requires=("mrcfile", "formats"),
+    ),
+    Format(
+        listed="a Zeiss .txm",
+        opener="formats.txm:open_txm",
+        suffixes=frozenset({".txm", ".xrm", ".txrm"}),
+        signature=rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        requires=("olefile", "formats"),
+    ),
+    Format(
+        listed="an AmiraMesh (.am)",
+        opener="formats.amira:open_amira",
+        suffixes=frozenset({".am"}),
+        signature=rb"# (AmiraMesh|Avizo)",
+    ),
+    Format(
+        listed="a .czi",
+        opener="formats.czi:open_czi",
+        suffixes=frozenset({".czi"}),
+        signature=rb"ZISRAWFILE",
+        requires=("czifile", "formats"),
+    ),
+    Format(
+        listed="a NIfTI (.nii, .nii.gz)",
+        opener="formats.nifti:open_nifti",
+        suffixes=frozenset({".nii", ".nii.gz"}),
+        signature=rb".{344}n\+1\0|.{4}n\+2\0",
+        requires=("nibabel", "formats"),
+    ),
+    _RAW,
+    Format(
+        listed="a Gatan file (.dm3, .dm4)",
+        opener="formats.rosetta:open_rosetta",
+        suffixes=frozenset(
+            {".dm3", ".dm4", ".ser", ".emi", ".bcf", ".blo", ".mib", ".tvips", ".mrcz", ".elid"}
+        ),
     ),
 )
 """Every format of one file or folder; a folder in none of them is one of images."""
@@ -140,7 +203,7 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
             raise UsageError(
                 f"{file}: is no file but a pipe or device; save what comes from it, and name {_inputs()}"
             )
-        found = _format_of_folder(path) if stat.S_ISDIR(mode) else _format_of_file(path)
+        found = _format_of_folder(path) if stat.S_ISDIR(mode) else _format_of_file(path, options)
     except FileNotFoundError as error:
         raise UsageError(f"{file}: there is no such input; name {_inputs()}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -176,15 +239,18 @@ def _format_of_folder(path: Path) -> Format:
     return _IMAGES
 
 
-def _format_of_file(path: Path) -> Format:
-    suffix = path.suffix.lower()
+def _format_of_file(path: Path, options: SourceOptions) -> Format:
+    if options.raw is not None:
+        return _RAW
+    name = path.name.lower()
     files = [item for item in FORMATS if not item.folder_files]
     for item in files:
-        if suffix in item.suffixes:
+        if name.endswith(tuple(item.suffixes)):
             return item
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
     for item in files:
         if re.match(item.signature, head, re.DOTALL):
             return item
+    suffix = path.suffix.lower()
     raise UsageError(f"{path}: expected {_inputs()}, found a file with the suffix {suffix or 'of none'!r}")

@@ -257,7 +257,7 @@ def test_a_file_of_no_known_format_is_refused_with_all_formats(tmp_path: Path) -
     path = tmp_path / "notes.txt"
     path.write_text("II")
     with pytest.raises(
-        UsageError, match=r"expected a folder of images, .*\(\.npy\), found .* suffix '\.txt'"
+        UsageError, match=r"expected a folder of images, .*\(\.npy\).*, found .* suffix '\.txt'"
     ):
         open_source(str(path))
 

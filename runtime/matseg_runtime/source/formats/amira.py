@@ -46,7 +46,7 @@ def open_amira(location: str, options: SourceOptions) -> ArraySource:
             )
         order = "<" if "LITTLE" in first else ">"
         found = re.findall(_ARRAY, text)
-        size = re.search(r"define\s+Lattice\s+(\d+)\s+(\d+)\s+(\d+)", text)
+        size = re.search(r"(?m)^\s*define\s+Lattice\s+(\d+)\s+(\d+)\s+(\d+)\s*$", text)
         if len(found) != 1 or size is None:
             raise UsageError(
                 f"{path}: expected one array on a lattice of three axes, found {len(found)}; save the image by itself"
@@ -61,7 +61,7 @@ def open_amira(location: str, options: SourceOptions) -> ArraySource:
         dtype = np.dtype(order + _TYPES[kind])
         array: Any
         if not compression:
-            array = FilePixels(path, whole, dtype, offset=length, may_end_later=True)
+            array = FilePixels(path, whole, dtype, offset=length, tail=2)
         elif compression == "HxZip":
             require_first_axis(path, options)
             array = DeflatedPixels(path, whole, dtype, offset=length)

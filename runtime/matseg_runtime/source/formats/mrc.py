@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def open_mrc(location: str, options: SourceOptions) -> ArraySource:
         if dtype == np.int8 and _has_unsigned_bytes(header, order):
             dtype = np.dtype(np.uint8)
         offset = len(start) + int(header["nsymbt"])
-        array = FilePixels(path, shape, dtype, offset=offset, may_end_later=True)
+        array = FilePixels(path, shape, dtype, offset=offset, tail=math.inf)
         grid = [int(header[name]) for name in ("mz", "my", "mx")]
         cell = [float(header["cella"][axis]) * _NM_PER_ANGSTROM for axis in "zyx"]
         edges = [length / (count or 1) for length, count in zip(cell, grid, strict=True)]

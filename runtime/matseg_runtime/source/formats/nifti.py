@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def open_nifti(location: str, options: SourceOptions) -> ArraySource:
         array: Any = (
             DeflatedPixels(path, shape, dtype, skip=offset)
             if is_packed
-            else FilePixels(path, shape, dtype, offset=offset, may_end_later=True)
+            else FilePixels(path, shape, dtype, offset=offset, tail=math.inf)
         )
         slope, intercept = header.get_slope_inter()
         if slope is not None and (slope, intercept) != (1.0, 0.0):

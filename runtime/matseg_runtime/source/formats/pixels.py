@@ -35,7 +35,7 @@ class FilePixels:
         offset: int | None = 0,
         order: Literal["C", "F"] = "C",
         described_by: Path | None = None,
-        may_end_later: bool = False,
+        tail: float = 0,
     ) -> None:
         """Check a description against the file.
 
@@ -44,7 +44,7 @@ class FilePixels:
             shape, dtype, order: of the array, as numpy has them.
             offset: bytes before the first pixel; None: the last pixel is the file's end.
             described_by: the file of the header; None: `path`.
-            may_end_later: something else may follow the pixels.
+            tail: bytes that may follow the pixels.
 
         Raises:
             UsageError: the file has not as many bytes as the description promises.
@@ -53,18 +53,13 @@ class FilePixels:
         size, promised = path.stat().st_size, math.prod(shape) * dtype.itemsize
         self._offset = size - promised if offset is None else offset
         found = size - max(self._offset, 0)
-        if min(shape, default=0) < 1 or self._offset < 0 or found < promised:
-            complaint = "at least" if may_end_later or offset is None else "exactly"
-        elif found > promised and not may_end_later:
-            complaint = "exactly"
-        else:
-            return
-        lengths = " x ".join(str(length) for length in shape)
-        where = "" if described_by in (None, path) else f" in {path.name}"
-        raise UsageError(
-            f"{described_by or path}: promises {lengths} pixels of {dtype.name}, expected {complaint} {promised} "
-            f"bytes of them{where}, found {found}; check its sizes and data type, and whether the file is whole"
-        )
+        if min(shape, default=0) < 1 or self._offset < 0 or not promised <= found <= promised + tail:
+            lengths = " x ".join(str(length) for length in shape)
+            where = "" if described_by in (None, path) else f" in {path.name}"
+            raise UsageError(
+                f"{described_by or path}: promises {lengths} pixels of {dtype.name}, expected exactly {promised} bytes "
+                f"of them{where}, found {found}; check its sizes and data type, and whether the file is whole"
+            )
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
         mapped = np.memmap(self.path, self.dtype, "r", self._offset, self.shape, self._order)
@@ -94,10 +89,9 @@ def stored_array(
         axis_names: see `StoredArray`.
         more: other fields of it.
     """
-    origin = "the input"
     edges = [abs(float(edge)) for edge in edges]
     if edges and not any(units) and set(edges) != {1.0}:  # edges of 1 are what programs fill in
-        units, origin = ["mm"] * len(edges), "the input, taken for mm,"
+        units = ["mm"] * len(edges)
         more["warnings"] = (
             f"{path}: tells the edges of a voxel ({' x '.join(f'{edge:g}' for edge in edges)}) and no unit; taken for "
             "mm, as ITK and 3D Slicer do, if --voxel-size does not say otherwise",
@@ -111,7 +105,7 @@ def stored_array(
         array=array,
         content="; ".join([*(file_identity(file) for file in files), f"{array.shape} {array.dtype}"]),
         axis_names=axis_names,
-        voxel=voxel_of_scale(edges, units, 0, origin) if len(edges) in (2, 3) else None,
+        voxel=voxel_of_scale(edges, units, 0, "the input") if len(edges) in (2, 3) else None,
         **more,
     )
 

@@ -1,6 +1,7 @@
-"""Formats of electron microscopes that RosettaSciIO reads: Gatan `.dm3` and `.dm4`, and its others.
+"""Formats of electron microscopes that RosettaSciIO reads: Gatan `.dm3` and `.dm4`, and others.
 
-Its licence is the GPL, so that it is no part of this program: it is used where a user has installed it.
+Its licence is the GPL, so that it is no part of this program: it is used where a user has installed it. Of its other
+readers those are left out that have one here already, and that of netCDF, which evaluates text of the file as code.
 """
 
 from __future__ import annotations
@@ -31,18 +32,6 @@ class _Lazy:
             return np.asarray(self._data[index])
 
 
-def reader_of(suffix: str) -> str | None:
-    """The module of RosettaSciIO that reads files of a suffix; None where none does, or it is not installed."""
-    try:
-        from rsciio import IO_PLUGINS
-    except ImportError:
-        return None
-    for plugin in IO_PLUGINS:
-        if suffix.removeprefix(".").lower() in plugin["file_extensions"]:
-            return str(plugin["api"])
-    return None
-
-
 def open_rosetta(location: str, options: SourceOptions) -> ArraySource:
     """Open the one image or volume of a file.
 
@@ -51,13 +40,16 @@ def open_rosetta(location: str, options: SourceOptions) -> ArraySource:
         UsageError: the file is damaged, or holds several images.
     """
     path = Path(location)
-    reader = reader_of(path.suffix)
-    if reader is None:
+    suffix = path.suffix.lower()
+    try:
+        from rsciio import IO_PLUGINS
+    except ImportError as error:
         raise UnsupportedError(
-            f"{path}: reading {path.suffix} needs rosettasciio, which has another licence (GPL-3.0) and is installed "
-            "apart: pip install rosettasciio"
-        )
-    with reading(path, f"a file that rosettasciio reads ({path.suffix})"):
+            f"{path}: reading {suffix} needs rosettasciio, which has another licence (GPL-3.0) and is installed apart: "
+            "pip install rosettasciio"
+        ) from error
+    with reading(path, f"a file that rosettasciio reads ({suffix})"):
+        reader = next(plugin["api"] for plugin in IO_PLUGINS if suffix[1:] in plugin["file_extensions"])
         signals = importlib.import_module(reader).file_reader(str(path), lazy=True)
         images = [signal for signal in signals if signal["data"].ndim >= 2]
         if len(images) != 1:
