@@ -12,33 +12,23 @@ from matseg_shared.errors import UsageError
 
 PIXEL = "pixel"
 """The unit of lengths where no voxel size is known."""
-_UNITS = {
-    "m": (1.0, "meter"),
-    "cm": (1e-2, "centimeter"),
-    "mm": (1e-3, "millimeter"),
-    "um": (1e-6, "micrometer"),
-    "nm": (1e-9, "nanometer"),
-    "pm": (1e-12, "picometer"),
-    "angstrom": (1e-10, "angstrom"),
-    "inch": (0.0254, "inch"),
+_UNITS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "m": (1.0, ("meter", "metre")),
+    "cm": (1e-2, ("centimeter", "centimetre")),
+    "mm": (1e-3, ("millimeter", "millimetre")),
+    "um": (1e-6, ("micrometer", "micrometre", "micron", "microns", "µm", "μm", "\\u00b5m")),
+    "nm": (1e-9, ("nanometer", "nanometre")),
+    "pm": (1e-12, ("picometer", "picometre")),
+    "angstrom": (1e-10, ("angstrom", "å", "a", "ångström", "ångstrom")),
+    "inch": (0.0254, ("inch", "inches", "in")),
 }
-"""Metres of each unit, and its name in OME-Zarr."""
+"""Metres of each unit, and its other spellings: the first is OME-Zarr's."""
 _IN_METRES = {unit: metres for unit, (metres, _) in _UNITS.items()}
-_SPELLINGS = {
-    "metre": "m", "meter": "m",
-    "centimetre": "cm", "centimeter": "cm",
-    "millimetre": "mm", "millimeter": "mm",
-    "micrometre": "um", "micrometer": "um", "micron": "um", "microns": "um", "µm": "um", "μm": "um", "\\u00b5m": "um",
-    "nanometre": "nm", "nanometer": "nm",
-    "picometre": "pm", "picometer": "pm",
-    "å": "angstrom", "a": "angstrom", "ångström": "angstrom", "ångstrom": "angstrom",
-    "inches": "inch", "in": "inch",
-}  # fmt: skip
+_SPELLINGS = {spelling: unit for unit, (_, others) in _UNITS.items() for spelling in (unit, *others)}
 _TOLERANCE = 0.01
 _SHORTEST, _LONGEST = 1e-15, 1e6
 """Metres that the edge of a voxel may have; anything else is damage, and volumes of it are no numbers."""
 _HANDY = ("m", "mm", "um", "nm", "pm")
-_BYTE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +53,9 @@ class VoxelSize:
 
     def agrees_with(self, other: VoxelSize) -> bool:
         """True where both mean the same pixels, within one per cent."""
-        factor = _IN_METRES[other.unit] / _IN_METRES[self.unit]
-        return math.isclose(self.row, other.row * factor, rel_tol=_TOLERANCE) and math.isclose(
-            self.column, other.column * factor, rel_tol=_TOLERANCE
+        other = other._converted(self.unit)
+        return math.isclose(self.row, other.row, rel_tol=_TOLERANCE) and math.isclose(
+            self.column, other.column, rel_tol=_TOLERANCE
         )
 
     def cut_along(self, axis: int, was: int) -> VoxelSize | None:
@@ -93,14 +83,17 @@ class VoxelSize:
         """
         if self._fits_tiff():
             return self
-        unit = next((name for name in _HANDY if _converted(self.column, self.unit, name) >= 1), _HANDY[-1])
-        row, column = _converted(self.row, self.unit, unit), _converted(self.column, self.unit, unit)
-        step = None if self.step is None else _converted(self.step, self.unit, unit)
-        other = replace(self, step=step, row=row, column=column, unit=unit)
-        return other if other._fits_tiff() else None
+        in_units = [self._converted(unit) for unit in _HANDY]
+        handy = next((size for size in in_units if size.column >= 1), in_units[-1])
+        return handy if handy._fits_tiff() else None
 
     def _fits_tiff(self) -> bool:
         return 1e-6 <= self.row <= 1e6 and 1e-6 <= self.column <= 1e6
+
+    def _converted(self, unit: str) -> VoxelSize:
+        row, column = (_converted(edge, self.unit, unit) for edge in (self.row, self.column))
+        step = None if self.step is None else _converted(self.step, self.unit, unit)
+        return replace(self, step=step, row=row, column=column, unit=unit)
 
     def __str__(self) -> str:
         step = "?" if self.step is None else f"{self.step:g}"
@@ -119,16 +112,12 @@ PIXELS = VoxelSize(step=None, row=1.0, column=1.0, unit=PIXEL)
 
 def unit_of(text: str | None) -> str | None:
     """The short name of a unit of length; None when it is none, or pixels."""
-    if text is None:
-        return None
-    name = text.strip().lower()
-    name = _SPELLINGS.get(name, name)
-    return name if name in _IN_METRES else None
+    return None if text is None else _SPELLINGS.get(text.strip().lower())
 
 
 def ome_unit(name: str) -> str:
     """A unit that `unit_of` gave, as OME-Zarr spells it out."""
-    return _UNITS[name][1]
+    return _UNITS[name][1][0]
 
 
 def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
@@ -221,11 +210,7 @@ def oblong_warning(size: VoxelSize) -> str | None:
 
 
 def parse_size(text: str, name: str = "--memory") -> int:
-    """Bytes of `2GB`, `500M` or `1.5 GiB`.
-
-    Args:
-        text: the size.
-        name: what it was given as, for the error.
+    """Bytes of `2GB`, `500M` or `1.5 GiB`; errors say that it was given as `name`.
 
     Raises:
         UsageError: no size.
@@ -233,10 +218,8 @@ def parse_size(text: str, name: str = "--memory") -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{name} {text}: expected a size such as 2GB or 500MB")
-    factor = _BYTE_UNITS[match[2].upper()]
-    if match[3]:
-        factor = 1 << (10 * list(_BYTE_UNITS).index(match[2].upper()))
-    return int(float(match[1]) * factor)
+    thousand = 1024 if match[3] else 1000
+    return int(float(match[1]) * thousand ** " KMGT".index(match[2].upper() or " "))
 
 
 def format_size(count: float) -> str:
