@@ -44,7 +44,7 @@ class _Line(Record):
     excluded: tuple[ExcludedSlice, ...] = Field(
         default=(), validation_alias=AliasChoices("excluded", "set_aside")
     )
-    """Ledgers of earlier versions say `set_aside`."""
+    """Called `set_aside` by earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +56,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Read `K/N`.
-
-        Raises:
-            UsageError: not two numbers with 1 <= K <= N.
-        """
+        """Read `K/N`, or raise a UsageError."""
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"--part {text}: expected K/N with K from 1 to N, such as --part 3/16")
@@ -142,9 +138,7 @@ class Ledger:
             self._leave()
 
     def take_part(self) -> None:
-        """Make this part ours.
-
-        Under the job's lock, so that nobody who only looks whether a part is busy is taken for one who works.
+        """Make this part ours; under the job's lock, so that nobody who only looks is taken for one who works.
 
         Raises:
             UsageError: another process works on it, or on this output cut into another number of parts.
@@ -162,6 +156,21 @@ class Ledger:
                     f"parts instead of {self.part.total}; wait for it, or use the same number of parts"
                 )
 
+    def has_job(self, key: JobKey) -> bool:
+        """True where this is the ledger of that job, False where there is none yet.
+
+        Raises:
+            UsageError: it is another job's; names what differs.
+            OutputError: the ledger is damaged or of another version of matseg.
+        """
+        earlier = read_key(self.folder)
+        if earlier is not None and (differences := earlier.differences(key)):
+            raise UsageError(
+                f"{self.folder}: the results there are of another job ({'; '.join(differences)}); choose another "
+                "output with -o, or replace them with --overwrite"
+            )
+        return earlier is not None
+
     def start(self, key: JobKey) -> list[str]:
         """Start the job, or go on with it; under the job's lock, after `take_part`.
 
@@ -172,21 +181,31 @@ class Ledger:
             UsageError: the ledger belongs to another job.
             OutputError: the ledger cannot be written.
         """
-        earlier = read_key(self.folder)
-        self.is_new = earlier is None
-        if earlier is None:
-            self._start_job(key)
-        else:
-            require_equal(self.folder, earlier, key)
+        self.is_new = not self.has_job(key)
         # before the ledger is read: a part that ends in between would be neither at work nor have done anything
         others = self.others_at_work()
+        if self.is_new:
+            if others:
+                raise UsageError(
+                    f"{self.folder / _JOB_NAME}: is gone while other processes work on this output "
+                    f"({', '.join(others)}); stop them, then run again"
+                )
+            with output_errors(self.folder):
+                for (
+                    path
+                ) in self._blocks():  # of a process that died while it deleted them: they belong to nobody
+                    path.unlink()
+                sync_folder(self.folder)
+            write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
         self.reload()
         path = self.folder / f"done-{self.part}.jsonl"
         with output_errors(path):
             # without a buffer: what a full disk refused must not be tried again when the file is closed
-            self._stream = path.open("ab", buffering=0)
+            self._stream = path.open("a+b", buffering=0)
             sync_folder(self.folder)
-            self._torn = _ends_torn(path)
+            if self._stream.tell():
+                self._stream.seek(-1, os.SEEK_END)
+                self._torn = self._stream.read(1) != b"\n"
         return others
 
     def require_alone(self) -> None:
@@ -212,25 +231,9 @@ class Ledger:
                     remove(path)
 
     def others_at_work(self) -> list[str]:
-        """Parts that other processes work on at this moment.
-
-        To be asked under the job's lock only, because asking takes the locks for a moment.
-        """
+        """Parts that other processes work on; under the job's lock, because asking takes theirs for a moment."""
         own = self._lock.path.name if self._has_part else None
         return [name for name, _ in self._parts() if name != own and self._is_busy(name)]
-
-    def _start_job(self, key: JobKey) -> None:
-        """Blocks that were left without a job, by a process that died while it deleted them, belong to nobody."""
-        if busy := self.others_at_work():
-            raise UsageError(
-                f"{self.folder / _JOB_NAME}: is gone while other processes work on this output ({', '.join(busy)}); "
-                "stop them, then run again"
-            )
-        with output_errors(self.folder):
-            for path in self.folder.glob("done-*-of-*.jsonl"):
-                path.unlink()
-            sync_folder(self.folder)
-        write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
 
     def _parts(self) -> Iterator[tuple[str, int]]:
         """Name of the lock file and number of parts, of every part that was ever started."""
@@ -241,21 +244,13 @@ class Ledger:
 
     def _is_busy(self, name: str) -> bool:
         lock = FileLock(self.folder / name)
-        if not lock.acquire():
-            return True
-        lock.release()
-        return False
+        is_free = lock.acquire()
+        if is_free:
+            lock.release()
+        return not is_free
 
-    def require_job(self, key: JobKey) -> None:
-        """Make sure that there is something to finish, and that it is this job.
-
-        Raises:
-            UsageError: there is not, or it is another.
-        """
-        earlier = read_key(self.folder)
-        if earlier is None:
-            raise UsageError(f"{self.folder}: there is no job to finish; run it first, without --finish")
-        require_equal(self.folder, earlier, key)
+    def _blocks(self) -> list[Path]:
+        return sorted(self.folder.glob("done-*-of-*.jsonl"))
 
     def reload(self) -> None:
         """Read what all parts have finished so far."""
@@ -271,11 +266,7 @@ class Ledger:
         self.done.pop(name, None)
 
     def lose(self, names: Sequence[str]) -> None:
-        """Record that the outputs of slices are gone, so that no later run takes them for done.
-
-        Raises:
-            OutputError: the line cannot be written.
-        """
+        """Record that the outputs of slices are gone, so that no later run takes them for done."""
         if names:
             self._append(_Line(turn=self._turn, lost=tuple(names)))
 
@@ -299,11 +290,7 @@ class Ledger:
         ]
 
     def withdraw(self, name: str) -> None:
-        """Record that a slice is not labelled any more, nor excluded: it is to be read again.
-
-        Raises:
-            OutputError: the line cannot be written.
-        """
+        """Record that a slice is not labelled any more, nor excluded: it is to be read again."""
         self.excluded.pop(name, None)
         if name in self.done:
             self.lose([name])
@@ -332,7 +319,7 @@ class Ledger:
                 self.excluded[excluded.name] = excluded
 
     def _lines(self) -> Iterator[_Line]:
-        for path in sorted(self.folder.glob("done-*-of-*.jsonl")):
+        for path in self._blocks():
             try:
                 content = path.read_bytes()
             except OSError as error:
@@ -340,35 +327,19 @@ class Ledger:
                     f"{path}: the ledger of this output cannot be read: {error.strerror or error}; mend that disk or "
                     "its permissions, or choose another output with -o"
                 ) from error
-            for text in content.split(b"\n"):
-                line = _parse_line(text)
-                if line is not None:
-                    yield line
+            for text in filter(None, content.split(b"\n")):
+                try:
+                    yield _Line.model_validate(json.loads(text))
+                except (ValueError, RecursionError):  # cut short by a crash: its block is simply done again
+                    continue
 
 
 def _with_measurements(record: SliceRecord, earlier: SliceRecord | None) -> SliceRecord:
     """A slice that was done twice keeps what was measured only once: the files of the parts have no order in time."""
     if earlier is None or earlier.identity != record.identity:
         return record
-    return record.model_copy(
-        update={
-            "regions": record.regions or earlier.regions,
-            "uncertainty": record.uncertainty or earlier.uncertainty,
-        }
-    )
-
-
-def require_equal(folder: Path, earlier: JobKey, key: JobKey) -> None:
-    """Make sure that a job is the one whose results a ledger's folder stands for.
-
-    Raises:
-        UsageError: it is another; names what differs.
-    """
-    if differences := earlier.differences(key):
-        raise UsageError(
-            f"{folder}: the results there are of another job ({'; '.join(differences)}); choose another output with "
-            "-o, or replace them with --overwrite"
-        )
+    both = {name: getattr(record, name) or getattr(earlier, name) for name in ("regions", "uncertainty")}
+    return record.model_copy(update=both)
 
 
 def read_key(folder: Path) -> JobKey | None:
@@ -379,33 +350,13 @@ def read_key(folder: Path) -> JobKey | None:
     """
     path = folder / _JOB_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        return JobKey.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path}: the ledger of this output cannot be read: {error}") from error
-    try:
-        return JobKey.model_validate_json(text)
     except ValidationError as error:
         raise OutputError(
             f"{path}: the ledger of this output is damaged or of another version of matseg; start afresh with "
             "--overwrite, or choose another output with -o"
         ) from error
-
-
-def _parse_line(text: bytes) -> _Line | None:
-    if not text:
-        return None
-    try:
-        return _Line.model_validate(json.loads(text))
-    except (ValueError, RecursionError):  # pydantic's errors are of the first kind
-        return None  # cut short by a crash: its block is simply done again
-
-
-def _ends_torn(path: Path) -> bool:
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        if size == 0:
-            return False
-        stream.seek(size - 1)
-        return stream.read(1) != b"\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"{path}: the ledger of this output cannot be read: {error}") from error

@@ -28,7 +28,7 @@ _AUTO_ORDER: tuple[Provider, ...] = ("cuda", "openvino", "cpu")
 # TensorRT is not in it: it builds an engine for minutes, which nobody should meet unasked.
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
-"""Variable of onnxruntime: "1" before it is loaded, and it collects and sends nothing."""
+"""Read by onnxruntime when it is loaded: with "1" it collects and sends nothing, and writes no identifier."""
 
 COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
 """Their memory is this process's, and its cores are shared out between calls."""
@@ -72,8 +72,10 @@ def load_onnxruntime() -> ModuleType:
             f"with: pip uninstall --yes {' '.join(found)}, then {install_command('cpu')} (with `cuda` for `cpu` on a "
             "machine with an NVIDIA GPU)"
         )
+    # official builds tell their maker of each process, session and model, from 1.29 on not only on Windows
+    os.environ[TELEMETRY_VARIABLE] = "1"
     try:
-        return _import_without_telemetry()
+        runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
         if not found:
             raise MissingExtraError(
@@ -83,17 +85,7 @@ def load_onnxruntime() -> ModuleType:
             f"{found[0]} is installed but cannot be loaded: {error}; install it again: "
             f"pip install --force-reinstall {found[0]}"
         ) from error
-
-
-def _import_without_telemetry() -> ModuleType:
-    """Official builds tell their maker of each process, session and model, from 1.29 on not only on Windows.
-
-    The variable keeps the rest from coming into being (uploader, events on disk, an identifier in the user's home) and
-    is read when the module is loaded; the call is for Windows' own tracing, which does not heed it.
-    """
-    os.environ[TELEMETRY_VARIABLE] = "1"
-    runtime = importlib.import_module("onnxruntime")
-    if hasattr(runtime, "disable_telemetry_events"):
+    if hasattr(runtime, "disable_telemetry_events"):  # Windows' own tracing, which does not heed the variable
         runtime.disable_telemetry_events()
     return runtime
 
@@ -108,11 +100,7 @@ def candidates(choice: ProviderChoice, runtime: ModuleType) -> tuple[Candidate, 
     if choice == "auto":
         absent = [name for name in _AUTO_ORDER if EXECUTION_PROVIDERS[name] not in offered]
         reason = f"auto; this onnxruntime has no {' and no '.join(absent)}" if absent else "auto"
-        return tuple(
-            Candidate(provider=name, reason=reason)
-            for name in _AUTO_ORDER
-            if EXECUTION_PROVIDERS[name] in offered
-        )
+        return tuple(Candidate(provider=name, reason=reason) for name in _AUTO_ORDER if name not in absent)
     if EXECUTION_PROVIDERS[choice] not in offered:
         raise ProviderError(
             f"provider {choice}: expected {EXECUTION_PROVIDERS[choice]} in onnxruntime {runtime.__version__}, "
@@ -166,9 +154,11 @@ def _remedy(provider: Provider) -> str:
     return f"install the extra `{extra}` in an environment of its own ({command}){machine}, or use --provider cpu"
 
 
-def not_available(provider: Provider, cause: str) -> ProviderError:
-    """The error for a provider that this onnxruntime offers but this machine does not."""
-    return ProviderError(f"provider {provider}: {cause}; {_remedy(provider)}")
+def not_available(provider: Provider, runtime: ModuleType, cause: str) -> ProviderError:
+    """The error for a provider that this onnxruntime offers but this machine does not; the loader knows more."""
+    return ProviderError(
+        f"provider {provider}: {library_problem(provider, runtime) or cause}; {_remedy(provider)}"
+    )
 
 
 def library_problem(provider: Provider, runtime: ModuleType) -> str | None:

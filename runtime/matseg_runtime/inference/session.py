@@ -24,10 +24,11 @@ from matseg_shared.system.machine import available_cpus
 Labels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 
-TIE_MARGIN = 1e-3
-"""Where the two best probabilities of an fp32 model are closer than this, rounding may decide the label."""
-TIE_MARGINS = {"fp32": TIE_MARGIN, "fp16": 0.03, "int8": 0.0}
-"""The same for every precision: fp16 rounds to three digits, and an int8 graph is exact arithmetic."""
+TIE_MARGINS = {"fp32": 1e-3, "fp16": 0.03, "int8": 0.0}
+"""Where the two best probabilities are closer than this, rounding may decide the label.
+
+fp16 rounds to three digits, and an int8 graph is exact arithmetic.
+"""
 
 _UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
 _DEVICE_PROVIDERS = ("cuda", "tensorrt")
@@ -131,17 +132,11 @@ class Session:
             (N, H, W) uint8.
         """
         labels: Labels = self._run((LABELS_NAME,), batch)[0]
-        self._check_shape("labels", labels, (batch.shape[0], *batch.shape[2:]))
         return labels
 
     def predict_with_probabilities(self, batch: NDArray[Any]) -> tuple[Labels, Probabilities]:
         """As `predict`, with (N, K, H, W) float32 class probabilities too."""
         labels, probabilities = self._run((LABELS_NAME, PROBABILITIES_NAME), batch)
-        count, height, width = batch.shape[0], *batch.shape[2:]
-        self._check_shape("labels", labels, (count, height, width))
-        self._check_shape(
-            "probabilities", probabilities, (count, len(self.model.metadata.classes), height, width)
-        )
         return labels, np.asarray(probabilities, dtype=np.float32)
 
     def self_test(self) -> SelfTestResult:
@@ -184,25 +179,27 @@ class Session:
                 f"{result.pixels} pixels get another label than at export; results from here would be wrong; {advice}"
             )
 
-    def _check_shape(self, what: str, found: NDArray[Any], expected: tuple[int, ...]) -> None:
-        """A graph may declare free lengths and give others."""
-        if found.shape != expected:
-            raise ModelError(
-                f"{self.model.path}: its network gives {what} of shape {found.shape}, expected {expected}; the file is "
-                "damaged or not of matseg-export; export the checkpoint again"
-            )
-
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
-        run = self._run_bound if self.provider in _DEVICE_PROVIDERS else self._run_plain
         try:
-            return run(names, batch)
+            if self.provider in _DEVICE_PROVIDERS:
+                outputs = self._run_bound(names, batch)
+            else:
+                outputs = self._session.run(list(names), {INPUT_NAME: batch})
+        except (MemoryError, MatsegError):
+            raise
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            if isinstance(error, MemoryError | MatsegError):
-                raise
             raise _run_error(self, batch, error) from error
-
-    def _run_plain(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
-        outputs: Sequence[Any] = self._session.run(list(names), {INPUT_NAME: batch})
+        count, _, height, width = batch.shape
+        shapes = {
+            LABELS_NAME: (count, height, width),
+            PROBABILITIES_NAME: (count, len(self.model.metadata.classes), height, width),
+        }
+        for name, found in zip(names, outputs, strict=True):
+            if found.shape != shapes[name]:  # a graph may declare free lengths and give others
+                raise ModelError(
+                    f"{self.model.path}: its network gives {name} of shape {found.shape}, expected {shapes[name]}; the "
+                    "file is damaged or not of matseg-export; export the checkpoint again"
+                )
         return outputs
 
     def _run_bound(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
@@ -218,15 +215,13 @@ class Session:
 
 def _run_error(session: Session, batch: NDArray[Any], error: Exception) -> MatsegError:
     shape = " x ".join(str(length) for length in batch.shape)
-    text = _first_line(error)
-    if any(word in text.lower() for word in ("alloc", "out of memory", "bad_alloc")):
+    where, text = f"{session.model.path}: ", _first_line(error)
+    if any(word in text.lower() for word in ("alloc", "out of memory")):
         return ProviderError(
-            f"{session.model.path}: a batch of {shape} does not fit into the memory of provider {session.provider}; "
-            f"use a smaller --tile or --batch ({text})"
+            f"{where}a batch of {shape} does not fit into the memory of provider {session.provider}; use a smaller "
+            f"--tile or --batch ({text})"
         )
-    return ProviderError(
-        f"{session.model.path}: provider {session.provider} failed on a batch of {shape}: {text}"
-    )
+    return ProviderError(f"{where}provider {session.provider} failed on a batch of {shape}: {text}")
 
 
 def _create(
@@ -257,8 +252,7 @@ def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
 def _create_on(
     runtime: ModuleType, path: Path, content: bytes, provider: Provider, threads: int, streams: int
 ) -> Any:
-    name = providers.EXECUTION_PROVIDERS[provider]
-    if provider in ("cuda", "tensorrt") and hasattr(runtime, "preload_dlls"):
+    if provider in _DEVICE_PROVIDERS and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()  # CUDA and cuDNN from the pip packages of the extra, where they are installed
     try:
         with warnings.catch_warnings():
@@ -273,12 +267,8 @@ def _create_on(
     except Exception as error:
         raise _creation_error(runtime, path, provider, error) from error
     session.disable_fallback()
-    active = session.get_providers()[:1]
-    if active != [name]:
-        cause = (
-            providers.library_problem(provider, runtime) or "onnxruntime could not start it on this machine"
-        )
-        raise providers.not_available(provider, cause)
+    if session.get_providers()[:1] != [providers.EXECUTION_PROVIDERS[provider]]:
+        raise providers.not_available(provider, runtime, "onnxruntime could not start it on this machine")
     return session
 
 
@@ -291,7 +281,7 @@ def _creation_error(runtime: ModuleType, path: Path, provider: Provider, error: 
         )
     if provider == "cpu":
         return ModelError(f"{path}: onnxruntime {runtime.__version__} cannot load this model: {text}")
-    return providers.not_available(provider, providers.library_problem(provider, runtime) or text)
+    return providers.not_available(provider, runtime, text)
 
 
 def _session_options(runtime: ModuleType, threads: int) -> Any:
@@ -307,4 +297,4 @@ def _session_options(runtime: ModuleType, threads: int) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -51,15 +51,9 @@ class ModelFile:
 
 
 def choose_model(model: Path | str, sha256: str | None = None) -> tuple[Path, Trust]:
-    """The file that a MODEL argument means, and what it must prove when it is read.
+    """The file that a MODEL argument, a path or `zoo:NAME`, means, and what it must prove when it is read.
 
-    Args:
-        model: a path, or `zoo:NAME`.
-        sha256: see `trust_of`.
-
-    Raises:
-        UsageError: see `trust_of`, and `choose_zoo_model`.
-        ModelError: the zoo's model is not on this machine.
+    Raises what `trust_of` does, which takes `sha256`, and for the zoo what `choose_zoo_model` does.
     """
     trust, text = trust_of(sha256), str(model)
     if not text.startswith("zoo:"):
@@ -104,8 +98,7 @@ def read_model_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: expected a model file (.onnx), found a folder; name the file in it")
-        # a pipe or a device could hand out bytes for ever, or none
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # which could hand out bytes for ever, or none
             raise ModelError(
                 f"{path}: expected a model file (.onnx), found a pipe or device; save what comes from it"
             )
@@ -135,33 +128,27 @@ def check_graph(model: Model, session: Any) -> None:
 
 
 def _graph_problem(metadata: ModelMetadata, session: Any) -> str | None:
-    inputs = {item.name: item for item in session.get_inputs()}
-    outputs = {item.name: item for item in session.get_outputs()}
-    for kind, tensors, names in (
-        ("input", inputs, (INPUT_NAME,)),
-        ("output", outputs, (LABELS_NAME, PROBABILITIES_NAME)),
+    dtype, channels, classes = metadata.input.dtype, metadata.input.channels, len(metadata.classes)
+    inputs = {INPUT_NAME: ((_ELEMENT_TYPES[dtype],), 4, channels, "channels")}
+    outputs = {
+        LABELS_NAME: (("tensor(uint8)",), 3, None, ""),
+        PROBABILITIES_NAME: (("tensor(float)", "tensor(float16)"), 4, classes, "classes"),
+    }
+    for kind, tensors, wanted in (
+        ("input", session.get_inputs(), inputs),
+        ("output", session.get_outputs(), outputs),
     ):
-        if set(tensors) != set(names):
-            found = ", ".join(tensors) or "none"
-            return f"expected the {kind}s {', '.join(names)}, found {found}"
-    image, probabilities = inputs[INPUT_NAME], outputs[PROBABILITIES_NAME]
-    for tensor, types, rank in (
-        (image, (_ELEMENT_TYPES[metadata.input.dtype],), 4),
-        (outputs[LABELS_NAME], ("tensor(uint8)",), 3),
-        (probabilities, ("tensor(float)", "tensor(float16)"), 4),
-    ):
-        if tensor.type not in types or len(tensor.shape) != rank:
-            return (
-                f"expected {tensor.name!r} to be a {' or '.join(types)} of {rank} axes, found a {tensor.type} of "
-                f"{len(tensor.shape)}"
-            )
-    for tensor, expected, name in (
-        (image, metadata.input.channels, "channels"),
-        (probabilities, len(metadata.classes), "classes"),
-    ):
-        if isinstance(tensor.shape[1], int) and tensor.shape[1] != expected:
-            return f"its metadata speak of {expected} {name}, its {tensor.name!r} has {tensor.shape[1]}"
-    for axis, name in ((2, "height"), (3, "width")):
-        if isinstance(image.shape[axis], int):
-            return f"its input has the fixed {name} {image.shape[axis]}, expected one that is free"
+        found = {item.name: item for item in tensors}
+        if set(found) != set(wanted):
+            return f"expected the {kind}s {', '.join(wanted)}, found {', '.join(found) or 'none'}"
+        for name, (types, rank, length, word) in wanted.items():
+            tensor, shape = found[name], found[name].shape
+            if tensor.type not in types or len(shape) != rank:
+                expected = f"a {' or '.join(types)} of {rank} axes"
+                return f"expected {name!r} to be {expected}, found a {tensor.type} of {len(shape)}"
+            if length is not None and isinstance(shape[1], int) and shape[1] != length:
+                return f"its metadata speak of {length} {word}, its {name!r} has {shape[1]}"
+    for length, side in zip(session.get_inputs()[0].shape[2:], ("height", "width"), strict=True):
+        if isinstance(length, int):
+            return f"its input has the fixed {side} {length}, expected one that is free"
     return None

@@ -121,19 +121,18 @@ class _Message:
 
     def text(self, number: int, errors: str = "replace") -> str:
         """A single text; "" where it is missing."""
-        found = self.parts(number)
-        return bytes(found[0]).decode(errors=errors) if found else ""
+        return b"".join(self.parts(number)[:1]).decode(errors=errors)
 
     def numbers(self, number: int) -> Iterator[int]:
         """Every whole number of a field, packed or not, as unsigned 64 bits."""
         for value in self.values.get(number, ()):
-            if isinstance(value, memoryview):
-                position = 0
-                while position < len(value):
-                    item, position = varint(value, position)
-                    yield item
-            else:
+            if isinstance(value, int):
                 yield value
+                continue
+            position = 0
+            while position < len(value):
+                item, position = varint(value, position)
+                yield item
 
 
 def check_model(path: Path, content: bytes) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,61 +15,42 @@ from matseg_shared.errors import ModelError, UsageError
 
 LIST_VARIABLE = "MATSEG_TRUSTED_MODELS"
 _LARGEST_LIST = 1 << 24
-_LINE = re.compile(r"\\?(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+_DIGEST = r"[0-9a-fA-F]{64}"
+_LINE = re.compile(rf"\\?(?P<digest>{_DIGEST}) [ *](?P<name>.+)")
 """As `sha256sum` and `shasum -a 256` write it."""
-_TAGGED_LINE = re.compile(r"SHA256 \((?P<name>.+)\) = (?P<digest>[0-9a-fA-F]{64})")
+_TAGGED_LINE = re.compile(rf"SHA256 \((?P<name>.+)\) = (?P<digest>{_DIGEST})")
 """As `sha256sum --tag` and BSD's `sha256` write it."""
 
 
-class Demand(ABC):
-    """One thing to prove."""
-
-    @abstractmethod
-    def proof(self, path: Path, sha256: str) -> str:
-        """Half a sentence on what was proved, for the user.
-
-        Args:
-            path: of the model file.
-            sha256: of the bytes that will be loaded.
-
-        Raises:
-            ModelError: the file does not prove it.
-            UsageError: what it is to be measured by cannot be used.
-        """
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HasSha256(Demand):
-    """The file is a certain one."""
+class HasSha256:
+    """The demand that a file is a certain one."""
 
     sha256: str
     """Lower case."""
     source: str
     """Who says so: `--sha256`, ..."""
+    refusal: str = "expected {expected}, found {found}; it is another file, or was changed, and is not loaded"
+    """Said of any other file."""
 
     def proof(self, path: Path, sha256: str) -> str:
-        """See the base class."""
         if sha256 != self.sha256:
-            raise ModelError(
-                f"{path}: expected SHA-256 {self.sha256} ({self.source}), found {sha256}; it is another file, or was "
-                "changed, and is not loaded"
-            )
+            expected = f"SHA-256 {self.sha256} ({self.source})"
+            raise ModelError(f"{path}: {self.refusal.format(expected=expected, found=sha256)}")
         return f"SHA-256 as expected ({self.source})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IsListed(Demand):
-    """The file is on a list of SHA-256 digests; under its own name, where the list knows that name."""
+class IsListed:
+    """The demand that a file is on a list of SHA-256 digests; under its own name, where the list knows that name."""
 
     path: Path
     source: str
 
     def proof(self, path: Path, sha256: str) -> str:
-        """See the base class."""
         listed = read_digests(self.path, self.source)
         named = [digest for digest, name in listed if re.split(r"[/\\]", name)[-1] == path.name]
-        allowed = named or [digest for digest, _ in listed]
-        if sha256 not in allowed:
+        if sha256 not in (named or [digest for digest, _ in listed]):
             expected = (
                 f"SHA-256 {' or '.join(named[:3])}, as listed for {path.name}" if named else "one of those"
             )
@@ -85,7 +65,7 @@ class IsListed(Demand):
 class Trust:
     """All that a model must prove."""
 
-    demands: tuple[Demand, ...] = ()
+    demands: tuple[HasSha256 | IsListed, ...] = ()
 
     @classmethod
     def of_site(cls) -> Trust:
@@ -102,12 +82,16 @@ class Trust:
         text = os.environ.get(LIST_VARIABLE)
         return cls(demands=(IsListed(path=Path(text), source=LIST_VARIABLE),) if text else ())
 
-    def also(self, *more: Demand) -> Trust:
-        """These demands and more."""
-        return Trust(demands=(*self.demands, *more))
+    def also(self, demand: HasSha256 | IsListed) -> Trust:
+        """These demands and one more."""
+        return Trust(demands=(*self.demands, demand))
 
     def prove(self, path: Path, sha256: str) -> tuple[str, ...]:
-        """One phrase per demand on how it was met.
+        """Half a sentence per demand on how it was met, for the user.
+
+        Args:
+            path: of the model file.
+            sha256: of the bytes that will be loaded.
 
         Raises:
             ModelError: the model does not prove something.
@@ -132,7 +116,7 @@ def trust_of(sha256: str | None) -> Trust:
     trust = Trust.of_site()
     if sha256 is None:
         return trust
-    if re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+    if re.fullmatch(_DIGEST, sha256):
         return trust.also(HasSha256(sha256=sha256.lower(), source="--sha256"))
     if not Path(sha256).is_file():
         raise UsageError(
@@ -148,24 +132,22 @@ def read_digests(path: Path, source: str) -> tuple[tuple[str, str], ...]:
     Raises:
         UsageError: it cannot be read, or has other lines.
     """
+    expected = f"{path}: expected a list of SHA-256 digests ({source}), found"
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_LIST:
-            raise UsageError(
-                f"{path}: expected a list of SHA-256 digests ({source}), found no such file, or too large a one"
-            )
+            raise UsageError(f"{expected} no such file, or too large a one")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path}: expected a list of SHA-256 digests ({source}), found that it cannot be read: {error}"
-        ) from error
+        raise UsageError(f"{expected} that it cannot be read: {error}") from error
     found = []
     for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith("#"):
-            match = _LINE.fullmatch(line.rstrip()) or _TAGGED_LINE.fullmatch(line.rstrip())
-            if match is None:
-                raise UsageError(
-                    f"{path}, line {number} ({source}): expected a SHA-256 digest and a file's name, as sha256sum "
-                    "writes them"
-                )
-            found.append((match["digest"].lower(), match["name"]))
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.rstrip()) or _TAGGED_LINE.fullmatch(line.rstrip())
+        if match is None:
+            raise UsageError(
+                f"{path}, line {number} ({source}): expected a SHA-256 digest and a file's name, as sha256sum "
+                "writes them"
+            )
+        found.append((match["digest"].lower(), match["name"]))
     return tuple(found)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_runtime.model.trust import Demand
+from matseg_runtime.model.trust import HasSha256
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import Precision, Views, graph_kind
 from matseg_shared.errors import ModelError, UsageError
@@ -76,33 +75,15 @@ class ZooIndex(BaseModel):
         Raises:
             UsageError: there is none; names all, and the nearest.
         """
-        for item in self.models:
-            if item.name == name:
-                return item
-        names = [item.name for item in self.models]
+        models = {item.name: item for item in self.models}
+        if name in models:
+            return models[name]
+        names = list(models)
         listing = f"the zoo has {', '.join(names) or 'no model yet'}"
         if not name:
             raise UsageError(f"{PREFIX}: expected the name of a model, as in {PREFIX}NAME; {listing}")
         hint = did_you_mean(name, names, f"; did you mean {PREFIX}{{}}?")
         raise UsageError(f"{PREFIX}{name}: there is no such model in the zoo{hint}; {listing}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IsZooModel(Demand):
-    """The file is the one that the index names."""
-
-    model: ZooModel
-
-    def proof(self, path: Path, sha256: str) -> str:
-        """See the base class."""
-        wanted, name = self.model, f"{PREFIX}{self.model.name}"
-        if sha256 != wanted.sha256:
-            raise ModelError(
-                f"{path}: expected the model {name} of matseg {_release()} (SHA-256 {wanted.sha256}), found another "
-                f"file (SHA-256 {sha256}); copy {FOLDER_NAME}/{wanted.file} of that release there, or name the file "
-                f"by its path instead of {name} if it is the one you want"
-            )
-        return f"SHA-256 as expected ({name})"
 
 
 def read_index() -> ZooIndex:
@@ -120,23 +101,27 @@ def read_index() -> ZooIndex:
         ) from error
 
 
-def choose_zoo_model(name: str) -> tuple[Path, IsZooModel]:
+def choose_zoo_model(name: str) -> tuple[Path, HasSha256]:
     """The file of a model of the zoo on this machine, and what it must prove when it is read.
 
     Raises:
         UsageError: the zoo has no model of that name, or MATSEG_ZOO names no folder.
         ModelError: the model is not on this machine.
     """
-    wanted = read_index().model(name)
+    wanted, release = read_index().model(name), importlib.metadata.version("matseg")
     found = find(wanted)
     if found is None:
         raise ModelError(
             f"{PREFIX}{name}: its file is not on this machine; copy {FOLDER_NAME}/{wanted.file} "
-            f"({wanted.bytes / 1e6:.1f} MB, SHA-256 {wanted.sha256}) of MatSeg's source repository, release "
-            f"{_release()}, to {user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds "
-            f"{wanted.file}"
+            f"({wanted.bytes / 1e6:.1f} MB, SHA-256 {wanted.sha256}) of MatSeg's source repository, release {release}, "
+            f"to {user_folder() / wanted.file}, or set {ZOO_VARIABLE} to the folder that holds {wanted.file}"
         )
-    return found, IsZooModel(model=wanted)
+    refusal = (
+        f"expected the model {PREFIX}{name} of matseg {release} (SHA-256 {wanted.sha256}), found another file (SHA-256 "
+        f"{{found}}); copy {FOLDER_NAME}/{wanted.file} of that release there, or name the file by its path instead of "
+        f"{PREFIX}{name} if it is the one you want"
+    )
+    return found, HasSha256(sha256=wanted.sha256, source=f"{PREFIX}{name}", refusal=refusal)
 
 
 def find(model: ZooModel) -> Path | None:
@@ -178,7 +163,3 @@ def user_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("matseg", appauthor=False) / FOLDER_NAME
-
-
-def _release() -> str:
-    return importlib.metadata.version("matseg")

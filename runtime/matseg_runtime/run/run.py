@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from matseg_runtime.ledger import Ledger, read_key, require_equal
+from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.report import Stages
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.run.finalize import (
@@ -78,7 +78,8 @@ def label(run: Run, progress: Progress = SILENT) -> Summary:
     ledger = Ledger(run.target.ledger_folder, run.options.part)
     tables, stages = tables_in(run.sink.report_folder), None
     if run.options.finish:
-        ledger.require_job(run.key)
+        if not ledger.has_job(run.key):
+            raise UsageError(f"{ledger.folder}: there is no job to finish; run it first, without --finish")
     else:
         with ledger.exclusive():
             _start(run, ledger)
@@ -200,10 +201,8 @@ def _arrivals(run: Run, source: WatchSource, ledger: Ledger) -> Iterator[Block]:
 def _done_before(run: Run) -> set[str]:
     """Names of the slices that a run would not label again."""
     ledger = Ledger(run.target.ledger_folder, run.options.part)
-    earlier = read_key(ledger.folder)
-    if earlier is None:  # blocks without a job count for nothing
+    if not ledger.has_job(run.key):  # blocks without a job count for nothing
         return set()
-    require_equal(ledger.folder, earlier, run.key)
     ledger.reload()
     _refuse_changed(run, ledger)
     records = labelled_slices(run.source, ledger)

@@ -39,6 +39,7 @@ _TAIL = 0.05
 """Such shares as a stretch between percentiles leaves, alike in all slices and at most so large."""
 _SAMPLED = 1 << 18
 """Pixels that percentiles are taken of."""
+_REMEDY = "map them with --window LO,HI, the intensities that become the model's darkest and brightest"
 _TOLD_APART = 0.2
 """Red and blue of the training set, in standard deviations, from which on their order can be told."""
 
@@ -63,11 +64,10 @@ class SliceStats:
     """First percentile."""
     high: float
     """99th percentile."""
-    darkest: float
-    brightest: float
-    at_darkest: int
-    """Pixels."""
-    at_brightest: int
+    ends: tuple[float, float]
+    """Darkest and brightest."""
+    at_ends: tuple[int, int]
+    """Pixels that have them."""
     pixels: int
     means: tuple[float, ...]
     """Per channel."""
@@ -75,11 +75,6 @@ class SliceStats:
     """Share of the pixels beyond the window."""
     far_outside: float
     """Share of the pixels farther from the training set's intensities than these are wide."""
-
-    @property
-    def plain(self) -> bool:
-        """True where it is empty but for specks, which tells nothing."""
-        return self.low == self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +109,14 @@ def check_input(source: Source, transform: Transform, *, accept: bool) -> InputC
         raise UsageError(first.problem)
     info = transform.info
     if first.stats.far_outside >= _FAR_OUTSIDE and not accept:
-        raise ImageError(first.where, _far_outside(first.stats, info.histogram))
+        darkest, brightest = first.stats.ends
+        raise ImageError(
+            first.where,
+            f"expected intensities like those of the training set ({info.histogram.low:g} to {info.histogram.high:g}), "
+            f"found {darkest:g} to {brightest:g}; {_REMEDY}, or go on regardless with --accept-intensities",
+        )
     stats = [item.stats for item in sample if item.stats is not None and item.dtype == first.dtype]
-    telling = [item for item in stats if not item.plain]
+    telling = [item for item in stats if item.low < item.high]  # the others are empty but for specks
     scale = _another_scale(telling, info.histogram) or _nothing_left(stats, transform)
     if scale is not None and not accept:
         raise UsageError(f"{source.location}: {scale}; or go on regardless with --accept-intensities")
@@ -125,11 +125,8 @@ def check_input(source: Source, transform: Transform, *, accept: bool) -> InputC
         _reversed_colours(telling, info),
         _stretched(telling),
     )
-    return InputCheck(
-        dtype=first.dtype,
-        shape=(first.shape[0], first.shape[1]),
-        warnings=tuple(text for text in found if text is not None),
-    )
+    warnings = tuple(text for text in found if text is not None)
+    return InputCheck(dtype=first.dtype, shape=(first.shape[0], first.shape[1]), warnings=warnings)
 
 
 def _sample(source: Source, transform: Transform) -> list[_Sampled]:
@@ -149,8 +146,7 @@ def _sample(source: Source, transform: Transform) -> list[_Sampled]:
 def _first_readable(source: Source, transform: Transform) -> _Sampled:
     """The first slice that can be read, if possible of the wanted dtype.
 
-    Of those after the first thousand only some are tried: to go through a hundred thousand that are not there takes
-    minutes, in which nobody knows what is going on.
+    Of those after the first thousand only some are tried: a hundred thousand that are not there take minutes.
     """
     broken: list[str] = []
     other: _Sampled | None = None
@@ -197,33 +193,22 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
         return replace(found, problem=str(error))
     step = max(1, round((image[0].size / _SAMPLED) ** 0.5))
     low, high = np.percentile(image[:, ::step, ::step], [1, 99])
-    darkest, brightest = image.min(), image.max()
+    ends = image.min(), image.max()
     histogram = transform.info.histogram
-    reach = (
-        histogram.high - histogram.low
-    )  # as far again on either side is another exposure, farther is another scale
-    outside = np.mean((image < histogram.low - reach) | (image > histogram.high + reach))
+    # as far again on either side is another exposure, farther is another scale
+    reach = histogram.high - histogram.low
+    outside = (image < histogram.low - reach) | (image > histogram.high + reach)
     stats = SliceStats(
         low=float(low),
         high=float(high),
-        darkest=float(darkest),
-        brightest=float(brightest),
-        at_darkest=int(np.count_nonzero(image == darkest)),
-        at_brightest=int(np.count_nonzero(image == brightest)),
+        ends=(float(ends[0]), float(ends[1])),
+        at_ends=(int(np.count_nonzero(image == ends[0])), int(np.count_nonzero(image == ends[1]))),
         pixels=image.size,
         means=tuple(image.mean(axis=(1, 2), dtype=np.float64).tolist()),
         clipped=transform.clipped(stored) / image[0].size,
-        far_outside=float(outside),
+        far_outside=float(np.mean(outside)),
     )
     return replace(found, stats=stats)
-
-
-def _far_outside(stats: SliceStats, histogram: Histogram) -> str:
-    return (
-        f"expected intensities like those of the training set ({histogram.low:g} to {histogram.high:g}), found "
-        f"{stats.darkest:g} to {stats.brightest:g}; map them with --window LO,HI, the intensities that become "
-        "the model's darkest and brightest, or go on regardless with --accept-intensities"
-    )
 
 
 def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | None:
@@ -239,8 +224,7 @@ def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | N
     least, most = min(item.low for item in stats), max(item.high for item in stats)
     return (
         f"expected intensities like the training set's (98% of them from {low:g} to {high:g}), found {least:g} "
-        f"to {most:g} in {len(stats)} slices: another bit depth or unit; map them with --window LO,HI, the "
-        "intensities that become the model's darkest and brightest"
+        f"to {most:g} in {len(stats)} slices: another bit depth or unit; {_REMEDY}"
     )
 
 
@@ -269,9 +253,9 @@ def _reversed_colours(stats: Sequence[SliceStats], info: InputInfo) -> str | Non
         return None
     means = np.mean([item.means for item in stats], axis=0)
     trained, found = info.mean[0] - info.mean[2], float(means[0] - means[2])
-    if abs(trained) < _TOLD_APART * float(np.mean(info.std)) or found * np.sign(trained) > -0.5 * abs(
-        trained
-    ):
+    if abs(trained) < _TOLD_APART * float(np.mean(info.std)):
+        return None
+    if found * np.sign(trained) > -0.5 * abs(trained):
         return None
     return (
         f"red less blue is {found:.3g} on average, {trained:.3g} in the training set: if these images were written "
@@ -281,29 +265,19 @@ def _reversed_colours(stats: Sequence[SliceStats], info: InputInfo) -> str | Non
 
 def _stretched(stats: Sequence[SliceStats]) -> str | None:
     """Slices on one scale do not all reach the same two ends with next to nothing, or with equal shares."""
-    ends = {(item.darkest, item.brightest) for item in stats}
-    if len(stats) < _ENOUGH or len(ends) != 1:
+    if len(stats) < _ENOUGH or len({item.ends for item in stats}) != 1:
         return None
-    sides = ([(g.at_darkest, g.pixels) for g in stats], [(g.at_brightest, g.pixels) for g in stats])
-    if not all(_is_few(side) or _is_alike(side) for side in sides):
+    counts, pixels = np.array([item.at_ends for item in stats]), np.array([[item.pixels] for item in stats])
+    shares = counts / pixels
+    few = (counts <= np.maximum(_FEW_PIXELS, _FEW * pixels)).all(axis=0)
+    least, most = shares.min(axis=0), shares.max(axis=0)
+    smallest = shares.argmin(axis=0)
+    chance = 4 * counts[smallest, (0, 1)] ** 0.5 / pixels[smallest, 0]  # what it adds to small counts
+    alike = (most <= _TAIL) & (most <= _ALIKE * least + chance)
+    if not (few | alike).all():
         return None
-    low, high = ends.pop()
+    low, high = stats[0].ends
     return (
         f"each of {len(stats)} slices that were looked at reaches from {low:g} to {high:g} exactly, as when contrast "
         "is stretched slice by slice: one material then has another grey in each slice; scale the whole volume alike"
     )
-
-
-def _is_few(side: Sequence[tuple[int, int]]) -> bool:
-    return all(count <= max(_FEW_PIXELS, _FEW * pixels) for count, pixels in side)
-
-
-def _is_alike(side: Sequence[tuple[int, int]]) -> bool:
-    """By no more than a tenth apart, and what chance adds to small counts."""
-    least, most = min(side, key=_share), max(side, key=_share)
-    chance = 4 * least[0] ** 0.5 / least[1]
-    return _share(most) <= _TAIL and _share(most) <= _ALIKE * _share(least) + chance
-
-
-def _share(counted: tuple[int, int]) -> float:
-    return counted[0] / counted[1]

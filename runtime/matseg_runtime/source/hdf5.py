@@ -50,7 +50,7 @@ def _stored(file: Any, path: Path, options: SourceOptions) -> StoredArray:
             chunk_shape=dataset.chunks,
             piece_shape=dataset.chunks,
             voxel=_voxel(dataset),
-            check=WrittenCheck.of(where, dataset, fill_missing=options.fill_missing_chunks),
+            check=WrittenCheck(where, dataset, fill_missing=options.fill_missing_chunks),
             explain=lambda _, error: _reading_problem(error),
             closing=file.close,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,28 @@ from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import could_fill, require_bounded_stream
 
 _DEFLATE = 1
-"""Number of the filter in HDF5's registry."""
+_SAME_LENGTH = {2, 3}
+"""Numbers of filters in HDF5's registry; shuffling and a checksum change no lengths to speak of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenCheck:
     """Looks at what is stored of a region before it is read: HDF5 makes up what is not there."""
 
-    where: str
-    """Named in errors."""
-    dataset: Any
-    fill_missing: bool
-    """Take what was never written for the fill value."""
-    stored: _StoredChunks | None
-    """None for a dataset without chunks."""
-
-    @classmethod
-    def of(cls, where: str, dataset: Any, *, fill_missing: bool) -> WrittenCheck:
+    def __init__(self, where: str, dataset: Any, *, fill_missing: bool) -> None:
         """Read what there is to check against.
+
+        Args:
+            where: the dataset, named in errors.
+            dataset: an open one.
+            fill_missing: take what was never written for the fill value.
 
         Raises:
             UsageError: the index of the dataset's chunks is damaged.
         """
-        stored = None if dataset.chunks is None else _StoredChunks.of(where, dataset)
-        return cls(where=where, dataset=dataset, fill_missing=fill_missing, stored=stored)
+        self._where = where
+        self._dataset = dataset
+        self._fill_missing = fill_missing
+        self._stored = None if dataset.chunks is None else _StoredChunks(where, dataset)
 
     def __call__(self, index: tuple[slice | int, ...]) -> None:
         """Check every chunk that an index touches.
@@ -46,26 +43,27 @@ class WrittenCheck:
         Raises:
             ImageError: one was never written, or would become more than its pixels.
         """
-        if self.dataset.is_virtual:
+        dataset = self._dataset
+        if dataset.is_virtual:
             return  # its sources were looked for when it was opened
-        if self.stored is not None:
-            self._check_chunks(self.stored, index)
-        elif not (self.fill_missing or self.dataset.id.get_storage_size() or self.dataset.external):
+        if self._stored is not None:
+            self._check_chunks(self._stored, index)
+        elif not (self._fill_missing or dataset.id.get_storage_size() or dataset.external):
             raise self._missing("it was reserved, but nothing was written into it")
 
     def _missing(self, what: str) -> ImageError:
         return ImageError(
-            self.where,
-            f"{what}, so that HDF5 would fill in {self.dataset.fillvalue}; run again when it is complete, or, if that "
+            self._where,
+            f"{what}, so that HDF5 would fill in {self._dataset.fillvalue}; run again when it is complete, or, if that "
             "value is meant, with --fill-missing-chunks",
         )
 
     def _check_chunks(self, stored: _StoredChunks, index: tuple[slice | int, ...]) -> None:
-        ranges = chunk_ranges(index, self.dataset.shape, stored.chunk)
-        require_few_chunks(self.where, ranges)
+        ranges = chunk_ranges(index, self._dataset.shape, stored.chunk)
+        require_few_chunks(self._where, ranges)
         wanted = np.ravel_multi_index(np.ix_(*ranges), stored.grid).ravel()
         sizes = stored.sizes_of(wanted)
-        if not self.fill_missing and not sizes.all():
+        if not self._fill_missing and not sizes.all():
             first = stored.corner(int(wanted[sizes == 0][0]))
             raise self._missing(f"its chunk at {first} was never written")
         for number, size in zip(wanted, sizes, strict=True):
@@ -73,19 +71,20 @@ class WrittenCheck:
                 self._check_stream(stored.corner(int(number)))
 
     def _check_stream(self, corner: tuple[int, ...]) -> None:
-        properties = self.dataset.id.get_create_plist()
+        dataset = self._dataset
+        properties = dataset.id.get_create_plist()
         filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
-        if _DEFLATE not in filters or any(
-            number not in (2, 3) for number in filters[filters.index(_DEFLATE) + 1 :]
-        ):
+        if _DEFLATE not in filters:
             return
-        mask, content = self.dataset.id.read_direct_chunk(corner)
-        if not mask & 1 << filters.index(_DEFLATE):
-            pixels = 2 * self.dataset.dtype.itemsize * math.prod(self.dataset.chunks)
-            require_bounded_stream(self.where, content, "deflate", pixels)
+        place = filters.index(_DEFLATE)
+        if not set(filters[place + 1 :]) <= _SAME_LENGTH:
+            return
+        mask, content = dataset.id.read_direct_chunk(corner)
+        if not mask & 1 << place:
+            pixels = 2 * dataset.dtype.itemsize * math.prod(dataset.chunks)
+            require_bounded_stream(self._where, content, "deflate", pixels)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _StoredChunks:
     """The chunks that are in the file, by their number in the grid of all.
 
@@ -93,26 +92,16 @@ class _StoredChunks:
     crashes, or reads other bytes, where one is damaged.
     """
 
-    chunk: tuple[int, ...]
-    """Shape of one."""
-    grid: tuple[int, ...]
-    """How many there are along each axis."""
-    numbers: NDArray[np.int64] = field(repr=False)
-    """Sorted."""
-    sizes: NDArray[np.int64] = field(repr=False)
-    """Bytes of each."""
-
-    @classmethod
-    def of(cls, where: str, dataset: Any) -> _StoredChunks:
+    def __init__(self, where: str, dataset: Any) -> None:
         """Read the index.
 
         Raises:
             UsageError: it cannot be that of this dataset.
         """
-        chunk = tuple(dataset.chunks)
-        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, chunk, strict=True))
-        if math.prod(grid) > np.iinfo(np.int64).max:
-            raise _damaged(where, f"there are {math.prod(grid)}")
+        self.chunk = tuple(dataset.chunks)
+        self.grid = tuple(-(-length // step) for length, step in zip(dataset.shape, self.chunk, strict=True))
+        if math.prod(self.grid) > np.iinfo(np.int64).max:
+            raise _damaged(where, f"there are {math.prod(self.grid)}")
         end = dataset.file.id.get_filesize()
         corners, sizes = array("Q"), array("Q")
 
@@ -123,25 +112,23 @@ class _StoredChunks:
             sizes.append(info.size)
 
         dataset.id.chunk_iter(note)
-        places, rest = np.divmod(
-            np.array(corners, np.uint64).reshape(-1, len(chunk)), np.array(chunk, np.uint64)
-        )
-        misplaced = (rest > 0).any(axis=1) | (places >= np.array(grid, np.uint64)).any(axis=1)
+        starts = np.array(corners, np.uint64).reshape(-1, len(self.chunk))
+        places, rest = np.divmod(starts, np.array(self.chunk, np.uint64))
+        misplaced = (rest > 0).any(axis=1) | (places >= np.array(self.grid, np.uint64)).any(axis=1)
         if misplaced.any():
-            first = int(misplaced.argmax()) * len(chunk)
-            raise _damaged(where, f"one begins at {tuple(corners[first : first + len(chunk)])}")
-        numbers = np.ravel_multi_index(tuple(places.astype(np.int64).T), grid)
+            raise _damaged(where, f"one begins at {tuple(starts[misplaced.argmax()].tolist())}")
+        numbers = np.ravel_multi_index(tuple(places.astype(np.int64).T), self.grid)
         order = np.argsort(numbers, kind="stable")
-        if (np.diff(numbers[order]) == 0).any():
+        self._numbers, self._sizes = numbers[order], np.array(sizes, np.int64)[order]
+        if (np.diff(self._numbers) == 0).any():
             raise _damaged(where, "one is there twice")
-        return cls(chunk=chunk, grid=grid, numbers=numbers[order], sizes=np.array(sizes, np.int64)[order])
 
     def sizes_of(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes of each of these chunks, 0 where it was never written."""
-        if not len(self.numbers):
+        if not len(self._numbers):
             return np.zeros(len(wanted), np.int64)
-        places = np.minimum(np.searchsorted(self.numbers, wanted), len(self.numbers) - 1)
-        return np.where(self.numbers[places] == wanted, self.sizes[places], 0)
+        places = np.minimum(np.searchsorted(self._numbers, wanted), len(self._numbers) - 1)
+        return np.where(self._numbers[places] == wanted, self._sizes[places], 0)
 
     def corner(self, number: int) -> tuple[int, ...]:
         """Where a chunk begins in the array."""

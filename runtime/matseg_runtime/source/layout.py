@@ -121,15 +121,12 @@ def _refuse_colours_for_slices(where: str, shape: Sequence[int]) -> None:
 
 def _colour_axis(shape: Sequence[int], names: Sequence[str] | None) -> int | None:
     if names is not None:
-        found = [number for number, name in enumerate(names) if name == "c" and shape[number] == COLOURS]
-        return found[0] if found else None
+        return next((axis for axis, name in enumerate(names) if name == "c" and shape[axis] == COLOURS), None)
     if len(shape) >= 3 and shape[-1] == COLOURS:
         return len(shape) - 1
     if len(shape) == 4 and shape[1] == COLOURS and shape[0] != 1:
         return 1
-    if len(shape) == 4 and shape[0] == COLOURS:
-        return 0
-    return None
+    return 0 if len(shape) == 4 and shape[0] == COLOURS else None
 
 
 def _spatial_axes(shape: Sequence[int], names: Sequence[str] | None, colour: int | None) -> tuple[int, ...]:
@@ -155,10 +152,6 @@ def chunk_ranges(
 
 
 def require_few_chunks(where: str, ranges: Sequence[range]) -> None:
-    """Refuse a read of so many chunks that they could not even be listed.
-
-    Raises:
-        ImageError: there are too many.
-    """
+    """Refuse with an ImageError a read of so many chunks that they could not even be listed."""
     if (count := math.prod(map(len, ranges))) > _MOST_CHUNKS:
         raise ImageError(where, f"one slice of it is cut into {count} chunks; store it in larger ones")

@@ -58,7 +58,7 @@ class ChunkCheck:
         missing: list[str] = []
         for key, _ in chunk_boxes(self.array, index):
             path = _local_path(self.array, key)
-            if not (_exists(self.array, key) if path is None else path.is_file()):
+            if not _is_stored(self.array, key, path):
                 missing.append(key)
                 if len(missing) > _NAMED and not self.fill_missing:
                     break  # a volume of which nothing is there would take hours to go through
@@ -92,7 +92,7 @@ def refuse_object_codecs(where: str, array: Any) -> None:
     Raises:
         UsageError: it has such a codec.
     """
-    found = sorted(OBJECT_CODECS & {name.removeprefix("numcodecs.") for name in _codec_names(array)})
+    found = sorted(OBJECT_CODECS & {_name(codec) for codec in _codecs(array)})
     if found:
         raise UsageError(
             f"{where}: expected an array of numbers, found chunks coded as Python objects ({', '.join(found)}), which "
@@ -100,30 +100,31 @@ def refuse_object_codecs(where: str, array: Any) -> None:
         )
 
 
-def _codec_names(array: Any) -> Iterator[str]:
+def _codecs(array: Any) -> list[Any]:
+    """Of the stored bytes in the order of encoding, then those within each sharding codec."""
     metadata = array.metadata
     if metadata.zarr_format == 2:
-        for codec in (*(metadata.filters or ()), metadata.compressor):
-            if codec is not None:
-                yield str(codec.codec_id)
-        return
-    waiting = [*metadata.codecs]
-    while waiting:
-        codec = waiting.pop()
-        yield str(codec.to_dict()["name"])
-        waiting += [*getattr(codec, "codecs", ()), *getattr(codec, "index_codecs", ())]
+        return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec is not None]
+    found = [*metadata.codecs]
+    for codec in found:
+        found += [*getattr(codec, "codecs", ()), *getattr(codec, "index_codecs", ())]
+    return found
+
+
+def _name(codec: Any) -> str:
+    """As numcodecs has it, for a codec of zarr version 2 or 3."""
+    name = codec.codec_id if hasattr(codec, "codec_id") else codec.to_dict()["name"]
+    return str(name).removeprefix("numcodecs.")
 
 
 def _outermost(array: Any) -> tuple[str | None, Any]:
     """Name of the codec that has written the stored bytes, and the sharding codec, where there is one."""
     metadata = array.metadata
-    if metadata.zarr_format == 2:
-        codecs = [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec is not None]
-        return (str(codecs[-1].codec_id) if codecs else None), None
-    codec, shard = metadata.codecs[-1], None
-    if hasattr(codec, "index_codecs"):
-        codec, shard = codec.codecs[-1], codec
-    return str(codec.to_dict()["name"]).removeprefix("numcodecs."), shard
+    codecs = _codecs(array) if metadata.zarr_format == 2 else metadata.codecs
+    if not codecs:
+        return None, None
+    last = codecs[-1]
+    return (_name(last.codecs[-1]), last) if hasattr(last, "index_codecs") else (_name(last), None)
 
 
 def _inner_chunks(path: Path, shard: Any, array: Any) -> list[tuple[int, int]]:
@@ -199,11 +200,15 @@ def chunk_boxes(array: Any, index: tuple[slice | int, ...]) -> Iterator[tuple[st
         yield array.metadata.encode_chunk_key(position), box
 
 
+def _is_stored(array: Any, key: str, path: Path | None) -> bool:
+    return bool(sync(array.store.exists(_key(array, key)))) if path is None else path.is_file()
+
+
 def _local_path(array: Any, key: str) -> Path | None:
     """The file of a chunk; None for stores that are no folder."""
     store = array.store
-    return Path(store.root) / f"{array.path}/{key}".lstrip("/") if isinstance(store, LocalStore) else None
+    return Path(store.root) / _key(array, key) if isinstance(store, LocalStore) else None
 
 
-def _exists(array: Any, key: str) -> bool:
-    return bool(sync(array.store.exists(f"{array.path}/{key}".lstrip("/"))))
+def _key(array: Any, key: str) -> str:
+    return f"{array.path}/{key}".lstrip("/")
