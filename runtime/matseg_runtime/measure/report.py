@@ -28,6 +28,8 @@ from matseg_shared.system.names import as_text
 
 REPORT_NAME = "report.json"
 MANIFEST_NAME = "origin.json"
+QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME = "quantities.csv", "region_sizes.csv", "quantities.json"
+"""Tables of the regions, where they were measured."""
 
 _OPEN = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 """Fields that later versions add are left alone."""

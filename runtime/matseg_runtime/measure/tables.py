@@ -11,14 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from matseg_runtime.measure.report import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
 from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, quantities
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.units import PIXELS, VoxelSize
 from matseg_shared.system.files import write_csv, write_text
 
-QUANTITIES_NAME = "quantities.csv"
-SIZES_NAME = "region_sizes.csv"
-SUMMARY_NAME = "quantities.json"
 _METHODS = {
     "diameter": "of the circle with the region's area, in the section; regions at the edge are left out",
     "boundary_per_area": "L_A = pi/2 P_L: length of the boundary per area of the section",

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from matseg_runtime.measure.tables import SUMMARY_NAME, RegionSummary
+from matseg_runtime.measure.report import SUMMARY_NAME
+from matseg_runtime.measure.tables import RegionSummary
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.suggest.index import UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError

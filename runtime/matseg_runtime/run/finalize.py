@@ -18,14 +18,16 @@ from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
 from matseg_runtime.measure.report import (
     MANIFEST_NAME,
+    QUANTITIES_NAME,
     REPORT_NAME,
+    SIZES_NAME,
+    SUMMARY_NAME,
     Manifest,
     Report,
     Stages,
     read_report,
     write_report,
 )
-from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord
 from matseg_runtime.run.setup import Run, now, provenance_of
 from matseg_runtime.source.base import Source

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import as_meant, check_colours, palette_of
@@ -338,10 +338,10 @@ def _rgb_pixels(image: Image.Image) -> PixelArray:
 
     So grey stored as RGB, as tomography often is, costs a third of the memory, and `is_grey` need not look again.
     """
-    red, green, blue = (np.asarray(band) for band in image.split())
-    if np.array_equal(red, green) and np.array_equal(red, blue):
-        return np.broadcast_to(red[..., np.newaxis], (*red.shape, 3))
-    return np.stack((red, green, blue), axis=-1)
+    red, green, blue = image.split()
+    if any(ImageChops.difference(red, other).getbbox() for other in (green, blue)):
+        return np.array(image)
+    return np.broadcast_to(np.asarray(red)[..., np.newaxis], (image.height, image.width, 3))
 
 
 def _palette_image(image: Image.Image) -> StoredImage:
