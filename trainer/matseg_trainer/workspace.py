@@ -106,10 +106,8 @@ class Workspace:
             return len(dataset.classes)
         numbers = {version.n_class for version in versions.get(name, {}).values()}
         if name in versions and not versions[name]:
-            from matseg_trainer.config.load import DEFAULT_VERSION
-
             document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-            numbers = {int(document[name][DEFAULT_VERSION]["n_class"])}  # checked by load_config
+            numbers = {int(document[name]["default"]["n_class"])}  # checked by load_config
         if len(numbers) == 1:
             return numbers.pop()
         found = f"its versions differ ({sorted(numbers)})" if numbers else "found none"

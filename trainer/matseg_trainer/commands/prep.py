@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,7 +12,7 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.help import Group, examples
 from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
-from matseg_shared.errors import UsageError
+from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.commands.completion import complete_split
 from matseg_trainer.commands.options import dataset_argument, replace_option, seed_option
 from matseg_trainer.workspace import Workspace, workspace_option
@@ -71,7 +71,7 @@ def labels(
     splits: tuple[str, ...],
     classes: int | None,
     nearest: bool,
-    existing: str | None,
+    existing: Literal["append", "overwrite"] | None,
     workspace: Path | None,
     as_json: bool,
 ) -> None:
@@ -80,27 +80,25 @@ def labels(
     The arrays of SPLIT... (train, validate, test) are labels_npy/*.npy, with values 0 to N-1.
     """
     from matseg_trainer.prepare.console import is_interactive, print_labels
-    from matseg_trainer.prepare.labels import existing_arrays, plan_labels, refuse_existing, write_labels
+    from matseg_trainer.prepare.labels import existing_arrays, plan_labels, write_labels
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
     chosen = tuple(dict.fromkeys(splits))
+    may_ask = is_interactive() and not as_json
     mode = existing or "refuse"
     found = existing_arrays(opened, chosen)
-    if found and existing is None:
+    if found and existing is None and may_ask:
         question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
-        if as_json or not is_interactive():
-            refuse_existing(found)
         mode = "overwrite" if click.confirm(question) else "append"
     n_class = classes or place.n_class_of(opened)
     with shown_progress() as progress:
-        plan = plan_labels(opened, chosen, n_class, mode, progress)  # type: ignore[arg-type]  # click knows these flag values only
+        plan = plan_labels(opened, chosen, n_class, mode, progress)
     if plan.strays and not nearest:
-        if as_json or not is_interactive():
-            plan.refuse_strays()
-        click.echo(plan.stray_message)
-        if not click.confirm("Take these values for their nearest classes?"):
-            plan.refuse_strays()
+        if may_ask:
+            click.echo(plan.stray_message)
+        if not may_ask or not click.confirm("Take these values for their nearest classes?"):
+            raise DatasetError(plan.stray_message)
     arrays = []
     with shown_progress() as progress:
         progress.stage("writing label arrays", len(plan.pairs) + len(plan.kept), unit="arrays")

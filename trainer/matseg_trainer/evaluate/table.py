@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 
-Cell = str | int | float | None
-
 
 def image_table(document: EvaluationDocument) -> str:
     """One line per image, by rank; an undefined figure is an empty cell. RFC 4180 with a line of names."""
@@ -22,7 +20,7 @@ def image_table(document: EvaluationDocument) -> str:
     return text.getvalue()
 
 
-def _cells(image: ImageResult, classes: Sequence[ClassInfo]) -> Iterator[tuple[str, Cell]]:
+def _cells(image: ImageResult, classes: Sequence[ClassInfo]) -> Iterator[tuple[str, object]]:
     why = image.disagreement
     yield "rank", why.rank
     yield "image", image.stem

@@ -21,16 +21,6 @@ _TEMPLATE = Template(package="matseg_trainer.pages", name="training.html.j2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SettingRow:
-    """One hyperparameter."""
-
-    name: str
-    value: str
-    default: str
-    """Empty where the value is the default."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingContent:
     """Content of the template."""
 
@@ -43,11 +33,10 @@ class TrainingContent:
     record: TrainingRecord | None
     classes: tuple[tuple[str, Colour], ...]
     """Names and colours."""
-    curves: tuple[str, ...]
-    settings: tuple[SettingRow, ...]
+    settings: tuple[Fact, ...]
+    """Each noted with its default where the value is another."""
     settings_text: str
     data: tuple[Fact, ...]
-    data_charts: tuple[str, ...]
 
 
 def write_training_page(log: Path, path: Path | None = None) -> Path:
@@ -68,7 +57,6 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
     config, origin = _config(log, record)
     if config is not None:
         epochs = replace(epochs, checkpoint=config.checkpoint)
-    learning, data_charts = curves(epochs, record), intensities(record)
     write_page(
         target,
         _TEMPLATE,
@@ -82,13 +70,11 @@ def write_training_page(log: Path, path: Path | None = None) -> Path:
             log=epochs,
             record=record,
             classes=tuple(classes(epochs, record)),
-            curves=tuple(chart.id for chart in learning),
             settings=_settings(config),
             settings_text=origin,
             data=_data(record),
-            data_charts=tuple(chart.id for chart in data_charts),
         ),
-        charts=[*learning, *data_charts],
+        charts=[*curves(epochs, record), *intensities(record)],
     )
     return target
 
@@ -174,7 +160,7 @@ def _tiles(epochs: TrainingLog, config: VersionConfig | None) -> tuple[Fact, ...
     return tuple(Fact(name=name, value=value, note=note) for name, value, note in rows)
 
 
-def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
+def _settings(config: VersionConfig | None) -> tuple[Fact, ...]:
     """Those that differ from the defaults first."""
     if config is None:
         return ()
@@ -183,8 +169,8 @@ def _settings(config: VersionConfig | None) -> tuple[SettingRow, ...]:
         value = getattr(config, name)
         default = "must be given" if field.is_required() else _shown(field.default)
         changed = field.is_required() or value != field.default
-        rows.append(SettingRow(name=name, value=_shown(value), default=default if changed else ""))
-    return tuple(sorted(rows, key=lambda row: not row.default))
+        rows.append(Fact(name=name, value=_shown(value), note=default if changed else ""))
+    return tuple(sorted(rows, key=lambda row: not row.note))
 
 
 def _shown(value: object) -> str:

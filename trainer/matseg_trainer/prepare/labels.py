@@ -70,11 +70,6 @@ class LabelPlan:
         """Every image with more values than classes, and the ways out."""
         return stray_message(self.table, self.strays, self.dataset.root)
 
-    def refuse_strays(self) -> None:
-        """Raises DatasetError when a label image has more values than there are classes."""
-        if self.strays:
-            raise DatasetError(self.stray_message)
-
 
 def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]:
     """The label arrays that are there already."""
@@ -90,8 +85,12 @@ def plan_labels(
     Raises:
         DatasetError: names every image without label, every label of another size, every broken file.
     """
-    if existing == "refuse":
-        refuse_existing(existing_arrays(dataset, splits))
+    if existing == "refuse" and (found := existing_arrays(dataset, splits)):
+        folders = sorted({str(path.parent) for path in found})
+        raise DatasetError(
+            f"{', '.join(folders)}: expected no label arrays yet, found {len(found)}; add --append to keep them and "
+            "make the missing ones, or --overwrite to make all anew"
+        )
     pairings = [dataset.pairing(split) for split in splits]
     _refuse_unpaired(dataset, splits, pairings)
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
@@ -140,16 +139,6 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
         with atomic_write(path) as stream:
             np.save(stream, labels, allow_pickle=False)
         yield _summary(path, n_class, kept=False)
-
-
-def refuse_existing(paths: Sequence[Path]) -> None:
-    """Raises DatasetError when there are label arrays already; names the ways on."""
-    if paths:
-        folders = sorted({str(path.parent) for path in paths})
-        raise DatasetError(
-            f"{', '.join(folders)}: expected no label arrays yet, found {len(paths)}; add --append to keep them and "
-            "make the missing ones, or --overwrite to make all anew"
-        )
 
 
 def _summary(path: Path, n_class: int, *, kept: bool) -> ArraySummary:
