@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from checkpoints import Exported, make_checkpoint
+from exports import one_export_per_network
 
 from matseg_trainer.export.export import export_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_export_per_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See `exports`."""
+    with one_export_per_network(tmp_path_factory):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import pytest
 from fuzzing.drive import corpus, try_cases
 from fuzzing.seeds import make_seeds
 from fuzzing.targets import TARGETS
+from thoroughness import THOROUGH
 
-CASES = 500
+CASES = 500 if THOROUGH else 200
 SEED = 0
 
 pytestmark = [

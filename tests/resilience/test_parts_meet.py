@@ -150,7 +150,7 @@ def meet(
     parts.restore()
     at_each_call(lambda: parts.run(2), lambda number: steps.append(number) if when() else None)
     assert len(steps) > 5
-    places = sorted(set(chosen(len(steps), 75, parts.job.name)))
+    places = sorted(set(chosen(len(steps), 24, f"{parts.job.name} {deed.__name__}")))
     done: set[int] = set()
     for place in places:
         parts.restore()

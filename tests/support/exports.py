@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
+import pytest
+from filelock import FileLock
 from torch import nn
 
-Export = Callable[[Any, int, str], onnx.ModelProto]
+from matseg_trainer.export import export
+from matseg_trainer.export.graph import DeployedNetwork, to_onnx
 
 
-def remembered(to_onnx: Export) -> Export:
-    """`to_onnx`, asked once in this process for the same network, weights and input."""
-    made: dict[str, bytes] = {}
+@contextmanager
+def one_export_per_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ask `to_onnx` once for the same network, weights and input, in all processes that run the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of the processes has one folder for each
+    graphs = folder / "graphs"
+    graphs.mkdir(exist_ok=True)
 
-    def once(deployed: nn.Module, channels: int, dtype: str) -> onnx.ModelProto:
-        key = f"{_fingerprint(deployed)} {channels} {dtype}"
-        if key not in made:
-            made[key] = to_onnx(deployed, channels, dtype).SerializeToString()
-        return onnx.load_model_from_string(made[key])
+    def once(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:
+        path = graphs / f"{_fingerprint(deployed)}_{channels}_{dtype}.onnx"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                path.write_bytes(to_onnx(deployed, channels, dtype).SerializeToString())
+        return onnx.load(path)
 
-    return once
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "to_onnx", once)
+        yield
 
 
 def _fingerprint(network: nn.Module) -> str:

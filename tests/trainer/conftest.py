@@ -11,12 +11,9 @@ __all__ = ["workspace"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_export_per_network() -> Iterator[None]:
+def _one_export_per_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """See `exports`."""
-    from exports import remembered
+    from exports import one_export_per_network
 
-    from matseg_trainer.export import export
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "to_onnx", remembered(export.to_onnx))
+    with one_export_per_network(tmp_path_factory):
         yield
