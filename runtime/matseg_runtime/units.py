@@ -59,14 +59,9 @@ class VoxelSize:
         )
 
     def cut_along(self, axis: int, was: int) -> VoxelSize | None:
-        """The same voxels in slices along another axis of the volume.
+        """The same voxels in slices along `axis` of the volume, where this is said of slices along the axis `was`.
 
-        Args:
-            axis: that slices are cut along now.
-            was: that they were cut along when this was said of them.
-
-        Returns:
-            None where the step is not known, and the axis is another.
+        None where the step is not known, and the axis is another.
         """
         if axis == was:
             return self
@@ -123,9 +118,7 @@ def ome_unit(name: str) -> str:
 def parse_voxel_size(text: str, axis: int = 0) -> VoxelSize:
     """Read `0.65um`, `1.3,0.65um` (step between slices, pixel) or `1.3,0.65,0.65um` (z, y, x of the volume).
 
-    Args:
-        text: what the user wrote.
-        axis: spatial axis of the volume that slices are cut along.
+    The edges of a volume are put in the order of slices that are cut along `axis`.
 
     Raises:
         UsageError: anything else; shows the forms.

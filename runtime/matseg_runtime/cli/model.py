@@ -109,7 +109,7 @@ def verify_main(
 
 def _print_zoo(as_json: bool) -> None:
     """The index, and which of its models are on this machine."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from matseg_runtime.model.file import read_model_bytes
     from matseg_runtime.model.zoo import PREFIX, find, read_index
@@ -118,10 +118,9 @@ def _print_zoo(as_json: bool) -> None:
     if as_json:
         print_json(index.model_dump(mode="json"))
         return
-    table = Table(title="models zoo")
-    table.add_column("name", no_wrap=True)  # to be typed as it stands
-    for heading in ("labels", "network", "MB", "here"):
-        table.add_column(heading, overflow="fold")
+    name = Column("name", no_wrap=True)  # to be typed as it stands
+    headings = (Column(heading, overflow="fold") for heading in ("labels", "network", "MB", "here"))
+    table = Table(name, *headings, title="models zoo")
     places: dict[Path, list[str]] = {}
     for item in index.models:
         found = find(item)
@@ -138,13 +137,11 @@ def _print_zoo(as_json: bool) -> None:
 
 
 def _facts_table(model: Model) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    data = model.metadata
-    table = Table(title=plain(f"{data.name} ({model.path})"), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a digest is to be copied whole
-    size = data.pixel_size
+    data, size = model.metadata, model.metadata.pixel_size
+    columns = Column(no_wrap=True), Column(overflow="fold")  # a digest is to be copied whole
+    table = Table(*columns, title=plain(f"{data.name} ({model.path})"), show_header=False)
     facts = (
         ("SHA-256", model.sha256),
         ("trusted", "; ".join(model.proofs) or "nothing was asked for"),
@@ -168,11 +165,10 @@ def _facts_table(model: Model) -> Table:
 
 
 def _classes_table(model: Model) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title="classes")
-    for heading in ("class", "name", "colour (RGB)", "in the training labels"):
-        table.add_column(heading, overflow="fold")
+    headings = ("class", "name", "colour (RGB)", "in the training labels")
+    table = Table(*(Column(heading, overflow="fold") for heading in headings), title="classes")
     for item in model.metadata.classes:
         table.add_row(str(item.index), plain(item.name), str(item.colour), str(item.label_value))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
     from matseg_runtime.ledger import Part
+    from matseg_runtime.measure.measurer import MeasureOptions
     from matseg_runtime.measure.report import Report
     from matseg_runtime.records import Connectivity
     from matseg_runtime.run.finalize import Summary
@@ -119,6 +121,7 @@ measure_options = cloup.option_group(
     ),
     click.option(
         "--uncertain-crop",
+        "crop",
         type=click.IntRange(min=16),
         metavar="EDGE",
         help="With --uncertain: crops of EDGE by EDGE pixels instead of whole slices.",
@@ -217,11 +220,12 @@ _EXAMPLES = examples("""
 @excludes("overwrite", "finish")
 @excludes("label", "path", "pyramid", "probabilities")
 @applies_with("watch", "until", "idle_seconds")
-@applies_with("uncertain", "uncertain_crop", "uncertain_spacing")
+@applies_with("uncertain", "crop", "uncertain_spacing")
 @applies_with("quantify", "connectivity")
 @debug_option
 @with_source
 @gathered("output", "matseg_runtime.sink.target:OutputOptions")
+@gathered("measure", "matseg_runtime.measure.measurer:MeasureOptions")
 @gathered("ending", "matseg_runtime.source.watch:WatchOptions")
 def run_main(
     model: Path,
@@ -232,8 +236,7 @@ def run_main(
     quantify: bool,
     connectivity: Connectivity | None,
     voxel_size: str | None,
-    uncertain: int | None,
-    uncertain_crop: int | None,
+    measure: MeasureOptions,
     accept_difference: float,
     part: Part | None,
     sha256: str | None,
@@ -262,7 +265,6 @@ def run_main(
     """
     with importing():
         from matseg_runtime.ledger import Part
-        from matseg_runtime.measure.measurer import MeasureOptions
         from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
         from matseg_runtime.model.file import choose_model
         from matseg_runtime.run.options import RunOptions
@@ -281,11 +283,7 @@ def run_main(
         part=part or Part(),
         watch=ending if watch else None,
         voxel=None if voxel_size is None else parse_voxel_size(voxel_size, source.axis or 0),
-        measure=MeasureOptions(
-            regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None,
-            uncertain=uncertain,
-            crop=uncertain_crop,
-        ),
+        measure=replace(measure, regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None),
         **options,  # the others are called as their fields are
     )
     if dry_run:

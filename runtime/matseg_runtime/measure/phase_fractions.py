@@ -43,11 +43,8 @@ def class_counts(labels: NDArray[np.uint8], n_class: int) -> tuple[int, ...]:
 def drift(image: NDArray[np.generic], histogram: Histogram) -> float:
     """How far intensities are from the training set's: 0 the same distribution, 1 nothing in common.
 
-    Total variation distance between the two histograms, with one bin more for what lies outside the training range.
-
-    Args:
-        image: (C, H, W) in the model's dtype.
-        histogram: of the training set.
+    Total variation distance between the histograms of the training set and of a (C, H, W) image in the model's dtype,
+    with one bin more for what lies outside the training range.
     """
     expected = np.asarray(histogram.counts, np.float64)
     if expected.sum() == 0 or image.size == 0:

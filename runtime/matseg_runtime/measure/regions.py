@@ -55,9 +55,6 @@ def measure_regions(
         connectivity: which pixels belong together.
         unlabelled: value of pixels that have no class; None: there are none.
 
-    Returns:
-        Whole numbers in pixels.
-
     Raises:
         TooManyClassesError: more than 255 values.
     """

@@ -94,13 +94,7 @@ class ClassQuantities(_Quantity):
 def quantities(
     slices: Iterable[SliceRegions], classes: Sequence[tuple[int, str]], pixel: VoxelSize
 ) -> tuple[ClassQuantities, ...]:
-    """The quantities of all classes over some slices, or in one.
-
-    Args:
-        slices: counts, in any order; each is looked at once.
-        classes: value and name of those wanted; one that does not occur has zeros.
-        pixel: what a pixel stands for.
-    """
+    """The quantities of classes, given by value and name, over some slices; one that does not occur has zeros."""
     found: dict[int, list[ClassRegions]] = {value: [] for value, _ in classes}
     pairs = np.zeros(4, np.int64)
     for item in slices:
@@ -135,10 +129,10 @@ def _quantities(
         volume=None if pixel.step is None else pixels * pixel.area * pixel.step,
         regions=sum(item.regions for item in found),
         regions_at_edge=sum(item.at_edge for item in found),
-        diameter=_diameters(areas, counts, pixel),
+        diameter=_diameters(areas, counts, pixel) if areas.size else None,
         boundary_per_area=math.pi / 2 * per_length,
         specific_surface=2 * per_length,
-        histogram=_histogram(areas, counts, pixel),
+        histogram=_histogram(areas, counts, pixel) if areas.size else (),
     )
 
 
@@ -161,9 +155,7 @@ def equivalent_diameter(area: NDArray[np.integer], pixel: VoxelSize) -> NDArray[
     return np.sqrt(4 / math.pi * pixel.area * area.astype(np.float64))
 
 
-def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> Diameters | None:
-    if areas.size == 0:
-        return None
+def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> Diameters:
     diameters = equivalent_diameter(areas, pixel)
     cumulative = np.cumsum(counts)
     # in whole numbers, so that 10 % of 10 regions is the first and not, by rounding, the second
@@ -177,8 +169,6 @@ def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: Voxel
 
 def _histogram(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> tuple[SizeBin, ...]:
     """Bins of equal ratio on a grid that begins at the diameter of one pixel, so that histograms can be compared."""
-    if areas.size == 0:
-        return ()
     smallest = float(equivalent_diameter(np.array([1]), pixel)[0])
     # diameters go with the root of the area, so bins of diameter are bins of the logarithm of the area
     bins = np.floor(_BINS_PER_OCTAVE / 2 * np.log2(areas) + 1e-9).astype(np.int64)

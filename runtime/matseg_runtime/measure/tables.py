@@ -76,16 +76,10 @@ def write_tables(
     connectivity: Connectivity,
     unlabelled: int = 0,
 ) -> RegionSummary:
-    """Write the three files.
+    """Write the three files, about classes given by value and name.
 
-    Args:
-        folder: that they go into.
-        rows: every slice that has labels.
-        classes: value and name of each.
-        labels: location of the labels that were measured.
-        voxel: None: lengths are in pixels.
-        connectivity: that regions were found with.
-        unlabelled: slices without any label, which are not among the rows.
+    `unlabelled` is the number of slices without any label, which are not among the rows. Without a voxel size, lengths
+    are in pixels.
 
     Raises:
         OutputError: they cannot be written.

@@ -110,8 +110,7 @@ class Sink(ABC):
     def clean(self, *, is_new: bool) -> None:
         """Delete what killed processes left unfinished; only while no other process works on the output.
 
-        Args:
-            is_new: no block of the job is done, so an unfinished output is worth nothing.
+        An unfinished output is worth nothing where it `is_new`: no block of the job is done.
         """
 
     @abstractmethod

@@ -19,15 +19,10 @@ _RESOLUTION_UNIT_NONE = 1
 
 
 def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
-    """Keywords for tifffile's writers that make an image, or stack, of labels with the class colours as palette.
+    """Keywords for tifffile's writers that make an image of labels, or a stack of so many slices.
 
-    ImageJ opens palettes as indexed colour: pixel values stay class indices.
-
-    The provenance is a line of the description that ImageJ passes over.
-
-    Args:
-        info: palette, provenance and voxel size.
-        slices: pages that belong together.
+    ImageJ opens the palette of class colours as indexed colour: pixel values stay class indices. The provenance is a
+    line of the description that ImageJ passes over.
     """
     lines = [_WRITTEN_BY, f"images={slices}"]
     if slices > 1:
@@ -42,13 +37,13 @@ def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
     lines.append(_PROVENANCE + info.provenance)
     return tags | {
         "photometric": "palette",
-        "colormap": palette_table(info.metadata),
+        "colormap": _palette(info.metadata),
         "description": "\n".join([*lines, ""]),
         "metadata": None,
     }
 
 
-def palette_table(metadata: ModelMetadata) -> NDArray[np.uint16]:
+def _palette(metadata: ModelMetadata) -> NDArray[np.uint16]:
     """(3, 256) 16-bit RGB, as TIFF stores palettes."""
     table = np.zeros((3, 256), np.uint16)
     table[:, : len(metadata.classes)] = np.asarray(metadata.colours, np.uint16).T * 257

@@ -48,12 +48,7 @@ class Multiscale:
         return 2 if self.version == "0.4" else 3
 
     def attributes(self, name: str, metadata: ModelMetadata) -> dict[str, Any]:
-        """The attributes of the label image's group.
-
-        Args:
-            name: shown by viewers.
-            metadata: for class names and colours.
-        """
+        """The attributes of the label image's group; viewers show its `name`."""
         version = {"version": self.version}
         image = {
             "name": name,
@@ -76,12 +71,7 @@ class Multiscale:
 
 
 def alone(volume: LabelVolume, *, pyramid: bool) -> Multiscale:
-    """The levels of labels that are an OME-Zarr of their own.
-
-    Args:
-        volume: shape and spacing.
-        pyramid: add levels of half the resolution along every axis that can be halved.
-    """
+    """The level of labels that are an OME-Zarr of their own; a pyramid has more, each of half the resolution."""
     levels = [Level(shape=volume.shape, spacing=volume.spacing)]
     while pyramid and max(levels[-1].shape[1:]) > _SMALLEST_LEVEL:
         finer = levels[-1]

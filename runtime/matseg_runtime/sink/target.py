@@ -148,7 +148,7 @@ def label_volume(
     Args:
         source: the input.
         first: (H, W) of the slices of a folder.
-        voxel: what is known of the voxels, whoever says so.
+        voxel: None: not known.
         given: the user says so, whose word goes before the input's own.
     """
     found = source.volume
@@ -190,14 +190,7 @@ def _edges(voxel: VoxelSize | None, axis: int) -> Spacing:
 def open_sink(
     target: OutputTarget, options: OutputOptions, info: LabelInfo, volume: LabelVolume, block: int
 ) -> Sink:
-    """The sink for an output, of which nothing is written yet.
-
-    Args:
-        target, options: where it goes, and in which form.
-        info: about the labels.
-        volume: of an output that holds all slices.
-        block: slices that are written together.
-    """
+    """The sink for an output, of which nothing is written yet; `block` slices are written together."""
     path, format_ = target.path, target.format
     if format_ == "tiff-stack":
         from matseg_runtime.sink.stack import StackSink

@@ -186,14 +186,12 @@ class ZarrSink(VolumeSink):
         axes = self._multiscale.axes
         spatial = shape[-len(axes) :]
         sliced = self.volume.axis if len(axes) == 3 else None
-        chunks = [
-            min(self._block, length) if axis == sliced else _even_chunk(length)
-            for axis, length in enumerate(spatial)
-        ]
-        layer = [
-            chunk if axis == sliced else -(-length // chunk) * chunk
-            for axis, (length, chunk) in enumerate(zip(spatial, chunks, strict=True))
-        ]
+        # chunks are stored whole, so within a slice their edges leave the last one full, or nearly so
+        parts = [max(1, round(length / _PLANE_CHUNK)) for length in spatial]
+        chunks = [-(-length // part) for length, part in zip(spatial, parts, strict=True)]
+        layer = [-(-length // chunk) * chunk for length, chunk in zip(spatial, chunks, strict=True)]
+        if sliced is not None:
+            chunks[sliced] = layer[sliced] = min(self._block, spatial[sliced])
         extra = (1,) * (len(shape) - len(axes))
         stored_as: dict[str, Any]  # what both versions of zarr call differently
         if self._multiscale.zarr_format == 2:
@@ -238,11 +236,6 @@ def _sample(fine: Any, shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArra
     block = np.asarray(fine[tuple(slice(index[0], index[-1] + 1) for index in indices)])
     sampled: NDArray[np.uint8] = block[np.ix_(*(index - index[0] for index in indices))]
     return sampled
-
-
-def _even_chunk(length: int) -> int:
-    """An edge near `_PLANE_CHUNK` that leaves the last chunk full, or nearly so: chunks are stored whole."""
-    return -(-length // max(1, round(length / _PLANE_CHUNK)))
 
 
 def _sync(files: Sequence[Path], root: Path) -> None:

@@ -37,13 +37,8 @@ def choose(records: Sequence[SliceRecord], count: int, edge: int | None, spacing
     """The most uncertain first; fewer than `count` where no more are far enough apart.
 
     Neighbouring slices of a stack look nearly the same, and so does the same place in them: whole slices are at least
-    `spacing` apart along the stack; crops may be nearer where they do not overlap as seen along it.
-
-    Args:
-        records: of all slices, each with its uncertainty.
-        count: how many to choose.
-        edge: of the crops the records have; None: whole slices.
-        spacing: in slices; 1: any may be chosen.
+    `spacing` apart along the stack; crops (of an `edge` in pixels, where it is given) may be nearer where they do not
+    overlap as seen along it.
     """
     candidates = [item for record in records for item in _candidates(record, edge)]
     candidates.sort(key=lambda item: (-item.score, -item.unsureness, item.record.index))
@@ -59,16 +54,10 @@ def choose(records: Sequence[SliceRecord], count: int, edge: int | None, spacing
 def write_scores(
     path: Path, records: Sequence[SliceRecord], chosen: Sequence[Chosen], first: int = 0
 ) -> None:
-    """Write a CSV: a row per slice.
+    """Write a CSV: a row per slice; `first` is the position of the first one in the input.
 
     Columns: slice; position in the input, from 0; score, the share of pixels in doubtful places; unsureness, the mean
     of one minus the probability of the best class; and how often the slice was chosen, whole or for crops.
-
-    Args:
-        path: of the table.
-        records: of all slices, each with its uncertainty.
-        chosen: of them.
-        first: place in the input of the first slice.
 
     Raises:
         OutputError: it cannot be written.

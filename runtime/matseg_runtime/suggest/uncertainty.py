@@ -30,14 +30,7 @@ Counts = NDArray[np.int64]
 
 
 def unsureness(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """One minus the probability of the best class, in 255ths.
-
-    Args:
-        probabilities: (K, H, W), 0 to 1.
-
-    Returns:
-        (H, W) uint8.
-    """
+    """(H, W) one minus the probability of the best class, in 255ths; of (K, H, W) probabilities, 0 to 1."""
     confidence: NDArray[np.floating] = np.rint(probabilities.max(axis=0) * FULL)
     return (FULL - confidence).astype(np.uint8)
 
