@@ -311,6 +311,20 @@ def test_an_existing_result_is_kept_without_overwrite(workspace: Path) -> None:
     assert (workspace / "saved" / "discs_v2.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize("folder", ["saved", "plots"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_epoch(
+    workspace: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[int] = []
+    monkeypatch.setattr(Training, "run_epoch", lambda self, _: epochs.append(len(self.records)))
+    (workspace / folder).write_text("in the way", encoding="utf-8")
+    result = run(workspace, "discs", "v2")
+    assert result.exit_code == OutputError.exit_code
+    assert f"{workspace / folder / 'discs_v2'}" in result.stderr
+    assert "cannot be written: a file stands where a folder is needed" in result.stderr
+    assert epochs == []
+
+
 def test_no_save_keeps_no_checkpoint(workspace: Path) -> None:
     assert run(workspace, "discs", "v2", "--no-save").exit_code == 0
     assert not (workspace / "saved").exists()

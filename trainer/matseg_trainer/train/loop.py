@@ -33,6 +33,7 @@ def run_training(job: TrainingJob, context: DistributedContext, progress: Progre
     with outputs.locked() if context.is_main else nullcontext(), _resumable(training):
         if context.is_main:
             outputs.require_free(resume=job.resume, overwrite=job.overwrite, save=job.save)
+            outputs.require_writable(save=job.save)
         context.barrier()
         if job.resume:
             restore(outputs.resume, training)

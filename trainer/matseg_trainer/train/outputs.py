@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from matseg_shared.errors import UsageError
+from matseg_shared.system.files import TEMPORARY_PREFIX, make_folder, output_errors
 from matseg_shared.system.locks import FileLock
 from matseg_trainer.workspace import Workspace
 
@@ -70,3 +72,14 @@ class Outputs:
             raise UsageError(
                 f"{existing[0]}: an earlier result of this version exists; give {hint} to replace it"
             )
+
+    def require_writable(self, *, save: bool) -> None:
+        """Refuse folders in which no result could be written, before a training has cost any time.
+
+        Raises:
+            OutputError: nothing can be written in one.
+        """
+        for path in (self.checkpoint, self.log, self.plot) if save else (self.log, self.plot):
+            with output_errors(path):
+                make_folder(path.parent)
+                tempfile.TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path.parent).close()
