@@ -13,7 +13,6 @@ epoch = 4
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 import tomllib
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import problems_of
 from matseg_shared.errors import ConfigError, Problem
 from matseg_shared.system.names import portable_name_problem
@@ -172,16 +172,14 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
         message = f"unknown key; {_choices(key, VersionConfig.model_fields)}"
         return Problem(where=place, message=message, kind="unknown_key")
     if problem.kind == "missing":
-        message = "is missing and has no default"
-        if key == "model":
-            message += f"; one of {', '.join(get_args(Network))}"
-        elif key == "n_class":
-            message += "; it is the number of classes, and two or more"
-        return Problem(where=place, message=message, kind="missing")
+        needed = {
+            "model": f"one of {', '.join(get_args(Network))}",
+            "n_class": "the number of classes, two or more",
+        }
+        return Problem(where=place, message=f"is missing and has no default; {needed[key]}", kind="missing")
     message = f"{problem.message[:1].lower()}{problem.message[1:]}, found {_show(table.get(key))}"
     if key == "model" and isinstance(table.get(key), str):
-        near = difflib.get_close_matches(table[key].lower(), get_args(Network), n=1)
-        message += "".join(f"; did you mean {name!r}?" for name in near)
+        message += did_you_mean(table[key], get_args(Network))
     return Problem(where=place, message=message, kind=problem.kind)
 
 
@@ -195,6 +193,6 @@ def _show(value: object) -> str:
 
 
 def _choices(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    listing = ", ".join(known) or "none"
-    return f"did you mean {near[0]!r}? (known: {listing})" if near else f"known: {listing}"
+    listing = f"known: {', '.join(known) or 'none'}"
+    question = did_you_mean(name, known, "did you mean {!r}?")
+    return f"{question} ({listing})" if question else listing

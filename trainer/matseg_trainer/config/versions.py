@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -85,15 +85,10 @@ class VersionConfig(BaseModel):
     def _renamed_keys(cls, values: Any) -> Any:
         return current_names(values) if isinstance(values, Mapping) else values
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "optimizer", mode="before")
     @classmethod
-    def _lower_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
-
-    @field_validator("optimizer", mode="before")
-    @classmethod
-    def _own_case(cls, value: object) -> object:
-        names = {"adam": "Adam", "sgd": "SGD"}
+    def _in_any_case(cls, value: object) -> object:
+        names = {name.lower(): name for name in (*get_args(Network), *get_args(Optimizer))}
         return names.get(value.lower(), value) if isinstance(value, str) else value
 
     @field_validator("size", mode="before")

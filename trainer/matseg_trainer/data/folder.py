@@ -10,7 +10,6 @@ data/<name>/{train,validate,test}/images/       micrographs
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
@@ -30,7 +29,7 @@ SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"
 """Suffix that a label image's stem may have behind the image's."""
 _PUBLISHED = {
-    "tomography": "the published set is to be had under doi 10.18126/M2RM08 and doi 10.18126/M2W93J"
+    "tomography": "\nthe published set is to be had under doi 10.18126/M2RM08 and doi 10.18126/M2W93J"
 }
 _NAMED = 10
 
@@ -87,7 +86,7 @@ class Dataset:
             raise DatasetError(f"{path}: expected train/, validate/ and test/, {unsplit_words(path)}")
         found = "found none of train/, validate/ and test/ in it" if path.is_dir() else "found no such folder"
         raise DatasetError(
-            f"{path}: expected a data set, {found}{_near(path)}\n{_layout(path)}{_published(path)}"
+            f"{path}: expected a data set, {found}{_near(path)}\n{_layout(path)}{_PUBLISHED.get(path.name, '')}"
         )
 
     @property
@@ -287,11 +286,7 @@ def _near(path: Path) -> str:
     except OSError:
         return ""
     known = [name for name in known if name != path.name]
-    if not known:
-        return ""
-    near = difflib.get_close_matches(path.name, known, n=1)
-    listing = f"data sets there: {shorten(known)}"
-    return f"; did you mean {near[0]!r}? ({listing})" if near else f"; {listing}"
+    return f"{did_you_mean(path.name, known)}; data sets there: {shorten(known)}" if known else ""
 
 
 def _layout(path: Path) -> str:
@@ -303,8 +298,3 @@ def _layout(path: Path) -> str:
         f"  {path}/test/...          the same\n"
         "then run `matseg-prep labels` to make labels_npy/"
     )
-
-
-def _published(path: Path) -> str:
-    note = _PUBLISHED.get(path.name)
-    return f"\n{note}" if note else ""

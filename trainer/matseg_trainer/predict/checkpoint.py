@@ -58,13 +58,17 @@ class Checkpoint:
                 a description of a few bytes can ask for a network of any size.
         """
         with torch.device("meta"):  # shapes without memory
-            shapes = {name: tensor.shape for name, tensor in self.new_network().state_dict().items()}
-        found = {name: tensor.shape for name, tensor in self.weights.items()}
-        if shapes != found:
-            name = next(name for name in (*shapes, *found) if shapes.get(name) != found.get(name))
-            raise RuntimeError(f"{name}: expected {_shown(shapes, name)}, found {_shown(found, name)}")
+            described = self.new_network().state_dict()
+        for name in dict.fromkeys((*described, *self.weights)):
+            expected, found = described.get(name), self.weights.get(name)
+            if expected is None or found is None or expected.shape != found.shape:
+                raise RuntimeError(f"{name}: expected {_shape(expected)}, found {_shape(found)}")
+            # torch would make real numbers of complex ones and of whole ones, and labels of the first class of NaN
+            if found.dtype != expected.dtype:
+                raise RuntimeError(f"{name} is of {found.dtype}, not {expected.dtype}")
+            if not bool(torch.isfinite(found).all()):
+                raise RuntimeError(f"{name} holds values that are no finite numbers")
         network = self.new_network()
-        _require_numbers(self.weights, network.state_dict())
         network.load_state_dict(dict(self.weights))
         return network.eval()
 
@@ -78,17 +82,8 @@ class Checkpoint:
         )
 
 
-def _shown(shapes: Mapping[str, torch.Size], name: str) -> str:
-    return "x".join(map(str, shapes[name])) or "one number" if name in shapes else "nothing"
-
-
-def _require_numbers(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """torch would turn complex weights or whole numbers into real ones, and NaN into labels of the first class."""
-    for name, tensor in weights.items():
-        if name in expected and tensor.dtype != expected[name].dtype:
-            raise TypeError(f"{name} is of {tensor.dtype}, not {expected[name].dtype}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise TypeError(f"{name} holds values that are no finite numbers")
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "nothing" if tensor is None else "x".join(map(str, tensor.shape)) or "one number"
 
 
 def find_checkpoint(workspace: Workspace, choice: str, option: str) -> Path:
