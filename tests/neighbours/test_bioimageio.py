@@ -20,7 +20,7 @@ from PIL import Image
 from matseg_shared.contract.metadata import PixelSize, encode
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_trainer.commands.export import export_main
-from matseg_trainer.export.bioimageio.package import Author, Citation, Package, write_package
+from matseg_trainer.export.bioimageio.package import Package, write_package
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 
 Ask = Callable[..., Any]
@@ -147,9 +147,10 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         _parse(tmp_path / "m.zip")
 
 
-def test_people_and_papers() -> None:
-    assert Author.parse(" Jane Doe ") == Author(name="Jane Doe")
-    assert Citation.parse("10.18126/M2RM08").text == "10.18126/M2RM08"
+def test_people_and_papers(tmp_path: Path) -> None:
+    package = _parse(tmp_path / "m.zip", authors=[" Jane Doe "], citations=["10.18126/M2RM08"])
+    assert (package.authors[0].name, package.authors[0].email) == ("Jane Doe", None)
+    assert package.citations[0].text == "10.18126/M2RM08"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ is declared, so that programs that cut images into blocks get seamless results.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import tempfile
@@ -40,53 +39,7 @@ from matseg_trainer.export.bioimageio.texts import cover, documentation, network
 if TYPE_CHECKING:
     from bioimageio.spec.model import v0_5
 
-_DOI = re.compile(r"10\.\d{4,9}/\S+")
 _COLOURS = ("red", "green", "blue")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Author:
-    """Who made a model."""
-
-    name: str
-    email: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Author:
-        """Read `Jane Doe` or `Jane Doe <jane@lab.org>`.
-
-        Raises:
-            UsageError: neither.
-        """
-        match = re.fullmatch(r"\s*([^<>/\\]+?)\s*(?:<\s*([^<>\s]+@[^<>\s]+)\s*>)?\s*", text)
-        if match is None:
-            raise UsageError(
-                f"--author {text}: expected a name, with or without an address: 'Jane Doe <jane@lab.org>'"
-            )
-        return cls(name=match[1], email=match[2])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Citation:
-    """A work that users of a model should cite."""
-
-    text: str
-    doi: str
-
-    @classmethod
-    def parse(cls, text: str) -> Citation:
-        """Read a text that ends with a DOI: `Stan et al. 2019, 10.18126/M2RM08`.
-
-        Raises:
-            UsageError: no DOI at its end.
-        """
-        words = text.strip().rsplit(maxsplit=1)
-        doi = re.sub(
-            r"^(https?://(dx\.)?doi\.org/|doi:)", "", words[-1] if words else "", flags=re.IGNORECASE
-        )
-        if _DOI.fullmatch(doi) is None:
-            raise UsageError(f"--cite {text}: expected a text that ends with a DOI, such as 10.18126/M2RM08")
-        return cls(text=words[0].rstrip(",;:") if len(words) > 1 else doi, doi=doi)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +47,9 @@ class Package:
     """The request: options, and facts that only people can know of a model."""
 
     path: Path
-    authors: tuple[Author, ...]
-    licence: str
-    """SPDX identifier."""
-    citations: tuple[Citation, ...]
+    authors: list[v0_5.Author]
+    licence: v0_5.LicenseId
+    citations: list[v0_5.CiteEntry]
 
     @classmethod
     def parse(
@@ -127,20 +79,47 @@ class Package:
         if importlib.util.find_spec("bioimageio") is None:
             raise MissingExtraError("bioimageio", "--bioimageio")
         from bioimageio.spec.model.v0_5 import LicenseId
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         try:
-            TypeAdapter(LicenseId).validate_python(licence)
+            licence_id = LicenseId(licence)
         except ValidationError as error:
             raise UsageError(
                 f"--licence {licence}: expected an SPDX identifier, such as CC-BY-4.0, CC0-1.0 or MIT"
             ) from error
         return cls(
             path=path,
-            authors=tuple(map(Author.parse, authors)),
-            licence=licence,
-            citations=tuple(map(Citation.parse, citations)),
+            authors=[_author(text) for text in authors],
+            licence=licence_id,
+            citations=[_citation(text) for text in citations],
         )
+
+
+def _author(text: str) -> v0_5.Author:
+    """Read `Jane Doe` or `Jane Doe <jane@lab.org>`."""
+    from bioimageio.spec.model.v0_5 import Author
+
+    match = re.fullmatch(r"\s*([^<>/\\]+?)\s*(?:<\s*([^<>\s]+@[^<>\s]+)\s*>)?\s*", text)
+    try:
+        if match is not None:
+            return Author(name=match[1], email=match[2])
+    except ValueError:  # an address that cannot be one
+        pass
+    raise UsageError(
+        f"--author {text}: expected a name, with or without an address: 'Jane Doe <jane@lab.org>'"
+    )
+
+
+def _citation(text: str) -> v0_5.CiteEntry:
+    """Read a text that ends with a DOI: `Stan et al. 2019, 10.18126/M2RM08`."""
+    from bioimageio.spec.model.v0_5 import CiteEntry, Doi
+
+    found = re.fullmatch(
+        r"(?i)(?:(.*\S)\s+)?(?:https?://(?:dx\.)?doi\.org/|doi:)?(10\.\d{4,9}/\S+)", text.strip()
+    )
+    if found is None:
+        raise UsageError(f"--cite {text}: expected a text that ends with a DOI, such as 10.18126/M2RM08")
+    return CiteEntry(text=(found[1] or found[2]).rstrip(",;:"), doi=Doi(found[2]))
 
 
 def write_package(package: Package, model: Path) -> None:
@@ -168,32 +147,25 @@ def write_package(package: Package, model: Path) -> None:
         del description  # and with it what it holds open in the folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Example:
-    """The package's test: an input that all programs can take in one piece, and the model's answer."""
+def _example(session: Session) -> dict[str, NDArray[Any]]:
+    """The package's test: the self-test's image, reflected to the smallest size from which a halo can be cut.
 
-    image: NDArray[Any]
-    """(1, C, H, W)"""
-    labels: NDArray[np.uint8]
-    """(1, H, W)"""
-    probabilities: NDArray[np.float32]
-    """(1, K, H, W)"""
-
-    @classmethod
-    def of(cls, session: Session) -> _Example:
-        """The self-test's image, reflected to the smallest size from which a halo can be cut."""
-        tiling = session.model.metadata.tiling
-        image = session.model.self_test.image[:1]
-        smallest = smallest_tile(tiling.halo, tiling.stride)
-        missing = [max(0, smallest - length) for length in image.shape[2:]]
-        image = np.pad(image, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
-        labels, probabilities = session.predict_with_probabilities(np.ascontiguousarray(image))
-        if not labels.any():
-            raise ExportError(
-                f"{session.model.path}: its self-test shows {session.model.metadata.classes[0].name} only, which tests "
-                "nothing; train with images that show more than one class"
-            )
-        return cls(image=image, labels=labels, probabilities=probabilities.astype(np.float32))
+    Returns:
+        `image` (1, C, H, W), which all programs can take in one piece, and the model's answer: `labels` (1, H, W) uint8
+        and `probabilities` (1, K, H, W) float32.
+    """
+    tiling = session.model.metadata.tiling
+    image = session.model.self_test.image[:1]
+    smallest = smallest_tile(tiling.halo, tiling.stride)
+    missing = [max(0, smallest - length) for length in image.shape[2:]]
+    image = np.pad(image, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
+    labels, probabilities = session.predict_with_probabilities(np.ascontiguousarray(image))
+    if not labels.any():
+        raise ExportError(
+            f"{session.model.path}: its self-test shows {session.model.metadata.classes[0].name} only, which tests "
+            "nothing; train with images that show more than one class"
+        )
+    return {"image": image, "labels": labels, "probabilities": probabilities.astype(np.float32)}
 
 
 def _describe(package: Package, session: Session, folder: Path) -> v0_5.ModelDescr:
@@ -201,12 +173,12 @@ def _describe(package: Package, session: Session, folder: Path) -> v0_5.ModelDes
     from bioimageio.spec.model import v0_5
 
     metadata = session.model.metadata
-    example = _Example.of(session)
+    example = _example(session)
     weights = folder / f"{_plain(metadata.name)}.onnx"
     weights.write_bytes(session.model.path.read_bytes())
-    for name in ("image", "labels", "probabilities"):
-        np.save(folder / f"{name}.npy", getattr(example, name))
-    cover(folder / "cover.png", example.image[0], example.labels[0], metadata)
+    for name, array in example.items():
+        np.save(folder / f"{name}.npy", array)
+    cover(folder / "cover.png", example["image"][0], example["labels"][0], metadata)
     readme = folder / "README.md"
     readme.write_text(documentation(metadata, session.model.sha256), encoding="utf-8")
     classes = ", ".join(item.name for item in metadata.classes)
@@ -216,22 +188,17 @@ def _describe(package: Package, session: Session, folder: Path) -> v0_5.ModelDes
         description=f"Labels every pixel of 2D images as one of {len(metadata.classes)} classes: {classes}."[
             :512
         ],
-        authors=[v0_5.Author(name=item.name, email=item.email) for item in package.authors],
-        cite=[
-            v0_5.CiteEntry(text=text, doi=v0_5.Doi(doi))
-            for text, doi in (*((item.text, item.doi) for item in package.citations), network)
-        ],
+        authors=package.authors,
+        cite=[*package.citations, v0_5.CiteEntry(text=network[0], doi=v0_5.Doi(network[1]))],
         timestamp=v0_5.Datetime(datetime.now(UTC)),
-        license=v0_5.LicenseId(package.licence),
+        license=package.licence,
         tags=["semantic-segmentation", "2d", "materials-science", "matseg", metadata.training.network],
-        documentation=_file(readme),
-        covers=[_file(folder / "cover.png")],
+        documentation=v0_5.FileDescr(source=readme),
+        covers=[v0_5.FileDescr(source=folder / "cover.png")],
         inputs=[_input(metadata, folder)],
         outputs=_outputs(metadata, folder),
         weights=v0_5.WeightsDescr(
-            onnx=v0_5.OnnxWeightsDescr(
-                source=weights, sha256=_sha256(weights), opset_version=metadata.export.opset
-            )
+            onnx=v0_5.OnnxWeightsDescr(source=weights, opset_version=metadata.export.opset)
         ),
     )
 
@@ -250,7 +217,7 @@ def _input(metadata: ModelMetadata, folder: Path) -> v0_5.InputTensorDescr:
             v0_5.ChannelAxis(channel_names=list(names)),
             *(v0_5.SpaceInputAxis(id=v0_5.AxisId(axis), size=size, **_pixel(metadata)) for axis in "yx"),
         ],
-        test_tensor=_file(folder / "image.npy"),
+        test_tensor=v0_5.FileDescr(source=folder / "image.npy"),
         data=v0_5.IntervalOrRatioDataDescr(type=metadata.input.dtype),
     )
 
@@ -266,7 +233,7 @@ def _outputs(metadata: ModelMetadata, folder: Path) -> list[v0_5.OutputTensorDes
             id=v0_5.TensorId(LABELS_NAME),
             description="Index of the most probable class.",
             axes=[v0_5.BatchAxis(), *space],
-            test_tensor=_file(folder / "labels.npy"),
+            test_tensor=v0_5.FileDescr(source=folder / "labels.npy"),
             data=v0_5.NominalOrOrdinalDataDescr(
                 values=[item.name for item in metadata.classes], type="uint8"
             ),
@@ -275,7 +242,7 @@ def _outputs(metadata: ModelMetadata, folder: Path) -> list[v0_5.OutputTensorDes
             id=v0_5.TensorId(PROBABILITIES_NAME),
             description="Of each class, from 0 to 1.",
             axes=[v0_5.BatchAxis(), channels, *space],
-            test_tensor=_file(folder / "probabilities.npy"),
+            test_tensor=v0_5.FileDescr(source=folder / "probabilities.npy"),
             data=v0_5.IntervalOrRatioDataDescr(type="float32", range=(0.0, 1.0)),
         ),
     ]
@@ -296,18 +263,6 @@ def _pixel(metadata: ModelMetadata) -> dict[str, Any]:
     size = metadata.pixel_size
     unit = None if size is None else unit_of(size.unit)
     return {} if size is None or unit is None else {"scale": size.value, "unit": ome_unit(unit)}
-
-
-def _file(path: Path) -> v0_5.FileDescr:
-    from bioimageio.spec.model import v0_5
-
-    return v0_5.FileDescr(source=path, sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> Any:
-    from bioimageio.spec.common import Sha256
-
-    return Sha256(hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _plain(text: str) -> str:
