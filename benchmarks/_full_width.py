@@ -129,7 +129,8 @@ def make(files: Files, size: int) -> Facts:
 
     from matseg_trainer.export.graph import DeployedNetwork, to_onnx, with_one_score
     from matseg_trainer.export.quantise.rewrite import in_integer_operators
-    from matseg_trainer.export.quantise.static import quantise
+    from matseg_trainer.export.quantise.static import activation_ranges, quantise
+    from matseg_trainer.export.quantise.upsample import upsample_integers
     from matseg_trainer.networks.registry import build_network
 
     crops = phantom_crops()
@@ -146,8 +147,9 @@ def make(files: Files, size: int) -> Facts:
     fp32 = to_onnx(DeployedNetwork(with_one_score(network, single), (mean,), (std,)).eval(), 1, "uint8")
     del network, single
     onnx.save(fp32, files.onnx("fp32"))
-    int8 = quantise(in_integer_operators(fp32), list(crops[:, None]))
-    onnx.save(int8, files.onnx("int8"))
+    ready = in_integer_operators(fp32)
+    int8 = quantise(ready, activation_ranges(ready, list(crops[:, None])))
+    onnx.save(upsample_integers(int8), files.onnx("int8"))
     operations = count_operations(files.onnx("fp32"), grey_image(size), threads=0)
     return Facts(mean=mean, std=std, operations=operations, naive_difference=difference)
 

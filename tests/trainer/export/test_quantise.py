@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from checkpoints import NETWORKS, make_checkpoint
@@ -21,6 +22,7 @@ from segmenting import segment_image
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import constant_tile_cache, segment_images
+from matseg_shared.console.progress import Progress
 from matseg_shared.contract.classes import write_classes
 from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
 from matseg_shared.contract.tiling import smallest_tile
@@ -33,10 +35,10 @@ from matseg_trainer.export.export import export_checkpoint
 from matseg_trainer.export.graph import DeployedNetwork, Graph, to_onnx, with_one_score
 from matseg_trainer.export.half import to_half
 from matseg_trainer.export.quantise import fallback
-from matseg_trainer.export.quantise.index import layer_name
 from matseg_trainer.export.quantise.rewrite import in_integer_operators
-from matseg_trainer.export.quantise.static import layers_of, quantise
-from matseg_trainer.export.quantise.upsample import upsampled
+from matseg_trainer.export.quantise.static import activation_ranges, layers_of, quantise
+from matseg_trainer.export.quantise.upsample import upsample_integers
+from matseg_trainer.export.tensors import layer_name
 from matseg_trainer.predict.checkpoint import Checkpoint, save_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 
@@ -127,7 +129,8 @@ def fp32_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def int8_graph(checkpoint: Checkpoint, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
-    return quantise(in_integer_operators(fp32_graph(checkpoint)), [checkpoint.sample], keep=keep)
+    model = in_integer_operators(fp32_graph(checkpoint))
+    return upsample_integers(quantise(model, activation_ranges(model, [checkpoint.sample]), keep=keep))
 
 
 def run(model: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -230,16 +233,27 @@ def test_codes_are_upsampled_as_torch_upsamples(factor: int) -> None:
     """Two roundings, of columns and of rows: never further off than one level, and not to one side."""
     import onnxruntime
 
-    upsampling = upsampled("small", "large", factor, "zero")
     kind = onnx.TensorProto.UINT8
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["small", "scale", "zero"], ["small_floats"]),
+        onnx.helper.make_node("Resize", ["small_floats", "", "factors"], ["large_floats"], mode="linear"),
+        onnx.helper.make_node("QuantizeLinear", ["large_floats", "scale", "zero"], ["large"]),
+    ]
+    constants = {
+        "scale": np.float32(0.25),
+        "zero": np.uint8(37),
+        "factors": np.float32([1, 1, factor, factor]),
+    }
     graph = onnx.helper.make_graph(
-        upsampling.nodes,
+        nodes,
         "upsampling",
         [onnx.helper.make_tensor_value_info("small", kind, ["batch", "channels", "rows", "columns"])],
         [onnx.helper.make_tensor_value_info("large", kind, None)],
-        [*upsampling.constants, onnx.numpy_helper.from_array(np.uint8(37), "zero")],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    floats = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    model = upsample_integers(floats)
+    assert "Resize" not in {node.op_type for node in model.graph.node}
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     small = np.random.default_rng(factor).integers(0, 256, (2, 3, 5, 1), dtype=np.uint8)
     found = session.run(None, {"small": small})[0].astype(np.float64)
@@ -305,8 +319,8 @@ def test_a_layer_that_is_kept_computes_in_fp32() -> None:
     layers = layers_of(in_integer_operators(fp32_graph(checkpoint)))
     assert {"encoder.0.0", "up.0", "classifier"} <= set(layers)
     kept = int8_graph(checkpoint, ("encoder.0.0", "up.0"))
-    constants = {item.name for item in kept.graph.initializer}
-    floats = [node for node in kept.graph.node if node.op_type == "Conv" and node.input[1] in constants]
+    layers_left = [node for node in onnx_ir.from_proto(kept).graph if node.op_type == "Conv"]
+    floats = [node for node in layers_left if node.inputs[1] is not None and node.inputs[1].is_initializer()]
     assert {layer_name(node) for node in floats} == {"encoder.0.0", "up.0"}
     expected = run(fp32_graph(checkpoint), checkpoint.sample)[1]
     error = {
@@ -406,6 +420,43 @@ def test_an_int8_export_that_costs_too_much_names_the_layers(
     with pytest.raises(ExportError, match=r"2 layers left in fp32; layers to blame.*(encoder|decoder|up)\."):
         export_checkpoint(checkpoint, tmp_path / "model.onnx", precision="int8", dataset=dataset)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers_are_modules_of_the_network(name: str) -> None:
+    """Parts of PixelNet's hidden layer, computed one after the other, are one layer that is ranked once."""
+    checkpoint = make_checkpoint(name, n_class=2)
+    layers = layers_of(in_integer_operators(fp32_graph(checkpoint)))
+    assert set(layers) <= {module for module, _ in checkpoint.network().named_modules()}
+    assert len(layers) < 30
+
+
+def test_layers_are_ranked_with_one_calibration_and_each_is_told(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int | None]] = []
+
+    class Told(Progress):
+        def stage(self, name: str, total: int | None = None, *, unit: str = "") -> None:
+            told.append((f"{name} ({unit})", total))
+
+        def advance(self, count: int = 1) -> None:
+            told.append(("one more", count))
+
+    calibrations: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        calibrations.append(len(arguments[1]))
+        return activation_ranges(*arguments)
+
+    monkeypatch.setattr(fallback, "activation_ranges", counted)
+    monkeypatch.setattr(fallback, "layers_of", lambda model: layers_of(model)[:3])
+    checkpoint, _ = make("unet")
+    check = AccuracyCheck(images=[], n_class=2, mean_iou_fp32=1.0, progress=Told())  # type: ignore[arg-type]
+    gains = fallback.layer_gains(in_integer_operators(fp32_graph(checkpoint)), [checkpoint.sample], check)
+    assert len(gains) == 3
+    assert calibrations == [1]
+    assert told == [("ranking layers by their error (layers)", 3), *[("one more", 1)] * 3]
 
 
 def test_the_costliest_layer_goes_back_to_fp32(

@@ -116,9 +116,14 @@ def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelP
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
+            optimize=False,
         )
         if program is None:
             raise ExportError("torch handed out no ONNX graph")
+        for node in program.model.graph:
+            if node.op_type == "Slice" and (whole := node.inputs[0]) is not None and whole.is_initializer():
+                node.outputs[0].name = f"{whole.name}_{node.outputs[0].name}"  # which layer it is a part of
+        program.optimize()
         # The exporter leaves slices of large weights to the runtime; a layer whose weight is no constant stays in float
         fold_constants(program.model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT)
     model: onnx.ModelProto = program.model_proto

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.errors import ExportError
-from matseg_trainer.export.quantise.index import (
-    GraphIndex,
-    class_scores,
-    following,
-    layer_name,
-    normalised_image,
-    prune,
-)
-from matseg_trainer.export.quantise.static import CropReader
+from matseg_trainer.export.quantise.static import activation_ranges
+from matseg_trainer.export.tensors import class_scores, following, layer_name, normalised_image
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 LARGEST = 32752.0
 """Half of what fp16 can hold: images with activations twice those of the calibration crops still fit."""
@@ -43,77 +35,58 @@ def to_half(model: onnx.ModelProto, crops: Sequence[NDArray[Any]]) -> onnx.Model
     Raises:
         ExportError: activations come near the largest number of fp16; names them.
     """
-    import onnx
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    _require_range(model, crops)
-    index = GraphIndex.of(model)
-    first, scores = normalised_image(index), class_scores(index)
-    behind = {node.output[0] for node in following(scores, index)}
-    inner = {node.output[0]: node for node in following(first, index) if node.output[0] not in behind}
-    halves = {name for node in inner.values() for name in node.input if _is_float_constant(node, name, index)}
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    for name in sorted(halves):
-        half = index.constants[name].astype(np.float16)
-        result.graph.initializer.append(onnx.numpy_helper.from_array(half, _half(name)))
-    del result.graph.node[:]
-    for node in index.nodes:
-        result.graph.node.append(_halved(node, {first, *halves}, scores) if node.output[0] in inner else node)
-        if first in node.output:
-            result.graph.node.append(_cast(first, _half(first), onnx.TensorProto.FLOAT16))
-        if scores in node.output:
-            result.graph.node.append(_cast(_half(scores), scores, onnx.TensorProto.FLOAT))
-    prune(result)
-    return result
-
-
-def _half(name: str) -> str:
-    return f"{name}_fp16"
-
-
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    from onnx import helper
-
-    return helper.make_node("Cast", [source], [target], to=kind)
+    result = ir.from_proto(model)
+    graph = result.graph
+    _require_range(graph, activation_ranges(model, crops, _COMPUTED).data)
+    image, scores = normalised_image(graph), class_scores(graph)
+    behind = following(scores, graph)
+    inner = [node for node in following(image, graph) if node not in behind]
+    halves = {image: _cast_after(image, ir.DataType.FLOAT16)}
+    for node in inner:
+        for place, value in enumerate(node.inputs):
+            if value is None or (node.op_type == "Resize" and place):  # whose scales are float32 in any case
+                continue
+            if value.const_value is not None and value.dtype == ir.DataType.FLOAT and value not in halves:
+                half = ir.tensor(value.const_value.numpy().astype(np.float16), name=f"{value.name}_fp16")
+                halves[value] = ir.Value(name=half.name, const_value=half)
+                graph.register_initializer(halves[value])
+            node.replace_input_with(place, halves.get(value, value))
+        if node.op_type == "Cast" and node.attributes.get_int("to") == ir.DataType.FLOAT:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
+    back = _cast_after(scores, ir.DataType.FLOAT)
+    for node in behind:
+        for place, value in enumerate(node.inputs):
+            if value is scores:
+                node.replace_input_with(place, back)
+    RemoveUnusedNodesPass()(result)
+    return ir.to_proto(result)
 
 
-def _is_float_constant(node: onnx.NodeProto, name: str, index: GraphIndex) -> bool:
-    if node.op_type == "Resize":  # its scales are float32 whatever it resizes
-        return False
-    return name in index.constants and index.constants[name].dtype == np.float32
+def _cast_after(value: ir.Value, kind: ir.DataType) -> ir.Value:
+    """Cast a tensor right after the node that makes it."""
+    import onnx_ir as ir
+
+    producer = value.producer()
+    assert producer is not None, "only what is computed is cast"
+    assert producer.graph is not None, "it is part of a graph"
+    cast = ir.node("Cast", [value], {"to": kind})
+    producer.graph.insert_after(producer, cast)
+    return cast.outputs[0]
 
 
-def _halved(node: onnx.NodeProto, names: Collection[str], scores: str) -> onnx.NodeProto:
-    """A node that reads the fp16 copies of some tensors, and makes one of the scores."""
-    import onnx
-
-    result = onnx.NodeProto()
-    result.CopyFrom(node)
-    result.input[:] = [_half(name) if name in names else name for name in node.input]
-    result.output[:] = [_half(name) if name == scores else name for name in node.output]
-    for item in result.attribute:
-        if node.op_type == "Cast" and item.name == "to" and item.i == onnx.TensorProto.FLOAT:
-            item.i = onnx.TensorProto.FLOAT16
-    return result
-
-
-def _require_range(model: onnx.ModelProto, crops: Sequence[NDArray[Any]]) -> None:
-    import onnx
-    from onnxruntime.quantization.calibrate import create_calibrator
-
-    with tempfile.TemporaryDirectory(prefix="matseg-") as folder:
-        path = Path(folder) / "fp32.onnx"
-        onnx.save(model, path)
-        calibrator = create_calibrator(path, _COMPUTED, str(path.with_stem("augmented")))
-        calibrator.collect_data(CropReader(crops))
-        found = calibrator.compute_data().data
+def _require_range(graph: ir.Graph, found: Any) -> None:
     wide = []
-    for node in model.graph.node:
-        if node.op_type in _COMPUTED and node.output[0] in found:
-            largest = float(np.abs(found[node.output[0]].range_value).max())
+    for node in graph:
+        output = node.outputs[0].name
+        if node.op_type in _COMPUTED and output in found:
+            largest = float(np.abs(found[output].range_value).max())
             if not largest <= LARGEST:
-                name = layer_name(node) if node.op_type.startswith("Conv") else node.output[0]
-                wide.append(f"{name} ({largest:.3g})")
+                wide.append(
+                    f"{layer_name(node) if node.op_type.startswith('Conv') else output} ({largest:.3g})"
+                )
     if wide:
         raise ExportError(
             f"activations come near the largest number of fp16, {np.finfo(np.float16).max:.0f}: "

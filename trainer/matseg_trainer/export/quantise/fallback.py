@@ -13,7 +13,8 @@ from matseg_shared.contract.metadata import AccuracyInfo
 from matseg_shared.errors import ExportError
 from matseg_trainer.export.accuracy_check import LARGEST_LOSS, AccuracyCheck, passes
 from matseg_trainer.export.graph import Graph
-from matseg_trainer.export.quantise.static import layers_of, quantise
+from matseg_trainer.export.quantise.static import activation_ranges, layers_of, quantise
+from matseg_trainer.export.quantise.upsample import upsample_integers
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +52,8 @@ def quantise_within_loss(
     Raises:
         ExportError: the check is not passed with `MOST_KEPT` layers in fp32; names the costliest.
     """
+    check.progress.stage("looking for the ranges of activations")
+    ranges = activation_ranges(model, crops)
     ranked: tuple[str, ...] = ()
     gains: Mapping[str, float] = {}
     for count in range(MOST_KEPT + 1):
@@ -59,7 +62,7 @@ def quantise_within_loss(
             ranked = tuple(sorted(gains, key=lambda name: -gains[name]))
         keep = ranked[:count]
         check.progress.stage("quantising")
-        quantised = quantise(model, crops, keep=keep)
+        quantised = upsample_integers(quantise(model, ranges, keep=keep))
         accuracy = check.measure(finish(quantised))
         if passes(accuracy):
             return Quantised(model=quantised, accuracy=accuracy, fp32_layers=keep)
@@ -76,19 +79,20 @@ def layer_gains(
     model: onnx.ModelProto, crops: Sequence[NDArray[Any]], check: AccuracyCheck
 ) -> Mapping[str, float]:
     """By how much each layer, left in fp32 alone, lessens the mean error of the probabilities."""
+    layers = layers_of(model)
+    check.progress.stage("ranking layers by their error", len(layers), unit="layers")
+    ranges = activation_ranges(model, crops)
     expected = [Graph(model.SerializeToString())(crop)[1] for crop in crops]
 
-    def error(keep: Sequence[str]) -> float:
-        graph = Graph(quantise(model, crops, keep=keep).SerializeToString())
+    def error(*keep: str) -> float:
+        graph = Graph(quantise(model, ranges, keep=keep).SerializeToString())
         return float(
             np.mean([np.abs(graph(crop)[1] - p).mean() for crop, p in zip(crops, expected, strict=True)])
         )
 
-    everything = error(())
-    layers = layers_of(model)
-    check.progress.stage("leaving layers in fp32", len(layers), unit="layers")
+    everything = error()
     gains = {}
     for name in layers:
-        gains[name] = everything - error((name,))
+        gains[name] = everything - error(name)
         check.progress.advance()
     return gains
