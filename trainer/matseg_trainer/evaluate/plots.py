@@ -32,19 +32,11 @@ def plot_confusion(path: Path, title: str, matrix: ConfusionMatrix, classes: Seq
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        axes.text(
-            column,
-            row,
-            f"{share:.2%}\n{matrix[row, column]:,}",
-            ha="center",
-            va="center",
-            fontsize="small",
-            color="white" if share < 0.5 else "black",
-        )
+        text, colour = f"{share:.2%}\n{matrix[row, column]:,}", "white" if share < 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize="small", color=colour)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("labelled")
+    axes.set(xlabel="predicted", ylabel="labelled")
     axes.set_title(title, fontsize="medium")
     figure.colorbar(picture, ax=axes, label="share of the labelled class")
     save_figure(figure, path)
@@ -57,23 +49,17 @@ def plot_reliability(path: Path, title: str, result: EvaluationDocument) -> None
     figure = Figure(figsize=(5.5, 6.5), layout="constrained")
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = [item for item in result.reliability if item.pixels]
-    confidence = [np.nan if item.confidence is None else item.confidence for item in bins]
-    accuracy = [np.nan if item.accuracy is None else item.accuracy for item in bins]
+    confidence = np.array([item.confidence for item in bins], np.float64)
+    accuracy = np.array([item.accuracy for item in bins], np.float64)
     curve.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="calibrated")
     curve.plot(confidence, accuracy, color=_BLUE, marker="o", label="model")
-    curve.set_ylabel("share of right pixels")
-    curve.set_ylim(0, 1.02)
+    curve.set(ylabel="share of right pixels", ylim=(0, 1.02))
     curve.legend(frameon=False, loc="upper left")
-    curve.set_title(
-        f"{title}\ncalibration error {result.calibration_error:.4f}, Brier score {result.brier:.4f}",
-        fontsize="medium",
-    )
+    figures = f"calibration error {result.calibration_error:.4f}, Brier score {result.brier:.4f}"
+    curve.set_title(f"{title}\n{figures}", fontsize="medium")
     for item in result.reliability:
         counts.bar(item.lower, item.pixels, width=item.upper - item.lower, align="edge", color=_BLUE)
-    counts.set_yscale("log")
-    counts.set_ylabel("pixels")
-    counts.set_xlabel("probability of the predicted class")
-    counts.set_xlim(0, 1.02)
+    counts.set(yscale="log", ylabel="pixels", xlabel="probability of the predicted class", xlim=(0, 1.02))
     for axes in (curve, counts):
         axes.grid(alpha=0.25)
     save_figure(figure, path)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from matseg_trainer.overview.state import DatasetState, RunState, SplitState, VersionState, WorkspaceState
+from matseg_trainer.overview.state import DatasetState, RunState, VersionState, WorkspaceState
 from matseg_trainer.overview.survey import BEGIN
 
 _WALK = (
@@ -44,20 +44,17 @@ def print_state(out: Console, state: WorkspaceState) -> None:
 def _done(state: WorkspaceState) -> Iterator[bool]:
     """For each step of the walk, whether it was done for any data set."""
     versions = [version for dataset in state.datasets for version in dataset.versions]
+    runs = [*state.other_runs, *(run for dataset in state.datasets for run in dataset.runs)]
     yield any(split.arrays for dataset in state.datasets for split in dataset.splits)
     yield any(version.progress == "trained" for version in versions)
     yield any(version.evaluations for version in versions)
     yield any(version.models for version in versions)
-    yield any(
-        run.is_complete for run in (*state.other_runs, *(run for item in state.datasets for run in item.runs))
-    )
+    yield any(run.is_complete for run in runs)
 
 
 def _print_beginning(out: Console, state: WorkspaceState) -> None:
-    _line(
-        out,
-        f"{state.workspace.absolute()} is no workspace yet: there is neither config.toml nor a data set in data/.",
-    )
+    found = "there is neither config.toml nor a data set in data/"
+    _line(out, f"{state.workspace.absolute()} is no workspace yet: {found}.")
     out.print("To try everything on synthetic slices:", end=" ")
     _line(out, BEGIN, "bold green")
     _line(
@@ -71,8 +68,11 @@ def _print_beginning(out: Console, state: WorkspaceState) -> None:
 
 def _print_dataset(out: Console, dataset: DatasetState) -> None:
     classes = "" if dataset.n_class is None else f", {dataset.n_class} classes"
-    splits = ", ".join(map(_split_words, dataset.splits)) or "no images yet"
-    out.print(f"[bold]{escape(dataset.name)}[/bold]{classes}: {splits}")
+    splits = [
+        f"{item.split} {item.images}" + (f" ({item.arrays} with arrays)" if item.arrays < item.images else "")
+        for item in dataset.splits
+    ]
+    out.print(f"[bold]{escape(dataset.name)}[/bold]{classes}: {', '.join(splits) or 'no images yet'}")
     begun = [item for item in dataset.versions if item.progress != "untrained"]
     if begun:
         out.print(_version_table(begun))
@@ -84,7 +84,8 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
             _line(out, f"  ! {note}", "yellow")
     for run in dataset.runs:
         _line(out, f"  {_run_words(run)}", "yellow" if run.is_stale else "")
-    _line(out, f"  next: {_step_words(dataset)}")
+    step = dataset.hint if dataset.next is None else f"{dataset.next}  ({dataset.hint})"
+    _line(out, f"  next: {step}")
     out.print()
 
 
@@ -104,20 +105,11 @@ def _version_table(versions: Iterable[VersionState]) -> Table:
     return table
 
 
-def _split_words(split: SplitState) -> str:
-    missing = "" if split.arrays >= split.images else f" ({split.arrays} with arrays)"
-    return f"{split.split} {split.images}{missing}"
-
-
 def _run_words(run: RunState) -> str:
     words = f"run {run.output}: {run.slices} slices labelled by {run.model_name}"
     words += "" if run.is_complete else ", unfinished"
     words += f", {run.excluded} excluded" if run.excluded else ""
     return words + (", whose file has changed since" if run.is_stale else "")
-
-
-def _step_words(dataset: DatasetState) -> str:
-    return dataset.hint if dataset.next is None else f"{dataset.next}  ({dataset.hint})"
 
 
 def _score(value: float | None) -> str:

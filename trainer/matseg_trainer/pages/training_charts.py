@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
 from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import visible_colours
-from matseg_trainer.train.log import EpochRecord, TrainingLog
+from matseg_trainer.train.log import TrainingLog
 from matseg_trainer.train.record import TrainingRecord
 
 
@@ -25,69 +26,42 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
     """Loss, IoU and learning rate by epoch."""
     all_, kept = epochs.epochs, epochs.kept
     x = [epoch.epoch for epoch in all_]
-    mark = [Mark(x=kept.epoch, text=f"{epochs.checkpoint}: {kept.epoch}")]
-    by_class = [
-        Series(
-            name=name,
-            x=x,
-            y=[epoch.validate_.iou[index] for epoch in all_],
-            colour=css_colour(colour),
-            width=1.5,
+    marks = [Mark(x=kept.epoch, text=f"{epochs.checkpoint}: {kept.epoch}")]
+
+    def both(name: str) -> list[Series]:
+        train = thinned([getattr(epoch.train, name) for epoch in all_])
+        validate = thinned([getattr(epoch.validate_, name) for epoch in all_])
+        return [
+            Series(name="train", x=x, y=train, colour=BLUE, dash="dash"),
+            Series(name="validate", x=x, y=validate, colour=VERMILION),
+        ]
+
+    def chart(name: str, title: str, y_title: str, series: Sequence[Series], **y_axis: Any) -> Chart:
+        ends = [f"{line.name} {line.y[-1]:.4g}" for line in series if line.y[-1] is not None]
+        return Chart(
+            id=name,
+            title=title,
+            summary=f"In the last epoch: {', '.join(ends[:6])}.",
+            x_title="epoch",
+            y_title=y_title,
+            series=series,
+            marks=marks,
+            height=320,
+            **y_axis,
         )
-        for index, (name, colour) in enumerate(classes(epochs, record))
-    ]
-    losses = _both("loss", all_)
-    ious = _both("mean_iou", all_)
+
+    by_class = []
+    for index, (name, colour) in enumerate(classes(epochs, record)):
+        y = [epoch.validate_.iou[index] for epoch in all_]
+        by_class.append(Series(name=name, x=x, y=y, colour=css_colour(colour), width=1.5))
+    rates = [epoch.lr if epoch.lr > 0 else None for epoch in all_]
+    rate, ious = [Series(name="learning rate", x=x, y=rates)], both("mean_iou")
     return [
-        _curve("loss", "Loss", "cross-entropy (nats)", losses, mark, y_log=True),
-        _curve("mean-iou", "Mean IoU", "mean IoU", ious, mark, y_range=_late_range(ious)),
-        _curve("class-iou", "Validation IoU per class", "IoU", by_class, mark, y_range=_late_range(by_class)),
-        _curve(
-            "rate",
-            "Learning rate",
-            "learning rate",
-            [Series(name="learning rate", x=x, y=[epoch.lr if epoch.lr > 0 else None for epoch in all_])],
-            mark,
-            y_log=True,
-        ),
+        chart("loss", "Loss", "cross-entropy (nats)", both("loss"), y_log=True),
+        chart("mean-iou", "Mean IoU", "mean IoU", ious, y_range=_late_range(ious)),
+        chart("class-iou", "Validation IoU per class", "IoU", by_class, y_range=_late_range(by_class)),
+        chart("rate", "Learning rate", "learning rate", rate, y_log=True),
     ]
-
-
-def _both(name: str, epochs: Sequence[EpochRecord]) -> list[Series]:
-    x = [epoch.epoch for epoch in epochs]
-    train = thinned([getattr(epoch.train, name) for epoch in epochs])
-    validate = thinned([getattr(epoch.validate_, name) for epoch in epochs])
-    return [
-        Series(name="train", x=x, y=train, colour=BLUE, dash="dash"),
-        Series(name="validate", x=x, y=validate, colour=VERMILION),
-    ]
-
-
-def _curve(
-    name: str,
-    title: str,
-    y_title: str,
-    series: Sequence[Series],
-    marks: Sequence[Mark],
-    *,
-    y_log: bool = False,
-    y_range: tuple[float, float] | None = None,
-) -> Chart:
-    ends = [(line.name, line.y[-1]) for line in series if line.y[-1] is not None]
-    return Chart(
-        id=name,
-        title=title,
-        summary="In the last epoch: "
-        + ", ".join(f"{called} {value:.4g}" for called, value in ends[:6])
-        + ".",
-        x_title="epoch",
-        y_title=y_title,
-        series=series,
-        marks=marks,
-        y_log=y_log,
-        y_range=y_range,
-        height=320,
-    )
 
 
 def _late_range(series: Sequence[Series]) -> tuple[float, float]:
