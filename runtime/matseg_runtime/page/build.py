@@ -11,7 +11,7 @@ from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
 from matseg_runtime.measure.report import read_report, write_report
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
-from matseg_runtime.page.content import run_content, stack_names
+from matseg_runtime.page.content import RunContent
 from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, find_run, read_run
 from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
@@ -94,28 +94,26 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
     choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
         pictures = take_pictures(record, choices, found, colours, maps)
-    if any(item.problems for item in pictures.slices):
-        bad = sum(bool(item.problems) for item in pictures.slices)
+    if bad := sum(bool(item.problems) for item in pictures.slices):
         missing.append(
             f"{bad} of the {len(choices)} slices shown here are missing or have changed; each says how."
         )
     fractions, others = _fraction_charts(record), _along_stack(record)
     intensities = [*_histogram(record, pictures), *others]
     sizes = [] if measures is None or measures.chart is None else [measures.chart]
-    content = run_content(
-        record,
-        pictures,
-        missing,
-        measures,
-        proposals,
-        fraction_charts=fractions,
-        intensity_charts=intensities,
-    )
     write_page(
         path,
         _TEMPLATE,
         title=f"{record.report.provenance.model_name}: run",
-        content=content,
+        content=RunContent(
+            record=record,
+            pictures=pictures,
+            missing=tuple(missing),
+            measures=measures,
+            proposals=proposals,
+            fraction_charts=tuple(chart.id for chart in fractions),
+            intensity_charts=tuple(chart.id for chart in intensities),
+        ),
         charts=[*fractions, *sizes, *intensities],
         data=BrowserData(
             classes=tuple(
@@ -136,8 +134,6 @@ def leave_page(run: Run, summary: Summary) -> Summary:
 
     The labels are whole by now: a page that cannot be made is told of, and is no failure of the run.
     """
-    if not summary.is_final:
-        return summary
     if not is_installed():
         how = f"{install_command('report')}, then matseg-report {summary.report.output}"
         return replace(summary, no_page=f"it needs the extra `report` ({how})")
@@ -236,7 +232,8 @@ def _line(
     record: RunRecord, name: str, values: Sequence[float | None], colour: str, group: int | None = None
 ) -> Series:
     """One value per slice."""
-    positions, names = [entry.index for entry in record.slices], stack_names(record.slices)
+    names = [f"{entry.index}: {entry.name}" for entry in record.slices]
+    positions = [entry.index for entry in record.slices]
     return Series(name=name, x=positions, y=values, colour=colour, names=names, group=group)
 
 

@@ -68,7 +68,7 @@ def require_report_extra(purpose: str) -> None:
 
 def write_page(
     path: Path, template: Template, *, title: str, content: Any, charts: Iterable[Chart], data: Any = None
-) -> int:
+) -> None:
     """Fill in a template and write the page, whole or not at all.
 
     Args:
@@ -78,9 +78,6 @@ def write_page(
         content: a dataclass, `page` in the template; all text in it is escaped there.
         charts: what the template names with `chart(id)`.
         data: a dataclass for the page's scripts, or None.
-
-    Returns:
-        Bytes written.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
@@ -107,7 +104,6 @@ def write_page(
         )
     )
     write_text(path, text)
-    return len(text.encode())
 
 
 @functools.cache
