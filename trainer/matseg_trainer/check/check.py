@@ -129,10 +129,8 @@ class _Check:
             self._report_pairing(split, pairing)
         missing = [image.name for image in images if not dataset.array_path(image).is_file()]
         if missing:
-            self.problems.append(
-                f"{dataset.root / split}: no label array for {shorten(missing)}; run "
-                f"`matseg-prep labels {dataset.name} {split}`"
-            )
+            remedy = f"run `matseg-prep labels {dataset.name} {split}`"
+            self.problems.append(f"{dataset.root / split}: no label array for {shorten(missing)}; {remedy}")
         kinds: dict[tuple[tuple[int, int], str, int], None] = {}  # in the order in which they occur
         counts = np.zeros(n_class, dtype=np.int64)
         self.progress.stage(f"checking {split}", len(images), unit="images")
@@ -196,22 +194,19 @@ class _Check:
 
     def _has_size(self, path: Path, found: tuple[int, ...], image: Path, expected: tuple[int, int]) -> bool:
         if found != expected:
-            self.problems.append(
-                f"{path}: expected {expected[0]} x {expected[1]} pixels as in {image.name}, found {found[0]} x "
-                f"{found[1]}; save it again at the image's size"
-            )
+            wanted = f"expected {expected[0]} x {expected[1]} pixels as in {image.name}"
+            remedy = "save it again at the image's size"
+            self.problems.append(f"{path}: {wanted}, found {found[0]} x {found[1]}; {remedy}")
         return found == expected
 
     def compare_splits(self, splits: Sequence[SplitSummary]) -> None:
         """Find what differs among images, and arrays that do not follow their label images."""
         root = self.dataset.root
-        for what, values in (
-            ("dtype", {dtype for row in splits for dtype in row.dtypes}),
-            ("number of channels", {str(channels) for row in splits for channels in row.channels}),
-        ):
-            if len(values) > 1:
-                listing = ", ".join(sorted(values))
-                self.problems.append(f"{root}: expected images of one {what}, found {listing}")
+        dtypes = sorted({dtype for row in splits for dtype in row.dtypes})
+        channels = sorted({str(number) for row in splits for number in row.channels})
+        for what, found in (("dtype", dtypes), ("number of channels", channels)):
+            if len(found) > 1:
+                self.problems.append(f"{root}: expected images of one {what}, found {', '.join(found)}")
         folders = [self.dataset.folder(split, "images") for split in self.dataset.splits]
         images = [image for folder in folders for image in list_images(folder)[0]]
         sizes = [size for size in pixel_sizes(images) if size is not None]

@@ -80,27 +80,18 @@ class LabelHelp:
         if labels is None:
             return
         if tiny := find_tiny_regions(labels):
-            self._report(
-                image,
-                "tiny_regions",
-                f"region(s) of at most {_TINY} pixels: {'; '.join(map(self._tiny, tiny))}; "
-                "repaint what is a slip of the brush",
-            )
+            found = f"region(s) of at most {_TINY} pixels: {'; '.join(map(self._tiny, tiny))}"
+            self._report(image, "tiny_regions", f"{found}; repaint what is a slip of the brush")
         if (turn := find_turn(grey, labels)) is not None:
-            self._report(
-                image,
-                "turned",
-                f"its labels would fit better {turn}; see whether image and label image were turned alike",
-            )
+            remedy = "see whether image and label image were turned alike"
+            self._report(image, "turned", f"its labels would fit better {turn}; {remedy}")
         elif (shift := find_misalignment(grey, labels)) is not None:
             down = f"{abs(shift.dy)} pixel(s) {'down' if shift.dy > 0 else 'up'}"
             right = f"{abs(shift.dx)} to the {'right' if shift.dx > 0 else 'left'}"
-            self._report(
-                image,
-                "misaligned",
-                f"its labels would fit better moved {down} and {right} (edges under the boundaries "
-                f"{shift.gain:.2f} times as strong); see whether image and label image were cropped alike",
-            )
+            found = f"its labels would fit better moved {down} and {right}"
+            gain = f"(edges under the boundaries {shift.gain:.2f} times as strong)"
+            remedy = "see whether image and label image were cropped alike"
+            self._report(image, "misaligned", f"{found} {gain}; {remedy}")
 
     def finish(self) -> tuple[Neighbour, ...]:
         """Compare all images; the nearest neighbour in other splits of each image.
@@ -119,15 +110,13 @@ class LabelHelp:
 
     def _report_scales(self) -> None:
         """Images that span a small part of what the others do; empty ones are left out."""
-        usual = float(np.median([high - low for _, low, high in self.spans])) if self.spans else 0.0
+        usual = np.median([high - low for _, low, high in self.spans]) if self.spans else 0.0
+        remedy = "see whether it is of another bit depth or unit"
         for path, low, high in self.spans:
             if 0 < high - low < _NARROW * usual:
-                self._report(
-                    path,
-                    "scale",
-                    f"98% of its intensities lie between {low:g} and {high:g}, those of the images in the middle span "
-                    f"{usual:g}; see whether it is of another bit depth or unit",
-                )
+                found = f"98% of its intensities lie between {low:g} and {high:g}"
+                middle = f"those of the images in the middle span {usual:g}"
+                self._report(path, "scale", f"{found}, {middle}; {remedy}")
 
     def _tiny(self, found: TinyRegions) -> str:
         name = self.classes[found.index].name if self.classes else f"class {found.index}"
@@ -177,11 +166,7 @@ def _shared_sources(images: Sequence[tuple[str, Path]]) -> Iterator[tuple[Path, 
         if len(splits) < 2:
             continue
         (first, *_), *others = splits.values()
-        listing = "; ".join(
-            f"{split}: {shorten([path.name for path in paths])}" for split, paths in splits.items()
-        )
-        yield (
-            first,
-            f"by its name it shows the same as {sum(map(len, others))} image(s) of other splits, all of {source} "
-            f"({listing}); keep what comes from one image in one split",
-        )
+        names = {split: shorten([path.name for path in paths]) for split, paths in splits.items()}
+        listing = "; ".join(f"{split}: {listed}" for split, listed in names.items())
+        same = f"by its name it shows the same as {sum(map(len, others))} image(s) of other splits"
+        yield first, f"{same}, all of {source} ({listing}); keep what comes from one image in one split"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,8 +113,7 @@ def evaluate_main(
     if model is None:
         predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
     else:
-        trust = trust_of(sha256)
-        predictor, network = _onnx_predictor(model, name, trust, gpu=gpu)
+        predictor, network = _onnx_predictor(model, name, trust_of(sha256), gpu=gpu)
     request = EvaluationRequest(
         name=name,
         split=test_folder,
@@ -130,7 +128,7 @@ def evaluate_main(
         progress.stage("evaluating", unit="images")
         result = evaluate(data, request, predictor, outputs, progress.reach)
     if as_json:
-        print_json(json.loads(outputs.metrics.read_text(encoding="utf-8")))
+        print_json(result)
     else:
         print_evaluation(result, outputs)
     if page:
@@ -162,8 +160,7 @@ def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[
     session = Session.open(path, provider="cuda" if gpu else "cpu", trust=trust)
     metadata = session.model.metadata
     if metadata.name != name:
-        raise UsageError(
-            f"{path}: expected a model of {name}, found one of {metadata.name}; name its version"
-        )
+        found = f"expected a model of {name}, found one of {metadata.name}"
+        raise UsageError(f"{path}: {found}; name its version")
     session.require_self_test()
     return Predictor.of_session(session), metadata.training.network

@@ -73,19 +73,15 @@ def accumulate_image(
     n_class = len(probabilities)
     labelled, predicted = BoundaryEdges.of(labels), BoundaryEdges.of(predictions)
     whole = compare_boundaries(labelled.midpoints, predicted.midpoints, tolerance)
-    by_class = (
-        (whole, whole)  # both classes have the one boundary between them
-        if n_class == 2
-        else tuple(
-            compare_boundaries(labelled.of_class(index), predicted.of_class(index), tolerance)
-            for index in range(n_class)
-        )
-    )
+    by_class = [whole, whole]  # both classes have the one boundary between them
+    if n_class != 2:
+        pairs = [(labelled.of_class(index), predicted.of_class(index)) for index in range(n_class)]
+        by_class = [compare_boundaries(*pair, tolerance) for pair in pairs]
     return Accumulator(
         matrix=confusion_matrix(labels, predictions, n_class),
         calibration=calibration(labels, predictions, probabilities),
         boundary=whole,
-        class_boundaries=by_class,
+        class_boundaries=tuple(by_class),
     )
 
 

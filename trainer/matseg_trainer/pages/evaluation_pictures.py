@@ -94,9 +94,8 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
         same_shape = labels.shape == prediction.shape
         then = np.array(result.confusion_matrix)
         if not (same_shape and np.array_equal(confusion_matrix(labels, prediction, n_class), then)):
-            problems.append(
-                "its labels or its prediction have changed since the evaluation; run matseg-evaluate again"
-            )
+            changed = "its labels or its prediction have changed since the evaluation"
+            problems.append(f"{changed}; run matseg-evaluate again")
         prediction = prediction if same_shape else None
     return _Loaded(result, image, labels, prediction, tuple(problems))
 
