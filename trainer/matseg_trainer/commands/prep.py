@@ -15,6 +15,7 @@ from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.commands.completion import complete_split
 from matseg_trainer.commands.options import dataset_argument, replace_option, seed_option
+from matseg_trainer.commands.prep_import import import_command
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def crop(
 @main.command(
     examples=examples("""
         matseg-prep split rock/ sandstone --validate 2 --test 2  # two to validate, two to test
+        matseg-prep split data/steel/train steel_split  # labels that were imported
         matseg-prep split steel/ steel --folds 5  # cross-validation: steel_fold1 to steel_fold5
     """)
 )
@@ -197,10 +199,11 @@ def split(
 ) -> None:
     """Share out labelled images to train, validate and test.
 
-    FOLDER holds images/ and labels/, NAME is the new data set. Images are drawn at random and copied. Neighbouring
-    slices of a scan are nearly the same: where a set has such, put them into the splits by hand.
+    FOLDER holds images/ and labels/, NAME is the new data set. Images are drawn at random and copied, and with them a
+    classes.toml. Neighbouring slices of a scan are nearly the same: where a set has such, put them into the splits by
+    hand.
     """
-    from matseg_trainer.prepare.split import labelled_pairs, split_images
+    from matseg_trainer.prepare.split import class_table, labelled_pairs, split_images
 
     place = Workspace.find(workspace)
     folds = request.folds
@@ -208,7 +211,9 @@ def split(
     pairs = labelled_pairs(folder)
     targets = [place.dataset_root(item) for item in names]
     with shown_progress() as progress:
-        counts = split_images(pairs, targets, request, overwrite=overwrite, progress=progress)
+        counts = split_images(
+            pairs, targets, request, overwrite=overwrite, classes=class_table(folder), progress=progress
+        )
     lines = [
         f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}"
         for target, part in zip(targets, counts, strict=True)
@@ -316,3 +321,6 @@ def import_config(config_py: Path, output: Path | None, as_json: bool) -> None:
         print_json({"output": output, "text": text, "notes": imported.notes})
     for note in imported.notes:
         click.echo(f"note: {note}", err=True)
+
+
+main.add_command(import_command)

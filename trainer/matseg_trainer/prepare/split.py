@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from matseg_shared.console.progress import SILENT, Progress
+from matseg_shared.contract.classes import CLASSES_NAME
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import list_images
 from matseg_trainer.data.folder import Sample, pair_images, shorten
@@ -49,6 +50,12 @@ def labelled_pairs(folder: Path) -> tuple[Sample, ...]:
     return found.pairs
 
 
+def class_table(folder: Path) -> Path | None:
+    """The `classes.toml` of a folder of labelled images, or of the data set that it is a split of; None without one."""
+    found = (place / CLASSES_NAME for place in (folder, folder.absolute().parent))
+    return next((path for path in found if path.is_file()), None)
+
+
 def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
     """The images of each split, by position; one mapping, or one per fold.
 
@@ -78,9 +85,12 @@ def split_images(
     request: SplitRequest,
     *,
     overwrite: bool,
+    classes: Path | None = None,
     progress: Progress = SILENT,
 ) -> list[Mapping[str, int]]:
     """Copy labelled images into data sets, each whole or not at all; `targets` has one folder, or one per fold.
+
+    Each gets a copy of the class table `classes`, where there is one.
 
     Returns:
         Images per split, for each target.
@@ -103,4 +113,6 @@ def split_images(
                     shutil.copy2(pair.image, folder / split / "images" / pair.image.name)
                     shutil.copy2(pair.labels, folder / split / "labels" / pair.labels.name)
                     progress.advance()
+            if classes is not None:
+                shutil.copyfile(classes, folder / CLASSES_NAME)
     return [{split: len(positions) for split, positions in part.items()} for part in parts]

@@ -1,0 +1,848 @@
+"""Exports of other tools, in each tool's own layout, become data sets that can be trained on."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from click.testing import Result
+from PIL import Image
+from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi, roiwrite
+
+from matseg_trainer.prepare.imports.coco import unpack_counts
+from matseg_trainer.prepare.imports.shapes import ellipse, fill
+
+Prep = Callable[..., Result]
+HEIGHT, WIDTH = 40, 60
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three pictures of 40 x 60 pixels, each in another format."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, suffix in enumerate((".png", ".tif", ".bmp")):
+        save(folder / f"s{number}{suffix}", rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8))
+    return folder
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def labels(workspace: Path, stem: str, split: str = "train", name: str = "set") -> np.ndarray:
+    """Class indices of a label image."""
+    return np.array(Image.open(workspace / "data" / name / split / "labels" / f"{stem}.png"))
+
+
+def names(workspace: Path, name: str = "set") -> list[str]:
+    table = tomllib.loads((workspace / "data" / name / "classes.toml").read_text(encoding="utf-8"))
+    return [item["name"] for item in table["class"]]
+
+
+def box(top: int, left: int, bottom: int, right: int, value: int = 1, ground: int = 0) -> np.ndarray:
+    """(40, 60) labels of one rectangle."""
+    expected = np.full((HEIGHT, WIDTH), ground, np.uint8)
+    expected[top:bottom, left:right] = value
+    return expected
+
+
+def imported(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def refused(result: Result, *told: str, code: int = 2) -> None:
+    """Ended by one sentence that says all of this."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    message = " ".join(result.output.split())
+    for words in told:
+        assert words in message
+
+
+def nothing_written(workspace: Path) -> bool:
+    return not list((workspace / "data").iterdir())
+
+
+# --- pixels of shapes ---------------------------------------------------------------------------------------------
+
+
+def by_the_rule(rings: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """(H, W) pixels whose centres have an odd number of edges to their left, one by one."""
+    mask = np.zeros(size, bool)
+    for row, column in np.ndindex(size):
+        y, x = row + 0.5, column + 0.5
+        for ring in rings:
+            for (xa, ya), (xb, yb) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+                if (ya <= y) != (yb <= y) and xa + (y - ya) * (xb - xa) / (yb - ya) <= x:
+                    mask[row, column] ^= True
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_pixel_belongs_to_a_polygon_that_holds_its_centre(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rings = [rng.uniform(-6, 26, (count, 2)) for count in (3, 7)]
+    rings.append(np.round(rng.uniform(0, 20, (5, 2)) * 2) / 2)  # corners on pixel centres and edges
+    top, left, found = fill(rings, (18, 22))
+    mask = np.zeros((18, 22), bool)
+    mask[top : top + found.shape[0], left : left + found.shape[1]] = found
+    assert (mask == by_the_rule(rings, (18, 22))).all()
+
+
+def test_neighbouring_polygons_share_no_pixel_and_leave_none_out() -> None:
+    corner = np.array([7.5, 4.5])  # on a pixel's centre
+    frame = np.array([(0, 0), (20, 0), (20, 10), (0, 10)], float)
+    total = np.zeros((10, 20), int)
+    for number in range(4):
+        top, left, mask = fill([np.array([frame[number], frame[(number + 1) % 4], corner])], (10, 20))
+        total[top : top + mask.shape[0], left : left + mask.shape[1]] += mask
+    assert (total == 1).all()
+
+
+def test_a_circle_has_its_area() -> None:
+    _, _, mask = fill([ellipse(100.0, 100.0, 80.0, 80.0)], (200, 200))
+    assert mask.sum() == pytest.approx(np.pi * 80**2, rel=2e-3)
+
+
+def test_run_lengths_are_those_of_the_coco_api() -> None:
+    assert unpack_counts("231N") == [2, 3, 1, 1]  # M=[0 0 1 1 1 0 1] of its documentation
+
+
+# --- CVAT ---------------------------------------------------------------------------------------------------------
+
+LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncrack:250,50,83::\npore:51,221,255::\n"
+
+
+def cvat(folder: Path, stems: tuple[str, ...] = ("s0", "s1"), labelmap: str = LABELMAP) -> Path:
+    """The layout of CVAT's format Segmentation mask 1.1."""
+    for stem in stems:
+        mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        mask[5:10, 20:30] = 250, 50, 83
+        save(folder / "SegmentationClass" / f"{stem}.png", mask)
+        save(folder / "SegmentationObject" / f"{stem}.png", mask)
+    (folder / "labelmap.txt").write_text(labelmap, encoding="utf-8")
+    (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (folder / "ImageSets" / "Segmentation" / "default.txt").write_text("\n".join(stems), encoding="utf-8")
+    return folder
+
+
+def packed(folder: Path) -> Path:
+    archive = folder.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as target:
+        for path in sorted(folder.rglob("*")):
+            target.write(path, path.relative_to(folder))
+    return archive
+
+
+@pytest.mark.parametrize("pack", [lambda folder: folder, packed], ids=["folder", "zip"])
+def test_cvat_masks(prep: Prep, workspace: Path, pictures: Path, pack: Callable[[Path], Path]) -> None:
+    source = pack(cvat(workspace / "task"))
+    document = imported(prep("import", source, "set", "--images", pictures, "--json"))
+    assert names(workspace) == ["background", "crack", "pore"]
+    assert (labels(workspace, "s0") == box(5, 20, 10, 30)).all()
+    assert [item["colour"] for item in document["classes"]] == [[0, 0, 0], [250, 50, 83], [51, 221, 255]]
+    assert any("'pore' is declared and found nowhere" in note for note in document["notes"])
+    assert (workspace / "data/set/train/images/s1.tif").read_bytes() == (pictures / "s1.tif").read_bytes()
+    assert prep("labels", "set", "train").exit_code == 0
+    assert (np.load(workspace / "data/set/train/labels_npy/s0.npy") == box(5, 20, 10, 30)).all()
+
+
+def test_cvat_masks_with_their_pictures_need_no_folder(prep: Prep, workspace: Path) -> None:
+    source = cvat(workspace / "task")
+    for stem in ("s0", "s1"):
+        save(source / "JPEGImages" / f"{stem}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    assert prep("import", packed(source), "set").exit_code == 0
+
+
+def test_cvat_without_its_background_is_unlabelled(prep: Prep, workspace: Path, pictures: Path) -> None:
+    source = cvat(workspace / "task", ("s0",))
+    mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    mask[:3], mask[3:6] = (250, 50, 83), (51, 221, 255)
+    save(source / "SegmentationClass" / "s0.png", mask)
+    document = imported(
+        prep("import", source, "set", "--images", pictures, "--outside", "unlabelled", "--json")
+    )
+    assert [item["name"] for item in document["classes"]] == ["crack", "pore"]
+    assert sorted(np.unique(labels(workspace, "s0"))) == [0, 1, 255]
+    assert document["unlabelled"] == (HEIGHT - 6) * WIDTH
+    assert "[unlabelled]\nlabel_value = 255" in (workspace / "data/set/classes.toml").read_text()
+
+
+def test_a_colour_of_no_cvat_class_is_named(prep: Prep, workspace: Path, pictures: Path) -> None:
+    source = cvat(workspace / "task")
+    mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    mask[0, :3] = 9, 9, 9
+    save(source / "SegmentationClass" / "s1.png", mask)
+    refused(prep("import", source, "set", "--images", pictures), "s1.png", "(9, 9, 9) (3)")
+    assert nothing_written(workspace)
+
+
+@pytest.mark.parametrize(
+    ("labelmap", "told"),
+    [
+        ("crack:250,50\n", "line 1"),
+        ("crack:250,50,300::\n", "line 1"),
+        ("a:1,2,3::\nb:1,2,3::\n", "line 2"),
+        ("# nothing\n", "found none"),
+    ],
+)
+def test_a_damaged_labelmap_is_told(
+    prep: Prep, workspace: Path, pictures: Path, labelmap: str, told: str
+) -> None:
+    source = cvat(workspace / "task", labelmap=labelmap)
+    refused(prep("import", source, "set", "--images", pictures), "labelmap.txt", told)
+
+
+# --- COCO ---------------------------------------------------------------------------------------------------------
+
+
+def coco(path: Path, annotations: list[dict[str, Any]], **more: Any) -> Path:
+    """The layout of an `instances_*.json`."""
+    picture = {"width": WIDTH, "height": HEIGHT, "license": 0, "flickr_url": "", "coco_url": ""}
+    document = {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {"contributor": "", "year": ""},
+        "categories": [
+            {"id": 1, "name": "pore", "supercategory": ""},
+            {"id": 7, "name": "crack", "supercategory": ""},
+        ],
+        "images": [
+            {"id": number + 1, "file_name": f"s{number}{suffix}", **picture}
+            for number, suffix in enumerate((".png", ".tif"))
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": 1,
+                "area": 1.0,
+                "bbox": [0, 0, 1, 1],
+                "iscrowd": 0,
+                **item,
+            }
+            for number, item in enumerate(annotations, 1)
+        ],
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def rectangle(top: float, left: float, bottom: float, right: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Down the columns, beginning with what is outside."""
+    flat = np.concatenate([[False], mask.T.ravel(), [not mask.T.ravel()[-1]]])
+    ends = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], ends])).tolist()
+
+
+def as_text(counts: list[int]) -> str:
+    """`rleToString` of the COCO API, in Python."""
+    text = ""
+    for number, count in enumerate(counts):
+        value = count - counts[number - 2] if number > 2 else count
+        while True:
+            bits = value & 31
+            value >>= 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+            if not more:
+                break
+    return text
+
+
+def test_coco_polygons_in_the_order_of_the_file(prep: Prep, workspace: Path, pictures: Path) -> None:
+    source = coco(
+        pictures / "instances.json",
+        [
+            {"segmentation": [rectangle(5, 10, 15, 30), rectangle(20, 10, 25, 30)]},
+            {"segmentation": [rectangle(5, 20, 10, 25)], "category_id": 7},
+            {"segmentation": [], "image_id": 2},
+        ],
+    )
+    document = imported(prep("import", source, "set", "--json"))
+    expected = box(5, 10, 15, 30) | box(20, 10, 25, 30)
+    expected[5:10, 20:25] = 2
+    assert (labels(workspace, "s0") == expected).all()
+    assert not labels(workspace, "s1").any()
+    assert names(workspace) == ["background", "pore", "crack"]
+    notes = " ".join(document["notes"])
+    assert "at 25 pixel(s) a later one covers another class" in notes
+    assert "1 annotation(s) with a box and no outline" in notes
+    assert "'background'" in notes
+    assert "--outside unlabelled" in notes
+
+
+@pytest.mark.parametrize("pack", [lambda counts: counts, as_text], ids=["plain", "text"])
+def test_coco_run_lengths(
+    prep: Prep, workspace: Path, pictures: Path, pack: Callable[[list[int]], object]
+) -> None:
+    mask = np.random.default_rng(3).random((HEIGHT, WIDTH)) < 0.5
+    mask[:, :20] = False
+    mask[:, 40:] = True
+    counts = pack(run_lengths(mask))
+    source = coco(
+        pictures / "instances.json",
+        [{"segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}, "iscrowd": 1}],
+    )
+    assert prep("import", source, "set").exit_code == 0
+    assert (labels(workspace, "s0") == mask).all()
+
+
+def test_a_coco_export_with_its_pictures_in_folders(prep: Prep, workspace: Path) -> None:
+    folder = workspace / "export"
+    entries = []
+    for number, scan in enumerate(("scan1", "scan2"), 1):
+        save(folder / "images" / scan / "0001.png", np.full((HEIGHT, WIDTH), number, np.uint8))
+        entries.append({"id": number, "file_name": f"{scan}/0001.png", "width": WIDTH, "height": HEIGHT})
+    coco(
+        folder / "annotations" / "instances_default.json",
+        [{"segmentation": [rectangle(0, 0, 5, 5)]}, {"segmentation": [rectangle(0, 0, 5, 5)], "image_id": 2}],
+        images=entries,
+    )
+    assert prep("import", packed(folder), "set").exit_code == 0
+    assert {path.stem for path in (workspace / "data/set/train/images").iterdir()} == {
+        "scan1_0001",
+        "scan2_0001",
+    }
+
+
+@pytest.mark.parametrize(
+    ("annotation", "told"),
+    [
+        ({"segmentation": [rectangle(100, 100, 110, 110)]}, "annotation 1"),
+        ({"segmentation": [rectangle(5, 5, 9, 9)], "image_id": 12}, "found 12"),
+        ({"segmentation": [rectangle(5, 5, 9, 9)], "category_id": 2}, "found 2"),
+        ({"segmentation": [[1, 2, 3]]}, "odd number"),
+        ({"segmentation": [["a", 2, 3, 4]]}, "annotations.0.segmentation"),
+        ({"segmentation": [[float("nan"), 2, 3, 4, 5, 6]]}, "annotations.0.segmentation"),
+        ({"segmentation": [[1e300, 2, 3, 4, 5, 6]]}, "annotations.0.segmentation"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}}, "add up to 10"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~~~~~~~"}}, "add up to"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "9 x 9"),
+    ],
+)
+def test_coco_that_contradicts_itself(
+    prep: Prep, workspace: Path, pictures: Path, annotation: dict[str, Any], told: str
+) -> None:
+    source = coco(pictures / "instances.json", [annotation])
+    refused(prep("import", source, "set"), "instances.json", told)
+    assert nothing_written(workspace)
+
+
+def test_a_picture_of_another_size_is_told(prep: Prep, workspace: Path, pictures: Path) -> None:
+    source = coco(pictures / "instances.json", [{"segmentation": [rectangle(0, 0, 5, 5)]}])
+    save(pictures / "s0.png", np.zeros((HEIGHT * 2, WIDTH * 2), np.uint8))
+    refused(prep("import", source, "set"), "s0.png", f"expected {HEIGHT} x {WIDTH}", "found 80 x 120")
+    assert nothing_written(workspace)
+
+
+def test_missing_pictures_are_named_all(prep: Prep, workspace: Path, pictures: Path) -> None:
+    source = coco(workspace / "elsewhere" / "instances.json", [{"segmentation": [rectangle(0, 0, 5, 5)]}])
+    refused(prep("import", source, "set"), "s0.png, s1.tif", "--images")
+    (pictures / "s1.tif").unlink()
+    refused(prep("import", source, "set", "--images", pictures), "found none for s1.tif")
+
+
+def test_the_second_split_has_the_classes_of_the_first(prep: Prep, workspace: Path, pictures: Path) -> None:
+    first = coco(pictures / "train.json", [{"segmentation": [rectangle(0, 0, 5, 5)]}])
+    assert prep("import", first, "set").exit_code == 0
+    table = (workspace / "data/set/classes.toml").read_text()
+    swapped = [{"id": 1, "name": "crack"}, {"id": 2, "name": "pore"}]
+    second = coco(pictures / "val.json", [{"segmentation": [rectangle(0, 0, 5, 5)]}], categories=swapped)
+    assert prep("import", second, "set", "--split", "validate").exit_code == 0
+    assert labels(workspace, "s0", "validate")[0, 0] == 2
+    assert (workspace / "data/set/classes.toml").read_text() == table
+    third = coco(pictures / "test.json", [], categories=[{"id": 1, "name": "inclusion"}])
+    refused(prep("import", third, "set", "--split", "test"), "classes.toml", "inclusion")
+    refused(prep("import", second, "set", "--split", "validate"), "--overwrite")
+    assert prep("import", second, "set", "--split", "validate", "--overwrite").exit_code == 0
+
+
+def test_an_imported_set_is_shared_out_with_its_classes(prep: Prep, workspace: Path, pictures: Path) -> None:
+    rows = [{"id": n + 1, "file_name": f"t{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(5)]
+    for row in rows:
+        save(pictures / row["file_name"], np.full((HEIGHT, WIDTH), row["id"], np.uint8))
+    drawn = [{"segmentation": [rectangle(0, 0, 5, 5)], "image_id": row["id"]} for row in rows]
+    assert prep("import", coco(pictures / "all.json", drawn, images=rows), "set").exit_code == 0
+    shared = prep("split", workspace / "data/set/train", "parts", "--validate", 1, "--test", 1)
+    assert shared.exit_code == 0, shared.output
+    assert names(workspace, "parts") == names(workspace)
+    assert prep("labels", "parts", "train", "validate", "test").exit_code == 0
+
+
+# --- LabelMe ------------------------------------------------------------------------------------------------------
+
+
+def labelme(path: Path, shapes: list[dict[str, Any]], **more: Any) -> Path:
+    """The layout of LabelMe 5."""
+    document = {
+        "version": "5.4.1",
+        "flags": {},
+        "shapes": [
+            {"group_id": None, "description": "", "shape_type": "polygon", "flags": {}, "mask": None, **shape}
+            for shape in shapes
+        ],
+        "imagePath": f"{path.stem}.png",
+        "imageData": None,
+        "imageHeight": HEIGHT,
+        "imageWidth": WIDTH,
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def test_labelme_shapes(prep: Prep, workspace: Path, pictures: Path) -> None:
+    labelme(
+        pictures / "s0.json",
+        [
+            {"label": "pore", "points": [[10, 5], [30, 15]], "shape_type": "rectangle"},
+            {"label": "Korn ä", "points": [[50, 20], [50, 26]], "shape_type": "circle"},
+            {"label": "pore", "points": [[2, 2], [3, 3]], "shape_type": "line"},
+            {"label": "__ignore__", "points": [[0, 30], [60, 30], [60, 40], [0, 40]]},
+        ],
+    )
+    document = imported(prep("import", pictures, "set", "--json"))
+    assert names(workspace) == ["background", "Korn ä", "pore"]
+    found = labels(workspace, "s0")
+    assert (found[:17, :40] == box(5, 10, 15, 30, 2)[:17, :40]).all()
+    assert np.count_nonzero(found == 1) == pytest.approx(np.pi * 36, rel=0.05)
+    assert (found[30:] == 255).all()
+    assert document["unlabelled"] == 10 * WIDTH
+    assert any("1 shape(s) without an area" in note for note in document["notes"])
+
+
+def test_labelme_with_the_picture_in_the_file(prep: Prep, workspace: Path) -> None:
+    stream = io.BytesIO()
+    pixels = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
+    Image.fromarray(pixels).save(stream, "PNG")
+    mask = io.BytesIO()
+    Image.fromarray(np.eye(5, 6, dtype=np.uint8) * 255).save(mask, "PNG")
+    shape = {"label": "pore", "shape_type": "mask", "points": [[10, 20], [15, 24]]}
+    labelme(
+        workspace / "drawn" / "a.json",
+        [{**shape, "mask": base64.b64encode(mask.getvalue()).decode()}],
+        imagePath="..\\Bilder\\a.tif",
+        imageData=base64.b64encode(stream.getvalue()).decode(),
+    )
+    assert prep("import", workspace / "drawn", "set").exit_code == 0
+    assert (np.array(Image.open(workspace / "data/set/train/images/a.png")) == pixels).all()
+    expected = box(0, 0, 0, 0)
+    expected[20:25, 10:16] = np.eye(5, 6)
+    assert (labels(workspace, "a") == expected).all()
+
+
+def test_labelme_strokes_leave_the_rest_unlabelled(prep: Prep, workspace: Path, pictures: Path) -> None:
+    corners = [[0, 0], [20, 0], [20, 10], [0, 10]]
+    labelme(
+        pictures / "s0.json",
+        [{"label": "a", "points": corners}, {"label": "b", "points": [[x + 30, y] for x, y in corners]}],
+    )
+    labelme(pictures / "s1.json", [], imagePath="s1.tif")
+    document = imported(prep("import", pictures, "set", "--outside", "unlabelled", "--json"))
+    assert document["images"] == 1
+    assert document["left_out"] == ["s1.tif"]
+    assert [path.name for path in (workspace / "data/set/train/images").iterdir()] == ["s0.png"]
+    expected = box(0, 30, 10, 50, 1, ground=255)
+    expected[:10, :20] = 0
+    assert (labels(workspace, "s0") == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ({"label": " ", "points": [[0, 0], [1, 0], [1, 1]]}, "expected a label"),
+        ({"label": "a\u001b[31m", "points": [[0, 0], [9, 0], [9, 9]]}, "control characters"),
+        ({"label": "a", "points": [[0, 0], [1]]}, "shapes.0.points"),
+        ({"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": "!!"}, "base64"),
+        ({"label": "a", "points": [[70, 0], [90, 0], [90, 9]]}, "column 70"),
+    ],
+)
+def test_labelme_that_is_damaged(
+    prep: Prep, workspace: Path, pictures: Path, shape: dict[str, Any], told: str
+) -> None:
+    refused(prep("import", labelme(pictures / "s0.json", [shape]), "set"), "s0.json", told)
+    assert nothing_written(workspace)
+
+
+# --- QuPath, ImageJ -----------------------------------------------------------------------------------------------
+
+
+def feature(
+    name: str | None, rings: list[list[list[float]]], kind: str = "Polygon", **more: Any
+) -> dict[str, Any]:
+    """One object as QuPath 0.5 writes it."""
+    found = None if name is None else {"name": name, **more}
+    return {
+        "type": "Feature",
+        "id": "3a1c",
+        "geometry": {"type": kind, "coordinates": rings},
+        "properties": {"objectType": "annotation", **({"classification": found} if found else {})},
+    }
+
+
+def ring(top: float, left: float, bottom: float, right: float) -> list[list[float]]:
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["FeatureCollection", "list"])
+def test_qupath_with_holes(prep: Prep, workspace: Path, pictures: Path, whole: bool) -> None:
+    features = [
+        feature("Pore", [ring(5, 10, 25, 30), ring(10, 15, 20, 25)], color=[200, 0, 1]),
+        feature("Crack", [[ring(30, 0, 35, 5)], [ring(30, 10, 35, 15)]], "MultiPolygon", colorRGB=-16776961),
+        feature("Ignore*", [ring(36, 0, 40, 60)]),
+        feature("Pore", [3, 4], "Point"),  # type: ignore[list-item]
+    ]
+    content = {"type": "FeatureCollection", "features": features} if whole else features
+    (pictures / "s1.geojson").write_text(json.dumps(content), encoding="utf-8")
+    document = imported(prep("import", pictures / "s1.geojson", "set", "--json"))
+    assert [(item["name"], item["colour"]) for item in document["classes"]][1:] == [
+        ("Crack", [0, 0, 255]),
+        ("Pore", [200, 0, 1]),
+    ]
+    expected = box(5, 10, 25, 30, 2)
+    expected[10:20, 15:25] = 0
+    expected[30:35, 0:5] = expected[30:35, 10:15] = 1
+    expected[36:] = 255
+    assert (labels(workspace, "s1") == expected).all()
+    assert any("1 object(s) without an area" in note for note in document["notes"])
+
+
+def test_geojson_with_a_damaged_polygon_is_refused(prep: Prep, pictures: Path) -> None:
+    (pictures / "s1.geojson").write_text(json.dumps([feature("a", [[[1, 2]]])]), encoding="utf-8")
+    refused(prep("import", pictures / "s1.geojson", "set"), "s1.geojson", "coordinates")
+
+
+def square(top: int, left: int, bottom: int, right: int, **more: Any) -> ImagejRoi:
+    return ImagejRoi(roitype=ROI_TYPE.RECT, top=top, left=left, bottom=bottom, right=right, **more)
+
+
+def test_imagej_sets_beside_their_pictures(prep: Prep, workspace: Path, pictures: Path) -> None:
+    composite = square(20, 30, 40, 60, name="crack-1")
+    corners = [
+        (0, 30, 20),
+        (1, 50, 20),
+        (1, 50, 40),
+        (1, 30, 40),
+        (0, 35, 25),
+        (1, 40, 25),
+        (1, 40, 30),
+        (1, 35, 30),
+    ]
+    composite.multi_coordinates = np.array([value for corner in corners for value in corner], np.float32)
+    composite.shape_roi_size = len(composite.multi_coordinates)
+    polygon = ImagejRoi.frompoints([[1, 30], [9, 30], [9, 38], [1, 38]], name="pore-2")
+    roiwrite(pictures / "s0.zip", [square(5, 10, 15, 30, name="pore-1"), polygon, composite], mode="w")
+    line = ImagejRoi(roitype=ROI_TYPE.LINE, x1=1, y1=1, x2=5, y2=5, name="scale")
+    oval = ImagejRoi(roitype=ROI_TYPE.OVAL, top=0, left=0, bottom=20, right=20, name="pore-1")
+    roiwrite(pictures / "s1.zip", [oval, line], mode="w")
+    document = imported(prep("import", pictures, "set", "--json"))
+    assert names(workspace) == ["background", "crack", "pore"]
+    expected = box(5, 10, 15, 30, 2)
+    expected[30:38, 1:9] = 2
+    expected[20:40, 30:50] = 1
+    expected[25:30, 35:40] = 0
+    assert (labels(workspace, "s0") == expected).all()
+    assert np.count_nonzero(labels(workspace, "s1")) == pytest.approx(np.pi * 100, rel=0.03)
+    assert any("1 ROI(s) without an area" in note for note in document["notes"])
+
+
+def test_an_imagej_set_for_a_stack(prep: Prep, workspace: Path) -> None:
+    volume = np.arange(6 * HEIGHT * WIDTH, dtype=np.uint16).reshape(6, HEIGHT, WIDTH)
+    tifffile.imwrite(workspace / "stack.tif", volume, imagej=True, metadata={"axes": "ZYX"})
+    rois = [
+        square(5, 10, 15, 30, position=3, group=2, options=ROI_OPTIONS.NONE),
+        square(0, 0, 5, 5, position=6, group=1),
+    ]
+    roiwrite(workspace / "RoiSet.zip", rois, mode="w")
+    assert prep("import", workspace / "RoiSet.zip", "set", "--images", workspace / "stack.tif").exit_code == 0
+    images = sorted((workspace / "data/set/train/images").iterdir())
+    assert [path.name for path in images] == ["stack_0002.tif", "stack_0005.tif"]
+    assert (tifffile.imread(images[0]) == volume[2]).all()
+    assert names(workspace) == ["background", "group 1", "group 2"]
+    assert (labels(workspace, "stack_0002") == box(5, 10, 15, 30, 2)).all()
+    roiwrite(workspace / "RoiSet.zip", [square(0, 0, 5, 5, position=9)], mode="w")
+    refused(
+        prep("import", workspace / "RoiSet.zip", "other", "--images", workspace / "stack.tif"),
+        "RoiSet.zip",
+        "6 slices",
+        "found 9",
+    )
+
+
+def test_a_damaged_roi_is_named(prep: Prep, pictures: Path) -> None:
+    with zipfile.ZipFile(pictures / "s0.zip", "w") as archive:
+        archive.writestr("0001.roi", b"Iout" + bytes(10))
+    refused(prep("import", pictures / "s0.zip", "set"), "s0.zip", "0001.roi")
+
+
+# --- VIA, Labelbox ------------------------------------------------------------------------------------------------
+
+
+def region(phase: str, **shape: Any) -> dict[str, Any]:
+    return {"shape_attributes": shape, "region_attributes": {"phase": phase}}
+
+
+@pytest.mark.parametrize("project", [True, False], ids=["project", "annotations"])
+def test_via(prep: Prep, workspace: Path, pictures: Path, project: bool) -> None:
+    regions = [
+        region("pore", name="rect", x=10, y=5, width=20, height=10),
+        region("crack", name="polygon", all_points_x=[0, 5, 5, 0], all_points_y=[30, 30, 40, 40]),
+        region("pore", name="point", cx=3, cy=3),
+    ]
+    content = {"s0.png2462": {"filename": "s0.png", "size": 2462, "regions": regions, "file_attributes": {}}}
+    whole = {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}}
+    (pictures / "via.json").write_text(json.dumps(whole if project else content), encoding="utf-8")
+    assert prep("import", pictures / "via.json", "set").exit_code == 0
+    assert names(workspace) == ["background", "crack", "pore"]
+    assert (labels(workspace, "s0") == box(5, 10, 15, 30, 2) + box(30, 0, 40, 5)).all()
+
+
+def test_labelbox(prep: Prep, workspace: Path, pictures: Path) -> None:
+    corners = [{"x": x, "y": y} for x, y in ((10, 5), (30, 5), (30, 15), (10, 15))]
+    found = {"name": "pore", "feature_id": "c", "annotation_kind": "ImagePolygon", "polygon": corners}
+    row = {
+        "data_row": {"id": "clx1", "external_id": "s0.png", "row_data": "https://storage.labelbox.com/x"},
+        "media_attributes": {"height": HEIGHT, "width": WIDTH, "mime_type": "image/png"},
+        "projects": {"p1": {"name": "steel", "labels": [{"id": "l1", "annotations": {"objects": [found]}}]}},
+    }
+    path = pictures / "export.ndjson"
+    path.write_text(
+        json.dumps(row) + "\n" + json.dumps({**row, "data_row": {"id": "x", "external_id": "s1.tif"}}) + "\n"
+    )
+    assert prep("import", path, "set").exit_code == 0
+    assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
+    found["mask"] = {"url": "https://api.labelbox.com/masks/1"}
+    path.write_text(json.dumps(row))
+    refused(prep("import", path, "other"), "export.ndjson", "found a mask")
+
+
+# --- volumes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def volume(workspace: Path) -> np.ndarray:
+    """(8, 40, 60) grey values, in `volume.zarr` and `volume.tif`."""
+    values = np.random.default_rng(1).integers(0, 60000, (8, HEIGHT, WIDTH)).astype(np.uint16)
+    zarr.save(str(workspace / "volume.zarr"), values)
+    tifffile.imwrite(
+        workspace / "volume.tif",
+        values,
+        imagej=True,
+        resolution=(2.0, 2.0),
+        metadata={"unit": "um", "spacing": 0.5},
+    )
+    return values
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "uint8"])
+def test_the_labelled_slices_of_a_volume(prep: Prep, workspace: Path, volume: np.ndarray, dtype: str) -> None:
+    drawn = np.zeros(volume.shape, dtype)
+    drawn[2], drawn[5] = 1 + (volume[2] > 30000), 1 + (volume[5] > 30000)
+    tifffile.imwrite(workspace / "labels.tif", drawn, compression="zlib")
+    document = imported(
+        prep("import", workspace / "volume.zarr", "set", "--labels", workspace / "labels.tif", "--json")
+    )
+    images = sorted((workspace / "data/set/train/images").iterdir())
+    assert len(images) == 2
+    assert (tifffile.imread(images[1]) == volume[5]).all()
+    assert names(workspace) == ["label 1", "label 2"]
+    assert (labels(workspace, images[0].stem) == (volume[2] > 30000)).all()
+    assert document["unlabelled"] == 0
+    assert "2 of 8 slice(s) have labels" in document["notes"]
+
+
+def test_strokes_in_a_volume_along_another_axis(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
+    drawn = np.zeros(volume.shape, np.int32)
+    drawn[:, 3, 10:20], drawn[:, 3, 30:40] = 1, 2
+    tifffile.imwrite(workspace / "labels.tif", drawn)
+    words = ("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif", "--axis", 1)
+    told = imported(prep(*words, "--json"))
+    assert any("add --unlabelled 0" in note for note in told["notes"])
+    assert prep(*words, "--unlabelled", 0, "--overwrite").exit_code == 0
+    assert names(workspace) == ["label 1", "label 2"]
+    [image] = (workspace / "data/set/train/images").iterdir()
+    assert (tifffile.imread(image) == volume[:, 3]).all()
+    found = labels(workspace, image.stem)
+    assert (found[:, 10:20] == 0).all()
+    assert (found[:, 30:40] == 1).all()
+    assert np.count_nonzero(found == 255) == 8 * (WIDTH - 20)
+
+
+def test_slices_keep_the_size_of_their_pixels(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
+    from matseg_runtime.source.tiff_scale import image_voxel_size
+
+    tifffile.imwrite(workspace / "labels.tif", (volume > 30000).astype(np.uint8))
+    assert (
+        prep("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif").exit_code == 0
+    )
+    size = image_voxel_size(next((workspace / "data/set/train/images").iterdir()))
+    assert size is not None
+    assert (size.column, size.unit) == (0.5, "um")
+
+
+def test_label_images_of_some_slices_of_a_folder(prep: Prep, workspace: Path, pictures: Path) -> None:
+    save(workspace / "drawn" / "s1_L.png", box(5, 10, 15, 30, 2, ground=1))
+    assert prep("import", pictures, "set", "--labels", workspace / "drawn").exit_code == 0
+    assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
+    assert (workspace / "data/set/train/images/s1.tif").read_bytes() == (pictures / "s1.tif").read_bytes()
+    save(workspace / "drawn" / "s9.png", box(5, 10, 15, 30))
+    refused(prep("import", pictures, "other", "--labels", workspace / "drawn"), "found none for s9")
+
+
+def ilastik(path: Path, values: np.ndarray, axes: str) -> Path:
+    """As ilastik's HDF5 export writes it: one data set, with vigra's axis tags."""
+    with h5py.File(path, "w") as file:
+        found = file.create_dataset("exported_data", data=values)
+        tags = [
+            {"key": axis, "typeFlags": 1 if axis == "c" else 2, "resolution": 0, "description": ""}
+            for axis in axes
+        ]
+        found.attrs["axistags"] = json.dumps({"axes": tags})
+        found.attrs["drange"] = [0, 255]
+    return path
+
+
+def test_ilastik_labels_of_one_picture(prep: Prep, workspace: Path, pictures: Path) -> None:
+    strokes = box(5, 10, 15, 30, 2) + box(30, 0, 35, 5)
+    source = ilastik(workspace / "s0_Labels.h5", strokes[..., None], "yxc")
+    assert prep("import", source, "set", "--images", pictures / "s0.png").exit_code == 0
+    expected = np.where(strokes == 0, 255, strokes - 1)
+    assert (labels(workspace, "s0") == expected).all()
+    refused(prep("import", source, "other"), "s0_Labels.h5", "--images")
+
+
+def test_a_folder_of_ilastik_segmentations(prep: Prep, workspace: Path, pictures: Path) -> None:
+    folder = workspace / "out"
+    folder.mkdir()
+    for stem in ("s0", "s1"):
+        ilastik(folder / f"{stem}_Simple Segmentation.h5", box(5, 10, 15, 30, 2, 1)[..., None], "yxc")
+    assert prep("import", folder, "set", "--images", pictures).exit_code == 0
+    assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "told"),
+    [
+        (np.zeros((8, HEIGHT, WIDTH), np.uint8), "found 0 at every pixel of 8 slice(s)"),
+        (np.ones((8, HEIGHT, WIDTH - 1), np.uint8), "(8, 40, 59)"),
+        (np.ones((7, HEIGHT, WIDTH), np.uint8), "(7, 40, 60)"),
+        (np.full((8, HEIGHT, WIDTH), 0.5, np.float32), "whole numbers"),
+        (np.arange(8 * HEIGHT * WIDTH, dtype=np.int32).reshape(8, HEIGHT, WIDTH), "single particles"),
+        (np.ones((8, HEIGHT, WIDTH), np.uint8), "expected 2 to 255 classes, found 1 (label 1)"),
+    ],
+)
+@pytest.mark.usefixtures("volume")
+def test_labels_that_do_not_fit_their_volume(
+    prep: Prep, workspace: Path, drawn: np.ndarray, told: str
+) -> None:
+    tifffile.imwrite(workspace / "labels.tif", drawn)
+    refused(prep("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif"), told)
+    assert nothing_written(workspace)
+
+
+# --- whatever else is named ---------------------------------------------------------------------------------------
+
+
+def test_an_archive_that_reaches_out_stays_in(prep: Prep, workspace: Path, pictures: Path) -> None:
+    archive = packed(cvat(workspace / "task"))
+    with zipfile.ZipFile(archive, "a") as target:
+        target.writestr("../../escaped.txt", "x")
+        target.writestr("/escaped.txt", "x")
+    assert prep("import", archive, "set", "--images", pictures).exit_code == 0
+    assert not list(workspace.parent.glob("escaped*"))
+    assert not Path("/escaped.txt").exists()
+
+
+def test_a_damaged_archive_is_told_by_its_name(prep: Prep, workspace: Path, pictures: Path) -> None:
+    archive = packed(cvat(workspace / "task"))
+    content = bytearray(archive.read_bytes())
+    content[200:260] = bytes(60)
+    archive.write_bytes(content)
+    refused(prep("import", archive, "set", "--images", pictures), "task.zip")
+    assert nothing_written(workspace)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", b"{", "expected JSON"),
+        ("a.json", b"[" * 100_000, "expected JSON"),
+        ("a.json", b'{"name": "package"}', "found none of them"),
+        (
+            "a.json",
+            b'{"images": [], "annotations": [], "categories": []}',
+            "expected labelled pictures, found none",
+        ),
+        ("a.json", b'{"images": 3, "annotations": []}', "COCO"),
+        ("a.json", b'{"type": "FeatureCollection"}', "GeoJSON"),
+        ("a.json", b'[{"Labeled Data": "x"}]', "before 2023"),
+        ("a.ndjson", b'{"data_row": 3}', "Labelbox"),
+        ("a.zip", b"PK\x03\x04", "found none of them"),
+        ("a.roi", b"Iout", "ImageJ"),
+        ("a.txt", b"\xff\xfe", "found none of them"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "found none of them"),
+    ],
+)
+def test_what_is_no_export_is_refused(
+    prep: Prep, workspace: Path, name: str, content: bytes, told: str
+) -> None:
+    (workspace / name).write_bytes(content)
+    refused(prep("import", workspace / name, "set"), name, told)
+    assert nothing_written(workspace)
+
+
+def test_exports_of_two_tools_in_one_folder_are_named(prep: Prep, pictures: Path) -> None:
+    labelme(pictures / "s0.json", [])
+    coco(pictures / "instances.json", [])
+    refused(prep("import", pictures, "set"), "COCO", "LabelMe", "instances.json")
+
+
+def test_names_that_no_file_can_have(prep: Prep, pictures: Path) -> None:
+    row = {"id": 1, "width": WIDTH, "height": HEIGHT}
+    save(pictures / "con.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    drawn = [{"segmentation": [rectangle(0, 0, 5, 5)]}]
+    refused(
+        prep("import", coco(pictures / "a.json", drawn, images=[{**row, "file_name": "con.png"}]), "set"),
+        "'con'",
+    )
+    twice = [{**row, "file_name": "s0.png"}, {**row, "id": 2, "file_name": "s0.png"}]
+    refused(prep("import", coco(pictures / "a.json", drawn, images=twice), "set"), "different names", "s0")
+    hostile = [{**row, "file_name": "../../../../etc/passwd"}]
+    refused(prep("import", coco(pictures / "a.json", drawn, images=hostile), "set"), "found none for")
+
+
+def test_options_that_do_not_apply(prep: Prep, workspace: Path, volume: np.ndarray, pictures: Path) -> None:
+    tifffile.imwrite(workspace / "labels.tif", (volume > 3).astype(np.uint8))
+    given = ("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif")
+    refused(prep(*given, "--outside", "x"), "--outside")
+    refused(prep(*given, "--unlabelled", "x"), "--unlabelled x")
+    refused(prep(*given, "--images", pictures), "--images")
+    source = coco(pictures / "a.json", [{"segmentation": [rectangle(0, 0, 5, 5)]}])
+    refused(prep("import", source, "set", "--unlabelled", "grain"), "grain", "pore")
+    refused(prep("import", source, "set", "--images", pictures / "nowhere"), "nowhere")
+    refused(prep("import", source, "set", "--images", pictures / "s0.png"), "2 pictures")
+    refused(prep("import", workspace / "nowhere.json", "set"), "no such export")
+    assert nothing_written(workspace)

@@ -1,0 +1,95 @@
+"""`matseg-prep import`: labels from other tools."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from matseg_shared.console.command import debug_option, json_option, show
+from matseg_shared.console.help import Command, examples
+from matseg_shared.console.options import Choice, gathered
+from matseg_shared.console.progress import shown_progress
+from matseg_trainer.commands.options import replace_option
+from matseg_trainer.workspace import Workspace, workspace_option
+
+if TYPE_CHECKING:
+    from matseg_trainer.prepare.imports.base import ImportRequest
+
+
+@click.command(
+    name="import",
+    cls=Command,
+    examples=examples("""
+        matseg-prep import cvat.zip steel --images raw/  # masks of CVAT over the pictures in raw/
+        matseg-prep import instances.json steel  # COCO, its pictures beside it
+        matseg-prep import drawn/ steel --outside unlabelled  # LabelMe; what was not drawn is no class
+        matseg-prep import volume.zarr scan --labels labels.tif --unlabelled 0
+            # the slices of a volume that have labels in napari, where 0 is not labelled
+    """),
+)
+@click.argument("source")
+@click.argument("name")
+@click.option(
+    "--images", metavar="PATH", help="Folder, file or stack of the pictures, where not beside SOURCE."
+)
+@click.option(
+    "--labels", metavar="PATH", help="Label volume or folder of label images for SOURCE, a volume or folder."
+)
+@click.option(
+    "--split",
+    type=Choice(["train", "validate", "test"]),
+    default="train",
+    show_default=True,
+    help="What the pictures are for.",
+)
+@click.option(
+    "--outside",
+    metavar="NAME",
+    help='Class of what lies outside of all shapes; "unlabelled": none. Default: background.',
+)
+@click.option(
+    "--unlabelled",
+    multiple=True,
+    metavar="V",
+    help="Label value, or name of a class, that means that nobody labelled the pixel; repeatable.",
+)
+@click.option(
+    "--axis", type=click.IntRange(0, 2), metavar="N", help="Axis to slice a volume along (default: 0)."
+)
+@replace_option
+@workspace_option
+@json_option
+@debug_option
+@gathered("request", "matseg_trainer.prepare.imports.base:ImportRequest")
+def import_command(
+    name: str, request: ImportRequest, overwrite: bool, workspace: Path | None, as_json: bool
+) -> None:
+    """Make a data set of labels from another tool.
+
+    SOURCE, recognised by its content, is an export of CVAT (segmentation masks), COCO, LabelMe, QuPath (GeoJSON),
+    ImageJ (ROIs), VIA, Labelbox or ilastik (HDF5); with --labels it is a volume or folder of which some slices have
+    labels. Where data/NAME has other splits, this becomes one more.
+    """
+    from matseg_trainer.prepare.imports.write import import_labels
+
+    target = Workspace.find(workspace).dataset_root(name)
+    with shown_progress() as progress:
+        result = import_labels(target, request, overwrite=overwrite, progress=progress)
+    pixels = max(1, sum(item.pixels for item in result.classes) + result.unlabelled)
+    lines = [f"{target / result.split}: {result.images} labelled picture(s) from {result.tool}"]
+    lines += [
+        f"  {item.index}: {item.name}, {item.pixels / pixels:.2%} of the pixels" for item in result.classes
+    ]
+    lines += (
+        [f"  nobody labelled {result.unlabelled / pixels:.2%} of the pixels"] if result.unlabelled else []
+    )
+    lines += [f"note: {note}" for note in result.notes]
+    word = shlex.quote(name)
+    lines.append(f"next: matseg-prep labels {word} {result.split}")
+    if result.split == "train":
+        folder = shlex.quote(str(target / result.split))
+        lines.append(f"or share them out: matseg-prep split {folder} {shlex.quote(f'{name}_split')}")
+    show(result, lines, as_json=as_json)

@@ -1,0 +1,1 @@
+"""Labels that another tool exported, made into a data set."""

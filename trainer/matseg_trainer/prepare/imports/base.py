@@ -1,0 +1,88 @@
+"""An export of another tool in terms of pictures and named areas, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.units import VoxelSize
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.read import PixelArray
+
+OUTSIDE = ""
+"""Stands for what lies outside of everything drawn, among the names of classes."""
+UNLABELLED = 255
+"""Nobody said what the pixel is."""
+Size = tuple[int, int]
+"""(H, W) in pixels."""
+Indices = Mapping[str, int]
+"""Class name -> the value in label images; `UNLABELLED` for what is no class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """What is imported, and how it is meant."""
+
+    source: str
+    """An export (file, folder or zip), or with `labels` the images or the volume themselves."""
+    images: str | None = None
+    """Where the pictures are, when not beside the export: a folder, an image, a stack."""
+    labels: str | None = None
+    """A label volume, or a folder of label images."""
+    split: str = "train"
+    axis: int | None = None
+    """Axis of a volume to slice along."""
+    unlabelled: tuple[str, ...] = ()
+    """Label values, or names of classes, whose pixels nobody labelled."""
+    outside: str | None = None
+    """Class of what lies outside of all shapes; `unlabelled`: nobody said. None: `background`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Painted:
+    """The labels of one picture, and what happened to its shapes."""
+
+    labels: NDArray[np.uint8]
+    """(H, W) values of `Indices`."""
+    covered: int = 0
+    """Pixels that a later shape of another class took over."""
+    clipped: int = 0
+    """Shapes of which a part lies outside of the picture."""
+    too_small: int = 0
+    """Shapes that hold no pixel's centre."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledImage:
+    """One picture of an export."""
+
+    name: str
+    """As the export has it, perhaps with folders."""
+    image: Path | bytes | Callable[[], PixelArray] | None
+    """File, content of a file, or a function that reads (H, W) or (H, W, C) pixels; None: not found."""
+    paint: Callable[[Size, Indices], Painted]
+    """Its labels, for a picture of that size; raises a UsageError where they do not fit it."""
+    size: Size | None = None
+    """As the export states it."""
+    voxel: VoxelSize | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Export:
+    """All pictures of an export."""
+
+    tool: str
+    images: Sequence[LabelledImage]
+    classes: tuple[str, ...]
+    """In the export's order."""
+    colours: Mapping[str, Colour] = field(default_factory=dict)
+    """Of those classes that have one."""
+    unlabelled: frozenset[str] = frozenset()
+    """Names that mean: nobody said."""
+    has_outside: bool = True
+    """Not everything is drawn, so that it must be said what the rest is."""
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,169 @@
+"""Which tool an export comes from, by its content."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from matseg_shared.console.progress import Progress
+from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.images.read import IMAGE_SUFFIXES
+from matseg_trainer.data.folder import shorten
+from matseg_trainer.prepare.imports.base import Export, ImportRequest
+from matseg_trainer.prepare.imports.coco import read_coco
+from matseg_trainer.prepare.imports.cvat import LABELMAP, read_cvat
+from matseg_trainer.prepare.imports.files import ImageFinder, files_in, load_json, unpacked
+from matseg_trainer.prepare.imports.imagej import ROI_SUFFIX, is_roi_set, read_imagej
+from matseg_trainer.prepare.imports.labelbox import read_labelbox
+from matseg_trainer.prepare.imports.labelme import read_labelme
+from matseg_trainer.prepare.imports.qupath import read_qupath
+from matseg_trainer.prepare.imports.slices import Slices
+from matseg_trainer.prepare.imports.via import PROJECT_KEY, read_via
+from matseg_trainer.prepare.imports.volume import ilastik_pairs, is_ilastik, read_volumes
+
+_JSON_SUFFIXES = (".json", ".geojson", ".ndjson")
+_TOOLS = (
+    "CVAT segmentation masks (a folder or zip with labelmap.txt), COCO JSON, LabelMe JSON, QuPath GeoJSON, ImageJ ROIs "
+    "(.roi, .zip), VIA JSON, Labelbox rows (.ndjson) or HDF5 of ilastik"
+)
+
+
+def open_export(request: ImportRequest, opened: ExitStack, progress: Progress) -> Export:
+    """The pictures of an export, whose files `opened` closes.
+
+    Raises:
+        UsageError: nothing is there, it is of no tool that is known, or of several; or as the tool's reader.
+        MissingExtraError: an optional package is needed for it.
+    """
+    if request.labels is not None:
+        if request.images is not None:
+            raise UsageError(
+                "--labels and --images cannot be combined: with --labels, SOURCE is the images themselves"
+            )
+        return read_volumes([(request.source, request.labels)], request, opened, progress)
+    path = Path(request.source)
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such export; name {_TOOLS}")
+    if path.is_file() and zipfile.is_zipfile(path) and not is_roi_set(path):
+        path = opened.enter_context(unpacked(path))
+    tool, found = _recognised(path)
+    finder = _finder(path, request.images)
+    if tool == "ilastik":
+        return read_volumes(ilastik_pairs(found, request.images), request, opened, progress)
+    if tool == "ROIs of ImageJ":
+        export = read_imagej(found, finder, _stack(found, request, finder, opened))
+    else:
+        export = _READERS[tool](found, finder)
+    same = sum(item.image == finder.only for item in export.images)
+    if finder.only is not None and same > 1:
+        raise UsageError(f"--images {request.images}: expected the folder of {same} pictures, found one file")
+    return export
+
+
+def _one(reader: Callable[..., Export]) -> Callable[[list[Any], ImageFinder], Export]:
+    """A reader of one file as one of several, which refuses more."""
+
+    def read(found: list[Any], finder: ImageFinder) -> Export:
+        if len(found) > 1:
+            listed = shorten([str(item[0] if isinstance(item, tuple) else item) for item in found])
+            raise UsageError(
+                f"expected one such export, found {listed}; import each by itself, with its --split"
+            )
+        item = found[0]
+        return reader(*item, finder) if isinstance(item, tuple) else reader(item, finder)
+
+    return read
+
+
+_READERS: dict[str, Callable[[list[Any], ImageFinder], Export]] = {
+    "CVAT": _one(read_cvat),
+    "COCO": _one(read_coco),
+    "VIA": _one(read_via),
+    "Labelbox": _one(read_labelbox),
+    "LabelMe": read_labelme,
+    "QuPath": read_qupath,
+}
+
+
+def _recognised(path: Path) -> tuple[str, list[Any]]:
+    """The tool, and its files; JSON with what is in it."""
+    by_tool: dict[str, list[Any]] = {}
+    for file in files_in(path) if path.is_dir() else [path]:
+        suffix = file.suffix.lower()
+        if file.name == LABELMAP:
+            by_tool.setdefault("CVAT", []).append(file)
+        elif suffix == ROI_SUFFIX or (suffix not in IMAGE_SUFFIXES and is_roi_set(file)):
+            by_tool.setdefault("ROIs of ImageJ", []).append(file)
+        elif suffix in _JSON_SUFFIXES:
+            content = load_json(file)
+            content = [content] if isinstance(content, dict) and "data_row" in content else content
+            if (tool := _tool_of_json(file, content)) is not None:
+                by_tool.setdefault(tool, []).append((file, content))
+        elif suffix not in IMAGE_SUFFIXES and is_ilastik(str(file)):
+            by_tool.setdefault("ilastik", []).append(file)
+    if len(by_tool) > 1:
+        listing = "; ".join(
+            f"{tool}: {shorten([str(item[0] if isinstance(item, tuple) else item) for item in found])}"
+            for tool, found in by_tool.items()
+        )
+        raise UsageError(
+            f"{path}: expected the export of one tool, found several; name one of them\n  {listing}"
+        )
+    if not by_tool:
+        raise UsageError(
+            f"{path}: expected {_TOOLS}, found none of them; slices of a volume are imported with --labels, label "
+            "images are read where they are (docs/data.md)"
+        )
+    return by_tool.popitem()
+
+
+def _tool_of_json(path: Path, content: Any) -> str | None:
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        first = content[0]
+        if "data_row" in first:
+            return "Labelbox"
+        if "Labeled Data" in first:
+            raise DatasetError(
+                f"{path}: expected rows of Labelbox (.ndjson), found its export of before 2023; export it again"
+            )
+        return "QuPath" if first.get("type") == "Feature" else None
+    if not isinstance(content, dict):
+        return None
+    if {"images", "annotations"} <= set(content):
+        return "COCO"
+    if "shapes" in content and "imagePath" in content:
+        return "LabelMe"
+    if content.get("type") in ("FeatureCollection", "Feature"):
+        return "QuPath"
+    pictures = content.get(PROJECT_KEY, content)
+    if (
+        isinstance(pictures, dict)
+        and pictures
+        and all(isinstance(item, dict) and {"filename", "regions"} <= set(item) for item in pictures.values())
+    ):
+        return "VIA"
+    return None
+
+
+def _finder(path: Path, images: str | None) -> ImageFinder:
+    if images is None:
+        return ImageFinder([path if path.is_dir() else path.parent])
+    place = Path(images)
+    if not place.exists():
+        raise UsageError(f"--images {images}: expected the folder of the pictures, found none")
+    return ImageFinder([place]) if place.is_dir() else ImageFinder([], only=place)
+
+
+def _stack(
+    files: list[Path], request: ImportRequest, finder: ImageFinder, opened: ExitStack
+) -> Slices | None:
+    """The stack that the positions of ROIs count in; None where there are pictures called as the sets of ROIs."""
+    if request.images is None or len(files) > 1:
+        return None
+    if finder.only is None and finder.find(files[0].stem, files[0]) is not None:
+        return None
+    stack = Slices.open(request.images, request.axis, opened)
+    return stack if len(stack.names) > 1 else None

@@ -1,0 +1,112 @@
+"""Labelbox: exported rows, one JSON document per picture and line (`.ndjson`)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from matseg_shared.errors import DatasetError
+from matseg_shared.images.read import natural_key
+from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.files import Coordinate, Document, Edge, ImageFinder, checked
+from matseg_trainer.prepare.imports.shapes import Shape, paint, rectangle
+
+
+class _Corner(Document):
+    x: Coordinate
+    y: Coordinate
+
+
+class _Box(Document):
+    top: Coordinate
+    left: Coordinate
+    height: Coordinate
+    width: Coordinate
+
+
+class _Object(Document):
+    name: str
+    polygon: list[_Corner] | None = None
+    bounding_box: _Box | None = None
+    mask: dict[str, Any] | None = None
+    composite_mask: dict[str, Any] | None = None
+
+
+class _Annotations(Document):
+    objects: list[_Object] = Field(default_factory=list)
+
+
+class _Label(Document):
+    annotations: _Annotations
+
+
+class _Project(Document):
+    labels: list[_Label]
+
+
+class _DataRow(Document):
+    id: str
+    external_id: str | None = None
+
+
+class _Size(Document):
+    height: Edge
+    width: Edge
+
+
+class _Row(Document):
+    data_row: _DataRow
+    projects: dict[str, _Project]
+    media_attributes: _Size | None = None
+
+
+def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
+    """The pictures of a Labelbox export.
+
+    Raises:
+        DatasetError: it is none; a picture has several labels; or masks were left on Labelbox's server.
+    """
+    images, names, left_out = [], set(), 0
+    for row in checked(path, list[_Row], content, "rows exported from Labelbox"):
+        name = row.data_row.external_id or row.data_row.id
+        labels = [label for project in row.projects.values() for label in project.labels]
+        if len(labels) > 1:
+            raise DatasetError(
+                f"{path}: {name}: expected one label, found {len(labels)}; export one project, and the label that won"
+            )
+        shapes = []
+        for number, item in enumerate([found for label in labels for found in label.annotations.objects], 1):
+            where = f"{path}: {name}, object {number} ({item.name})"
+            if item.mask is not None or item.composite_mask is not None:
+                raise DatasetError(
+                    f"{where}: expected a polygon or a box, found a mask, of which the export has only the address; "
+                    "convert masks to polygons in Labelbox, or export them as COCO with labelbox's own converter"
+                )
+            if item.polygon is not None and len(item.polygon) > 2:
+                ring = np.array([(corner.x, corner.y) for corner in item.polygon], np.float64)
+            elif (box := item.bounding_box) is not None:
+                ring = rectangle(box.left, box.top, box.left + box.width, box.top + box.height)
+            else:
+                left_out += 1
+                continue
+            shapes.append(Shape(name=item.name.strip(), where=where, parts=[[ring]]))
+        names |= {shape.name for shape in shapes}
+        size = row.media_attributes
+        images.append(
+            LabelledImage(
+                name=name,
+                image=finder.find(name, path),
+                size=None if size is None else (size.height, size.width),
+                paint=partial(paint, shapes),
+            )
+        )
+    return Export(
+        tool="Labelbox",
+        images=images,
+        classes=tuple(sorted(names, key=natural_key)),
+        notes=(f"{left_out} object(s) without an area (points, lines) were left out",) if left_out else (),
+    )

@@ -1,0 +1,109 @@
+"""GeoJSON as QuPath exports it: one file per picture, of the same name, in pixels of full resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.read import natural_key
+from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
+from matseg_trainer.prepare.imports.shapes import Shape, paint
+
+_Rings = list[Annotated[list[Annotated[list[Coordinate], Field(min_length=2)]], Field(min_length=3)]]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Polygon(Document):
+    type: Literal["Polygon"]
+    coordinates: _Rings
+
+
+class _Polygons(Document):
+    type: Literal["MultiPolygon"]
+    coordinates: list[_Rings]
+
+
+class _Other(Document):
+    type: Literal["Point", "MultiPoint", "LineString", "MultiLineString"]
+    """Without an area."""
+
+
+class _Class(Document):
+    name: str
+    color: tuple[_Byte, _Byte, _Byte] | None = None
+    colorRGB: int | None = None  # noqa: N815 (QuPath 0.2: 0xAARRGGBB, negative)
+
+    @property
+    def colour(self) -> Colour | None:
+        if self.colorRGB is None:
+            return self.color
+        return self.colorRGB >> 16 & 255, self.colorRGB >> 8 & 255, self.colorRGB & 255
+
+
+class _Properties(Document):
+    objectType: str = "annotation"  # noqa: N815
+    classification: _Class | None = None
+
+
+class _Feature(Document):
+    type: Literal["Feature"]
+    geometry: _Polygon | _Polygons | _Other
+    properties: _Properties | None = None
+
+
+def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> Export:
+    """One picture per file.
+
+    Raises:
+        DatasetError: a file is no GeoJSON.
+    """
+    images, left_out = [], 0
+    colours: dict[str, Colour] = {}
+    names: set[str] = set()
+    for path, content in documents:
+        found = content
+        if isinstance(content, dict):
+            found = content.get("features") if content.get("type") == "FeatureCollection" else [content]
+        shapes = []
+        for number, item in enumerate(checked(path, list[_Feature], found, "GeoJSON of QuPath"), 1):
+            if isinstance(item.geometry, _Other):
+                left_out += 1
+                continue
+            properties = item.properties or _Properties()
+            kind = properties.classification
+            name = properties.objectType if kind is None else kind.name.strip()
+            if kind is not None and kind.colour is not None:
+                colours.setdefault(name, kind.colour)
+            shapes.append(
+                Shape(name=name, where=f"{path}: object {number} ({name})", parts=_parts(item.geometry))
+            )
+        names |= {shape.name for shape in shapes}
+        images.append(
+            LabelledImage(name=path.stem, image=finder.find(path.stem, path), paint=partial(paint, shapes))
+        )
+    unlabelled = frozenset(name for name in names if name.endswith("*"))
+    notes = [f"{left_out} object(s) without an area (points, lines) were left out"] if left_out else []
+    if unlabelled:
+        notes.append(
+            f"{', '.join(sorted(unlabelled))}: as in QuPath, a class whose name ends with * is left unlabelled"
+        )
+    return Export(
+        tool="QuPath GeoJSON",
+        images=images,
+        classes=tuple(sorted(names - unlabelled, key=natural_key)),
+        colours=colours,
+        unlabelled=unlabelled,
+        notes=tuple(notes),
+    )
+
+
+def _parts(geometry: _Polygon | _Polygons) -> list[list[np.ndarray[Any, Any]]]:
+    polygons = [geometry.coordinates] if isinstance(geometry, _Polygon) else geometry.coordinates
+    return [[np.array([point[:2] for point in ring]) for ring in rings] for rings in polygons if rings]

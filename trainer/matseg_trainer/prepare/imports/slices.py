@@ -1,0 +1,71 @@
+"""Slices of whatever `matseg-run` reads, or a single picture, by their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.open import open_source
+from matseg_runtime.units import VoxelSize
+from matseg_shared.images.read import IMAGE_SUFFIXES, TIFF_SUFFIXES, PixelArray, read_any_dtype, read_stored
+from matseg_trainer.prepare.imports.base import Indices, LabelledImage, Painted, Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slices:
+    """Pictures in an order."""
+
+    location: str
+    names: Sequence[str]
+    paths: Sequence[Path] | None
+    """Their files; None: parts of a volume."""
+    shape: tuple[int, ...] | None
+    """Of the volume, where there is one."""
+    read: Callable[[int], PixelArray]
+    """(H, W) or (H, W, C) pixels of the slice of that number."""
+    voxel: VoxelSize | None = None
+
+    @classmethod
+    def open(cls, location: str, axis: int | None, opened: ExitStack, *, as_labels: bool = False) -> Slices:
+        """Open an image, a folder or a volume, which `opened` closes.
+
+        Raises:
+            UsageError: as `open_source`.
+        """
+        path = Path(location)
+        if path.suffix.lower() in IMAGE_SUFFIXES - TIFF_SUFFIXES and path.is_file():
+            return cls(
+                location=location,
+                names=[path.stem],
+                paths=[path],
+                shape=None,
+                read=lambda _: read_stored(path).pixels if as_labels else read_any_dtype(path),
+            )
+        source = open_source(location, SourceOptions(axis=axis, as_labels=as_labels))
+        opened.callback(source.close)
+        names = [item.name for item in source.slices]
+        is_folder = source.volume is None
+        return cls(
+            location=location,
+            names=names,
+            paths=[Path(item.where) for item in source.slices]
+            if is_folder
+            else [path]
+            if len(names) == 1 and path.suffix.lower() in TIFF_SUFFIXES
+            else None,
+            shape=None if source.volume is None else source.volume.shape,
+            read=lambda number: source.read(number, number + 1)[0],
+            voxel=None if is_folder else source.voxel_size(),
+        )
+
+    def image(self, number: int, paint: Callable[[Size, Indices], Painted]) -> LabelledImage:
+        """One slice, with its labels."""
+        return LabelledImage(
+            name=self.names[number],
+            image=self.paths[number] if self.paths is not None else lambda: self.read(number),
+            paint=paint,
+            voxel=self.voxel,
+        )

@@ -1,0 +1,115 @@
+"""VGG Image Annotator (VIA) 2: one JSON file of regions for many pictures; annotations, or a whole project."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from matseg_shared.errors import DatasetError
+from matseg_shared.images.read import natural_key
+from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
+from matseg_trainer.prepare.imports.shapes import Ring, Shape, ellipse, paint, rectangle
+
+PROJECT_KEY = "_via_img_metadata"
+
+
+class _Outline(Document):
+    """The keys of all kinds of shapes; which of them are there depends on the name."""
+
+    name: Literal["polygon", "rect", "circle", "ellipse", "polyline", "point"]
+    all_points_x: list[Coordinate] = Field(default_factory=list)
+    all_points_y: list[Coordinate] = Field(default_factory=list)
+    x: Coordinate = 0
+    y: Coordinate = 0
+    width: Coordinate = 0
+    height: Coordinate = 0
+    cx: Coordinate = 0
+    cy: Coordinate = 0
+    r: Coordinate = 0
+    rx: Coordinate = 0
+    ry: Coordinate = 0
+    theta: float = Field(default=0, allow_inf_nan=False)
+
+
+class _Region(Document):
+    shape_attributes: _Outline
+    region_attributes: dict[str, Any]
+
+
+class _Picture(Document):
+    filename: str
+    regions: list[_Region] | dict[str, _Region]
+    """VIA 1 numbers them."""
+
+
+def read_via(path: Path, content: Any, finder: ImageFinder) -> Export:
+    """The pictures of a VIA file.
+
+    Raises:
+        DatasetError: it is none, or regions have several attributes, or one has none.
+    """
+    pictures = checked(
+        path, dict[str, _Picture], content.get(PROJECT_KEY, content), "a file of the VGG Image Annotator"
+    )
+    regions = {
+        key: list(item.regions.values()) if isinstance(item.regions, dict) else item.regions
+        for key, item in pictures.items()
+    }
+    keys = {key for found in regions.values() for region in found for key in region.region_attributes}
+    if len(keys) > 1:
+        raise DatasetError(
+            f"{path}: expected one attribute of regions, which says their class, found {', '.join(sorted(keys))}; "
+            "export it again without the others (Attributes > Region Attributes)"
+        )
+    images, names, left_out = [], set(), 0
+    for key, item in pictures.items():
+        shapes = []
+        for number, region in enumerate(regions[key], 1):
+            where = f"{path}: {item.filename}, region {number}"
+            ring = _ring(region.shape_attributes)
+            if len(ring) < 3:
+                left_out += 1
+                continue
+            shapes.append(Shape(name=_class_of(region, where), where=where, parts=[[ring]]))
+        names |= {shape.name for shape in shapes}
+        images.append(
+            LabelledImage(
+                name=item.filename, image=finder.find(item.filename, path), paint=partial(paint, shapes)
+            )
+        )
+    return Export(
+        tool="VGG Image Annotator (VIA)",
+        images=images,
+        classes=tuple(sorted(names, key=natural_key)),
+        notes=(f"{left_out} region(s) without an area (points, lines) were left out",) if left_out else (),
+    )
+
+
+def _class_of(region: _Region, where: str) -> str:
+    """The attribute's value; of check boxes, the one that is ticked."""
+    value = next(iter(region.region_attributes.values()), "")
+    if isinstance(value, dict):
+        ticked = [str(name) for name, is_ticked in value.items() if is_ticked]
+        value = ticked[0] if len(ticked) == 1 else ""
+    if not isinstance(value, str) or not value.strip():
+        raise DatasetError(f"{where}: expected one class as its attribute, found {value!r}; name it in VIA")
+    return value.strip()
+
+
+def _ring(outline: _Outline) -> Ring:
+    """Corners of the region; fewer than three where it has no area."""
+    if outline.name == "polygon":
+        pairs = zip(outline.all_points_x, outline.all_points_y, strict=False)
+        return np.array(list(pairs), np.float64).reshape(-1, 2)
+    if outline.name == "rect":
+        return rectangle(outline.x, outline.y, outline.x + outline.width, outline.y + outline.height)
+    if outline.name == "circle":
+        return ellipse(outline.cx, outline.cy, outline.r, outline.r)
+    if outline.name == "ellipse":
+        return ellipse(outline.cx, outline.cy, outline.rx, outline.ry, outline.theta)
+    return np.empty((0, 2))

@@ -1,0 +1,222 @@
+"""Labelled volumes: the slices of a scan that have labels, from napari, ilastik or whatever saves an array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.source.open import split_location
+from matseg_shared.console.progress import Progress
+from matseg_shared.errors import DatasetError, ImageError, MissingExtraError, UsageError
+from matseg_shared.images.read import is_grey
+from matseg_trainer.data.folder import LABEL_MARK, shorten
+from matseg_trainer.prepare.imports.base import Export, ImportRequest, Indices, LabelledImage, Painted, Size
+from matseg_trainer.prepare.imports.slices import Slices
+
+_MOST_VALUES = 255
+_BRIGHT = 128
+"""Classes with values below it are numbered, and 255 is no number among them."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+Labels = NDArray[np.int64]
+
+
+def read_volumes(
+    pairs: Sequence[tuple[str, str]], request: ImportRequest, opened: ExitStack, progress: Progress
+) -> Export:
+    """The labelled slices of some volumes: those that hold another value than 0, or than `request.unlabelled`.
+
+    Args:
+        pairs: locations of images and labels, each as `matseg-run` takes them.
+        request: names the axis, and the values that are no class.
+        opened: closes the files.
+        progress: told of each slice of labels.
+
+    Raises:
+        DatasetError: images and labels do not fit, or hold no labels.
+    """
+    blank = {_number(text) for text in request.unlabelled}
+    from_ilastik = all(is_ilastik(labels) for _, labels in pairs)
+    if from_ilastik and not blank:
+        blank = {0}
+    counts: dict[int, int] = {}
+    images: list[LabelledImage] = []
+    slices = 0
+    for images_at, labels_at in pairs:
+        pictures = Slices.open(images_at, request.axis, opened)
+        labels = Slices.open(labels_at, request.axis, opened, as_labels=True)
+        progress.stage("reading labels", len(labels.names), unit="slices")
+        slices += len(labels.names)
+        for picture, number in _matched(pictures, labels):
+            progress.advance()
+            values, found = np.unique(_whole(labels, number), return_counts=True)
+            if set(values.tolist()) <= (blank or {0}):
+                continue
+            for value, count in zip(values.tolist(), found.tolist(), strict=True):
+                counts[value] = counts.get(value, 0) + count
+            if len(counts) > _MOST_VALUES:
+                raise DatasetError(
+                    f"{labels_at}: expected at most {_MOST_VALUES} values, one per class, found more; are they numbers "
+                    "of single particles? Label phases instead"
+                )
+            images.append(pictures.image(picture, partial(_paint, labels, number)))
+    if not images:
+        shown = ", ".join(map(str, sorted(blank or {0})))
+        raise DatasetError(
+            f"{pairs[0][1]}: expected labels, found {shown} at every pixel of {slices} slice(s); save the labels "
+            "layer, and not another one"
+        )
+    return Export(
+        tool="ilastik" if from_ilastik else "a labelled volume" if len(pairs) == 1 else "labelled volumes",
+        images=images,
+        classes=tuple(_name(value) for value in sorted(counts) if value not in blank),
+        unlabelled=frozenset(map(_name, blank)),
+        has_outside=False,
+        notes=(f"{len(images)} of {slices} slice(s) have labels", *_doubts(counts, blank)),
+    )
+
+
+def ilastik_pairs(files: Sequence[Path], images: str | None) -> list[tuple[str, str]]:
+    """Images for what ilastik exported as `<name>_<source>.h5`.
+
+    Raises:
+        DatasetError: there is none of that name, or nobody said where images are.
+    """
+    if images is None:
+        raise DatasetError(
+            f"{files[0]}: holds labels of ilastik alone; name the folder or file with the images that were labelled "
+            "with --images"
+        )
+    folder = Path(images)
+    if len(files) == 1 and not (folder.is_dir() and folder.suffix != ".zarr"):
+        return [(images, str(files[0]))]
+    pairs = []
+    for path in files:
+        found = [
+            item for item in sorted(folder.iterdir()) if path.stem.startswith(item.stem) and item != path
+        ]
+        if not found:
+            raise DatasetError(f"{path}: expected an image whose name it begins with in {folder}, found none")
+        pairs.append((str(max(found, key=lambda item: len(item.stem))), str(path)))
+    return pairs
+
+
+def is_ilastik(location: str) -> bool:
+    """True for HDF5 as ilastik exports it, where 0 means that nothing was labelled, and classes begin at 1."""
+    file, node = split_location(location)
+    path = Path(file)
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        if stream.read(len(_HDF5)) != _HDF5:
+            return False
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("hdf5", f"reading HDF5 ({path})") from error
+    try:
+        with h5py.File(file) as opened:
+            found = (
+                [opened[node]]
+                if node
+                else [item for item in opened.values() if isinstance(item, h5py.Dataset)]
+            )
+            return any("axistags" in item.attrs for item in found)
+    except (OSError, KeyError):  # told when it is opened to be read
+        return False
+
+
+def _matched(pictures: Slices, labels: Slices) -> Iterator[tuple[int, int]]:
+    """Numbers of slices and of their labels: by place, files of folders by name."""
+    if None not in (pictures.shape, labels.shape) and _lengths(pictures) != _lengths(labels):
+        raise DatasetError(
+            f"{labels.location}: expected labels of the shape {pictures.shape} of {pictures.location}, found "
+            f"{labels.shape}; save the labels of the whole volume, in the same order of axes"
+        )
+    known = {name: number for number, name in enumerate(pictures.names)}
+    named = [known.get(name, known.get(name.removesuffix(LABEL_MARK))) for name in labels.names]
+    if any(number is not None for number in named):
+        missing = [name for name, number in zip(labels.names, named, strict=True) if number is None]
+        if missing:
+            raise DatasetError(
+                f"{labels.location}: expected an image in {pictures.location} for each label image, found none for "
+                f"{shorten(missing)}"
+            )
+        yield from ((picture, number) for number, picture in enumerate(named) if picture is not None)
+        return
+    if len(labels.names) != len(pictures.names):
+        raise DatasetError(
+            f"{labels.location}: expected labels for the {len(pictures.names)} slice(s) of {pictures.location}, found "
+            f"{len(labels.names)}; save the labels of the whole volume, or a folder of label images named as the slices"
+        )
+    yield from zip(range(len(pictures.names)), range(len(labels.names)), strict=True)
+
+
+def _lengths(volume: Slices) -> list[int]:
+    """Of the axes that have one."""
+    return [length for length in volume.shape or () if length != 1]
+
+
+def _whole(labels: Slices, number: int) -> Labels:
+    """(H, W) label values of a slice.
+
+    Raises:
+        ImageError: they are no whole numbers.
+    """
+    pixels = labels.read(number)
+    where = f"{labels.location}: slice {number}"
+    if pixels.ndim == 3:
+        if not is_grey(pixels):
+            raise ImageError(
+                where, "expected one label value per pixel, found colours; save labels, not a picture of them"
+            )
+        pixels = pixels[..., 0]
+    if pixels.dtype.kind == "f" and not (np.isfinite(pixels) & (pixels == np.rint(pixels))).all():
+        raise ImageError(
+            where, f"expected whole numbers as labels, found {pixels.dtype} with fractions or NaN"
+        )
+    return pixels.astype(np.int64)
+
+
+def _paint(labels: Slices, number: int, size: Size, indices: Indices) -> Painted:
+    found = _whole(labels, number)
+    if found.shape != size:
+        raise DatasetError(
+            f"{labels.location}: slice {number}: expected {size[0]} x {size[1]} pixels (rows x columns) as its image "
+            f"has, found {found.shape[0]} x {found.shape[1]}"
+        )
+    values, inverse = np.unique(found, return_inverse=True)
+    table = np.array([indices[_name(value)] for value in values.tolist()], np.uint8)
+    return Painted(labels=table[inverse].reshape(size))
+
+
+def _name(value: int) -> str:
+    return f"label {value}"
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--unlabelled {text}: expected a label value of a volume, a whole number"
+        ) from error
+
+
+def _doubts(counts: dict[int, int], blank: set[int]) -> list[str]:
+    """Values that became classes and look as if they meant that nobody labelled a pixel."""
+    rest = {value for value in counts if value not in blank}
+    looks_blank = []
+    if 0 in rest and len(rest) > 2 and rest - {0, 255} == set(range(1, len(rest - {0, 255}) + 1)):
+        looks_blank.append(0)
+    if 255 in rest and len(rest) > 2 and max(rest - {255}) < _BRIGHT:
+        looks_blank.append(255)
+    return [
+        f"value {value} ({counts[value] / sum(counts.values()):.1%} of the pixels of these slices) became the class "
+        f"{_name(value)!r}; where it means that nobody labelled a pixel, add --unlabelled {value}"
+        for value in looks_blank
+    ]

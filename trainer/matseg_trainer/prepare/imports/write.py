@@ -1,0 +1,409 @@
+"""An export as a data set: pictures, label images of class indices and `classes.toml`, all of it or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from pydantic import ValidationError
+
+from matseg_runtime.units import VoxelSize
+from matseg_shared.console.progress import SILENT, Progress
+from matseg_shared.contract.classes import CLASSES_NAME, read_classes, write_classes
+from matseg_shared.contract.metadata import ClassInfo, problems_of
+from matseg_shared.errors import DatasetError, ImageError, UsageError
+from matseg_shared.images.palette import Colour, default_colours
+from matseg_shared.images.png import write_label_png
+from matseg_shared.images.read import PIXEL_DTYPES, PixelArray, read_any_dtype
+from matseg_shared.system.files import atomic_write, write_text
+from matseg_shared.system.names import portable_name_problem
+from matseg_trainer.data.folder import SPLITS, shorten
+from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
+from matseg_trainer.prepare.imports.base import OUTSIDE, UNLABELLED, Export, ImportRequest, LabelledImage
+from matseg_trainer.prepare.imports.find import open_export
+
+UNLABELLED_WORD = "unlabelled"
+_BACKGROUND = "background"
+_GREY: Colour = (128, 128, 128)
+_MOST_CLASSES = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassShare:
+    """One class of an import."""
+
+    index: int
+    name: str
+    colour: Colour
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """What was imported."""
+
+    dataset: Path
+    split: str
+    tool: str
+    images: int
+    classes: tuple[ClassShare, ...]
+    unlabelled: int
+    """Pixels that nobody labelled, in the pictures that were taken."""
+    left_out: tuple[str, ...]
+    """Pictures in which nothing is labelled."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """Classes of the data set, and what names of the export become in its label images."""
+
+    classes: tuple[ClassInfo, ...]
+    indices: Mapping[str, int]
+    blank: int
+    """Value of pixels that nobody labelled."""
+
+    @property
+    def values(self) -> list[int]:
+        """Of the classes in label images."""
+        return [item.label_value for item in self.classes if isinstance(item.label_value, int)]
+
+    @property
+    def palette(self) -> list[Colour]:
+        """RGB of each value up to 255."""
+        colours = [_GREY] * 256
+        for value, item in zip(self.values, self.classes, strict=True):
+            colours[value] = item.colour
+        return colours
+
+
+def import_labels(
+    target: Path, request: ImportRequest, *, overwrite: bool, progress: Progress = SILENT
+) -> ImportResult:
+    """Make a data set, or one more split of it, of what another tool exported.
+
+    Args:
+        target: the data set's folder; where it has other splits, the import becomes one more, of the same classes.
+        request: the export, and how it is meant.
+        overwrite: replace the split, or the data set that consists of it.
+        progress: told of each picture.
+
+    Raises:
+        UsageError: the split exists; the export is of no known tool, contradicts itself, or does not fit its pictures.
+        MissingExtraError: an optional package is needed for it.
+        OutputError: it cannot be written.
+    """
+    is_added = any((target / split).is_dir() for split in SPLITS if split != request.split)
+    place = target / request.split if is_added else target
+    refuse_existing_folder(place, overwrite=overwrite)
+    with ExitStack() as opened:
+        export = open_export(request, opened, progress)
+        stems = _stems(export, request)
+        table = _added(export, request, target / CLASSES_NAME) if is_added else _new(export, request)
+        with new_folder(place, overwrite=overwrite) as folder:
+            result = _write(export, stems, table, folder if is_added else folder / request.split, progress)
+            notes = _notes(export, request, table, result)
+            if not is_added:
+                write_classes(folder / CLASSES_NAME, table.classes)
+            if result.pixels[table.blank]:
+                _say_unlabelled(target / CLASSES_NAME if is_added else folder / CLASSES_NAME, table.blank)
+    return ImportResult(
+        dataset=target,
+        split=request.split,
+        tool=export.tool,
+        images=len(stems) - len(result.left_out),
+        classes=tuple(
+            ClassShare(index=item.index, name=item.name, colour=item.colour, pixels=result.pixels[value])
+            for item, value in zip(table.classes, table.values, strict=True)
+        ),
+        unlabelled=result.pixels[table.blank],
+        left_out=tuple(result.left_out),
+        notes=notes,
+    )
+
+
+def _stems(export: Export, request: ImportRequest) -> list[str]:
+    """A name for each picture: its own, with those of its folders where several have it.
+
+    Raises:
+        DatasetError: pictures are missing, or cannot have different names.
+    """
+    if not export.images:
+        raise DatasetError(
+            f"{request.source}: expected labelled pictures, found none; was anything drawn in it?"
+        )
+    missing = [item.name for item in export.images if item.image is None]
+    if missing:
+        place = "beside it" if request.images is None else f"in {request.images}"
+        raise DatasetError(
+            f"{request.source}: expected the {len(export.images)} picture(s) that it names {place}, found none for "
+            f"{shorten(missing)}; name the folder that holds them with --images"
+        )
+    stems = [item.image.stem if isinstance(item.image, Path) else _parts(item)[-1] for item in export.images]
+    counts = Counter(stem.casefold() for stem in stems)
+    stems = [
+        "_".join(_parts(item)) if counts[stem.casefold()] > 1 else stem
+        for stem, item in zip(stems, export.images, strict=True)
+    ]
+    counts = Counter(stem.casefold() for stem in stems)
+    if repeated := [stem for stem in stems if counts[stem.casefold()] > 1]:
+        raise DatasetError(
+            f"{request.source}: expected pictures of different names, found several called "
+            f"{shorten(sorted(set(repeated)))}; rename them, there and in the tool"
+        )
+    for stem in stems:
+        if (problem := portable_name_problem(stem)) is not None:
+            raise DatasetError(
+                f"{request.source}: a picture cannot be called {stem!r}, because {problem}; rename it"
+            )
+    return stems
+
+
+def _parts(item: LabelledImage) -> list[str]:
+    """Folders and stem of a picture as its export has it."""
+    if callable(item.image):
+        return [item.name]  # of a slice: without a suffix
+    path = PurePosixPath(item.name.replace("\\", "/"))
+    return [part for part in (*path.parts[:-1], path.stem) if part not in ("/", ".", "..")]
+
+
+def _outside(export: Export, request: ImportRequest) -> str | None:
+    """The class of what lies outside of all shapes; None: nobody said, or there is nothing outside."""
+    if request.outside is not None and not export.has_outside:
+        raise UsageError(
+            f"--outside applies to shapes and masks that leave something out, not to {export.tool}; say with "
+            "--unlabelled which value means that nobody labelled a pixel"
+        )
+    word = request.outside or _BACKGROUND
+    return word if export.has_outside and word != UNLABELLED_WORD else None
+
+
+def _unlabelled(export: Export, request: ImportRequest) -> frozenset[str]:
+    """Names of the export that are no class."""
+    if not export.has_outside:
+        return export.unlabelled  # values, which the reader took
+    unknown = [name for name in request.unlabelled if name not in export.classes]
+    if unknown:
+        raise UsageError(
+            f"--unlabelled {unknown[0]}: expected a class of {request.source}, which has {shorten(export.classes)}"
+        )
+    return export.unlabelled | set(request.unlabelled)
+
+
+def _new(export: Export, request: ImportRequest) -> _Table:
+    outside, unlabelled = _outside(export, request), _unlabelled(export, request)
+    names = [name for name in export.classes if name not in unlabelled]
+    if outside is not None and outside not in names:
+        names.insert(0, outside)
+    if not 2 <= len(names) <= _MOST_CLASSES:
+        more = "; are they names of single particles? One name per phase is needed" if len(names) > 2 else ""
+        more = more or (
+            "; a network needs something to tell it from: label a second phase, or let what lies outside be one with "
+            "--outside background"
+        )
+        found = shorten(names) if names else "none"
+        raise DatasetError(
+            f"{request.source}: expected 2 to {_MOST_CLASSES} classes, found {len(names)} ({found}){more}"
+        )
+    try:
+        classes = tuple(
+            ClassInfo(
+                index=index,
+                name=name,
+                colour=export.colours.get(OUTSIDE if name == outside else name, colour),
+                label_value=index,
+            )
+            for index, (name, colour) in enumerate(zip(names, default_colours(len(names)), strict=True))
+        )
+    except ValidationError as error:
+        raise DatasetError(f"{request.source}: {problems_of(error)[0]}; rename the class") from error
+    return _Table(
+        classes=classes, indices=_indices(classes, outside, unlabelled, UNLABELLED), blank=UNLABELLED
+    )
+
+
+def _added(export: Export, request: ImportRequest, path: Path) -> _Table:
+    """The classes that the data set has already.
+
+    Raises:
+        DatasetError: the export has others, or the table's values are none that an import can write.
+    """
+    outside, unlabelled = _outside(export, request), _unlabelled(export, request)
+    classes = read_classes(path)
+    if any(not isinstance(item.label_value, int) or not 0 <= item.label_value <= 255 for item in classes):
+        raise DatasetError(
+            f"{path}: expected label values from 0 to 255 to add label images with, found others; import it as a data "
+            "set of its own"
+        )
+    names = [item.name for item in classes]
+    wanted = [name for name in (*export.classes, *([outside] if outside else [])) if name not in unlabelled]
+    if strange := [name for name in wanted if name not in names]:
+        raise DatasetError(
+            f"{path}: expected classes among {shorten(names)}, found {shorten(strange)} as well in {request.source}; "
+            "rename it, say --outside or --unlabelled as for the other splits, or import it as a data set of its own"
+        )
+    said = (
+        tomllib.loads(path.read_text(encoding="utf-8")).get("unlabelled", {}).get("label_value", UNLABELLED)
+    )
+    blank = next(
+        (value for value in (said if isinstance(said, list) else [said]) if value in range(256)), UNLABELLED
+    )
+    return _Table(classes=classes, indices=_indices(classes, outside, unlabelled, blank), blank=blank)
+
+
+def _indices(
+    classes: Sequence[ClassInfo], outside: str | None, unlabelled: frozenset[str], blank: int
+) -> dict[str, int]:
+    known = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
+    known |= dict.fromkeys(unlabelled, blank)
+    return known | {OUTSIDE: blank if outside is None else known[outside]}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Written:
+    """What is known when all pictures are written."""
+
+    pixels: list[int]
+    """By value in the label images."""
+    left_out: list[str]
+    covered: int = 0
+    clipped: int = 0
+    too_small: int = 0
+
+
+def _write(export: Export, stems: Sequence[str], table: _Table, folder: Path, progress: Progress) -> _Written:
+    written = _Written(pixels=[0] * 256, left_out=[])
+    progress.stage("writing labelled pictures", len(stems), unit="images")
+    for item, stem in zip(export.images, stems, strict=True):
+        image, size = _write_image(item, folder / "images" / stem)
+        painted = item.paint(size, table.indices)
+        progress.advance()
+        if (painted.labels == table.blank).all():
+            image.unlink()
+            written.left_out.append(item.name)
+            continue
+        used = max(int(painted.labels.max()), *table.values) + 1
+        with atomic_write(folder / "labels" / f"{stem}.png") as stream:
+            write_label_png(stream, painted.labels, table.palette[:used])
+        counts = np.bincount(painted.labels.ravel(), minlength=256).tolist()
+        written.pixels = [before + count for before, count in zip(written.pixels, counts, strict=True)]
+        written.covered += painted.covered
+        written.clipped += painted.clipped
+        written.too_small += painted.too_small
+    if len(written.left_out) == len(stems):
+        raise DatasetError(
+            f"{shorten(written.left_out)}: expected labels, found none in any picture; with --outside background what "
+            "lies outside of shapes is labelled, too"
+        )
+    return written
+
+
+def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]]:
+    """Write a picture as it is; its file, and its height and width.
+
+    Raises:
+        ImageError: it cannot be read, or not by a training.
+        DatasetError: it has another size than the export says.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(item.image, Path):
+        where = str(item.image)
+        pixels = read_any_dtype(item.image)
+        path = stem.with_name(stem.name + item.image.suffix.lower())
+        shutil.copyfile(item.image, path)
+    elif isinstance(item.image, bytes):
+        where = f"{item.name}, as the export carries it"
+        suffix = next((suffix for suffix, mark in _MARKS.items() if item.image.startswith(mark)), ".png")
+        path = stem.with_name(stem.name + suffix)
+        path.write_bytes(item.image)
+        try:
+            pixels = read_any_dtype(path)
+        except ImageError as error:
+            raise ImageError(where, str(error).removeprefix(f"{path}: ")) from error
+    else:
+        assert item.image is not None  # missing pictures are told before
+        where = item.name
+        pixels = item.image()
+        pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
+        path = stem.with_name(f"{stem.name}.tif")
+        _write_tiff(path, pixels, item.voxel)
+    if pixels.dtype.name not in PIXEL_DTYPES:
+        raise ImageError(
+            where,
+            f"expected pixels of {', '.join(PIXEL_DTYPES)} to train on, found {pixels.dtype}; convert it to one of "
+            "these (the same way for every picture)",
+        )
+    height, width = pixels.shape[:2]
+    if item.size not in (None, (height, width)):
+        assert item.size is not None
+        raise DatasetError(
+            f"{where}: expected {item.size[0]} x {item.size[1]} pixels (rows x columns) as the export says, found "
+            f"{height} x {width}; name the folder of the pictures that were labelled with --images"
+        )
+    return path, (height, width)
+
+
+_MARKS = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".bmp": b"BM"}
+
+
+def _write_tiff(path: Path, pixels: PixelArray, voxel: VoxelSize | None) -> None:
+    import tifffile
+
+    size = None if voxel is None else voxel.in_handy_unit()
+    is_colour = pixels.ndim == 3 and pixels.shape[-1] == 3
+    if size is None or is_colour:
+        tifffile.imwrite(path, pixels, photometric="rgb" if is_colour else "minisblack")
+        return
+    resolution = (1 / size.column, 1 / size.row)
+    tifffile.imwrite(path, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
+
+
+def _say_unlabelled(path: Path, blank: int) -> None:
+    """Add to a class table which value nobody labelled, where it does not say so."""
+    text = path.read_text(encoding="utf-8")
+    if "unlabelled" not in tomllib.loads(text):
+        write_text(path, f"{text.rstrip()}\n\n[unlabelled]\nlabel_value = {blank}\n")
+
+
+def _notes(export: Export, request: ImportRequest, table: _Table, written: _Written) -> tuple[str, ...]:
+    """What deserves to be told, in words."""
+    notes = list(export.notes)
+    outside = _outside(export, request)
+    if written.covered:
+        notes.append(
+            f"shapes were painted in the file's order; at {written.covered} pixel(s) a later one covers another class"
+        )
+    if written.clipped:
+        notes.append(f"{written.clipped} shape(s) reach beyond their picture and were cut off at its edge")
+    if written.too_small:
+        notes.append(f"{written.too_small} shape(s) are so small that they hold no pixel's centre")
+    for value, item in zip(table.values, table.classes, strict=True):
+        if not written.pixels[value] and item.name == outside:
+            notes.append(
+                f"nothing lies outside of shapes: class {outside!r} has no pixel; --outside unlabelled leaves it out"
+            )
+        elif not written.pixels[value]:
+            notes.append(
+                f"class {item.name!r} is declared and found nowhere; to do without it, remove its table from "
+                f"{CLASSES_NAME}"
+            )
+    names = Counter(item.name.casefold() for item in table.classes)
+    if alike := [item.name for item in table.classes if names[item.name.casefold()] > 1]:
+        notes.append(f"{', '.join(alike)} differ in capital letters alone: are they one class?")
+    if written.left_out:
+        notes.append(
+            f"{len(written.left_out)} picture(s) without a label were left out: {shorten(written.left_out)}"
+        )
+    if outside is not None and request.outside is None:
+        share = written.pixels[table.indices[OUTSIDE]] / sum(written.pixels)
+        notes.append(
+            f"what lies outside of all shapes is the class {outside!r} ({share:.1%} of the pixels); where not "
+            "everything was drawn, say --outside unlabelled"
+        )
+    return tuple(notes)
