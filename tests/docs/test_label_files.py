@@ -55,13 +55,16 @@ def test_napari_saves_32_bits_which_are_read_after_the_two_lines(folder: Path) -
     np.testing.assert_array_equal(prepare(folder, 3)[0], painted(0, 2, 1))
 
 
-def test_a_stack_of_labels_becomes_a_label_image_per_slice(folder: Path) -> None:
-    stack = np.arange(80, dtype=np.int32)[:, np.newaxis, np.newaxis] % 3 + np.zeros((1, 8, 10), np.int32)
-    tifffile.imwrite("stack_labels.tif", stack)
-    exec(SNIPPETS[1], {"tifffile": tifffile})
-    names = sorted(path.name for path in (folder / "labels").iterdir())
-    assert names == ["slice0003.tif", "slice0040.tif", "slice0077.tif"]
-    np.testing.assert_array_equal(tifffile.imread(folder / "labels" / names[1]), 40 % 3)
+def test_the_labelled_slices_of_a_stack_become_images(folder: Path) -> None:
+    labels = np.zeros((80, 8, 10), np.int32)
+    labels[[3, 40, 77]] = painted(0, 2, 1)
+    tifffile.imwrite("stack.tif", np.zeros((80, 8, 10), np.uint8), metadata={"axes": "ZYX"})
+    tifffile.imwrite("stack_labels.tif", labels, compression="zlib")
+    result = CliRunner().invoke(main, ["import", "stack.tif", "scan", "--labels", "stack_labels.tif"])
+    assert result.exit_code == 0, result.output
+    found = sorted((folder.parents[1] / "scan" / "train" / "labels").iterdir())
+    assert [path.name for path in found] == ["stack_0003.png", "stack_0040.png", "stack_0077.png"]
+    np.testing.assert_array_equal(np.array(Image.open(found[1])), painted(0, 2, 1))
 
 
 def test_painted_in_fiji_values_are_classes(folder: Path) -> None:
