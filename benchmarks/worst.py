@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from matseg_shared.console.command import debug_option
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
 from matseg_shared.images.read import read_stored
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult, read_evaluation
+from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, overlay
 
 if TYPE_CHECKING:
     from matplotlib.patches import Patch

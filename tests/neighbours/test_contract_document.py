@@ -14,8 +14,8 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from docs.metadata_schema import metadata_schema
 from matseg_runtime.inference.session import TIE_MARGINS
-from matseg_shared.contract.schema import metadata_schema
 
 DOCS = Path(__file__).parents[2] / "docs"
 Run = Callable[..., Result]
@@ -66,7 +66,7 @@ def test_the_page_knows_what_rounding_explains() -> None:
 
 
 def test_the_schema_is_the_codes() -> None:
-    """When this fails: python -m matseg_shared.contract.schema > docs/model-metadata.schema.json"""
+    """When this fails: python docs/metadata_schema.py > docs/model-metadata.schema.json"""
     stored = (DOCS / "model-metadata.schema.json").read_text(encoding="utf-8")
     assert stored == metadata_schema()
     tiling = json.loads(stored)["$defs"]["TilingInfo"]["properties"]

@@ -1,4 +1,4 @@
-"""Colours for classes, and pictures in them.
+"""Colours for classes.
 
 Default colours are those of Okabe and Ito (2008), told apart with every common kind of colour blindness.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-from collections.abc import Iterator, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
 
 Colour = tuple[int, int, int]
 
@@ -24,10 +21,6 @@ OKABE_ITO: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
-FALSE_POSITIVE: Colour = (0, 255, 0)
-"""Green, as in the user guide's overlays of two classes."""
-FALSE_NEGATIVE: Colour = (255, 105, 180)
-"""Pink, as in the user guide; with more than two classes, every wrong pixel."""
 _MORE_HUES = 300
 """Enough for 255 classes, some colours being the same after rounding."""
 
@@ -52,33 +45,3 @@ def _hues() -> Iterator[Colour]:
         saturation, value = ((0.9, 0.95), (0.45, 0.95), (0.9, 0.6))[step % 3]
         red, green, blue = colorsys.hsv_to_rgb(step * 0.618034 % 1, saturation, value)
         yield round(red * 255), round(green * 255), round(blue * 255)
-
-
-def colourise(labels: NDArray[np.uint8], colours: Sequence[Colour]) -> NDArray[np.uint8]:
-    """(H, W) class indices to (H, W, 3) RGB."""
-    table = np.asarray(colours, dtype=np.uint8)
-    return table[labels]
-
-
-def overlay(
-    labels: NDArray[np.uint8], predictions: NDArray[np.uint8], colours: Sequence[Colour]
-) -> NDArray[np.uint8]:
-    """Right pixels in the label's colour, wrong ones marked as the user guide does.
-
-    With two classes, class 1 found where there is none is green, class 1 missed is pink; with more, every wrong
-    pixel is pink.
-
-    Args:
-        labels: (H, W) class indices.
-        predictions: (H, W) class indices.
-        colours: RGB per class.
-
-    Returns:
-        (H, W, 3) RGB.
-    """
-    picture = colourise(labels, colours)
-    wrong = labels != predictions
-    picture[wrong] = FALSE_NEGATIVE
-    if len(colours) == 2:
-        picture[wrong & (predictions == 1)] = FALSE_POSITIVE
-    return picture

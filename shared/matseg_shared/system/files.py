@@ -189,15 +189,3 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    """`path` as seen from `folder`, with forward slashes; absolute where they have no root in common (Windows drives).
-
-    Links are not followed, so a data set that is linked into a workspace keeps its place in it.
-    """
-    path, folder = path.absolute(), folder.absolute()
-    for up, parent in enumerate((folder, *folder.parents)):
-        if path.is_relative_to(parent):
-            return "/".join([".."] * up + list(path.relative_to(parent).parts)) or "."
-    return path.as_posix()

@@ -1,4 +1,4 @@
-"""Label images keep the class indices, and overlays the guide's colours."""
+"""Label images keep the class indices, and classes their colours."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matseg_shared.images.palette import (
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    OKABE_ITO,
-    colourise,
-    default_colours,
-    overlay,
-)
+from matseg_shared.images.palette import OKABE_ITO, default_colours
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import read_stored
 
@@ -54,28 +47,3 @@ def test_default_colours_differ_and_do_not_change_with_the_number_of_classes(n_c
 
 def test_255_classes_have_255_colours() -> None:
     assert len(set(default_colours(255))) == 255
-
-
-def test_colours_by_index() -> None:
-    picture = colourise(np.array([[1, 0, 1]], dtype=np.uint8), ((1, 2, 3), (4, 5, 6)))
-    assert picture.dtype == np.uint8
-    assert picture.tolist() == [[[4, 5, 6], [1, 2, 3], [4, 5, 6]]]
-
-
-def test_an_overlay_of_two_classes() -> None:
-    labels = np.array([[0, 1, 0, 1]], dtype=np.uint8)
-    predictions = np.array([[0, 1, 1, 0]], dtype=np.uint8)
-    colours = default_colours(2)
-    picture = overlay(labels, predictions, colours)
-    assert [tuple(pixel) for pixel in picture[0].tolist()] == [*colours, FALSE_POSITIVE, FALSE_NEGATIVE]
-    assert FALSE_POSITIVE == (0, 255, 0)
-    red, green, blue = FALSE_NEGATIVE
-    assert red > blue > green, "pink"
-
-
-def test_an_overlay_of_four_classes_marks_every_wrong_pixel_alike() -> None:
-    labels, predictions = (grid.astype(np.uint8) for grid in np.meshgrid(range(4), range(4)))
-    colours = default_colours(4)
-    picture = overlay(labels, predictions, colours)
-    for label, prediction, pixel in zip(labels.flat, predictions.flat, picture.reshape(-1, 3), strict=True):
-        assert tuple(pixel.tolist()) == (colours[label] if label == prediction else FALSE_NEGATIVE)

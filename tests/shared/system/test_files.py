@@ -14,7 +14,6 @@ from matseg_shared.system.files import (
     TEMPORARY_PREFIX,
     atomic_write,
     output_errors,
-    relative_path,
     temporary_beside,
     write_text,
 )
@@ -165,18 +164,3 @@ def test_the_longest_name_a_disk_takes_can_be_written(tmp_path: Path) -> None:
 def test_text_is_utf8_with_its_line_ends_as_given(tmp_path: Path) -> None:
     write_text(tmp_path / "file.txt", "größe\n")
     assert (tmp_path / "file.txt").read_bytes() == "größe\n".encode()
-
-
-def test_a_relative_path_leads_from_the_folder_to_the_file_and_links_stay_links(tmp_path: Path) -> None:
-    real = tmp_path / "elsewhere" / "set"
-    real.mkdir(parents=True)
-    (real / "a.png").write_bytes(b"")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "set").symlink_to(real, target_is_directory=True)
-    log = tmp_path / "log"
-    log.mkdir()
-    linked = tmp_path / "data" / "set" / "a.png"
-    assert relative_path(linked, log) == "../data/set/a.png"
-    assert (log / relative_path(linked, log)).samefile(real / "a.png")
-    assert relative_path(log / "e.json", log) == "e.json"
-    assert relative_path(log, log) == "."

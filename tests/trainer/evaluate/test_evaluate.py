@@ -22,7 +22,13 @@ from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate import console
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, read_evaluation
-from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, Predictor, evaluate
+from matseg_trainer.evaluate.run import (
+    EvaluationOutputs,
+    EvaluationRequest,
+    Predictor,
+    evaluate,
+    relative_path,
+)
 from matseg_trainer.pages.evaluation import write_evaluation_page
 from matseg_trainer.workspace import Workspace
 
@@ -234,3 +240,18 @@ def test_a_document_that_is_none_is_named_with_every_problem(tmp_path: Path) -> 
     with pytest.raises(MetadataError, match="run matseg-evaluate again") as caught:
         read_evaluation(path)
     assert {"pixels", "split", "images"} <= {problem.where for problem in caught.value.problems}
+
+
+def test_a_relative_path_leads_from_the_folder_to_the_file_and_links_stay_links(tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere" / "set"
+    real.mkdir(parents=True)
+    (real / "a.png").write_bytes(b"")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "set").symlink_to(real, target_is_directory=True)
+    log = tmp_path / "log"
+    log.mkdir()
+    linked = tmp_path / "data" / "set" / "a.png"
+    assert relative_path(linked, log) == "../data/set/a.png"
+    assert (log / relative_path(linked, log)).samefile(real / "a.png")
+    assert relative_path(log / "e.json", log) == "e.json"
+    assert relative_path(log, log) == "."

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from matseg_shared.errors import ExportError
-from matseg_shared.images.palette import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_shared.images.read import read_image
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.export import export_main
 from matseg_trainer.commands.train import train_main
+from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer.export import export
 from matseg_trainer.predict.checkpoint import load_checkpoint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from PIL import Image
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ModelError
-from matseg_shared.images.palette import overlay
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import PixelArray, check_dtype
-from matseg_shared.system.files import atomic_write, relative_path, write_text
+from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.data.examples import Examples
 from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluate.disagreement import disagreement, ranked
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of_images
+from matseg_trainer.evaluate.overlay import overlay
 from matseg_trainer.evaluate.plots import plot_confusion, plot_reliability
 from matseg_trainer.evaluate.table import image_table
 from matseg_trainer.predict.predictor import Predictor
@@ -215,3 +216,14 @@ def _model_indices(dataset: Dataset, classes: Sequence[ClassInfo], *, by_name: b
             "label arrays in that order, or name a model that was trained on these"
         )
     return range(len(classes))
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, with forward slashes; absolute on another drive of Windows.
+
+    Links are not followed, so a data set that is linked into a workspace keeps its place in it.
+    """
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()

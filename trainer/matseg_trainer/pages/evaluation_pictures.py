@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.images.palette import overlay
 from matseg_shared.images.read import PixelArray, read_image, read_stored
 from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, label_uri, png_uri, shrink, shrink_labels
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.metrics import confusion_matrix
+from matseg_trainer.evaluate.overlay import overlay
 
 WORST, BEST = 6, 3
 """Images to show from either end of the ranking; up to `ALL` images all are shown."""

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.contract.metadata import ModelMetadata
-from matseg_shared.images.palette import colourise
 
 _COVER_EDGE = 256
 """Edge of each half in pixels: even noise stays below the 500 kB that a cover may have."""
@@ -52,7 +51,7 @@ def cover(path: Path, image: NDArray[Any], labels: NDArray[np.uint8], metadata: 
     left = np.moveaxis(np.broadcast_to(shown, (3, *shown.shape[1:])), 0, -1)
     edge = min(labels.shape)
     picture = Image.new("RGB", (2 * _COVER_EDGE, _COVER_EDGE))
-    for place, pixels in enumerate((left, colourise(labels, metadata.colours))):
+    for place, pixels in enumerate((left, np.asarray(metadata.colours, np.uint8)[labels])):
         half = Image.fromarray(np.ascontiguousarray(pixels[:edge, :edge]))
         picture.paste(
             half.resize((_COVER_EDGE, _COVER_EDGE), Image.Resampling.NEAREST), (place * _COVER_EDGE, 0)

@@ -1,6 +1,6 @@
 """The JSON Schema of the document in every model file, for implementers in other languages.
 
-`python -m matseg_shared.contract.schema` prints it; docs/model-metadata.schema.json is a copy that a test holds to it.
+`python docs/metadata_schema.py > docs/model-metadata.schema.json` writes it; a test holds the file to the code.
 """
 
 from __future__ import annotations
