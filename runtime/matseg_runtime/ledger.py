@@ -209,11 +209,7 @@ class Ledger:
         return others
 
     def require_alone(self) -> None:
-        """Make sure that an output can be replaced; under the job's lock, after `take_part`.
-
-        Raises:
-            UsageError: another process works on it.
-        """
+        """Refuse with a UsageError to replace what others work on; under the job's lock, after `take_part`."""
         if busy := self.others_at_work():
             raise UsageError(
                 f"{self.folder}: another matseg-run works on this output at this moment ({', '.join(busy)}), which "
@@ -271,11 +267,7 @@ class Ledger:
             self._append(_Line(turn=self._turn, lost=tuple(names)))
 
     def append(self, done: Iterable[SliceRecord], excluded: Iterable[ExcludedSlice] = ()) -> None:
-        """Record one finished block; it is durable on return.
-
-        Raises:
-            OutputError: the line cannot be written.
-        """
+        """Record one finished block, durably, or raise an OutputError."""
         line = _Line(turn=self._turn, done=tuple(done), excluded=tuple(excluded))
         news = self.unknown(line.done)
         self._append(line)

@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -35,14 +34,6 @@ COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
 """Each of them owns the module `onnxruntime`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A provider to try, with the reason for the choice that a user is told."""
-
-    provider: Provider
-    reason: str
 
 
 def installed_runtimes() -> tuple[str, ...]:
@@ -90,8 +81,8 @@ def load_onnxruntime() -> ModuleType:
     return runtime
 
 
-def candidates(choice: ProviderChoice, runtime: ModuleType) -> tuple[Candidate, ...]:
-    """Providers to try in order; only `auto` has more than one.
+def candidates(choice: ProviderChoice, runtime: ModuleType) -> list[tuple[Provider, str]]:
+    """Providers to try in order, each with the reason that a user is told; only `auto` has more than one.
 
     Raises:
         ProviderError: the installed onnxruntime was built without the provider asked for.
@@ -100,13 +91,13 @@ def candidates(choice: ProviderChoice, runtime: ModuleType) -> tuple[Candidate, 
     if choice == "auto":
         absent = [name for name in _AUTO_ORDER if EXECUTION_PROVIDERS[name] not in offered]
         reason = f"auto; this onnxruntime has no {' and no '.join(absent)}" if absent else "auto"
-        return tuple(Candidate(provider=name, reason=reason) for name in _AUTO_ORDER if name not in absent)
+        return [(name, reason) for name in _AUTO_ORDER if name not in absent]
     if EXECUTION_PROVIDERS[choice] not in offered:
         raise ProviderError(
             f"provider {choice}: expected {EXECUTION_PROVIDERS[choice]} in onnxruntime {runtime.__version__}, "
             f"found only {', '.join(sorted(offered))}; {_remedy(choice)}"
         )
-    return (Candidate(provider=choice, reason="as asked for"),)
+    return [(choice, "as asked for")]
 
 
 def exact_options(runtime: ModuleType) -> Any:

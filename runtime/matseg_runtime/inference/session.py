@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.inference import providers
-from matseg_runtime.inference.providers import Candidate, Provider, ProviderChoice
+from matseg_runtime.inference.providers import Provider, ProviderChoice
 from matseg_runtime.model.file import Model, ModelFile, check_graph, read_model
 from matseg_runtime.model.trust import Trust
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
@@ -106,13 +106,13 @@ class Session:
         file = model if isinstance(model, ModelFile) else read_model(model, trust)
         runtime = providers.load_onnxruntime()
         threads = threads or available_cpus()
-        session, candidate = _create(runtime, file.model.path, file.content, provider, threads, streams)
+        session, chosen, reason = _create(runtime, file, provider, threads, streams)
         check_graph(file.model, session)
         return cls(
             model=file.model,
-            provider=candidate.provider,
-            reason=candidate.reason,
-            threads=_threads_per_call(candidate.provider, threads, streams),
+            provider=chosen,
+            reason=reason,
+            threads=_threads_per_call(chosen, threads, streams),
             runtime_version=runtime.__version__,
             _session=session,
         )
@@ -225,20 +225,19 @@ def _run_error(session: Session, batch: NDArray[Any], error: Exception) -> Matse
 
 
 def _create(
-    runtime: ModuleType, path: Path, content: bytes, choice: ProviderChoice, threads: int, streams: int
-) -> tuple[Any, Candidate]:
-    """The first provider of the choice that really comes up."""
+    runtime: ModuleType, file: ModelFile, choice: ProviderChoice, threads: int, streams: int
+) -> tuple[Any, Provider, str]:
+    """The first provider of the choice that really comes up, and the reason for it."""
     refusals: list[str] = []
-    for candidate in providers.candidates(choice, runtime):
+    for provider, reason in providers.candidates(choice, runtime):
         try:
-            session = _create_on(runtime, path, content, candidate.provider, threads, streams)
+            session = _create_on(runtime, file, provider, threads, streams)
         except ProviderError as error:
-            if choice != "auto" or candidate.provider == "cpu":
+            if choice != "auto" or provider == "cpu":
                 raise
             refusals.append(str(error).split(";", 1)[0])
-            continue
-        reason = "; ".join([candidate.reason, *refusals])
-        return session, Candidate(provider=candidate.provider, reason=reason)
+        else:
+            return session, provider, "; ".join([reason, *refusals])
     raise ProviderError(
         f"onnxruntime {runtime.__version__} offers none of the providers that matseg can use; "
         "install it again: pip install --force-reinstall onnxruntime"
@@ -249,23 +248,21 @@ def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
     return max(1, threads // streams) if provider in providers.COMPUTE_ON_CPU else threads
 
 
-def _create_on(
-    runtime: ModuleType, path: Path, content: bytes, provider: Provider, threads: int, streams: int
-) -> Any:
+def _create_on(runtime: ModuleType, file: ModelFile, provider: Provider, threads: int, streams: int) -> Any:
     if provider in _DEVICE_PROVIDERS and hasattr(runtime, "preload_dlls"):
         runtime.preload_dlls()  # CUDA and cuDNN from the pip packages of the extra, where they are installed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a provider that is missing; checked below, in our words
             session = runtime.InferenceSession(
-                content,
+                file.content,
                 _session_options(runtime, _threads_per_call(provider, threads, streams)),
                 providers=providers.provider_list(provider, threads, streams),
                 enable_fallback=0,  # which tries the CPU, and prints so where our JSON belongs
                 read_config_from_model=0,  # a variable could ask for it
             )
     except Exception as error:
-        raise _creation_error(runtime, path, provider, error) from error
+        raise _creation_error(runtime, file.model.path, provider, error) from error
     session.disable_fallback()
     if session.get_providers()[:1] != [providers.EXECUTION_PROVIDERS[provider]]:
         raise providers.not_available(provider, runtime, "onnxruntime could not start it on this machine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.background import ConstantTileCache, find_background
 from matseg_runtime.inference.session import Segmentation, Session
-from matseg_shared.contract.metadata import TilingInfo
-from matseg_shared.contract.tiling import Tile, pad_to_stride, padded_length, plan_tiles
+from matseg_shared.contract.tiling import Tile, pad_to_stride, plan_tiles
 from matseg_shared.images.read import PixelArray
 
 
@@ -55,11 +55,11 @@ def segment_images(
     padded = [_pad(image, tiling.stride) for image in images]
     n_class = len(session.model.metadata.classes) if probabilities else None
     results = [_empty(image, n_class) for image in images]
-    pieces = [
-        _Piece(number, part)
-        for number, image in enumerate(images)
-        for part in image_tiles((image.shape[1], image.shape[2]), tile, tiling)
-    ]
+    pieces: list[_Piece] = []
+    for number, (image, whole) in enumerate(zip(images, padded, strict=True)):
+        shape, most = (image.shape[1], image.shape[2]), tile or (whole.shape[1], whole.shape[2])
+        tiles = plan_tiles(shape, most, halo=tiling.halo, stride=tiling.stride)
+        pieces += [_Piece(number, part) for part in tiles]
     spared = [0] * len(images)
     if constant_tiles is not None:
         pieces = _without_background(pieces, session, padded, results, spared, constant_tiles)
@@ -111,12 +111,6 @@ def _paste(output: Segmentation, tile: Tile, result: Segmentation) -> None:
         result.probabilities[:, *tile.write.slices()] = output.probabilities[:, *inner]
 
 
-def image_tiles(shape: tuple[int, int], tile: tuple[int, int] | None, tiling: TilingInfo) -> list[Tile]:
-    """The tiles of an (H, W) image; None as tile: the whole image."""
-    whole = (padded_length(shape[0], tiling.stride), padded_length(shape[1], tiling.stride))
-    return plan_tiles(shape, tile or whole, halo=tiling.halo, stride=tiling.stride)
-
-
 def _pad(image: PixelArray, stride: int) -> PixelArray:
     """(C, H, W), padded to multiples of the stride."""
     return np.moveaxis(pad_to_stride(np.moveaxis(image, 0, -1), stride), -1, 0)
@@ -130,16 +124,12 @@ def _empty(image: PixelArray, n_class: int | None) -> Segmentation:
     )
 
 
-def _batches(pieces: Sequence[_Piece], batch: int) -> Iterator[list[_Piece]]:
+def _batches(pieces: Sequence[_Piece], batch: int) -> Iterator[Sequence[_Piece]]:
     """Consecutive pieces whose tiles have one shape, at most `batch` of them."""
-    group: list[_Piece] = []
-    for piece in pieces:
-        if group and (len(group) == batch or group[0].tile.read.shape != piece.tile.read.shape):
-            yield group
-            group = []
-        group.append(piece)
-    if group:
-        yield group
+    for _, alike in itertools.groupby(pieces, key=lambda piece: piece.tile.read.shape):
+        same = list(alike)
+        for start in range(0, len(same), batch):
+            yield same[start : start + batch]
 
 
 def _predict(session: Session, crops: PixelArray, batch: int, probabilities: bool) -> list[Segmentation]:
@@ -149,11 +139,9 @@ def _predict(session: Session, crops: PixelArray, batch: int, probabilities: boo
         crops = np.concatenate([crops, np.repeat(crops[-1:], batch - count, axis=0)])
     if not probabilities:
         return [Segmentation(labels=labels) for labels in session.predict(crops)[:count]]
-    found = session.predict_with_probabilities(crops)
-    return [
-        Segmentation(labels=labels, probabilities=likelihoods)
-        for labels, likelihoods in zip(*(array[:count] for array in found), strict=True)
-    ]
+    labels, likelihoods = session.predict_with_probabilities(crops)
+    pairs = zip(labels[:count], likelihoods[:count], strict=True)
+    return [Segmentation(labels=each, probabilities=likely) for each, likely in pairs]
 
 
 def scaled_probabilities(segmentation: Segmentation) -> NDArray[np.uint8]:

@@ -118,11 +118,7 @@ def read_model_bytes(path: Path) -> bytes:
 
 
 def check_graph(model: Model, session: Any) -> None:
-    """Compare inputs and outputs of a loaded onnxruntime session with the metadata.
-
-    Raises:
-        ModelError: they are not those that the metadata promise.
-    """
+    """Refuse with a ModelError a loaded onnxruntime session whose inputs and outputs are not those of the metadata."""
     if (problem := _graph_problem(model.metadata, session)) is not None:
         raise ModelError(f"{model.path}: {problem}; export the checkpoint again")
 

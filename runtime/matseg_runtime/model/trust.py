@@ -69,11 +69,7 @@ class Trust:
 
     @classmethod
     def of_site(cls) -> Trust:
-        """The demands that the variables of this machine name.
-
-        Raises:
-            UsageError: one of them asks for what is no longer there.
-        """
+        """The demands that this machine's variables name; a UsageError where one asks for what is no longer there."""
         if os.environ.get("MATSEG_TRUSTED_KEYS"):
             raise UsageError(
                 "MATSEG_TRUSTED_KEYS: signatures of models are no longer verified by matseg, so that no model can be "

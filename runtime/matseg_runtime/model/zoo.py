@@ -70,11 +70,7 @@ class ZooIndex(BaseModel):
     models: tuple[ZooModel, ...]
 
     def model(self, name: str) -> ZooModel:
-        """The model of that name.
-
-        Raises:
-            UsageError: there is none; names all, and the nearest.
-        """
+        """The model of that name, or a UsageError with all names and the nearest."""
         models = {item.name: item for item in self.models}
         if name in models:
             return models[name]
@@ -87,11 +83,7 @@ class ZooIndex(BaseModel):
 
 
 def read_index() -> ZooIndex:
-    """The index that this version of the program carries.
-
-    Raises:
-        ModelError: the installation is damaged.
-    """
+    """The index that this version of the program carries; a ModelError where the installation is damaged."""
     source = resources.files("matseg_runtime").joinpath(INDEX_NAME)
     try:
         return ZooIndex.model_validate_json(source.read_bytes())
@@ -125,20 +117,12 @@ def choose_zoo_model(name: str) -> tuple[Path, HasSha256]:
 
 
 def find(model: ZooModel) -> Path | None:
-    """The first file in the places of a zoo that stands where this model should; it may be another one.
-
-    Raises:
-        UsageError: MATSEG_ZOO names no folder.
-    """
+    """The first file in `places` that stands where this model should; it may be another one."""
     return next((path for place in places() if (path := place / model.file).is_file()), None)
 
 
 def places() -> Iterator[Path]:
-    """Folders that may hold `<name>/model.onnx`: MATSEG_ZOO, a source checkout's, the user's.
-
-    Raises:
-        UsageError: MATSEG_ZOO names no folder.
-    """
+    """Folders that may hold models: MATSEG_ZOO (a UsageError where it is none), a source checkout's, the user's."""
     if variable := os.environ.get(ZOO_VARIABLE):
         if not Path(variable).is_dir():
             raise UsageError(

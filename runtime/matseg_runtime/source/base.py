@@ -69,9 +69,8 @@ class Spacing:
     @property
     def is_sound(self) -> bool:
         """True where its numbers can be those of a volume, and stay numbers when they are multiplied."""
-        return all(1e-30 < edge < 1e30 for edge in self.scale) and all(
-            -1e30 < there < 1e30 for there in self.translation
-        )
+        are_edges = all(1e-30 < edge < 1e30 for edge in self.scale)
+        return are_edges and all(-1e30 < place < 1e30 for place in self.translation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +194,7 @@ class Source(ABC):
 
 
 def file_identity(path: Path) -> str:
-    """Size in bytes and time of the last change in nanoseconds.
-
-    Raises:
-        ImageError: the file is gone.
-    """
+    """Size in bytes and time of the last change in nanoseconds; an ImageError where the file is gone."""
     return identity_of(file_status(path))
 
 
@@ -217,11 +212,7 @@ def identity_of(status: os.stat_result) -> str:
 
 
 def require_output_name(where: str, name: str) -> None:
-    """Make sure that labels can have the name of what they are made from.
-
-    Raises:
-        UsageError: they cannot; says why.
-    """
+    """Refuse with a UsageError an input whose name labels cannot have."""
     if (problem := name_problem(name)) is not None:
         raise UsageError(
             f"{where}: labels cannot have the name of this input, because {problem}; rename it, or make a folder of "
@@ -230,11 +221,7 @@ def require_output_name(where: str, name: str) -> None:
 
 
 def refuse_growing_file(path: Path, before: os.stat_result) -> None:
-    """Look a second time at a file that has just changed.
-
-    Raises:
-        UsageError: it is still being written.
-    """
+    """Refuse with a UsageError a file that has just changed, and has again at a second look."""
     if time.time() - before.st_mtime > _FRESH_SECONDS:
         return
     time.sleep(_SETTLE_SECONDS)

@@ -180,11 +180,7 @@ def _most_common(sample: Sequence[_Sampled], wanted: str | None) -> _Sampled:
 
 
 def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
-    """Read one slice.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """Read one slice, or raise its ImageError."""
     stored = source.read(item.index, item.index + 1)[0]
     found = _Sampled(where=item.where, dtype=stored.dtype.name, shape=stored.shape, stats=None)
     try:

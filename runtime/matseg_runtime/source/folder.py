@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matseg_runtime.source.base import (
@@ -63,21 +63,27 @@ class FolderSource(Source):
         rest = [folder / entry.name for entry in others]
         self.skipped = tuple(Skipped(path=path, reason=skip_reason(path)) for path in rest)
         if not images:
-            found = f"only {_listed(rest)}" if rest else "nothing"
+            more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+            found = f"only {', '.join(path.name for path in rest[:3])}{more}" if rest else "nothing"
             raise UsageError(
                 f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found {found}; "
                 "name the folder that holds the slices themselves"
             )
+        stems: dict[str, Path] = {}
         for path in self._paths:
             require_output_name(str(path), path.stem)
-        _refuse_equal_stems(folder, self._paths)
+            # names that differ in case only are one file on Windows and macOS
+            if (other := stems.setdefault(path.stem.casefold(), path)) is not path:
+                raise UsageError(
+                    f"{folder}: {other.name} and {path.name} would both be written to {path.stem}.png; rename one of "
+                    "them or move it away"
+                )
         states = [file_status(entry) for entry in images]
         self.slices = tuple(
             Slice(index=index, name=path.stem, where=str(path), identity=identity_of(status))
             for index, (path, status) in enumerate(zip(self._paths, states, strict=True))
         )
-        changed = [status.st_mtime for status in states]
-        newest = changed.index(max(changed))
+        newest = max(range(len(states)), key=lambda index: states[index].st_mtime)
         refuse_growing_file(self._paths[newest], states[newest])
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
@@ -144,20 +150,3 @@ def skip_reason(path: Path) -> str:
     if path.is_dir():
         return "a subfolder"
     return f"not an image file ({path.suffix or 'no suffix'})" if path.is_file() else "not a file"
-
-
-def _listed(paths: Sequence[Path], limit: int = 3) -> str:
-    names = ", ".join(path.name for path in paths[:limit])
-    return names if len(paths) <= limit else f"{names} and {len(paths) - limit} more"
-
-
-def _refuse_equal_stems(folder: Path, images: Iterable[Path]) -> None:
-    """Also those that differ in case only, which are one file on Windows and macOS."""
-    seen: dict[str, Path] = {}
-    for path in images:
-        other = seen.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            raise UsageError(
-                f"{folder}: {other.name} and {path.name} would both be written to {path.stem}.png; rename one of "
-                "them or move it away"
-            )

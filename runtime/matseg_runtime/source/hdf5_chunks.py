@@ -38,11 +38,7 @@ class WrittenCheck:
         self._stored = None if dataset.chunks is None else _StoredChunks(where, dataset)
 
     def __call__(self, index: tuple[slice | int, ...]) -> None:
-        """Check every chunk that an index touches.
-
-        Raises:
-            ImageError: one was never written, or would become more than its pixels.
-        """
+        """Refuse with an ImageError an index that touches a chunk never written, or larger than its pixels."""
         dataset = self._dataset
         if dataset.is_virtual:
             return  # its sources were looked for when it was opened
@@ -93,11 +89,7 @@ class _StoredChunks:
     """
 
     def __init__(self, where: str, dataset: Any) -> None:
-        """Read the index.
-
-        Raises:
-            UsageError: it cannot be that of this dataset.
-        """
+        """Read the index, or raise a UsageError where it cannot be that of this dataset."""
         self.chunk = tuple(dataset.chunks)
         self.grid = tuple(-(-length // step) for length, step in zip(dataset.shape, self.chunk, strict=True))
         if math.prod(self.grid) > np.iinfo(np.int64).max:

@@ -22,9 +22,7 @@ _MOST_CHUNKS = 1_000_000
 class Layout:
     """How the axes of an array are used.
 
-    ```
-    stored (T=1, C=3, Z, Y, X)   spatial = (2, 3, 4)   colour = 1   slicing along Z: axis = 0 of the spatial ones
-    ```
+    A stored array (T=1, C=3, Z, Y, X) has spatial = (2, 3, 4), colour = 1, and slices along Z with axis = 0.
     """
 
     ndim: int
@@ -75,8 +73,7 @@ def layout_of(
         raise UsageError(f"{where}: holds nothing to segment: its shape is {tuple(shape)}")
     if names is None and axis is None:
         _refuse_colours_for_slices(where, shape)
-    colour = _colour_axis(shape, names)
-    spatial = _spatial_axes(shape, names, colour)
+    spatial, colour = _axes(shape, names)
     extra = [number for number in range(len(shape)) if number not in (*spatial, colour)]
     if len(spatial) not in (2, 3) or any(shape[number] != 1 for number in extra):
         raise UsageError(
@@ -99,11 +96,7 @@ def layout_of(
 
 
 def _refuse_colours_for_slices(where: str, shape: Sequence[int]) -> None:
-    """An image with alpha, or with its colours first, looks like a volume of slices a few pixels wide or few in number.
-
-    Raises:
-        UsageError: says which it may be and how to say which it is.
-    """
+    """Refuse an image with alpha or with its colours first, which looks like a volume of tiny or of few slices."""
     real = [length for length in shape if length != 1]
     if len(real) != 3:
         return
@@ -119,25 +112,25 @@ def _refuse_colours_for_slices(where: str, shape: Sequence[int]) -> None:
         )
 
 
-def _colour_axis(shape: Sequence[int], names: Sequence[str] | None) -> int | None:
+def _axes(shape: Sequence[int], names: Sequence[str] | None) -> tuple[tuple[int, ...], int | None]:
+    """The spatial axes, and that of colours."""
     if names is not None:
-        return next((axis for axis, name in enumerate(names) if name == "c" and shape[axis] == COLOURS), None)
+        spatial = tuple(number for number, name in enumerate(names) if name in ("z", "y", "x"))
+        colours = (number for number, name in enumerate(names) if name == "c" and shape[number] == COLOURS)
+        return spatial, next(colours, None)
+    colour = None
     if len(shape) >= 3 and shape[-1] == COLOURS:
-        return len(shape) - 1
-    if len(shape) == 4 and shape[1] == COLOURS and shape[0] != 1:
-        return 1
-    return 0 if len(shape) == 4 and shape[0] == COLOURS else None
-
-
-def _spatial_axes(shape: Sequence[int], names: Sequence[str] | None, colour: int | None) -> tuple[int, ...]:
-    if names is not None:
-        return tuple(number for number, name in enumerate(names) if name in ("z", "y", "x"))
+        colour = len(shape) - 1
+    elif len(shape) == 4 and shape[1] == COLOURS and shape[0] != 1:
+        colour = 1
+    elif len(shape) == 4 and shape[0] == COLOURS:
+        colour = 0
     axes = [number for number in range(len(shape)) if number != colour]
     if colour is None and len(axes) > 2 and shape[axes[-1]] == 1:
         axes.pop()  # grey as the only channel
     while len(axes) > 3 and shape[axes[0]] == 1:
         axes.pop(0)
-    return tuple(axes)
+    return tuple(axes), colour
 
 
 def chunk_ranges(

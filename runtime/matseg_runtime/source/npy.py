@@ -12,11 +12,7 @@ from matseg_shared.errors import UsageError
 
 
 def open_npy(location: str, options: SourceOptions) -> ArraySource:
-    """Open one array.
-
-    Raises:
-        UsageError: the file is damaged, or holds no plain array of numbers.
-    """
+    """Open one array, or raise a UsageError for a damaged file or another content."""
     try:
         with np.errstate(over="raise"):  # of a shape whose product is no number of bytes
             array = np.load(location, mmap_mode="r", allow_pickle=False)

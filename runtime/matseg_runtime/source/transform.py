@@ -23,14 +23,9 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> Window:
-        """Read `LO,HI`.
-
-        Raises:
-            UsageError: not two ascending numbers.
-        """
-        parts = text.split(",")
+        """Read `LO,HI`, two ascending numbers, or raise a UsageError."""
         try:
-            low, high = (float(part) for part in parts)
+            low, high = (float(part) for part in text.split(","))
         except ValueError as error:
             raise UsageError(
                 f"--window {text}: expected two numbers LO,HI, such as --window 0,4095"
@@ -92,18 +87,14 @@ class Transform:
         values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
         values = (values - self.window.low) / (self.window.high - self.window.low)
         np.clip(values, 0, 1, out=values)
-        darkest, brightest = self._model_range()
-        values *= brightest - darkest
-        values += darkest
-        if np.dtype(self.info.dtype).kind == "u":
+        dtype, histogram = np.dtype(self.info.dtype), self.info.histogram
+        if dtype.kind == "f":  # the range of the training set; of integers the whole one
+            values *= histogram.high - histogram.low
+            values += histogram.low
+        else:
+            values *= np.iinfo(dtype).max
             np.rint(values, out=values)
-        return values.astype(self.info.dtype)
-
-    def _model_range(self) -> tuple[float, float]:
-        """The whole range of an integer dtype; that of the training set for float32."""
-        if self.info.dtype == "float32":
-            return self.info.histogram.low, self.info.histogram.high
-        return 0.0, float(np.iinfo(self.info.dtype).max)
+        return values.astype(dtype)
 
 
 def _refuse_non_finite(pixels: PixelArray, where: str) -> None:

@@ -46,11 +46,7 @@ class WatchSource(Source):
     """
 
     def __init__(self, folder: Path, options: WatchOptions) -> None:
-        """Start watching; nothing has to be there yet.
-
-        Raises:
-            UsageError: no such folder.
-        """
+        """Start watching a folder, in which nothing has to be yet; a UsageError where there is no such folder."""
         if not folder.is_dir():
             raise UsageError(f"{folder}: expected a folder to watch; make it before images are written there")
         self._folder = folder
@@ -95,8 +91,7 @@ class WatchSource(Source):
             seen, is_new = len(self._seen), False
             again = self._poll(outcome)
             looking = time.monotonic() - started
-            for item in again:
-                yield item
+            yield from again
             if again or len(self._seen) > seen:  # it takes a second look to know what came
                 last, is_new = time.monotonic(), True
             if len(self.slices) > known:
@@ -113,11 +108,7 @@ class WatchSource(Source):
         self._stopped.set()
 
     def wait_for_first(self) -> None:
-        """Return when there is a slice to look at.
-
-        Raises:
-            UsageError: none came within the idle time.
-        """
+        """Return when there is a slice to look at; a UsageError where none came within the idle time."""
         first = next(self.arrivals(), None)
         interruption.check()
         if first is None:
@@ -143,12 +134,13 @@ class WatchSource(Source):
         self._forget_gone(present)
         again = []
         for path in images:
-            if path in self._refused:
+            if path in self._refused or (identity := self._settled(path)) is None:
                 continue
             if path not in self._numbers:
-                self._look_at(path)
-            elif outcome is not None and (item := self._look_again(path, outcome)) is not None:
-                again.append(item)
+                if self._decodable(path, identity):
+                    self._take(path, identity)
+            elif self._is_stale(path, identity, outcome) and self._decodable(path, identity):
+                again.append(self._renew(path, identity))
         return again
 
     def _forget_gone(self, present: Set[Path]) -> None:
@@ -159,21 +151,10 @@ class WatchSource(Source):
             if self.slices[self._numbers[path]].identity != _GONE:
                 self._renew(path, _GONE)
 
-    def _look_at(self, path: Path) -> None:
-        identity = self._settled(path)
-        if identity is not None and self._decodable(path, identity):
-            self._take(path, identity)
-
-    def _look_again(self, path: Path, outcome: Outcome) -> Slice | None:
-        """The slice of an image that is whole and other than what became of it."""
-        identity = self._settled(path)
-        if identity is None or not self._is_stale(path, identity, outcome):
-            return None
-        return self._renew(path, identity) if self._decodable(path, identity) else None
-
-    def _is_stale(self, path: Path, identity: str, outcome: Outcome) -> bool:
+    def _is_stale(self, path: Path, identity: str, outcome: Outcome | None) -> bool:
+        """True for an image that is other than what became of it."""
         item = self.slices[self._numbers[path]]
-        labelled = outcome(item)
+        labelled = None if outcome is None else outcome(item)
         return labelled is not None and identity != (labelled or item.identity)
 
     def _settled(self, path: Path) -> str | None:
@@ -198,7 +179,12 @@ class WatchSource(Source):
 
     def _take(self, path: Path, identity: str) -> Slice | None:
         """Make an image the next slice; None when labels cannot have its name."""
-        if (reason := self._no_name(path)) is not None:
+        reason = None
+        if (problem := name_problem(path.stem)) is not None:
+            reason = f"labels cannot have its name, because {problem}"
+        elif (other := self._stems.setdefault(path.stem.casefold(), path)) != path:
+            reason = f"{other.name} has the same name and came first"
+        if reason is not None:
             self.skipped = (*self.skipped, Skipped(path=path, reason=reason))
             self._refused.add(path)
             return None
@@ -208,27 +194,16 @@ class WatchSource(Source):
         self.slices.append(item)
         return item
 
-    def _no_name(self, path: Path) -> str | None:
-        """Why labels cannot have this image's name."""
-        if (problem := name_problem(path.stem)) is not None:
-            return f"labels cannot have its name, because {problem}"
-        other = self._stems.setdefault(path.stem.casefold(), path)
-        return None if other == path else f"{other.name} has the same name and came first"
-
     def _renew(self, path: Path, identity: str) -> Slice:
         """Remember under which identity a slice is handed out again."""
         number = self._numbers[path]
-        item = replace(self.slices[number], identity=identity)
-        self.slices[number] = item
-        return item
+        self.slices[number] = replace(self.slices[number], identity=identity)
+        return self.slices[number]
 
     def _take_damaged(self, outcome: Outcome | None) -> Iterator[Slice]:
         for path, identity in list(self._damaged.items()):
-            if path not in self._numbers:
-                item = self._take(path, identity)
-            elif outcome is not None and self._is_stale(path, identity, outcome):
-                item = self._renew(path, identity)
-            else:
-                item = None
-            if item is not None:
+            if path in self._numbers:
+                if self._is_stale(path, identity, outcome):
+                    yield self._renew(path, identity)
+            elif (item := self._take(path, identity)) is not None:
                 yield item

@@ -81,9 +81,11 @@ def _choose(where: str, root: Any, level: int | None) -> tuple[Any, tuple[str, .
         if level:
             raise UsageError(f"{where}: is a single array, which has no --level {level}")
         return root, _dimension_names(root), None
-    if ome_document(root).get("multiscales"):
+    if images := ome_document(root).get("multiscales"):
         try:
-            return _ome_array(where, root, level or 0)
+            if (level or 0) >= (count := len(images[0]["datasets"])):
+                raise UsageError(f"{where}: has the resolution levels 0 to {count - 1}, not {level}")
+            return ome_level(root, level or 0)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"{where}: its OME-Zarr metadata are not valid ({type(error).__name__}: {error}); name an array in "
@@ -106,13 +108,6 @@ def _dimension_names(array: Any) -> tuple[str, ...] | None:
     if "z" not in lowered:
         lowered = tuple("z" if name == "t" else name for name in lowered)  # images one after the other
     return lowered if {"y", "x"} <= set(lowered) <= set("tczyx") and len(set(lowered)) == array.ndim else None
-
-
-def _ome_array(where: str, root: Any, level: int) -> tuple[Any, tuple[str, ...], Spacing]:
-    levels = len(ome_document(root)["multiscales"][0]["datasets"])
-    if level >= levels:
-        raise UsageError(f"{where}: has the resolution levels 0 to {levels - 1}, not {level}")
-    return ome_level(root, level)
 
 
 def ome_document(group: Any) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from zarr.core.sync import sync
@@ -49,16 +50,14 @@ class ChunkCheck:
     """Take chunks that are not there for their fill value."""
 
     def __call__(self, index: tuple[slice | int, ...]) -> None:
-        """Check every chunk that an index touches.
-
-        Raises:
-            ImageError: one is missing, too many, or would become far more than its pixels.
-        """
-        require_few_chunks(self.where, chunk_ranges(index, self.array.shape, stored_chunks(self.array)))
+        """Refuse with an ImageError an index that touches a chunk that is missing or unsound, or too many."""
+        array, store = self.array, self.array.store
+        require_few_chunks(self.where, chunk_ranges(index, array.shape, stored_chunks(array)))
         missing: list[str] = []
-        for key, _ in chunk_boxes(self.array, index):
-            path = _local_path(self.array, key)
-            if not _is_stored(self.array, key, path):
+        for key, _ in chunk_boxes(array, index):
+            stored_key = f"{array.path}/{key}".lstrip("/")
+            path = Path(store.root) / stored_key if isinstance(store, LocalStore) else None
+            if not (sync(store.exists(stored_key)) if path is None else path.is_file()):
                 missing.append(key)
                 if len(missing) > _NAMED and not self.fill_missing:
                     break  # a volume of which nothing is there would take hours to go through
@@ -69,7 +68,7 @@ class ChunkCheck:
             raise ImageError(
                 self.where,
                 f"its chunk {listed} is missing; zarr leaves out chunks that hold only the fill value "
-                f"{self.array.fill_value}: if that is so here, use --fill-missing-chunks",
+                f"{array.fill_value}: if that is so here, use --fill-missing-chunks",
             )
 
     def _check_streams(self, key: str, path: Path) -> None:
@@ -77,21 +76,20 @@ class ChunkCheck:
         if codec is None:
             return
         pixels = math.prod(self.array.chunks) * self.array.dtype.itemsize
-        pieces = [(0, path.stat().st_size)] if shard is None else _inner_chunks(path, shard, self.array)
-        try:
-            for offset, length in pieces:
-                _check_stream(self.where, path, offset, length, codec, pixels)
-        except ImageError as error:
-            reason = str(error).removeprefix(f"{error.path}: ")
-            raise ImageError(self.where, f"its chunk {key} cannot be read: {reason}") from error
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            pieces = [(0, size)] if shard is None else _inner_chunks(stream, size, shard, self.array)
+            try:
+                for offset, length in pieces:
+                    stream.seek(offset)
+                    _check_stream(self.where, stream, length, codec, pixels)
+            except ImageError as error:
+                reason = str(error).removeprefix(f"{error.path}: ")
+                raise ImageError(self.where, f"its chunk {key} cannot be read: {reason}") from error
 
 
 def refuse_object_codecs(where: str, array: Any) -> None:
-    """Refuse an array whose chunks a codec makes into Python objects: `pickle` executes what it is given.
-
-    Raises:
-        UsageError: it has such a codec.
-    """
+    """Refuse with a UsageError an array with a codec that makes Python objects: `pickle` executes what it is given."""
     found = sorted(OBJECT_CODECS & {_name(codec) for codec in _codecs(array)})
     if found:
         raise UsageError(
@@ -127,60 +125,46 @@ def _outermost(array: Any) -> tuple[str | None, Any]:
     return (_name(last.codecs[-1]), last) if hasattr(last, "index_codecs") else (_name(last), None)
 
 
-def _inner_chunks(path: Path, shard: Any, array: Any) -> list[tuple[int, int]]:
+def _inner_chunks(stream: BinaryIO, size: int, shard: Any, array: Any) -> list[tuple[int, int]]:
     """Offset and length of the chunks of a shard; none where its index is coded in an unusual way."""
     if [codec.to_dict()["name"] for codec in shard.index_codecs] != ["bytes", "crc32c"]:
         return []
-    count = math.prod(outer // inner for outer, inner in zip(array.shards, array.chunks, strict=True))
-    size, length = path.stat().st_size, 16 * count
+    length = 16 * math.prod(outer // inner for outer, inner in zip(array.shards, array.chunks, strict=True))
     if size < length + 4:
         return []
-    with path.open("rb") as stream:
-        stream.seek(size - length - 4 if shard.index_location.value == "end" else 0)
-        content = stream.read(length)
-    pairs = np.frombuffer(content, "<u8").reshape(-1, 2).tolist()
+    stream.seek(size - length - 4 if shard.index_location.value == "end" else 0)
+    pairs = np.frombuffer(stream.read(length), "<u8").reshape(-1, 2).tolist()
     return [(offset, count) for offset, count in pairs if offset != _ABSENT and offset + count <= size]
 
 
-def _check_stream(where: str, path: Path, offset: int, length: int, codec: str, pixels: int) -> None:
+def _check_stream(where: str, stream: BinaryIO, length: int, codec: str, pixels: int) -> None:
     """Refuse a compressed chunk that would become far more than the array's metadata say, in bytes: `pixels`.
 
     Codecs other than the known pass.
     """
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        kind = _COUNTED.get(codec)
-        if kind is not None:
-            if could_fill(length, kind):
-                require_bounded_stream(where, stream.read(length), kind, _SPARE * pixels)
-            return
-        declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
-    if declared is not None and declared > max(_SPARE * pixels, ALWAYS) and declared > memory_limit():
+    if (kind := _COUNTED.get(codec)) is not None:
+        if could_fill(length, kind):
+            require_bounded_stream(where, stream.read(length), kind, _SPARE * pixels)
+        return
+    declared = _declared(codec, stream.read(min(length, _HEADER_BYTES)))
+    if declared > max(_SPARE * pixels, ALWAYS) and declared > memory_limit():
         raise ImageError(
             where,
             f"its {codec} chunk says that it becomes {declared} bytes, expected about {pixels}; it is damaged",
         )
 
 
-def _declared(codec: str, head: bytes) -> int | None:
-    """Bytes that a chunk's own header promises; None where it does not say."""
+def _declared(codec: str, head: bytes) -> int:
+    """Bytes that a chunk's own header promises; 0 where it does not say."""
     if codec == "blosc" and len(head) >= 16:  # c-blosc, README_CHUNK_FORMAT: nbytes at 4
         return int.from_bytes(head[4:8], "little")
     if codec == "lz4" and len(head) >= 4:  # numcodecs puts it in front
         return int.from_bytes(head[:4], "little")
-    if codec == "zstd" and head[:4] == b"\x28\xb5\x2f\xfd" and len(head) >= 18:
-        return _zstd_length(head)
-    return None
-
-
-def _zstd_length(head: bytes) -> int | None:
-    """The frame's content size (RFC 8878, section 3.1.1.1)."""
-    flags = head[4]
-    is_single = bool(flags & 0x20)
+    if codec != "zstd" or head[:4] != b"\x28\xb5\x2f\xfd" or len(head) < 18:
+        return 0
+    flags, is_single = head[4], bool(head[4] & 0x20)  # RFC 8878, section 3.1.1.1
     width = (1 if is_single else 0, 2, 4, 8)[flags >> 6]
     at = 5 + (0 if is_single else 1) + (0, 1, 2, 4)[flags & 3]
-    if width == 0:
-        return None
     return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
 
 
@@ -198,17 +182,3 @@ def chunk_boxes(array: Any, index: tuple[slice | int, ...]) -> Iterator[tuple[st
             for number, chunk, length in zip(position, stored, array.shape, strict=True)
         )
         yield array.metadata.encode_chunk_key(position), box
-
-
-def _is_stored(array: Any, key: str, path: Path | None) -> bool:
-    return bool(sync(array.store.exists(_key(array, key)))) if path is None else path.is_file()
-
-
-def _local_path(array: Any, key: str) -> Path | None:
-    """The file of a chunk; None for stores that are no folder."""
-    store = array.store
-    return Path(store.root) / _key(array, key) if isinstance(store, LocalStore) else None
-
-
-def _key(array: Any, key: str) -> str:
-    return f"{array.path}/{key}".lstrip("/")
