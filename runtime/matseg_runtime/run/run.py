@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from matseg_runtime.run.finalize import (
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import run_pipeline
 from matseg_runtime.run.setup import Run, open_run, refuse_combinations
-from matseg_runtime.run.stages import LabelledBlock, WrittenBlock, infer_block, read_block, write_block
+from matseg_runtime.run.stages import BlockInWork, WrittenBlock, infer_block, read_block, write_block
 from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Slice
 from matseg_runtime.source.watch import WatchSource
@@ -112,7 +112,7 @@ def _start(run: Run, ledger: Ledger) -> None:
 
 def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None:
     """Pass what is left to do through the stages; None when there was nothing, or a person ended the watching."""
-    recorder, source = _Recorder(run, ledger), run.source
+    recorder, source = _Recorder(run, ledger, progress), run.source
     blocks: Iterable[Block]
     if isinstance(source, WatchSource):
         blocks, count, on_interrupt = _arrivals(run, source, ledger), None, source.stop
@@ -133,7 +133,7 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None
             blocks,
             read=partial(read_block, run),
             infer=partial(infer_block, run),
-            write=recorder.writer(progress),
+            write=recorder.write,
             workers=run.plan.workers,
             on_interrupt=on_interrupt,
             watch=lambda stage: progress.note(f"{stage} is slowest"),
@@ -157,20 +157,17 @@ def _pending_blocks(run: Run, ledger: Ledger) -> Iterator[Block]:
 class _Recorder:
     """Puts into the ledger what has become of blocks; several threads may use it at a time."""
 
-    def __init__(self, run: Run, ledger: Ledger) -> None:
+    def __init__(self, run: Run, ledger: Ledger, progress: Progress) -> None:
         self._ledger = ledger
         self._run = run
+        self._progress = progress
         self._lock = threading.Lock()
         self._has_tables = bool(tables_in(run.sink.report_folder))  # none come while a part is at work
 
-    def writer(self, progress: Progress) -> Callable[[LabelledBlock], None]:
-        """The last stage of the pipeline."""
-
-        def write(labelled: LabelledBlock) -> None:
-            self.record(write_block(self._run, labelled))
-            progress.advance(len(labelled.results))
-
-        return write
+    def write(self, labelled: BlockInWork) -> None:
+        """Write a block: the last stage of the pipeline."""
+        self.record(write_block(self._run, labelled))
+        self._progress.advance(len(labelled.results))
 
     def record(self, written: WrittenBlock) -> None:
         """Tables that an earlier run made go before the first slice that they know nothing of."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,32 +21,14 @@ from matseg_shared.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoadedSlice:
-    """One slice after reading."""
-
-    slice: Slice
-    identity: str
-    image: NDArray[Any] | None
-    """(C, H, W) in the model's dtype; None: it was excluded."""
-    reason: str = ""
-    clipped: int = 0
-    """Pixels beyond the window."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoadedBlock:
-    """A block after reading."""
-
-    block: Block
-    slices: tuple[LoadedSlice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelledBlock:
-    """A block after inference."""
+class BlockInWork:
+    """A block between two stages."""
 
     block: Block
     results: tuple[Result, ...]
+    """Of all its slices; before inference without labels."""
+    images: tuple[NDArray[Any], ...] = ()
+    """(C, H, W) in the model's dtype, of the slices that could be read; none after inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +39,19 @@ class WrittenBlock:
     excluded: tuple[ExcludedSlice, ...]
 
 
-def read_block(run: Run, block: Block) -> LoadedBlock:
+def read_block(run: Run, block: Block) -> BlockInWork:
     """Read and convert a block's slices; those that cannot be read are excluded."""
-    slices = [loaded for part in consecutive(block.slices) for loaded in _read(run, part)]
-    return LoadedBlock(block=block, slices=tuple(slices))
+    found = [one for part in consecutive(block.slices) for one in _read(run, part)]
+    images = tuple(image for _, image in found if image is not None)
+    return BlockInWork(block=block, results=tuple(result for result, _ in found), images=images)
 
 
-def infer_block(run: Run, loaded: LoadedBlock) -> LabelledBlock:
+def infer_block(run: Run, read: BlockInWork) -> BlockInWork:
     """Label the slices of a block that could be read."""
     segmentations = iter(
         segment_images(
             run.session,
-            [item.image for item in loaded.slices if item.image is not None],
+            read.images,
             tile=run.plan.largest_tile,
             batch=run.plan.batch,
             probabilities=run.probabilities,
@@ -76,12 +59,12 @@ def infer_block(run: Run, loaded: LoadedBlock) -> LabelledBlock:
         )
     )
     results = tuple(
-        _result(run, item, None if item.image is None else next(segmentations)) for item in loaded.slices
+        item if item.reason else _labelled(run, item, next(segmentations)) for item in read.results
     )
-    return LabelledBlock(block=loaded.block, results=results)
+    return BlockInWork(block=read.block, results=results)
 
 
-def write_block(run: Run, labelled: LabelledBlock) -> WrittenBlock:
+def write_block(run: Run, labelled: BlockInWork) -> WrittenBlock:
     """Measure a block's labels and make them durable."""
     measured = [
         run.measure.measure(result.segmentation) if run.measure and result.segmentation else Measurement()
@@ -119,43 +102,42 @@ def excluded(item: Slice, reason: str) -> ExcludedSlice:
     return ExcludedSlice(name=item.name, index=item.index, where=item.where, reason=reason)
 
 
-def _read(run: Run, part: Sequence[Slice]) -> list[LoadedSlice]:
+def _read(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArray[Any] | None]]:
     """Consecutive slices at once; one at a time when that fails, to find those that are broken."""
     try:
         return _read_together(run, part)
     except ImageError as error:
         if len(part) == 1:
-            return [LoadedSlice(slice=part[0], identity=part[0].identity, image=None, reason=str(error))]
-    return [loaded for item in part for loaded in _read(run, [item])]
+            (item,) = part
+            return [(Result(slice=item, identity=item.identity, segmentation=None, reason=str(error)), None)]
+    return [one for item in part for one in _read(run, [item])]
 
 
-def _read_together(run: Run, part: Sequence[Slice]) -> list[LoadedSlice]:
-    loaded = []
+def _read_together(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArray[Any] | None]]:
+    found: list[tuple[Result, NDArray[Any] | None]] = []
     for item, (pixels, identity) in zip(part, run.source.read_unchanged(part), strict=True):
         image = run.transform.convert(pixels, item.where)
         if isinstance(run.sink, VolumeSink) and image.shape[1:] != run.sink.volume.slice_shape:
-            expected, found = (
+            expected, shape = (
                 " x ".join(map(str, shape)) for shape in (run.sink.volume.slice_shape, image.shape[1:])
             )
             raise ImageError(
-                item.where, f"expected {expected} pixels, as this volume's slices have, found {found}"
+                item.where, f"expected {expected} pixels, as this volume's slices have, found {shape}"
             )
-        clipped = run.transform.clipped(pixels)
-        loaded.append(LoadedSlice(slice=item, identity=identity, image=image, clipped=clipped))
-    return loaded
+        result = Result(
+            slice=item,
+            identity=identity,
+            segmentation=None,
+            drift=drift(image, run.metadata.input.histogram),
+            clipped=run.transform.clipped(pixels),
+        )
+        found.append((result, image))
+    return found
 
 
-def _result(run: Run, item: LoadedSlice, segmentation: Segmentation | None) -> Result:
-    if segmentation is None or item.image is None:
-        return Result(slice=item.slice, identity=item.identity, segmentation=None, reason=item.reason)
-    return Result(
-        slice=item.slice,
-        identity=item.identity,
-        segmentation=segmentation,
-        counts=class_counts(segmentation.labels, len(run.metadata.classes)),
-        drift=drift(item.image, run.metadata.input.histogram),
-        clipped=item.clipped,
-    )
+def _labelled(run: Run, result: Result, segmentation: Segmentation) -> Result:
+    counts = class_counts(segmentation.labels, len(run.metadata.classes))
+    return replace(result, segmentation=segmentation, counts=counts)
 
 
 def _record(result: Result, segmentation: Segmentation, size: int, found: Measurement) -> SliceRecord:
