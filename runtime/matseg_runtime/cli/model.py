@@ -11,7 +11,7 @@ import click
 from matseg_runtime.cli.options import model_argument, provider_option, sha256_option, threads_option
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @click.command(
     name="matseg-inspect",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-inspect steel.onnx  # classes, input, tiling, training and export
         matseg-inspect zoo:  # the models that can be named as zoo:NAME
         matseg-inspect steel.onnx --json  # the whole metadata document, for a script
-    """),
+    """,
 )
 @model_argument
 @sha256_option
@@ -62,10 +62,10 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
 @click.command(
     name="matseg-verify",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-verify steel.onnx  # does this machine give the labels that were right at export?
         matseg-verify steel.onnx --provider cuda  # does its GPU?
-    """),
+    """,
 )
 @model_argument
 @provider_option

@@ -9,7 +9,7 @@ import cloup
 
 from matseg_runtime.cli.options import source_options, with_source
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED, debug_option, json_option, print_json
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import COUNT, PATH, Choice, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
@@ -18,12 +18,12 @@ from matseg_shared.system.names import printable
 if TYPE_CHECKING:
     from matseg_runtime.measure.quantify import Quantified, QuantifyOptions
 
-_EXAMPLES = examples("""
+_EXAMPLES = """
     matseg-quantify labels.zarr  # measure what matseg-run wrote; the tables go where its report is
     matseg-quantify masks/ --voxel-size 0.65um --ignore 255 --names pore,matrix
         # labels of another program, in micrometres, the mask 255 left out
     matseg-quantify labels.tif --connectivity 4 -o tables/  # regions that share a corner are two
-""")
+"""
 
 
 def _names(text: str) -> tuple[str, ...]:

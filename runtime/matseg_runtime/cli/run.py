@@ -18,7 +18,7 @@ from matseg_runtime.cli.options import (
     with_source,
 )
 from matseg_shared.console.command import EXIT_DONE, debug_option, importing, json_option, print_json, show
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import (
     COUNT,
     PATH,
@@ -188,7 +188,7 @@ watch_options = cloup.option_group(
 )
 
 
-_EXAMPLES = examples("""
+_EXAMPLES = """
     matseg-run steel.onnx raw_slices/  # label a folder of images; the results appear beside it
     matseg-run steel.onnx scan.h5::/exchange/data -o labels.zarr --memory 2GB
         # label a volume in an HDF5 file into one zarr volume, within 2 GB of memory
@@ -201,7 +201,7 @@ _EXAMPLES = examples("""
         # label while the scan is being written, until ten minutes pass without a slice
     matseg-run steel.onnx scan.tif -o labels.zarr --part 3/16
         # the third of sixteen jobs, for instance of a SLURM array; the last of them completes the output
-""")
+"""
 
 
 @cloup.command(name="matseg-run", cls=Command, examples=_EXAMPLES)

@@ -18,8 +18,6 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-SHELLS = ("bash", "zsh", "fish")
-
 _BASH = """\
 %(complete_func)s() {
     local IFS=$'\\n' completion type value line="${COMP_LINE:0:COMP_POINT}"
@@ -40,10 +38,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class ColonBashComplete(BashComplete):
-    """Bash, which splits words at colons too: of `zoo:dendr` it replaces `dendr` only.
-
-    So the line is split here, and the part before the last colon is cut off from what is offered.
-    """
+    """Bash, which splits words at colons too: of `zoo:dendr` it replaces `dendr` only, so the line is split here."""
 
     source_template = _BASH
 
@@ -61,19 +56,12 @@ def register() -> None:
 
 
 def completion_script(shell: str, commands: Mapping[str, click.Command]) -> str:
-    """Script that makes a shell complete these commands.
-
-    Args:
-        shell: one of `SHELLS`.
-        commands: by the name that is typed.
-    """
+    """Script that makes a shell (`bash`, `zsh` or `fish`) complete these commands, by the names that are typed."""
     register()
     kind = get_completion_class(shell)
-    if kind is None:
-        raise ValueError(f"expected one of {', '.join(SHELLS)}, found {shell}")
-    scripts = [
+    assert kind is not None, shell
+    return "\n".join(
         # not BashComplete.source, which starts a bash only to ask for its version
         ShellComplete.source(kind(command, {}, name, f"_{name.replace('-', '_').upper()}_COMPLETE"))
         for name, command in commands.items()
-    ]
-    return "\n".join(scripts)
+    )

@@ -10,7 +10,6 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -22,31 +21,19 @@ from matseg_shared.errors import MatsegError
 from matseg_shared.system.interruption import counted, is_pending
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A command line that works as it stands, and what it does."""
-
-    purpose: str
-    line: str
-
-
-def examples(text: str) -> tuple[Example, ...]:
-    """Lines as they are typed, each with a comment behind it or below it that says what it does."""
-    return tuple(Example(purpose, line) for line, purpose in re.findall(r"(\S.*?)\s+# (.+)", text))
-
-
 class Command(cloup.Command):
     """A command whose `--help` has examples and groups of options, and whose errors are JSON when asked for.
 
     Args:
-        examples: lines that end its `--help`.
+        examples: lines that end its `--help`, each as it is typed, with a comment behind or below it that says what it
+            does.
         renamed: earlier names of options, which are taken with a note, and the present ones.
     """
 
     def __init__(
         self,
         *args: Any,
-        examples: Sequence[Example] = (),
+        examples: str = "",
         renamed: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -55,7 +42,7 @@ class Command(cloup.Command):
             **kwargs.get("context_settings", {}),
         }
         super().__init__(*args, formatter_settings=cloup.HelpFormatter.settings(col1_max_width=26), **kwargs)
-        self.examples = tuple(examples)
+        self.examples: list[tuple[str, str]] = re.findall(r"(\S.*?)\s+# (.+)", examples)
         self._renamed = dict(renamed or {})
 
     def make_context(
@@ -110,11 +97,11 @@ class Command(cloup.Command):
         if self.examples:
             with formatter.section("Examples"):
                 indent = " " * formatter.current_indent
-                for number, example in enumerate(self.examples):
+                for number, (line, purpose) in enumerate(self.examples):
                     formatter.write("\n" * (number > 0))
-                    for words in textwrap.wrap(example.purpose, formatter.width - len(indent) - 2):
+                    for words in textwrap.wrap(purpose, formatter.width - len(indent) - 2):
                         formatter.write(f"{indent}# {words}\n")
-                    formatter.write(f"{indent}{example.line}\n")
+                    formatter.write(f"{indent}{line}\n")
         super().format_epilog(ctx, formatter)
 
 

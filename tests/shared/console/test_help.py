@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from matseg_shared.console.command import debug_option, json_option, jsonable, print_json
-from matseg_shared.console.help import Command, Example, Group, did_you_mean, wants_json
+from matseg_shared.console.help import Command, Group, did_you_mean, wants_json
 from matseg_shared.console.options import Choice
 from matseg_shared.errors import ConfigError, Problem
 
@@ -26,12 +26,10 @@ class Summary:
 
 @click.command(
     cls=Command,
-    examples=[
-        Example(
-            "a purpose that is told in so many words that one line of eighty columns cannot hold it", "go a b"
-        ),
-        Example("another", "go --speed fast x"),
-    ],
+    examples="""
+        go a b  # a purpose that is told in so many words that one line of eighty columns cannot hold it
+        go --speed fast x  # another
+    """,
 )
 @click.argument("word")
 @cloup.option_group(
@@ -63,7 +61,7 @@ def travel() -> None:
 travel.add_command(go)
 
 
-@travel.command(examples=[Example("stay", "travel stay")])
+@travel.command(examples="travel stay  # stay")
 def stay() -> None:
     """Stay."""
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from matseg_shared.console.command import debug_option, json_option
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import (
     Range,
     applies_with,
@@ -87,12 +87,10 @@ def test_an_option_is_taken_by_its_earlier_name_up_to_two_dashes() -> None:
 
 
 def test_an_example_is_a_line_with_a_comment_behind_or_below() -> None:
-    found = examples("""
+    text = """
         go a  # there
         go b --far
             # and back: # is for comments
-    """)
-    assert [(item.line, item.purpose) for item in found] == [
-        ("go a", "there"),
-        ("go b --far", "and back: # is for comments"),
-    ]
+    """
+    shown = CliRunner().invoke(Command("go", examples=text), ["--help"]).output
+    assert "  # there\n  go a\n\n  # and back: # is for comments\n  go b --far\n" in shown

@@ -68,7 +68,7 @@ def test_every_command_explains_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [(name, item.line) for name, command in ALL.items() for item in command.examples]
+    ("name", "line"), [(name, line) for name, command in ALL.items() for line, _ in command.examples]
 )
 def test_every_example_is_a_line_that_the_command_takes(name: str, line: str) -> None:
     assert name.split()[0] in (line.split()[0], "matseg")

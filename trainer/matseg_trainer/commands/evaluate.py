@@ -11,7 +11,7 @@ import cloup
 from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.cli.options import sha256_option
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import Range, applies_with, flag, page_option
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 @cloup.command(
     name="matseg-evaluate",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-evaluate tomography v7 --overlay  # figures per class and image, and pictures of what is wrong
         matseg-evaluate tomography v7 --model saved/tomography_v7.onnx
             # the same of an exported file, as machines without torch will see it
         matseg-evaluate tomography v7 --test-folder validate  # on other labelled images than those of test/
         matseg-evaluate steel v1 --data rock  # on another data set with classes of the same names
-    """),
+    """,
 )
 @dataset_argument
 @version_argument

@@ -10,7 +10,7 @@ import click
 import cloup
 
 from matseg_shared.console.command import debug_option, json_option, show, warn
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import Choice, applies_with, flag
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @cloup.command(
     name="matseg-export",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-export steel v1 -o steel.onnx  # one file that runs anywhere
         matseg-export steel v1 --precision int8 -o steel_int8.onnx  # for CPUs: several times as fast
         matseg-export steel v1 --precision fp16 -o steel_fp16.onnx  # for GPUs
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
             # for few images, where each pixel counts: the mean of eight views
         matseg-export steel v1 --bioimageio steel.zip --author 'Jane Doe' --licence CC-BY-4.0
             # a package for ilastik, deepImageJ and QuPath, too
-    """),
+    """,
 )
 @dataset_argument
 @version_argument

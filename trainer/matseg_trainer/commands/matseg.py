@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, show
-from matseg_shared.console.completion import SHELLS, completion_script
-from matseg_shared.console.help import Group, examples
+from matseg_shared.console.completion import completion_script
+from matseg_shared.console.help import Group
 from matseg_shared.console.options import Choice, flag
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -44,12 +44,12 @@ class _Commands(Group):
     name="matseg",
     cls=_Commands,
     invoke_without_command=True,
-    examples=examples("""
+    examples="""
         matseg  # what is done in this workspace, and what to type next
         matseg prep demo demo  # synthetic slices to try everything on
         matseg completion bash  # let the shell complete what you type, from now on
         matseg --version  # versions of everything that matters in a bug report
-    """),
+    """,
 )
 @workspace_option
 @json_option
@@ -75,9 +75,9 @@ def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: boo
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg status --json  # as a document for scripts
-    """)
+    """
 )
 @workspace_option
 @json_option
@@ -100,13 +100,13 @@ def _show_status(workspace: Path | None, as_json: bool) -> None:
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg completion bash >> ~/.bashrc  # bash, from now on
         matseg completion zsh >> ~/.zshrc  # zsh, behind its line `compinit`
         matseg completion fish > ~/.config/fish/conf.d/matseg.fish  # fish
-    """)
+    """
 )
-@click.argument("shell", type=Choice(SHELLS))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 @debug_option
 def completion(shell: str) -> None:
     """Print the script that makes SHELL complete what is typed.

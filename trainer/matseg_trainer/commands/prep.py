@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, show
-from matseg_shared.console.help import Group, examples
+from matseg_shared.console.help import Group
 from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import DatasetError, UsageError
@@ -33,23 +33,23 @@ def _number(
 @click.group(
     name="matseg-prep",
     cls=Group,
-    examples=examples("""
+    examples="""
         matseg-prep labels steel train validate test  # label images to arrays, then see what is in the set
         matseg-prep check steel  # is everything as training needs it?
         matseg-prep demo demo  # something to try things on
-    """),
+    """,
 )
 def main() -> None:
     """Prepare data sets: label arrays, splits, crops, checks, a demo."""
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg-prep labels steel train validate test  # arrays for all splits
         matseg-prep labels tomography train validate test --nearest
             # label images with anti-aliased edges: take their pixels for the nearest class
         matseg-prep labels steel train --append  # only for label images that are new
-    """)
+    """
 )
 @dataset_argument
 @click.argument("splits", metavar="SPLIT...", nargs=-1, required=True, shell_complete=complete_split)
@@ -122,10 +122,10 @@ def labels(
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg-prep crop tomography 224 400 50  # 400 crops of 224 pixels to train on, 50 to validate with
         matseg-prep crop steel 128 1000 100 -r steel_small  # under a name of your choice
-    """)
+    """
 )
 @dataset_argument
 @click.argument("size", type=COUNT)
@@ -172,11 +172,11 @@ def crop(
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg-prep split rock/ sandstone --validate 2 --test 2  # two to validate, two to test
         matseg-prep split data/steel/train steel_split  # labels that were imported
         matseg-prep split steel/ steel --folds 5  # cross-validation: steel_fold1 to steel_fold5
-    """)
+    """
 )
 @click.argument("folder", type=PATH)
 @click.argument("name")
@@ -225,10 +225,10 @@ def split(
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg-prep check steel  # every file of every split
         matseg-prep check steel --label-agreement  # and what IoU these labels allow at all
-    """),
+    """,
     renamed={"--ceiling": "--label-agreement"},
 )
 @dataset_argument
@@ -256,10 +256,10 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
 
 
 @main.command(
-    examples=examples("""
+    examples="""
         matseg-prep demo demo  # a small set, in seconds
         matseg-prep demo big --size 512 --train 30 --raw 200  # larger slices, and more of them
-    """)
+    """
 )
 @click.argument("name")
 @_number("--train", 12, "Slices to train on.")
@@ -292,9 +292,9 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
 
 @main.command(
     name="import-config",
-    examples=examples("""
+    examples="""
         matseg-prep import-config old/config.py -o config.toml  # bring your versions along
-    """),
+    """,
 )
 @click.argument("config_py", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write this new file instead of printing.")

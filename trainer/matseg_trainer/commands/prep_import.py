@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matseg_shared.console.command import debug_option, json_option, show
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import Choice, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_trainer.commands.options import replace_option
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 @click.command(
     name="import",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-prep import cvat.zip steel --images raw/  # masks of CVAT over the pictures in raw/
         matseg-prep import instances.json steel  # COCO, its pictures beside it
         matseg-prep import drawn/ steel --outside unlabelled  # LabelMe; what was not drawn is no class
         matseg-prep import volume.zarr scan --labels labels.tif --unlabelled 0
             # the slices of a volume that have labels in napari, where 0 is not labelled
-    """),
+    """,
 )
 @click.argument("source")
 @click.argument("name")

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from matseg_shared.console.command import debug_option, json_option, show
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import PATH
 from matseg_shared.errors import UsageError
 
@@ -17,13 +17,13 @@ from matseg_shared.errors import UsageError
 @click.command(
     name="matseg-report",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-report raw_slices_predictions/steel_v1  # the page of a run, from its output: a folder of labels
         matseg-report labels.zarr  # or a volume
         matseg-report labels.zarr --input /archive/scan.h5::/data  # a run whose slices have been moved since
         matseg-report log/steel_v1_test.json  # the page of an evaluation
         matseg-report log/steel_v1.jsonl  # the page of a training, finished or not
-    """),
+    """,
 )
 @click.argument("path", type=PATH)
 @click.option(

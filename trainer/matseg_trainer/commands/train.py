@@ -9,7 +9,7 @@ import click
 import cloup
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
-from matseg_shared.console.help import Command, examples
+from matseg_shared.console.help import Command
 from matseg_shared.console.options import excludes, flag, page_option
 from matseg_trainer.commands.options import (
     dataset_argument,
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 @cloup.command(
     name="matseg-train",
     cls=Command,
-    examples=examples("""
+    examples="""
         matseg-train tomography v7 --gpu  # train, on a GPU should there be one
         matseg-train tomography v7 --resume  # go on after an interruption
         matseg-train tomography v7 --seed 1 --no-save
             # try the same version with another seed, and keep nothing
-    """),
+    """,
     renamed={"--init": "--weights"},
 )
 @dataset_argument
