@@ -64,15 +64,12 @@ class BrowserData:
 
 
 def write_run_page(places: RunPlaces, *, source: Source | None = None, location: str | None = None) -> Path:
-    """Make `report.html` beside `report.json`; only the slices it shows are read again.
+    """Make `report.html` beside `report.json`, and return its path; only the slices it shows are read again.
 
     Args:
-        places: of the run; see `find_run`.
+        places: see `find_run`.
         source: the input, where it is open already.
         location: of the input, where it has been moved; None: where it was.
-
-    Returns:
-        The page.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.

@@ -27,15 +27,12 @@ class Choice:
 def choose_slices(
     records: Sequence[SliceRecord], names: Sequence[str], proposed: Collection[str] = ()
 ) -> tuple[Choice, ...]:
-    """Choose at most `MOST` slices.
+    """At most `MOST` slices, by position.
 
     Args:
         records: of all labelled slices, by position.
         names: of the classes.
         proposed: names of slices that were proposed for labelling.
-
-    Returns:
-        The choices by position.
     """
     reasons: dict[int, list[str]] = {}
     labels = [(at, "worth a label") for at, record in enumerate(records) if record.name in proposed]

@@ -91,8 +91,6 @@ def take_pictures(
     """Read the chosen slices and their labels, and make pictures of them.
 
     Args:
-        record: of the run.
-        choices: the slices to show.
         source: the input; None when it is out of reach.
         colours: RGB per class.
         maps: low-confidence maps of some slices, by the slice's name.
@@ -113,7 +111,7 @@ def take_pictures(
 
 
 @contextlib.contextmanager
-def _labels_of(record: RunRecord) -> Iterator[Source | str | None]:
+def _labels_of(record: RunRecord) -> Iterator[Source | MatsegError | None]:
     """The output volume, why it cannot be opened, or None for a folder of label images."""
     key = record.report.provenance
     if key.output_format in ("png", "tiff"):
@@ -123,7 +121,7 @@ def _labels_of(record: RunRecord) -> Iterator[Source | str | None]:
         options = SourceOptions(axis=key.axis, as_labels=True, fill_missing_chunks=True)
         source = open_source(str(record.places.labels), options)
     except MatsegError as error:
-        yield f"its labels: {error}"
+        yield error
         return
     with contextlib.closing(source):
         yield source
@@ -135,7 +133,7 @@ class _Reader:
 
     record: RunRecord
     source: Source | None
-    labels: Source | str | None
+    labels: Source | MatsegError | None
     n_class: int
 
     def load(self, choice: Choice) -> _Loaded:
@@ -154,7 +152,7 @@ class _Reader:
             labels = shrink_labels(whole, EDGES[0])
             if class_counts(whole, self.n_class) != choice.record.counts:
                 problems.append("its labels have changed since the run counted them")
-        except (ImageError, _Missing) as error:
+        except MatsegError as error:
             problems.append(f"its labels: {error}")
         return _Loaded(
             choice=choice, image=image, labels=labels, bins=bins, pixels=pixels, problems=tuple(problems)
@@ -187,26 +185,26 @@ class _Reader:
         return binned(image, manifest.model.input.histogram), image.size
 
     def _read_labels(self, choice: Choice) -> NDArray[np.uint8]:
-        if isinstance(self.labels, str):
-            raise _Missing(self.labels)
+        if isinstance(self.labels, MatsegError):
+            raise self.labels
         if self.labels is None:
             suffix = ".png" if self.record.report.provenance.output_format == "png" else ".tif"
-            labels = read_stored(self.record.places.labels / f"{choice.record.name}{suffix}").pixels
+            where = str(self.record.places.labels / f"{choice.record.name}{suffix}")
+            labels = read_stored(Path(where)).pixels
         else:
+            where = self.labels.location
             if choice.record.index >= len(self.labels.slices):
-                raise _Missing(f"{self.labels.location} has only {len(self.labels.slices)} slices")
+                raise ImageError(where, f"has only {len(self.labels.slices)} slices")
             labels = np.asarray(self.labels.read(choice.record.index, choice.record.index + 1)[0])
         if labels.dtype != np.uint8 or labels.ndim != 2 or int(labels.max()) >= self.n_class:
-            raise _Missing(
-                f"expected class indices below {self.n_class}, found other values; they have changed"
+            raise ImageError(
+                where, f"expected class indices below {self.n_class}, found others; they have changed"
             )
         if labels.shape != choice.record.shape:
-            raise _Missing(f"expected {choice.record.shape} pixels, found {labels.shape}; they have changed")
+            raise ImageError(
+                where, f"expected {choice.record.shape} pixels, found {labels.shape}; they have changed"
+            )
         return labels
-
-
-class _Missing(Exception):  # noqa: N818 (told in the page, not to the user's terminal)
-    """Labels that cannot be shown."""
 
 
 def _shown(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import distributed
 
@@ -84,13 +84,9 @@ def label_on_dask(
     progress: Progress,
     address: str,
 ) -> Stages:
-    """Label blocks on the workers of a cluster.
+    """Label blocks on the workers of a cluster, and hand to `record` what each has become.
 
     Args:
-        run: set up by this process.
-        blocks: what is left to do.
-        record: called with what each block has become.
-        progress: told of finished slices.
         address: of the scheduler, such as `tcp://host:8786`, or the path of its scheduler file (.json).
 
     Raises:
@@ -216,31 +212,21 @@ def process_block(plugin: str, block: Block) -> BlockReport:
     assert isinstance(holder, RunPlugin)
     run = holder.run(worker.state.nthreads)
     block, gone = own_block(run.source, block)
-    times = [time.perf_counter()]
-    loaded = read_block(run, block)
-    times.append(time.perf_counter())
-    labelled = infer_block(run, loaded)
-    times.append(time.perf_counter())
-    written = write_block(run, labelled)
-    times.append(time.perf_counter())
+    times, work = [time.perf_counter()], cast(Any, block)
+    for stage in (read_block, infer_block, write_block):
+        work = stage(run, work)
+        times.append(time.perf_counter())
     return BlockReport(
         slices=len(block.slices) + len(gone),
-        written=dataclasses.replace(written, excluded=(*gone, *written.excluded)),
+        written=dataclasses.replace(work, excluded=(*gone, *work.excluded)),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
 
 
 def own_block(source: Source, block: Block) -> tuple[Block, tuple[ExcludedSlice, ...]]:
-    """A client's block with the places that its slices have here.
+    """A client's block with the places that its slices have here, and those of its slices that are gone.
 
     A worker lists a folder later than the client, so images may have come since, or gone.
-
-    Args:
-        source: of this worker.
-        block: as the client has it.
-
-    Returns:
-        The block, without the slices that are gone, and those.
     """
     places = source.slices
     if all(item.index < len(places) and places[item.index].name == item.name for item in block.slices):

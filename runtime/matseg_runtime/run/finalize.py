@@ -85,11 +85,9 @@ def finalize(
     either the work or the finished output.
 
     Args:
-        run: that has labelled what it had to.
         ledger: of the output; this process works on no part of it any more.
         stages: how long they took; None when nothing was left to do.
         tables: that an earlier run had left when this one began.
-        progress: told of what takes long.
 
     Raises:
         OutputError: the output cannot be completed.
@@ -384,10 +382,8 @@ def _removed_tables_warning(before: frozenset[str], folder: Path) -> str | None:
     missing = sorted(before - tables_in(folder))
     if not missing:
         return None
-    options = [
-        *(["--quantify"] if SUMMARY_NAME in missing else []),
-        *(["--uncertain"] if SCORES_NAME in missing else []),
-    ]
+    asked = (("--quantify", SUMMARY_NAME), ("--uncertain", SCORES_NAME))
+    options = [option for option, name in asked if name in missing]
     return (
         f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
         f"again with {' and '.join(options) or '--quantify'} to have them of all slices"

@@ -52,12 +52,7 @@ class WorkerCounts:
 
 
 def bottleneck(busy: Mapping[str, float], threads: Mapping[str, int]) -> str:
-    """The stage whose threads had the least time to wait.
-
-    Args:
-        busy: seconds that the threads of each stage were at work, not waiting, summed.
-        threads: of each stage.
-    """
+    """The stage whose threads had the least time to wait; `busy` has the seconds of all of its threads together."""
     return max(busy, key=lambda name: busy[name] / threads[name])
 
 
@@ -183,9 +178,16 @@ class _Pipeline:
 
     def start(self, read: Callable[..., Any], infer: Callable[..., Any], write: Callable[..., Any]) -> None:
         """Start all threads, the last stage first."""
-        self._start("writing", lambda: self._to_write, write, None)
-        self._start("inference", lambda: self._to_infer, infer, self._to_write)
-        self._start("reading", self._feed, read, self._to_infer)
+        stages: tuple[tuple[str, Callable[[], Iterable[Any]], Callable[..., Any], _Queue | None], ...] = (
+            ("writing", lambda: self._to_write, write, None),
+            ("inference", lambda: self._to_infer, infer, self._to_write),
+            ("reading", self._feed, read, self._to_infer),
+        )
+        for name, items, function, target in stages:
+            for number in range(self._workers.threads[name]):
+                arguments = (name, items(), function, target)
+                label = f"matseg-{name}-{number}"
+                threading.Thread(target=self._run, args=arguments, name=label, daemon=True).start()
 
     def stages(self) -> Stages:
         """Where the time went so far."""
@@ -216,18 +218,6 @@ class _Pipeline:
             raise self._error
         if interruptions():
             raise KeyboardInterrupt
-
-    def _start(
-        self,
-        name: str,
-        items: Callable[[], Iterable[Any]],
-        function: Callable[..., Any],
-        target: _Queue | None,
-    ) -> None:
-        for number in range(self._workers.threads[name]):
-            arguments = (name, items(), function, target)
-            label = f"matseg-{name}-{number}"
-            threading.Thread(target=self._run, args=arguments, name=label, daemon=True).start()
 
     def _run(
         self, name: str, items: Iterable[Any], function: Callable[..., Any], target: _Queue | None

@@ -251,10 +251,9 @@ class Planner:
         return whole if self.constraints.whole_slices else None
 
     def _tile(self, left: int | None) -> tuple[int, int] | None:
-        """(rows, columns) to read at a time; None: memory does not suffice for the smallest.
+        """(rows, columns) to read at a time with so many bytes `left` for a stream (None: not ours to count).
 
-        Args:
-            left: bytes for one stream; None: not ours to count.
+        None: memory does not suffice for the smallest.
         """
         tiling, whole = self.metadata.tiling, self._whole()
         fixed = self._fixed_tile()

@@ -33,10 +33,6 @@ from matseg_shared.errors import MissingExtraError, UsageError
 def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
     """Segment an input; goes on where an earlier run of the same job stopped.
 
-    Args:
-        options: what the user asked for.
-        progress: told of stages and slices.
-
     Raises:
         UsageError: the input, the output or an option does not fit; nothing was written.
         ModelError: the model file cannot be used.

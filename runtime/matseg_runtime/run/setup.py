@@ -9,10 +9,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import cast
 
 from matseg_runtime.inference.background import ConstantTileCache
-from matseg_runtime.inference.providers import COMPUTE_ON_CPU, ProviderChoice, installed_runtimes
+from matseg_runtime.inference.providers import (
+    COMPUTE_ON_CPU,
+    PROVIDER_CHOICES,
+    ProviderChoice,
+    installed_runtimes,
+)
 from matseg_runtime.inference.session import SelfTestResult, Session
 from matseg_runtime.inference.tiles import constant_tile_cache
 from matseg_runtime.ledger import Ledger, Part, read_key
@@ -52,8 +57,6 @@ class Run:
     sink: Sink
     transform: Transform
     metadata: ModelMetadata
-    probabilities: bool
-    """The network is asked for them, to be written or to find what is uncertain."""
     constant_tiles: ConstantTileCache | None
     """None: the network reads constant regions like all others."""
     measure: MeasureOptions | None
@@ -89,7 +92,7 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
         shape = found.shape
         if target.is_volume and earlier is not None:
             shape = _shape_before(target.ledger_folder, source) or shape
-        session, self_test, plan = _plan(options, source, file, shape, _constraints(options, target, earlier))
+        session, self_test, plan = _plan(options, source, file, shape, target, earlier)
         stored_dtype = None if options.window is None else found.dtype
         run = _assembled(options, source, session, self_test, plan, target, stored_dtype, started)
         run.sink.check_place(overwrite=options.output.overwrite)
@@ -101,20 +104,20 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
 
     Args:
         options: with absolute paths.
-        plan: made by the other process.
-        key: what the job is.
         threads: calls of the network at a time.
 
     Raises:
-        UsageError: this machine sees another input or model than the other.
+        UsageError: this machine sees another input or model than the other, which made `plan` and `key`.
     """
     if options.measure.regions is not None:
         require_scikit_image("--quantify on a worker")
+    if key.provider not in PROVIDER_CHOICES:
+        raise UsageError(f"this version of matseg does not know the provider {key.provider}")
     source = open_source(options.input, options.source)
     try:
         session = Session.open(
             options.model,
-            provider=_provider_of(key),
+            provider=cast(ProviderChoice, key.provider),  # each worker uses what the client found
             threads=options.threads,
             streams=threads,
             trust=Trust.of_site().also(HasSha256(sha256=key.model_sha256, source="the client's model")),
@@ -207,9 +210,24 @@ def _open_input(options: RunOptions) -> Source:
 
 
 def _plan(
-    options: RunOptions, source: Source, file: ModelFile, shape: tuple[int, int], constraints: PlanConstraints
+    options: RunOptions,
+    source: Source,
+    file: ModelFile,
+    shape: tuple[int, int],
+    target: OutputTarget,
+    earlier: JobKey | None,
 ) -> tuple[Session, SelfTestResult, Plan]:
-    """The model on a provider, and how the job is cut up there."""
+    """The model on a provider, and how the job is cut up there: as before, unless the user says otherwise."""
+    tile = None if earlier is None else earlier.tile
+    constraints = PlanConstraints(
+        tile=tile if options.tile is None else (options.tile, options.tile),
+        whole_slices=earlier is not None and earlier.tile is None,
+        depth=None if earlier is None else earlier.unit,
+        batch=options.batch,
+        memory=options.memory,
+        probabilities=options.needs_probabilities,
+        chunked_output=target.format == "zarr",
+    )
     # more streams than slices would be idle
     most = min(options.threads or available_cpus(), LARGEST_STREAMS, len(source.slices))
     session, self_test = _tested_session(options, file, most)
@@ -249,22 +267,6 @@ def _tested_session(options: RunOptions, file: ModelFile, streams: int) -> tuple
     return session, result
 
 
-def _constraints(options: RunOptions, target: OutputTarget, earlier: JobKey | None) -> PlanConstraints:
-    """An earlier run of the job has fixed how it is cut up, unless the user says otherwise now."""
-    tile = None if options.tile is None else (options.tile, options.tile)
-    if tile is None and earlier is not None:
-        tile = earlier.tile
-    return PlanConstraints(
-        tile=tile,
-        whole_slices=earlier is not None and earlier.tile is None,
-        depth=None if earlier is None else earlier.unit,
-        batch=options.batch,
-        memory=options.memory,
-        probabilities=_needs_probabilities(options),
-        chunked_output=target.format == "zarr",
-    )
-
-
 def _assembled(
     options: RunOptions,
     source: Source,
@@ -283,7 +285,11 @@ def _assembled(
     oblong = None if voxel is None else oblong_warning(voxel)
     info = LabelInfo(metadata=metadata, provenance=provenance_of(key).text(), voxel=voxel)
     volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
-    probabilities = _needs_probabilities(options)
+    constant_tiles = None
+    if options.skip_constant:
+        constant_tiles = constant_tile_cache(
+            session, batch=plan.batch, probabilities=options.needs_probabilities
+        )
     return Run(
         options=options,
         source=source,
@@ -295,10 +301,7 @@ def _assembled(
         sink=open_sink(target, options.output, info, volume, plan.depth),
         transform=Transform(info=metadata.input, window=options.window, stored_dtype=stored_dtype),
         metadata=metadata,
-        probabilities=probabilities,
-        constant_tiles=constant_tile_cache(session, batch=plan.batch, probabilities=probabilities)
-        if options.skip_constant
-        else None,
+        constant_tiles=constant_tiles,
         measure=None if options.measure == MeasureOptions() else options.measure,
         voxel=voxel,
         started=started,
@@ -341,18 +344,6 @@ def _key(
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,
     )
-
-
-def _needs_probabilities(options: RunOptions) -> bool:
-    return options.output.probabilities or options.measure.uncertain is not None
-
-
-def _provider_of(key: JobKey) -> ProviderChoice:
-    """Each worker must use what the client found; a ledger holds it as text."""
-    for choice in get_args(ProviderChoice):
-        if choice == key.provider:
-            return choice  # type: ignore[no-any-return]
-    raise UsageError(f"this version of matseg does not know the provider {key.provider}")
 
 
 def _shape_before(ledger_folder: Path, source: Source) -> tuple[int, int] | None:

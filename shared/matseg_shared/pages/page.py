@@ -72,9 +72,6 @@ def write_page(
     """Fill in a template and write the page, whole or not at all.
 
     Args:
-        path: of the HTML file.
-        template: what kind of page it is.
-        title: of the document.
         content: a dataclass, `page` in the template; all text in it is escaped there.
         charts: what the template names with `chart(id)`.
         data: a dataclass for the page's scripts, or None.
