@@ -34,8 +34,7 @@ class Workspace:
         Raises:
             UsageError: it is not a folder.
         """
-        variable = os.environ.get(WORKSPACE_VARIABLE)
-        root = option or (Path(variable) if variable else Path())
+        root = option or Path(os.environ.get(WORKSPACE_VARIABLE) or "")
         if not root.is_dir():
             source = "--workspace" if option else WORKSPACE_VARIABLE
             raise UsageError(

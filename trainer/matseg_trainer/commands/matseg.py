@@ -11,6 +11,7 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.completion import completion_script
 from matseg_shared.console.help import Group
 from matseg_shared.console.options import Choice, flag
+from matseg_trainer.commands.options import usual_options
 from matseg_trainer.workspace import Workspace, workspace_option
 
 _PREFIX = "matseg-"
@@ -79,9 +80,7 @@ def main(ctx: click.Context, workspace: Path | None, as_json: bool, version: boo
         matseg status --json  # as a document for scripts
     """
 )
-@workspace_option
-@json_option
-@debug_option
+@usual_options
 def status(workspace: Path | None, as_json: bool) -> None:
     """Show which steps are done here, and what to type next."""
     _show_status(workspace, as_json)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from matseg_shared.console.command import warn
+from matseg_shared.console.command import debug_option, json_option, warn
 from matseg_shared.console.options import flag
 from matseg_shared.errors import MissingExtraError
 from matseg_trainer.commands.completion import complete_dataset, complete_version
-from matseg_trainer.workspace import Workspace
+from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_trainer.config.versions import VersionConfig
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
 dataset_argument = click.argument("dataset", shell_complete=complete_dataset)
 version_argument = click.argument("version", shell_complete=complete_version)
 gpu_option = flag("--gpu", "Use a GPU where there is one.")
-replace_option = flag("--overwrite", "Replace a data set of that name.")
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0),
-    metavar="N",
-    default=0,
-    show_default=True,
-    help="Seed of all random draws.",
-)
+
+
+def usual_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--workspace`, `--json` and `--debug`."""
+    return workspace_option(json_option(debug_option(command)))
+
+
+def new_dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--seed` and `--overwrite`, of a command that makes a data set, and the usual options."""
+    kind, text = click.IntRange(0), "Seed of all random draws."
+    seed = click.option("--seed", type=kind, metavar="N", default=0, show_default=True, help=text)
+    return seed(flag("--overwrite", "Replace a data set of that name.")(usual_options(command)))
 
 
 def version_config(place: Workspace, dataset: str, version: str) -> VersionConfig:

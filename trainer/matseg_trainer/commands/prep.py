@@ -14,9 +14,9 @@ from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.commands.completion import complete_split
-from matseg_trainer.commands.options import dataset_argument, replace_option, seed_option
+from matseg_trainer.commands.options import dataset_argument, new_dataset_options, usual_options
 from matseg_trainer.commands.prep_import import import_command
-from matseg_trainer.workspace import Workspace, workspace_option
+from matseg_trainer.workspace import Workspace
 
 if TYPE_CHECKING:
     from matseg_trainer.demo.demo import DemoRequest
@@ -64,9 +64,7 @@ def main() -> None:
     "--append", "existing", flag_value="append", help="Keep label arrays that are there, make the others."
 )
 @click.option("--overwrite", "existing", flag_value="overwrite", help="Make all label arrays anew.")
-@workspace_option
-@json_option
-@debug_option
+@usual_options
 def labels(
     dataset: str,
     splits: tuple[str, ...],
@@ -134,11 +132,7 @@ def labels(
 @click.option(
     "-r", "--rename", metavar="NAME", help="Name of the new data set (default: <dataset>_<size>pix<n>num)."
 )
-@seed_option
-@replace_option
-@workspace_option
-@json_option
-@debug_option
+@new_dataset_options
 @gathered("request", "matseg_trainer.prepare.crop:CropRequest")
 def crop(
     dataset: str,
@@ -188,11 +182,7 @@ def crop(
     metavar="N",
     help="Cross-validation: N data sets, each image tested once.",
 )
-@seed_option
-@replace_option
-@workspace_option
-@json_option
-@debug_option
+@new_dataset_options
 @gathered("request", "matseg_trainer.prepare.split:SplitRequest")
 def split(
     folder: Path, name: str, request: SplitRequest, overwrite: bool, workspace: Path | None, as_json: bool
@@ -233,9 +223,7 @@ def split(
 )
 @dataset_argument
 @flag("--label-agreement", "Measure what moving the labels' boundaries by a pixel costs in IoU.")
-@workspace_option
-@json_option
-@debug_option
+@usual_options
 def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: bool) -> int:
     """Check a data set: contents, problems, likely slips.
 
@@ -267,11 +255,7 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
 @_number("--test", 3, "Slices to test with.")
 @_number("--raw", 20, "Slices without labels.", click.IntRange(0))
 @_number("--size", 256, "Edge of a slice.", click.IntRange(128, 4096), "PIXELS")
-@seed_option
-@replace_option
-@workspace_option
-@json_option
-@debug_option
+@new_dataset_options
 @gathered("request", "matseg_trainer.demo.demo:DemoRequest")
 def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | None, as_json: bool) -> None:
     """Make a synthetic data set to try things on.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +16,11 @@ from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import LABEL_MARK
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 
-if TYPE_CHECKING:
-    from matseg_trainer.demo.phantom import Scan
-
 _HEIGHT = 0.35
 """Labelled slices lie within this of the scan's middle, in units of the field of view."""
 _SCAN = {"train": 0, "validate": 1, "test": 2, "raw": 3}
 """Every split has scans of its own, so that a test slice resembles no training slice by more than its making."""
 _SMALLEST = 128
-
-
 _CLASSES = (
     ClassInfo(index=0, name="liquid", colour=(0, 0, 0), label_value=0),
     ClassInfo(index=1, name="dendrite", colour=(255, 255, 255), label_value=255),
@@ -63,9 +57,8 @@ def make_demo(
         OutputError: they cannot be written.
     """
     if request.size < _SMALLEST:
-        raise DatasetError(
-            f"expected slices of at least {_SMALLEST} pixels, found {request.size}; ask for larger ones"
-        )
+        wanted = f"expected slices of at least {_SMALLEST} pixels"
+        raise DatasetError(f"{wanted}, found {request.size}; ask for larger ones")
     stack = target.with_name(f"{target.name}_raw") if request.raw else None
     for folder in filter(None, (target, stack)):
         refuse_existing_folder(folder, overwrite=overwrite)
@@ -74,9 +67,8 @@ def make_demo(
     except ModuleNotFoundError as error:
         raise MissingExtraError("train", "drawing the synthetic data set") from error
 
-    def scan(split: str, index: int) -> Scan:
-        sequence = np.random.SeedSequence([request.seed, _SCAN[split], index])
-        return make_scan(int(sequence.generate_state(1)[0]))
+    def seed_of(split: str, index: int) -> int:
+        return int(np.random.SeedSequence([request.seed, _SCAN[split], index]).generate_state(1)[0])
 
     with new_folder(target, overwrite=overwrite) as folder:
         for split in ("train", "validate", "test"):
@@ -84,7 +76,7 @@ def make_demo(
             progress.stage(f"making {split}", number, unit="slices")
             for index in range(number):
                 z = np.random.default_rng([request.seed, _SCAN[split], index]).uniform(-_HEIGHT, _HEIGHT)
-                image, labels = render_slice(scan(split, index), float(z), request.size)
+                image, labels = render_slice(make_scan(seed_of(split, index)), float(z), request.size)
                 stem = f"{split}_{index:03d}"
                 _write_png(folder / split / "images" / f"{stem}.png", image)
                 _write_png(folder / split / "labels" / f"{stem}{LABEL_MARK}.png", labels * np.uint8(255))
@@ -92,7 +84,7 @@ def make_demo(
         write_classes(folder / CLASSES_NAME, _CLASSES)
     if stack is not None:
         progress.stage("making slices without labels", request.raw, unit="slices")
-        raw = scan("raw", 0)
+        raw = make_scan(seed_of("raw", 0))
         with new_folder(stack, overwrite=overwrite) as folder:
             for index in range(request.raw):
                 z = (index - request.raw / 2) / request.size  # cubic voxels

@@ -147,11 +147,10 @@ def _summary(path: Path, n_class: int, *, kept: bool) -> ArraySummary:
 
 
 def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence[Pairing]) -> None:
-    lines = [
-        f"{split}: {words}" for split, found in zip(splits, pairings, strict=True) for words in found.problems
-    ]
+    named = zip(splits, pairings, strict=True)
+    lines = [f"  - {split}: {words}" for split, found in named for words in found.problems]
     if lines:
-        listing = "\n".join(f"  - {line}" for line in lines)
+        listing = "\n".join(lines)
         raise DatasetError(
             f"{dataset.root}: expected one label image for every image, in labels/, with the image's stem or "
             f"<stem>_L; nothing was written\n{listing}"
