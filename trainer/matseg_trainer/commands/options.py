@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 dataset_argument = click.argument("dataset", shell_complete=complete_dataset)
 version_argument = click.argument("version", shell_complete=complete_version)
 gpu_option = flag("--gpu", "Use a GPU where there is one.")
+replace_option = flag("--overwrite", "Replace a data set of that name.")
 
 
 def usual_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +32,7 @@ def new_dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--seed` and `--overwrite`, of a command that makes a data set, and the usual options."""
     kind, text = click.IntRange(0), "Seed of all random draws."
     seed = click.option("--seed", type=kind, metavar="N", default=0, show_default=True, help=text)
-    return seed(flag("--overwrite", "Replace a data set of that name.")(usual_options(command)))
+    return seed(replace_option(usual_options(command)))
 
 
 def version_config(place: Workspace, dataset: str, version: str) -> VersionConfig:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_shared.console.command import debug_option, json_option, show
+from matseg_shared.console.command import show
 from matseg_shared.console.help import Command
 from matseg_shared.console.options import Choice, gathered
 from matseg_shared.console.progress import shown_progress
-from matseg_trainer.commands.options import replace_option
-from matseg_trainer.workspace import Workspace, workspace_option
+from matseg_trainer.commands.options import replace_option, usual_options
+from matseg_trainer.workspace import Workspace
 
 if TYPE_CHECKING:
     from matseg_trainer.prepare.imports.base import ImportRequest
@@ -60,9 +60,7 @@ if TYPE_CHECKING:
     "--axis", type=click.IntRange(0, 2), metavar="N", help="Axis to slice a volume along (default: 0)."
 )
 @replace_option
-@workspace_option
-@json_option
-@debug_option
+@usual_options
 @gathered("request", "matseg_trainer.prepare.imports.base:ImportRequest")
 def import_command(
     name: str, request: ImportRequest, overwrite: bool, workspace: Path | None, as_json: bool
