@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,9 @@ from matseg_runtime.suggest.index import INDEX_NAME, UncertainIndex, UncertainIt
 from matseg_runtime.suggest.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
 from matseg_shared.contract.classes import CLASSES_NAME, write_classes
 from matseg_shared.contract.metadata import ClassInfo
-from matseg_shared.contract.tiling import Box
 from matseg_shared.errors import ImageError
 from matseg_shared.images.png import write_label_png
+from matseg_shared.images.read import PixelArray
 from matseg_shared.system.files import atomic_write, output_errors, temporary_beside, write_text
 from matseg_shared.system.names import shortened
 
@@ -80,8 +80,8 @@ class Proposer:
         """
         folder = self.folder
         before = read_index(folder) if folder.exists() else None
-        index = self._index(chosen)
-        if before is not None and before.proposes(index):
+        places = [(self._name(choice), choice.box) for choice in chosen]
+        if before is not None and before.proposes(self.session.model.sha256, places):
             return Proposals(folder=folder, count=len(before.items))
         if folder.exists() and (before is None or _touched(folder, before)):
             return Proposals(
@@ -89,22 +89,17 @@ class Proposer:
                 warning=f"{folder}: holds other proposals whose labels somebody has worked on, or something else; "
                 "nothing was changed there; move it away and run the same command again",
             )
-        return self._write(index, chosen)
-
-    def _write(self, index: UncertainIndex, chosen: Sequence[Chosen]) -> Proposals:
-        """Under another name first: half of it must not look like the whole."""
-        folder = self.folder
-        fresh = temporary_beside(folder)
-        items, failures = [], []
+        fresh = temporary_beside(folder)  # half of the folder must not look like the whole
+        items: list[UncertainItem] = []
+        failures: list[str] = []
         try:
-            for item, choice in zip(index.items, chosen, strict=True):
+            for choice in chosen:
                 try:
-                    items.append(self._write_item(fresh, item, choice))
+                    items.append(self._write_item(fresh, choice))
                 except ImageError as error:
                     failures.append(str(error))
             write_classes(fresh / CLASSES_NAME, self.session.model.metadata.classes)
-            index = index.model_copy(update={"items": tuple(items)})
-            write_text(fresh / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
+            write_text(fresh / INDEX_NAME, self._index(items).model_dump_json(indent=1) + "\n")
             with output_errors(folder):
                 if folder.exists():
                     shutil.rmtree(folder)
@@ -114,7 +109,7 @@ class Proposer:
         warning = f"{len(failures)} uncertain slices could not be copied: {failures[0]}" if failures else None
         return Proposals(folder=folder, count=len(items), warning=warning)
 
-    def _index(self, chosen: Sequence[Chosen]) -> UncertainIndex:
+    def _index(self, items: Sequence[UncertainItem]) -> UncertainIndex:
         return UncertainIndex(
             model_name=self.session.model.metadata.name,
             model_sha256=self.session.model.sha256,
@@ -126,40 +121,19 @@ class Proposer:
             least_confidence=LEAST_CONFIDENCE,
             neighbourhood=NEIGHBOURHOOD,
             window=None if self.window is None else str(self.window),
-            items=tuple(self._item(item) for item in chosen),
+            items=tuple(items),
         )
 
-    def _item(self, chosen: Chosen) -> UncertainItem:
-        record, box = chosen.record, chosen.box
+    def _name(self, chosen: Chosen) -> str:
+        """Stem of its files."""
         # a slice of a volume has the volume's name in its own; an image alone could be called as a training image
-        name = record.name if self.source.volume is not None else f"{self.source.beside.name}_{record.name}"
-        if box is not None:
-            name = f"{name}_x{box.x0}_y{box.y0}"
-        name = shortened(name)
-        if self._is_copied(box):
-            suffix = Path(record.where).suffix.lower()
-        else:  # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
-            suffix = ".png" if self.session.model.metadata.input.dtype == "uint8" else ".tif"
-        return UncertainItem(
-            name=name,
-            slice=record.name,
-            position=self.source.first + record.index,
-            where=record.where,
-            box=box,
-            score=chosen.score,
-            unsureness=chosen.unsureness,
-            image=f"{_IMAGES}/{name}{suffix}",
-            label=f"{_LABELS}/{name}.png",
-            map=f"{_MAPS}/{name}.png",
-            label_sha256="",
-        )
+        name = chosen.record.name
+        if self.source.volume is None:
+            name = f"{self.source.beside.name}_{name}"
+        return shortened(name if chosen.box is None else f"{name}_x{chosen.box.x0}_y{chosen.box.y0}")
 
-    def _is_copied(self, box: Box | None) -> bool:
-        """A whole image file is copied as it is."""
-        return self.source.volume is None and box is None and self.window is None
-
-    def _write_item(self, folder: Path, item: UncertainItem, chosen: Chosen) -> UncertainItem:
-        record, metadata = chosen.record, self.session.model.metadata
+    def _write_item(self, folder: Path, chosen: Chosen) -> UncertainItem:
+        record, name, metadata = chosen.record, self._name(chosen), self.session.model.metadata
         stored = self.source.read(record.index, record.index + 1)[0]
         if self.source.current_identity(record.index) != record.identity:
             raise ImageError(record.where, "has changed since it was labelled")
@@ -168,31 +142,53 @@ class Proposer:
         found = segment_image(self.session, image, tile=self.tile, batch=self.batch, probabilities=True)
         assert found.probabilities is not None, "they were asked for"
         place = ... if chosen.box is None else chosen.box.slices()
-        with atomic_write(folder / item.image) as stream:
-            if self._is_copied(chosen.box):
-                stream.write(Path(record.where).read_bytes())
-            else:
-                mapped = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-                pixels = stored if self.window is None else mapped
-                _write_pixels(stream, Path(item.image).suffix, pixels[place])
+        suffix, content = self._image(chosen, stored, image)
         label = _label_bytes(found.labels[place], metadata.classes)
-        with atomic_write(folder / item.label) as stream:
-            stream.write(label)
         most = 1 - 1 / len(found.probabilities)  # of a pixel for which all classes are equally probable
         doubt = np.minimum(np.rint(unsureness(found.probabilities) / most), FULL).astype(np.uint8)
-        with atomic_write(folder / item.map) as stream:
-            Image.fromarray(doubt[place]).save(stream, format="PNG")
-        return item.model_copy(update={"label_sha256": hashlib.sha256(label).hexdigest()})
+        item = UncertainItem(
+            name=name,
+            slice=record.name,
+            position=self.source.first + record.index,
+            where=record.where,
+            box=chosen.box,
+            score=chosen.score,
+            unsureness=chosen.unsureness,
+            image=f"{_IMAGES}/{name}{suffix}",
+            label=f"{_LABELS}/{name}.png",
+            map=f"{_MAPS}/{name}.png",
+            label_sha256=hashlib.sha256(label).hexdigest(),
+        )
+        for file, written in ((item.image, content), (item.label, label), (item.map, _png(doubt[place]))):
+            with atomic_write(folder / file) as stream:
+                stream.write(written)
+        return item
+
+    def _image(self, chosen: Chosen, stored: PixelArray, mapped: NDArray[np.generic]) -> tuple[str, bytes]:
+        """Suffix and content of the file that shows it; a whole image file is copied as it is."""
+        if self.source.volume is None and chosen.box is None and self.window is None:
+            file = Path(chosen.record.where)
+            return file.suffix.lower(), file.read_bytes()
+        pixels = stored
+        if self.window is not None:
+            pixels = mapped[0] if len(mapped) == 1 else np.moveaxis(mapped, 0, -1)
+        if chosen.box is not None:
+            pixels = pixels[chosen.box.slices()]
+        # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
+        if self.session.model.metadata.input.dtype == "uint8":
+            return ".png", _png(pixels)
+        import tifffile
+
+        stream = io.BytesIO()
+        photometric = "rgb" if pixels.ndim == 3 else "minisblack"
+        tifffile.imwrite(stream, pixels, photometric=photometric, metadata=None)
+        return ".tif", stream.getvalue()
 
 
-def _write_pixels(stream: BinaryIO, suffix: str, pixels: NDArray[Any]) -> None:
-    if suffix == ".png":
-        Image.fromarray(pixels).save(stream, format="PNG")
-        return
-    import tifffile
-
-    photometric = "rgb" if pixels.ndim == 3 else "minisblack"
-    tifffile.imwrite(stream, pixels, photometric=photometric, metadata=None)
+def _png(pixels: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
@@ -200,15 +196,13 @@ def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> byt
 
     Whole numbers are the indices of a palette with the class colours, which an annotator sees.
     """
-    stream = io.BytesIO()
     values = np.array([item.label_value for item in classes])
-    if values.ndim == 1 and values.max() <= _LARGEST_INDEX:
-        colours = dict.fromkeys(range(int(values.max()) + 1), (0, 0, 0))
-        colours.update({int(value): item.colour for value, item in zip(values, classes, strict=True)})
-        write_label_png(stream, values.astype(np.uint8)[labels], list(colours.values()))
-    else:
-        dtype = np.uint8 if values.ndim == 2 else np.uint16
-        Image.fromarray(values.astype(dtype)[labels]).save(stream, format="PNG")
+    if values.ndim == 2 or values.max() > _LARGEST_INDEX:
+        return _png(values.astype(np.uint8 if values.ndim == 2 else np.uint16)[labels])
+    colours = dict.fromkeys(range(int(values.max()) + 1), (0, 0, 0))
+    colours.update({int(value): item.colour for value, item in zip(values, classes, strict=True)})
+    stream = io.BytesIO()
+    write_label_png(stream, values.astype(np.uint8)[labels], list(colours.values()))
     return stream.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,10 +76,9 @@ class UncertainIndex(Record):
     """Intensities that were mapped to the model's: the images hold the mapped ones. None: pixels as they were."""
     items: tuple[UncertainItem, ...]
 
-    def proposes(self, other: UncertainIndex) -> bool:
-        """True where both come from the same model and choose the same places."""
-        places, others = ([(item.name, item.box) for item in index.items] for index in (self, other))
-        return self.model_sha256 == other.model_sha256 and places == others
+    def proposes(self, model_sha256: str, places: Sequence[tuple[str, Box | None]]) -> bool:
+        """True where it comes from that model and holds these places, each a name and a box."""
+        return self.model_sha256 == model_sha256 and [(item.name, item.box) for item in self.items] == places
 
 
 def read_index(folder: Path) -> UncertainIndex | None:
