@@ -23,16 +23,16 @@ def complete_model(_: click.Context, __: click.Parameter, incomplete: str) -> li
 
     if incomplete.startswith(_PREFIX):
         return [CompletionItem(name, help=text) for name, text in _zoo() if name.startswith(incomplete)]
-    folder, _separator, _name = incomplete.rpartition("/")
-    typed = incomplete[: len(incomplete) - len(_name)]
+    folder = incomplete[: incomplete.rfind("/") + 1]
     try:
-        names = sorted(path.name for path in Path(folder or ("/" if typed else ".")).iterdir())
+        names = sorted(path.name for path in Path(folder or ".").iterdir())
     except OSError:
         names = []
-    files = [typed + name for name in names if name.lower().endswith(".onnx")]
-    zoo = [name for name, _text in _zoo()] if incomplete and _PREFIX.startswith(incomplete) else []
-    found = [CompletionItem(name) for name in [*files, *zoo] if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="dir")]
+    found = [folder + name for name in names if name.lower().endswith(".onnx")]
+    if incomplete and _PREFIX.startswith(incomplete):
+        found += [name for name, _text in _zoo()]
+    items = [CompletionItem(name) for name in found if name.startswith(incomplete)]
+    return [*items, CompletionItem(incomplete, type="dir")]
 
 
 def _zoo() -> list[tuple[str, str]]:

@@ -97,12 +97,12 @@ class ZarrSink(VolumeSink):
 
     def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
         arrays = self._read_all(place)
-        blocks: dict[int, list[SliceRecord]] = {}
+        numbers = {record.index // self._block for record in records}
+        sizes = {number: self._block_bytes(place, arrays, number) for number in numbers}
         for record in records:
-            blocks.setdefault(record.index // self._block, []).append(record)
-        for number, members in blocks.items():
-            found = self._block_bytes(place, arrays, number)
-            yield from (record.name for record in members if found != (record.bytes or found) or not found)
+            size = sizes[record.index // self._block]
+            if not size or record.bytes not in (0, size):
+                yield record.name
 
     def _read_all(self, place: Path) -> dict[str, Any]:
         """Open all arrays, by name.
