@@ -86,8 +86,8 @@ class VoxelSize:
         return 1e-6 <= self.row <= 1e6 and 1e-6 <= self.column <= 1e6
 
     def _converted(self, unit: str) -> VoxelSize:
-        row, column = (_converted(edge, self.unit, unit) for edge in (self.row, self.column))
-        step = None if self.step is None else _converted(self.step, self.unit, unit)
+        row, column = (converted(edge, self.unit, unit) for edge in (self.row, self.column))
+        step = None if self.step is None else converted(self.step, self.unit, unit)
         return replace(self, step=step, row=row, column=column, unit=unit)
 
     def __str__(self) -> str:
@@ -174,16 +174,16 @@ def voxel_of_scale(
     if row_unit is None or unit is None:
         return None
     return VoxelSize(
-        step=None if step is None or step_unit is None else _converted(step, step_unit, unit),
-        row=_converted(lengths[0], row_unit, unit),
+        step=None if step is None or step_unit is None else converted(step, step_unit, unit),
+        row=converted(lengths[0], row_unit, unit),
         column=lengths[1],
         unit=unit,
         origin=origin,
     )
 
 
-def _converted(length: float, unit: str, wanted: str) -> float:
-    """Exactly as it is where nothing is to be done."""
+def converted(length: float, unit: str, wanted: str) -> float:
+    """A length in another unit; exactly as it is where nothing is to be done."""
     return length if unit == wanted else length * _IN_METRES[unit] / _IN_METRES[wanted]
 
 

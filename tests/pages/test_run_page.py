@@ -95,16 +95,19 @@ def test_a_page_can_be_made_later_elsewhere(tmp_path: Path, run: Call, report: C
     assert all(item["image"] for item in page_data(Path(made["page"]))["page"]["slices"])
 
 
-@pytest.mark.parametrize("name", ["labels.tif", "labels.zarr"])
-def test_volumes_have_pages_too(tmp_path: Path, run: Call, report: Call, name: str) -> None:
+@pytest.mark.parametrize("name", ["labels.tif", "labels.zarr", "labels.nrrd"])
+@pytest.mark.parametrize(("axis", "count"), [(0, 4), (1, 6)])
+def test_volumes_have_pages_too(
+    tmp_path: Path, run: Call, report: Call, name: str, axis: int, count: int
+) -> None:
     volume = tmp_path / "scan.npy"
-    np.save(volume, np.stack([noise((40, 52), 255, seed) for seed in range(4)]))
-    code, said = run(volume, "-o", tmp_path / name)
+    np.save(volume, np.stack([noise((6, 52), 255, seed) for seed in range(4)]))
+    code, said = run(volume, "-o", tmp_path / name, "--axis", axis)
     assert code == 0, said
     page = tmp_path / f"{name}.matseg" / "report.html"
     assert f"report: {page}" in said
     slices = page_data(page)["page"]["slices"]
-    assert len(slices) == 4
+    assert len(slices) == count
     assert all(item["image"] and item["labels"] and not item["problems"] for item in slices)
     page.unlink()
     assert report(tmp_path / name)[0] == 0

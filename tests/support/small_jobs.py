@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import nrrd
 import numpy as np
 import onnx_models
 import tifffile
@@ -52,6 +53,7 @@ JOBS = (
     SmallJob(name="png", source="folder", output="out"),
     SmallJob(name="tiff", source="folder", output="out", options=("--format", "tiff", "--probabilities")),
     SmallJob(name="stack", source="folder", output="out.tif"),
+    SmallJob(name="nrrd", source="image.zarr", output="out.nrrd", options=("--axis", "1")),
     SmallJob(name="zarr", source="image.zarr", output="out.zarr", options=("--pyramid", "--probabilities")),
     SmallJob(name="shards", source="image.zarr", output="out.zarr", options=("--shards", "--axis", "1")),
     SmallJob(
@@ -181,7 +183,11 @@ def _slice(job: SmallJob, labels: Any, index: int) -> NDArray[np.uint8]:
 
 def open_labels(path: Path) -> Any:
     """(Z, Y, X) of a volume under whatever name."""
-    return zarr.open_array(str(path), path="0", mode="r") if path.is_dir() else tifffile.imread(path)
+    if path.is_dir():
+        return zarr.open_array(str(path), path="0", mode="r")
+    with path.open("rb") as stream:
+        is_nrrd = stream.read(4) == b"NRRD"
+    return nrrd.read(str(path), index_order="C")[0] if is_nrrd else tifffile.imread(path)
 
 
 def clean_labels(job: SmallJob, clean: Mapping[str, bytes]) -> NDArray[np.uint8]:

@@ -75,7 +75,7 @@ output_options = cloup.option_group(
         "--output",
         "path",
         type=PATH,
-        help="A folder for label images, or a volume: labels.zarr, labels.tif. "
+        help="A folder for label images, or a volume: labels.zarr, .tif, .mhd, .nrrd, .mrc. "
         "Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
     ),
     click.option(

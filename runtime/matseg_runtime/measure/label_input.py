@@ -60,12 +60,13 @@ def facts_of(location: str) -> LabelFacts:
         if voxel is not None:
             unit = unit_of(voxel.unit)
             voxel = None if unit is None else replace(voxel, unit=unit, origin="the run's report")
-        chunked = report.provenance.output_format == "zarr"  # other outputs have one page or file per slice
+        # these have one page or file per slice, others the axes of the input
+        by_slice = report.provenance.output_format in ("png", "tiff", "tiff-stack")
         return LabelFacts(
             ours=True,
             names=tuple(item.name for item in report.phase_fractions),
             voxel=voxel,
-            axis=report.provenance.axis if chunked else None,
+            axis=None if by_slice else report.provenance.axis,
             report_folder=folder,
         )
     return _attributes(Path(file), node)

@@ -118,7 +118,8 @@ def _labels_of(record: RunRecord) -> Iterator[Source | MatsegError | None]:
         yield None
         return
     try:
-        options = SourceOptions(axis=key.axis, as_labels=True, fill_missing_chunks=True)
+        axis = None if key.output_format == "tiff-stack" else key.axis  # its pages are the slices
+        options = SourceOptions(axis=axis, as_labels=True, fill_missing_chunks=True)
         source = open_source(str(record.places.labels), options)
     except MatsegError as error:
         yield error

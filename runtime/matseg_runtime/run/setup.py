@@ -190,7 +190,7 @@ def refuse_combinations(options: RunOptions) -> None:
         if chosen[first] and chosen[second]:
             raise UsageError(f"{first} and {second} cannot be combined; leave one of them out")
     kind = output_format(options.output)
-    if options.watch is not None and kind in ("zarr", "tiff-stack"):
+    if options.watch is not None and kind not in ("png", "tiff"):
         where = options.output.path or f"--label {options.output.label}"
         raise UsageError(f"{where}: --watch writes label images into a folder, not one {kind}")
     if options.measure.regions is not None:

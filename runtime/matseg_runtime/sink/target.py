@@ -19,8 +19,35 @@ from matseg_shared.errors import UsageError
 if TYPE_CHECKING:
     from matseg_runtime.sink.label_group import ImageGroup
 
-OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr"]
-_VOLUMES: dict[str, OutputFormat] = {".zarr": "zarr", ".tif": "tiff-stack", ".tiff": "tiff-stack"}
+OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr", "metaimage", "nrrd", "mrc"]
+_VOLUMES: dict[str, OutputFormat] = {
+    ".zarr": "zarr",
+    ".tif": "tiff-stack",
+    ".tiff": "tiff-stack",
+    ".mhd": "metaimage",
+    ".mha": "metaimage",
+    ".nrrd": "nrrd",
+    ".mrc": "mrc",
+}
+_NOT_WRITTEN = frozenset(
+    {
+        ".h5",
+        ".hdf5",
+        ".npy",
+        ".png",
+        ".nhdr",
+        ".raw",
+        ".vgi",
+        ".vol",
+        ".nii",
+        ".gz",
+        ".am",
+        ".czi",
+        ".txm",
+        ".dm4",
+    }
+)
+"""Suffixes of which nobody means a folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +55,7 @@ class OutputOptions:
     """Where labels go, and in which form."""
 
     path: Path | None = None
-    """`.zarr`: a volume; `.tif` or `.tiff`: a stack; else a folder. None: a folder beside the input."""
+    """`.zarr`, `.mhd`, `.nrrd`, `.mrc`: a volume; `.tif`: a stack; else a folder. None: a folder beside the input."""
     label: str | None = None
     """Write into the group of the OME-Zarr input itself, as `labels/<label>`; instead of `path`."""
     image_format: ImageFormat = "png"
@@ -53,7 +80,7 @@ class OutputTarget:
     @property
     def is_volume(self) -> bool:
         """True where one output holds all slices."""
-        return self.format in ("tiff-stack", "zarr")
+        return self.format in _VOLUMES.values()
 
     @property
     def ledger_folder(self) -> Path:
@@ -79,17 +106,18 @@ def output_format(options: OutputOptions) -> OutputFormat:
     if options.path is not None:  # else its name is the model's, which decides no format
         require_text(str(options.path))
         where, suffix = f"{options.path}: ", options.path.suffix.lower()
-        if suffix in (".h5", ".hdf5", ".npy", ".png"):
+        if suffix in _NOT_WRITTEN:
             raise UsageError(
-                f"{where}outputs are a folder, a TIFF stack (.tif) or a zarr volume (.zarr), not {suffix}"
+                f"{where}outputs are a folder, a TIFF stack (.tif) or a volume (.zarr, .mhd, .nrrd, .mrc), not {suffix}"
             )
         found = _VOLUMES.get(suffix, found)
     if found != "zarr" and (options.pyramid or options.shards):
         raise UsageError(
             f"{where}--pyramid and --shards apply to zarr outputs only; name one with -o labels.zarr"
         )
-    if found == "tiff-stack" and options.probabilities:
-        raise UsageError(f"{where}--probabilities applies to folders and zarr outputs, not to a TIFF stack")
+    if options.probabilities and found not in ("png", "tiff", "zarr"):
+        what = "a TIFF stack" if found == "tiff-stack" else "a volume of another format"
+        raise UsageError(f"{where}--probabilities applies to folders and zarr outputs, not to {what}")
     return found
 
 
@@ -166,10 +194,13 @@ def label_volume(
     if own is not None and given:  # where the input begins is kept in voxels, whatever one of them measures
         sizes = zip(own.translation, own.scale, spacing.scale, strict=True)
         start = [there / edge * wanted if edge else 0.0 for there, edge, wanted in sizes]
-    start[axis] += spacing.scale[axis] * found.start
-    return LabelVolume(
-        shape=(shape[0], shape[1], shape[2]), axis=axis, spacing=replace(spacing, translation=tuple(start))
-    )
+    directions = None if own is None else own.directions
+    along = [float(place == axis) for place in range(3)] if directions is None else directions[axis]
+    start = [
+        there + spacing.scale[axis] * found.start * part for there, part in zip(start, along, strict=True)
+    ]
+    spacing = replace(spacing, translation=tuple(start), directions=directions)
+    return LabelVolume(shape=(shape[0], shape[1], shape[2]), axis=axis, spacing=spacing)
 
 
 def _edges(voxel: VoxelSize | None, axis: int) -> Spacing:
@@ -196,8 +227,12 @@ def open_sink(
         from matseg_runtime.sink.stack import StackSink
 
         return StackSink(path, volume, info)
-    if format_ != "zarr":
+    if format_ == "png" or format_ == "tiff":
         return ImageSink(path, info, image_format=format_, probabilities=options.probabilities)
+    if format_ != "zarr":
+        from matseg_runtime.sink.header import HeaderSink
+
+        return HeaderSink(path, volume, info, format_)
     from matseg_runtime.sink.label_group import LabelGroupSink
     from matseg_runtime.sink.multiscale import alone
     from matseg_runtime.sink.zarr import ZarrSink

@@ -180,6 +180,8 @@ def _spacing(stored: StoredArray, axes: int) -> Spacing | None:
         spacing = Spacing(scale=scale, translation=(0.0,) * 3, units=(ome_unit(voxel.unit),) * 3)
     if spacing is None or len(spacing.scale) < axes or not spacing.is_sound:
         return None
+    if len(spacing.scale) == axes:
+        return spacing
     return Spacing(
         scale=spacing.scale[-axes:], translation=spacing.translation[-axes:], units=spacing.units[-axes:]
     )

@@ -65,12 +65,15 @@ class Spacing:
     translation: tuple[float, ...]
     units: tuple[str | None, ...] = (None, None, None)
     """None: not known, as how far apart single images are."""
+    directions: tuple[tuple[float, ...], ...] | None = None
+    """Unit vectors along z, y, x, each in (z, y, x) order of ITK's space; None: the file does not tell."""
 
     @property
     def is_sound(self) -> bool:
         """True where its numbers can be those of a volume, and stay numbers when they are multiplied."""
         are_edges = all(1e-30 < edge < 1e30 for edge in self.scale)
-        return are_edges and all(-1e30 < place < 1e30 for place in self.translation)
+        are_directions = all(-2 < part < 2 for direction in self.directions or () for part in direction)
+        return are_edges and are_directions and all(-1e30 < place < 1e30 for place in self.translation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,6 +94,6 @@ def folder_beside(ledger_folder: Path, path: Path) -> Path:
     if ledger_folder.parent == path:  # a folder of label images
         return path.with_name(path.name + FOLDER_SUFFIX)
     stem = ledger_folder.name.removesuffix(".matseg")
-    for suffix in (".zarr", ".tif", ".tiff"):
+    for suffix in (".zarr", ".tif", ".tiff", ".mhd", ".mha", ".nrrd", ".mrc"):
         stem = stem.removesuffix(suffix)
     return ledger_folder.with_name(stem + FOLDER_SUFFIX)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mrcfile
+import nrrd
 import numpy as np
 import onnx_models
 import pytest
@@ -56,6 +58,14 @@ def _read(path: Path) -> NDArray[np.uint8]:
         return np.asarray(zarr.open_array(str(path), path="0", mode="r")[:])
     if path.suffix == ".tif":
         return tifffile.imread(path)
+    if path.suffix == ".nrrd":
+        return nrrd.read(str(path), index_order="C")[0]
+    if path.suffix == ".mrc":
+        return mrcfile.read(path).view(np.uint8)
+    if path.suffix in (".mhd", ".mha"):
+        header, _, content = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")
+        shape = next(line for line in header.splitlines() if line.startswith(b"DimSize")).split()[2:]
+        return np.frombuffer(content, np.uint8).reshape([int(length) for length in reversed(shape)])
     files = sorted(path.glob("*.png")) or sorted(path.glob("*[0-9].tif"))
     return np.stack([np.array(Image.open(file)) for file in files])
 
@@ -67,6 +77,10 @@ def _read(path: Path) -> NDArray[np.uint8]:
         ("labels.zarr", ["--shards"]),
         ("labels.zarr", ["--pyramid", "--probabilities"]),
         ("labels.tif", []),
+        ("labels.mhd", []),
+        ("labels.mha", []),
+        ("labels.nrrd", []),
+        ("labels.mrc", []),
         ("labels", []),
         ("labels", ["--format", "tiff"]),
         ("labels.zarr", ["--tile", "36", "--threads", "1", "--memory", "4GB"]),
@@ -90,16 +104,16 @@ def test_every_sink_holds_the_same_labels(
 
 
 @pytest.mark.parametrize("axis", [1, 2])
-@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif"])
+@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif", "labels.mhd", "labels.nrrd", "labels.mrc"])
 def test_slicing_along_another_axis(
     run: Run, model: Path, volume: Path, expected: Expected, tmp_path: Path, axis: int, name: str
 ) -> None:
     out = tmp_path / name
     assert run(model, volume, "-o", out, "--axis", axis).exit_code == 0
     slices = np.stack([expected(image) for image in np.moveaxis(VOLUME, axis, 0)])
-    # a zarr keeps the axes of its volume, a stack is the slices one after another
+    # a volume keeps its axes, a stack is the slices one after another
     np.testing.assert_array_equal(
-        _read(out), np.moveaxis(slices, 0, axis) if name.endswith("zarr") else slices
+        _read(out), slices if name.endswith("tif") else np.moveaxis(slices, 0, axis)
     )
 
 
@@ -315,7 +329,7 @@ def test_more_parts_than_units_are_told_so(run: Run, model: Path, volume: Path, 
         assert "20 slices are written" in result.output
 
 
-@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif", "labels"])
+@pytest.mark.parametrize("name", ["labels.zarr", "labels.tif", "labels.mhd", "labels"])
 def test_parts_make_what_one_run_makes(
     run: Run, model: Path, volume: Path, tmp_path: Path, name: str
 ) -> None:

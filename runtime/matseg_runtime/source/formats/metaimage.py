@@ -37,7 +37,8 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
         fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
         shape, names = _shape(fields)
         array, data = _pixels(path, fields, shape, length, options)
-        edges = [float(part) for part in fields.get("elementspacing", fields.get("elementsize", "")).split()]
+        edges = _numbers(fields, "elementspacing") or _numbers(fields, "elementsize")
+        matrix = _numbers(fields, "transformmatrix")[::-1]
         unit = fields.get("distanceunits")
         return ArraySource(
             stored_array(
@@ -47,6 +48,8 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
                 data=data,
                 edges=edges[::-1],
                 units=[None if unit in ("?", "UNKNOWN") else unit] * len(edges),
+                origin=(_numbers(fields, "offset") or _numbers(fields, "position"))[::-1],
+                directions=[matrix[start : start + 3] for start in range(0, len(matrix), 3)],
                 axis_names=names,
             ),
             options,
@@ -87,6 +90,10 @@ def _pixels(
         require_first_axis(path, options)
         return DeflatedPixels(data, shape, dtype, offset=max(skip, 0)), data
     return FilePixels(data, shape, dtype, offset=None if skip == -1 else skip, described_by=path), data
+
+
+def _numbers(fields: dict[str, str], key: str) -> list[float]:
+    return [float(part) for part in fields.get(key, "").split()]
 
 
 def _true(text: str) -> bool:

@@ -68,6 +68,8 @@ def open_nrrd(location: str, options: SourceOptions) -> ArraySource:
                 data=data,
                 edges=[edges[place] for place in spatial] if edges else (),
                 units=[units[place] for place in spatial] if edges else (),
+                origin=_as_itk(fields, [fields["space origin"]])[0] if "space origin" in fields else (),
+                directions=_directions(fields),
                 axis_names=names,
             ),
             options,
@@ -110,6 +112,20 @@ def _axis_names(kinds: Sequence[str] | None, count: int) -> tuple[str, ...]:
         raise ValueError(f"{len(colour)} kinds of {count} axes")
     space = ["t"] * (count - sum(colour) - 3) + list("zyx"[-min(3, count - sum(colour)) :])
     return tuple("c" if is_colour else space.pop(0) for is_colour in colour)
+
+
+def _directions(fields: dict[str, Any]) -> list[list[float]]:
+    """Unit vectors of the axes in space, z first; empty where the header has none."""
+    rows = [row for row in fields.get("space directions", ()) if row is not None and np.isfinite(row).all()]
+    lengths = [float(np.linalg.norm(row)) for row in rows]
+    return _as_itk(fields, [row / length for row, length in zip(rows, lengths, strict=True) if length])[::-1]
+
+
+def _as_itk(fields: dict[str, Any], vectors: Sequence[Any]) -> list[list[float]]:
+    """Vectors of (z, y, x) components, of which x goes to the left and y backwards, as in ITK and in DICOM."""
+    space = str(fields.get("space", "")).lower()
+    signs = [-1 if space.startswith("r") else 1, -1 if "anterior" in space or space[1:2] == "a" else 1, 1]
+    return [(np.asarray(vector, float)[:3] * signs[: len(vector)])[::-1].tolist() for vector in vectors]
 
 
 def _edges(fields: dict[str, Any], count: int) -> tuple[list[float], list[str | None]]:

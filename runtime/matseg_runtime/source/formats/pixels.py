@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.source.array import StoredArray
-from matseg_runtime.source.base import SourceOptions, file_identity
-from matseg_runtime.units import voxel_of_scale
+from matseg_runtime.source.base import SourceOptions, Spacing, file_identity
+from matseg_runtime.units import ome_unit, unit_of, voxel_of_scale
 from matseg_shared.errors import MatsegError, UsageError
 from matseg_shared.system.names import printable
 
@@ -74,6 +74,8 @@ def stored_array(
     data: Path | None = None,
     edges: Sequence[float] = (),
     units: Sequence[str | None] = (),
+    origin: Sequence[float] = (),
+    directions: Sequence[Sequence[float]] = (),
     axis_names: tuple[str, ...] | None = None,
     **more: Any,
 ) -> StoredArray:
@@ -86,6 +88,8 @@ def stored_array(
         data: the file that they lie in; None: `path`.
         edges: of a voxel along (z, y, x), or (y, x); empty: not known.
         units: of each of them, as the file spells them; None where it names none.
+        origin: place of the first voxel's middle, in the same unit; empty: nought.
+        directions: see `Spacing`; empty: none are told.
         axis_names: see `StoredArray`.
         more: other fields of it.
     """
@@ -96,6 +100,16 @@ def stored_array(
             f"{path}: tells the edges of a voxel ({' x '.join(f'{edge:g}' for edge in edges)}) and no unit; taken for "
             "mm, as ITK and 3D Slicer do, if --voxel-size does not say otherwise",
         )
+    if len(edges) == 2:
+        more["voxel"] = voxel_of_scale(edges, units, 0, "the input")
+    elif len(edges) == 3:
+        known = [unit_of(unit) for unit in units]
+        more["spacing"] = Spacing(
+            scale=tuple(edges),
+            translation=tuple(origin) if len(origin) == 3 else (0.0,) * 3,
+            units=tuple(None if unit is None else ome_unit(unit) for unit in known),
+            directions=tuple(tuple(row) for row in directions) if np.shape(directions) == (3, 3) else None,
+        )
     files = [path] if data is None or data == path else [path, data]
     return StoredArray(
         kind=kind,
@@ -105,7 +119,6 @@ def stored_array(
         array=array,
         content="; ".join([*(file_identity(file) for file in files), f"{array.shape} {array.dtype}"]),
         axis_names=axis_names,
-        voxel=voxel_of_scale(edges, units, 0, "the input") if len(edges) in (2, 3) else None,
         **more,
     )
 

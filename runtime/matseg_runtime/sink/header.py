@@ -1,0 +1,153 @@
+"""MetaImage, NRRD and MRC: a header with the voxel size of the input, and the labels behind it in the same file."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from matseg_runtime.sink.base import Block, LabelInfo, LabelVolume, Result
+from matseg_runtime.sink.stack import FileSink
+from matseg_runtime.sink.volume import sync_file
+from matseg_runtime.source.base import Spacing
+from matseg_runtime.units import converted, exact, unit_of
+from matseg_shared.system.files import output_errors
+
+_PIECE = 1 << 20
+_IMOD_STAMP = 1146047817
+
+
+class HeaderSink(FileSink):
+    """`<out>.mhd`, `.mha`, `.nrrd` or `.mrc`; class indices as voxels, axes as in the input."""
+
+    def __init__(self, path: Path, volume: LabelVolume, info: LabelInfo, format_: str) -> None:
+        """Describe the output; `format_` is a key of `HEADERS`."""
+        super().__init__(path, volume, info)
+        self._format = format_
+
+    def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
+        axis = self.volume.axis
+        if axis == 0:
+            return super().write(block, results)
+        with output_errors(self.path):
+            offset = self._data_offset(self.partial)
+            voxels = np.memmap(self.partial, np.uint8, "r+", offset, self.volume.shape)
+            first = block.slices[0].index
+            np.moveaxis(voxels, axis, 0)[first : first + len(results)] = self.labels(results)
+            voxels.flush()
+            sync_file(self.partial)
+            size = self.partial.stat().st_size
+        return (size,) * len(results)
+
+    def _slices_in(self, place: Path) -> int:
+        return self.volume.depth if self._data_offset(place) > 0 else 0
+
+    def _data_offset(self, place: Path) -> int:
+        return place.stat().st_size - int(np.prod(self.volume.shape))
+
+    def _create(self, path: Path) -> None:
+        header, size = HEADERS[self._format](self.volume, self.info), int(np.prod(self.volume.shape))
+        with path.open("wb") as stream:
+            stream.write(header)
+            if self.volume.axis == 0:
+                stream.truncate(len(header) + size)
+            else:  # a full disk is to be noticed here, and not when a page of the mapped file finds no place
+                for start in range(0, size, _PIECE):
+                    stream.write(bytes(min(_PIECE, size - start)))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _metaimage(volume: LabelVolume, info: LabelInfo) -> bytes:
+    """As ITK reads it, in millimetres."""
+    edges, start, unit = _lengths(volume.spacing, "mm")
+    directions = volume.spacing.directions or np.eye(3).tolist()
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        f"Comment = matseg={info.provenance}",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        "CompressedData = False",
+        f"TransformMatrix = {' '.join(_xyz(row) for row in reversed(directions))}",
+        f"Offset = {_xyz(start)}",
+        f"ElementSpacing = {_xyz(edges)}",
+        *([] if unit is None else [f"DistanceUnits = {unit}"]),
+        f"DimSize = {_xyz(volume.shape)}",
+        "ElementType = MET_UCHAR",
+        "ElementDataFile = LOCAL",
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _nrrd(volume: LabelVolume, info: LabelInfo) -> bytes:
+    edges, start, unit = _lengths(volume.spacing, None)
+    directions = volume.spacing.directions or np.eye(3).tolist()
+    vectors = [
+        [part * edge for part in row] for row, edge in zip(reversed(directions), reversed(edges), strict=True)
+    ]
+    lines = [
+        "NRRD0005",
+        "type: uint8",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        f"sizes: {_xyz(volume.shape)}",
+        f"space directions: {' '.join(_vector(vector) for vector in vectors)}",
+        *([] if unit is None else [f'space units: "{unit}" "{unit}" "{unit}"']),
+        "kinds: domain domain domain",
+        f"space origin: {_vector(start)}",
+        "encoding: raw",
+        f"matseg:={info.provenance}",
+    ]
+    return "".join(f"{line}\n" for line in [*lines, ""]).encode()
+
+
+def _mrc(volume: LabelVolume, info: LabelInfo) -> bytes:
+    """Bytes that are unsigned, as IMOD's stamp says: a voxel without a label is 255."""
+    edges, start, _ = _lengths(volume.spacing, "angstrom")
+    lengths, label = (
+        volume.shape[::-1],
+        f"Labels by matseg-run, {info.metadata.name}".encode("ascii", "replace"),
+    )
+    cell = [edge * count for edge, count in zip(reversed(edges), lengths, strict=True)]
+    return struct.pack(
+        "<10i6f3i3f2i8x4si40x2i36x3f4s4Bfi80s720x",
+        *lengths, 0, 0, 0, 0, *lengths, *cell, 90, 90, 90, 1, 2, 3, 0, -1, -2, 1, 0, b"", 20140, _IMOD_STAMP, 0,
+        *reversed(start), b"MAP ", 0x44, 0x44, 0, 0, -1, 1, label[:80],
+    )  # fmt: skip
+
+
+HEADERS: Mapping[str, Callable[[LabelVolume, LabelInfo], bytes]] = {
+    "metaimage": _metaimage,
+    "nrrd": _nrrd,
+    "mrc": _mrc,
+}
+"""Header of each format, for labels of one byte that follow it."""
+
+
+def _lengths(spacing: Spacing, wanted: str | None) -> tuple[list[float], list[float], str | None]:
+    """Edges of a voxel and place of the first in (z, y, x) order, and their unit: the wanted one, or their own.
+
+    A unit that is not known stays so, and the numbers are as they are.
+    """
+    units = [unit_of(unit) for unit in spacing.units]
+    own = next((unit for unit in reversed(units) if unit is not None), None)
+    if own is None:
+        return list(spacing.scale), list(spacing.translation), None
+    unit = wanted or own
+    both = [
+        [converted(length, each or own, unit) for length, each in zip(lengths, units, strict=True)]
+        for lengths in (spacing.scale, spacing.translation)
+    ]
+    return both[0], both[1], unit
+
+
+def _xyz(values: Sequence[float]) -> str:
+    return " ".join(exact(value) for value in reversed(values))
+
+
+def _vector(values: Sequence[float]) -> str:
+    return f"({','.join(exact(value) for value in reversed(values))})"

@@ -1,0 +1,125 @@
+"""Labels as MetaImage, NRRD and MRC: readers of others find classes, voxel size and place where they look for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import nrrd
+import numpy as np
+import onnx_models
+import pytest
+from click.testing import CliRunner, Result
+from volume_files import EDGES, write_mhd, write_nrrd
+
+from matseg_runtime.cli.quantify import quantify_main
+from matseg_runtime.source.base import Source
+from matseg_runtime.source.open import open_source
+
+Run = Callable[..., Result]
+VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
+OUTPUTS = ("labels.mhd", "labels.mha", "labels.nrrd", "labels.mrc")
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    write_mhd(tmp_path / "scan.mhd", VOLUME)
+    return tmp_path / "scan.mhd"
+
+
+def _micrometres(source: Source) -> tuple[float, ...]:
+    found = source.voxel_size()
+    assert found is not None
+    assert found.step is not None
+    factor = {"um": 1, "mm": 1e3, "nm": 1e-3}[found.unit]
+    return tuple(edge * factor for edge in (found.step, found.row, found.column))
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_labels_have_the_input_s_voxels(run: Run, model: Path, scan: Path, tmp_path: Path, name: str) -> None:
+    result = run(model, scan, "-o", tmp_path / name, "--range", "2:5")
+    assert result.exit_code == 0, result.output
+    source = open_source(str(tmp_path / name))
+    assert _micrometres(source) == pytest.approx(EDGES)
+    assert source.volume is not None
+    assert source.volume.shape == (3, 40, 52)
+    assert source.volume.dtype == "uint8"
+    assert source.warnings() == ()
+
+
+def test_readers_of_others_find_the_same(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
+    for name in OUTPUTS:
+        assert run(model, scan, "-o", tmp_path / name, "--range", "2:5").exit_code == 0
+    labels, header = nrrd.read(str(tmp_path / "labels.nrrd"), index_order="C")
+    np.testing.assert_array_equal(header["space directions"], np.diag(EDGES[::-1]))
+    np.testing.assert_array_equal(header["space origin"], [0, 0, 2 * EDGES[0]])
+    assert header["space units"] == ["um"] * 3
+    assert json.loads(header["matseg"])["model_name"] == "alloy_v1"
+    with mrcfile.open(tmp_path / "labels.mrc") as file:
+        np.testing.assert_array_equal(file.data, labels)
+        assert file.voxel_size.tolist() == pytest.approx([edge * 1e4 for edge in EDGES[::-1]])
+        assert float(file.header.origin.z) == pytest.approx(2e4 * EDGES[0])
+    assert mrcfile.validate(tmp_path / "labels.mrc")
+    lines = (tmp_path / "labels.mhd").read_bytes().partition(b"LOCAL\n")[0].decode().splitlines()
+    assert {"ElementSpacing = 0.0005 0.0005 0.003", "Offset = 0 0 0.006", "DistanceUnits = mm"} <= set(lines)
+
+
+def test_a_run_of_unknown_voxels_invents_none(run: Run, model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", VOLUME)
+    for name in ("labels.mhd", "labels.nrrd"):
+        assert run(model, tmp_path / "scan.npy", "-o", tmp_path / name).exit_code == 0
+        source = open_source(str(tmp_path / name))
+        assert (source.voxel_size(), source.warnings()) == (None, ())
+
+
+@pytest.mark.parametrize("name", ["labels.mhd", "labels.nrrd"])
+def test_labels_lie_where_a_turned_volume_lies(run: Run, model: Path, tmp_path: Path, name: str) -> None:
+    """As 3D Slicer saves volumes: x and y run the other way, in space to the left and backwards."""
+    path = tmp_path / "scan.nrrd"
+    write_nrrd(path, VOLUME)
+    content = path.read_bytes().replace(b"space dimension: 3", b"space: right-anterior-superior")
+    content = content.replace(
+        b"(0.5,0,0) (0,0.5,0) (0,0,3.0)", b"(0,-0.5,0) (0.5,0,0) (0,0,3.0)\nspace origin: (7,8,9)"
+    )
+    path.write_bytes(content)
+    assert run(model, path, "-o", tmp_path / name, "--range", "3:6").exit_code == 0
+    volume = open_source(str(tmp_path / name)).volume
+    assert volume is not None
+    assert volume.spacing is not None
+    factor = 1 if name == "labels.nrrd" else 1e-3
+    assert volume.spacing.directions == ((1, 0, 0), (0, 0, -1), (0, 1, 0))
+    assert volume.spacing.translation == pytest.approx([place * factor for place in (9 + 3 * 3, -8, -7)])
+
+
+@pytest.mark.parametrize("name", ["labels.mhd", "labels.nrrd", "labels.mrc", "labels.tif"])
+def test_labels_along_another_axis_are_measured(
+    run: Run, model: Path, scan: Path, tmp_path: Path, name: str
+) -> None:
+    result = run(model, scan, "-o", tmp_path / name, "--axis", "1", "--quantify")
+    assert result.exit_code == 0, result.output
+    measured = CliRunner().invoke(quantify_main, [str(tmp_path / name), "-o", str(tmp_path / "tables")])
+    assert measured.exit_code == 0, measured.output
+    tables = [folder / "region_sizes.csv" for folder in (tmp_path / "tables", tmp_path / f"{name}.matseg")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def test_an_unfinished_output_of_another_size_is_named(
+    run: Run, model: Path, scan: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels.nrrd"
+    assert run(model, scan, "-o", out).exit_code == 0
+    out.write_bytes(out.read_bytes()[:-1])
+    result = run(model, scan, "-o", out)
+    assert result.exit_code == 1
+    assert "is not what matseg-run wrote" in result.output
+
+
+@pytest.mark.parametrize("name", ["labels.nii", "labels.nii.gz", "labels.raw", "labels.dm4"])
+def test_formats_that_are_not_written_are_no_folders(
+    run: Run, model: Path, scan: Path, tmp_path: Path, name: str
+) -> None:
+    result = run(model, scan, "-o", tmp_path / name)
+    assert result.exit_code == 2
+    assert "a volume (.zarr, .mhd, .nrrd, .mrc), not" in result.output
