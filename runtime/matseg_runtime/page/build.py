@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from matseg_runtime.ledger import Ledger
@@ -14,7 +14,7 @@ from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
 from matseg_runtime.page.content import RunContent
 from matseg_runtime.page.measures import read_measures, read_proposals
 from matseg_runtime.page.record import RunPlaces, RunRecord, find_run, read_run
-from matseg_runtime.page.slices import Pictures, ShownSlice, take_pictures
+from matseg_runtime.page.slices import Pictures, take_pictures
 from matseg_runtime.run.finalize import PAGE_NAME, Summary
 from matseg_runtime.run.options import parse_range
 from matseg_runtime.run.setup import Run
@@ -37,30 +37,6 @@ from matseg_shared.pages.pictures import distinct, visible_colours
 _TEMPLATE = Template(package="matseg_runtime.page", name="run.html.j2", scripts=("slices.js",))
 _SEPARATE_CLASSES = 4
 """Up to so many classes have a chart each, because rare and common ones do not fit on one scale."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShownClass:
-    """One class, for the page's script."""
-
-    name: str
-    colour: str
-    """The model's."""
-    first: str
-    """The colour that the page starts with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrowserData:
-    """Data of the slice browser."""
-
-    classes: tuple[ShownClass, ...]
-    palette: tuple[str, ...]
-    """Colours of the label pictures: one per class, none twice."""
-    safe_palette: tuple[str, ...]
-    slices: tuple[ShownSlice, ...]
-    stack_charts: tuple[str, ...]
-    """Charts whose x is the position of a slice."""
 
 
 def write_run_page(places: RunPlaces, *, source: Source | None = None, location: str | None = None) -> Path:
@@ -112,16 +88,16 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
             intensity_charts=tuple(chart.id for chart in intensities),
         ),
         charts=[*fractions, *sizes, *intensities],
-        data=BrowserData(
-            classes=tuple(
-                ShownClass(name=item.name, colour=css_colour(item.colour), first=css_colour(first))
+        data={  # for slices.js
+            "classes": [
+                {"name": item.name, "colour": css_colour(item.colour), "first": css_colour(first)}
                 for item, first in zip(record.classes, shown_colours, strict=True)
-            ),
-            palette=tuple(css_colour(colour) for colour in distinct(colours)),
-            safe_palette=tuple(css_colour(colour) for colour in default_colours(len(colours))),
-            slices=pictures.slices,
-            stack_charts=tuple(chart.id for chart in [*fractions, *others]),
-        ),
+            ],
+            "palette": [css_colour(colour) for colour in distinct(colours)],
+            "safe_palette": [css_colour(colour) for colour in default_colours(len(colours))],
+            "slices": pictures.slices,
+            "stack_charts": [chart.id for chart in [*fractions, *others]],
+        },
     )
     return path
 
