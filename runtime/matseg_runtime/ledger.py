@@ -191,9 +191,8 @@ class Ledger:
                     f"({', '.join(others)}); stop them, then run again"
                 )
             with output_errors(self.folder):
-                for (
-                    path
-                ) in self._blocks():  # of a process that died while it deleted them: they belong to nobody
+                # left by a process that died while it deleted them: they belong to nobody
+                for path in self._blocks():
                     path.unlink()
                 sync_folder(self.folder)
             write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
@@ -256,10 +255,6 @@ class Ledger:
         self._turn = max([line.turn + 1 for line in lines], default=0)
         for line in sorted(lines, key=lambda line: line.turn):
             self._take(line)
-
-    def forget(self, name: str) -> None:
-        """Have a slice done again whose output is still there; for this process only."""
-        self.done.pop(name, None)
 
     def lose(self, names: Sequence[str]) -> None:
         """Record that the outputs of slices are gone, so that no later run takes them for done."""

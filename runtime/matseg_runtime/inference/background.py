@@ -100,14 +100,11 @@ def find_background(tile: PixelArray, tiling: TilingInfo, *, whole_only: bool) -
 
 def _edge_values(tile: PixelArray) -> list[PixelArray]:
     """Values that fill a whole edge of the tile; a quick look that ends the search for most tiles."""
-    found = []
-    for corner, edges in (
-        (tile[:, 0, 0], (tile[:, 0], tile[:, :, 0])),
-        (tile[:, -1, -1], (tile[:, -1], tile[:, :, -1])),
-    ):
-        if any((edge == corner[:, np.newaxis]).all() for edge in edges):
-            found.append(corner)
-    return found
+    return [
+        tile[:, end, end]
+        for end in (0, -1)
+        if any((edge == tile[:, end, end, np.newaxis]).all() for edge in (tile[:, end], tile[:, :, end]))
+    ]
 
 
 def _ranges(differs: NDArray[np.bool_], tiling: TilingInfo) -> tuple[tuple[int, int], tuple[int, int]]:

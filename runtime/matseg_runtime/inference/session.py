@@ -141,17 +141,17 @@ class Session:
 
     def self_test(self) -> SelfTestResult:
         """Replay the self-test that travels in the model file."""
-        test = self.model.self_test
+        test, precision = self.model.self_test, self.model.metadata.export.precision
         started = time.perf_counter()
         labels = self.predict(test.image)
         seconds = time.perf_counter() - started
         wrong = labels != test.labels
-        tied = wrong & (test.margin < TIE_MARGINS[self.model.metadata.export.precision])
+        ties = int((wrong & (test.margin < TIE_MARGINS[precision])).sum())
         return SelfTestResult(
             provider=self.provider,
             pixels=wrong.size,
-            mismatches=int(wrong.sum() - tied.sum()),
-            ties=int(tied.sum()),
+            mismatches=int(wrong.sum()) - ties,
+            ties=ties,
             seconds=seconds,
         )
 
@@ -170,14 +170,17 @@ class Session:
 
     def require_passed(self, result: SelfTestResult, accepted: float = 0.0) -> None:
         """Raise what `require_self_test` does, for a result at hand."""
-        if result.mismatches > accepted * result.pixels:
-            advice = "use another provider, another version of onnxruntime, or (for int8) the fp32 export"
-            if self.provider == "openvino" and self.model.metadata.export.precision == "int8":
-                advice += "; OpenVINO rounds int8 in its own way, which `matseg-run --accept-difference PERCENT` takes"
-            raise ProviderError(
-                f"{self.model.path}: its self-test fails on the provider {self.provider}: {result.mismatches} of "
-                f"{result.pixels} pixels get another label than at export; results from here would be wrong; {advice}"
+        if result.mismatches <= accepted * result.pixels:
+            return
+        advice = "use another provider, another version of onnxruntime, or (for int8) the fp32 export"
+        if self.provider == "openvino" and self.model.metadata.export.precision == "int8":
+            advice += (
+                "; OpenVINO rounds int8 in its own way, which `matseg-run --accept-difference PERCENT` takes"
             )
+        raise ProviderError(
+            f"{self.model.path}: its self-test fails on the provider {self.provider}: {result.mismatches} of "
+            f"{result.pixels} pixels get another label than at export; results from here would be wrong; {advice}"
+        )
 
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
         try:

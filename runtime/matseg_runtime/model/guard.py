@@ -92,14 +92,10 @@ _TENSOR = _MessageKind(
     name="weights",
     single={2: VARINT, 8: COUNTED, 9: COUNTED, 12: COUNTED, 14: VARINT},
     repeated={
-        1: (COUNTED, VARINT),
+        **dict.fromkeys((1, 5, 7, 11), (COUNTED, VARINT)),
+        **dict.fromkeys((6, 16), (COUNTED,)),
         4: (COUNTED, FOUR_BYTES),
-        5: (COUNTED, VARINT),
-        6: (COUNTED,),
-        7: (COUNTED, VARINT),
         10: (COUNTED, EIGHT_BYTES),
-        11: (COUNTED, VARINT),
-        16: (COUNTED,),
     },
     refused={3: "weights in segments", 13: "weights that lie in another file"},
 )

@@ -101,7 +101,7 @@ def _start(run: Run, ledger: Ledger) -> None:
         for item in run.source.slices:  # probabilities are not kept, so what was not scored is labelled again
             record = ledger.done.get(item.name)
             if record is not None and not run.options.measure.is_scored(record):
-                ledger.forget(item.name)
+                del ledger.done[item.name]
         if any(item.name not in ledger.done for item in run.source.slices):
             run.sink.start()
 

@@ -17,8 +17,7 @@ from matseg_runtime.source.base import (
     Spacing,
     Volume,
     file_identity,
-    file_status,
-    identity_of,
+    file_state,
     refuse_growing_file,
     require_output_name,
 )
@@ -60,11 +59,13 @@ class StoredArray:
     """Voxel size of slices along the first axis."""
     warnings: tuple[str, ...] = ()
     """Doubts about it, each in words for a person."""
-    check: Callable[[tuple[slice | int, ...]], None] | None = None
+    check: Callable[[tuple[slice | int, ...]], None] = lambda _: None
     """Raises an ImageError when that part of the array is missing."""
-    explain: Callable[[tuple[slice | int, ...], Exception], str] | None = None
+    explain: Callable[[tuple[slice | int, ...], Exception], str] = lambda _, error: (
+        f"{type(error).__name__}: {error}"
+    )
     """Says why that part cannot be read."""
-    closing: Callable[[], None] | None = None
+    closing: Callable[[], None] = lambda: None
 
 
 class ArraySource(Source):
@@ -87,8 +88,8 @@ class ArraySource(Source):
         self.location = stored.location
         self.beside = stored.path.absolute().with_name(_bare_name(stored.path))
         self._start, stop = _range(stored.location, options.slices, 1 if axis is None else shape[axis])
-        status = file_status(stored.data or stored.path) if stored.is_file else None
-        self._identity = "" if status is None else identity_of(status)
+        state = file_state(stored.data or stored.path) if stored.is_file else None
+        self._identity = "" if state is None else state.identity
         content = stored.content or f"{self._identity}; {stored.array.shape} {stored.array.dtype}"
         self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=content)
         self.slices = self._named_slices(stop, 1 if axis is None else shape[axis])
@@ -101,8 +102,8 @@ class ArraySource(Source):
             slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
             spacing=_spacing(stored, len(self._layout.spatial)),
         )
-        if status is not None:
-            refuse_growing_file(stored.data or stored.path, status)
+        if state is not None:
+            refuse_growing_file(stored.data or stored.path, state)
 
     def _named_slices(self, stop: int, depth: int) -> tuple[Slice, ...]:
         stem = self.beside.name
@@ -123,17 +124,14 @@ class ArraySource(Source):
         index = self._layout.index(self._start + start, self._start + stop)
         where = self.slices[start].where
         try:
-            if self._stored.check is not None:
-                self._stored.check(index)
+            self._stored.check(index)
             block = np.asarray(self._stored.array[index])
         except MemoryError:
             raise
         except ImageError as error:
             raise ImageError(where, str(error).removeprefix(f"{error.path}: ")) from error
         except Exception as error:  # each format's decoders raise their own kinds for damaged data
-            explain = self._stored.explain
-            reason = f"{type(error).__name__}: {error}" if explain is None else explain(index, error)
-            raise ImageError(where, f"cannot be read: {reason}") from error
+            raise ImageError(where, f"cannot be read: {self._stored.explain(index, error)}") from error
         if block.dtype.byteorder not in "=|":
             block = block.astype(block.dtype.newbyteorder("="))
         if block.dtype == np.bool_:
@@ -157,8 +155,7 @@ class ArraySource(Source):
         return known or (self._stored.voxel if self._layout.axis == 0 else None)
 
     def close(self) -> None:
-        if self._stored.closing is not None:
-            self._stored.closing()
+        self._stored.closing()
 
 
 def _require_memory(stored: StoredArray, shape: tuple[int, ...], slice_axis: int | None) -> None:

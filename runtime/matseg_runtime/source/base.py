@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
@@ -196,22 +196,25 @@ class Source(ABC):
         """Release files."""
 
 
-def file_identity(path: Path) -> str:
-    """Size in bytes and time of the last change in nanoseconds; an ImageError where the file is gone."""
-    return identity_of(file_status(path))
+class FileState(NamedTuple):
+    """Size in bytes and time of the last change in nanoseconds, and that time in seconds."""
+
+    identity: str
+    changed: float
 
 
-def file_status(path: Path | os.DirEntry[str]) -> os.stat_result:
-    """The system's facts of a file, or its ImageError where there is none."""
+def file_state(path: Path | os.DirEntry[str]) -> FileState:
+    """Look at a file, or raise the ImageError of one that is gone."""
     try:
-        return path.stat()
+        status = path.stat()
     except OSError as error:
         raise ImageError(Path(path), f"cannot be read: {error.strerror or error}") from error
+    return FileState(f"{status.st_size} bytes, changed {status.st_mtime_ns}", status.st_mtime)
 
 
-def identity_of(status: os.stat_result) -> str:
-    """As `file_identity`, of a file that was looked at already."""
-    return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
+def file_identity(path: Path) -> str:
+    """As `file_state` has it."""
+    return file_state(path).identity
 
 
 def require_output_name(where: str, name: str) -> None:
@@ -223,12 +226,12 @@ def require_output_name(where: str, name: str) -> None:
         )
 
 
-def refuse_growing_file(path: Path, before: os.stat_result) -> None:
+def refuse_growing_file(path: Path, before: FileState) -> None:
     """Refuse with a UsageError a file that has just changed, and has again at a second look."""
-    if time.time() - before.st_mtime > _FRESH_SECONDS:
+    if time.time() - before.changed > _FRESH_SECONDS:
         return
     time.sleep(_SETTLE_SECONDS)
-    if file_identity(path) != identity_of(before):
+    if file_identity(path) != before.identity:
         raise UsageError(
             f"{path}: is still being written; run again when it is complete, or with --watch for a folder that fills up"
         )

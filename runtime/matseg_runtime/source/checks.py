@@ -85,7 +85,7 @@ class _Sampled:
     dtype: str
     shape: tuple[int, ...]
     """(H, W) or (H, W, 3), as it is stored."""
-    stats: SliceStats | None
+    stats: SliceStats | None = None
     """None: it does not fit the model."""
     problem: str = ""
     """Why it does not."""
@@ -150,9 +150,8 @@ def _first_readable(source: Source, transform: Transform) -> _Sampled:
     """
     broken: list[str] = []
     other: _Sampled | None = None
-    count = len(source.slices)
-    further = source.slices[_MOST_TRIED :: max(1, count // _MOST_TRIED)]
-    for item in (*source.slices[:_MOST_TRIED], *further):
+    count, first = len(source.slices), source.slices[:_MOST_TRIED]
+    for item in (*first, *source.slices[_MOST_TRIED :: max(1, count // _MOST_TRIED)]):
         try:
             found = _sampled(source, item, transform)
         except ImageError as error:
@@ -182,7 +181,7 @@ def _most_common(sample: Sequence[_Sampled], wanted: str | None) -> _Sampled:
 def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
     """Read one slice, or raise its ImageError."""
     stored = source.read(item.index, item.index + 1)[0]
-    found = _Sampled(where=item.where, dtype=stored.dtype.name, shape=stored.shape, stats=None)
+    found = _Sampled(where=item.where, dtype=stored.dtype.name, shape=stored.shape)
     try:
         image = replace(transform, stored_dtype=None).convert(stored, item.where)
     except ImageError as error:
@@ -209,9 +208,14 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
 
 def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | None:
     """The complaint where every slice spans a small part of the training set's intensities, or lies beside them."""
-    low, high = _span(histogram)
+    counts: NDArray[Any] = np.cumsum(histogram.counts)
+    if not stats or counts[-1] == 0:
+        return None
+    edges = np.linspace(histogram.low, histogram.high, len(counts) + 1)
+    first, last = np.searchsorted(counts, [0.01 * counts[-1], 0.99 * counts[-1]])
+    low, high = float(edges[first]), float(edges[last + 1])  # first and 99th percentile, to within a bin
     width = high - low
-    if not stats or width <= 0:
+    if width <= 0:
         return None
     narrow = all(item.high - item.low < _NARROW * width for item in stats)
     beside = all(item.high < low - width or item.low > high + width for item in stats)
@@ -222,16 +226,6 @@ def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | N
         f"expected intensities like the training set's (98% of them from {low:g} to {high:g}), found {least:g} "
         f"to {most:g} in {len(stats)} slices: another bit depth or unit; {_REMEDY}"
     )
-
-
-def _span(histogram: Histogram) -> tuple[float, float]:
-    """First and 99th percentile, to within a bin."""
-    counts: NDArray[Any] = np.cumsum(histogram.counts)
-    if counts[-1] == 0:
-        return 0.0, 0.0
-    edges = np.linspace(histogram.low, histogram.high, len(counts) + 1)
-    first, last = np.searchsorted(counts, [0.01 * counts[-1], 0.99 * counts[-1]])
-    return float(edges[first]), float(edges[last + 1])
 
 
 def _nothing_left(stats: Sequence[SliceStats], transform: Transform) -> str | None:

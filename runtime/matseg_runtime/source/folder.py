@@ -15,8 +15,7 @@ from matseg_runtime.source.base import (
     Source,
     SourceOptions,
     file_identity,
-    file_status,
-    identity_of,
+    file_state,
     refuse_growing_file,
     require_output_name,
 )
@@ -78,12 +77,12 @@ class FolderSource(Source):
                     f"{folder}: {other.name} and {path.name} would both be written to {path.stem}.png; rename one of "
                     "them or move it away"
                 )
-        states = [file_status(entry) for entry in images]
+        states = [file_state(entry) for entry in images]
         self.slices = tuple(
-            Slice(index=index, name=path.stem, where=str(path), identity=identity_of(status))
-            for index, (path, status) in enumerate(zip(self._paths, states, strict=True))
+            Slice(index=index, name=path.stem, where=str(path), identity=state.identity)
+            for index, (path, state) in enumerate(zip(self._paths, states, strict=True))
         )
-        newest = max(range(len(states)), key=lambda index: states[index].st_mtime)
+        newest = max(range(len(states)), key=lambda index: states[index].changed)
         refuse_growing_file(self._paths[newest], states[newest])
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:

@@ -33,13 +33,10 @@ def references_digest(where: str, path: Path, dataset: Any, options: SourceOptio
         where: the dataset, named in errors.
         path: of the file that was opened; the dataset may lie behind a link to another.
         dataset: an open one.
-        options: whether files may lie anywhere, or be missing.
+        options: whether files may lie anywhere, or be missing; else a UsageError says so.
 
     Returns:
         An addition to `StoredArray.content`; "" where there are none.
-
-    Raises:
-        UsageError: one lies elsewhere, or is missing.
     """
     start = _absolute(path)
     found: dict[Path, None] = {}
@@ -77,15 +74,14 @@ def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Itera
     if file != start:
         yield str(file), file
     for name, _offset, _size in dataset.external or ():
-        text = os.fsdecode(name)
-        yield text, _first([Path(text)])
+        yield os.fsdecode(name), _first(Path(os.fsdecode(name)))
     for source in dataset.virtual_sources() if dataset.is_virtual else ():
         if source.file_name == _SAME_FILE:
             inner = dataset.file.get(source.dset_name)
             if isinstance(inner, h5py.Dataset):
                 yield from _references(inner, start, seen)
             continue
-        found = _first(_places(source.file_name, file.parent))
+        found = _first(*_places(source.file_name, file.parent))
         yield source.file_name, found
         if found is None:
             continue
@@ -110,7 +106,7 @@ def _places(name: str, folder: Path) -> list[Path]:
     return [*first, folder / given, given]
 
 
-def _first(places: list[Path]) -> Path | None:
+def _first(*places: Path) -> Path | None:
     """The first that exists."""
     return next((_absolute(place) for place in places if place.exists()), None)
 

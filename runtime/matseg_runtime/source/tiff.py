@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -84,44 +84,34 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
         UsageError: no TIFF, a damaged one, or pages of different shapes.
     """
     path = Path(location)
-    try:
-        tiff = TiffFile(path)
-    except Exception as error:  # tifffile raises many kinds for what is no TIFF
-        raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
-    try:
-        return _open(path, tiff, options)
-    except BaseException:
-        tiff.close()
-        raise
-
-
-def _open(path: Path, tiff: TiffFile, options: SourceOptions) -> ArraySource:
-    if (problem := foreign_file_problem(tiff)) is not None:
-        raise UsageError(f"{path}: {problem}")
-    try:
-        array, axes = _array(path, tiff, options)
-        voxel = tiff_voxel_size(tiff)
-    except (ImageError, UsageError):
-        raise
-    except Exception as error:  # a file that ends early is noticed here
-        raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
-    return ArraySource(
-        StoredArray(
+    with ExitStack() as opened:
+        try:
+            tiff = opened.enter_context(TiffFile(path))
+            array, axes = _array(path, tiff, options)
+            voxel = tiff_voxel_size(tiff)
+        except UsageError:
+            raise
+        except Exception as error:  # tifffile raises many kinds for what is no TIFF, or ends early
+            raise UsageError(f"{path}: {decoding_problem(path, error)}") from error
+        stored = StoredArray(
             kind="tiff",
-            location=str(path),
+            location=location,
             path=path,
             array=array,
             axis_names=axes,
             voxel=voxel,
             explain=lambda _, error: decoding_problem(path, error),
             closing=array.close if isinstance(array, _Pages) else tiff.close,
-        ),
-        options,
-    )
+        )
+        source = ArraySource(stored, options)
+        opened.pop_all()
+    return source
 
 
 def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:
     """The array to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
+    if (problem := foreign_file_problem(tiff)) is not None:
+        raise UsageError(f"{path}: {problem}")
     if len(tiff.series) > 1:
         shapes = ", ".join(str(series.shape) for series in tiff.series[:3])
         raise UsageError(

@@ -48,7 +48,9 @@ def tiff_voxel_size(tiff: TiffFile) -> VoxelSize | None:
         described: dict[str, Any] = tiff.imagej_metadata or {}
         unit = unit_of(str(described.get("unit", ""))) or unit
         return _voxel((_positive(described.get("spacing")), y, x), (unit,) * 3)
-    return None if unit == "" or _is_for_printers(x, unit) else _voxel((None, y, x), (unit,) * 3)
+    dots = _PER_INCH.get(unit, 0.0) / x
+    is_for_printers = any(math.isclose(dots, known, rel_tol=5e-3) for known in _FOR_PRINTERS)
+    return None if unit == "" or is_for_printers else _voxel((None, y, x), (unit,) * 3)
 
 
 def _voxel(edges: Sequence[float | None], units: Sequence[str | None]) -> VoxelSize | None:
@@ -71,11 +73,6 @@ def _resolution(tiff: TiffFile) -> tuple[float, float, str] | None:
         edges.append(value[1] / value[0])
     unit = tags.get(_UNIT_TAG)
     return edges[0], edges[1], _UNITS.get(2 if unit is None else int(unit.value), "")
-
-
-def _is_for_printers(edge: float, unit: str) -> bool:
-    dots = _PER_INCH[unit] / edge
-    return any(math.isclose(dots, known, rel_tol=5e-3) for known in _FOR_PRINTERS)
 
 
 def _ome_voxel(text: str) -> VoxelSize | None:
