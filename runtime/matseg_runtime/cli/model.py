@@ -15,8 +15,6 @@ from matseg_shared.console.help import Command
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from matseg_runtime.inference.providers import ProviderChoice
     from matseg_runtime.model.file import Model
 
@@ -54,9 +52,7 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
         facts = {"path": found.path, "sha256": found.sha256, "proofs": found.proofs}
         print_json({**facts, **found.metadata.model_dump(mode="json")})
         return
-    out = console()
-    out.print(_facts_table(found))
-    out.print(_classes_table(found))
+    _print_model(found)
 
 
 @click.command(
@@ -136,12 +132,15 @@ def _print_zoo(as_json: bool) -> None:
         out.print(plain(f"in {folder}: {', '.join(names)}"), soft_wrap=True)
 
 
-def _facts_table(model: Model) -> Table:
+def _print_model(model: Model) -> None:
+    """Facts, then classes."""
     from rich.table import Column, Table
 
     data, size = model.metadata, model.metadata.pixel_size
     columns = Column(no_wrap=True), Column(overflow="fold")  # a digest is to be copied whole
     table = Table(*columns, title=plain(f"{data.name} ({model.path})"), show_header=False)
+    headings = ("class", "name", "colour (RGB)", "in the training labels")
+    classes = Table(*(Column(heading, overflow="fold") for heading in headings), title="classes")
     facts = (
         ("SHA-256", model.sha256),
         ("trusted", "; ".join(model.proofs) or "nothing was asked for"),
@@ -161,17 +160,11 @@ def _facts_table(model: Model) -> Table:
     )
     for name, value in facts:
         table.add_row(name, plain(value))
-    return table
-
-
-def _classes_table(model: Model) -> Table:
-    from rich.table import Column, Table
-
-    headings = ("class", "name", "colour (RGB)", "in the training labels")
-    table = Table(*(Column(heading, overflow="fold") for heading in headings), title="classes")
-    for item in model.metadata.classes:
-        table.add_row(str(item.index), plain(item.name), str(item.colour), str(item.label_value))
-    return table
+    for item in data.classes:
+        classes.add_row(str(item.index), plain(item.name), str(item.colour), str(item.label_value))
+    out = console()
+    out.print(table)
+    out.print(classes)
 
 
 def _number(value: object) -> str:

@@ -76,19 +76,13 @@ def _value_counts(values: NDArray[Any]) -> NDArray[np.int64]:
 
 def phase_fractions(records: Iterable[SliceRecord], metadata: ModelMetadata) -> tuple[PhaseFraction, ...]:
     """Shares of the classes over all labelled slices; 0 where nothing is labelled."""
-    totals = _totals(records, metadata)
+    counts = [record.counts for record in records]
+    totals = np.array(counts, np.int64).reshape(-1, len(metadata.classes)).sum(axis=0)
     pixels = int(totals.sum())
     return tuple(
         PhaseFraction(name=item.name, pixels=int(count), fraction=float(count / pixels) if pixels else 0.0)
         for item, count in zip(metadata.classes, totals, strict=True)
     )
-
-
-def _totals(records: Iterable[SliceRecord], metadata: ModelMetadata) -> NDArray[np.int64]:
-    """Pixels per class over all slices."""
-    counts = [record.counts for record in records]
-    totals: NDArray[np.int64] = np.array(counts, np.int64).reshape(-1, len(metadata.classes)).sum(axis=0)
-    return totals
 
 
 def write_phase_fractions(
@@ -107,7 +101,7 @@ def write_phase_fractions(
         [Path(record.where).name, *record.shape, *_row(record.counts, voxel, f"{record.drift:.4f}")]
         for record in records
     ]
-    totals = _totals(records, metadata).tolist()
+    totals = [item.pixels for item in phase_fractions(records, metadata)]
     write_csv(path, [header, *rows, ["total", "", "", *_row(totals, voxel, "")]])
 
 
