@@ -4,7 +4,7 @@ VENV := .venv
 NEIGHBOURS := .venv-neighbours
 BIN := $(VENV)/bin
 DIST ?= dist
-PARSERS := metadata self-test config classes import properties model checkpoint zarr zarr2 png ledger
+PARSERS := metadata self-test config classes import model checkpoint zarr zarr2 png ledger
 # onnxruntime reports to its maker otherwise; our commands see to it themselves
 export ORT_DISABLE_TELEMETRY := 1
 

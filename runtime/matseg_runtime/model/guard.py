@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 
-from matseg_shared.contract.onnx_properties import (
+from matseg_runtime.model.protobuf import (
     COUNTED,
     EIGHT_BYTES,
     FOUR_BYTES,
@@ -131,12 +132,12 @@ class _Message:
                 yield item
 
 
-def check_model(path: Path, content: bytes) -> dict[str, str]:
+def check_model(path: Path, content: bytes | mmap) -> dict[str, str]:
     """Refuse a model file with anything in it that matseg-export does not write.
 
     Args:
         path: named in errors.
-        content: the whole file; what is looked through is what has to be loaded.
+        content: the whole file, or a map of it; what is looked through is what has to be loaded.
 
     Returns:
         The properties that it carries (`metadata_props`).

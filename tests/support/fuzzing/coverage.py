@@ -19,7 +19,6 @@ _SEEDS_OF: Mapping[str, tuple[str, ...]] = {
     "config": ("workspace/config.toml",),
     "classes": ("workspace/data/ds/classes.toml",),
     "import": (),
-    "properties": ("model.onnx",),
     "model": ("model.onnx",),
     "checkpoint": ("workspace/saved/ds_v1.pth",),
     "zarr": ("zarrs/v3.zarr/zarr.json", "zarrs/ome5.zarr/zarr.json"),
@@ -33,7 +32,7 @@ _GUIDED = (
     "matseg_runtime.source.zarr",
     "matseg_runtime.model.guard",
     "matseg_shared.images.read",
-    "matseg_shared.contract.onnx_properties",
+    "matseg_runtime.model.protobuf",
     "matseg_trainer.predict.checkpoint_header",
     "matseg_trainer.config.versions",
     "matseg_trainer.config.import_guide",
@@ -118,7 +117,6 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_runtime.source.zarr import open_zarr
     from matseg_shared.contract.classes import read_classes
     from matseg_shared.contract.metadata import DOCUMENT_KEY, SELF_TEST_KEY, decode, decode_self_test
-    from matseg_shared.contract.onnx_properties import read_properties
     from matseg_shared.images.read import read_image
     from matseg_trainer.config.import_guide import read_matseg_config
     from matseg_trainer.config.load import load_config
@@ -143,7 +141,6 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "config": lambda content: load_config(as_file("config.toml", content)),
         "classes": lambda content: read_classes(as_file("classes.toml", content)),
         "import": lambda content: read_matseg_config(as_file("config.py", content)),
-        "properties": lambda content: read_properties(as_file("p.onnx", content)),
         "model": lambda content: Session.open(as_file("m.onnx", content), provider="cpu", threads=1),
         "checkpoint": lambda content: read_training(as_file("c.pth", content)),
         "zarr": zarr("v3.zarr/zarr.json"),

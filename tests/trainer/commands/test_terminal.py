@@ -21,9 +21,9 @@ from click.testing import CliRunner, Result
 from command_lines import take_line
 
 from matseg_runtime.cli.run import run_main
+from matseg_runtime.model.guard import check_model
 from matseg_shared.console.completion import ColonBashComplete, completion_script
 from matseg_shared.console.help import Command, Group
-from matseg_shared.contract.onnx_properties import read_properties
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.matseg import commands, main
 from matseg_trainer.data.folder import Dataset
@@ -430,7 +430,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_shown(there: Path) -> None:
     (there / "log" / "discs_v1_test.json").write_text(json.dumps(evaluation), encoding="utf-8")
     shown = " ".join(invoke().stdout.split())
     assert "discs_v1.pth: expected a checkpoint written by matseg-train" in shown
-    assert "broken.onnx: expected an ONNX file" in shown
+    assert "broken.onnx: expected an ONNX model" in shown
     (there / "config.toml").write_text("[discs.v1]\nmodel = 'nosuch'\n", encoding="utf-8")
     result = invoke()
     assert result.exit_code == 0
@@ -468,7 +468,7 @@ def test_properties_are_those_that_onnx_reads(tmp_path: Path) -> None:
 
     path = onnx_models.save_model(tmp_path / "m.onnx")
     expected = {item.key: item.value for item in onnx.load(path).metadata_props}
-    assert read_properties(path) == expected
+    assert check_model(path, path.read_bytes()) == expected
     assert len(expected) > 3
 
 

@@ -6,16 +6,17 @@ import functools
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from matseg_runtime.ledger import Ledger, Part, read_key
 from matseg_runtime.measure.report import Provenance, Report, read_report
+from matseg_runtime.model.guard import check_model
 from matseg_runtime.page.record import RunPlaces, find_run
 from matseg_runtime.records import JobKey
 from matseg_shared.contract.metadata import ModelMetadata, decode
-from matseg_shared.contract.onnx_properties import read_properties
 from matseg_shared.errors import MatsegError, ModelError, OutputError
 from matseg_trainer.overview.state import RunState
 from matseg_trainer.workspace import Workspace
@@ -30,10 +31,20 @@ def exported_models(place: Workspace) -> tuple[dict[Path, ModelMetadata], list[s
     found, problems = {}, []
     for path in sorted([*place.saved.glob("*.onnx"), *place.root.glob("*.onnx")]):
         try:
-            found[path] = decode(read_properties(path), str(path))
+            found[path] = _read_metadata(path)
         except ModelError as error:
             problems.append(str(error))
     return found, problems
+
+
+def _read_metadata(path: Path) -> ModelMetadata:
+    """The document of a model file, of whose weights nothing is read."""
+    try:
+        with path.open("rb") as stream:
+            content = mmap(stream.fileno(), 0, access=ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: an empty file
+        raise ModelError(f"{path}: the model file cannot be read: {error}") from error
+    return decode(check_model(path, content), str(path))
 
 
 def runs(place: Workspace) -> list[RunState]:
