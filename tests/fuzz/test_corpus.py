@@ -43,7 +43,19 @@ def test_mutated_inputs_end_in_a_sentence_or_in_labels(seeds: Path, tmp_path: Pa
     assert {outcome.kind for outcome in outcomes} == set(TARGETS)
     # a corpus that is always refused at the door would show nothing
     accepted = {outcome.kind for outcome in outcomes if {0, 4} & set(outcome.codes)}
-    assert accepted >= {"png", "jpeg", "bmp", "tiff", "npy", "zarr", "hdf5", "onnx", "metadata", "records"}
+    assert accepted >= {
+        "png",
+        "jpeg",
+        "bmp",
+        "tiff",
+        "npy",
+        "zarr",
+        "hdf5",
+        "onnx",
+        "metadata",
+        "export",
+        "records",
+    }
     refused = {outcome.kind for outcome in outcomes if {2, 4} & set(outcome.codes)}
     assert refused == set(TARGETS)
     assert "MATSEG_FUZZ_CANARY" not in os.environ

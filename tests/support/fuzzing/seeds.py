@@ -14,6 +14,7 @@ import onnx_models
 import tifffile
 import zarr
 from click.testing import CliRunner
+from label_exports import make_exports
 from numpy.typing import NDArray
 from ome_images import make_image
 from PIL import Image
@@ -62,6 +63,7 @@ def make_seeds(root: Path) -> None:
     np.save(root / "volume.npy", pixels)
     make_workspace(root / "workspace", pixels)
     _run(root, pixels)
+    make_exports(root / "exports")
 
 
 def _pictures(folder: Path, pixels: NDArray[np.uint8]) -> None:

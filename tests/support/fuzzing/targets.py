@@ -286,6 +286,26 @@ def _mutate_record(random: Random, path: Path) -> None:
         path.write_bytes(mutate_octets(random, content))
 
 
+def _export(bench: Bench, folder: Path, random: Random) -> list[Line]:
+    """Labels of another tool: one file of an export that is in order."""
+    source = bench.seed(random, "exports/*")
+    place = folder / source.name
+    shutil.copytree(source, place)
+    files = sorted(path for path in place.rglob("*") if path.is_file() and path.stem != "s1")
+    described = [path for path in files if path.suffix not in (".png", ".tif")]
+    path = random.choice(described if described and random.random() < 0.9 else files)
+    content = path.read_bytes()
+    if "json" in path.suffix and random.random() < 0.7:
+        path.write_bytes(mutate_json(random, json.loads(content)))
+    else:
+        path.write_bytes(mutate_octets(random, content))
+    images = ("--images", str(place)) if source.name == "ilastik" or random.random() < 0.2 else ()
+    extra = random.choice(((), ("--outside", "unlabelled"), ("--unlabelled", "pore"), ("--outside", "pore")))
+    extra = () if source.name == "ilastik" else extra
+    (folder / "ws").mkdir()
+    return [("prep", "import", str(place), "ds", *images, *extra, "--workspace", str(folder / "ws"))]
+
+
 TARGETS: Mapping[str, Target] = {
     "png": Target(make=_png, weight=14),
     "jpeg": Target(make=_jpeg, weight=6),
@@ -298,6 +318,7 @@ TARGETS: Mapping[str, Target] = {
     "metadata": Target(make=_metadata, weight=8),
     "config": Target(make=_config, weight=10),
     "import": Target(make=_import_config, weight=4),
+    "export": Target(make=_export, weight=10),
     "checkpoint": Target(make=_checkpoint, weight=6),
     "records": Target(make=_records, weight=8),
 }

@@ -11,12 +11,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from click.testing import Result
+from label_exports import (
+    HEIGHT,
+    WIDTH,
+    as_text,
+    coco,
+    cvat,
+    feature,
+    ilastik,
+    labelbox,
+    labelme,
+    packed,
+    rectangle,
+    ring,
+    run_lengths,
+    save,
+    square,
+    via,
+)
 from PIL import Image
 from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi, roiwrite
 
@@ -24,7 +41,6 @@ from matseg_trainer.prepare.imports.coco import unpack_counts
 from matseg_trainer.prepare.imports.shapes import ellipse, fill
 
 Prep = Callable[..., Result]
-HEIGHT, WIDTH = 40, 60
 
 
 @pytest.fixture
@@ -36,11 +52,6 @@ def pictures(tmp_path: Path) -> Path:
     for number, suffix in enumerate((".png", ".tif", ".bmp")):
         save(folder / f"s{number}{suffix}", rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8))
     return folder
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def labels(workspace: Path, stem: str, split: str = "train", name: str = "set") -> np.ndarray:
@@ -87,8 +98,8 @@ def by_the_rule(rings: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, bool)
     for row, column in np.ndindex(size):
         y, x = row + 0.5, column + 0.5
-        for ring in rings:
-            for (xa, ya), (xb, yb) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        for corners in rings:
+            for (xa, ya), (xb, yb) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
                 if (ya <= y) != (yb <= y) and xa + (y - ya) * (xb - xa) / (yb - ya) <= x:
                     mask[row, column] ^= True
     return mask
@@ -125,29 +136,6 @@ def test_run_lengths_are_those_of_the_coco_api() -> None:
 
 
 # --- CVAT ---------------------------------------------------------------------------------------------------------
-
-LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncrack:250,50,83::\npore:51,221,255::\n"
-
-
-def cvat(folder: Path, stems: tuple[str, ...] = ("s0", "s1"), labelmap: str = LABELMAP) -> Path:
-    """The layout of CVAT's format Segmentation mask 1.1."""
-    for stem in stems:
-        mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        mask[5:10, 20:30] = 250, 50, 83
-        save(folder / "SegmentationClass" / f"{stem}.png", mask)
-        save(folder / "SegmentationObject" / f"{stem}.png", mask)
-    (folder / "labelmap.txt").write_text(labelmap, encoding="utf-8")
-    (folder / "ImageSets" / "Segmentation").mkdir(parents=True)
-    (folder / "ImageSets" / "Segmentation" / "default.txt").write_text("\n".join(stems), encoding="utf-8")
-    return folder
-
-
-def packed(folder: Path) -> Path:
-    archive = folder.with_suffix(".zip")
-    with zipfile.ZipFile(archive, "w") as target:
-        for path in sorted(folder.rglob("*")):
-            target.write(path, path.relative_to(folder))
-    return archive
 
 
 @pytest.mark.parametrize("pack", [lambda folder: folder, packed], ids=["folder", "zip"])
@@ -212,65 +200,6 @@ def test_a_damaged_labelmap_is_told(
 # --- COCO ---------------------------------------------------------------------------------------------------------
 
 
-def coco(path: Path, annotations: list[dict[str, Any]], **more: Any) -> Path:
-    """The layout of an `instances_*.json`."""
-    picture = {"width": WIDTH, "height": HEIGHT, "license": 0, "flickr_url": "", "coco_url": ""}
-    document = {
-        "licenses": [{"name": "", "id": 0, "url": ""}],
-        "info": {"contributor": "", "year": ""},
-        "categories": [
-            {"id": 1, "name": "pore", "supercategory": ""},
-            {"id": 7, "name": "crack", "supercategory": ""},
-        ],
-        "images": [
-            {"id": number + 1, "file_name": f"s{number}{suffix}", **picture}
-            for number, suffix in enumerate((".png", ".tif"))
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": 1,
-                "category_id": 1,
-                "area": 1.0,
-                "bbox": [0, 0, 1, 1],
-                "iscrowd": 0,
-                **item,
-            }
-            for number, item in enumerate(annotations, 1)
-        ],
-        **more,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
-
-
-def rectangle(top: float, left: float, bottom: float, right: float) -> list[float]:
-    return [left, top, right, top, right, bottom, left, bottom]
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Down the columns, beginning with what is outside."""
-    flat = np.concatenate([[False], mask.T.ravel(), [not mask.T.ravel()[-1]]])
-    ends = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(np.concatenate([[0], ends])).tolist()
-
-
-def as_text(counts: list[int]) -> str:
-    """`rleToString` of the COCO API, in Python."""
-    text = ""
-    for number, count in enumerate(counts):
-        value = count - counts[number - 2] if number > 2 else count
-        while True:
-            bits = value & 31
-            value >>= 5
-            more = value != (-1 if bits & 16 else 0)
-            text += chr(48 + bits + 32 * more)
-            if not more:
-                break
-    return text
-
-
 def test_coco_polygons_in_the_order_of_the_file(prep: Prep, workspace: Path, pictures: Path) -> None:
     source = coco(
         pictures / "instances.json",
@@ -288,7 +217,7 @@ def test_coco_polygons_in_the_order_of_the_file(prep: Prep, workspace: Path, pic
     assert names(workspace) == ["background", "pore", "crack"]
     notes = " ".join(document["notes"])
     assert "at 25 pixel(s) a later one covers another class" in notes
-    assert "1 annotation(s) with a box and no outline" in notes
+    assert "1 shape(s) without an area" in notes
     assert "'background'" in notes
     assert "--outside unlabelled" in notes
 
@@ -394,26 +323,6 @@ def test_an_imported_set_is_shared_out_with_its_classes(prep: Prep, workspace: P
 # --- LabelMe ------------------------------------------------------------------------------------------------------
 
 
-def labelme(path: Path, shapes: list[dict[str, Any]], **more: Any) -> Path:
-    """The layout of LabelMe 5."""
-    document = {
-        "version": "5.4.1",
-        "flags": {},
-        "shapes": [
-            {"group_id": None, "description": "", "shape_type": "polygon", "flags": {}, "mask": None, **shape}
-            for shape in shapes
-        ],
-        "imagePath": f"{path.stem}.png",
-        "imageData": None,
-        "imageHeight": HEIGHT,
-        "imageWidth": WIDTH,
-        **more,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    return path
-
-
 def test_labelme_shapes(prep: Prep, workspace: Path, pictures: Path) -> None:
     labelme(
         pictures / "s0.json",
@@ -490,23 +399,6 @@ def test_labelme_that_is_damaged(
 # --- QuPath, ImageJ -----------------------------------------------------------------------------------------------
 
 
-def feature(
-    name: str | None, rings: list[list[list[float]]], kind: str = "Polygon", **more: Any
-) -> dict[str, Any]:
-    """One object as QuPath 0.5 writes it."""
-    found = None if name is None else {"name": name, **more}
-    return {
-        "type": "Feature",
-        "id": "3a1c",
-        "geometry": {"type": kind, "coordinates": rings},
-        "properties": {"objectType": "annotation", **({"classification": found} if found else {})},
-    }
-
-
-def ring(top: float, left: float, bottom: float, right: float) -> list[list[float]]:
-    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-
-
 @pytest.mark.parametrize("whole", [True, False], ids=["FeatureCollection", "list"])
 def test_qupath_with_holes(prep: Prep, workspace: Path, pictures: Path, whole: bool) -> None:
     features = [
@@ -527,16 +419,12 @@ def test_qupath_with_holes(prep: Prep, workspace: Path, pictures: Path, whole: b
     expected[30:35, 0:5] = expected[30:35, 10:15] = 1
     expected[36:] = 255
     assert (labels(workspace, "s1") == expected).all()
-    assert any("1 object(s) without an area" in note for note in document["notes"])
+    assert any("1 shape(s) without an area" in note for note in document["notes"])
 
 
 def test_geojson_with_a_damaged_polygon_is_refused(prep: Prep, pictures: Path) -> None:
     (pictures / "s1.geojson").write_text(json.dumps([feature("a", [[[1, 2]]])]), encoding="utf-8")
     refused(prep("import", pictures / "s1.geojson", "set"), "s1.geojson", "coordinates")
-
-
-def square(top: int, left: int, bottom: int, right: int, **more: Any) -> ImagejRoi:
-    return ImagejRoi(roitype=ROI_TYPE.RECT, top=top, left=left, bottom=bottom, right=right, **more)
 
 
 def test_imagej_sets_beside_their_pictures(prep: Prep, workspace: Path, pictures: Path) -> None:
@@ -566,7 +454,7 @@ def test_imagej_sets_beside_their_pictures(prep: Prep, workspace: Path, pictures
     expected[25:30, 35:40] = 0
     assert (labels(workspace, "s0") == expected).all()
     assert np.count_nonzero(labels(workspace, "s1")) == pytest.approx(np.pi * 100, rel=0.03)
-    assert any("1 ROI(s) without an area" in note for note in document["notes"])
+    assert any("1 shape(s) without an area" in note for note in document["notes"])
 
 
 def test_an_imagej_set_for_a_stack(prep: Prep, workspace: Path) -> None:
@@ -601,41 +489,23 @@ def test_a_damaged_roi_is_named(prep: Prep, pictures: Path) -> None:
 # --- VIA, Labelbox ------------------------------------------------------------------------------------------------
 
 
-def region(phase: str, **shape: Any) -> dict[str, Any]:
-    return {"shape_attributes": shape, "region_attributes": {"phase": phase}}
-
-
 @pytest.mark.parametrize("project", [True, False], ids=["project", "annotations"])
 def test_via(prep: Prep, workspace: Path, pictures: Path, project: bool) -> None:
-    regions = [
-        region("pore", name="rect", x=10, y=5, width=20, height=10),
-        region("crack", name="polygon", all_points_x=[0, 5, 5, 0], all_points_y=[30, 30, 40, 40]),
-        region("pore", name="point", cx=3, cy=3),
-    ]
-    content = {"s0.png2462": {"filename": "s0.png", "size": 2462, "regions": regions, "file_attributes": {}}}
-    whole = {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}}
-    (pictures / "via.json").write_text(json.dumps(whole if project else content), encoding="utf-8")
+    (pictures / "via.json").write_text(json.dumps(via(project=project)), encoding="utf-8")
     assert prep("import", pictures / "via.json", "set").exit_code == 0
     assert names(workspace) == ["background", "crack", "pore"]
     assert (labels(workspace, "s0") == box(5, 10, 15, 30, 2) + box(30, 0, 40, 5)).all()
 
 
 def test_labelbox(prep: Prep, workspace: Path, pictures: Path) -> None:
-    corners = [{"x": x, "y": y} for x, y in ((10, 5), (30, 5), (30, 15), (10, 15))]
-    found = {"name": "pore", "feature_id": "c", "annotation_kind": "ImagePolygon", "polygon": corners}
-    row = {
-        "data_row": {"id": "clx1", "external_id": "s0.png", "row_data": "https://storage.labelbox.com/x"},
-        "media_attributes": {"height": HEIGHT, "width": WIDTH, "mime_type": "image/png"},
-        "projects": {"p1": {"name": "steel", "labels": [{"id": "l1", "annotations": {"objects": [found]}}]}},
-    }
+    row = labelbox()
     path = pictures / "export.ndjson"
     path.write_text(
         json.dumps(row) + "\n" + json.dumps({**row, "data_row": {"id": "x", "external_id": "s1.tif"}}) + "\n"
     )
     assert prep("import", path, "set").exit_code == 0
     assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
-    found["mask"] = {"url": "https://api.labelbox.com/masks/1"}
-    path.write_text(json.dumps(row))
+    path.write_text(json.dumps(labelbox(mask={"url": "https://api.labelbox.com/masks/1"})))
     refused(prep("import", path, "other"), "export.ndjson", "found a mask")
 
 
@@ -710,19 +580,6 @@ def test_label_images_of_some_slices_of_a_folder(prep: Prep, workspace: Path, pi
     assert (workspace / "data/set/train/images/s1.tif").read_bytes() == (pictures / "s1.tif").read_bytes()
     save(workspace / "drawn" / "s9.png", box(5, 10, 15, 30))
     refused(prep("import", pictures, "other", "--labels", workspace / "drawn"), "found none for s9")
-
-
-def ilastik(path: Path, values: np.ndarray, axes: str) -> Path:
-    """As ilastik's HDF5 export writes it: one data set, with vigra's axis tags."""
-    with h5py.File(path, "w") as file:
-        found = file.create_dataset("exported_data", data=values)
-        tags = [
-            {"key": axis, "typeFlags": 1 if axis == "c" else 2, "resolution": 0, "description": ""}
-            for axis in axes
-        ]
-        found.attrs["axistags"] = json.dumps({"axes": tags})
-        found.attrs["drange"] = [0, 255]
-    return path
 
 
 def test_ilastik_labels_of_one_picture(prep: Prep, workspace: Path, pictures: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ OUTSIDE = ""
 """Stands for what lies outside of everything drawn, among the names of classes."""
 UNLABELLED = 255
 """Nobody said what the pixel is."""
+Picture = Path | bytes | Callable[[], PixelArray] | None
+"""File, content of a file, or a function that reads (H, W) or (H, W, C) pixels; None: not found."""
 Size = tuple[int, int]
 """(H, W) in pixels."""
 Indices = Mapping[str, int]
@@ -62,8 +65,7 @@ class LabelledImage:
 
     name: str
     """As the export has it, perhaps with folders."""
-    image: Path | bytes | Callable[[], PixelArray] | None
-    """File, content of a file, or a function that reads (H, W) or (H, W, C) pixels; None: not found."""
+    image: Picture
     paint: Callable[[Size, Indices], Painted]
     """Its labels, for a picture of that size; raises a UsageError where they do not fit it."""
     size: Size | None = None
@@ -83,6 +85,6 @@ class Export:
     """Of those classes that have one."""
     unlabelled: frozenset[str] = frozenset()
     """Names that mean: nobody said."""
-    has_outside: bool = True
-    """Not everything is drawn, so that it must be said what the rest is."""
+    kind: Literal["shapes", "masks", "values"] = "shapes"
+    """Areas one over the other; pictures in which something may be left out; or values of which each is a class."""
     notes: tuple[str, ...] = ()

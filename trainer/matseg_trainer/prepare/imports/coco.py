@@ -13,9 +13,9 @@ from pydantic import BeforeValidator, Field
 
 from matseg_shared.errors import DatasetError
 from matseg_trainer.data.folder import shorten
-from matseg_trainer.prepare.imports.base import Export, LabelledImage, Size
+from matseg_trainer.prepare.imports.base import Export, Size
 from matseg_trainer.prepare.imports.files import Coordinate, Document, Edge, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Box, Shape, paint
+from matseg_trainer.prepare.imports.shapes import Box, Drawing, Shape, export_of
 
 
 class _RunLengths(Document):
@@ -79,19 +79,19 @@ def read_coco(path: Path, content: Any, finder: ImageFinder) -> Export:
             boxes += 1
         else:
             shapes[item.image_id].append(_shape(names[item.category_id], where, item.segmentation))
-    return Export(
-        tool="COCO JSON",
-        images=[
-            LabelledImage(
+    return export_of(
+        "COCO JSON",
+        [
+            Drawing(
                 name=item.file_name,
                 image=finder.find(item.file_name, path),
+                shapes=shapes[item.id],
                 size=(item.height, item.width),
-                paint=partial(paint, shapes[item.id]),
             )
             for item in coco.images
         ],
+        left_out=boxes,
         classes=tuple(dict.fromkeys(names.values())),
-        notes=(f"{boxes} annotation(s) with a box and no outline were left out",) if boxes else (),
     )
 
 
@@ -112,8 +112,15 @@ def _mask(where: str, runs: _RunLengths, size: Size) -> Box:
             f"{where}: expected run lengths of {size[0]} x {size[1]} pixels (rows x columns), found ones of "
             f"{runs.size[0]} x {runs.size[1]} that add up to {sum(counts)}; export it again"
         )
-    inside = np.arange(len(counts)) % 2 == 1
-    return 0, 0, np.repeat(inside, counts).reshape(size[::-1]).T
+    ends = np.cumsum(counts)
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs inside
+    if not len(starts):
+        return 0, 0, np.zeros((0, 0), bool)
+    left, right = int(starts[0]) // size[0], -(-int(ends[-1]) // size[0])
+    turned = np.zeros((right - left) * size[0] + 1, np.int8)
+    np.add.at(turned, starts - left * size[0], 1)
+    np.add.at(turned, ends - left * size[0], -1)
+    return 0, left, np.cumsum(turned[:-1], dtype=np.int8).astype(bool).reshape(-1, size[0]).T
 
 
 def unpack_counts(text: str) -> list[int]:

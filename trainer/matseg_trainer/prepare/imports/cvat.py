@@ -46,6 +46,7 @@ def read_cvat(labelmap: Path, finder: ImageFinder) -> Export:
         ],
         classes=tuple(name for name in colours if name != OUTSIDE),
         colours=colours,
+        kind="masks",
     )
 
 

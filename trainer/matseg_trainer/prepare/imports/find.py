@@ -24,6 +24,7 @@ from matseg_trainer.prepare.imports.slices import Slices
 from matseg_trainer.prepare.imports.via import PROJECT_KEY, read_via
 from matseg_trainer.prepare.imports.volume import ilastik_pairs, is_ilastik, read_volumes
 
+_ROIS = "ROIs of ImageJ"
 _JSON_SUFFIXES = (".json", ".geojson", ".ndjson")
 _TOOLS = (
     "CVAT segmentation masks (a folder or zip with labelmap.txt), COCO JSON, LabelMe JSON, QuPath GeoJSON, ImageJ ROIs "
@@ -50,10 +51,12 @@ def open_export(request: ImportRequest, opened: ExitStack, progress: Progress) -
     if path.is_file() and zipfile.is_zipfile(path) and not is_roi_set(path):
         path = opened.enter_context(unpacked(path))
     tool, found = _recognised(path)
+    if request.axis is not None and tool not in ("ilastik", _ROIS):
+        raise UsageError(f"--axis applies to volumes, not to an export of {tool}")
     finder = _finder(path, request.images)
     if tool == "ilastik":
         return read_volumes(ilastik_pairs(found, request.images), request, opened, progress)
-    if tool == "ROIs of ImageJ":
+    if tool == _ROIS:
         export = read_imagej(found, finder, _stack(found, request, finder, opened))
     else:
         export = _READERS[tool](found, finder)
@@ -96,7 +99,7 @@ def _recognised(path: Path) -> tuple[str, list[Any]]:
         if file.name == LABELMAP:
             by_tool.setdefault("CVAT", []).append(file)
         elif suffix == ROI_SUFFIX or (suffix not in IMAGE_SUFFIXES and is_roi_set(file)):
-            by_tool.setdefault("ROIs of ImageJ", []).append(file)
+            by_tool.setdefault(_ROIS, []).append(file)
         elif suffix in _JSON_SUFFIXES:
             content = load_json(file)
             content = [content] if isinstance(content, dict) and "data_row" in content else content

@@ -6,17 +6,15 @@ import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from matseg_shared.errors import DatasetError, MissingExtraError
-from matseg_shared.images.read import natural_key
-from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import ImageFinder
-from matseg_trainer.prepare.imports.shapes import Ring, Shape, ellipse, paint, rectangle
+from matseg_trainer.prepare.imports.shapes import Drawing, Ring, Shape, ellipse, export_of, rectangle
 from matseg_trainer.prepare.imports.slices import Slices
 
 ROI_SUFFIX = ".roi"
@@ -69,24 +67,15 @@ def read_imagej(files: Sequence[Path], finder: ImageFinder, stack: Slices | None
                     "in Fiji, show the slice and update the ROI in the ROI Manager"
                 )
         shapes[place].append(Shape(name=kind, where=f"{path}: {name}", parts=[rings]))
-    if stack is not None:
-        images = [stack.image(place, partial(paint, shapes[place])) for place in sorted(shapes)]
-    else:
-        images = [
-            LabelledImage(
-                name=path.stem, image=finder.find(path.stem, path), paint=partial(paint, shapes[path])
-            )
-            for path in files
+    drawings = (
+        [Drawing(name=path.stem, image=finder.find(path.stem, path), shapes=shapes[path]) for path in files]
+        if stack is None
+        else [
+            Drawing(name=stack.names[n], image=stack.picture(n), shapes=shapes[n], voxel=stack.voxel)
+            for n in sorted(shapes)
         ]
-    names = {shape.name for drawn in shapes.values() for shape in drawn}
-    return Export(
-        tool="ImageJ ROIs",
-        images=images,
-        classes=tuple(sorted(names, key=natural_key)),
-        notes=(f"{left_out} ROI(s) without an area (points, lines, texts) were left out",)
-        if left_out
-        else (),
     )
+    return export_of("ImageJ ROIs", drawings, left_out=left_out)
 
 
 def _read(path: Path) -> list[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from matseg_shared.errors import DatasetError
-from matseg_shared.images.read import natural_key
-from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, Edge, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Shape, paint, rectangle
+from matseg_trainer.prepare.imports.shapes import Drawing, Shape, export_of, rectangle
 
 
 class _Corner(Document):
@@ -70,7 +68,7 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
     Raises:
         DatasetError: it is none; a picture has several labels; or masks were left on Labelbox's server.
     """
-    images, names, left_out = [], set(), 0
+    drawings, left_out = [], 0
     for row in checked(path, list[_Row], content, "rows exported from Labelbox"):
         name = row.data_row.external_id or row.data_row.id
         labels = [label for project in row.projects.values() for label in project.labels]
@@ -94,19 +92,13 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
                 left_out += 1
                 continue
             shapes.append(Shape(name=item.name.strip(), where=where, parts=[[ring]]))
-        names |= {shape.name for shape in shapes}
         size = row.media_attributes
-        images.append(
-            LabelledImage(
+        drawings.append(
+            Drawing(
                 name=name,
                 image=finder.find(name, path),
+                shapes=shapes,
                 size=None if size is None else (size.height, size.width),
-                paint=partial(paint, shapes),
             )
         )
-    return Export(
-        tool="Labelbox",
-        images=images,
-        classes=tuple(sorted(names, key=natural_key)),
-        notes=(f"{left_out} object(s) without an area (points, lines) were left out",) if left_out else (),
-    )
+    return export_of("Labelbox", drawings, left_out=left_out)

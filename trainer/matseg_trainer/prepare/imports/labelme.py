@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image
 
 from matseg_shared.errors import DatasetError
-from matseg_shared.images.read import natural_key
-from matseg_trainer.prepare.imports.base import OUTSIDE, Export, LabelledImage, Size
+from matseg_trainer.prepare.imports.base import OUTSIDE, Export, Size
 from matseg_trainer.prepare.imports.files import Document, Edge, ImageFinder, Point, checked
-from matseg_trainer.prepare.imports.shapes import Box, Shape, ellipse, paint, rectangle
+from matseg_trainer.prepare.imports.shapes import Box, Drawing, Shape, ellipse, export_of, rectangle
 
 _BACKGROUND = "_background_"
 _IGNORE = "__ignore__"
@@ -47,7 +46,7 @@ def read_labelme(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> 
     Raises:
         DatasetError: a file is no LabelMe file.
     """
-    images, names, left_out = [], set(), 0
+    drawings, left_out = [], 0
     for path, content in documents:
         picture = checked(path, _Picture, content, "a LabelMe file")
         shapes = [
@@ -56,23 +55,16 @@ def read_labelme(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> 
             if len(item.points) >= _CORNERS.get(item.shape_type or "polygon", len(item.points) + 1)
         ]
         left_out += len(picture.shapes) - len(shapes)
-        names |= {shape.name for shape in shapes}
         height, width = picture.imageHeight, picture.imageWidth
-        images.append(
-            LabelledImage(
+        drawings.append(
+            Drawing(
                 name=picture.imagePath,
                 image=finder.find(picture.imagePath, path) or _embedded(path, picture.imageData),
+                shapes=shapes,
                 size=None if height is None or width is None else (height, width),
-                paint=partial(paint, shapes),
             )
         )
-    return Export(
-        tool="LabelMe JSON",
-        images=images,
-        classes=tuple(sorted(names - {OUTSIDE, _IGNORE}, key=natural_key)),
-        unlabelled=frozenset({_IGNORE}),
-        notes=(f"{left_out} shape(s) without an area (points, lines) were left out",) if left_out else (),
-    )
+    return export_of("LabelMe JSON", drawings, left_out=left_out, unlabelled=frozenset({_IGNORE}))
 
 
 def _shape(path: Path, number: int, item: _Shape) -> Shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,13 +10,16 @@ import numpy as np
 from pydantic import Field
 
 from matseg_shared.images.palette import Colour
-from matseg_shared.images.read import natural_key
-from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Shape, paint
+from matseg_trainer.prepare.imports.shapes import Drawing, Shape, export_of
 
 _Rings = list[Annotated[list[Annotated[list[Coordinate], Field(min_length=2)]], Field(min_length=3)]]
 _Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+_IGNORED = "*"
+"""Ends the names of classes that QuPath leaves out of trainings."""
 
 
 class _Polygon(Document):
@@ -64,9 +66,8 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
     Raises:
         DatasetError: a file is no GeoJSON.
     """
-    images, left_out = [], 0
+    drawings, left_out = [], 0
     colours: dict[str, Colour] = {}
-    names: set[str] = set()
     for path, content in documents:
         found = content
         if isinstance(content, dict):
@@ -84,23 +85,14 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
             shapes.append(
                 Shape(name=name, where=f"{path}: object {number} ({name})", parts=_parts(item.geometry))
             )
-        names |= {shape.name for shape in shapes}
-        images.append(
-            LabelledImage(name=path.stem, image=finder.find(path.stem, path), paint=partial(paint, shapes))
-        )
-    unlabelled = frozenset(name for name in names if name.endswith("*"))
-    notes = [f"{left_out} object(s) without an area (points, lines) were left out"] if left_out else []
-    if unlabelled:
-        notes.append(
-            f"{', '.join(sorted(unlabelled))}: as in QuPath, a class whose name ends with * is left unlabelled"
-        )
-    return Export(
-        tool="QuPath GeoJSON",
-        images=images,
-        classes=tuple(sorted(names - unlabelled, key=natural_key)),
+        drawings.append(Drawing(name=path.stem, image=finder.find(path.stem, path), shapes=shapes))
+    names = {shape.name for drawing in drawings for shape in drawing.shapes}
+    return export_of(
+        "QuPath GeoJSON",
+        drawings,
+        left_out=left_out,
         colours=colours,
-        unlabelled=unlabelled,
-        notes=tuple(notes),
+        unlabelled=frozenset(name for name in names if name.endswith(_IGNORED)),
     )
 
 

@@ -8,14 +8,26 @@ which makes every region half a pixel wider on each side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import DatasetError
-from matseg_trainer.prepare.imports.base import OUTSIDE, Indices, Painted, Size
+from matseg_shared.images.palette import Colour
+from matseg_shared.images.read import natural_key
+from matseg_trainer.prepare.imports.base import (
+    OUTSIDE,
+    Export,
+    Indices,
+    LabelledImage,
+    Painted,
+    Picture,
+    Size,
+)
 
 Ring = NDArray[np.float64]
 """(N, 2) corners (x, y) of a closed polygon."""
@@ -105,6 +117,58 @@ def paint(shapes: Sequence[Shape], size: Size, indices: Indices) -> Painted:
             low, high = shape.bounds
             clipped += bool((low < -1).any() or (high > np.array(size[::-1]) + 1).any())
     return Painted(labels=labels, covered=covered, clipped=clipped, too_small=too_small)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawing:
+    """Shapes of one picture, in the order in which they are painted."""
+
+    name: str
+    """The picture's, as the export has it."""
+    image: Picture
+    shapes: Sequence[Shape]
+    size: Size | None = None
+    voxel: VoxelSize | None = None
+
+
+def export_of(
+    tool: str,
+    drawings: Sequence[Drawing],
+    *,
+    left_out: int,
+    classes: Sequence[str] | None = None,
+    colours: Mapping[str, Colour] | None = None,
+    unlabelled: frozenset[str] = frozenset(),
+) -> Export:
+    """An export of shapes.
+
+    Args:
+        tool: as messages name it.
+        drawings: one per picture.
+        left_out: shapes that have no area.
+        classes: in their order; None: those of the shapes, by their names.
+        colours: of classes that have one.
+        unlabelled: names that mean that nobody labelled the pixels.
+    """
+    names = {shape.name for drawing in drawings for shape in drawing.shapes} - {OUTSIDE} - unlabelled
+    note = f"{left_out} shape(s) without an area (points, lines, texts, bare boxes) were left out"
+    return Export(
+        tool=tool,
+        images=[
+            LabelledImage(
+                name=item.name,
+                image=item.image,
+                paint=partial(paint, item.shapes),
+                size=item.size,
+                voxel=item.voxel,
+            )
+            for item in drawings
+        ],
+        classes=tuple(sorted(names, key=natural_key) if classes is None else classes),
+        colours=colours or {},
+        unlabelled=unlabelled,
+        notes=(note,) if left_out else (),
+    )
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Ring:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_runtime.units import VoxelSize
 from matseg_shared.images.read import IMAGE_SUFFIXES, TIFF_SUFFIXES, PixelArray, read_any_dtype, read_stored
-from matseg_trainer.prepare.imports.base import Indices, LabelledImage, Painted, Size
+from matseg_trainer.prepare.imports.base import Picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,11 +62,6 @@ class Slices:
             voxel=None if is_folder else source.voxel_size(),
         )
 
-    def image(self, number: int, paint: Callable[[Size, Indices], Painted]) -> LabelledImage:
-        """One slice, with its labels."""
-        return LabelledImage(
-            name=self.names[number],
-            image=self.paths[number] if self.paths is not None else lambda: self.read(number),
-            paint=paint,
-            voxel=self.voxel,
-        )
+    def picture(self, number: int) -> Picture:
+        """The slice's file, or a function that reads it."""
+        return self.paths[number] if self.paths is not None else partial(self.read, number)

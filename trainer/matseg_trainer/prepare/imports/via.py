@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from matseg_shared.errors import DatasetError
-from matseg_shared.images.read import natural_key
-from matseg_trainer.prepare.imports.base import Export, LabelledImage
+from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Ring, Shape, ellipse, paint, rectangle
+from matseg_trainer.prepare.imports.shapes import Drawing, Ring, Shape, ellipse, export_of, rectangle
 
 PROJECT_KEY = "_via_img_metadata"
 
@@ -66,7 +64,7 @@ def read_via(path: Path, content: Any, finder: ImageFinder) -> Export:
             f"{path}: expected one attribute of regions, which says their class, found {', '.join(sorted(keys))}; "
             "export it again without the others (Attributes > Region Attributes)"
         )
-    images, names, left_out = [], set(), 0
+    drawings, left_out = [], 0
     for key, item in pictures.items():
         shapes = []
         for number, region in enumerate(regions[key], 1):
@@ -76,18 +74,8 @@ def read_via(path: Path, content: Any, finder: ImageFinder) -> Export:
                 left_out += 1
                 continue
             shapes.append(Shape(name=_class_of(region, where), where=where, parts=[[ring]]))
-        names |= {shape.name for shape in shapes}
-        images.append(
-            LabelledImage(
-                name=item.filename, image=finder.find(item.filename, path), paint=partial(paint, shapes)
-            )
-        )
-    return Export(
-        tool="VGG Image Annotator (VIA)",
-        images=images,
-        classes=tuple(sorted(names, key=natural_key)),
-        notes=(f"{left_out} region(s) without an area (points, lines) were left out",) if left_out else (),
-    )
+        drawings.append(Drawing(name=item.filename, image=finder.find(item.filename, path), shapes=shapes))
+    return export_of("VGG Image Annotator (VIA)", drawings, left_out=left_out)
 
 
 def _class_of(region: _Region, where: str) -> str:

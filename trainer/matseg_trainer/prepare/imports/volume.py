@@ -63,7 +63,14 @@ def read_volumes(
                     f"{labels_at}: expected at most {_MOST_VALUES} values, one per class, found more; are they numbers "
                     "of single particles? Label phases instead"
                 )
-            images.append(pictures.image(picture, partial(_paint, labels, number)))
+            images.append(
+                LabelledImage(
+                    name=pictures.names[picture],
+                    image=pictures.picture(picture),
+                    paint=partial(_paint, labels, number),
+                    voxel=pictures.voxel,
+                )
+            )
     if not images:
         shown = ", ".join(map(str, sorted(blank or {0})))
         raise DatasetError(
@@ -75,7 +82,7 @@ def read_volumes(
         images=images,
         classes=tuple(_name(value) for value in sorted(counts) if value not in blank),
         unlabelled=frozenset(map(_name, blank)),
-        has_outside=False,
+        kind="values",
         notes=(f"{len(images)} of {slices} slice(s) have labels", *_doubts(counts, blank)),
     )
 
@@ -126,7 +133,7 @@ def is_ilastik(location: str) -> bool:
                 else [item for item in opened.values() if isinstance(item, h5py.Dataset)]
             )
             return any("axistags" in item.attrs for item in found)
-    except (OSError, KeyError):  # told when it is opened to be read
+    except Exception:  # h5py raises many kinds for damage, which is told when the file is opened to be read
         return False
 
 

@@ -175,23 +175,24 @@ def _parts(item: LabelledImage) -> list[str]:
 
 def _outside(export: Export, request: ImportRequest) -> str | None:
     """The class of what lies outside of all shapes; None: nobody said, or there is nothing outside."""
-    if request.outside is not None and not export.has_outside:
+    if request.outside is not None and export.kind == "values":
         raise UsageError(
             f"--outside applies to shapes and masks that leave something out, not to {export.tool}; say with "
             "--unlabelled which value means that nobody labelled a pixel"
         )
     word = request.outside or _BACKGROUND
-    return word if export.has_outside and word != UNLABELLED_WORD else None
+    return word if export.kind != "values" and word != UNLABELLED_WORD else None
 
 
 def _unlabelled(export: Export, request: ImportRequest) -> frozenset[str]:
     """Names of the export that are no class."""
-    if not export.has_outside:
+    if export.kind == "values":
         return export.unlabelled  # values, which the reader took
     unknown = [name for name in request.unlabelled if name not in export.classes]
     if unknown:
         raise UsageError(
-            f"--unlabelled {unknown[0]}: expected a class of {request.source}, which has {shorten(export.classes)}"
+            f"--unlabelled {unknown[0]}: expected a class of {request.source}, which has "
+            f"{shorten(export.classes)}; what lies outside of them is left unlabelled with --outside unlabelled"
         )
     return export.unlabelled | set(request.unlabelled)
 
@@ -356,9 +357,9 @@ def _write_tiff(path: Path, pixels: PixelArray, voxel: VoxelSize | None) -> None
     import tifffile
 
     size = None if voxel is None else voxel.in_handy_unit()
-    is_colour = pixels.ndim == 3 and pixels.shape[-1] == 3
-    if size is None or is_colour:
-        tifffile.imwrite(path, pixels, photometric="rgb" if is_colour else "minisblack")
+    if size is None or pixels.ndim == 3:
+        photometric = "rgb" if pixels.shape[2:] == (3,) else "minisblack"
+        tifffile.imwrite(path, pixels, photometric=photometric, planarconfig="contig")
         return
     resolution = (1 / size.column, 1 / size.row)
     tifffile.imwrite(path, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
@@ -375,10 +376,11 @@ def _notes(export: Export, request: ImportRequest, table: _Table, written: _Writ
     """What deserves to be told, in words."""
     notes = list(export.notes)
     outside = _outside(export, request)
-    if written.covered:
-        notes.append(
-            f"shapes were painted in the file's order; at {written.covered} pixel(s) a later one covers another class"
+    if export.kind == "shapes":
+        covered = (
+            f"; at {written.covered} pixel(s) a later one covers another class" if written.covered else ""
         )
+        notes.append(f"shapes were painted in the file's order{covered}")
     if written.clipped:
         notes.append(f"{written.clipped} shape(s) reach beyond their picture and were cut off at its edge")
     if written.too_small:
