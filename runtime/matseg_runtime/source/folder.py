@@ -115,20 +115,15 @@ class FolderSource(Source):
 def numbering_gaps(names: Sequence[str]) -> str | None:
     """Describe what is missing among images that are numbered evenly but for some, as when a slice was lost.
 
-    Names that are built unlike most others, such as a picture without a number, take no part.
-
-    Args:
-        names: stems in natural order.
-
-    Returns:
-        None where nothing is missing, or the names do not tell.
+    Names, in natural order, that are built unlike most others, such as a picture without a number, take no part.
+    None where nothing is missing, or the names do not tell.
     """
-    built = Counter(tuple(re.split(r"[0-9]+", name)) for name in names)
-    usual_text, count = built.most_common(1)[0]
+    parts = {name: re.split(r"([0-9]+)", name) for name in names}  # text, number, text, number, ...
+    usual_text, count = Counter(tuple(part[::2]) for part in parts.values()).most_common(1)[0]
     if count < max(_NUMBERED, _MOSTLY * len(names)):
         return None
-    names = [name for name in names if tuple(re.split(r"[0-9]+", name)) == usual_text]
-    columns = zip(*(re.findall(r"[0-9]+", name) for name in names), strict=True)
+    names = [name for name in names if tuple(parts[name][::2]) == usual_text]
+    columns = zip(*(parts[name][1::2] for name in names), strict=True)
     counting = [column for column in columns if len(set(column)) > 1]
     if len(counting) != 1:
         return None

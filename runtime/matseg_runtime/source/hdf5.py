@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +24,37 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
         UsageError: no HDF5 file, a damaged or still open one, or no such dataset, or one that was never written.
     """
     path = Path(location)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise UsageError(f"{path}: {_opening_problem(error)}") from error
-    try:
-        return ArraySource(_stored(file, path, options), options)
-    except BaseException:
-        file.close()
-        raise
-
-
-def _stored(file: Any, path: Path, options: SourceOptions) -> StoredArray:
-    try:
-        dataset = _dataset(file, path, options.node)
-        where = f"{path}::{dataset.name}"
-        if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
-            raise UsageError(f"{where}: says that zero is white; save it with black as zero")
-        content = f"{file_identity(path)}; {dataset.name} {dataset.shape} {dataset.dtype}"
-        return StoredArray(
-            kind="hdf5",
-            location=where,
-            path=path,
-            array=dataset,
-            content=content + references_digest(where, path, dataset, options),
-            chunk_shape=dataset.chunks,
-            piece_shape=dataset.chunks,
-            voxel=_voxel(dataset),
-            check=WrittenCheck(where, dataset, fill_missing=options.fill_missing_chunks),
-            explain=lambda _, error: _reading_problem(error),
-            closing=file.close,
-        )
-    except UsageError:
-        raise
-    except Exception as error:  # h5py raises many kinds for what is damaged behind the file's first bytes
-        raise UsageError(f"{path}: expected an HDF5 file, found a damaged one ({error})") from error
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(h5py.File(path, "r"))
+        except OSError as error:
+            raise UsageError(f"{path}: {_opening_problem(error)}") from error
+        try:
+            dataset = _dataset(file, path, options.node)
+            where = f"{path}::{dataset.name}"
+            if np.any(dataset.attrs.get("IMAGE_WHITE_IS_ZERO", 0)):
+                raise UsageError(f"{where}: says that zero is white; save it with black as zero")
+            content = f"{file_identity(path)}; {dataset.name} {dataset.shape} {dataset.dtype}"
+            stored = StoredArray(
+                kind="hdf5",
+                location=where,
+                path=path,
+                array=dataset,
+                content=content + references_digest(where, path, dataset, options),
+                chunk_shape=dataset.chunks,
+                piece_shape=dataset.chunks,
+                voxel=_voxel(dataset),
+                check=WrittenCheck(where, dataset, fill_missing=options.fill_missing_chunks),
+                explain=lambda _, error: _reading_problem(error),
+                closing=file.close,
+            )
+        except UsageError:
+            raise
+        except Exception as error:  # h5py raises many kinds for what is damaged behind the file's first bytes
+            raise UsageError(f"{path}: expected an HDF5 file, found a damaged one ({error})") from error
+        source = ArraySource(stored, options)
+        opened.pop_all()
+    return source
 
 
 def _voxel(dataset: Any) -> VoxelSize | None:
@@ -71,16 +68,16 @@ def _voxel(dataset: Any) -> VoxelSize | None:
 
 
 def _dataset(file: Any, path: Path, name: str | None) -> Any:
-    candidates: list[str] = []
+    candidates: dict[str, int] = {}
 
     def visit(_: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and node.ndim >= 2:
-            candidates.append(str(node.name))
+            candidates[str(node.name)] = node.ndim
 
     file.visititems(visit)
-    listed = ", ".join(candidates[:8]) or "none"
+    listed = ", ".join(list(candidates)[:8]) or "none"
     if name is None:
-        volumes = [candidate for candidate in candidates if file[candidate].ndim >= 3] or candidates
+        volumes = [name for name, ndim in candidates.items() if ndim >= 3] or list(candidates)
         if len(volumes) != 1:
             raise UsageError(
                 f"{path}: name the dataset to segment, as {path}::/path/to/data; its images and volumes: {listed}"

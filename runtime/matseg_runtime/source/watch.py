@@ -64,7 +64,6 @@ class WatchSource(Source):
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
         self.slices: list[Slice] = []
-        self._paths: list[Path] = []
 
     def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
         """Slices as they become whole, again when their file changes; ends as the options say, or after `stop`.
@@ -115,10 +114,10 @@ class WatchSource(Source):
             raise UsageError(f"{self.location}: no whole image has been written there so far")
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
-        return [read_any_dtype(path) for path in self._paths[start:stop]]
+        return [read_any_dtype(Path(item.where)) for item in self.slices[start:stop]]
 
     def current_identity(self, index: int) -> str:
-        return file_identity(self._paths[index])
+        return file_identity(Path(self.slices[index].where))
 
     def _enough(self, count: int) -> bool:
         return self._options.until is not None and count >= self._options.until
@@ -188,9 +187,8 @@ class WatchSource(Source):
             self.skipped = (*self.skipped, Skipped(path=path, reason=reason))
             self._refused.add(path)
             return None
-        self._numbers[path] = len(self._paths)
-        self._paths.append(path)
-        item = Slice(index=len(self.slices), name=path.stem, where=str(path), identity=identity)
+        self._numbers[path] = number = len(self.slices)
+        item = Slice(index=number, name=path.stem, where=str(path), identity=identity)
         self.slices.append(item)
         return item
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -251,6 +252,16 @@ def test_a_file_with_another_suffix_is_known_by_its_first_bytes(
     source = open_source(str(path.rename(path.with_suffix(".dat"))))
     assert len(source.slices) == len(VOLUME)
     np.testing.assert_array_equal(source.read(3, 4)[0], VOLUME[3])
+
+
+def test_rows_of_the_table_share_no_suffix_and_name_extras_that_exist() -> None:
+    suffixes = [suffix for item in source_module.FORMATS for suffix in item.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    required = [item.requires for item in source_module.FORMATS if item.requires is not None]
+    assert {extra for _, extra in required} <= set(project["optional-dependencies"])
 
 
 def test_a_file_of_no_known_format_is_refused_with_all_formats(tmp_path: Path) -> None:
