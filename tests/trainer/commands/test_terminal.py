@@ -26,6 +26,7 @@ from matseg_shared.console.completion import ColonBashComplete, completion_scrip
 from matseg_shared.console.help import Command, Group
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.matseg import commands, main
+from matseg_trainer.config.load import load_config
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE
 from matseg_trainer.overview import state
@@ -401,6 +402,7 @@ def test_what_matseg_proposes_for_config_toml_can_be_pasted(there: Path) -> None
     for text in (first, config.read_text(encoding="utf-8") + second):
         config.write_text(text, encoding="utf-8")
         assert json.loads(invoke("--json").stdout)["datasets"][0]["versions"][0]["version"] == "v1"
+        assert load_config(config).note is None, "no key under an earlier name"
 
 
 @pytest.mark.parametrize("has_arrays", [True, False])

@@ -164,12 +164,9 @@ class _Check:
     def _report_pairing(self, split: str, pairing: Pairing) -> None:
         place = self.dataset.root / split
         self.problems += [f"{place}: {words}" for words in pairing.problems]
-        if pairing.labels_alone:
-            alone = shorten([path.name for path in pairing.labels_alone])
-            self.notes.append(f"{place}: no image for {alone}")
-        if pairing.others:
-            others = shorten([path.name for path in pairing.others])
-            self.notes.append(f"{place}: not an image: {others}")
+        for words, paths in (("no image for", pairing.labels_alone), ("not an image:", pairing.others)):
+            if paths:
+                self.notes.append(f"{place}: {words} {shorten([path.name for path in paths])}")
 
     def _check_label(self, label: Path | None, image: Path, shape: tuple[int, int]) -> LabelScan | None:
         """The scan of a label image of the right size."""
@@ -180,10 +177,9 @@ class _Check:
             table = ClassTable(kind=scan.kind, classes=self.classes)
             for item in table.strays([scan]):
                 shown = shorten([table.shown(value) for value in item.strays])
-                self.notes.append(
-                    f"{scan.path}: {item.pixels} pixel(s) with values that stand for no class: {shown}; repaint them, "
-                    "or let `matseg-prep labels --nearest` take the nearest class"
-                )
+                found = f"{item.pixels} pixel(s) with values that stand for no class: {shown}"
+                remedy = "repaint them, or let `matseg-prep labels --nearest` take the nearest class"
+                self.notes.append(f"{scan.path}: {found}; {remedy}")
         return scan if self._has_size(scan.path, scan.shape, image, shape) else None
 
     def _check_array(self, image: Path, shape: tuple[int, int], n_class: int) -> NDArray[np.uint8] | None:

@@ -122,8 +122,8 @@ def _next_step(place: Workspace, state: DatasetState, *, has_defaults: bool) -> 
         words = "add a version to config.toml, such as"
     defaults = "" if has_defaults else f"[{key}.default]\nn_class = {state.n_class or 2}\n\n"
     return None, (
-        f'{words}\n\n{defaults}[{key}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\nrepeat = 4\nbatch_size = 8\n'
-        'lr = 0.003\nweight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
+        f'{words}\n\n{defaults}[{key}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\ncrops_per_image = 4\n'
+        'batch_size = 8\nlr = 0.003\nweight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
     )
 
 
