@@ -295,23 +295,16 @@ class ModelMetadata(_Document):
         if self.pays_on(provider):
             return None
         better = ", ".join(self.export.pays_on or PAYS_ON[self.export.precision])
+        lowest = next((name for name in ("int8", "fp16") if provider in PAYS_ON[name]), "fp32")
         return (
             f"{self.export.precision} does not pay on the provider {provider}: it runs there, but no faster than fp32 "
-            f"(it pays on {better}); export the checkpoint with --precision {_best_precision(provider)} for {provider}"
+            f"(it pays on {better}); export the checkpoint with --precision {lowest} for {provider}"
         )
 
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:
         """RGB per class, by index."""
         return tuple(item.colour for item in self.classes)
-
-
-def _best_precision(provider: str) -> Precision:
-    """The lowest precision that pays on a provider."""
-    for precision in ("int8", "fp16"):
-        if provider in PAYS_ON[precision]:
-            return precision
-    return "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,8 +230,7 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     itemsize = 8 if page.dtype is None else page.dtype.itemsize
     require_memory(path, page.shape, itemsize)
     require_memory(path, page.chunks, itemsize, "tile")
-    size = page.parent.filehandle.size
-    _check_segments(path, size, math.prod(page.chunked), page.dataoffsets, page.databytecounts)
+    _check_segments(path, page)
     _check_streams(path, page, math.prod(page.chunks) * itemsize)
     orientation = page.tags.get(_ORIENTATION_TAG)
     _check_orientation(path, 1 if orientation is None else int(orientation.value))
@@ -243,11 +242,11 @@ def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
     return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette_of(page))
 
 
-def _check_segments(
-    path: Path, size: int, expected: int, offsets: Sequence[int], counts: Sequence[int]
-) -> None:
+def _check_segments(path: Path, page: TiffPage) -> None:
     """Decoders fill in what a cut-off file lacks, with zeros or grey."""
-    present = sum(count > 0 and offset + count <= size for offset, count in zip(offsets, counts, strict=True))
+    size, expected = page.parent.filehandle.size, math.prod(page.chunked)
+    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+    present = sum(count > 0 and offset + count <= size for offset, count in segments)
     if present != expected:
         raise ImageError(
             path,
@@ -309,14 +308,9 @@ def _check_png(path: Path, content: bytes) -> None:
             )
         try:
             image.verify()
-        except OSError as error:
-            raise ImageError(
-                path, f"is not whole ({error}); copy or save it again from its source"
-            ) from error
-        except SyntaxError as error:
-            raise ImageError(
-                path, f"has changed since it was written ({error}); copy or save it again from its source"
-            ) from error
+        except (OSError, SyntaxError) as error:
+            what = "is not whole" if isinstance(error, OSError) else "has changed since it was written"
+            raise ImageError(path, f"{what} ({error}); copy or save it again from its source") from error
 
 
 @contextmanager
@@ -349,16 +343,8 @@ def _palette_image(image: Image.Image) -> StoredImage:
     palette = [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
     indices = np.array(image)
     palette += [(0, 0, 0)] * (int(indices.max(initial=0)) + 1 - len(palette))
-    return StoredImage(pixels=indices, palette=tuple(palette), transparent=_is_transparent(image, indices))
-
-
-def _is_transparent(image: Image.Image, indices: PixelArray) -> bool:
-    """True when pixels have an index that the tRNS chunk makes transparent: one index, or an opacity for each."""
-    key = image.info.get("transparency")
-    if key is None:
-        return False
-    clear = [key] if isinstance(key, int) else [index for index, alpha in enumerate(key) if alpha < 255]
-    return bool(np.isin(indices, clear).any())
+    clear = "transparency" in image.info and (np.asarray(image.convert("RGBA"))[..., 3] < 255).any()
+    return StoredImage(pixels=indices, palette=tuple(palette), transparent=bool(clear))
 
 
 def _refuse_transparent_key(path: Path, image: Image.Image, content: bytes) -> None:
