@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,23 +25,20 @@ ImageFormat = Literal["png", "tiff"]
 _SUFFIXES = {"png": ".png", "tiff": ".tif"}
 
 
+@dataclass(eq=False)
 class ImageSink(Sink):
     """`<folder>/<name>.png` or `.tif`: class indices as pixel values, class colours as palette."""
 
+    path: Path
+    info: LabelInfo
+    image_format: ImageFormat = "png"
+    probabilities: bool = False
+    """Write `<name>_probabilities.tif` too, one uint8 page per class."""
+
     whole_units = False
 
-    def __init__(
-        self, folder: Path, info: LabelInfo, *, image_format: ImageFormat = "png", probabilities: bool = False
-    ) -> None:
-        """Describe the output; `start` makes the folder.
-
-        With `probabilities`, `<name>_probabilities.tif` is written too, one uint8 page per class.
-        """
-        self.path = self.report_folder = folder
-        self.ledger_folder = folder / LEDGER_NAME
-        self._info = info
-        self._format = image_format
-        self._probabilities = probabilities
+    def __post_init__(self) -> None:
+        self.report_folder, self.ledger_folder = self.path, self.path / LEDGER_NAME
 
     def file_of(self, name: str) -> Path:
         """Where the labels of a slice go.
@@ -50,7 +48,7 @@ class ImageSink(Sink):
         """
         if (problem := name_problem(name)) is not None:  # the sources see to it; this is the last door
             raise OutputError(f"{self.path}: {name!r} cannot be the name of labels there: {problem}")
-        return self.path / f"{name}{_SUFFIXES[self._format]}"
+        return self.path / f"{name}{_SUFFIXES[self.image_format]}"
 
     def check_place(self, *, overwrite: bool) -> None:
         folder = self.path
@@ -73,7 +71,7 @@ class ImageSink(Sink):
             earlier = read_key(self.ledger_folder)
         except OutputError:  # damaged, which is one reason to start afresh
             earlier = None
-        suffix = _SUFFIXES.get("" if earlier is None else earlier.output_format, _SUFFIXES[self._format])
+        suffix = _SUFFIXES.get("" if earlier is None else earlier.output_format, _SUFFIXES[self.image_format])
         with output_errors(self.path):
             for name in names:
                 if name_problem(name) is None:
@@ -94,7 +92,7 @@ class ImageSink(Sink):
 
     def _bytes_of(self, name: str) -> int:
         """Bytes of all files of a slice; 0 when one is missing."""
-        files = [self.file_of(name)] + ([self._probability_file(name)] if self._probabilities else [])
+        files = [self.file_of(name)] + ([self._probability_file(name)] if self.probabilities else [])
         try:
             return sum(file.stat().st_size for file in files)
         except OSError:
@@ -115,8 +113,8 @@ class ImageSink(Sink):
         import tifffile
 
         assert result.segmentation is not None
-        labels, size, info = result.segmentation.labels, 0, self._info
-        if self._probabilities:
+        labels, size, info = result.segmentation.labels, 0, self.info
+        if self.probabilities:
             with atomic_write(self._probability_file(result.slice.name)) as stream:
                 tifffile.imwrite(
                     stream,
@@ -128,7 +126,7 @@ class ImageSink(Sink):
                 )
                 size = stream.seek(0, os.SEEK_END)
         with atomic_write(self.file_of(result.slice.name)) as stream:
-            if self._format == "png":
+            if self.image_format == "png":
                 write_label_png(stream, labels, info.metadata.colours, text={"matseg": info.provenance})
             else:
                 tifffile.imwrite(stream, labels, compression="zlib", **tiff_tags(info, slices=1))

@@ -20,7 +20,6 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from matseg_runtime.sink.base import LabelInfo, LabelVolume
 from matseg_runtime.sink.multiscale import Level, Multiscale
 from matseg_runtime.sink.volume import LABELS_GROUP, is_zarr_group
 from matseg_runtime.sink.zarr import ZarrSink
@@ -91,23 +90,11 @@ class _DurableStore(LocalStore):
             stream.write(content)
 
 
+@dataclass(eq=False, kw_only=True)
 class LabelGroupSink(ZarrSink):
     """`<image>/labels/<name>`, with as many levels as the image has."""
 
-    def __init__(
-        self,
-        image: ImageGroup,
-        name: str,
-        volume: LabelVolume,
-        info: LabelInfo,
-        *,
-        block: int,
-        shards: bool = False,
-    ) -> None:
-        """Describe the output; nothing is written yet. For the arguments see `ZarrSink`."""
-        path = image.label_path(name)
-        super().__init__(path, volume, info, image.multiscale, block=block, shards=shards)
-        self.image = image
+    image: ImageGroup
 
     def check_place(self, *, overwrite: bool) -> None:
         store = self.image.store.resolve()

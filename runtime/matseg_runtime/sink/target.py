@@ -228,7 +228,7 @@ def open_sink(
 
         return StackSink(path, volume, info)
     if format_ == "png" or format_ == "tiff":
-        return ImageSink(path, info, image_format=format_, probabilities=options.probabilities)
+        return ImageSink(path, info, format_, options.probabilities)
     if format_ != "zarr":
         from matseg_runtime.sink.header import HeaderSink
 
@@ -238,16 +238,10 @@ def open_sink(
     from matseg_runtime.sink.zarr import ZarrSink
 
     if target.image is not None:
-        return LabelGroupSink(target.image, path.name, volume, info, block=block, shards=options.shards)
-    return ZarrSink(
-        path,
-        volume,
-        info,
-        alone(volume, pyramid=options.pyramid),
-        block=block,
-        shards=options.shards,
-        probabilities=options.probabilities,
-    )
+        levels = target.image.multiscale
+        return LabelGroupSink(path, volume, info, levels, block, options.shards, image=target.image)
+    levels = alone(volume, pyramid=options.pyramid)
+    return ZarrSink(path, volume, info, levels, block, options.shards, options.probabilities)
 
 
 def _refuse_overlap(source: Source, output: Path) -> None:

@@ -13,6 +13,7 @@ import filecmp
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +36,19 @@ LABELS_GROUP = "labels"
 """Where OME-Zarr looks for the label images of an image, within its group."""
 
 
+@dataclass(eq=False)
 class VolumeSink(Sink):
-    """One output for all slices."""
+    """One output for all slices; `start` begins it under another name, `finish` makes `path`."""
+
+    path: Path
+    volume: LabelVolume
+    info: LabelInfo
 
     whole_units = True
 
-    def __init__(self, path: Path, volume: LabelVolume, info: LabelInfo) -> None:
-        """Describe the output; `start` begins it under another name, `finish` makes `path`."""
-        self.path = path
-        self.ledger_folder = self.report_folder = side_folder(path)
+    def __post_init__(self) -> None:
+        self.ledger_folder = self.report_folder = side_folder(self.path)
         self.partial = self.ledger_folder / "partial"
-        self.volume = volume
-        self.info = info
 
     def check_place(self, *, overwrite: bool) -> None:
         with output_errors(self.path):

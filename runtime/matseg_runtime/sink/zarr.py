@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from zarr.codecs import ZstdCodec
 
 from matseg_runtime.inference.tiles import scaled_probabilities
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.sink.base import UNLABELLED, Block, LabelInfo, LabelVolume, Result
+from matseg_runtime.sink.base import UNLABELLED, Block, Result
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
 from matseg_runtime.source.zarr_chunks import chunk_boxes
@@ -30,34 +31,21 @@ _UNFINISHED = "*.partial"
 """Names of chunks' files while zarr writes them; a killed process leaves one behind."""
 
 
+@dataclass(eq=False)
 class ZarrSink(VolumeSink):
     """`<out>.zarr` with the labels in array `0`; a block is one layer of chunks (or of shards)."""
 
-    def __init__(
-        self,
-        path: Path,
-        volume: LabelVolume,
-        info: LabelInfo,
-        multiscale: Multiscale,
-        *,
-        block: int,
-        shards: bool = False,
-        probabilities: bool = False,
-    ) -> None:
-        """Describe the output, as `VolumeSink`.
+    multiscale: Multiscale
+    """Its levels, the first of the volume's own shape; those after it are made at the end."""
+    block: int
+    """Slices per chunk, so that no two blocks write to one chunk."""
+    shards: bool = False
+    """One file per block instead of one per chunk; not in zarr version 2."""
+    probabilities: bool = False
+    """Add the array `probabilities`, (K, Z, Y, X) uint8 from 0 to 255."""
 
-        Args:
-            path, volume, info: see there.
-            multiscale: its levels, the first of the volume's own shape; those after it are made at the end.
-            block: slices per chunk, so that no two blocks write to one chunk.
-            shards: one file per block instead of one per chunk; not in zarr version 2.
-            probabilities: add the array `probabilities`, (K, Z, Y, X) uint8 from 0 to 255.
-        """
-        super().__init__(path, volume, info)
-        self._multiscale = multiscale
-        self._block = block
-        self._shards = shards
-        self._probabilities = probabilities
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._arrays: dict[str, Any] = {}
         self._opening = threading.Lock()  # zarr's settings are the whole process's
 
@@ -66,7 +54,7 @@ class ZarrSink(VolumeSink):
         region = slice(start, start + len(results))
         with output_errors(self.path):
             size = self._store("0", region, np.moveaxis(self.labels(results), 0, axis))
-            if self._probabilities:
+            if self.probabilities:
                 scaled = np.moveaxis(self._scaled(results), 1, axis + 1)
                 size += self._store("probabilities", region, scaled)
         return (size,) * len(results)
@@ -91,16 +79,16 @@ class ZarrSink(VolumeSink):
     def _index(self, array: Any, slices: slice) -> tuple[slice, ...]:
         """Index an array with slices; it may have a class axis in front, or no axis along the slices."""
         index = [slice(None)] * array.ndim
-        if len(self._multiscale.axes) == 3:
+        if len(self.multiscale.axes) == 3:
             index[self.volume.axis + array.ndim - 3] = slices
         return tuple(index)
 
     def _lost_in(self, place: Path, records: Sequence[SliceRecord]) -> Iterable[str]:
         arrays = self._read_all(place)
-        numbers = {record.index // self._block for record in records}
+        numbers = {record.index // self.block for record in records}
         sizes = {number: self._block_bytes(place, arrays, number) for number in numbers}
         for record in records:
-            size = sizes[record.index // self._block]
+            size = sizes[record.index // self.block]
             if not size or record.bytes not in (0, size):
                 yield record.name
 
@@ -110,18 +98,18 @@ class ZarrSink(VolumeSink):
         Raises:
             OutputError: one is not there, or the group is not.
         """
-        names = [str(number) for number in range(len(self._multiscale.levels))]
+        names = [str(number) for number in range(len(self.multiscale.levels))]
         try:
             group = zarr.open_group(
-                str(place), mode="r", zarr_format=self._multiscale.zarr_format, use_consolidated=False
+                str(place), mode="r", zarr_format=self.multiscale.zarr_format, use_consolidated=False
             )
-            return {name: group[name] for name in names + ["probabilities"] * self._probabilities}
+            return {name: group[name] for name in names + ["probabilities"] * self.probabilities}
         except Exception as error:  # zarr and torn documents have many kinds
             raise self.damaged(place, f"{type(error).__name__}: {error}") from error
 
     def _block_bytes(self, place: Path, arrays: Mapping[str, Any], number: int) -> int:
         """Bytes of a block's files; 0 when one is missing."""
-        slices = slice(number * self._block, (number + 1) * self._block)
+        slices = slice(number * self.block, (number + 1) * self.block)
         try:
             return sum(
                 (place / name / key).stat().st_size
@@ -133,7 +121,7 @@ class ZarrSink(VolumeSink):
             return 0
 
     def _is_complete(self) -> bool:
-        if len(self._multiscale.levels) == 1:
+        if len(self.multiscale.levels) == 1:
             return True
         self._read_all(self.path)
         try:
@@ -146,7 +134,7 @@ class ZarrSink(VolumeSink):
         """Bytes of the files of all levels but the finest."""
         return {
             str(number): sum(file.stat().st_size for file in _files_below(place / str(number)))
-            for number in range(1, len(self._multiscale.levels))
+            for number in range(1, len(self.multiscale.levels))
         }
 
     def _open(self, name: str) -> Any:
@@ -155,7 +143,7 @@ class ZarrSink(VolumeSink):
                 # looking whether a chunk holds only the fill value takes as long as compressing it
                 with zarr.config.set({"array.write_empty_chunks": True}):
                     self._arrays[name] = zarr.open_array(
-                        str(self.partial), path=name, mode="r+", zarr_format=self._multiscale.zarr_format
+                        str(self.partial), path=name, mode="r+", zarr_format=self.multiscale.zarr_format
                     )
             return self._arrays[name]
 
@@ -169,21 +157,21 @@ class ZarrSink(VolumeSink):
         return scaled
 
     def _create(self, path: Path) -> None:
-        shown = self._multiscale.attributes(self.path.stem, self.info.metadata)
+        shown = self.multiscale.attributes(self.path.stem, self.info.metadata)
         group = zarr.create_group(
             str(path),
-            zarr_format=self._multiscale.zarr_format,
+            zarr_format=self.multiscale.zarr_format,
             attributes=shown | {"matseg": json.loads(self.info.provenance)},
         )
-        for number, level in enumerate(self._multiscale.levels):
+        for number, level in enumerate(self.multiscale.levels):
             self._create_array(group, str(number), level.shape)
-        if self._probabilities:
-            finest = self._multiscale.levels[0].shape
+        if self.probabilities:
+            finest = self.multiscale.levels[0].shape
             self._create_array(group, "probabilities", (len(self.info.metadata.classes), *finest))
         _sync(list(_files_below(path)), path)
 
     def _create_array(self, group: Any, name: str, shape: tuple[int, ...]) -> None:
-        axes = self._multiscale.axes
+        axes = self.multiscale.axes
         spatial = shape[-len(axes) :]
         sliced = self.volume.axis if len(axes) == 3 else None
         # chunks are stored whole, so within a slice their edges leave the last one full, or nearly so
@@ -191,10 +179,10 @@ class ZarrSink(VolumeSink):
         chunks = [-(-length // part) for length, part in zip(spatial, parts, strict=True)]
         layer = [-(-length // chunk) * chunk for length, chunk in zip(spatial, chunks, strict=True)]
         if sliced is not None:
-            chunks[sliced] = layer[sliced] = min(self._block, spatial[sliced])
+            chunks[sliced] = layer[sliced] = min(self.block, spatial[sliced])
         extra = (1,) * (len(shape) - len(axes))
         stored_as: dict[str, Any]  # what both versions of zarr call differently
-        if self._multiscale.zarr_format == 2:
+        if self.multiscale.zarr_format == 2:
             separator = {"name": "v2", "separator": "/"}
             stored_as = {"compressors": Zstd(level=1), "chunk_key_encoding": separator}
         else:
@@ -205,7 +193,7 @@ class ZarrSink(VolumeSink):
             shape=shape,
             dtype="uint8",
             chunks=(*extra, *chunks),
-            shards=(*extra, *layer) if self._shards else None,
+            shards=(*extra, *layer) if self.shards else None,
             fill_value=0 if name == "probabilities" else UNLABELLED,
             **stored_as,
         )
@@ -214,12 +202,12 @@ class ZarrSink(VolumeSink):
         for leftover in list(self.partial.rglob(_UNFINISHED)):
             leftover.unlink(missing_ok=True)
             sync_folder(leftover.parent)
-        for number in range(1, len(self._multiscale.levels)):
+        for number in range(1, len(self.multiscale.levels)):
             fine, coarse = self._open(str(number - 1)), self._open(str(number))
             for _, box in chunk_boxes(coarse, (slice(None),) * coarse.ndim):
                 coarse[box] = _sample(fine, coarse.shape, box)
             _sync(list(_files_below(self.partial / str(number))), self.partial)
-        if len(self._multiscale.levels) > 1:
+        if len(self.multiscale.levels) > 1:
             sizes = self._bytes_of_levels(self.partial)
             write_text(self.ledger_folder / LEVELS_NAME, json.dumps(sizes) + "\n")
 
