@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,12 +101,13 @@ def take_pictures(
         large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
             loaded = list(pool.map(reader.load, choices))
-    images = [item.image for item in loaded if item.image is not None]
-    window = GreyWindow.of(images) if images else None
-    for edge in EDGES:
-        slices = tuple(_shown(item, window, edge, distinct(colours), maps) for item in loaded)
-        if sum(len(item.image) + len(item.labels) + len(item.doubt) for item in slices) <= BUDGET:
-            break
+            images = [item.image for item in loaded if item.image is not None]
+            window = GreyWindow.of(images) if images else None
+            for edge in EDGES:
+                shown = partial(_shown, window=window, edge=edge, colours=distinct(colours), maps=maps)
+                slices = tuple(pool.map(shown, loaded))
+                if sum(len(item.image) + len(item.labels) + len(item.doubt) for item in slices) <= BUDGET:
+                    break
     histogram, outside = _pooled(loaded)
     return Pictures(slices=slices, window=window, histogram=histogram, outside=outside, edge=edge)
 

@@ -79,11 +79,15 @@ def shrink_labels(labels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
         return labels
     picture = Image.fromarray(labels)
     result = best = np.zeros((height, width), np.uint8)
-    for index in (value for value, pixels in enumerate(picture.histogram()) if pixels):
-        mask = picture.point([255 * (value == index) for value in range(256)])
-        share = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
+    left = ~best
+    *others, last = (value for value, pixels in enumerate(picture.histogram()) if pixels)
+    for index in (*others, last):
+        share = left
+        if index != last:
+            mask = picture.point([255 * (value == index) for value in range(256)])
+            share = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
         result = np.where(share > best, np.uint8(index), result)
-        best = np.maximum(best, share)
+        best, left = np.maximum(best, share), left - np.minimum(left, share)
     return result
 
 
