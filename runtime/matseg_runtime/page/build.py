@@ -12,7 +12,7 @@ from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
 from matseg_runtime.measure.report import read_report, write_report
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
 from matseg_runtime.page.content import RunContent
-from matseg_runtime.page.measures import read_measures, read_proposals
+from matseg_runtime.page.measures import read_measures, read_proposals, size_charts
 from matseg_runtime.page.record import RunPlaces, RunRecord, find_run, read_run
 from matseg_runtime.page.slices import Pictures, take_pictures
 from matseg_runtime.run.finalize import PAGE_NAME, Summary
@@ -62,7 +62,7 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
         )
     colours = [item.colour for item in record.classes]
     shown_colours = visible_colours(colours)
-    measures, proposals = read_measures(record, shown_colours, missing), read_proposals(record)
+    measures, proposals = read_measures(record, missing), read_proposals(record)
     maps = {} if proposals is None else dict(proposals.maps)
     choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
@@ -73,7 +73,7 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
         )
     fractions, others = _fraction_charts(record), _along_stack(record)
     intensities = [*_histogram(record, pictures), *others]
-    sizes = [] if measures is None or measures.chart is None else [measures.chart]
+    sizes = [] if measures is None else size_charts(measures, shown_colours)
     write_page(
         path,
         _TEMPLATE,

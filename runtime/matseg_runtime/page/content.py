@@ -6,8 +6,9 @@ import statistics
 from dataclasses import dataclass
 
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
+from matseg_runtime.measure.tables import RegionSummary
 from matseg_runtime.page.choose import fraction
-from matseg_runtime.page.measures import Measures, Proposals
+from matseg_runtime.page.measures import Proposals
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.page.slices import Pictures
 from matseg_runtime.run.finalize import drift_warning
@@ -39,7 +40,7 @@ class RunContent:
     pictures: Pictures
     missing: tuple[str, ...]
     """What the page cannot show, and why."""
-    measures: Measures | None
+    measures: RegionSummary | None
     proposals: Proposals | None
     fraction_charts: tuple[str, ...]
     intensity_charts: tuple[str, ...]

@@ -28,14 +28,6 @@ _DOUBT: Colour = (213, 94, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
-    """The connected regions."""
-
-    summary: RegionSummary
-    chart: Chart | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """One place that is worth a label; pictures are data URIs, or "" when they are gone."""
 
@@ -57,22 +49,22 @@ class Proposals:
     """(slice name, map) of whole slices, for the slice browser."""
 
 
-def read_measures(record: RunRecord, colours: Sequence[Colour], problems: list[str]) -> Measures | None:
+def read_measures(record: RunRecord, problems: list[str]) -> RegionSummary | None:
     """The regions, where they were measured; what cannot be read is added to `problems`."""
     path = record.places.report.with_name(SUMMARY_NAME)
     try:
-        summary = RegionSummary.model_validate_json(path.read_bytes())
+        return RegionSummary.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return None
+        pass
     except (OSError, ValidationError):
         problems.append(
             f"{path}: cannot be read as the measurements of the regions; run matseg-quantify again."
         )
-        return None
-    return Measures(summary=summary, chart=_size_chart(summary, colours))
+    return None
 
 
-def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | None:
+def size_charts(summary: RegionSummary, colours: Sequence[Colour]) -> list[Chart]:
+    """The sizes of the regions of each class; none where there are none."""
     series = [
         Series(
             name=item.name,
@@ -85,9 +77,7 @@ def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | No
         for index, (item, colour) in enumerate(zip(summary.classes, colours, strict=False))
         if item.histogram
     ]
-    if not series:
-        return None
-    return Chart(
+    chart = Chart(
         id="sizes",
         title="Sizes of the regions",
         summary="How many regions of all slices have which diameter; those at the edge are left out.",
@@ -97,6 +87,7 @@ def _size_chart(summary: RegionSummary, colours: Sequence[Colour]) -> Chart | No
         series=series,
         height=280,
     )
+    return [chart] if series else []
 
 
 def read_proposals(record: RunRecord) -> Proposals | None:

@@ -251,7 +251,7 @@ def _with_earlier_figures(report: Report, path: Path) -> Report:
 
 def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
     records = labelled_slices(run.source, ledger)
-    return [
+    found = [
         *run.warnings,
         clipping_warning(records),
         *run.source.warnings(),
@@ -259,11 +259,18 @@ def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
         difference_warning(run.self_test),
         drift_warning(records, DRIFT_WARNING),
         size_warning(records),
-        _lock_warning(ledger),
         _idle_parts_warning(run),
-        _new_files_warning(run.source),
         _changed_warning(run.source, ledger),
     ]
+    if not ledger.locks_supported:
+        found.append(
+            f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
+        )
+    if new := run.source.new_files():
+        found.append(
+            f"{len(new)} images, {new[0].name} first, have come since the start; run again to label them, too"
+        )
+    return found
 
 
 def difference_warning(result: SelfTestResult) -> str | None:
@@ -328,14 +335,6 @@ def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
     return names if len(records) <= limit else f"{names} and {len(records) - limit} more"
 
 
-def _lock_warning(ledger: Ledger) -> str | None:
-    if ledger.locks_supported:
-        return None
-    return (
-        f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
-    )
-
-
 def _idle_parts_warning(run: Run) -> str | None:
     """A warning where parts have nothing to do because there are more of them than blocks."""
     slices, depth, part = len(run.source.slices), run.plan.depth, run.options.part
@@ -345,15 +344,6 @@ def _idle_parts_warning(run: Run) -> str | None:
     has = "part has" if blocks == 1 else "parts have"
     at_a_time = f"{slices} slices are written {depth} at a time to {run.target.path}"
     return f"only {blocks} of the {part.total} {has} work: {at_a_time}"
-
-
-def _new_files_warning(source: Source) -> str | None:
-    found = source.new_files()
-    if not found:
-        return None
-    return (
-        f"{len(found)} images, {found[0].name} first, have come since the start; run again to label them, too"
-    )
 
 
 def _changed_warning(source: Source, ledger: Ledger) -> str | None:

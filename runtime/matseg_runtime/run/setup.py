@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,8 +113,8 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
         require_scikit_image("--quantify on a worker")
     if key.provider not in PROVIDER_CHOICES:
         raise UsageError(f"this version of matseg does not know the provider {key.provider}")
-    source = open_source(options.input, options.source)
-    try:
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(open_source(options.input, options.source)))
         session = Session.open(
             options.model,
             provider=cast(ProviderChoice, key.provider),  # each worker uses what the client found
@@ -129,10 +129,8 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
             raise UsageError(
                 f"{source.location}: a worker sees something else than the client: {'; '.join(differences)}"
             )
-    except BaseException:
-        source.close()
-        raise
-    return run
+        stack.pop_all()
+        return run
 
 
 def now() -> str:
