@@ -12,8 +12,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 _NAMES_DIGEST = re.compile(r"\d+ slices, names [0-9a-f]{64}")
-_SHOWN = 28
-"""Characters of a long value in the list of what differs."""
 
 Connectivity = Literal[4, 8]
 """Which pixels of one class belong together: those that share an edge (4), or also those that share a corner (8)."""
@@ -162,7 +160,5 @@ class ExcludedSlice(Record):
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:_SHOWN]}..."
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:28]}..."

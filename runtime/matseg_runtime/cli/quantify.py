@@ -90,13 +90,8 @@ def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
     for line in _lines(result):
         click.echo(printable(line), err=as_json)
     if as_json:
-        print_json(
-            {
-                **result.summary.document(),
-                "output": str(result.folder),
-                "excluded": [{"where": item.where, "reason": item.reason} for item in result.excluded],
-            }
-        )
+        excluded = [{"where": item.where, "reason": item.reason} for item in result.excluded]
+        print_json({**result.summary.document(), "output": str(result.folder), "excluded": excluded})
     return EXIT_EXCLUDED if result.excluded else EXIT_DONE
 
 

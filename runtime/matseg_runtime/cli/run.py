@@ -344,12 +344,9 @@ def _speed_lines(report: Report) -> list[str]:
             f"{report.stages.seconds:.1f} s, {report.megapixels_per_second:.2f} Mpixel/s on "
             f"{report.provenance.provider} ({report.provider_reason}); the slowest stage was {report.stages.bottleneck}"
         )
-    if report.constant_pixels:
-        lines.append(
-            f"{report.constant_pixels / report.pixels:.1%} of the pixels needed no network: constant regions"
-        )
-    if report.clipped_pixels:
-        lines.append(
-            f"{report.clipped_pixels / report.pixels:.1%} of the pixels lie beyond --window and were clipped"
-        )
+    for count, text in (
+        (report.constant_pixels, "needed no network: constant regions"),
+        (report.clipped_pixels, "lie beyond --window and were clipped"),
+    ):
+        lines += [f"{count / report.pixels:.1%} of the pixels {text}"] if count else []
     return lines

@@ -130,11 +130,7 @@ def class_names(
 ) -> list[tuple[int, str]]:
     """Value and name of every class, those that do not occur included where they are known.
 
-    Args:
-        values: that occur, ascending.
-        names: of the classes 0, 1, ...; empty: not known.
-        given: the user gave the names, in the order of the values that occur.
-        location: of the labels, named in errors.
+    Ascending `values` occur. Names are those of the classes 0, 1, ..., or `given` by the user for the values in order.
 
     Raises:
         UsageError: there are more values than names.

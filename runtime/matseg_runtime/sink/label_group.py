@@ -126,12 +126,24 @@ class LabelGroupSink(ZarrSink):
 
     def _list(self, *, listed: bool) -> None:
         """Enter the name among the image's label images, or take it out; others do so at the same time."""
-        lock = FileLock(self.image.store.with_name(f"{self.image.store.name}.labels.lock"))
+        image, name, version = self.image, self.path.name, self.image.multiscale.version
+        lock = FileLock(image.store.with_name(f"{image.store.name}.labels.lock"))
         lock.acquire(wait=True)
         try:
             with output_errors(self.path):
-                if listed or self.path.parent.exists():
-                    _enter(self.image, self.path.name, listed=listed)
+                if not listed and not self.path.parent.exists():
+                    return
+                group = _require_labels_group(image)
+                attributes = group.attrs.asdict()
+                holder = (
+                    attributes if version == "0.4" else attributes.setdefault("ome", {"version": version})
+                )
+                for folder in {self.path.parent, image.path, image.store}:
+                    sweep(folder)
+                names = [other for other in holder.get(LABELS_GROUP, []) if other != name]
+                holder[LABELS_GROUP] = [*names, name] if listed else names
+                group.attrs.put(attributes)
+                _consolidate_again(image)
         finally:
             lock.release()
 
@@ -173,32 +185,15 @@ def _multiscale_of(group: Any) -> Multiscale:
 
 
 def _require_labels_group(image: ImageGroup) -> Any:
+    store, version = _DurableStore(str(image.path)), image.multiscale.zarr_format
     try:
-        group = zarr.open_group(
-            _DurableStore(str(image.path)),
-            mode="r+",
-            zarr_format=image.multiscale.zarr_format,
-            use_consolidated=False,
-        )
+        group = zarr.open_group(store, mode="r+", zarr_format=version, use_consolidated=False)
         return group.require_group(LABELS_GROUP)
     except (ValueError, KeyError, TypeError) as error:  # what parsers say of torn documents
         raise OutputError(
             f"{image.path / LABELS_GROUP}: expected the group that lists the image's labels, found a damaged document "
             f"({error}); mend or delete that file, then run the same command again"
         ) from error
-
-
-def _enter(image: ImageGroup, name: str, *, listed: bool) -> None:
-    group = _require_labels_group(image)
-    attributes = group.attrs.asdict()
-    version = image.multiscale.version
-    holder = attributes if version == "0.4" else attributes.setdefault("ome", {"version": version})
-    for folder in {image.path / LABELS_GROUP, image.path, image.store}:
-        sweep(folder)
-    names = [other for other in holder.get(LABELS_GROUP, []) if other != name]
-    holder[LABELS_GROUP] = [*names, name] if listed else names
-    group.attrs.put(attributes)
-    _consolidate_again(image)
 
 
 def _consolidate_again(image: ImageGroup) -> None:
