@@ -541,7 +541,7 @@ def test_the_labelled_slices_of_a_volume(prep: Prep, workspace: Path, volume: np
     assert names(workspace) == ["label 1", "label 2"]
     assert (labels(workspace, images[0].stem) == (volume[2] > 30000)).all()
     assert document["unlabelled"] == 0
-    assert "2 of 8 slice(s) have labels" in document["notes"]
+    assert "2 of 8 slices have labels" in document["notes"]
 
 
 def test_strokes_in_a_volume_along_another_axis(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
@@ -578,8 +578,13 @@ def test_label_images_of_some_slices_of_a_folder(prep: Prep, workspace: Path, pi
     assert prep("import", pictures, "set", "--labels", workspace / "drawn").exit_code == 0
     assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
     assert (workspace / "data/set/train/images/s1.tif").read_bytes() == (pictures / "s1.tif").read_bytes()
-    save(workspace / "drawn" / "s9.png", box(5, 10, 15, 30))
-    refused(prep("import", pictures, "other", "--labels", workspace / "drawn"), "found none for s9")
+    save(workspace / "drawn" / "s10_labels.png", box(5, 10, 15, 30))
+    refused(prep("import", pictures, "other", "--labels", workspace / "drawn"), "found none for s10_labels")
+    (workspace / "drawn" / "s10_labels.png").rename(workspace / "drawn" / "s1 labels.png")
+    refused(
+        prep("import", pictures, "other", "--labels", workspace / "drawn"),
+        "several of one image: s1 labels, s1_L",
+    )
 
 
 def test_ilastik_labels_of_one_picture(prep: Prep, workspace: Path, pictures: Path) -> None:
@@ -589,6 +594,8 @@ def test_ilastik_labels_of_one_picture(prep: Prep, workspace: Path, pictures: Pa
     expected = np.where(strokes == 0, 255, strokes - 1)
     assert (labels(workspace, "s0") == expected).all()
     refused(prep("import", source, "other"), "s0_Labels.h5", "--images")
+    ilastik(source, strokes.T[..., None], "xyc")
+    refused(prep("import", source, "other", "--images", pictures / "s0.png"), "s0_Labels.h5", "found xyc")
 
 
 def test_a_folder_of_ilastik_segmentations(prep: Prep, workspace: Path, pictures: Path) -> None:
@@ -660,6 +667,8 @@ def test_a_damaged_archive_is_told_by_its_name(prep: Prep, workspace: Path, pict
         ("a.zip", b"PK\x03\x04", "found none of them"),
         ("a.roi", b"Iout", "ImageJ"),
         ("a.txt", b"\xff\xfe", "found none of them"),
+        ("annotations.xml", b"<annotations>", "Segmentation mask 1.1"),
+        ("a.ilp", b"", "project of ilastik"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "found none of them"),
     ],
 )

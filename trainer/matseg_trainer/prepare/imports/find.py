@@ -22,10 +22,15 @@ from matseg_trainer.prepare.imports.labelme import read_labelme
 from matseg_trainer.prepare.imports.qupath import read_qupath
 from matseg_trainer.prepare.imports.slices import Slices
 from matseg_trainer.prepare.imports.via import PROJECT_KEY, read_via
-from matseg_trainer.prepare.imports.volume import ilastik_pairs, is_ilastik, read_volumes
+from matseg_trainer.prepare.imports.volume import ilastik_axes, ilastik_pairs, read_volumes
 
 _ROIS = "ROIs of ImageJ"
 _JSON_SUFFIXES = (".json", ".geojson", ".ndjson")
+_ADVICE = {
+    "annotations.xml": "is of CVAT's own format; export the task as Segmentation mask 1.1 or COCO 1.0",
+    ".ilp": "is a project of ilastik; export Labels or Simple Segmentation from it as HDF5",
+}
+"""For files that hold labels, and are none that is read."""
 _TOOLS = (
     "CVAT segmentation masks (a folder or zip with labelmap.txt), COCO JSON, LabelMe JSON, QuPath GeoJSON, ImageJ ROIs "
     "(.roi, .zip), VIA JSON, Labelbox rows (.ndjson) or HDF5 of ilastik"
@@ -94,7 +99,8 @@ _READERS: dict[str, Callable[[list[Any], ImageFinder], Export]] = {
 def _recognised(path: Path) -> tuple[str, list[Any]]:
     """The tool, and its files; JSON with what is in it."""
     by_tool: dict[str, list[Any]] = {}
-    for file in files_in(path) if path.is_dir() else [path]:
+    files = files_in(path) if path.is_dir() else [path]
+    for file in files:
         suffix = file.suffix.lower()
         if file.name == LABELMAP:
             by_tool.setdefault("CVAT", []).append(file)
@@ -105,7 +111,7 @@ def _recognised(path: Path) -> tuple[str, list[Any]]:
             content = [content] if isinstance(content, dict) and "data_row" in content else content
             if (tool := _tool_of_json(file, content)) is not None:
                 by_tool.setdefault(tool, []).append((file, content))
-        elif suffix not in IMAGE_SUFFIXES and is_ilastik(str(file)):
+        elif suffix not in IMAGE_SUFFIXES and ilastik_axes(str(file)) is not None:
             by_tool.setdefault("ilastik", []).append(file)
     if len(by_tool) > 1:
         listing = "; ".join(
@@ -116,6 +122,9 @@ def _recognised(path: Path) -> tuple[str, list[Any]]:
             f"{path}: expected the export of one tool, found several; name one of them\n  {listing}"
         )
     if not by_tool:
+        for file in files:
+            if (advice := _ADVICE.get(file.name, _ADVICE.get(file.suffix))) is not None:
+                raise UsageError(f"{file}: {advice}")
         raise UsageError(
             f"{path}: expected {_TOOLS}, found none of them; slices of a volume are imported with --labels, label "
             "images are read where they are (docs/data.md)"

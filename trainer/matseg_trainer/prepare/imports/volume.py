@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from matseg_runtime.source.open import split_location
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError, UsageError
 from matseg_shared.images.read import is_grey
-from matseg_trainer.data.folder import LABEL_MARK, shorten
+from matseg_trainer.data.folder import shorten
 from matseg_trainer.prepare.imports.base import Export, ImportRequest, Indices, LabelledImage, Painted, Size
 from matseg_trainer.prepare.imports.slices import Slices
 
@@ -40,7 +41,7 @@ def read_volumes(
         DatasetError: images and labels do not fit, or hold no labels.
     """
     blank = {_number(text) for text in request.unlabelled}
-    from_ilastik = all(is_ilastik(labels) for _, labels in pairs)
+    from_ilastik = sum(_is_ilastik(labels) for _, labels in pairs) == len(pairs)
     if from_ilastik and not blank:
         blank = {0}
     counts: dict[int, int] = {}
@@ -77,13 +78,14 @@ def read_volumes(
             f"{pairs[0][1]}: expected labels, found {shown} at every pixel of {slices} slice(s); save the labels "
             "layer, and not another one"
         )
+    notes = [f"{len(images)} of {slices} slices have labels"] if len(images) < slices else []
     return Export(
-        tool="ilastik" if from_ilastik else "a labelled volume" if len(pairs) == 1 else "labelled volumes",
+        tool="ilastik" if from_ilastik else "label values",
         images=images,
         classes=tuple(_name(value) for value in sorted(counts) if value not in blank),
         unlabelled=frozenset(map(_name, blank)),
         kind="values",
-        notes=(f"{len(images)} of {slices} slice(s) have labels", *_doubts(counts, blank)),
+        notes=(*notes, *_doubts(counts, blank)),
     )
 
 
@@ -101,40 +103,63 @@ def ilastik_pairs(files: Sequence[Path], images: str | None) -> list[tuple[str, 
     folder = Path(images)
     if len(files) == 1 and not (folder.is_dir() and folder.suffix != ".zarr"):
         return [(images, str(files[0]))]
-    pairs = []
-    for path in files:
-        found = [
-            item for item in sorted(folder.iterdir()) if path.stem.startswith(item.stem) and item != path
-        ]
-        if not found:
-            raise DatasetError(f"{path}: expected an image whose name it begins with in {folder}, found none")
-        pairs.append((str(max(found, key=lambda item: len(item.stem))), str(path)))
-    return pairs
+    by_stem = {path.stem: path for path in sorted(folder.iterdir()) if path not in files}
+    owners = [_owner(path.stem, by_stem) for path in files]
+    if None in owners:
+        alone = shorten([path.name for path, owner in zip(files, owners, strict=True) if owner is None])
+        raise DatasetError(
+            f"{folder}: expected images whose names the exports begin with, found none for {alone}"
+        )
+    return [(str(by_stem[owner or ""]), str(path)) for path, owner in zip(files, owners, strict=True)]
 
 
-def is_ilastik(location: str) -> bool:
-    """True for HDF5 as ilastik exports it, where 0 means that nothing was labelled, and classes begin at 1."""
+def ilastik_axes(location: str) -> str | None:
+    """The axes, such as `zyxc`, of HDF5 that ilastik exported, where 0 is not labelled; None: it is none."""
     file, node = split_location(location)
     path = Path(file)
     if not path.is_file():
-        return False
+        return None
     with path.open("rb") as stream:
         if stream.read(len(_HDF5)) != _HDF5:
-            return False
+            return None
     try:
         import h5py
     except ImportError as error:
         raise MissingExtraError("hdf5", f"reading HDF5 ({path})") from error
     try:
         with h5py.File(file) as opened:
-            found = (
-                [opened[node]]
-                if node
-                else [item for item in opened.values() if isinstance(item, h5py.Dataset)]
-            )
-            return any("axistags" in item.attrs for item in found)
+            for item in [opened[node]] if node else opened.values():
+                if isinstance(item, h5py.Dataset) and "axistags" in item.attrs:
+                    return "".join(axis["key"] for axis in json.loads(item.attrs["axistags"])["axes"])
     except Exception:  # h5py raises many kinds for damage, which is told when the file is opened to be read
-        return False
+        return None
+    return None
+
+
+def _is_ilastik(location: str) -> bool:
+    """True for HDF5 of ilastik.
+
+    Raises:
+        DatasetError: its axes are transposed.
+    """
+    axes = ilastik_axes(location)
+    spatial = [axis for axis in axes or "" if axis in "xyz"]
+    if spatial != sorted(spatial, reverse=True):
+        raise DatasetError(
+            f"{location}: expected axes in the order zyx, found {axes}; export it again with Transpose to Axis Order "
+            "zyxc, or yxc for a picture"
+        )
+    return axes is not None
+
+
+def _owner(name: str, stems: Collection[str]) -> str | None:
+    """The image that a label file is of: the one of its name, or of the longest beginning of it that is a word."""
+    owners = [
+        stem
+        for stem in stems
+        if stem and name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
+    ]
+    return max(owners, key=len, default=None)
 
 
 def _matched(pictures: Slices, labels: Slices) -> Iterator[tuple[int, int]]:
@@ -145,15 +170,17 @@ def _matched(pictures: Slices, labels: Slices) -> Iterator[tuple[int, int]]:
             f"{labels.shape}; save the labels of the whole volume, in the same order of axes"
         )
     known = {name: number for number, name in enumerate(pictures.names)}
-    named = [known.get(name, known.get(name.removesuffix(LABEL_MARK))) for name in labels.names]
-    if any(number is not None for number in named):
-        missing = [name for name, number in zip(labels.names, named, strict=True) if number is None]
-        if missing:
+    owners = [] if labels.paths is None else [_owner(name, known) for name in labels.names]
+    if any(owners):
+        alone = [name for name, owner in zip(labels.names, owners, strict=True) if owner is None]
+        several = [name for name, owner in zip(labels.names, owners, strict=True) if owners.count(owner) > 1]
+        if alone or several:
+            found = f"none for {shorten(alone)}" if alone else f"several of one image: {shorten(several)}"
             raise DatasetError(
-                f"{labels.location}: expected an image in {pictures.location} for each label image, found none for "
-                f"{shorten(missing)}"
+                f"{labels.location}: expected one label image each for images in {pictures.location}, found {found}; "
+                "their names begin with the images'"
             )
-        yield from ((picture, number) for number, picture in enumerate(named) if picture is not None)
+        yield from ((known[owner or ""], number) for number, owner in enumerate(owners))
         return
     if len(labels.names) != len(pictures.names):
         raise DatasetError(
