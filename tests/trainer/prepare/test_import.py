@@ -343,6 +343,19 @@ def test_labelme_shapes(prep: Prep, workspace: Path, pictures: Path) -> None:
     assert any("1 shape(s) without an area" in note for note in document["notes"])
 
 
+def test_pictures_of_one_name_lie_beside_their_labels(prep: Prep, workspace: Path) -> None:
+    for value, scan in enumerate(("", "one/a", "two/a"), 1):
+        folder = workspace / "drawn" / scan
+        save(folder / "s.png", np.full((HEIGHT, WIDTH), value, np.uint8))
+        labelme(folder / "s.json", [{"label": "pore", "points": [[0, 0], [value * 9, 0], [0, 9]]}])
+    assert prep("import", workspace / "drawn", "set").exit_code == 0
+    images = {path.stem: path for path in (workspace / "data/set/train/images").iterdir()}
+    assert sorted(images) == ["drawn_s", "one_a_s", "two_a_s"]
+    assert np.array(Image.open(images["two_a_s"]))[0, 0] == 3
+    sizes = [np.count_nonzero(labels(workspace, stem)) for stem in sorted(images)]
+    assert sizes == sorted(sizes)
+
+
 def test_labelme_with_the_picture_in_the_file(prep: Prep, workspace: Path) -> None:
     stream = io.BytesIO()
     pixels = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -121,15 +121,16 @@ def unpacked(archive: Path) -> Iterator[Path]:
 class ImageFinder:
     """The pictures that an export names, wherever below some folders they are."""
 
-    def __init__(self, folders: Sequence[Path], only: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, is_given: bool) -> None:
         """Nothing is looked for yet.
 
         Args:
-            folders: that hold the pictures, or folders with them.
-            only: the one picture there is.
+            folder: holds the pictures, or folders with them; or is the one picture there is.
+            is_given: the user named it, so that what lies beside the export does not count.
         """
-        self.only = only
-        self._folders = folders
+        self.only = None if folder.is_dir() else folder
+        self._folder = folder
+        self._is_given = is_given
 
     def find(self, name: str, export: Path) -> Path | None:
         """The picture of that name: at its path, else by its name, else by its name but for the suffix.
@@ -144,7 +145,7 @@ class ImageFinder:
         parts = PurePosixPath(name.replace("\\", "/"))
         if self.only is not None or "\0" in name or not parts.name:
             return self.only
-        for folder in (*self._folders, export.parent):
+        for folder in (self._folder,) if self._is_given else (export.parent, self._folder):
             path = folder / parts
             if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 return path
@@ -164,7 +165,7 @@ class ImageFinder:
     def _by_name(self) -> dict[str, list[Path]]:
         """Pictures by their names with and without suffix, in lower case."""
         named: dict[str, list[Path]] = {}
-        for path in dict.fromkeys(path for folder in self._folders for path in files_in(folder)):
+        for path in files_in(self._folder):
             if path.suffix.lower() in IMAGE_SUFFIXES and not set(MASK_FOLDERS) & set(path.parts):
                 for key in {path.name.casefold(), path.stem.casefold()}:
                     named.setdefault(key, []).append(path)

@@ -162,11 +162,10 @@ def _tool_of_json(path: Path, content: Any) -> str | None:
 
 def _finder(path: Path, images: str | None) -> ImageFinder:
     if images is None:
-        return ImageFinder([path if path.is_dir() else path.parent])
-    place = Path(images)
-    if not place.exists():
+        return ImageFinder(path if path.is_dir() else path.parent, is_given=False)
+    if not Path(images).exists():
         raise UsageError(f"--images {images}: expected the folder of the pictures, found none")
-    return ImageFinder([place]) if place.is_dir() else ImageFinder([], only=place)
+    return ImageFinder(Path(images), is_given=True)
 
 
 def _stack(

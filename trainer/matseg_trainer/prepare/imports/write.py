@@ -145,17 +145,19 @@ def _stems(export: Export, request: ImportRequest) -> list[str]:
             f"{request.source}: expected the {len(export.images)} picture(s) that it names {place}, found none for "
             f"{shorten(missing)}; name the folder that holds them with --images"
         )
-    stems = [item.image.stem if isinstance(item.image, Path) else _parts(item)[-1] for item in export.images]
-    counts = Counter(stem.casefold() for stem in stems)
-    stems = [
-        "_".join(_parts(item)) if counts[stem.casefold()] > 1 else stem
-        for stem, item in zip(stems, export.images, strict=True)
-    ]
-    counts = Counter(stem.casefold() for stem in stems)
-    if repeated := [stem for stem in stems if counts[stem.casefold()] > 1]:
+    parts = [_parts(item) for item in export.images]
+    stems = [names[-1] for names in parts]
+    depth = 1
+    while (repeated := _repeated(stems)) and depth < max(map(len, parts)):
+        depth += 1
+        stems = [
+            "_".join(names[-depth:]) if stem in repeated else stem
+            for stem, names in zip(stems, parts, strict=True)
+        ]
+    if repeated:
         raise DatasetError(
-            f"{request.source}: expected pictures of different names, found several called "
-            f"{shorten(sorted(set(repeated)))}; rename them, there and in the tool"
+            f"{request.source}: expected pictures of different names, found several called {shorten(repeated)}; rename "
+            "them, there and in the tool"
         )
     for stem in stems:
         if (problem := portable_name_problem(stem)) is not None:
@@ -165,12 +167,17 @@ def _stems(export: Export, request: ImportRequest) -> list[str]:
     return stems
 
 
-def _parts(item: LabelledImage) -> list[str]:
-    """Folders and stem of a picture as its export has it."""
-    if callable(item.image):
-        return [item.name]  # of a slice: without a suffix
-    path = PurePosixPath(item.name.replace("\\", "/"))
-    return [part for part in (*path.parts[:-1], path.stem) if part not in ("/", ".", "..")]
+def _repeated(stems: Sequence[str]) -> list[str]:
+    """Those that would be one file on Windows and macOS."""
+    counts = Counter(stem.casefold() for stem in stems)
+    return sorted({stem for stem in stems if counts[stem.casefold()] > 1})
+
+
+def _parts(item: LabelledImage) -> tuple[str, ...]:
+    """Folders and stem of a picture; a slice has a stem alone."""
+    if isinstance(item.image, Path):
+        return item.image.with_suffix("").parts[1:] or (item.image.stem,)
+    return (item.name if callable(item.image) else PurePosixPath(item.name.replace("\\", "/")).stem,)
 
 
 def _outside(export: Export, request: ImportRequest) -> str | None:
