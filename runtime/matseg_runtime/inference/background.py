@@ -16,8 +16,8 @@ So it is exact for the reason that tiling is: the halo is measured, and cuts lie
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,26 +42,19 @@ class ConstantTileCache:
 
     def __init__(self, predict: Callable[[PixelArray], Sequence[Segmentation]]) -> None:
         """Remember the network, which gives the outputs of (N, C, H, W) pixels."""
-        self._predict = predict
-        self._known: OrderedDict[tuple[bytes, tuple[int, ...]], Segmentation] = OrderedDict()
+
+        @functools.lru_cache(maxsize=_TILES_KEPT)
+        def output(value: bytes, shape: tuple[int, ...], dtype: str) -> Segmentation:
+            constant = np.broadcast_to(np.frombuffer(value, dtype)[:, None, None], shape)
+            return predict(np.ascontiguousarray(constant)[np.newaxis])[0]
+
+        self._output = output
         self._lock = threading.Lock()
 
     def get(self, value: PixelArray, tile: PixelArray) -> Segmentation:
-        """The output for a tile of one value.
-
-        Args:
-            value: (C,) raw pixel.
-            tile: (C, H, W), of which only shape and dtype are taken.
-        """
-        key = (value.tobytes(), tile.shape)
-        with self._lock:
-            if key not in self._known:
-                constant = np.ascontiguousarray(np.broadcast_to(value[:, None, None], tile.shape))
-                self._known[key] = self._predict(constant[np.newaxis])[0]
-                if len(self._known) > _TILES_KEPT:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(key)
-            return self._known[key]
+        """The output for a tile of (C,) `value`, with the shape and dtype of a (C, H, W) `tile`."""
+        with self._lock:  # nobody asks the network for what another thread is asking it for
+            return self._output(value.tobytes(), tile.shape, tile.dtype.str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
