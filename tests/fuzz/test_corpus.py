@@ -51,6 +51,7 @@ def test_mutated_inputs_end_in_a_sentence_or_in_labels(seeds: Path, tmp_path: Pa
         "npy",
         "zarr",
         "hdf5",
+        "formats",
         "onnx",
         "metadata",
         "export",

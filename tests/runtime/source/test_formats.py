@@ -293,6 +293,13 @@ def test_a_stream_that_breaks_off_costs_the_slices_behind(
         source.read(4, 5)
 
 
+def test_a_stream_too_short_for_its_pixels_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "packed.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"22 18 5", b"22 18 65535"))
+    with pytest.raises(UsageError, match=r"its \d+ compressed bytes cannot become"):
+        open_source(str(path))
+
+
 def test_a_stream_longer_than_its_header_promises(tmp_path: Path, opened: Callable[..., Source]) -> None:
     path = written(tmp_path, "packed.mha")
     path.write_bytes(path.read_bytes().replace(b"DimSize = 22 18 5", b"DimSize = 22 18 4"))
@@ -451,6 +458,14 @@ def test_czi_of_one_tile_and_of_several(tmp_path: Path, opened: Callable[..., So
         path = tmp_path / f"{tiles}.czi"
         write_czi(path, volume(), tiles=tiles)
         np.testing.assert_array_equal(opened(path).read(2, 3)[0], volume()[2])
+
+
+def test_czi_that_was_not_finished_is_told_of(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = written(tmp_path, "scan.czi")
+    content = bytearray(path.read_bytes())
+    content[32 + 68] = 1
+    path.write_bytes(content)
+    assert "was not finished when it was written last" in opened(path).warnings()[0]
 
 
 def test_czi_of_several_channels_is_refused(tmp_path: Path) -> None:

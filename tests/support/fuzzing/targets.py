@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import volume_files
+
 from fuzzing import archives, arrays, models, pictures, seeds
 from fuzzing.documents import mutate_json, mutate_toml
-from fuzzing.octets import mutate_octets
+from fuzzing.octets import EDGES, mutate_octets
 
 Line = tuple[str, ...]
 """A command and its arguments."""
@@ -104,7 +107,7 @@ def _bmp(bench: Bench, folder: Path, random: Random) -> list[Line]:
 
 
 def _volume_lines(bench: Bench, folder: Path, random: Random, location: str) -> list[Line]:
-    output = random.choice(("labels.zarr", "labels.tif", "out"))
+    output = random.choice(("labels.zarr", "labels.tif", "labels.nrrd", "out"))
     extra = random.choice(
         ((), (), (), ("--window", "0,255"), ("--axis", "1"), ("--range", "1:3"), ("--pyramid",),
          ("--fill-missing-chunks",), ("--quantify",), ("--dry-run",))
@@ -168,6 +171,34 @@ def _hdf5(bench: Bench, folder: Path, random: Random) -> list[Line]:
         arrays.make_hdf5(random, path, seeds.volume())
     node = random.choice(("", "", "::/exchange/data", "::/data", "::/", "::/loop", "::/a/b"))
     return _volume_lines(bench, folder, random, f"{path}{node}")
+
+
+def _formats(bench: Bench, folder: Path, random: Random) -> list[Line]:
+    """Files of lab CT and microscopes, of which the header is damaged more often than the pixels."""
+    name = random.choice((*volume_files.WRITERS, "scan.raw"))
+    path = folder / name
+    if name == "scan.raw":
+        path.write_bytes(seeds.volume().tobytes()[: random.choice((None, None, -1, 5))])
+        shape = random.choice(
+            ("6x24x32", "6x24x32", "32x24x6", "24x192", "6x24x33", f"6x24x{random.choice(EDGES)}")
+        )
+        told = f"{shape},{random.choice(('uint8', 'uint8', 'uint16', 'int8', 'f4,big', 'uint8,F', 'word'))}"
+        return [(*_volume_lines(bench, folder, random, str(path))[0], "--raw", told)]
+    volume_files.WRITERS[name](path, seeds.volume())
+    others = [other for other in folder.iterdir() if other != path]
+    wrong = random.choice(others) if others and random.random() < 0.3 else path
+    content = wrong.read_bytes()
+    if random.random() < 0.5:
+        content = mutate_octets(random, content)
+    else:  # a number in the text of a header, or a word
+        found = list(re.finditer(rb"[-\d.]+|[A-Za-z]+", content[:1500])) or [re.match(b"", content)]
+        place = random.choice(found)
+        new = random.choice(
+            (*map(str, EDGES), "-1", "0.5", "1e9", "nan", "", "9" * 40, "x" * 5000, "../up", "\n")
+        )
+        content = content[: place.start()] + new.encode() + content[place.end() :]
+    wrong.write_bytes(content)
+    return _volume_lines(bench, folder, random, str(path))
 
 
 def _model_lines(bench: Bench, folder: Path, content: bytes) -> list[Line]:
@@ -314,6 +345,7 @@ TARGETS: Mapping[str, Target] = {
     "npy": Target(make=_npy, weight=8),
     "zarr": Target(make=_zarr, weight=18),
     "hdf5": Target(make=_hdf5, weight=10),
+    "formats": Target(make=_formats, weight=20),
     "onnx": Target(make=_onnx, weight=6),
     "metadata": Target(make=_metadata, weight=8),
     "config": Target(make=_config, weight=10),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from threading import Lock
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.array import MOST_SLICES, ArraySource
+from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import require_first_axis
 from matseg_runtime.source.formats.pixels import reading, stored_array
@@ -49,7 +50,7 @@ class _Slices:
         depth, samples = lengths.get("Z", 1), lengths["0"]
         self.dtype = np.dtype(np.dtype(tiles[0].dtype).base)
         self.shape: tuple[int, ...] = (depth, lengths["Y"], lengths["X"], samples)
-        if depth > MOST_SLICES or len({entry.dtype for entry in tiles}) != 1:
+        if depth > len(tiles) or len({entry.dtype for entry in tiles}) != 1:
             raise ValueError(f"{depth} slices of {len({entry.dtype for entry in tiles})} data types")
         self._lock = Lock()
 
@@ -105,7 +106,8 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
 
     path = Path(location)
     require_first_axis(path, options)
-    with reading(path, "a CZI file of Zeiss ZEN"):
+    with reading(path, "a CZI file of Zeiss ZEN"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of czifile; what matters is told in a sentence
         file = czifile.CziFile(str(path), multifile=False)
         try:
             array = _Slices(file)
@@ -119,6 +121,11 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
                     edges=edges,
                     units=["um"] * len(edges),
                     axis_names=("z", "y", "x", "c"),
+                    warnings=(
+                        f"{path}: says that it was not finished when it was written last; are all slices in it?",
+                    )
+                    if file.header.update_pending
+                    else (),
                     closing=file.close,
                 ),
                 options,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.base import SourceOptions
 from matseg_shared.errors import UsageError
+from matseg_shared.images.limits import DENSEST
 
 _PIECE = 1 << 14
 """Bytes that are read from the file at a time; each kept place holds as many."""
@@ -73,10 +74,19 @@ class DeflatedPixels:
             shape, dtype: of the array.
             offset: bytes of the file before the stream.
             skip: unpacked bytes before the first pixel.
+
+        Raises:
+            UsageError: the stream is too short to become so many pixels, whatever is in it.
         """
         self.shape, self.dtype = shape, dtype
         self._path, self._skip = path, skip
         self._end = skip + math.prod(shape) * dtype.itemsize
+        stored = path.stat().st_size - offset
+        if min(shape) < 1 or self._end > stored * DENSEST["deflate"]:
+            raise UsageError(
+                f"{path}: promises {' x '.join(map(str, shape))} pixels of {dtype.name}, {self._end} bytes, which its "
+                f"{stored} compressed bytes cannot become; check its sizes, and whether the file is whole"
+            )
         self._step = max(_STEP, self._end // _MOST_PLACES)
         self._lock = Lock()
         self._now = _Place(decoder=zlib.decompressobj(_HEADER_OF_EITHER), read=offset, made=0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.array import MOST_SLICES, ArraySource
+from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import require_first_axis
 from matseg_runtime.source.formats.pixels import reading, stored_array
@@ -69,8 +69,8 @@ def open_txm(location: str, options: SourceOptions) -> ArraySource:
                 raise ValueError(f"DataType {code}")
             lengths = [_number(ole, name, "<i4") for name in ("NoOfImages", "ImageHeight", "ImageWidth")]
             depth, rows, columns = (int(length) for length in lengths)
-            if not 0 < depth <= MOST_SLICES or rows < 1 or columns < 1:
-                raise ValueError(f"{depth} images of {rows} x {columns} pixels")
+            if min(depth, rows, columns) < 1 or depth * rows * columns > path.stat().st_size:
+                raise ValueError(f"{depth} images of {rows} x {columns} pixels in a smaller file")
             array = _Images(ole, (depth, rows, columns), np.dtype(_TYPES[int(code)]))
             require_memory(path, array.shape[1:], array.dtype.itemsize, "slice")
             edge = float(_number(ole, "PixelSize", "<f4")) if ole.exists("ImageInfo/PixelSize") else 0.0
