@@ -12,10 +12,8 @@ from matseg_shared.contract.metadata import ModelMetadata
 
 _WRITTEN_BY = "ImageJ=1.11a"
 """The first line by which ImageJ knows its own descriptions; other programs' writers give this version."""
-_PROVENANCE = "matseg="
 _UNITS = {"um": "micron"}
 """Where ImageJ's name of a unit is not ours."""
-_RESOLUTION_UNIT_NONE = 1
 
 
 def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
@@ -33,8 +31,8 @@ def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
         lines.append(f"unit={_UNITS.get(voxel.unit, voxel.unit)}")
         if slices > 1 and voxel.step is not None:
             lines.append(f"spacing={voxel.step:.9g}")
-        tags = {"resolution": (1 / voxel.column, 1 / voxel.row), "resolutionunit": _RESOLUTION_UNIT_NONE}
-    lines.append(_PROVENANCE + info.provenance)
+        tags = {"resolution": (1 / voxel.column, 1 / voxel.row), "resolutionunit": "NONE"}
+    lines.append(f"matseg={info.provenance}")
     return tags | {
         "photometric": "palette",
         "colormap": _palette(info.metadata),

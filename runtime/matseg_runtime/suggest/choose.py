@@ -46,7 +46,8 @@ def choose(records: Sequence[SliceRecord], count: int, edge: int | None, spacing
     for item in candidates:
         if len(chosen) == count:
             break
-        if not any(_alike(item, other, spacing) for other in chosen):
+        near = [other for other in chosen if abs(item.record.index - other.record.index) < spacing]
+        if not any(item.box is None or other.box is None or item.box.common(other.box) for other in near):
             chosen.append(item)
     return tuple(chosen)
 
@@ -69,11 +70,6 @@ def write_scores(
         scores = (f"{whole.score:.6g}", f"{whole.unsureness:.6g}")
         rows.append((record.name, first + record.index, *scores, times[record.name]))
     write_csv(path, rows)
-
-
-def _alike(one: Chosen, other: Chosen, spacing: int) -> bool:
-    near = abs(one.record.index - other.record.index) < spacing
-    return near and (one.box is None or other.box is None or one.box.common(other.box) is not None)
 
 
 def _candidates(record: SliceRecord, edge: int | None) -> Iterator[Chosen]:
