@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -555,6 +556,25 @@ def test_the_labelled_slices_of_a_volume(prep: Prep, workspace: Path, volume: np
     assert (labels(workspace, images[0].stem) == (volume[2] > 30000)).all()
     assert document["unlabelled"] == 0
     assert "2 of 8 slices have labels" in document["notes"]
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "npy", "h5"])
+def test_labels_in_other_formats(prep: Prep, workspace: Path, volume: np.ndarray, suffix: str) -> None:
+    drawn = np.zeros(volume.shape, np.uint16)
+    drawn[6] = 7 + 300 * (volume[6] > 30000)
+    path = workspace / f"labels.{suffix}"
+    if suffix == "zarr":  # which does not store chunks of nothing but 0
+        array = zarr.create_array(str(path), shape=drawn.shape, chunks=(1, HEIGHT, WIDTH), dtype=drawn.dtype)
+        array[:] = drawn
+        assert not (path / "c" / "0").exists()
+    elif suffix == "npy":
+        np.save(path, drawn)
+    else:
+        with h5py.File(path, "w") as file:
+            file["labels"] = drawn
+    assert prep("import", workspace / "volume.zarr", "set", "--labels", path).exit_code == 0
+    assert names(workspace) == ["label 7", "label 307"]
+    assert (labels(workspace, "volume_0006") == (volume[6] > 30000)).all()
 
 
 def test_strokes_in_a_volume_along_another_axis(prep: Prep, workspace: Path, volume: np.ndarray) -> None:

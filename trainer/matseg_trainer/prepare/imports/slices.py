@@ -45,7 +45,9 @@ class Slices:
                 shape=None,
                 read=lambda _: read_stored(path).pixels if as_labels else read_any_dtype(path),
             )
-        source = open_source(location, SourceOptions(axis=axis, as_labels=as_labels))
+        # chunks of nothing but 0 are not stored where labels are
+        options = SourceOptions(axis=axis, as_labels=as_labels, fill_missing_chunks=as_labels)
+        source = open_source(location, options)
         opened.callback(source.close)
         names = [item.name for item in source.slices]
         is_folder = source.volume is None
