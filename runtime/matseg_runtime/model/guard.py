@@ -13,16 +13,12 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
 
-from matseg_runtime.model.protobuf import (
-    COUNTED,
-    EIGHT_BYTES,
-    FOUR_BYTES,
-    VARINT,
-    WireError,
-    fields,
-    varint,
-)
 from matseg_shared.errors import MetadataError, ModelError
+
+# wire types of protobuf (protobuf.dev/programming-guides/encoding)
+_VARINT, _EIGHT_BYTES, _COUNTED, _FOUR_BYTES = 0, 1, 2, 5
+_LENGTHS = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
+_LARGEST_NUMBER = 1 << 64
 
 _CALCULATION = ("Add", "Clip", "Div", "Exp", "Mul", "Relu", "Sigmoid", "Softmax", "Sub")
 _CHOICE = ("And", "ArgMax", "Equal", "Greater", "Not", "Or", "ReduceMax", "ReduceSum")
@@ -44,6 +40,10 @@ _MOST_FIELDS = 1_000_000
 """In a whole file: each takes time and memory, here and in onnxruntime."""
 
 
+class _WireError(ValueError):
+    """Bytes that are no protobuf message; the text completes `found ...`."""
+
+
 class _RefusedError(ValueError):
     """A well-formed message with something that does not belong into a model; the text completes `holds ...`."""
 
@@ -63,26 +63,26 @@ class _MessageKind:
 
 _MODEL = _MessageKind(
     name="a model",
-    single={1: VARINT, 2: COUNTED, 3: COUNTED, 4: COUNTED, 5: VARINT, 6: COUNTED, 7: COUNTED},
-    repeated={8: (COUNTED,), 14: (COUNTED,)},
+    single={1: _VARINT, 2: _COUNTED, 3: _COUNTED, 4: _COUNTED, 5: _VARINT, 6: _COUNTED, 7: _COUNTED},
+    repeated={8: (_COUNTED,), 14: (_COUNTED,)},
     refused={20: "information to train on", 25: "functions of its own", 26: "settings for several devices"},
 )
 _GRAPH = _MessageKind(
     name="a graph",
-    single={2: COUNTED, 10: COUNTED},
-    repeated=dict.fromkeys((1, 5, 11, 12, 13, 14, 16), (COUNTED,)),
+    single={2: _COUNTED, 10: _COUNTED},
+    repeated=dict.fromkeys((1, 5, 11, 12, 13, 14, 16), (_COUNTED,)),
     refused={15: "sparse weights"},
 )
 _NODE = _MessageKind(
     name="an operator",
-    single={3: COUNTED, 4: COUNTED, 6: COUNTED, 7: COUNTED},
-    repeated=dict.fromkeys((1, 2, 5, 9), (COUNTED,)),
+    single={3: _COUNTED, 4: _COUNTED, 6: _COUNTED, 7: _COUNTED},
+    repeated=dict.fromkeys((1, 2, 5, 9), (_COUNTED,)),
     refused={8: "an overloaded operator", 10: "an operator with settings for several devices"},
 )
 _ATTRIBUTE = _MessageKind(
     name="an attribute",
-    single={1: COUNTED, 2: FOUR_BYTES, 3: VARINT, 4: COUNTED, 5: COUNTED, 13: COUNTED, 20: VARINT},
-    repeated={7: (COUNTED, FOUR_BYTES), 8: (COUNTED, VARINT), 9: (COUNTED,)},
+    single={1: _COUNTED, 2: _FOUR_BYTES, 3: _VARINT, 4: _COUNTED, 5: _COUNTED, 13: _COUNTED, 20: _VARINT},
+    repeated={7: (_COUNTED, _FOUR_BYTES), 8: (_COUNTED, _VARINT), 9: (_COUNTED,)},
     refused={
         **dict.fromkeys((6, 11), "a graph within an operator"),
         **dict.fromkeys((10, 14, 15, 22, 23), "an attribute of a kind that our operators do not have"),
@@ -91,17 +91,17 @@ _ATTRIBUTE = _MessageKind(
 )
 _TENSOR = _MessageKind(
     name="weights",
-    single={2: VARINT, 8: COUNTED, 9: COUNTED, 12: COUNTED, 14: VARINT},
+    single={2: _VARINT, 8: _COUNTED, 9: _COUNTED, 12: _COUNTED, 14: _VARINT},
     repeated={
-        **dict.fromkeys((1, 5, 7, 11), (COUNTED, VARINT)),
-        **dict.fromkeys((6, 16), (COUNTED,)),
-        4: (COUNTED, FOUR_BYTES),
-        10: (COUNTED, EIGHT_BYTES),
+        **dict.fromkeys((1, 5, 7, 11), (_COUNTED, _VARINT)),
+        **dict.fromkeys((6, 16), (_COUNTED,)),
+        4: (_COUNTED, _FOUR_BYTES),
+        10: (_COUNTED, _EIGHT_BYTES),
     },
     refused={3: "weights in segments", 13: "weights that lie in another file"},
 )
-_OPERATOR_SET = _MessageKind(name="an operator set", single={1: COUNTED, 2: VARINT})
-_ENTRY = _MessageKind(name="a property", single={1: COUNTED, 2: COUNTED})
+_OPERATOR_SET = _MessageKind(name="an operator set", single={1: _COUNTED, 2: _VARINT})
+_ENTRY = _MessageKind(name="a property", single={1: _COUNTED, 2: _COUNTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class _Message:
                 continue
             position = 0
             while position < len(value):
-                item, position = varint(value, position)
+                item, position = _varint(value, position)
                 yield item
 
 
@@ -153,7 +153,7 @@ def check_model(path: Path, content: bytes | mmap) -> dict[str, str]:
             f"{path}: expected a model written by matseg-export, found an ONNX file that holds {error}; it is not "
             "loaded; export the checkpoint again, or ask whoever made the file"
         ) from error
-    except WireError as error:
+    except _WireError as error:
         raise ModelError(
             f"{path}: expected an ONNX model written by matseg-export, found a damaged file or another format "
             f"({error}); copy or export it again"
@@ -171,7 +171,7 @@ class _Guard:
     def check(self, content: memoryview) -> dict[str, str]:
         model = self._read(content, _MODEL)
         if not model.parts(7):
-            raise WireError("no graph in it")
+            raise _WireError("no graph in it")
         for part in model.parts(8):
             if (domain := self._read(part, _OPERATOR_SET).text(1)) not in _DOMAINS:
                 raise _RefusedError(f"operators of the foreign domain {domain!r}")
@@ -210,7 +210,7 @@ class _Guard:
     def _read(self, content: memoryview, kind: _MessageKind) -> _Message:
         """One message, its fields checked."""
         values: dict[int, list[int | memoryview]] = {}
-        for number, wire_type, value in fields(content):
+        for number, wire_type, value in _fields(content):
             self._fields_left -= 1
             if self._fields_left < 0:
                 raise _RefusedError("more operators, weights and settings than any model needs")
@@ -218,8 +218,47 @@ class _Guard:
                 raise _RefusedError(kind.refused[number])
             if number in kind.single:
                 if wire_type != kind.single[number] or number in values:
-                    raise WireError(f"field {number} of {kind.name} twice or of another kind")
+                    raise _WireError(f"field {number} of {kind.name} twice or of another kind")
             elif wire_type not in kind.repeated.get(number, ()):
-                raise WireError(f"the unknown field {number} in {kind.name}")
+                raise _WireError(f"the unknown field {number} in {kind.name}")
             values.setdefault(number, []).append(value)
         return _Message(size=len(content), values=values)
+
+
+def _fields(content: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """(number, wire type, value) of each field of a message, in the order of the file; counted values are parts of it.
+
+    Raises:
+        _WireError: the bytes are no fields.
+    """
+    position = 0
+    while position < len(content):
+        tag, position = _varint(content, position)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, position = _varint(content, position)
+            yield number, kind, value
+            continue
+        length = _LENGTHS.get(kind)
+        if kind == _COUNTED:
+            length, position = _varint(content, position)
+        if length is None or length > len(content) - position:
+            raise _WireError("bytes that are no fields")
+        yield number, kind, content[position : position + length]
+        position += length
+
+
+def _varint(content: memoryview, position: int) -> tuple[int, int]:
+    """A whole number in groups of seven bits, the lowest first, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(content):
+            raise _WireError("an end in the middle of a number")
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= _LARGEST_NUMBER:
+                break
+            return value, position
+    raise _WireError("a number of more than 64 bits")

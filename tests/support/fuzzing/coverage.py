@@ -32,7 +32,6 @@ _GUIDED = (
     "matseg_runtime.source.zarr",
     "matseg_runtime.model.guard",
     "matseg_shared.images.read",
-    "matseg_runtime.model.protobuf",
     "matseg_trainer.predict.checkpoint_header",
     "matseg_trainer.config.versions",
     "matseg_trainer.config.import_guide",
