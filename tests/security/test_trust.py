@@ -148,7 +148,7 @@ def test_a_policy_of_signatures_is_not_passed_over(
 def test_a_policy_holds_for_the_trainers_commands_and_not_for_what_they_make(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matseg_trainer.export.existing import exported_before
+    from matseg_trainer.export.export import exported_before
 
     listing = tmp_path / "SHA256SUMS"
     listing.write_text("")

@@ -152,17 +152,6 @@ def test_a_default_patience_of_its_own_is_carried_over(write: Write) -> None:
     assert config.version("set", "v1").patience == 5
 
 
-def test_images_that_stood_elsewhere_are_noted(write: Write) -> None:
-    path = write("""
-        def gen_default(dataset):
-            return {'root': './data/' + dataset, 'n_class': 2}
-        config = {'crops': {'default': gen_default('whole'), 'v1': {'model': 'unet'}},
-                  'whole': {'default': gen_default('whole'), 'v1': {'model': 'unet'}}}
-        """)
-    notes = [note for note in read_matseg_config(path).notes if "images stood" in note]
-    assert notes == ["crops.default: its images stood in './data/whole'; here they stand in data/crops"]
-
-
 def test_names_that_need_quotes_in_toml(write: Write) -> None:
     config = read_back(write("config = {'größe 2': {'v 1.5': {'model': 'unet', 'n_class': 2}}}"))
     assert config.version("größe 2", "v 1.5").model == "unet"

@@ -50,7 +50,7 @@ def test_images_without_arrays_are_named(dataset):
 def test_label_images_are_found_by_stem(dataset):
     pairing = dataset.pairing("train")
     assert [pair.labels.name for pair in pairing.pairs] == ["a9_L.png", "a10.bmp"]
-    assert pairing.images_alone == pairing.labels_alone == pairing.repeated == ()
+    assert pairing.labels_alone == pairing.problems == ()
 
 
 def test_an_image_may_end_in_the_mark(dataset):
@@ -60,7 +60,7 @@ def test_an_image_may_end_in_the_mark(dataset):
     pairing = dataset.pairing("train")
     found = {pair.image.name: pair.labels.name for pair in pairing.pairs}
     assert found["a9_L.png"] in ("a9_L.png", "a9_L_L.png")
-    assert pairing.repeated  # a9_L.png could be either's: said, not guessed
+    assert pairing.problems  # a9_L.png could be either's: said, not guessed
     (train / "labels" / "a9_L.png").rename(train / "labels" / "a9.png")
     found = {pair.image.name: pair.labels.name for pair in dataset.pairing("train").pairs}
     assert found["a9.tif"] == "a9.png"

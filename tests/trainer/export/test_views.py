@@ -212,7 +212,7 @@ def test_other_numbers_are_refused(workspace: Path) -> None:
 
 
 def test_an_earlier_file_with_other_views_is_not_taken(workspace: Path) -> None:
-    from matseg_trainer.export.existing import exported_before
+    from matseg_trainer.export.export import exported_before
     from matseg_trainer.predict.checkpoint import load_checkpoint
 
     assert invoke(train_main, workspace, "discs", "v1").exit_code == 0

@@ -176,7 +176,7 @@ class _Check:
         if self.classes and isinstance(self.classes[0].label_value, int) == (scan.kind != "colour"):
             table = ClassTable(kind=scan.kind, classes=self.classes)
             for item in table.strays([scan]):
-                shown = shorten([table.shown(value) for value in item.strays])
+                shown = shorten([table.shown(value) for value in item.values.tolist()])
                 found = f"{item.pixels} pixel(s) with values that stand for no class: {shown}"
                 remedy = "repaint them, or let `matseg-prep labels --nearest` take the nearest class"
                 self.notes.append(f"{scan.path}: {found}; {remedy}")

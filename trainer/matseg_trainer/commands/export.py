@@ -116,8 +116,7 @@ def export_main(
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size
     from matseg_trainer.export.bioimageio.package import Package, write_package
-    from matseg_trainer.export.existing import exported_before
-    from matseg_trainer.export.export import export_checkpoint
+    from matseg_trainer.export.export import export_checkpoint, exported_before
     from matseg_trainer.export.views import require_float
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
 

@@ -21,10 +21,10 @@ import re
 import textwrap
 import tomllib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matseg_shared.errors import ConfigError, Problem
 from matseg_trainer.config.load import DEFAULT_VERSION, parse_config
@@ -45,8 +45,7 @@ DROPPED = {
 _OURS = {name: repr(field.default) for name, field in VersionConfig.model_fields.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportedConfig:
+class ImportedConfig(NamedTuple):
     """A `config.toml` made of a `config.py`."""
 
     text: str
@@ -79,7 +78,7 @@ def read_matseg_config(path: Path) -> ImportedConfig:
     text = _write(reader.tables, [f"Imported from {path.name!r}.", *notes])
     if parse_config(tomllib.loads(text), path) != checked:
         raise AssertionError("the written TOML does not hold what was read")
-    return ImportedConfig(text=text, notes=notes)
+    return ImportedConfig(text, notes)
 
 
 def _parse(path: Path) -> ast.Module:
@@ -109,52 +108,46 @@ class _Reader:
         self.notes: list[str] = []
         self._lines: dict[str, int] = {}  # of `set`, `set.version` and `set.version.key`
         self._functions = {item.name: item for item in tree.body if isinstance(item, ast.FunctionDef)}
-        for dataset, versions in self._items(_config_dict(tree), "the data sets", "").items():
+        for dataset, versions in self._items(_config_dict(tree), "the data sets", ""):
             tables = self.tables[dataset] = {}
-            for version, node in self._items(versions, f"the versions of {dataset!r}", f"{dataset}.").items():
-                tables[version] = self._table(node, dataset, f"{dataset}.{version}")
+            for version, node in self._items(versions, f"the versions of {dataset!r}", f"{dataset}."):
+                tables[version] = self._table(node, f"{dataset}.{version}")
             defaults = tables.get(DEFAULT_VERSION, {})
             for key in [key for key, value in defaults.items() if repr(value) == _OURS.get(key)]:
                 del defaults[key]  # what MatSeg takes by default; as it is written, for 1 is not True
 
-    def _items(self, node: ast.expr, what: str, prefix: str) -> dict[str, ast.expr]:
+    def _items(self, node: ast.expr, what: str, prefix: str) -> Iterator[tuple[str, ast.expr]]:
         if not isinstance(node, ast.Dict):
             raise _UnexpectedError(node, f"the dict of {what}")
-        items = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
                 raise _UnexpectedError(key or value, f"a name in quotes as a key of {what}")
             name = RENAMED.get(key.value, key.value)
-            items[name], self._lines[prefix + name] = value, key.lineno
-        return items
+            self._lines[prefix + name] = key.lineno
+            yield name, value
 
-    def _table(self, node: ast.expr, dataset: str, place: str) -> dict[str, Any]:
-        scope: dict[str, ast.expr | None] = {}
+    def _table(self, node: ast.expr, place: str) -> dict[str, Any]:
+        arguments: Mapping[str, ast.expr | None] = {}
         if isinstance(node, ast.Call):
-            node, scope = self._called(node)
+            node, arguments = self._called(node)
         table: dict[str, Any] = {}
-        for key, item in self._items(node, place, f"{place}.").items():
-            value = _value(item, scope)
+        for key, item in self._items(node, place, f"{place}."):
             if key in DROPPED:
                 self.notes.append(f"{key}: left out; {DROPPED[key]}")
-                if (
-                    key == "root"
-                    and isinstance(value, str)
-                    and Path(value.replace("\\", "/")).name != dataset
-                ):
-                    self.notes.append(
-                        f"{place}: its images stood in {value!r}; here they stand in data/{dataset}"
-                    )
                 continue
-            if value is None:
+            value = arguments.get(item.id) or item if isinstance(item, ast.Name) else item
+            try:
+                table[key] = ast.literal_eval(value)
+            except (ValueError, TypeError):
+                table[key] = None
+            if table[key] is None:
                 raise _UnexpectedError(item, f"a plain value as {place}.{key}")
-            if key == "patience" and value == 0:
-                value = 1
+            if key == "patience" and table[key] == 0:
+                table[key] = 1
                 self.notes.append(f"{place}: patience 0 became 1, the least there is here")
-            table[key] = value
         return table
 
-    def _called(self, call: ast.Call) -> tuple[ast.expr, dict[str, ast.expr | None]]:
+    def _called(self, call: ast.Call) -> tuple[ast.Dict, Mapping[str, ast.expr | None]]:
         """The dict that a function of the file returns, and what its parameters stand for."""
         function = self._functions.get(ast.unparse(call.func))
         if function is None:
@@ -172,10 +165,10 @@ class _Reader:
                 raise _UnexpectedError(function, f"{function.name}() to do nothing but return one dict")
         names = [item.arg for item in (*function.args.args, *function.args.kwonlyargs)]
         defaults = [*function.args.defaults, *function.args.kw_defaults]
-        values = dict(zip(reversed(names), reversed(defaults), strict=False))
         given = {item.arg or "**": item.value for item in call.keywords}
         if len(call.args) > len(function.args.args) or not given.keys() <= set(names):
             raise _UnexpectedError(call, f"arguments of {function.name}({', '.join(names)})")
+        values = dict(zip(reversed(names), reversed(defaults), strict=False))
         return returned, values | dict(zip(names, call.args, strict=False)) | given
 
     def with_line(self, problem: Problem) -> Problem:
@@ -183,20 +176,8 @@ class _Reader:
         where = problem.where.strip("'\"")  # names that no folder can have are quoted
         while where and where not in self._lines:
             where = where.rpartition(".")[0]
-        return (
-            replace(problem, message=f"{problem.message} (line {self._lines[where]})") if where else problem
-        )
-
-
-def _value(node: ast.expr, scope: Mapping[str, ast.expr | None]) -> Any:
-    """A literal, a parameter that stands for one, or strings with a plus between them; None for anything else."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        parts = [_value(node.left, scope), _value(node.right, scope)]
-        return "".join(parts) if all(isinstance(part, str) for part in parts) else None
-    try:
-        return ast.literal_eval(scope.get(node.id) or node if isinstance(node, ast.Name) else node)
-    except (ValueError, TypeError):
-        return None
+        line = f" (line {self._lines[where]})" if where else ""
+        return replace(problem, message=problem.message + line)
 
 
 def _config_dict(tree: ast.Module) -> ast.expr:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,18 +53,11 @@ class Pairing:
     """Images and label images of a split that belong together, and those that are alone; natural order."""
 
     pairs: tuple[Sample, ...]
-    images_alone: tuple[Path, ...]
     labels_alone: tuple[Path, ...]
-    repeated: tuple[str, ...]
-    """Sentences on files that are there more than once."""
+    problems: tuple[str, ...]
+    """Images without a label image, and images with several, in words."""
     others: tuple[Path, ...]
     """Files and folders among the images or labels that are no images."""
-
-    @property
-    def problems(self) -> list[str]:
-        """Images without a label image, and images or label images that are there more than once, in words."""
-        alone = shorten([image.name for image in self.images_alone])
-        return [*([f"no label image for {alone}"] if alone else []), *self.repeated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +126,11 @@ class Dataset:
             DatasetError: the folder is missing or holds no image, or two images share a stem.
         """
         folder = self.folder(split, "images")
-        images = list_images(folder)[0] if folder.is_dir() else []
-        if not images:
-            found = "none in it" if folder.is_dir() else "no such folder"
-            raise DatasetError(f"{folder}: expected the images of the split {split!r}, found {found}")
-        repeated = _repeated_stems(images)
+        images, _ = _listed(folder, f"images of the split {split!r}")
+        groups: dict[str, list[str]] = {}
+        for image in images:
+            groups.setdefault(image.stem, []).append(image.name)
+        repeated = [" and ".join(names) for names in groups.values() if len(names) > 1]
         if repeated:
             raise DatasetError(
                 f"{folder}: expected one image per stem, found {'; '.join(repeated)}; rename or remove one of each"
@@ -173,11 +166,7 @@ class Dataset:
             DatasetError: see `images`; or the folder of label images is missing or empty.
         """
         images = self.images(split)
-        folder = self.folder(split, "labels")
-        labels, others = list_images(folder) if folder.is_dir() else ([], [])
-        if not labels:
-            found = "none in it" if folder.is_dir() else "no such folder"
-            raise DatasetError(f"{folder}: expected the label images of the split {split!r}, found {found}")
+        labels, others = _listed(self.folder(split, "labels"), f"label images of the split {split!r}")
         return pair_images(images, labels, [*list_images(images[0].parent)[1], *others])
 
     def fingerprint(self, splits: Sequence[str]) -> str:
@@ -233,11 +222,13 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + rest
 
 
-def _repeated_stems(paths: Iterable[Path]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for path in paths:
-        groups.setdefault(path.stem, []).append(path.name)
-    return [" and ".join(names) for names in groups.values() if len(names) > 1]
+def _listed(folder: Path, what: str) -> tuple[list[Path], list[Path]]:
+    """The images in a folder, at least one, and what else is in it."""
+    images, others = list_images(folder) if folder.is_dir() else ([], [])
+    if not images:
+        found = "none in it" if folder.is_dir() else "no such folder"
+        raise DatasetError(f"{folder}: expected the {what}, found {found}")
+    return images, others
 
 
 def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path]) -> Pairing:
@@ -248,7 +239,9 @@ def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence
         bare = label.stem.removesuffix(LABEL_MARK)
         stem = label.stem if label.stem in stems or bare not in stems else bare
         by_stem.setdefault(stem, []).append(label)
-    repeated = [
+    alone = shorten([image.name for image in images if image.stem not in by_stem])
+    problems = [f"no label image for {alone}"] if alone else []
+    problems += [
         f"{image.name} has several label images ({', '.join(label.name for label in by_stem[image.stem])})"
         for image in images
         if len(by_stem.get(image.stem, ())) > 1
@@ -257,9 +250,8 @@ def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence
         pairs=tuple(
             Sample(image=image, labels=by_stem[image.stem][0]) for image in images if image.stem in by_stem
         ),
-        images_alone=tuple(image for image in images if image.stem not in by_stem),
         labels_alone=tuple(label for stem, group in by_stem.items() if stem not in stems for label in group),
-        repeated=tuple(repeated),
+        problems=tuple(problems),
         others=tuple(others),
     )
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ Values = NDArray[np.int64]
 
 _BRIGHT = 128
 """Grey labels whose largest value is at least this are meant to be looked at; 0, 1, 2 are not."""
-_NAMED_VALUES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,8 +42,13 @@ class LabelScan:
     """Ascending."""
     counts: Values
     """Pixels per value."""
-    colours: tuple[Colour, ...]
+    colours: tuple[Colour, ...] = ()
     """RGB per value of a palette image, else empty."""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all these values."""
+        return int(self.counts.sum())
 
 
 def pack(colours: NDArray[np.integer]) -> Values:
@@ -53,8 +57,8 @@ def pack(colours: NDArray[np.integer]) -> Values:
     return (parts[..., 0] << 16) | (parts[..., 1] << 8) | parts[..., 2]
 
 
-def unpack(value: int) -> Colour:
-    """0xRRGGBB to RGB."""
+def unpack(value: Any) -> tuple[Any, Any, Any]:
+    """0xRRGGBB to RGB, of one value or of an array."""
     return value >> 16, value >> 8 & 255, value & 255
 
 
@@ -79,7 +83,7 @@ def scan_label(path: Path) -> LabelScan:
         shape=(pixels.shape[0], pixels.shape[1]),
         values=values.astype(np.int64),
         counts=counts.astype(np.int64),
-        colours=tuple(palette[value] for value in values) if palette else (),
+        colours=tuple(palette[value] for value in values if palette),
     )
 
 
@@ -223,20 +227,6 @@ def _require_one_palette(scans: Sequence[LabelScan]) -> None:
                 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrayImage:
-    """A label image with more values than classes."""
-
-    path: Path
-    strays: dict[int, int]
-    """Value that stands for no class -> its pixels."""
-
-    @property
-    def pixels(self) -> int:
-        """Pixels that stand for no class."""
-        return sum(self.strays.values())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClassTable:
     """The values of a data set's label images and the classes they stand for."""
@@ -258,15 +248,14 @@ class ClassTable:
         """A value as its user knows it."""
         return _shown(self.kind, value)
 
-    def strays(self, scans: Sequence[LabelScan]) -> tuple[StrayImage, ...]:
-        """Every label image that holds values of no class."""
-        images = []
-        for scan in scans:
-            strange = ~np.isin(scan.values, self.values)
-            if strange.any():
-                pairs = zip(scan.values[strange].tolist(), scan.counts[strange].tolist(), strict=True)
-                images.append(StrayImage(path=scan.path, strays=dict(pairs)))
-        return tuple(images)
+    def strays(self, scans: Sequence[LabelScan]) -> tuple[LabelScan, ...]:
+        """Every label image that holds values of no class, with these values alone."""
+        strange = [(scan, ~np.isin(scan.values, self.values)) for scan in scans]
+        return tuple(
+            dataclasses.replace(scan, values=scan.values[which], counts=scan.counts[which], colours=())
+            for scan, which in strange
+            if which.any()
+        )
 
     def encode(self, values: Values) -> NDArray[np.uint8]:
         """(H, W) values to (H, W) uint8 class indices; a value of no class goes to the nearest one.
@@ -276,21 +265,18 @@ class ClassTable:
         present, inverse = np.unique(values, return_inverse=True)
         apart = self._vectors(present)[:, np.newaxis] - self._vectors(self.values)[np.newaxis]
         distance = np.linalg.norm(apart, axis=-1)
-        distance[
-            present[:, np.newaxis] == self.values[np.newaxis]
-        ] = -1.0  # two palette indices may share a colour
+        # two palette indices may share a colour
+        distance[present[:, np.newaxis] == self.values[np.newaxis]] = -1.0
         nearest: NDArray[np.uint8] = distance.argmin(axis=1).astype(np.uint8)
         return nearest[inverse].reshape(values.shape)
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
         if self.kind in ("grey", "value"):
             return values[:, np.newaxis].astype(np.float64)
+        if self.kind == "colour":
+            return np.stack(unpack(values), axis=-1).astype(np.float64)
         known = dict(self.colours)
-        colours = [
-            unpack(value) if self.kind == "colour" else known.get(value, (0, 0, 0))
-            for value in values.tolist()
-        ]
-        return np.array(colours, dtype=np.float64)
+        return np.array([known.get(value, (0, 0, 0)) for value in values.tolist()], np.float64)
 
 
 def _shown(kind: LabelKind, value: int) -> str:
@@ -300,11 +286,7 @@ def _shown(kind: LabelKind, value: int) -> str:
 def table_from_scans(kind: LabelKind, scans: Sequence[LabelScan], n_class: int, where: Path) -> ClassTable:
     """The `n_class` most frequent values in ascending order.
 
-    Args:
-        kind: of all `scans`.
-        scans: the label images of all splits.
-        n_class: number of classes.
-        where: the data set, named in errors.
+    `scans` are the label images of all splits; `where` is the data set, for errors.
 
     Raises:
         DatasetError: there are fewer values than classes, and they are not class indices already.
@@ -340,12 +322,6 @@ def table_from_classes(
 ) -> ClassTable:
     """The table that a `classes.toml` fixes.
 
-    Args:
-        kind: of all `scans`.
-        scans: the label images of all splits.
-        classes: as `classes.toml` has them.
-        where: the `classes.toml`, named in errors.
-
     Raises:
         DatasetError: it has colours where the label images are grey or indexed, or the other way round.
     """
@@ -359,24 +335,20 @@ def table_from_classes(
     return ClassTable(kind=kind, classes=classes, colours=_palette_colours(scans))
 
 
-def stray_message(table: ClassTable, strays: Sequence[StrayImage], where: Path) -> str:
+def stray_message(table: ClassTable, strays: Sequence[LabelScan], where: Path) -> str:
     """Every image with more values than classes, its values and their pixels, and the ways out."""
     known = ", ".join(table.shown(value) for value in table.values.tolist())
-    lines = [
+    lines = []
+    for scan in strays:
+        pairs = zip(scan.values.tolist(), scan.counts.tolist(), strict=True)
+        listed = shorten([f"{table.shown(value)} ({pixels})" for value, pixels in pairs])
+        lines.append(f"  - {scan.path}: {scan.pixels} pixel(s), value (pixels): {listed}\n")
+    return (
         f"{where}: expected {len(table.classes)} classes (values {known}), found other values in "
-        f"{len(strays)} label image(s)"
-    ]
-    for image in strays:
-        shown = [f"{table.shown(value)} ({pixels})" for value, pixels in image.strays.items()]
-        rest = len(shown) - _NAMED_VALUES
-        more = f" and {rest} more values" if rest > 0 else ""
-        listed = ", ".join(shown[:_NAMED_VALUES])
-        lines.append(f"  - {image.path}: {image.pixels} pixel(s), value (pixels): {listed}{more}")
-    lines.append(
+        f"{len(strays)} label image(s)\n{''.join(lines)}"
         "give the right number with --classes, correct the label images, or add --nearest, which takes such a value "
         "for the nearest class; nothing was written"
     )
-    return "\n".join(lines)
 
 
 def _palette_colours(scans: Sequence[LabelScan]) -> tuple[tuple[int, Colour], ...]:

@@ -17,13 +17,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from matseg_runtime.model.file import read_model
 from matseg_runtime.model.guard import check_model
+from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import (
     PAYS_ON,
-    AccuracyInfo,
     CalibrationInfo,
     ExportInfo,
     ModelMetadata,
@@ -33,7 +34,7 @@ from matseg_shared.contract.metadata import (
     Views,
     encode,
 )
-from matseg_shared.errors import ExportError, ModelError
+from matseg_shared.errors import ExportError, ModelError, UsageError
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import crops
@@ -122,6 +123,26 @@ def export_checkpoint(
     return file.write(path)
 
 
+def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision, tta: Views) -> ExportResult:
+    """Read the file that an export of the checkpoint in this precision, with so many views, left at `path`.
+
+    Raises:
+        ModelError: it is no model.
+        UsageError: it is of another training, in another precision, or with other views.
+    """
+    found = read_model(path, MADE_HERE).model.metadata
+    same = found.training.model_dump(mode="json") == checkpoint.training.model_dump(mode="json")
+    same = same and checkpoint.pixel_size in (None, found.pixel_size)
+    if not same or found.export.precision != precision or found.export.tta != tta:
+        raise UsageError(
+            f"{path}: expected {checkpoint.training.dataset}_{checkpoint.training.version} as it is trained now, in "
+            f"{precision} with {tta} view(s), found {found.name} of epoch {found.training.epoch} in "
+            f"{found.export.precision} with {found.export.tta}; export it again with --overwrite, or to another name "
+            "with -o"
+        )
+    return ExportResult(path=path, bytes=path.stat().st_size, metadata=found)
+
+
 def _deployed(checkpoint: Checkpoint, network: SegmentationNetwork, tta: Views) -> DeployedNetwork:
     return DeployedNetwork(network, checkpoint.input.mean, checkpoint.input.std, tta).eval()
 
@@ -143,22 +164,10 @@ class _ModelFile:
     metadata: ModelMetadata
     checkpoint: Checkpoint
 
-    def with_precision(
-        self,
-        precision: Precision,
-        graph: onnx.ModelProto,
-        accuracy: AccuracyInfo | None = None,
-        calibration: CalibrationInfo | None = None,
-    ) -> _ModelFile:
-        """The same model with another graph."""
-        export = self.metadata.export.model_copy(
-            update={
-                "precision": precision,
-                "pays_on": PAYS_ON[precision],
-                "accuracy": accuracy,
-                "calibration": calibration,
-            }
-        )
+    def with_precision(self, precision: Precision, graph: onnx.ModelProto, **figures: Any) -> _ModelFile:
+        """The same model with another graph; figures are further fields of `ExportInfo`."""
+        figures |= {"precision": precision, "pays_on": PAYS_ON[precision]}
+        export = self.metadata.export.model_copy(update=figures)
         metadata = self.metadata.model_copy(update={"export": export})
         return dataclasses.replace(self, graph=graph, metadata=metadata)
 
@@ -205,7 +214,7 @@ def _in_fp16(fp32: _ModelFile, dataset: Dataset, progress: Progress) -> _ModelFi
             f"{accuracy.split} against {accuracy.mean_iou_fp32:.4f} in fp32 (at most {LARGEST_LOSS} is "
             "allowed); export in fp32; nothing was written"
         )
-    return fp32.with_precision("fp16", halved, accuracy)
+    return fp32.with_precision("fp16", halved, accuracy=accuracy)
 
 
 def _in_int8(fp32: _ModelFile, dataset: Dataset, progress: Progress) -> _ModelFile:
@@ -226,7 +235,7 @@ def _in_int8(fp32: _ModelFile, dataset: Dataset, progress: Progress) -> _ModelFi
         weight_levels=WEIGHT_LEVELS,
         fp32_layers=result.fp32_layers,
     )
-    return fp32.with_precision("int8", result.model, result.accuracy, calibration)
+    return fp32.with_precision("int8", result.model, accuracy=result.accuracy, calibration=calibration)
 
 
 def _calibration_crops(model: _ModelFile, dataset: Dataset) -> list[crops.Crop]:

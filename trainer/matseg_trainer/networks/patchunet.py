@@ -28,14 +28,10 @@ class PatchUNet(SegmentationNetwork):
     def __init__(self, *, in_channels: int, n_class: int, width: int) -> None:
         super().__init__()
         widths = [width * min(2**level, 4) for level in range(self.levels)]
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, kernel_size=self.patch, stride=self.patch, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        self.stem = _blocks_to_pixels(in_channels, width, self.patch)
         self.encoder = nn.ModuleList(conv_block([after, after, after], bias=False) for after in widths)
         steps = list(itertools.pairwise(widths))
-        self.down = nn.ModuleList(_downward(before, after) for before, after in steps)
+        self.down = nn.ModuleList(_blocks_to_pixels(before, after, 2) for before, after in steps)
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(below, level, kernel_size=2, stride=2) for level, below in reversed(steps)
         )
@@ -62,10 +58,10 @@ class PatchUNet(SegmentationNetwork):
         return logits
 
 
-def _downward(before: int, after: int) -> nn.Sequential:
-    """Halve the resolution with a strided 2 x 2 convolution."""
+def _blocks_to_pixels(before: int, after: int, edge: int) -> nn.Sequential:
+    """A convolution whose stride is its kernel, with batch norm and ReLU: the resolution falls to 1/`edge`."""
     return nn.Sequential(
-        nn.Conv2d(before, after, kernel_size=2, stride=2, bias=False),
+        nn.Conv2d(before, after, kernel_size=edge, stride=edge, bias=False),
         nn.BatchNorm2d(after),
         nn.ReLU(inplace=True),
     )

@@ -40,7 +40,7 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
     ]
     lines.append(f"class table {origin} {plan.dataset.classes_path}")
     for image in plan.written_strays:
-        strays = f"{image.pixels} pixel(s) of {len(image.strays)} stray value(s)"
+        strays = f"{image.pixels} pixel(s) of {len(image.values)} stray value(s)"
         lines.append(f"note: {image.path.name}: {strays} were taken for the nearest class")
     if plan.labels_alone:
         alone = shorten([path.name for path in plan.labels_alone])

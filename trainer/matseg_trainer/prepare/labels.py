@@ -18,7 +18,6 @@ from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array
 from matseg_trainer.data.labels import (
     ClassTable,
     LabelScan,
-    StrayImage,
     read_values,
     scan_label,
     stray_message,
@@ -54,13 +53,13 @@ class LabelPlan:
     """Images whose arrays are to be written."""
     kept: tuple[Path, ...]
     """Arrays that stay."""
-    strays: tuple[StrayImage, ...]
+    strays: tuple[LabelScan, ...]
     """Label images of the whole data set with values of no class."""
     labels_alone: tuple[Path, ...]
     """Label images without an image; nothing is made of them."""
 
     @property
-    def written_strays(self) -> tuple[StrayImage, ...]:
+    def written_strays(self) -> tuple[LabelScan, ...]:
         """Those of them whose arrays are to be written."""
         labels = {pair.labels for pair in self.pairs}
         return tuple(image for image in self.strays if image.path in labels)
