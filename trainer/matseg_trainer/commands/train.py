@@ -107,7 +107,7 @@ def train_main(
             resume=resume,
             overwrite=overwrite,
         )
-        outputs = Outputs.of(place, job.name)
+        outputs = Outputs(place, job.name)
         try:
             if context.is_main:
                 out = console(stderr=as_json)

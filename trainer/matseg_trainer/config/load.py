@@ -137,29 +137,21 @@ def _check_dataset(
     placeholders: dict[str, Any] = {"model": "unet"}
     if any("n_class" in table for table in named.values()):
         placeholders["n_class"] = 2
-    problems = _check({**placeholders, **defaults}, f"{dataset}.{DEFAULT_VERSION}")[1]
-    reported = {problem.where.rsplit(".", 1)[-1] for problem in problems}
     versions: dict[str, VersionConfig] = {}
-    for name, table in named.items():
-        where = f"{dataset}.{name}"
-        config, found = _check({**defaults, **table}, where)
-        problems += [
-            problem
-            for problem in found
-            if (key := problem.where.removeprefix(f"{where}.")) in table or key not in reported
-        ]
-        if config is not None:
-            versions[name] = config
+    problems: list[Problem] = []
+    reported: set[str] = set()
+    for name, table in {DEFAULT_VERSION: placeholders | dict(defaults), **named}.items():
+        whole = {**defaults, **table}
+        try:
+            versions[name] = VersionConfig.model_validate(whole)
+        except ValidationError as error:
+            explained = [_explain(problem, whole, f"{dataset}.{name}") for problem in problems_of(error)]
+            # one problem per key: both numbers of a bad `size` are one mistake
+            found = {problem.where.removeprefix(f"{dataset}.{name}."): problem for problem in explained}
+            problems += [item for key, item in found.items() if key in table or key not in reported]
+            reported |= found.keys() if name == DEFAULT_VERSION else set()
+    versions.pop(DEFAULT_VERSION, None)
     return versions, problems
-
-
-def _check(table: Mapping[str, Any], where: str) -> tuple[VersionConfig | None, list[Problem]]:
-    try:
-        return VersionConfig.model_validate(dict(table)), []
-    except ValidationError as error:
-        # one problem per key: both numbers of a bad `size` are one mistake
-        found = [_explain(problem, table, where) for problem in problems_of(error)]
-        return None, list({problem.where: problem for problem in found}.values())
 
 
 def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:

@@ -63,13 +63,7 @@ def augment(
     options: Augmentation,
     positions: ClassPositions | None = None,
 ) -> Example:
-    """One random crop of an image.
-
-    Args:
-        example: the whole image.
-        rng: the only source of randomness.
-        options: what may change.
-        positions: of the image's classes, where they are known; needed to oversample them.
+    """One random crop of an image; the positions of its classes, where known, spare counting them to oversample some.
 
     Returns:
         `crop` pixels square, or as large as the image where that is smaller; the pixels are float32 when they were

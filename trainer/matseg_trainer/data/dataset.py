@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import MatsegError
-from matseg_shared.images.read import PixelArray
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.augment import Augmentation, ClassPositions, augment
 from matseg_trainer.data.examples import IGNORED, Example, Examples
@@ -93,7 +92,8 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
         examples = [example for example, _ in drawn]
         labels = torch.from_numpy(np.stack([example.labels for example in examples]).astype(np.int64))
         return Batch(
-            images=torch.from_numpy(_stacked([example.pixels for example in examples])),
+            # float32 where only some were interpolated
+            images=torch.from_numpy(np.stack([example.pixels for example in examples])),
             labels=labels if step.is_counted else torch.full_like(labels, IGNORED),
             pixels=torch.from_numpy(np.stack([pixels for _, pixels in drawn])),
         )
@@ -127,12 +127,6 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
             pixels=np.pad(example.pixels, ((0, 0), *corner), mode="reflect"),
             labels=np.pad(example.labels, corner, constant_values=IGNORED),
         )
-
-
-def _stacked(pixels: Sequence[PixelArray]) -> PixelArray:
-    """(N, C, H, W); where only some were changed, all become float32."""
-    dtype = np.result_type(*{array.dtype for array in pixels})
-    return np.stack(pixels).astype(dtype, copy=False)
 
 
 def _sample_pixels(labels: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

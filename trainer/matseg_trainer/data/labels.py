@@ -141,11 +141,8 @@ def unify(
 
     Palettes are applied where other images are grey or colour-coded; grey counts as colour where others are coloured.
     Where the values of the classes are known, palette indices can stand beside grey values: that is how
-    `matseg-run --uncertain` adds to a set of grey label images, in colours that an annotator sees.
-
-    Args:
-        scans: the label images of all splits.
-        known: grey values or palette indices of the classes; empty: not decided yet, or colours.
+    `matseg-run --uncertain` adds to a set of grey label images, in colours that an annotator sees. `known` is empty
+    where the classes are not decided yet, or have colours.
 
     Raises:
         DatasetError: palettes disagree, or indices and grey values cannot be told apart; names the images.

@@ -158,12 +158,7 @@ def representative_crop(
 ) -> PixelArray:
     """A small real input in which the classes are as evenly present as in any of `tries` random crops.
 
-    Args:
-        examples: the training images, each of which is read once at most.
-        shapes: (H, W) of each.
-        stride: of the network.
-        edge: of the crop in pixels, about.
-        tries: crops looked at.
+    Each of the training images, whose (H, W) are `shapes`, is read once at most.
 
     Returns:
         (1, C, h, w) in the data's own dtype; h and w are multiples of `stride`, about `edge`.

@@ -15,12 +15,11 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import AccuracyInfo
 from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.evaluate.metrics import confusion_matrix, segmentation_metrics
+from matseg_trainer.predict.predictor import TILE
 
 LARGEST_LOSS = 0.002
 """Loss of mean IoU against fp32 on the validation images."""
 SPLIT = "validate"
-_TILE = 1024
-"""Edge of the largest tile, in pixels; results do not depend on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,11 +39,7 @@ class AccuracyCheck:
         return cls(images=images, n_class=n_class, mean_iou_fp32=mean_iou, progress=progress)
 
     def measure(self, content: bytes) -> AccuracyInfo:
-        """Segment all images with the runtime.
-
-        Args:
-            content: a whole model file.
-        """
+        """Segment all images with the runtime; `content` is a whole model file."""
         self.progress.stage("measuring the new precision", len(self.images), unit="images")
         return AccuracyInfo(
             split=SPLIT,
@@ -67,7 +62,7 @@ def _mean_iou(images: Examples, n_class: int, content: bytes, progress: Progress
     matrix = np.zeros((n_class, n_class), dtype=np.int64)
     for number in range(len(images)):
         image: Example = images[number]
-        labels = segment_image(session, image.pixels, tile=(_TILE, _TILE)).labels
+        labels = segment_image(session, image.pixels, tile=(TILE, TILE)).labels
         matrix += confusion_matrix(image.labels, labels, n_class)
         progress.advance()
     return segmentation_metrics(matrix).mean_iou

@@ -75,13 +75,8 @@ def export_checkpoint(
 ) -> ExportResult:
     """Write a model file, or nothing.
 
-    Args:
-        checkpoint: what was trained.
-        path: the file.
-        precision: fp16 and int8 need the data set.
-        tta: views whose mean the file gives, see `matseg_trainer.export.views`.
-        dataset: the data set it was trained on, unchanged.
-        progress: told of each stage.
+    fp16 and int8 need the data set of the training, unchanged. The file gives the mean of `tta` views, see
+    `matseg_trainer.export.views`.
 
     Raises:
         UsageError: the precision needs a data set and there is none, or cannot have views.

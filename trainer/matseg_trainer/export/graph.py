@@ -71,17 +71,13 @@ def _decide_between_two(margin: Tensor) -> tuple[Tensor, Tensor]:
 def with_one_score(network: SegmentationNetwork, single: SegmentationNetwork) -> SegmentationNetwork:
     """A two-class network whose last layer computes the difference of the two logits: half the work and memory there.
 
-    Args:
-        network: with two logits.
-        single: the same network with one, whose weights are overwritten and which is returned.
+    `single` is the same network with one logit, whose weights are overwritten and which is returned.
     """
     weights = network.state_dict()
     for name, wanted in single.state_dict().items():
-        axes = [
-            axis for axis, size in enumerate(wanted.shape) if size != weights[name].shape[axis]
-        ]  # that of the logits
-        if axes:
-            first, second = weights[name].chunk(2, dim=axes[0])
+        if wanted.shape != (shape := weights[name].shape):
+            logits = next(axis for axis, size in enumerate(wanted.shape) if size != shape[axis])
+            first, second = weights[name].chunk(2, dim=logits)
             weights[name] = second - first
     single.load_state_dict(weights)
     return single.eval()

@@ -26,11 +26,7 @@ def to_half(model: onnx.ModelProto, crops: Sequence[NDArray[Any]]) -> onnx.Model
     """Compute in fp16 between the normalised image and the class scores.
 
     Normalisation stays in fp32, since raw 16-bit pixels exceed fp16's range, and so does what follows the scores:
-    there probabilities lose digits and nothing is gained.
-
-    Args:
-        model: the fp32 graph.
-        crops: (N, C, H, W) raw pixels each, for calibration.
+    there probabilities lose digits and nothing is gained. The crops, (N, C, H, W) raw pixels each, show the ranges.
 
     Raises:
         ExportError: activations come near the largest number of fp16; names them.
@@ -44,37 +40,35 @@ def to_half(model: onnx.ModelProto, crops: Sequence[NDArray[Any]]) -> onnx.Model
     image, scores = normalised_image(graph), class_scores(graph)
     behind = following(scores, graph)
     inner = [node for node in following(image, graph) if node not in behind]
-    halves = {image: _cast_after(image, ir.DataType.FLOAT16)}
+    _cast(image, ir.DataType.FLOAT16, graph)
+    _cast(scores, ir.DataType.FLOAT, graph)
+    halves: dict[ir.Value, ir.Value] = {}
     for node in inner:
         for place, value in enumerate(node.inputs):
-            if value is None or (node.op_type == "Resize" and place):  # whose scales are float32 in any case
+            if value is None or value.const_value is None or value.dtype != ir.DataType.FLOAT:
                 continue
-            if value.const_value is not None and value.dtype == ir.DataType.FLOAT and value not in halves:
+            if node.op_type == "Resize":  # whose scales are float32 in any case
+                continue
+            if value not in halves:
                 half = ir.tensor(value.const_value.numpy().astype(np.float16), name=f"{value.name}_fp16")
                 halves[value] = ir.Value(name=half.name, const_value=half)
                 graph.register_initializer(halves[value])
-            node.replace_input_with(place, halves.get(value, value))
+            node.replace_input_with(place, halves[value])
         if node.op_type == "Cast" and node.attributes.get_int("to") == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
-    back = _cast_after(scores, ir.DataType.FLOAT)
-    for node in behind:
-        for place, value in enumerate(node.inputs):
-            if value is scores:
-                node.replace_input_with(place, back)
     RemoveUnusedNodesPass()(result)
     return ir.to_proto(result)
 
 
-def _cast_after(value: ir.Value, kind: ir.DataType) -> ir.Value:
-    """Cast a tensor right after the node that makes it."""
+def _cast(value: ir.Value, kind: ir.DataType, graph: ir.Graph) -> None:
+    """Cast what a node makes, for all that read it."""
     import onnx_ir as ir
 
-    producer = value.producer()
-    assert producer is not None, "only what is computed is cast"
-    assert producer.graph is not None, "it is part of a graph"
+    uses = tuple(value.uses())
     cast = ir.node("Cast", [value], {"to": kind})
-    producer.graph.insert_after(producer, cast)
-    return cast.outputs[0]
+    graph.insert_after(value.producer(), cast)  # type: ignore[arg-type]  # neither is an input of the graph
+    for node, place in uses:
+        node.replace_input_with(place, cast.outputs[0])
 
 
 def _require_range(graph: ir.Graph, found: Any) -> None:

@@ -112,11 +112,8 @@ def confirm_halo(graph: Graph, checkpoint: Checkpoint, stride: int, halo: int) -
             (slice(0, kept), slice(kept + halo, None)),
         ):
             disturbed = image.copy()
-            where = [slice(None)] * 4
-            where[axis] = beyond
-            disturbed[tuple(where)] = other[tuple(where)]
-            where[axis] = inside
-            change = float(np.abs(graph(disturbed)[1] - before)[tuple(where)].max())
+            disturbed.swapaxes(2, axis)[:, :, beyond] = other.swapaxes(2, axis)[:, :, beyond]
+            change = float(np.abs(graph(disturbed)[1] - before).swapaxes(2, axis)[:, :, inside].max())
             if change > MAX_PROBABILITY_DIFFERENCE / 10:
                 raise ExportError(
                     f"pixels more than the measured halo of {halo} away changed a probability by {change:.2e}; "

@@ -21,12 +21,7 @@ _FLIPS: tuple[tuple[int, ...], ...] = ((), (_ROWS,), (_COLUMNS,), (_ROWS, _COLUM
 def mean_of_views(network: nn.Module, images: Tensor, count: Views) -> Tensor:
     """The mean of what a network says of an image (1), of its flips (4), or of those and their quarter turns (8).
 
-    The flips are one batch: the graph holds the network once, or twice with quarter turns.
-
-    Args:
-        network: (N, C, H, W) to (N, K, H, W).
-        images: (N, C, H, W).
-        count: number of views.
+    The flips of (N, C, H, W) are one batch: the graph holds the network once, or twice with quarter turns.
     """
     if count == 1:
         scores: Tensor = network(images)

@@ -69,12 +69,12 @@ class PixelNet(SegmentationNetwork):
             assert isinstance(layer, nn.Conv2d)
             bias = None if layer.bias is None else layer.bias[part]
             share = F.conv2d(features, layer.weight[part], bias)
-            if total is None:
-                total = share
-            else:
-                total = total + F.interpolate(
-                    share, scale_factor=float(2**level), mode="bilinear", align_corners=False
+            if total is not None:
+                factor = float(2**level)
+                share = total + F.interpolate(
+                    share, scale_factor=factor, mode="bilinear", align_corners=False
                 )
+            total = share
         assert total is not None
         return total
 

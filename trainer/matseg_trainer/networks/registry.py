@@ -21,12 +21,5 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
 def build_network(
     name: str, *, in_channels: int, n_class: int, width: int | None = None
 ) -> SegmentationNetwork:
-    """A network with fresh random weights.
-
-    Args:
-        name: one of `NETWORKS`.
-        in_channels: 1 or 3.
-        n_class: number of classes, at least 2.
-        width: channels of the first level; None: the paper's 64. All other widths scale with it.
-    """
+    """A network with fresh random weights; all widths scale with that of the first level (None: the paper's 64)."""
     return NETWORKS[name](in_channels=in_channels, n_class=n_class, width=width or DEFAULT_WIDTH)

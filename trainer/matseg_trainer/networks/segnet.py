@@ -44,14 +44,11 @@ class SegNet(SegmentationNetwork):
 
 
 def max_pool_with_origin(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """2 x 2 max pooling that remembers where each maximum came from.
+    """2 x 2 max pooling of (N, C, H, W), H and W even, that remembers where each maximum came from.
 
     The same as `max_pool2d(return_indices=True)`, ties included (the first in reading order wins), but in operators
     that every runtime has: PyTorch's indices do not export, and ONNX's MaxUnpool means something else and has no
     CUDA kernel.
-
-    Args:
-        x: (N, C, H, W), H and W even.
 
     Returns:
         (N, C, H/2, W/2) maxima, and four masks of that shape and dtype: one is 1 where its corner (upper left, upper
@@ -70,15 +67,7 @@ def max_pool_with_origin(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def max_unpool(y: Tensor, origin: tuple[Tensor, ...]) -> Tensor:
-    """Put values back to where the maxima came from, zeros elsewhere.
-
-    Args:
-        y: (N, C, H, W).
-        origin: the masks of `max_pool_with_origin`.
-
-    Returns:
-        (N, C, 2H, 2W).
-    """
+    """Put (N, C, H, W) back to where the maxima came from, zeros elsewhere: (N, C, 2H, 2W)."""
     upper_left, upper_right, lower_left, lower_right = (y * mask.to(y.dtype) for mask in origin)
     upper = torch.stack([upper_left, upper_right], dim=-1).flatten(-2)
     lower = torch.stack([lower_left, lower_right], dim=-1).flatten(-2)

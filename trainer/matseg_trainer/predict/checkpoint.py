@@ -87,12 +87,7 @@ def _shape(tensor: torch.Tensor | None) -> str:
 
 
 def find_checkpoint(workspace: Workspace, choice: str, option: str) -> Path:
-    """The checkpoint that an option names.
-
-    Args:
-        workspace: where names are looked for.
-        choice: `<dataset>_<version>`, a checkpoint in `saved/`, or the path of a `.pth` file.
-        option: which option, for the error.
+    """The checkpoint that an option names: `<dataset>_<version>` in `saved/`, or the path of a `.pth` file.
 
     Raises:
         ModelError: there is no such checkpoint; names the nearest.

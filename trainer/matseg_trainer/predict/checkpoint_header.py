@@ -18,9 +18,8 @@ _MEMBER = "archive/matseg_training.json"
 def append_training(stream: IO[bytes], training: TrainingInfo) -> None:
     """Add the member to an archive that torch has written to a readable stream; torch.load passes it over."""
     with zipfile.ZipFile(stream, "a") as archive:
-        archive.writestr(
-            zipfile.ZipInfo(_MEMBER), training.model_dump_json()
-        )  # dated 1980: the same bytes each time
+        # dated 1980: the same bytes each time
+        archive.writestr(zipfile.ZipInfo(_MEMBER), training.model_dump_json())
 
 
 def read_training(path: Path) -> TrainingInfo:

@@ -19,7 +19,7 @@ from matseg_trainer.predict.tiled import TorchPredictor
 if TYPE_CHECKING:
     from matseg_runtime.inference.session import Session
 
-_TILE = 1024
+TILE = 1024
 """Edge of the largest tile for an exported model, in pixels; results do not depend on it."""
 
 
@@ -45,7 +45,7 @@ class Predictor:
         metadata = session.model.metadata
 
         def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-            found = segment_image(session, pixels, tile=(_TILE, _TILE), probabilities=True)
+            found = segment_image(session, pixels, tile=(TILE, TILE), probabilities=True)
             assert found.probabilities is not None, "they were asked for"
             return found.labels, found.probabilities
 

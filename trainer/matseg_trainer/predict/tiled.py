@@ -45,14 +45,7 @@ class TorchPredictor:
 
     @torch.inference_mode()
     def logits(self, pixels: PixelArray) -> NDArray[np.float32]:
-        """Dense logits of one image.
-
-        Args:
-            pixels: (C, H, W) raw, in the data's own dtype.
-
-        Returns:
-            (K, H, W), the same as untiled.
-        """
+        """(C, H, W) raw pixels in the data's own dtype to (K, H, W) dense logits, the same as untiled."""
         stride = self.network.stride
         shape = (pixels.shape[1], pixels.shape[2])
         padded = np.moveaxis(pad_to_stride(np.moveaxis(pixels, 0, -1), stride), -1, 0)

@@ -28,7 +28,7 @@ def run_training(job: TrainingJob, context: DistributedContext, progress: Progre
     Raises:
         UsageError: the data, the configuration, earlier results or another process stand in the way.
     """
-    outputs = Outputs.of(job.workspace, job.name)
+    outputs = Outputs(job.workspace, job.name)
     training = Training(job, context)
     with outputs.locked() if context.is_main else nullcontext(), _resumable(training):
         if context.is_main:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 from matseg_shared.errors import UsageError
 from matseg_shared.system.files import TEMPORARY_PREFIX, make_folder, output_errors
@@ -14,28 +12,17 @@ from matseg_shared.system.locks import FileLock
 from matseg_trainer.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Files in which a training of one version leaves its results."""
+    """Files in which a training of one version leaves its results, in the guide's folders of a workspace."""
 
-    checkpoint: Path
-    resume: Path
-    """The state after the last finished epoch; removed when the training is complete."""
-    log: Path
-    plot: Path
-    lock: Path
-    """Held while a process trains this version."""
-
-    @classmethod
-    def of(cls, workspace: Workspace, name: str) -> Outputs:
-        """The guide's folders, in a workspace."""
-        return cls(
-            checkpoint=workspace.saved / f"{name}.pth",
-            resume=workspace.saved / f"{name}.resume.pth",
-            log=workspace.log / f"{name}.jsonl",
-            plot=workspace.plots / f"{name}.png",
-            lock=workspace.log / f".{name}.lock",
-        )
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.checkpoint = workspace.saved / f"{name}.pth"
+        self.resume = workspace.saved / f"{name}.resume.pth"
+        """The state after the last finished epoch; removed when the training is complete."""
+        self.log = workspace.log / f"{name}.jsonl"
+        self.plot = workspace.plots / f"{name}.png"
+        self.lock = workspace.log / f".{name}.lock"
+        """Held while a process trains this version."""
 
     @contextmanager
     def locked(self) -> Iterator[None]:

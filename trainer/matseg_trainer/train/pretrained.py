@@ -35,11 +35,7 @@ class PretrainedWeights:
 
     @classmethod
     def load(cls, workspace: Workspace, choice: str) -> PretrainedWeights:
-        """Read what `--weights` names.
-
-        Args:
-            workspace: where names are looked for.
-            choice: `<dataset>_<version>`, a checkpoint in `saved/`, or the path of a `.pth` file.
+        """Read what `--weights` names, as `find_checkpoint` has it.
 
         Raises:
             UsageError: it is an exported model, which cannot be trained.
@@ -67,11 +63,6 @@ class PretrainedWeights:
         The classifier is taken over only when the classes have the same names in the same order. Weights of the first
         convolution for grey images are spread evenly over three colours, so that grey stored as colour gives what grey
         gave; those for colour are summed for grey images, which is the same the other way round.
-
-        Args:
-            network: with random weights.
-            kind: `unet`, ...
-            classes: of the new data set.
 
         Returns:
             What was and what was not taken over, in words.
@@ -125,12 +116,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def origin_changes(started: InitInfo | None, given: InitInfo | None) -> list[str]:
-    """Differences that keep a training from being resumed, in words.
-
-    Args:
-        started: what it started from; None: random weights.
-        given: what `--weights` names now; None: nothing, it goes on from what it started from.
-    """
+    """Differences between what a training started from (None: random weights) and what `--weights` names, in words."""
     if given is None or given == started:
         return []
     was = "random weights" if started is None else f"{started.name} ({started.sha256[:12]})"

@@ -37,11 +37,8 @@ class LearningRate:
         if self._config.schedule == "plateau":
             return
         left = 1 - step / self._steps
-        share = (
-            (1 + math.cos(math.pi * (1 - left))) / 2
-            if self._config.schedule == "cosine"
-            else left**POLYNOMIAL_POWER
-        )
+        cosine = (1 + math.cos(math.pi * (1 - left))) / 2
+        share = cosine if self._config.schedule == "cosine" else left**POLYNOMIAL_POWER
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.lr * share
 

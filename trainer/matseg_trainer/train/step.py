@@ -96,9 +96,8 @@ class TrainStep:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module: nn.Module = _LossInputs(self.network)
         if context.size > 1:
-            if (
-                compute.device.type == "cuda"
-            ):  # torch has none for CPUs: there each process keeps its own statistics
+            # torch has none for CPUs: there each process keeps its own statistics
+            if compute.device.type == "cuda":
                 self._module = nn.SyncBatchNorm.convert_sync_batchnorm(self._module)
             self._module = DistributedDataParallel(self._module)
         self.optimizer = _optimizer(self.network, config)

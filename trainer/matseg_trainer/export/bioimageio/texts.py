@@ -37,14 +37,7 @@ def network_citation(network: str) -> tuple[str, str]:
 
 
 def cover(path: Path, image: NDArray[Any], labels: NDArray[np.uint8], metadata: ModelMetadata) -> None:
-    """Write a PNG, twice as wide as high: the test image, and its labels in the classes' colours.
-
-    Args:
-        path: of the PNG.
-        image: (C, H, W) raw pixels.
-        labels: (H, W) class indices.
-        metadata: for intensities and colours.
-    """
+    """Write a PNG, twice as wide as high: the image (C, H, W) and its labels (H, W) in the classes' colours."""
     histogram = metadata.input.histogram
     grey = (image.astype(np.float64) - histogram.low) / (histogram.high - histogram.low)
     shown = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
@@ -60,12 +53,7 @@ def cover(path: Path, image: NDArray[Any], labels: NDArray[np.uint8], metadata: 
 
 
 def documentation(metadata: ModelMetadata, sha256: str) -> str:
-    """The package's README in Markdown, from what the model says about itself.
-
-    Args:
-        metadata: the model's.
-        sha256: of the ONNX file.
-    """
+    """The package's README in Markdown, from what the model says about itself; `sha256` is the ONNX file's."""
     training, given, tiling = metadata.training, metadata.input, metadata.tiling
     colour = "one grey channel" if given.channels == 1 else "red, green and blue"
     rows = [f"| {item.index} | {item.name} | {item.colour} |" for item in metadata.classes]

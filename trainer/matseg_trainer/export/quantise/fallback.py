@@ -47,7 +47,7 @@ def quantise_within_loss(
         model: as `in_integer_operators` makes it.
         crops: (N, C, H, W) raw pixels each, for calibration.
         check: of the accuracy.
-        finish: adds metadata and self-test to a graph: the content of a model file.
+        finish: makes the content of a model file of a graph.
 
     Raises:
         ExportError: the check is not passed with `MOST_KEPT` layers in fp32; names the costliest.

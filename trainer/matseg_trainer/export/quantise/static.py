@@ -33,12 +33,9 @@ _OPERATORS = ("Add", "Clip", "Conv", "Mul", "Relu", *_MOVES)
 def activation_ranges(
     model: onnx.ModelProto, crops: Sequence[NDArray[Any]], kinds: Sequence[str] = _OPERATORS
 ) -> TensorsData:
-    """Smallest and largest value on the crops of every tensor that operators of some kinds read or make.
+    """Smallest and largest value of every tensor that operators of some kinds read or make.
 
-    Args:
-        model: fp32.
-        crops: (N, C, H, W) raw pixels each.
-        kinds: of operators.
+    Those of an fp32 graph on crops (N, C, H, W) of raw pixels.
     """
     import onnx
     from onnxruntime.quantization.calibrate import create_calibrator
@@ -54,10 +51,7 @@ def activation_ranges(
 def quantise(model: onnx.ModelProto, ranges: TensorsData, *, keep: Sequence[str] = ()) -> onnx.ModelProto:
     """The int8 graph of an fp32 graph; bilinear upsampling is left between integers, in float.
 
-    Args:
-        model: as `in_integer_operators` makes it.
-        ranges: of its activations.
-        keep: names of layers that stay in fp32.
+    The fp32 graph is as `in_integer_operators` makes it; the layers named in `keep` stay in fp32.
     """
     import onnx
     import onnx_ir as ir
