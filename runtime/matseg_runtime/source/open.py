@@ -32,7 +32,7 @@ class Format:
     """As messages name it."""
     opener: str
     """`module:function` of this room, an `Opener`; imported when an input of the format is opened."""
-    suffixes: frozenset[str] = frozenset()
+    suffixes: tuple[str, ...] = ()
     """Lower case."""
     signature: bytes = rb"(?!)"
     """Regular expression for a file's first bytes, by which one with another suffix is recognised; default: none is."""
@@ -70,27 +70,25 @@ _IMAGES = Format(listed="a folder of images", opener="folder:FolderSource", is_v
 _ZARR = Format(
     listed="a zarr volume (.zarr)",
     opener="zarr:open_zarr",
-    suffixes=frozenset({".zarr"}),
+    suffixes=(".zarr",),
     folder_files=("zarr.json", ".zarray", ".zgroup"),
     has_nodes=True,
     has_levels=True,
 )
-_RAW = Format(
-    listed="plain pixels (.raw, with --raw)", opener="formats.raw:open_raw", suffixes=frozenset({".raw"})
-)
+_RAW = Format(listed="plain pixels (.raw, with --raw)", opener="formats.raw:open_raw", suffixes=(".raw",))
 _REMOTE = replace(_ZARR, listed="a remote zarr", requires=("fsspec", "remote"))
 FORMATS = (
     Format(
         listed="a TIFF stack (.tif, .tiff)",
         opener="tiff:open_tiff",
-        suffixes=TIFF_SUFFIXES,
+        suffixes=tuple(sorted(TIFF_SUFFIXES)),
         signature=rb"II[*+]\0|MM\0[*+]",
     ),
     _ZARR,
     Format(
         listed="an HDF5 file (.h5)",
         opener="hdf5:open_hdf5",
-        suffixes=frozenset({".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"}),
+        suffixes=(".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"),
         signature=rb"\x89HDF\r\n\x1a\n",
         requires=("h5py", "hdf5"),
         has_nodes=True,
@@ -98,58 +96,58 @@ FORMATS = (
     Format(
         listed="an array (.npy)",
         opener="npy:open_npy",
-        suffixes=frozenset({".npy"}),
+        suffixes=(".npy",),
         signature=rb"\x93NUMPY",
     ),
     Format(
         listed="a MetaImage (.mhd, .mha)",
         opener="formats.metaimage:open_metaimage",
-        suffixes=frozenset({".mhd", ".mha"}),
+        suffixes=(".mhd", ".mha"),
         signature=rb"(ObjectType|NDims)[ \t]*=",
     ),
     Format(
         listed="a NRRD (.nrrd, .nhdr)",
         opener="formats.nrrd:open_nrrd",
-        suffixes=frozenset({".nrrd", ".nhdr"}),
+        suffixes=(".nrrd", ".nhdr"),
         signature=rb"NRRD000\d",
         requires=("nrrd", "formats"),
     ),
     Format(
         listed="a volume of VGStudio (.vgi, .vol)",
         opener="formats.vgi:open_vgi",
-        suffixes=frozenset({".vgi", ".vol"}),
+        suffixes=(".vgi", ".vol"),
     ),
     Format(
         listed="an MRC (.mrc, .rec, .map, .st)",
         opener="formats.mrc:open_mrc",
-        suffixes=frozenset({".mrc", ".mrcs", ".rec", ".map", ".st", ".ali"}),
+        suffixes=(".mrc", ".mrcs", ".rec", ".map", ".st", ".ali"),
         signature=rb".{208}MAP",
         requires=("mrcfile", "formats"),
     ),
     Format(
         listed="a Zeiss .txm",
         opener="formats.txm:open_txm",
-        suffixes=frozenset({".txm", ".xrm", ".txrm"}),
+        suffixes=(".txm", ".xrm", ".txrm"),
         signature=rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
         requires=("olefile", "formats"),
     ),
     Format(
         listed="an AmiraMesh (.am)",
         opener="formats.amira:open_amira",
-        suffixes=frozenset({".am"}),
+        suffixes=(".am",),
         signature=rb"# (AmiraMesh|Avizo)",
     ),
     Format(
         listed="a .czi",
         opener="formats.czi:open_czi",
-        suffixes=frozenset({".czi"}),
+        suffixes=(".czi",),
         signature=rb"ZISRAWFILE",
         requires=("czifile", "formats"),
     ),
     Format(
         listed="a NIfTI (.nii, .nii.gz)",
         opener="formats.nifti:open_nifti",
-        suffixes=frozenset({".nii", ".nii.gz"}),
+        suffixes=(".nii", ".nii.gz"),
         signature=rb".{344}n\+1\0|.{4}n\+2\0",
         requires=("nibabel", "formats"),
     ),
@@ -157,9 +155,7 @@ FORMATS = (
     Format(
         listed="a Gatan file (.dm3, .dm4)",
         opener="formats.rosetta:open_rosetta",
-        suffixes=frozenset(
-            {".dm3", ".dm4", ".ser", ".emi", ".bcf", ".blo", ".mib", ".tvips", ".mrcz", ".elid"}
-        ),
+        suffixes=(".dm3", ".dm4", ".ser", ".emi", ".bcf", ".blo", ".mib", ".tvips", ".mrcz", ".elid"),
     ),
 )
 """Every format of one file or folder; a folder in none of them is one of images."""
@@ -245,7 +241,7 @@ def _format_of_file(path: Path, options: SourceOptions) -> Format:
     name = path.name.lower()
     files = [item for item in FORMATS if not item.folder_files]
     for item in files:
-        if name.endswith(tuple(item.suffixes)):
+        if name.endswith(item.suffixes):
             return item
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
