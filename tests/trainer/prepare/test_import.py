@@ -264,6 +264,7 @@ def test_a_coco_export_with_its_pictures_in_folders(prep: Prep, workspace: Path)
         ({"segmentation": [rectangle(5, 5, 9, 9)], "image_id": 12}, "found 12"),
         ({"segmentation": [rectangle(5, 5, 9, 9)], "category_id": 2}, "found 2"),
         ({"segmentation": [[1, 2, 3]]}, "odd number"),
+        ({"segmentation": [[]]}, "expected something drawn"),
         ({"segmentation": [["a", 2, 3, 4]]}, "annotations.0.segmentation"),
         ({"segmentation": [[float("nan"), 2, 3, 4, 5, 6]]}, "annotations.0.segmentation"),
         ({"segmentation": [[1e300, 2, 3, 4, 5, 6]]}, "annotations.0.segmentation"),
@@ -396,7 +397,8 @@ def test_labelme_strokes_leave_the_rest_unlabelled(prep: Prep, workspace: Path, 
 @pytest.mark.parametrize(
     ("shape", "told"),
     [
-        ({"label": " ", "points": [[0, 0], [1, 0], [1, 1]]}, "expected a label"),
+        ({"label": " ", "points": [[0, 0], [1, 0], [1, 1]]}, "expected the name of a class"),
+        ({"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "line"}, "found 1 (background)"),
         ({"label": "a\u001b[31m", "points": [[0, 0], [9, 0], [9, 9]]}, "control characters"),
         ({"label": "a", "points": [[0, 0], [1]]}, "shapes.0.points"),
         ({"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": "!!"}, "base64"),
@@ -434,6 +436,14 @@ def test_qupath_with_holes(prep: Prep, workspace: Path, pictures: Path, whole: b
     expected[36:] = 255
     assert (labels(workspace, "s1") == expected).all()
     assert any("1 shape(s) without an area" in note for note in document["notes"])
+
+
+def test_qupath_objects_without_a_name_or_corners(prep: Prep, pictures: Path) -> None:
+    path = pictures / "s1.geojson"
+    path.write_text(json.dumps([feature(" ", [ring(0, 0, 9, 9)])]), encoding="utf-8")
+    refused(prep("import", path, "set"), "s1.geojson: object 1", "expected the name of a class")
+    path.write_text(json.dumps([feature("a", []), feature("b", [], "MultiPolygon")]), encoding="utf-8")
+    refused(prep("import", path, "set"), "expected something drawn")
 
 
 def test_geojson_with_a_damaged_polygon_is_refused(prep: Prep, pictures: Path) -> None:
@@ -647,6 +657,7 @@ def test_a_folder_of_ilastik_segmentations(prep: Prep, workspace: Path, pictures
         (np.ones((8, HEIGHT, WIDTH - 1), np.uint8), "(8, 40, 59)"),
         (np.ones((7, HEIGHT, WIDTH), np.uint8), "(7, 40, 60)"),
         (np.full((8, HEIGHT, WIDTH), 0.5, np.float32), "whole numbers"),
+        (np.full((8, HEIGHT, WIDTH), 1e30, np.float32), "whole numbers"),
         (np.arange(8 * HEIGHT * WIDTH, dtype=np.int32).reshape(8, HEIGHT, WIDTH), "single particles"),
         (np.ones((8, HEIGHT, WIDTH), np.uint8), "expected 2 to 255 classes, found 1 (label 1)"),
     ],

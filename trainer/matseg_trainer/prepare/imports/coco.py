@@ -15,7 +15,7 @@ from matseg_shared.errors import DatasetError
 from matseg_trainer.data.folder import shorten
 from matseg_trainer.prepare.imports.base import Export, Size
 from matseg_trainer.prepare.imports.files import Coordinate, Document, Edge, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Box, Drawing, Shape, export_of
+from matseg_trainer.prepare.imports.shapes import Box, Drawing, Shape, class_name, export_of
 
 
 class _RunLengths(Document):
@@ -59,7 +59,7 @@ def read_coco(path: Path, content: Any, finder: ImageFinder) -> Export:
         DatasetError: it is none, or contradicts itself.
     """
     coco = checked(path, _Coco, content, "COCO JSON of objects (instances)")
-    names = {item.id: item.name.strip() for item in coco.categories}
+    names = {item.id: class_name(item.name, f"{path}: category {item.id}") for item in coco.categories}
     pictures = {item.id: item for item in coco.images}
     if len(names) < len(coco.categories) or len(pictures) < len(coco.images):
         raise DatasetError(

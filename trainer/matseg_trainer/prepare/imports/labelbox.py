@@ -11,7 +11,7 @@ from pydantic import Field
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, Edge, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Drawing, Shape, export_of, rectangle
+from matseg_trainer.prepare.imports.shapes import Drawing, Shape, class_name, export_of, rectangle
 
 
 class _Corner(Document):
@@ -91,7 +91,7 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
             else:
                 left_out += 1
                 continue
-            shapes.append(Shape(name=item.name.strip(), where=where, parts=[[ring]]))
+            shapes.append(Shape(name=class_name(item.name, where), where=where, parts=[[ring]]))
         size = row.media_attributes
         drawings.append(
             Drawing(

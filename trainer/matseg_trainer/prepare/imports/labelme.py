@@ -16,7 +16,15 @@ from PIL import Image
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import OUTSIDE, Export, Size
 from matseg_trainer.prepare.imports.files import Document, Edge, ImageFinder, Point, checked
-from matseg_trainer.prepare.imports.shapes import Box, Drawing, Shape, ellipse, export_of, rectangle
+from matseg_trainer.prepare.imports.shapes import (
+    Box,
+    Drawing,
+    Shape,
+    class_name,
+    ellipse,
+    export_of,
+    rectangle,
+)
 
 _BACKGROUND = "_background_"
 _IGNORE = "__ignore__"
@@ -69,9 +77,7 @@ def read_labelme(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> 
 
 def _shape(path: Path, number: int, item: _Shape) -> Shape:
     where = f"{path}: shape {number} ({item.label!r})"
-    name = item.label.strip()
-    if not name:
-        raise DatasetError(f"{where}: expected a label, found an empty one; name it in LabelMe")
+    name = class_name(item.label, where)
     name = OUTSIDE if name == _BACKGROUND else name
     points = np.array(item.points, np.float64)
     if item.shape_type == "mask":

@@ -12,12 +12,10 @@ from pydantic import Field
 from matseg_shared.images.palette import Colour
 from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Drawing, Shape, export_of
+from matseg_trainer.prepare.imports.shapes import Drawing, Shape, class_name, export_of
 
 _Rings = list[Annotated[list[Annotated[list[Coordinate], Field(min_length=2)]], Field(min_length=3)]]
 _Byte = Annotated[int, Field(ge=0, le=255)]
-
-
 _IGNORED = "*"
 """Ends the names of classes that QuPath leaves out of trainings."""
 
@@ -79,12 +77,11 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
                 continue
             properties = item.properties or _Properties()
             kind = properties.classification
-            name = properties.objectType if kind is None else kind.name.strip()
+            where = f"{path}: object {number}"
+            name = class_name(properties.objectType if kind is None else kind.name, where)
             if kind is not None and kind.colour is not None:
                 colours.setdefault(name, kind.colour)
-            shapes.append(
-                Shape(name=name, where=f"{path}: object {number} ({name})", parts=_parts(item.geometry))
-            )
+            shapes.append(Shape(name=name, where=f"{where} ({name})", parts=_parts(item.geometry)))
         drawings.append(Drawing(name=path.stem, image=finder.find(path.stem, path), shapes=shapes))
     names = {shape.name for drawing in drawings for shape in drawing.shapes}
     return export_of(

@@ -76,6 +76,19 @@ class Shape:
         return corners.min(axis=0), corners.max(axis=0)
 
 
+def class_name(text: str, where: str) -> str:
+    """The name of a class without spaces around it.
+
+    Raises:
+        DatasetError: there is nothing else in it.
+    """
+    if not text.strip():
+        raise DatasetError(
+            f"{where}: expected the name of a class, found {text!r}; name it, and export again"
+        )
+    return text.strip()
+
+
 def fill(rings: Sequence[Ring], size: Size) -> Box:
     """The pixels whose centres lie in an odd number of rings, in the part of the picture that the rings span."""
     corners = np.concatenate(rings)
@@ -145,12 +158,14 @@ def export_of(
     Args:
         tool: as messages name it.
         drawings: one per picture.
-        left_out: shapes that have no area.
+        left_out: shapes that have no area, beside those without parts and mask.
         classes: in their order; None: those of the shapes, by their names.
         colours: of classes that have one.
         unlabelled: names that mean that nobody labelled the pixels.
     """
     names = {shape.name for drawing in drawings for shape in drawing.shapes} - {OUTSIDE} - unlabelled
+    areas = [[shape for shape in drawing.shapes if shape.parts or shape.mask] for drawing in drawings]
+    left_out += sum(len(drawing.shapes) for drawing in drawings) - sum(map(len, areas))
     note = f"{left_out} shape(s) without an area (points, lines, texts, bare boxes) were left out"
     return Export(
         tool=tool,
@@ -158,11 +173,11 @@ def export_of(
             LabelledImage(
                 name=item.name,
                 image=item.image,
-                paint=partial(paint, item.shapes),
+                paint=partial(paint, shapes),
                 size=item.size,
                 voxel=item.voxel,
             )
-            for item in drawings
+            for item, shapes in zip(drawings, areas, strict=True)
         ],
         classes=tuple(sorted(names, key=natural_key) if classes is None else classes),
         colours=colours or {},

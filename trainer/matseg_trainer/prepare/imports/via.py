@@ -11,7 +11,15 @@ from pydantic import Field
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Drawing, Ring, Shape, ellipse, export_of, rectangle
+from matseg_trainer.prepare.imports.shapes import (
+    Drawing,
+    Ring,
+    Shape,
+    class_name,
+    ellipse,
+    export_of,
+    rectangle,
+)
 
 PROJECT_KEY = "_via_img_metadata"
 
@@ -84,9 +92,7 @@ def _class_of(region: _Region, where: str) -> str:
     if isinstance(value, dict):
         ticked = [str(name) for name, is_ticked in value.items() if is_ticked]
         value = ticked[0] if len(ticked) == 1 else ""
-    if not isinstance(value, str) or not value.strip():
-        raise DatasetError(f"{where}: expected one class as its attribute, found {value!r}; name it in VIA")
-    return value.strip()
+    return class_name(value if isinstance(value, str) else "", where)
 
 
 def _ring(outline: _Outline) -> Ring:

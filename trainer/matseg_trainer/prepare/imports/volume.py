@@ -22,6 +22,8 @@ from matseg_trainer.prepare.imports.slices import Slices
 _MOST_VALUES = 255
 _BRIGHT = 128
 """Classes with values below it are numbered, and 255 is no number among them."""
+_LARGEST = 2**53
+"""Up to which a real number holds every whole one."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 Labels = NDArray[np.int64]
 
@@ -209,7 +211,7 @@ def _whole(labels: Slices, number: int) -> Labels:
                 where, "expected one label value per pixel, found colours; save labels, not a picture of them"
             )
         pixels = pixels[..., 0]
-    if pixels.dtype.kind == "f" and not (np.isfinite(pixels) & (pixels == np.rint(pixels))).all():
+    if pixels.dtype.kind == "f" and not ((np.abs(pixels) < _LARGEST) & (pixels == np.rint(pixels))).all():
         raise ImageError(
             where, f"expected whole numbers as labels, found {pixels.dtype} with fractions or NaN"
         )

@@ -107,7 +107,8 @@ def import_labels(
         stems = _stems(export, request)
         table = _added(export, request, target / CLASSES_NAME) if is_added else _new(export, request)
         with new_folder(place, overwrite=overwrite) as folder:
-            result = _write(export, stems, table, folder if is_added else folder / request.split, progress)
+            split = folder if is_added else folder / request.split
+            result = _write(request.source, export, stems, table, split, progress)
             notes = _notes(export, request, table, result)
             if not is_added:
                 write_classes(folder / CLASSES_NAME, table.classes)
@@ -285,7 +286,9 @@ class _Written:
     too_small: int = 0
 
 
-def _write(export: Export, stems: Sequence[str], table: _Table, folder: Path, progress: Progress) -> _Written:
+def _write(
+    source: str, export: Export, stems: Sequence[str], table: _Table, folder: Path, progress: Progress
+) -> _Written:
     written = _Written(pixels=[0] * 256, left_out=[])
     progress.stage("writing labelled pictures", len(stems), unit="images")
     for item, stem in zip(export.images, stems, strict=True):
@@ -304,10 +307,11 @@ def _write(export: Export, stems: Sequence[str], table: _Table, folder: Path, pr
         written.covered += painted.covered
         written.clipped += painted.clipped
         written.too_small += painted.too_small
-    if len(written.left_out) == len(stems):
+    drawn = set(table.values) - ({table.indices[OUTSIDE]} if export.kind != "values" else set())
+    if not any(written.pixels[value] for value in drawn):
         raise DatasetError(
-            f"{shorten(written.left_out)}: expected labels, found none in any picture; with --outside background what "
-            "lies outside of shapes is labelled, too"
+            f"{source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it again when it "
+            "is labelled"
         )
     return written
 
