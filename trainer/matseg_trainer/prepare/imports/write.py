@@ -310,8 +310,8 @@ def _write(
     drawn = set(table.values) - ({table.indices[OUTSIDE]} if export.kind != "values" else set())
     if not any(written.pixels[value] for value in drawn):
         raise DatasetError(
-            f"{source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it again when it "
-            "is labelled"
+            f"{source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it again when "
+            "they are labelled"
         )
     return written
 
