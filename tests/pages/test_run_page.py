@@ -114,6 +114,16 @@ def test_volumes_have_pages_too(
     assert page.is_file()
 
 
+def test_a_page_of_plain_pixels_is_made_later(tmp_path: Path, run: Call, report: Call) -> None:
+    volume, out = tmp_path / "scan.raw", tmp_path / "labels.mhd"
+    volume.write_bytes(np.stack([noise((40, 52), 255, seed) for seed in range(4)]).tobytes())
+    code, said = run(volume, "-o", out, "--raw", "4x40x52,uint8", page="--no-report")
+    assert code == 0, said
+    assert report(out)[0] == 0
+    slices = page_data(tmp_path / "labels.mhd.matseg" / "report.html")["page"]["slices"]
+    assert all(item["image"] and item["labels"] and not item["problems"] for item in slices)
+
+
 def test_what_is_gone_is_said_in_its_place(labelled: Path, report: Call) -> None:
     scan = labelled.parent / "scan"
     (labelled / "s0.png").unlink()

@@ -213,8 +213,8 @@ def ole(folders: Mapping[str, Mapping[str, bytes]]) -> bytes:
     return header + b"".join(sectors) + struct.pack(f"<{len(chain)}I", *chain)
 
 
-def write_czi(path: Path, volume: Volume, *, tiles: int = 2) -> None:
-    """One tile, or several side by side, in each slice."""
+def write_czi(path: Path, volume: Volume, *, tiles: int = 2, compression: int = 0) -> None:
+    """One tile, or several side by side, in each slice; `compression` is ZEN's number of it."""
     volume = _little(volume)
     content = bytearray(512)
     entries = []
@@ -222,7 +222,7 @@ def write_czi(path: Path, volume: Volume, *, tiles: int = 2) -> None:
     columns = np.array_split(np.arange(volume.shape[2]), tiles)
     for z in range(len(volume)):
         for number, part in enumerate(columns):
-            pixels = volume[z, :, part[0] : part[-1] + 1].tobytes()
+            pixels = _compressed(volume[z, :, part[0] : part[-1] + 1], compression)
             lengths = {
                 "X": (part[0], len(part)),
                 "Y": (0, volume.shape[1]),
@@ -235,7 +235,9 @@ def write_czi(path: Path, volume: Volume, *, tiles: int = 2) -> None:
                 for axis, (start, size) in lengths.items()
             )
             described = (
-                struct.pack("<2siqiiBB4si", b"DV", code, len(content), 0, 0, 0, 0, b"", len(lengths))
+                struct.pack(
+                    "<2siqiiBB4si", b"DV", code, len(content), 0, compression, 0, 0, b"", len(lengths)
+                )
                 + dimensions
             )
             entries.append(described)
@@ -253,6 +255,20 @@ def write_czi(path: Path, volume: Volume, *, tiles: int = 2) -> None:
     header = struct.pack("<iiii16s16siqqiq", 1, 0, 0, 0, b"", b"", 0, directory, metadata, 0, 0)
     content[:512] = _segment(b"ZISRAWFILE", header.ljust(480, b"\0"))
     path.write_bytes(content)
+
+
+def _compressed(pixels: Volume, compression: int) -> bytes:
+    import imagecodecs
+
+    if compression == 4:
+        return bytes(imagecodecs.jpegxr_encode(np.ascontiguousarray(pixels), level=1.0))
+    if compression == 5:
+        return bytes(imagecodecs.zstd_encode(pixels.tobytes()))
+    if compression == 6:
+        is_wide = pixels.dtype.itemsize == 2
+        halves = np.frombuffer(pixels.tobytes(), np.uint8).reshape(-1, pixels.dtype.itemsize).T
+        return (b"\3\1\1" if is_wide else b"\1") + bytes(imagecodecs.zstd_encode(halves.tobytes()))
+    return pixels.tobytes()
 
 
 def _segment(name: bytes, data: bytes) -> bytes:

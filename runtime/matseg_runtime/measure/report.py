@@ -19,7 +19,7 @@ from pydantic import (
 from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.measure.phase_fractions import PhaseFraction
 from matseg_runtime.records import ExcludedSlice, JobKey
-from matseg_runtime.source.base import Skipped
+from matseg_runtime.source.base import RawShape, Skipped
 from matseg_runtime.units import PIXEL, VoxelSize
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import OutputError
@@ -167,6 +167,8 @@ class Manifest(BaseModel):
     input: str
     """Absolute path, or URL, of the input; `::/path` after it as the user gave it."""
     fill_missing_chunks: bool
+    raw: RawShape | None = None
+    """What the user said of an input of plain pixels."""
     cores: int
     """That the last run could use."""
     machine: str

@@ -165,6 +165,7 @@ def _source_options(record: RunRecord) -> SourceOptions:
         slices=None if key.slices is None else parse_range(key.slices),
         level=key.level,
         fill_missing_chunks=record.manifest is not None and record.manifest.fill_missing_chunks,
+        raw=None if record.manifest is None else record.manifest.raw,
     )
 
 

@@ -135,6 +135,7 @@ def finalize(
             manifest = Manifest(
                 input=absolute_location(run.options.input),
                 fill_missing_chunks=run.options.source.fill_missing_chunks,
+                raw=run.options.source.raw,
                 cores=available_cpus(),
                 machine=platform.node(),
                 model=run.metadata,

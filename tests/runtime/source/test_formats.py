@@ -460,6 +460,25 @@ def test_czi_of_one_tile_and_of_several(tmp_path: Path, opened: Callable[..., So
         np.testing.assert_array_equal(opened(path).read(2, 3)[0], volume()[2])
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+@pytest.mark.parametrize("compression", [4, 5, 6])
+def test_czi_as_zen_compresses_it(
+    tmp_path: Path, compression: int, dtype: str, opened: Callable[..., Source]
+) -> None:
+    path = tmp_path / "scan.czi"
+    pixels = volume(dtype, (3, 40, 50))
+    write_czi(path, pixels, compression=compression)
+    np.testing.assert_array_equal(opened(path).read(2, 3)[0], pixels[2])
+
+
+def test_czi_of_another_compression_excludes_its_slices(
+    tmp_path: Path, opened: Callable[..., Source]
+) -> None:
+    write_czi(tmp_path / "scan.czi", volume(), compression=9)
+    with pytest.raises(ImageError, match="its compression 9 is none of plain, JPEG XR and zstd"):
+        opened(tmp_path / "scan.czi").read(0, 1)
+
+
 def test_czi_that_was_not_finished_is_told_of(tmp_path: Path, opened: Callable[..., Source]) -> None:
     path = written(tmp_path, "scan.czi")
     content = bytearray(path.read_bytes())
@@ -475,6 +494,14 @@ def test_czi_of_several_channels_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content[: where + 4] + struct.pack("<i", 1) + content[where + 8 :])
     with pytest.raises(UsageError, match="of one channel, found the axes C 2"):
         open_source(str(path))
+
+
+def test_nrrd_skips_bytes_before_its_pixels(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    for name, pack in (("attached.nrrd", bytes), ("packed.nrrd", gzip.compress)):
+        path = written(tmp_path, name)
+        header = path.read_bytes().partition(b"\n\n")[0]
+        path.write_bytes(header + b"\nbyte skip: 7\n\n" + pack(b"x" * 7 + volume().tobytes()))
+        np.testing.assert_array_equal(opened(path).read(2, 3)[0], volume()[2])
 
 
 def test_colours_in_one_axis_of_a_nrrd(tmp_path: Path, opened: Callable[..., Source]) -> None:

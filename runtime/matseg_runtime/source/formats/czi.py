@@ -19,14 +19,17 @@ from matseg_runtime.source.formats.pixels import reading, stored_array
 from matseg_shared.errors import UsageError
 from matseg_shared.images.limits import require_memory
 
-_DECODED = {0: "plain", 1: "JPEG", 2: "LZW", 4: "JPEG XR"}
+_JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 4, 5, 6
+"""Compressions of ZEN; 0 is none."""
 _LONGEST_XML = 16 << 20
 
 
 class _Slices:
     """Slices put together of the tiles of each, indexed along the first axis only."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, size: int) -> None:
+        """List the tiles of a file of so many bytes."""
+        self._size = size
         tiles = [entry for entry in file.filtered_subblock_directory if entry.shape == entry.stored_shape]
         if not tiles:
             raise ValueError("no picture in full resolution")
@@ -83,17 +86,43 @@ class _Slices:
 
     def _decoded(self, entry: Any) -> NDArray[Any]:
         """(h, w, samples) of one tile."""
-        if entry.compression not in _DECODED:
-            raise ValueError(f"its compression {entry.compression} is none of {', '.join(_DECODED.values())}")
         with self._lock:
             tile = entry.data_segment()
-            if tile.data_size < 0 or tile.directory_entry.stored_shape != entry.stored_shape:
+            if (
+                tile.directory_entry.stored_shape != entry.stored_shape
+                or not 0 < tile.data_size <= self._size
+            ):
                 raise ValueError("a tile and the directory of the file contradict each other")
-            pixels: NDArray[Any] = tile.data(resize=False)
+            content = tile.data(raw=True)
         lengths = dict(zip(entry.axes, entry.shape, strict=True))
         order = [axis for axis in entry.axes if axis in "YX0"]
-        pixels = pixels.reshape([lengths[axis] for axis in order])
+        pixels = np.empty([lengths[axis] for axis in order], self.dtype)
+        if entry.compression == _JPEG_XR:
+            from imagecodecs import jpegxr_decode
+
+            jpegxr_decode(content, out=pixels.squeeze())
+        else:
+            pixels = np.frombuffer(_plain(content, entry.compression, pixels.nbytes), self.dtype).reshape(
+                pixels.shape
+            )
+            pixels = pixels[..., ::-1]  # blue, green, red
         return pixels.transpose([order.index(axis) for axis in "YX0"])
+
+
+def _plain(content: bytes, compression: int, size: int) -> bytes:
+    """The bytes of pixels, so many of them."""
+    if compression == 0:
+        return content
+    if compression not in (_ZSTD, _ZSTD_WITH_HEADER):
+        raise ValueError(f"its compression {compression} is none of plain, JPEG XR and zstd")
+    from imagecodecs import zstd_decode
+
+    header = content[: content[0]] if compression == _ZSTD_WITH_HEADER else b""
+    plain = bytes(zstd_decode(content[len(header) :], out=size))
+    if header[1:2] == b"\1" and header[2] & 1:  # all low bytes before all high ones
+        halves = np.frombuffer(plain, np.uint8).reshape(2, -1)
+        return halves.T.tobytes()
+    return plain
 
 
 def open_czi(location: str, options: SourceOptions) -> ArraySource:
@@ -110,7 +139,7 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
         warnings.simplefilter("ignore", UserWarning)  # of czifile; what matters is told in a sentence
         file = czifile.CziFile(str(path), multifile=False)
         try:
-            array = _Slices(file)
+            array = _Slices(file, path.stat().st_size)
             require_memory(path, array.shape[1:], array.dtype.itemsize, "slice")
             edges = _edges(file)
             return ArraySource(

@@ -50,8 +50,8 @@ def open_nrrd(location: str, options: SourceOptions) -> ArraySource:
             array = FilePixels(data, shape, dtype, offset=offset, described_by=path)
         elif fields["encoding"] in ("gzip", "gz") and offset is not None:
             require_first_axis(path, options)
-            skip = 0 if data == path else offset  # `byte skip` counts unpacked bytes
-            array = DeflatedPixels(data, shape, dtype, offset=length if data == path else 0, skip=skip)
+            start = length if data == path else 0
+            array = DeflatedPixels(data, shape, dtype, offset=start, skip=offset - start)  # of unpacked bytes
         else:
             raise UsageError(
                 f"{path}: holds its pixels as {printable(str(fields['encoding']))}, expected raw or gzip; save it as "
