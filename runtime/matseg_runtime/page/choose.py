@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matseg_runtime.records import SliceRecord
 
@@ -56,24 +57,21 @@ def _outstanding(records: Sequence[SliceRecord], names: Sequence[str]) -> list[t
     """(position, reason) of extremes; a stack in which all slices are equal has none."""
     totals = [sum(record.counts[index] for record in records) for index in range(len(names))]
     common = sorted(range(len(names)), key=lambda index: -totals[index])[:_CLASSES]
-    found: list[tuple[int, str]] = []
-
-    def extreme(measure: Callable[[SliceRecord], float], most: str, least: str | None = None) -> None:
+    measures: list[tuple[Callable[[SliceRecord], float], str, str]] = [
+        (doubtful_share, "most doubtful pixels", ""),
+        (lambda record: record.drift, "intensities least like the training set's", ""),
+        *(
+            (partial(fraction, index=index), f"most {names[index]}", f"least {names[index]}")
+            for index in common
+        ),
+    ]
+    found = []
+    for measure, most, least in measures:
         values = [measure(record) for record in records]
-        if not values or max(values) <= min(values):
-            return
-        found.append((values.index(max(values)), most))
-        if least is not None:
-            found.append((values.index(min(values)), least))
-
-    extreme(doubtful_share, "most doubtful pixels")
-    extreme(lambda record: record.drift, "intensities least like the training set's")
-    for index in common:
-
-        def share(record: SliceRecord, index: int = index) -> float:
-            return fraction(record, index)
-
-        extreme(share, f"most {names[index]}", f"least {names[index]}")
+        if values and max(values) > min(values):
+            found.append((values.index(max(values)), most))
+            if least:
+                found.append((values.index(min(values)), least))
     return found
 
 

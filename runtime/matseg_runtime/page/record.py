@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,7 +24,7 @@ from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
 from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.errors import UsageError
 from matseg_shared.images.palette import default_colours
 from matseg_shared.images.read import natural_key
 
@@ -105,7 +107,7 @@ def read_run(places: RunPlaces) -> RunRecord:
         UsageError: there is no report, or none of this version.
         OutputError: the ledger is damaged.
     """
-    report = _read_report(places.report)
+    report = _last_report(places.report)
     ledger = Ledger(places.ledger, Part())
     ledger.reload()
     count = len(report.phase_fractions)
@@ -147,16 +149,14 @@ def _in_order(
         files = {item.name: Path(item.where).name for item in slices}
         files |= {item.name: Path(item.where).name for item in excluded}
         names = sorted(files, key=lambda name: (natural_key(files[name]), files[name]))
-        place = {name: number for number, name in enumerate(names)}
-        slices = [item.model_copy(update={"index": place[item.name]}) for item in slices]
-        excluded = [item.model_copy(update={"index": place[item.name]}) for item in excluded]
-    return (
-        tuple(sorted(slices, key=lambda item: item.index)),
-        tuple(sorted(excluded, key=lambda item: item.index)),
-    )
+        place = {name: {"index": number} for number, name in enumerate(names)}
+        slices = [item.model_copy(update=place[item.name]) for item in slices]
+        excluded = [item.model_copy(update=place[item.name]) for item in excluded]
+    by_place = attrgetter("index")
+    return tuple(sorted(slices, key=by_place)), tuple(sorted(excluded, key=by_place))
 
 
-def _read_report(path: Path) -> Report:
+def _last_report(path: Path) -> Report:
     try:
         return read_report(path)
     except FileNotFoundError as error:
@@ -177,10 +177,6 @@ def _parts(ledger: Path, last: Report) -> tuple[Report, ...]:
     """Reports of the other processes; those that cannot be read are history and not missed."""
     found = []
     for path in sorted(ledger.glob("report-*.json")):
-        try:
-            report = _read_report(path)
-        except (UsageError, OutputError):
-            continue
-        if report.part != last.part or report.started != last.started:
-            found.append(report)
-    return tuple(found)
+        with suppress(OSError, ValidationError):
+            found.append(read_report(path))
+    return tuple(item for item in found if (item.part, item.started) != (last.part, last.started))

@@ -177,15 +177,12 @@ class _Reader:
 
     def _bins(self, stored: PixelArray, choice: Choice) -> tuple[NDArray[np.float64] | None, int]:
         """Pixels per bin of the training histogram, as the model sees them."""
-        manifest = self.record.manifest
-        if manifest is None:
+        if self.record.manifest is None:
             return None, 0
-        window = self.record.report.provenance.window
-        transform = Transform(
-            info=manifest.model.input, window=None if window is None else Window.parse(window)
-        )
+        info, text = self.record.manifest.model.input, self.record.report.provenance.window
+        transform = Transform(info=info, window=None if text is None else Window.parse(text))
         image = transform.convert(stored, choice.record.where)
-        return binned(image, manifest.model.input.histogram), image.size
+        return binned(image, info.histogram), image.size
 
     def _read_labels(self, choice: Choice) -> NDArray[np.uint8]:
         if isinstance(self.labels, MatsegError):
