@@ -172,24 +172,15 @@ def tables_in(folder: Path) -> frozenset[str]:
     return frozenset(name for name in _TABLES if (folder / name).exists())
 
 
-def remove_tables(folder: Path, *more: str) -> None:
-    """Delete what was measured on labels that are about to change or to get company.
+def remove_tables(folder: Path, *, with_report: bool = False) -> None:
+    """Delete what was measured on labels that change or get company, with their report where they are replaced.
 
     Raises:
         OutputError: it cannot be deleted.
     """
     with output_errors(folder):
-        for name in (*_TABLES, *more):
+        for name in (*_TABLES, *((REPORT_NAME, PAGE_NAME, FRACTIONS_NAME) if with_report else ())):
             (folder / name).unlink(missing_ok=True)
-
-
-def remove_account(folder: Path) -> None:
-    """Delete everything that an earlier job says of its labels, when they are replaced.
-
-    Raises:
-        OutputError: it cannot be deleted.
-    """
-    remove_tables(folder, REPORT_NAME, PAGE_NAME, FRACTIONS_NAME)
 
 
 def _report(

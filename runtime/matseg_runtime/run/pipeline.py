@@ -92,7 +92,7 @@ def run_pipeline(
         BaseException: the first that any stage raised.
         UnsupportedError: the threads cannot be started.
     """
-    pipeline = _Pipeline(blocks, workers, watch)
+    pipeline, started = _Pipeline(blocks, workers, watch), time.perf_counter()
     with interruption.held_back() as interruptions:
         if interruptions():
             raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def run_pipeline(
                 f"this machine lets no more threads start ({error}); use fewer with --threads, or raise its limit"
             ) from error
         pipeline.wait(interruptions, on_interrupt)
-    return pipeline.stages()
+    return stages_of(pipeline.busy, workers.threads, time.perf_counter() - started)
 
 
 class _Stopped(Exception):  # noqa: N818 (not an error: the way a stage learns that the work is over)
@@ -168,8 +168,7 @@ class _Pipeline:
         self._watch = watch
         self._to_infer = _Queue(workers.queue, workers.readers)
         self._to_write = _Queue(workers.queue, workers.inferrers)
-        self._started = time.perf_counter()
-        self._busy = {"reading": 0.0, "inference": 0.0, "writing": 0.0}
+        self.busy = {"reading": 0.0, "inference": 0.0, "writing": 0.0}
         self._error: BaseException | None = None
         self._is_fed = True
         self._feeding = threading.Lock()
@@ -188,10 +187,6 @@ class _Pipeline:
                 arguments = (name, items(), function, target)
                 label = f"matseg-{name}-{number}"
                 threading.Thread(target=self._run, args=arguments, name=label, daemon=True).start()
-
-    def stages(self) -> Stages:
-        """Where the time went so far."""
-        return stages_of(self._busy, self._workers.threads, time.perf_counter() - self._started)
 
     def fail(self, error: BaseException) -> None:
         """Stop all stages for an error; only the first one counts."""
@@ -228,11 +223,11 @@ class _Pipeline:
                 started = time.perf_counter()
                 result = function(item)
                 with self._changed:
-                    self._busy[name] += time.perf_counter() - started
+                    self.busy[name] += time.perf_counter() - started
                 if target is not None:
                     target.put(result)
                 elif self._watch is not None:
-                    self._watch(bottleneck(self._busy, self._workers.threads))
+                    self._watch(bottleneck(self.busy, self._workers.threads))
                 del item, result  # neither is to take memory while the next is waited for
             if target is not None:
                 target.producer_done()

@@ -15,7 +15,6 @@ from matseg_runtime.run.finalize import (
     Summary,
     finalize,
     labelled_slices,
-    remove_account,
     remove_tables,
     tables_in,
 )
@@ -91,7 +90,7 @@ def _start(run: Run, ledger: Ledger) -> None:
             ledger.require_alone()
             ledger.reload()
             run.sink.remove_earlier(tuple(ledger.done))
-            remove_account(run.sink.report_folder)
+            remove_tables(run.sink.report_folder, with_report=True)
             ledger.clear()
         others = ledger.start(run.key)
         if ledger.is_new or (not others and ledger.locks_supported):
