@@ -67,11 +67,12 @@ def run(model: onnx.ModelProto, image: NDArray[Any]) -> tuple[NDArray[np.uint8],
 @pytest.mark.parametrize(
     ("name", "precision", "n_class", "count"),
     [
-        ("patchunet", "fp32", 3, 8),
+        ("unet", "fp32", 3, 8),
         ("unet", "fp16", 3, 8),
         ("unet", "fp32", 2, 8),
         ("patchunet", "fp32", 2, 4),
-        ("segnet", "fp32", 3, 4),
+        pytest.param("patchunet", "fp32", 3, 8, marks=slow),
+        pytest.param("segnet", "fp32", 3, 4, marks=slow),
         pytest.param("pixelnet", "fp32", 3, 4, marks=slow),
     ],
 )
