@@ -438,6 +438,15 @@ def test_qupath_with_holes(prep: Prep, workspace: Path, pictures: Path, whole: b
     assert any("1 shape(s) without an area" in note for note in document["notes"])
 
 
+def test_qupath_classes_within_classes_and_objects_without(
+    prep: Prep, workspace: Path, pictures: Path
+) -> None:
+    objects = [feature("", [ring(0, 0, 9, 9)], names=["Pore", "Filled"]), feature(None, [ring(9, 9, 20, 20)])]
+    (pictures / "s1.geojson").write_text(json.dumps(objects), encoding="utf-8")
+    assert prep("import", pictures / "s1.geojson", "set").exit_code == 0
+    assert names(workspace) == ["background", "annotation", "Pore: Filled"]
+
+
 def test_qupath_objects_without_a_name_or_corners(prep: Prep, pictures: Path) -> None:
     path = pictures / "s1.geojson"
     path.write_text(json.dumps([feature(" ", [ring(0, 0, 9, 9)])]), encoding="utf-8")

@@ -36,7 +36,9 @@ class _Other(Document):
 
 
 class _Class(Document):
-    name: str
+    name: str = ""
+    names: list[str] = Field(default_factory=list)
+    """Of a class within classes, such as Pore: Filled, instead of its name."""
     color: tuple[_Byte, _Byte, _Byte] | None = None
     colorRGB: int | None = None  # noqa: N815 (QuPath 0.2: 0xAARRGGBB, negative)
 
@@ -78,7 +80,9 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
             properties = item.properties or _Properties()
             kind = properties.classification
             where = f"{path}: object {number}"
-            name = class_name(properties.objectType if kind is None else kind.name, where)
+            name = class_name(
+                properties.objectType if kind is None else kind.name or ": ".join(kind.names), where
+            )
             if kind is not None and kind.colour is not None:
                 colours.setdefault(name, kind.colour)
             shapes.append(Shape(name=name, where=f"{where} ({name})", parts=_parts(item.geometry)))
