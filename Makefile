@@ -21,7 +21,7 @@ wheel: ## $(DIST)/matseg-<version>-py3-none-any.whl, to install where there is n
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .
 
 demo: install ## the whole way on a synthetic data set: prepare, train, evaluate, export, run
-	$(BIN)/python -m matseg_trainer.demo.walk
+	$(BIN)/python -m models_zoo.build.demo
 
 neighbours: $(NEIGHBOURS)/.installed ## make .venv-neighbours with other programs' readers, which the tests then use
 

@@ -19,7 +19,6 @@ from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.config.versions import current_names
-from matseg_trainer.demo.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX
 from matseg_trainer.train.log import read_log
@@ -27,6 +26,7 @@ from matseg_trainer.train.record import read_record
 from matseg_trainer.workspace import Workspace
 from models_zoo.build.card import check_model
 from models_zoo.build.checkout import ZooCheckout, ZooEntry
+from models_zoo.build.commands import run_command
 from models_zoo.build.description import Description, read_description
 from models_zoo.build.figures import Accuracy, ZooFigures, read_figures
 from models_zoo.build.pages import write_pages

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 from thoroughness import slow
 
-from matseg_trainer.demo.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE
+from models_zoo.build.commands import run_command
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"

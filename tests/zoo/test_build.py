@@ -17,9 +17,8 @@ from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageErro
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.export import export_main
 from matseg_trainer.commands.train import train_main
-from matseg_trainer.demo import commands
 from matseg_trainer.workspace import Workspace
-from models_zoo.build import build, speed
+from models_zoo.build import build, commands, speed
 from models_zoo.build.build import Builder, build_models, kept_mean_iou, time_again
 from models_zoo.build.card import origins
 from models_zoo.build.checkout import ZooCheckout

@@ -14,11 +14,11 @@ from matseg_shared.errors import MatsegError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.installation import install_command
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.demo import walk
 from matseg_trainer.demo.phantom import OUTSIDE, make_scan, render_slice
 from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate
 from matseg_trainer.predict.predictor import Predictor
 from matseg_trainer.workspace import Workspace
+from models_zoo.build import demo
 
 
 def pairs_of(root, split):
@@ -132,7 +132,7 @@ def test_the_demo_ends_with_its_iou_and_fails_when_that_has_become_worse(
     outputs = EvaluationOutputs.of(place, dataset, request, "unet", exported=False, overlays=True)
     histogram = Histogram(low=0, high=256, counts=(1,))
     info = InputInfo(channels=1, dtype="uint8", mean=(120,), std=(30,), histogram=histogram)
-    monkeypatch.setattr(walk, "run_command", lambda *_: None)
+    monkeypatch.setattr(demo, "run_command", lambda *_: None)
     monkeypatch.setenv("MATSEG_WORKSPACE", str(workspace))
     for missed in (0, 12):
 
@@ -144,10 +144,10 @@ def test_the_demo_ends_with_its_iou_and_fails_when_that_has_become_worse(
         model = Predictor(classes=dataset.classes, input=info, predict=predict)
         evaluate(dataset, request, model, outputs, lambda *_: None)
         if not missed:
-            walk.main()
+            demo.main()
             assert "Dendrite IoU on the test slices: 1.000" in capsys.readouterr().out
             continue
         with pytest.raises(
             MatsegError, match=r"demo_v1_test\.json: expected an IoU .* at least 0\.95, found 0\."
         ):
-            walk.main()
+            demo.main()

@@ -11,9 +11,9 @@ import time
 
 from matseg_shared.console.command import console
 from matseg_shared.errors import MatsegError
-from matseg_trainer.demo.commands import run_command
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.workspace import Workspace
+from models_zoo.build.commands import run_command
 
 LEAST_IOU = 0.95
 """Least IoU of the dendrites on the test slices."""
