@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from matseg_runtime.model.zoo import read_index
-from matseg_trainer.demo import commands
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.workspace import Workspace
+from models_zoo.build import commands
 from models_zoo.build.build import Builder
 from models_zoo.build.checkout import ZooCheckout
 from models_zoo.build.figures import Accuracy, read_figures
