@@ -259,6 +259,34 @@ def test_edges_that_say_nothing_are_none(tmp_path: Path, spacing: str, opened: C
     assert opened(_without_unit(tmp_path, spacing)).voxel_size() is None
 
 
+def test_mrc_that_was_never_calibrated_tells_no_size(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = written(tmp_path, "scan.mrc")
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + struct.pack("<fff", *SHAPE[::-1]) + content[52:])
+    assert opened(path).voxel_size() is None
+
+
+@pytest.mark.parametrize(("axis", "more"), [(0, ""), (1, ""), (2, "ElementByteOrderMSB = False\r")])
+def test_pixels_are_mapped_piece_by_piece(
+    tmp_path: Path, axis: int, more: str, monkeypatch: pytest.MonkeyPatch, opened: Callable[..., Source]
+) -> None:
+    monkeypatch.setattr("matseg_runtime.source.formats.pixels._MAPPED", 2 * 18 * 22 * 2)
+    path = written(tmp_path, "detached.mhd")
+    path.write_text(f"{more}\n" + path.read_text())
+    np.testing.assert_array_equal(
+        np.stack(opened(path, axis=axis).read(1, 5)), np.moveaxis(volume(), axis, 0)[1:5]
+    )
+
+
+def test_a_single_time_is_a_volume(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = written(tmp_path, "attached.mha")
+    content = path.read_bytes().replace(b"NDims = 3", b"NDims = 4").replace(b"22 18 5", b"22 18 5 1")
+    path.write_bytes(content.replace(b"ElementSpacing = 0.5 0.5 3", b"ElementSpacing = 0.5 0.5 3 1"))
+    source = opened(path)
+    np.testing.assert_array_equal(source.read(2, 3)[0], volume()[2])
+    assert str(source.voxel_size()) == "3 x 0.5 x 0.5 um"
+
+
 # --- compressed streams
 
 

@@ -37,7 +37,7 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
         fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
         shape, names = _shape(fields)
         array, data = _pixels(path, fields, shape, length, options)
-        edges = _numbers(fields, "elementspacing") or _numbers(fields, "elementsize")
+        edges = (_numbers(fields, "elementspacing") or _numbers(fields, "elementsize"))[:3]
         matrix = _numbers(fields, "transformmatrix")[::-1]
         unit = fields.get("distanceunits")
         return ArraySource(
@@ -49,7 +49,7 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
                 edges=edges[::-1],
                 units=[None if unit in ("?", "UNKNOWN") else unit] * len(edges),
                 origin=(_numbers(fields, "offset") or _numbers(fields, "position"))[::-1],
-                directions=[matrix[start : start + 3] for start in range(0, len(matrix), 3)],
+                directions=[matrix[:3], matrix[3:6], matrix[6:]] if len(matrix) == 9 else (),
                 axis_names=names,
             ),
             options,

@@ -48,10 +48,14 @@ def open_mrc(location: str, options: SourceOptions) -> ArraySource:
         offset = len(start) + int(header["nsymbt"])
         array = FilePixels(path, shape, dtype, offset=offset, tail=math.inf)
         grid = [int(header[name]) for name in ("mz", "my", "mx")]
-        cell = [float(header["cella"][axis]) * _NM_PER_ANGSTROM for axis in "zyx"]
-        edges = [length / (count or 1) for length, count in zip(cell, grid, strict=True)]
+        cell = [float(header["cella"][axis]) for axis in "zyx"]
+        edges = [length / (count or 1) * _NM_PER_ANGSTROM for length, count in zip(cell, grid, strict=True)]
+        if cell == grid:  # voxels of 1 angstrom are what programs fill in
+            edges = []
         return ArraySource(
-            stored_array("mrc", path, array, edges=edges, units=["nm"] * 3, axis_names=("z", "y", "x")),
+            stored_array(
+                "mrc", path, array, edges=edges, units=["nm"] * len(edges), axis_names=("z", "y", "x")
+            ),
             options,
         )
 

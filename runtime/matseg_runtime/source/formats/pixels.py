@@ -19,6 +19,8 @@ from matseg_runtime.units import ome_unit, unit_of, voxel_of_scale
 from matseg_shared.errors import MatsegError, UsageError
 from matseg_shared.system.names import printable
 
+_MAPPED = 32 << 20
+"""Bytes of the file that are looked at before what was mapped is let go."""
 LONGEST_HEADER = 1 << 20
 """Bytes; a text header has a few hundred."""
 
@@ -62,6 +64,17 @@ class FilePixels:
             )
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        first = index[0]
+        if (
+            isinstance(first, slice) and self._order == "C"
+        ):  # across all layers, pages of the whole file are needed
+            layers = range(*first.indices(self.shape[0]))
+            step = max(1, _MAPPED // (math.prod(self.shape[1:]) * self.dtype.itemsize))
+            parts = [slice(start, min(start + step, layers.stop)) for start in layers[::step]]
+            return np.concatenate([self._mapped((part, *index[1:])) for part in parts])
+        return self._mapped(index)
+
+    def _mapped(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
         mapped = np.memmap(self.path, self.dtype, "r", self._offset, self.shape, self._order)
         return np.array(mapped[index])
 
