@@ -138,11 +138,7 @@ class Ledger:
             self._leave()
 
     def take_part(self) -> None:
-        """Make this part ours; under the job's lock, so that nobody who only looks is taken for one who works.
-
-        Raises:
-            UsageError: another process works on it, or on this output cut into another number of parts.
-        """
+        """Make this part ours, under the job's lock; a UsageError where others work on it, or with other parts."""
         if not self._lock.acquire():
             raise UsageError(
                 f"{self.folder}: another matseg-run works on part {self.part} of this output at this moment; "
@@ -330,11 +326,7 @@ def _with_measurements(record: SliceRecord, earlier: SliceRecord | None) -> Slic
 
 
 def read_key(folder: Path) -> JobKey | None:
-    """The job a ledger belongs to; None where there is no ledger.
-
-    Raises:
-        OutputError: the ledger is damaged or of another version of matseg.
-    """
+    """The job of a ledger; None where there is none, an OutputError where it is damaged or of another version."""
     path = folder / _JOB_NAME
     try:
         return JobKey.model_validate_json(path.read_text(encoding="utf-8"))

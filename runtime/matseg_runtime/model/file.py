@@ -87,12 +87,7 @@ def read_model(path: Path, trust: Trust | None = None) -> ModelFile:
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """The file's content, no larger than a model may be.
-
-    Raises:
-        ModelError: there is no such file, it is larger than a model may be, or it cannot be read.
-        UsageError: MATSEG_MODEL_LIMIT is no size.
-    """
+    """The file's content, or a ModelError where it cannot be read or is larger than MATSEG_MODEL_LIMIT."""
     text = os.environ.get(LIMIT_VARIABLE)
     limit = parse_size(text, LIMIT_VARIABLE) if text else DEFAULT_LIMIT
     try:

@@ -83,15 +83,11 @@ class Trust:
         return Trust(demands=(*self.demands, demand))
 
     def prove(self, path: Path, sha256: str) -> tuple[str, ...]:
-        """Half a sentence per demand on how it was met, for the user.
+        """Half a sentence per demand on how it was met, for the user; a ModelError where one is not.
 
         Args:
             path: of the model file.
             sha256: of the bytes that will be loaded.
-
-        Raises:
-            ModelError: the model does not prove something.
-            UsageError: a list cannot be used.
         """
         return tuple(demand.proof(path, sha256) for demand in self.demands)
 
@@ -101,14 +97,7 @@ MADE_HERE = Trust()
 
 
 def trust_of(sha256: str | None) -> Trust:
-    """The demands of the site, and those of the user in addition.
-
-    Args:
-        sha256: 64 digits, or the path of a list of digests.
-
-    Raises:
-        UsageError: `sha256` is neither.
-    """
+    """The demands of the site, and in addition the user's: 64 digits, or the path of a list (else a UsageError)."""
     trust = Trust.of_site()
     if sha256 is None:
         return trust
@@ -123,11 +112,7 @@ def trust_of(sha256: str | None) -> Trust:
 
 
 def read_digests(path: Path, source: str) -> tuple[tuple[str, str], ...]:
-    """(digest, name) of every line of a list as `sha256sum` writes it; empty lines and those with `#` are none.
-
-    Raises:
-        UsageError: it cannot be read, or has other lines.
-    """
+    """(digest, name) of each line of a list as `sha256sum` writes it, or a UsageError; empty lines and `#` are none."""
     expected = f"{path}: expected a list of SHA-256 digests ({source}), found"
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_LIST:

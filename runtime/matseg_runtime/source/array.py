@@ -72,11 +72,7 @@ class ArraySource(Source):
     """Slices of one array along one of its axes."""
 
     def __init__(self, stored: StoredArray, options: SourceOptions) -> None:
-        """Lay out the slices.
-
-        Raises:
-            UsageError: an empty array, axes that cannot be told apart, or a range outside of it.
-        """
+        """Lay out the slices; a UsageError for an empty array, unclear axes, or a range outside of it."""
         self._stored = stored
         dtype = np.dtype(stored.array.dtype)
         if dtype.kind not in "uifb":

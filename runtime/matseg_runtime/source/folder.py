@@ -42,11 +42,7 @@ class FolderSource(Source):
     """The images directly in a folder; everything else in it is skipped, and named."""
 
     def __init__(self, location: str, options: SourceOptions) -> None:
-        """List the folder, once: images that appear later belong to the next run.
-
-        Raises:
-            UsageError: no such folder, no image in it, or two images that would share one output name.
-        """
+        """List the folder, once: what comes later belongs to the next run; a UsageError where two images share a name."""
         folder = Path(location)
         images, others = scan_images(folder)
         if options.as_labels:

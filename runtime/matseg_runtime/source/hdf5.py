@@ -18,11 +18,7 @@ from matseg_shared.errors import UsageError
 
 
 def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
-    """Open one dataset: that of `options.node`, or the only volume of the file.
-
-    Raises:
-        UsageError: no HDF5 file, a damaged or still open one, or no such dataset, or one that was never written.
-    """
+    """Open one dataset that was written and closed: that of `options.node`, or the only volume of the file."""
     path = Path(location)
     with ExitStack() as opened:
         try:

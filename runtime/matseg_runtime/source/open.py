@@ -209,11 +209,7 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
 
 
 def require_text(location: str) -> None:
-    """Paths stand in the ledger, the report and the labels themselves, as text.
-
-    Raises:
-        UsageError: this one cannot; it comes from an old disk with another encoding, or holds what no path can.
-    """
+    """Refuse with a UsageError a path that is no text, as it stands in the ledger, the report and the labels."""
     if "\0" in location or any("\ud800" <= mark <= "\udfff" for mark in location):
         raise UsageError(
             f"{printable(location)}: expected a path in UTF-8, found one that is none; rename the file or folder, or "

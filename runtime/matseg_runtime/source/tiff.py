@@ -78,11 +78,7 @@ class _Pages:
 
 
 def open_tiff(location: str, options: SourceOptions) -> ArraySource:
-    """Open a stack, or a single image.
-
-    Raises:
-        UsageError: no TIFF, a damaged one, or pages of different shapes.
-    """
+    """Open a stack, or a single image; pages have one shape."""
     path = Path(location)
     with ExitStack() as opened:
         try:

@@ -48,11 +48,7 @@ class Transform:
     """Dtype of the slices that a window maps: it means other intensities in another dtype. None: any."""
 
     def convert(self, pixels: PixelArray, where: str) -> PixelArray:
-        """(H, W) or (H, W, 3) of any dtype to (C, H, W) in the model's.
-
-        Raises:
-            ImageError: the dtype or the channels do not fit the model.
-        """
+        """(H, W) or (H, W, 3) of any dtype to (C, H, W) in the model's, or an ImageError where it does not fit."""
         if self.window is not None:
             pixels = self._map(pixels, where)
         check_dtype(pixels, self.info.dtype, where)

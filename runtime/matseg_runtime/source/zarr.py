@@ -23,9 +23,6 @@ def open_zarr(location: str, options: SourceOptions) -> ArraySource:
     """Open one array of a folder, or of a URL that fsspec understands.
 
     `options.node` is the path of an array or group within it; None: the OME image, or the only array.
-
-    Raises:
-        UsageError: no zarr, or no array that can be chosen.
     """
     node = options.node
     where = location if node is None else f"{location}::{node}"
