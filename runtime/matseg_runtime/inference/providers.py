@@ -82,7 +82,7 @@ def load_onnxruntime() -> ModuleType:
 
 
 def candidates(choice: ProviderChoice, runtime: ModuleType) -> list[tuple[Provider, str]]:
-    """Providers to try in order, with the reason to tell; a ProviderError where this onnxruntime lacks the one asked for."""
+    """Providers to try in order, each with its reason, or a ProviderError where onnxruntime lacks the one asked for."""
     offered = set(runtime.get_available_providers())
     if choice == "auto":
         absent = [name for name in _AUTO_ORDER if EXECUTION_PROVIDERS[name] not in offered]

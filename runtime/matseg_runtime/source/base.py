@@ -151,10 +151,10 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
-        """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, 3), as stored, or the ImageError of one."""
+        """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, 3) in its stored dtype, or an ImageError."""
 
     def read_unchanged(self, slices: Sequence[Slice]) -> list[tuple[PixelArray, str]]:
-        """Slices as `read` gives them, with their files' identities; an ImageError where one changes meanwhile."""
+        """Consecutive slices as `read` gives them, with their files' identities; an ImageError where one changes."""
         start, stop = slices[0].index, slices[-1].index + 1
         before = [item.identity for item in slices]
         for _ in range(2):  # once more where a file changed after it was listed, and not while it was read

@@ -42,7 +42,7 @@ class FolderSource(Source):
     """The images directly in a folder; everything else in it is skipped, and named."""
 
     def __init__(self, location: str, options: SourceOptions) -> None:
-        """List the folder, once: what comes later belongs to the next run; a UsageError where two images share a name."""
+        """List the folder, once; a UsageError where it has no images, or two that would share an output name."""
         folder = Path(location)
         images, others = scan_images(folder)
         if options.as_labels:
