@@ -56,11 +56,6 @@ class RunOptions:
     finish: bool = False
     """Label nothing, only complete an output whose parts are done."""
 
-    @property
-    def needs_probabilities(self) -> bool:
-        """True where the network is asked for them, to be written or to find what is uncertain."""
-        return self.output.probabilities or self.measure.uncertain is not None
-
 
 def parse_range(text: str) -> tuple[int | None, int | None]:
     """First slice and the one after the last of `START:STOP`; either may be left out.

@@ -57,6 +57,8 @@ class Run:
     sink: Sink
     transform: Transform
     metadata: ModelMetadata
+    probabilities: bool
+    """The network is asked for them, to be written or to find what is uncertain."""
     constant_tiles: ConstantTileCache | None
     """None: the network reads constant regions like all others."""
     measure: MeasureOptions | None
@@ -178,13 +180,12 @@ def refuse_combinations(options: RunOptions) -> None:
         "--finish": options.finish,
         "--overwrite": options.output.overwrite,
     }
-    for first, second in (
-        ("--watch", "--dask"),
-        ("--watch", "--part"),
-        ("--watch", "--finish"),
-        ("--dask", "--part"),
-        ("--overwrite", "--finish"),
-    ):
+    excluded = {
+        "--watch": ("--dask", "--part", "--finish"),
+        "--dask": ("--part",),
+        "--overwrite": ("--finish",),
+    }
+    for first, second in ((first, second) for first, others in excluded.items() for second in others):
         if chosen[first] and chosen[second]:
             raise UsageError(f"{first} and {second} cannot be combined; leave one of them out")
     kind = output_format(options.output)
@@ -223,7 +224,7 @@ def _plan(
         depth=None if earlier is None else earlier.unit,
         batch=options.batch,
         memory=options.memory,
-        probabilities=options.needs_probabilities,
+        probabilities=_needs_probabilities(options),
         chunked_output=target.format == "zarr",
     )
     # more streams than slices would be idle
@@ -283,11 +284,9 @@ def _assembled(
     oblong = None if voxel is None else oblong_warning(voxel)
     info = LabelInfo(metadata=metadata, provenance=provenance_of(key).text(), voxel=voxel)
     volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
-    constant_tiles = None
+    constant_tiles, probabilities = None, _needs_probabilities(options)
     if options.skip_constant:
-        constant_tiles = constant_tile_cache(
-            session, batch=plan.batch, probabilities=options.needs_probabilities
-        )
+        constant_tiles = constant_tile_cache(session, batch=plan.batch, probabilities=probabilities)
     return Run(
         options=options,
         source=source,
@@ -299,6 +298,7 @@ def _assembled(
         sink=open_sink(target, options.output, info, volume, plan.depth),
         transform=Transform(info=metadata.input, window=options.window, stored_dtype=stored_dtype),
         metadata=metadata,
+        probabilities=probabilities,
         constant_tiles=constant_tiles,
         measure=None if options.measure == MeasureOptions() else options.measure,
         voxel=voxel,
@@ -342,6 +342,10 @@ def _key(
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,
     )
+
+
+def _needs_probabilities(options: RunOptions) -> bool:
+    return options.output.probabilities or options.measure.uncertain is not None
 
 
 def _shape_before(ledger_folder: Path, source: Source) -> tuple[int, int] | None:

@@ -54,7 +54,7 @@ def infer_block(run: Run, read: BlockInWork) -> BlockInWork:
             read.images,
             tile=run.plan.largest_tile,
             batch=run.plan.batch,
-            probabilities=run.options.needs_probabilities,
+            probabilities=run.probabilities,
             constant_tiles=run.constant_tiles,
         )
     )
