@@ -310,6 +310,26 @@ def test_the_second_split_has_the_classes_of_the_first(prep: Prep, workspace: Pa
     assert prep("import", second, "set", "--split", "validate", "--overwrite").exit_code == 0
 
 
+def test_a_split_beside_label_images_of_other_values(prep: Prep, workspace: Path, pictures: Path) -> None:
+    for stem in ("a", "b"):
+        save(workspace / "data/set/train/images" / f"{stem}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+        save(workspace / "data/set/train/labels" / f"{stem}.png", box(0, 0, 9, 9, 255))
+    assert prep("labels", "set", "train", "--classes", 2).exit_code == 0
+    table = workspace / "data/set/classes.toml"
+    table.write_text(table.read_text().replace("class 0", "background").replace("class 1", "pore"))
+    drawn = [
+        {"segmentation": [rectangle(0, 0, 5, 5)]},
+        {"segmentation": [rectangle(9, 9, 20, 20)], "category_id": 7},
+    ]
+    source = coco(pictures / "a.json", drawn)
+    words = ("import", source, "set", "--split", "validate", "--unlabelled", "crack")
+    assert prep(*words).exit_code == 0
+    expected = box(0, 0, 5, 5, 255)
+    expected[9:20, 9:20] = 254
+    assert (labels(workspace, "s0", "validate") == expected).all()
+    assert tomllib.loads(table.read_text())["unlabelled"] == {"label_value": 254}
+
+
 def test_an_imported_set_is_shared_out_with_its_classes(prep: Prep, workspace: Path, pictures: Path) -> None:
     rows = [{"id": n + 1, "file_name": f"t{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(5)]
     for row in rows:

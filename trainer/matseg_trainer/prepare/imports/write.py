@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from pydantic import ValidationError
+from PIL import Image
 
 from matseg_runtime.units import VoxelSize
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import CLASSES_NAME, read_classes, write_classes
-from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import DatasetError, ImageError, UsageError
-from matseg_shared.images.palette import Colour, default_colours
+from matseg_shared.contract.classes import CLASSES_NAME, write_classes
+from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.images.palette import Colour
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import PIXEL_DTYPES, PixelArray, read_any_dtype
-from matseg_shared.system.files import atomic_write, write_text
+from matseg_shared.system.files import atomic_write
 from matseg_shared.system.names import portable_name_problem
 from matseg_trainer.data.folder import SPLITS, shorten
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
-from matseg_trainer.prepare.imports.base import OUTSIDE, UNLABELLED, Export, ImportRequest, LabelledImage
+from matseg_trainer.prepare.imports.base import OUTSIDE, Export, ImportRequest, LabelledImage
 from matseg_trainer.prepare.imports.find import open_export
-
-UNLABELLED_WORD = "unlabelled"
-_BACKGROUND = "background"
-_GREY: Colour = (128, 128, 128)
-_MOST_CLASSES = 255
+from matseg_trainer.prepare.imports.table import (
+    ImportTable,
+    new_table,
+    outside_class,
+    present_table,
+    say_unlabelled,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,29 +60,6 @@ class ImportResult:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
-    """Classes of the data set, and what names of the export become in its label images."""
-
-    classes: tuple[ClassInfo, ...]
-    indices: Mapping[str, int]
-    blank: int
-    """Value of pixels that nobody labelled."""
-
-    @property
-    def values(self) -> list[int]:
-        """Of the classes in label images."""
-        return [item.label_value for item in self.classes if isinstance(item.label_value, int)]
-
-    @property
-    def palette(self) -> list[Colour]:
-        """RGB of each value up to 255."""
-        colours = [_GREY] * 256
-        for value, item in zip(self.values, self.classes, strict=True):
-            colours[value] = item.colour
-        return colours
-
-
 def import_labels(
     target: Path, request: ImportRequest, *, overwrite: bool, progress: Progress = SILENT
 ) -> ImportResult:
@@ -105,15 +82,17 @@ def import_labels(
     with ExitStack() as opened:
         export = open_export(request, opened, progress)
         stems = _stems(export, request)
-        table = _added(export, request, target / CLASSES_NAME) if is_added else _new(export, request)
+        known = target / CLASSES_NAME
+        table = present_table(export, request, known) if is_added else new_table(export, request)
         with new_folder(place, overwrite=overwrite) as folder:
             split = folder if is_added else folder / request.split
             result = _write(request.source, export, stems, table, split, progress)
             notes = _notes(export, request, table, result)
             if not is_added:
-                write_classes(folder / CLASSES_NAME, table.classes)
+                known = folder / CLASSES_NAME
+                write_classes(known, table.classes)
             if result.pixels[table.blank]:
-                _say_unlabelled(target / CLASSES_NAME if is_added else folder / CLASSES_NAME, table.blank)
+                say_unlabelled(known, table.blank)
     return ImportResult(
         dataset=target,
         split=request.split,
@@ -181,99 +160,6 @@ def _parts(item: LabelledImage) -> tuple[str, ...]:
     return (item.name if callable(item.image) else PurePosixPath(item.name.replace("\\", "/")).stem,)
 
 
-def _outside(export: Export, request: ImportRequest) -> str | None:
-    """The class of what lies outside of all shapes; None: nobody said, or there is nothing outside."""
-    if request.outside is not None and export.kind == "values":
-        raise UsageError(
-            f"--outside applies to shapes and masks that leave something out, not to {export.tool}; say with "
-            "--unlabelled which value means that nobody labelled a pixel"
-        )
-    word = request.outside or _BACKGROUND
-    return word if export.kind != "values" and word != UNLABELLED_WORD else None
-
-
-def _unlabelled(export: Export, request: ImportRequest) -> frozenset[str]:
-    """Names of the export that are no class."""
-    if export.kind == "values":
-        return export.unlabelled  # values, which the reader took
-    unknown = [name for name in request.unlabelled if name not in export.classes]
-    if unknown:
-        raise UsageError(
-            f"--unlabelled {unknown[0]}: expected a class of {request.source}, which has "
-            f"{shorten(export.classes)}; what lies outside of them is left unlabelled with --outside unlabelled"
-        )
-    return export.unlabelled | set(request.unlabelled)
-
-
-def _new(export: Export, request: ImportRequest) -> _Table:
-    outside, unlabelled = _outside(export, request), _unlabelled(export, request)
-    names = [name for name in export.classes if name not in unlabelled]
-    if outside is not None and outside not in names:
-        names.insert(0, outside)
-    if not 2 <= len(names) <= _MOST_CLASSES:
-        more = "; are they names of single particles? One name per phase is needed" if len(names) > 2 else ""
-        more = more or (
-            "; a network needs something to tell it from: label a second phase, or let what lies outside be one with "
-            "--outside background"
-        )
-        found = shorten(names) if names else "none"
-        raise DatasetError(
-            f"{request.source}: expected 2 to {_MOST_CLASSES} classes, found {len(names)} ({found}){more}"
-        )
-    try:
-        classes = tuple(
-            ClassInfo(
-                index=index,
-                name=name,
-                colour=export.colours.get(OUTSIDE if name == outside else name, colour),
-                label_value=index,
-            )
-            for index, (name, colour) in enumerate(zip(names, default_colours(len(names)), strict=True))
-        )
-    except ValidationError as error:
-        raise DatasetError(f"{request.source}: {problems_of(error)[0]}; rename the class") from error
-    return _Table(
-        classes=classes, indices=_indices(classes, outside, unlabelled, UNLABELLED), blank=UNLABELLED
-    )
-
-
-def _added(export: Export, request: ImportRequest, path: Path) -> _Table:
-    """The classes that the data set has already.
-
-    Raises:
-        DatasetError: the export has others, or the table's values are none that an import can write.
-    """
-    outside, unlabelled = _outside(export, request), _unlabelled(export, request)
-    classes = read_classes(path)
-    if any(not isinstance(item.label_value, int) or not 0 <= item.label_value <= 255 for item in classes):
-        raise DatasetError(
-            f"{path}: expected label values from 0 to 255 to add label images with, found others; import it as a data "
-            "set of its own"
-        )
-    names = [item.name for item in classes]
-    wanted = [name for name in (*export.classes, *([outside] if outside else [])) if name not in unlabelled]
-    if strange := [name for name in wanted if name not in names]:
-        raise DatasetError(
-            f"{path}: expected classes among {shorten(names)}, found {shorten(strange)} as well in {request.source}; "
-            "rename it, say --outside or --unlabelled as for the other splits, or import it as a data set of its own"
-        )
-    said = (
-        tomllib.loads(path.read_text(encoding="utf-8")).get("unlabelled", {}).get("label_value", UNLABELLED)
-    )
-    blank = next(
-        (value for value in (said if isinstance(said, list) else [said]) if value in range(256)), UNLABELLED
-    )
-    return _Table(classes=classes, indices=_indices(classes, outside, unlabelled, blank), blank=blank)
-
-
-def _indices(
-    classes: Sequence[ClassInfo], outside: str | None, unlabelled: frozenset[str], blank: int
-) -> dict[str, int]:
-    known = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
-    known |= dict.fromkeys(unlabelled, blank)
-    return known | {OUTSIDE: blank if outside is None else known[outside]}
-
-
 @dataclass(slots=True, kw_only=True)
 class _Written:
     """What is known when all pictures are written."""
@@ -287,7 +173,7 @@ class _Written:
 
 
 def _write(
-    source: str, export: Export, stems: Sequence[str], table: _Table, folder: Path, progress: Progress
+    source: str, export: Export, stems: Sequence[str], table: ImportTable, folder: Path, progress: Progress
 ) -> _Written:
     written = _Written(pixels=[0] * 256, left_out=[])
     progress.stage("writing labelled pictures", len(stems), unit="images")
@@ -301,7 +187,10 @@ def _write(
             continue
         used = max(int(painted.labels.max()), *table.values) + 1
         with atomic_write(folder / "labels" / f"{stem}.png") as stream:
-            write_label_png(stream, painted.labels, table.palette[:used])
+            if table.in_colours:
+                write_label_png(stream, painted.labels, table.palette[:used])
+            else:
+                Image.fromarray(painted.labels).save(stream, format="PNG", compress_level=1)
         counts = np.bincount(painted.labels.ravel(), minlength=256).tolist()
         written.pixels = [before + count for before, count in zip(written.pixels, counts, strict=True)]
         written.covered += painted.covered
@@ -376,17 +265,10 @@ def _write_tiff(path: Path, pixels: PixelArray, voxel: VoxelSize | None) -> None
     tifffile.imwrite(path, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
 
 
-def _say_unlabelled(path: Path, blank: int) -> None:
-    """Add to a class table which value nobody labelled, where it does not say so."""
-    text = path.read_text(encoding="utf-8")
-    if "unlabelled" not in tomllib.loads(text):
-        write_text(path, f"{text.rstrip()}\n\n[unlabelled]\nlabel_value = {blank}\n")
-
-
-def _notes(export: Export, request: ImportRequest, table: _Table, written: _Written) -> tuple[str, ...]:
+def _notes(export: Export, request: ImportRequest, table: ImportTable, written: _Written) -> tuple[str, ...]:
     """What deserves to be told, in words."""
     notes = list(export.notes)
-    outside = _outside(export, request)
+    outside = outside_class(export, request)
     if export.kind == "shapes":
         covered = (
             f"; at {written.covered} pixel(s) a later one covers another class" if written.covered else ""
