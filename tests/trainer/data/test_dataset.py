@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from matseg_shared.contract.classes import read_classes, write_classes
+from matseg_shared.contract.classes import Legend, read_classes, read_legend, write_classes, write_legend
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.data.folder import Dataset, load_array
@@ -158,9 +158,64 @@ def test_class_tables_survive_writing(tmp_path):
     assert read_classes(tmp_path / "classes.toml") == classes
 
 
+def test_255_in_an_array_needs_the_word_of_the_class_table(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0, 1, 255]], np.uint8))
+    assert load_array(tmp_path / "a.npy", 2, unlabelled=True).tolist() == [[0, 1, 255]]
+    with pytest.raises(DatasetError, match=r"255 is no class; if it means unlabelled.*--unlabelled 255"):
+        load_array(tmp_path / "a.npy", 2)
+    np.save(tmp_path / "a.npy", np.array([[0, 2, 255]], np.uint8))
+    with pytest.raises(DatasetError, match="from 0 to 1, found 2 as well"):
+        load_array(tmp_path / "a.npy", 2, unlabelled=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "values", "unlabelled"),
+    [
+        ((0, 1), ((0,), (1,)), (255,)),
+        ((0, 1), ((0, 4), (1, 2, 3)), (255, -1)),
+        ((0, 7), ((), (7,)), ()),
+        (((0, 0, 255), (255, 0, 0)), (((0, 0, 255), (9, 9, 9)), ((255, 0, 0),)), ((0, 0, 0),)),
+        (((1, 1, 1), (1, 2, 3)), ((), ((1, 2, 3), (4, 5, 6))), ((7, 8, 9), (0, 0, 0))),
+    ],
+    ids=["one each", "several", "rest", "colours", "rest among colours"],
+)
+def test_what_stands_for_classes_survives_writing(tmp_path, first, values, unlabelled):
+    classes = tuple(
+        ClassInfo(index=index, name=f"c{index}", colour=(0, 0, index), label_value=value)
+        for index, value in enumerate(first)
+    )
+    legend = Legend(classes=classes, values=values, unlabelled=unlabelled)
+    write_legend(tmp_path / "classes.toml", legend)
+    assert read_legend(tmp_path / "classes.toml") == legend
+
+
+def test_every_problem_of_label_values_is_listed(tmp_path):
+    head = "[[class]]\ncolour=[0,0,0]\n"
+    (tmp_path / "classes.toml").write_text(
+        f"{head}name='a'\nlabel_value='others'\n{head}name='b'\nlabel_value=[1, 2]\n"
+        f"{head}name='c'\nlabel_value='rest'\n{head}name='d'\nlabel_value='rest'\n"
+        "[unlabelled]\nlabel_value=2\nlabel=3\n"
+    )
+    with pytest.raises(DatasetError) as caught:
+        read_legend(tmp_path / "classes.toml")
+    for words in (
+        "4 problem(s)",
+        "class 0.label_value: expected a whole number",
+        "class 3.label_value: 'rest' stands for class 2 already",
+        "unlabelled: unknown key 'label'",
+        "unlabelled.label_value: 2 stands for class 1 already",
+    ):
+        assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("[[class]]\nname='a'\ncolour=[0,0,0]\nlabel_value=0\n[unlabelled]\nlabel_value='rest'", "not named"),
+        (
+            "[[class]]\nname='a'\ncolour=[0,0,0]\nlabel_value=0\n[unlabelled]\nlabel_value=[]",
+            "expected a whole number",
+        ),
         ("", "one table"),
         ("[class]\nname = 'x'", "one table"),
         ("[[class]]\nname = 'x'\n[other]", "one table"),

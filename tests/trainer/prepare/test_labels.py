@@ -59,6 +59,38 @@ def test_an_image_that_lacks_classes_keeps_the_indices_of_the_set(small, prep):
     assert not (small.root / "test" / "labels_npy").exists()
 
 
+def table(root, *values, unlabelled=None):
+    """Write the `classes.toml` of a data set; each value as it stands in TOML."""
+    blocks = [
+        f"[[class]]\nname = 'c{index}'\ncolour = [0, 0, {index}]\nlabel_value = {value}\n"
+        for index, value in enumerate(values)
+    ]
+    blocks += [f"[unlabelled]\nlabel_value = {unlabelled}\n"] if unlabelled is not None else []
+    (root / "classes.toml").write_text("".join(blocks))
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "unlabelled", "array"),
+    [
+        ([[0, 1, 255]], [0, 1], 255, [0, 1, 255]),
+        ([[0, 1, 2]], [1, 2], 0, [255, 0, 1]),
+        ([[0, 1, 2, 3]], [0, "[1, 3]"], 2, [0, 1, 255, 1]),
+        ([[9, 1, 2, 3]], [1, "'rest'"], "[2, 3]", [1, 0, 255, 255]),
+        ([[(0, 0, 255), (7, 8, 9), (1, 1, 1)]], ["'rest'", "[0, 0, 255]"], "[7, 8, 9]", [1, 255, 0]),
+    ],
+    ids=["255", "0", "several values", "rest", "colours"],
+)
+def test_unlabelled_pixels_become_255(small, prep, label, values, unlabelled, array):
+    small.add("train", "a", np.array(label, np.uint8))
+    table(small.root, *values, unlabelled=unlabelled)
+    result = prep("labels", "steel", "train", "--classes", 2)
+    assert result.exit_code == 0, result.output
+    assert small.array("train", "a").tolist() == [array]
+    result = prep("check", "steel")
+    assert "expected the classes of" not in result.output
+    assert "class indices from" not in result.output
+
+
 def test_grey_among_colours_counts_as_colour(small, prep):
     small.add("train", "a", np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8))
     small.add("train", "b", np.zeros((2, 2), np.uint8))

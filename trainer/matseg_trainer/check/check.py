@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.classes import UNLABELLED, Legend
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.read import is_grey, list_images, read_image
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
@@ -103,7 +103,8 @@ class _Check:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.scans: list[tuple[LabelScan, Path]] = []  # of label images of the right size, with their arrays
-        self.classes = self.attempt(lambda: dataset.classes)
+        self.legend = self.attempt(lambda: dataset.legend)
+        self.classes = self.legend.classes if self.legend else None
         self.help = LabelHelp(self.classes) if with_help else None
         if not with_help:
             self.notes.append("slips in labels were not looked for: that needs the extra `train`")
@@ -144,7 +145,7 @@ class _Check:
             scan = self._check_label(labels.get(image), image, shape)
             array = self._check_array(image, shape, n_class)
             if array is not None:
-                counts += np.bincount(array.ravel(), minlength=n_class)
+                counts += np.bincount(array[array != UNLABELLED], minlength=n_class)
                 if scan is not None:
                     self.scans.append((scan, dataset.array_path(image)))
             if self.help is not None:
@@ -173,8 +174,8 @@ class _Check:
         scan = self.attempt(lambda: scan_label(label)) if label is not None else None
         if scan is None:
             return None
-        if self.classes and isinstance(self.classes[0].label_value, int) == (scan.kind != "colour"):
-            table = ClassTable(kind=scan.kind, classes=self.classes)
+        if self.legend and self.legend.has_colours == (scan.kind == "colour"):
+            table = ClassTable(kind=scan.kind, legend=self.legend)
             for item in table.strays([scan]):
                 shown = shorten([table.shown(value) for value in item.values.tolist()])
                 found = f"{item.pixels} pixel(s) with values that stand for no class: {shown}"
@@ -183,9 +184,10 @@ class _Check:
         return scan if self._has_size(scan.path, scan.shape, image, shape) else None
 
     def _check_array(self, image: Path, shape: tuple[int, int], n_class: int) -> NDArray[np.uint8] | None:
-        """(H, W) class indices; None when there is no good array."""
-        path = self.dataset.array_path(image)
-        array = self.attempt(lambda: load_array(path, n_class)) if path.is_file() else None
+        """(H, W) class indices, 255 where nobody labelled; None when there is no good array."""
+        path, unlabelled = self.dataset.array_path(image), self.legend is None or bool(self.legend.unlabelled)
+        load = partial(load_array, path, n_class, unlabelled=unlabelled)
+        array = self.attempt(load) if path.is_file() else None
         return array if array is not None and self._has_size(path, array.shape, image, shape) else None
 
     def _has_size(self, path: Path, found: tuple[int, ...], image: Path, expected: tuple[int, int]) -> bool:
@@ -209,22 +211,24 @@ class _Check:
         if len(sizes) > 1:  # a network knows structures by their size in pixels
             listing = shorten([f"{size.row:g} x {size.column:g} {size.unit}" for size in sizes])
             self.notes.append(f"{root}: the images say that their pixels are of several sizes: {listing}")
-        if self.classes and self.scans:
+        if self.legend and self.scans:
             self.progress.stage("comparing arrays with label images", len(self.scans), unit="images")
-            self.attempt(partial(self._compare_arrays, self.classes))
+            self.attempt(partial(self._compare_arrays, self.legend))
         self.progress.stage("comparing images with each other")
 
-    def _compare_arrays(self, classes: tuple[ClassInfo, ...]) -> None:
+    def _compare_arrays(self, legend: Legend) -> None:
         """Find arrays that were not made again after their label image was changed."""
-        known = frozenset(item.label_value for item in classes if isinstance(item.label_value, int))
-        kind, _ = unify([scan for scan, _ in self.scans], known)
-        if isinstance(classes[0].label_value, int) != (kind != "colour"):
+        kind, _ = unify([scan for scan, _ in self.scans], legend.numbers)
+        if legend.has_colours != (kind == "colour"):
             return
-        table = ClassTable(kind=kind, classes=classes)
+        table = ClassTable(kind=kind, legend=legend)
+        n_class, unlabelled = len(legend.classes), bool(legend.unlabelled)
         for scan, path in self.scans:
             self.progress.advance()
-            values, labels = read_values(scan.path, kind), load_array(path, len(classes))
-            changed = np.isin(values, table.values) & (table.values[labels] != values)
+            values = read_values(scan.path, kind)
+            changed = table.encode(values) != load_array(path, n_class, unlabelled=unlabelled)
+            if legend.rest is None:
+                changed &= np.isin(values, list(table.known))
             if changed.any():
                 split = path.parent.parent.name
                 self.problems.append(

@@ -69,7 +69,7 @@ def label_agreement(
     """
     totals = [[ShiftedClass()] * len(classes) for _ in SHIFTS]
     for sample in dataset.samples(split):
-        labels = load_array(sample.labels, len(classes))
+        labels = load_array(sample.labels, len(classes), unlabelled=sample.unlabelled)
         for index in range(len(classes)):
             for total, part in zip(totals, shift_class(labels, index, SHIFTS), strict=True):
                 total[index] += part

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.check.alignment import find_misalignment, find_turn
 from matseg_trainer.check.similarity import (
@@ -145,7 +146,7 @@ def find_tiny_regions(labels: NDArray[np.uint8]) -> tuple[TinyRegions, ...]:
     from scipy import ndimage
 
     found = []
-    for index in np.unique(labels).tolist():
+    for index in np.unique(labels[labels != UNLABELLED]).tolist():
         regions, _ = ndimage.label(labels == index, structure=np.ones((3, 3), dtype=bool))
         tiny = np.flatnonzero(np.bincount(regions.ravel())[1:] <= _TINY) + 1
         if tiny.size:

@@ -68,7 +68,7 @@ class Examples(Sequence[Example]):
     def _read(self, sample: Sample) -> Example:
         stored = read_image(sample.image)
         pixels = to_channels(stored, self._channels or (1 if is_grey(stored) else 3), sample.image)
-        labels = load_array(sample.labels, self._n_class)
+        labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled)
         if pixels.shape[1:] != labels.shape:
             raise DatasetError(
                 f"{sample.labels}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "

@@ -4,7 +4,7 @@
 data/<name>/classes.toml                        written by `matseg-prep labels`, yours to edit
 data/<name>/{train,validate,test}/images/       micrographs
                                  /labels/       label images: <image stem> or <image stem>_L, any suffix
-                                 /labels_npy/   <image stem>.npy: (H, W) uint8 class indices
+                                 /labels_npy/   <image stem>.npy: (H, W) uint8 class indices, 255 where nobody labelled
 ```
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.console.help import did_you_mean
-from matseg_shared.contract.classes import CLASSES_NAME, read_classes
+from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, read_legend
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import list_images
@@ -41,6 +41,8 @@ class Sample:
     image: Path
     labels: Path
     """The label array, `labels_npy/<image stem>.npy`, or the label image that it is made of."""
+    unlabelled: bool = False
+    """Its array may hold 255, where nobody labelled."""
 
     @property
     def stem(self) -> str:
@@ -98,13 +100,23 @@ class Dataset:
         return self.root / CLASSES_NAME
 
     @property
-    def classes(self) -> tuple[ClassInfo, ...]:
-        """The class table in the order of the indices.
+    def legend(self) -> Legend:
+        """The class table: classes, and what stands for them in label images.
 
         Raises:
             DatasetError: it is missing or wrong; lists every problem.
         """
-        return read_classes(self.classes_path)
+        return read_legend(self.classes_path)
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes of `legend`, in the order of their indices."""
+        return self.legend.classes
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """The class table says what stands for pixels that nobody labelled, so that arrays may hold 255."""
+        return self.classes_path.exists() and bool(self.legend.unlabelled)
 
     def folder(self, split: str, kind: str) -> Path:
         """The folder of a split's `images`, `labels` or `labels_npy`.
@@ -157,7 +169,11 @@ class Dataset:
                 f"{self.folder(split, 'labels_npy')}: expected a label array for every image, found none for "
                 f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} {split}`"
             )
-        return tuple(Sample(image=image, labels=self.array_path(image)) for image in self.images(split))
+        unlabelled = self.has_unlabelled
+        return tuple(
+            Sample(image=image, labels=self.array_path(image), unlabelled=unlabelled)
+            for image in self.images(split)
+        )
 
     def pairing(self, split: str) -> Pairing:
         """Match the images of a split with its label images, whose stem is the image's or `<stem>_L`.
@@ -185,8 +201,8 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_array(path: Path, n_class: int) -> NDArray[np.uint8]:
-    """Read one label array: (H, W) uint8 class indices below `n_class`.
+def load_array(path: Path, n_class: int, *, unlabelled: bool = False) -> NDArray[np.uint8]:
+    """Read one label array: (H, W) uint8 class indices below `n_class`, or 255 where `unlabelled` allows it.
 
     Raises:
         DatasetError: the file is missing or damaged, or holds something else; names the values found.
@@ -207,11 +223,20 @@ def load_array(path: Path, n_class: int) -> NDArray[np.uint8]:
             f"{path}: expected class indices of shape (H, W) and an integer dtype, found shape {array.shape} and "
             f"dtype {array.dtype}; write it again with `matseg-prep labels --overwrite`"
         )
-    if array.min() < 0 or array.max() >= n_class:
-        strays = [str(value) for value in np.unique(array) if not 0 <= value < n_class]
+    wrong = (array < 0) | (array >= n_class)
+    if unlabelled:
+        wrong &= array != UNLABELLED
+    if wrong.any():
+        strays = np.unique(array[wrong]).tolist()
         raise DatasetError(
-            f"{path}: expected class indices from 0 to {n_class - 1}, found {shorten(strays)} as well; "
-            "correct n_class, or write it again with `matseg-prep labels --overwrite`"
+            f"{path}: expected class indices from 0 to {n_class - 1}, found {shorten([*map(str, strays)])} as well; "
+            + (
+                f"{UNLABELLED} is no class; if it means unlabelled, run `matseg-prep labels` with --unlabelled and the "
+                f"value that means it in the label images, or --unlabelled {UNLABELLED}; else "
+                if UNLABELLED in strays
+                else ""
+            )
+            + "correct n_class, or write it again with `matseg-prep labels --overwrite`"
         )
     return array.astype(np.uint8, copy=False)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED, LabelValue, Legend
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.palette import Colour, default_colours
@@ -55,6 +56,11 @@ def pack(colours: NDArray[np.integer]) -> Values:
     """(..., 3) RGB to (...) 0xRRGGBB."""
     parts = colours.astype(np.int64)
     return (parts[..., 0] << 16) | (parts[..., 1] << 8) | parts[..., 2]
+
+
+def packed(value: LabelValue) -> int:
+    """A class's value as label images are compared: of a colour, 0xRRGGBB."""
+    return value if isinstance(value, int) else int(pack(np.array(value)))
 
 
 def unpack(value: Any) -> tuple[Any, Any, Any]:
@@ -229,17 +235,20 @@ class ClassTable:
     """The values of a data set's label images and the classes they stand for."""
 
     kind: LabelKind
-    classes: tuple[ClassInfo, ...]
+    legend: Legend
     colours: tuple[tuple[int, Colour], ...] = ()
     """RGB per palette index that occurs; empty for other kinds."""
 
     @property
-    def values(self) -> Values:
-        """(K,) the value of each class; of colours, 0xRRGGBB."""
-        found = [item.label_value for item in self.classes]
-        return np.array(
-            [value if isinstance(value, int) else pack(np.array(value)) for value in found], np.int64
-        )
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """In the order of their indices."""
+        return self.legend.classes
+
+    @property
+    def known(self) -> dict[int, int]:
+        """Class index of each value that is named, 255 of unlabelled ones; of colours, 0xRRGGBB."""
+        named = [*enumerate(self.legend.values), (UNLABELLED, self.legend.unlabelled)]
+        return {packed(value): index for index, values in named for value in values}
 
     def shown(self, value: int) -> str:
         """A value as its user knows it."""
@@ -247,7 +256,9 @@ class ClassTable:
 
     def strays(self, scans: Sequence[LabelScan]) -> tuple[LabelScan, ...]:
         """Every label image that holds values of no class, with these values alone."""
-        strange = [(scan, ~np.isin(scan.values, self.values)) for scan in scans]
+        if self.legend.rest is not None:
+            return ()
+        strange = [(scan, ~np.isin(scan.values, list(self.known))) for scan in scans]
         return tuple(
             dataclasses.replace(scan, values=scan.values[which], counts=scan.counts[which], colours=())
             for scan, which in strange
@@ -255,17 +266,20 @@ class ClassTable:
         )
 
     def encode(self, values: Values) -> NDArray[np.uint8]:
-        """(H, W) values to (H, W) uint8 class indices; a value of no class goes to the nearest one.
+        """(H, W) values to (H, W) uint8 class indices, 255 for unlabelled; a value of no class goes to the nearest one.
 
         Nearest means Euclidean distance between the values (of palette images: their colours); the lower class wins.
         """
+        known, rest = self.known, self.legend.rest
         present, inverse = np.unique(values, return_inverse=True)
-        apart = self._vectors(present)[:, np.newaxis] - self._vectors(self.values)[np.newaxis]
-        distance = np.linalg.norm(apart, axis=-1)
-        # two palette indices may share a colour
-        distance[present[:, np.newaxis] == self.values[np.newaxis]] = -1.0
-        nearest: NDArray[np.uint8] = distance.argmin(axis=1).astype(np.uint8)
-        return nearest[inverse].reshape(values.shape)
+        named = np.array(list(known), np.int64)
+        apart = self._vectors(present)[:, np.newaxis] - self._vectors(named)[np.newaxis]
+        nearest = np.array(list(known.values()), np.uint8)[np.linalg.norm(apart, axis=-1).argmin(axis=1)]
+        indices = [
+            known.get(value, near if rest is None else rest)
+            for value, near in zip(present.tolist(), nearest.tolist(), strict=True)
+        ]
+        return np.array(indices, np.uint8)[inverse].reshape(values.shape)
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
         if self.kind in ("grey", "value"):
@@ -311,30 +325,27 @@ def table_from_scans(kind: LabelKind, scans: Sequence[LabelScan], n_class: int, 
         )
         for index, value in enumerate(values.tolist())
     )
-    return ClassTable(kind=kind, classes=classes, colours=colours)
+    return ClassTable(kind=kind, legend=Legend.of(classes), colours=colours)
 
 
-def table_from_classes(
-    kind: LabelKind, scans: Sequence[LabelScan], classes: tuple[ClassInfo, ...], where: Path
-) -> ClassTable:
+def table_from_legend(kind: LabelKind, scans: Sequence[LabelScan], legend: Legend, where: Path) -> ClassTable:
     """The table that a `classes.toml` fixes.
 
     Raises:
         DatasetError: it has colours where the label images are grey or indexed, or the other way round.
     """
-    has_colours = not isinstance(classes[0].label_value, int)
-    if has_colours != (kind == "colour"):
+    if legend.has_colours != (kind == "colour"):
         expected = "RGB colours" if kind == "colour" else "whole numbers"
         raise DatasetError(
             f"{where}: expected {expected} as label_value, for the label images are {kind} images; "
             "correct it, or remove the file to have it made anew"
         )
-    return ClassTable(kind=kind, classes=classes, colours=_palette_colours(scans))
+    return ClassTable(kind=kind, legend=legend, colours=_palette_colours(scans))
 
 
 def stray_message(table: ClassTable, strays: Sequence[LabelScan], where: Path) -> str:
     """Every image with more values than classes, its values and their pixels, and the ways out."""
-    known = ", ".join(table.shown(value) for value in table.values.tolist())
+    known = ", ".join(table.shown(value) for value in table.known)
     lines = []
     for scan in strays:
         pairs = zip(scan.values.tolist(), scan.counts.tolist(), strict=True)

@@ -54,7 +54,7 @@ def crop_dataset(
     """
     if target.resolve() == dataset.root.resolve():
         raise UsageError(f"{target}: a data set cannot be cropped onto itself; choose another name with -r")
-    n_class, size = len(dataset.classes), request.size
+    n_class, size, unlabelled = len(dataset.classes), request.size, dataset.has_unlabelled
     plans = {}
     for number, (split, count) in enumerate((("train", request.n_train), ("validate", request.n_validate))):
         shapes = _shapes(dataset, split, n_class, size)
@@ -65,7 +65,7 @@ def crop_dataset(
             progress.stage(f"cropping {split}", sum(map(len, plan.values())), unit="crops")
             for pair, corners in plan.items():
                 if corners:
-                    array = load_array(dataset.array_path(pair.image), n_class)
+                    array = load_array(dataset.array_path(pair.image), n_class, unlabelled=unlabelled)
                     _write_crops(folder / split, pair, array, corners, size)
                     progress.advance(len(corners))
         shutil.copyfile(dataset.classes_path, folder / dataset.classes_path.name)
@@ -108,7 +108,7 @@ def _shapes(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sampl
     found = {}
     for sample, pair in zip(samples, pairing.pairs, strict=True):
         shapes = [read_stored(path).pixels.shape[:2] for path in (pair.image, pair.labels)]
-        shapes.append(load_array(sample.labels, n_class).shape)
+        shapes.append(load_array(sample.labels, n_class, unlabelled=sample.unlabelled).shape)
         if len(set(shapes)) != 1:
             sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
             raise DatasetError(

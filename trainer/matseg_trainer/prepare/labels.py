@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.classes import Legend, write_legend
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write
@@ -21,7 +21,7 @@ from matseg_trainer.data.labels import (
     read_values,
     scan_label,
     stray_message,
-    table_from_classes,
+    table_from_legend,
     table_from_scans,
     unify,
 )
@@ -32,11 +32,11 @@ Existing = Literal["refuse", "append", "overwrite"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySummary:
-    """One label array: (H, W) class indices, 0 to N-1."""
+    """One label array: (H, W) class indices, 0 to N-1, or 255 where nobody labelled."""
 
     path: Path
     values: tuple[int, ...]
-    """Class indices in it, ascending."""
+    """Class indices in it, ascending; 255 where nobody labelled."""
     kept: bool
     """It was there before and was left as it is."""
 
@@ -95,21 +95,21 @@ def plan_labels(
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
     scans = _scan_all(dataset, chosen, _other_labels(dataset, splits), progress)
     new_table = not dataset.classes_path.exists()
-    classes = () if new_table else dataset.classes
-    kind, scans = unify(scans, frozenset(c.label_value for c in classes if isinstance(c.label_value, int)))
+    legend = Legend(classes=(), values=()) if new_table else dataset.legend
+    kind, scans = unify(scans, legend.numbers)
     if new_table:
         table = table_from_scans(kind, scans, n_class, dataset.root)
     else:
-        table = table_from_classes(kind, scans, classes, dataset.classes_path)
-        if len(classes) != n_class:
+        table = table_from_legend(kind, scans, legend, dataset.classes_path)
+        if len(legend.classes) != n_class:
             raise DatasetError(
                 f"{dataset.classes_path}: expected {n_class} classes (from --classes or config.toml), found "
-                f"{len(classes)}; make them agree, or remove the file to have it made anew"
+                f"{len(legend.classes)}; make them agree, or remove the file to have it made anew"
             )
     arrays = {pair: dataset.array_path(pair.image) for pair in chosen}
     kept = [path for path in arrays.values() if existing == "append" and path.exists()]
     for path in kept:
-        load_array(path, n_class)
+        load_array(path, n_class, unlabelled=bool(legend.unlabelled))
     return LabelPlan(
         dataset=dataset,
         table=table,
@@ -127,21 +127,21 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
     Raises:
         OutputError: something cannot be written.
     """
-    n_class = len(plan.table.classes)
     if plan.new_table:
-        write_classes(plan.dataset.classes_path, plan.table.classes)
+        write_legend(plan.dataset.classes_path, plan.table.legend)
     for path in plan.kept:
-        yield _summary(path, n_class, kept=True)
+        yield _summary(path, plan.table.legend, kept=True)
     for pair in plan.pairs:
         labels = plan.table.encode(read_values(pair.labels, plan.table.kind))
         path = plan.dataset.array_path(pair.image)
         with atomic_write(path) as stream:
             np.save(stream, labels, allow_pickle=False)
-        yield _summary(path, n_class, kept=False)
+        yield _summary(path, plan.table.legend, kept=False)
 
 
-def _summary(path: Path, n_class: int, *, kept: bool) -> ArraySummary:
-    values = np.unique(load_array(path, n_class)).tolist()
+def _summary(path: Path, legend: Legend, *, kept: bool) -> ArraySummary:
+    labels = load_array(path, len(legend.classes), unlabelled=bool(legend.unlabelled))
+    values = np.unique(labels).tolist()
     return ArraySummary(path=path, values=tuple(values), kept=kept)
 
 

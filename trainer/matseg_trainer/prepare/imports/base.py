@@ -16,8 +16,6 @@ from matseg_shared.images.read import PixelArray
 
 OUTSIDE = ""
 """Stands for what lies outside of everything drawn, among the names of classes."""
-UNLABELLED = 255
-"""Nobody said what the pixel is."""
 Picture = Path | bytes | Callable[[], PixelArray] | None
 """File, content of a file, or a function that reads (H, W) or (H, W, C) pixels; None: not found."""
 Size = tuple[int, int]

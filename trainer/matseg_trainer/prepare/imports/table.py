@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from matseg_shared.contract.classes import read_classes
+from matseg_shared.contract.classes import UNLABELLED, Legend, read_legend
 from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.images.read import read_stored
-from matseg_shared.system.files import write_text
 from matseg_trainer.data.folder import SPLITS, shorten
-from matseg_trainer.prepare.imports.base import OUTSIDE, UNLABELLED, Export, ImportRequest
+from matseg_trainer.prepare.imports.base import OUTSIDE, Export, ImportRequest
 
 _UNLABELLED_WORD = "unlabelled"
 _BACKGROUND = "background"
@@ -121,8 +119,9 @@ def present_table(export: Export, request: ImportRequest, path: Path) -> ImportT
         DatasetError: the export has others, or the table's values are none that an import can write.
     """
     outside, unlabelled = outside_class(export, request), _unlabelled(export, request)
-    classes = read_classes(path)
-    if any(not isinstance(item.label_value, int) or not 0 <= item.label_value <= 255 for item in classes):
+    legend = read_legend(path)
+    classes, blank = legend.classes, _blank(legend)
+    if legend.has_colours or not legend.numbers <= set(range(256)):
         raise DatasetError(
             f"{path}: expected label values from 0 to 255 to add label images with, found others; import it as a data "
             "set of its own"
@@ -134,7 +133,6 @@ def present_table(export: Export, request: ImportRequest, path: Path) -> ImportT
             f"{path}: expected classes among {shorten(names)}, found {shorten(strange)} as well in {request.source}; "
             "rename it, say --outside or --unlabelled as for the other splits, or import it as a data set of its own"
         )
-    blank = _blank(path, classes)
     others = [label for split in SPLITS for label in sorted((path.parent / split / "labels").glob("*.*"))]
     return ImportTable(
         classes=classes,
@@ -144,12 +142,10 @@ def present_table(export: Export, request: ImportRequest, path: Path) -> ImportT
     )
 
 
-def _blank(path: Path, classes: Sequence[ClassInfo]) -> int:
+def _blank(legend: Legend) -> int:
     """The value of unlabelled pixels that a class table states, else the largest that is no class."""
-    said = tomllib.loads(path.read_text(encoding="utf-8")).get("unlabelled", {}).get("label_value", [])
-    stated = [value for value in (said if isinstance(said, list) else [said]) if value in range(256)]
-    free = set(range(256)) - {item.label_value for item in classes if isinstance(item.label_value, int)}
-    return next(iter(stated), max(free))
+    stated = [value for value in legend.unlabelled if isinstance(value, int)]
+    return next(iter(stated), max(set(range(256)) - legend.numbers, default=UNLABELLED))
 
 
 def _indices(
@@ -158,10 +154,3 @@ def _indices(
     known = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
     known |= dict.fromkeys(unlabelled, blank)
     return known | {OUTSIDE: blank if outside is None else known[outside]}
-
-
-def say_unlabelled(path: Path, blank: int) -> None:
-    """Add to a class table which value nobody labelled, where it does not say so."""
-    text = path.read_text(encoding="utf-8")
-    if "unlabelled" not in tomllib.loads(text):
-        write_text(path, f"{text.rstrip()}\n\n[unlabelled]\nlabel_value = {blank}\n")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from matseg_runtime.units import VoxelSize
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import CLASSES_NAME, write_classes
+from matseg_shared.contract.classes import CLASSES_NAME, add_unlabelled, write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.png import write_label_png
@@ -30,7 +30,6 @@ from matseg_trainer.prepare.imports.table import (
     new_table,
     outside_class,
     present_table,
-    say_unlabelled,
 )
 
 
@@ -92,7 +91,7 @@ def import_labels(
                 known = folder / CLASSES_NAME
                 write_classes(known, table.classes)
             if result.pixels[table.blank]:
-                say_unlabelled(known, table.blank)
+                add_unlabelled(known, table.blank)
     return ImportResult(
         dataset=target,
         split=request.split,
