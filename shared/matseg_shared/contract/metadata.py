@@ -30,7 +30,9 @@ from pydantic import (
 from matseg_shared.errors import MetadataError, Problem
 from matseg_shared.system.names import portable_name_problem, printable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
+"""Written; version 1 is read too: it knows one or three channels, and says nothing of what version 2 added."""
+MAX_CHANNELS = 64
 DOCUMENT_KEY = "matseg"
 SELF_TEST_KEY = "matseg_self_test"
 INPUT_NAME = "image"
@@ -63,6 +65,16 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 """Exports, folders, tables and pages are named after it."""
 
 
+def _one_line(name: str) -> str:
+    """It stands on terminals, in tables and in file headers."""
+    if printable(name) != name or set(name) & set("\n\t"):
+        raise ValueError(f"expected a name on one line without control characters, found {name!r}")
+    return name
+
+
+OneLine = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -72,19 +84,11 @@ class ClassInfo(_Document):
 
     index: int = Field(ge=0, le=254)
     """The value in label arrays and output images."""
-    name: str = Field(min_length=1)
+    name: OneLine
     colour: tuple[Byte, Byte, Byte]
     """RGB in palettes and overlays."""
     label_value: int | tuple[Byte, Byte, Byte]
     """Its value in the training label images: a grey value, a palette index or an RGB colour."""
-
-    @field_validator("name")
-    @classmethod
-    def _one_line(cls, name: str) -> str:
-        """It stands on terminals, in tables and in file headers."""
-        if printable(name) != name or set(name) & set("\n\t"):
-            raise ValueError(f"expected a name on one line without control characters, found {name!r}")
-        return name
 
 
 class Histogram(_Document):
@@ -111,7 +115,17 @@ class Histogram(_Document):
 class InputInfo(_Document):
     """The input `image` (N, C, H, W)."""
 
-    channels: Literal[1, 3]
+    channels: int = Field(ge=1, le=MAX_CHANNELS)
+    channel_names: tuple[OneLine, ...] = ()
+    """Name of each channel, in order, as in elements of a map; empty: they have none."""
+    picked: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Channels of the data set's pictures that the model takes, in this order, from 0; empty: all of them."""
+    context: Literal[0] = 0
+    """Slices of a volume above and below its own that the model sees: none."""
+    no_data: Literal["mean"] = "mean"
+    """Stands for pixels without data: the mean of their channel."""
+    crop_bottom: int = Field(default=0, ge=0)
+    """Rows at the lower edge of the data set's pictures that are no part of the sample, as a bar of data; pixels."""
     dtype: PixelDtype
     mean: tuple[float, ...]
     """Per channel over the training set, in the data's own units; subtracted inside the graph."""
@@ -123,6 +137,9 @@ class InputInfo(_Document):
     def _one_value_per_channel(self) -> InputInfo:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need {self.channels} values, one per channel")
+        for key, values in (("channel_names", self.channel_names), ("picked", self.picked)):
+            if len(values) not in (0, self.channels) or len(set(values)) != len(values):
+                raise ValueError(f"{key} needs {self.channels} different values, one per channel, or none")
         return self
 
 
@@ -150,6 +167,15 @@ class InitInfo(_Document):
     """Over its weights, by name."""
 
 
+class PretrainedInfo(_Document):
+    """Weights that somebody else published, from which an encoder started."""
+
+    origin: OneLine
+    """Publisher and name, with a version."""
+    licence: OneLine
+    """SPDX identifier."""
+
+
 class TrainingInfo(_Document):
     """Origin of the weights."""
 
@@ -169,6 +195,8 @@ class TrainingInfo(_Document):
     """Versions of matseg, torch, numpy and python."""
     init: InitInfo | None = None
     """The checkpoint that it was fine-tuned from; None: random weights."""
+    pretrained: PretrainedInfo | None = None
+    """The published weights that its encoder started from; None: none."""
     teacher: dict[str, Any] | None = None
     """The model that it was distilled from, in files of earlier versions; None: from labels alone."""
 
@@ -269,7 +297,7 @@ class PixelSize(_Document):
 class ModelMetadata(_Document):
     """The whole document of one model file."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     name: FileName = Field(min_length=1)
     """`<dataset>_<version>`, as in `saved/`; labels go into a folder of that name unless the user names one."""
     classes: tuple[ClassInfo, ...] = Field(min_length=2, max_length=255)
@@ -328,7 +356,7 @@ def encode(metadata: ModelMetadata, self_test: SelfTest) -> dict[str, str]:
     return {
         DOCUMENT_KEY: metadata.model_dump_json(),
         SELF_TEST_KEY: base64.b64encode(buffer.getvalue()).decode("ascii"),
-        "matseg_schema_version": str(SCHEMA_VERSION),
+        "matseg_schema_version": str(metadata.schema_version),
         "matseg_name": metadata.name,
         "matseg_network": metadata.training.network,
         "matseg_classes": ", ".join(item.name for item in metadata.classes),
@@ -359,9 +387,9 @@ def decode(properties: Mapping[str, str], source: str) -> ModelMetadata:
     except (ValueError, RecursionError) as error:
         raise MetadataError(f"{source}: its metadata are not JSON: {error}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in (1, SCHEMA_VERSION) or isinstance(version, bool):
         raise MetadataError(
-            f"{source}: its metadata have schema version {version!r}, this version of matseg reads "
+            f"{source}: its metadata have schema version {version!r}, this version of matseg reads 1 and "
             f"{SCHEMA_VERSION}; update matseg, or export the model again"
         )
     try:

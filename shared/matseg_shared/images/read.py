@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -391,27 +391,30 @@ def is_grey(pixels: PixelArray) -> bool:
     )
 
 
-def to_channels(pixels: PixelArray, channels: Literal[1, 3], path: Path | str) -> PixelArray:
+def to_channels(pixels: PixelArray, channels: int, path: Path | str) -> PixelArray:
     """The pixels as a model takes them, channels first.
 
     Args:
         pixels: (H, W) or (H, W, 3).
-        channels: 1 or 3; three equal channels count as one grey channel, grey never as colour.
+        channels: that it takes; three equal channels count as one grey channel, grey never as colour.
         path: named in errors.
 
     Returns:
         (C, H, W), contiguous and writable, dtype unchanged.
 
     Raises:
-        ImageError: colour where grey is needed, or the other way round.
+        ImageError: the image has another number of channels.
     """
     if channels == 1:
         if not is_grey(pixels):
             raise ImageError(path, "is a colour image; this model was trained on grey images (one channel)")
         grey = pixels if pixels.ndim == 2 else pixels[..., 0]
         return np.require(grey[np.newaxis], requirements=("C", "W"))
-    if pixels.ndim == 2:
+    if pixels.ndim == 2 and channels == 3:
         raise ImageError(path, "is a grey image; this model was trained on colour images (three channels)")
+    found = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    if found != channels:
+        raise ImageError(path, f"has {found} channel(s); this model was trained on {channels}")
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
 
 

@@ -31,7 +31,7 @@ def test_inspect_prints_what_a_user_looks_for(model: Path) -> None:
 
 def test_inspect_as_json_is_the_document(model: Path) -> None:
     document = json.loads(CliRunner().invoke(inspect_main, [str(model), "--json"]).stdout)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["tiling"] == {"stride": 4, "halo": 16}
     assert len(document["sha256"]) == 64
 

@@ -96,7 +96,7 @@ def test_a_foreign_onnx_file(tmp_path: Path) -> None:
 def test_an_unknown_schema_version(tmp_path: Path, model: Path) -> None:
     graph = onnx.load(model)
     properties = {item.key: item.value for item in graph.metadata_props}
-    properties[DOCUMENT_KEY] = properties[DOCUMENT_KEY].replace('"schema_version":1', '"schema_version":7')
+    properties[DOCUMENT_KEY] = properties[DOCUMENT_KEY].replace('"schema_version":2', '"schema_version":7')
     with pytest.raises(MetadataError, match="schema version 7"):
         Session.open(onnx_models.save(graph, properties, tmp_path / "new.onnx"), provider="cpu")
 

@@ -30,7 +30,7 @@ Document = dict[str, Any]
 Change = Callable[[Document], object]
 
 DOCUMENT: Document = {
-    "schema_version": 1,
+    "schema_version": 2,
     "name": "tomography_v8",
     "classes": [
         {"index": 0, "name": "liquid", "colour": [0, 0, 0], "label_value": 0},
@@ -111,7 +111,7 @@ def metadata() -> ModelMetadata:
 def test_there_and_back(metadata: ModelMetadata) -> None:
     encoded = encode(metadata, self_test())
     assert decode(encoded, "model.onnx") == metadata
-    assert json.loads(encoded[DOCUMENT_KEY])["training"] == DOCUMENT["training"]
+    assert json.loads(encoded[DOCUMENT_KEY])["training"] == DOCUMENT["training"] | {"pretrained": None}
     found, expected = decode_self_test(encoded, metadata, "model.onnx"), self_test()
     np.testing.assert_array_equal(found.image, expected.image)
     np.testing.assert_array_equal(found.labels, expected.labels)
@@ -119,11 +119,38 @@ def test_there_and_back(metadata: ModelMetadata) -> None:
     np.testing.assert_allclose(found.margin, expected.margin, atol=1e-3)
 
 
+def test_a_document_of_version_1_has_the_same_types() -> None:
+    found = decode(properties(lambda document: document.update(schema_version=1)), "model.onnx")
+    assert found.schema_version == 1
+    assert found.input == decode(properties(), "model.onnx").input
+    assert (found.input.channel_names, found.input.picked, found.input.crop_bottom) == ((), (), 0)
+    assert found.training.pretrained is None
+    assert encode(found, self_test())["matseg_schema_version"] == "1"
+
+
+def test_channels_bars_and_published_weights_there_and_back() -> None:
+    names = [f"element {index}" for index in range(64)]
+    several = {"channels": 64, "mean": [1.0] * 64, "std": [2.0] * 64, "channel_names": names}
+
+    def change(document: Document) -> None:
+        document["input"].update(several, picked=[*range(1, 65)], crop_bottom=22, no_data="mean")
+        document["training"]["pretrained"] = {"origin": "torchvision resnet18", "licence": "BSD-3-Clause"}
+
+    found = decode(properties(change), "model.onnx")
+    again = decode(encode(found, self_test()), "model.onnx")
+    assert again == found
+    assert again.input.channel_names == tuple(names)
+    assert again.input.picked == tuple(range(1, 65))
+    assert again.input.crop_bottom == 22
+    assert again.training.pretrained is not None
+    assert again.training.pretrained.licence == "BSD-3-Clause"
+
+
 def test_what_a_graph_viewer_shows(metadata: ModelMetadata) -> None:
     flat = encode(metadata, self_test())
     assert all(type(value) is str for value in flat.values())
     assert {key: value for key, value in flat.items() if key not in (DOCUMENT_KEY, SELF_TEST_KEY)} == {
-        "matseg_schema_version": "1",
+        "matseg_schema_version": "2",
         "matseg_name": "tomography_v8",
         "matseg_network": "unet",
         "matseg_classes": "liquid, dendrite",
@@ -164,11 +191,13 @@ def test_a_document_that_is_too_large() -> None:
         decode({DOCUMENT_KEY: " " * (MAX_DOCUMENT_BYTES + 1)}, "model.onnx")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", 1.5, True, None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", 1.5, True, None, [1]])
 def test_an_unknown_schema_version(version: object) -> None:
     with pytest.raises(MetadataError) as caught:
         decode(properties(lambda document: document.update(schema_version=version)), "model.onnx")
-    assert f"schema version {version!r}, this version of matseg reads {SCHEMA_VERSION}" in str(caught.value)
+    assert f"schema version {version!r}, this version of matseg reads 1 and {SCHEMA_VERSION};" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", '"text"', "{}"])
@@ -189,7 +218,17 @@ def test_json_that_is_no_document(text: str) -> None:
         ("classes", lambda d: d.update(classes=d["classes"] * 200)),
         ("classes.0.colour.1", lambda d: d["classes"][0].update(colour=[0, 256, 0])),
         ("classes.0.index", lambda d: d["classes"][0].update(index=-1)),
-        ("input.channels", lambda d: d["input"].update(channels=2)),
+        ("input.channels", lambda d: d["input"].update(channels=0)),
+        ("input.channels", lambda d: d["input"].update(channels=65)),
+        ("input", lambda d: d["input"].update(channels=2)),
+        ("input", lambda d: d["input"].update(channel_names=["Fe", "Ni"])),
+        ("input.channel_names.0", lambda d: d["input"].update(channel_names=["a\nb"])),
+        ("input", lambda d: d["input"].update(picked=[0, 2])),
+        ("input.picked.0", lambda d: d["input"].update(picked=[-1])),
+        ("input.context", lambda d: d["input"].update(context=1)),
+        ("input.no_data", lambda d: d["input"].update(no_data="zero")),
+        ("input.crop_bottom", lambda d: d["input"].update(crop_bottom=-1)),
+        ("training.pretrained.licence", lambda d: d["training"].update(pretrained={"origin": "torchvision"})),
         ("input.dtype", lambda d: d["input"].update(dtype="int16")),
         ("input", lambda d: d["input"].update(mean=[1.0, 2.0])),
         ("input.std.0", lambda d: d["input"].update(std=[0.0])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,7 @@ class Examples(Sequence[Example]):
     All get as many channels as `channels` says, or else 1 for grey images and 3 for coloured ones.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], *, n_class: int, channels: Literal[1, 3] | None = None
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], *, n_class: int, channels: int | None = None) -> None:
         self.samples = tuple(samples)
         self._n_class = n_class
         self._channels = channels
