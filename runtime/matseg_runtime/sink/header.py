@@ -68,7 +68,7 @@ def _metaimage(volume: LabelVolume, info: LabelInfo) -> bytes:
     lines = [
         "ObjectType = Image",
         "NDims = 3",
-        f"Comment = matseg={info.provenance}",
+        f"matseg = {info.provenance}",
         "BinaryData = True",
         "BinaryDataByteOrderMSB = False",
         "CompressedData = False",
