@@ -22,7 +22,7 @@ from matseg_trainer.prepare.imports.labelme import read_labelme
 from matseg_trainer.prepare.imports.qupath import read_qupath
 from matseg_trainer.prepare.imports.slices import Slices
 from matseg_trainer.prepare.imports.via import PROJECT_KEY, read_via
-from matseg_trainer.prepare.imports.volume import ilastik_axes, ilastik_pairs, read_volumes
+from matseg_trainer.prepare.imports.volume import ilastik_pairs, is_ilastik, read_volumes
 
 _ROIS = "ROIs of ImageJ"
 _JSON_SUFFIXES = (".json", ".geojson", ".ndjson")
@@ -111,7 +111,7 @@ def _recognised(path: Path) -> tuple[str, list[Any]]:
             content = [content] if isinstance(content, dict) and "data_row" in content else content
             if (tool := _tool_of_json(file, content)) is not None:
                 by_tool.setdefault(tool, []).append((file, content))
-        elif suffix not in IMAGE_SUFFIXES and ilastik_axes(str(file)) is not None:
+        elif suffix not in IMAGE_SUFFIXES and is_ilastik(str(file)):
             by_tool.setdefault("ilastik", []).append(file)
     if len(by_tool) > 1:
         listing = "; ".join(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import mmap
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -43,9 +44,11 @@ def read_volumes(
         DatasetError: images and labels do not fit, or hold no labels.
     """
     blank = {_number(text) for text in request.unlabelled}
-    from_ilastik = sum(_is_ilastik(labels) for _, labels in pairs) == len(pairs)
-    if from_ilastik and not blank:
-        blank = {0}
+    from_ilastik = all(is_ilastik(labels) for _, labels in pairs)
+    if from_ilastik:
+        blank = blank or {0}
+        for _, labels_at in pairs:
+            _refuse_transposed(labels_at)
     counts: dict[int, int] = {}
     images: list[LabelledImage] = []
     slices = 0
@@ -115,43 +118,51 @@ def ilastik_pairs(files: Sequence[Path], images: str | None) -> list[tuple[str, 
     return [(str(by_stem[owner or ""]), str(path)) for path, owner in zip(files, owners, strict=True)]
 
 
-def ilastik_axes(location: str) -> str | None:
-    """The axes, such as `zyxc`, of HDF5 that ilastik exported, where 0 is not labelled; None: it is none."""
+def is_ilastik(location: str) -> bool:
+    """True for HDF5 as ilastik exports it, where 0 is not labelled.
+
+    Raises:
+        MissingExtraError: h5py is not installed.
+    """
     file, node = split_location(location)
     path = Path(file)
     if not path.is_file():
-        return None
+        return False
     with path.open("rb") as stream:
         if stream.read(len(_HDF5)) != _HDF5:
-            return None
+            return False
     try:
         import h5py
     except ImportError as error:
         raise MissingExtraError("hdf5", f"reading HDF5 ({path})") from error
     try:
         with h5py.File(file) as opened:
-            for item in [opened[node]] if node else opened.values():
-                if isinstance(item, h5py.Dataset) and "axistags" in item.attrs:
-                    return "".join(axis["key"] for axis in json.loads(item.attrs["axistags"])["axes"])
+            found = [opened[node]] if node else list(opened.values())
+            return any(isinstance(item, h5py.Dataset) and "axistags" in item.attrs for item in found)
     except Exception:  # h5py raises many kinds for damage, which is told when the file is opened to be read
-        return None
-    return None
+        return False
 
 
-def _is_ilastik(location: str) -> bool:
-    """True for HDF5 of ilastik.
+def _refuse_transposed(location: str) -> None:
+    """Refuse what ilastik exported with other axes than slices, rows and columns.
+
+    The text of the attribute is looked for in the file, because HDF5 never returns from reading a damaged one.
 
     Raises:
         DatasetError: its axes are transposed.
     """
-    axes = ilastik_axes(location)
-    spatial = [axis for axis in axes or "" if axis in "xyz"]
+    with (
+        Path(split_location(location)[0]).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        tags = re.search(rb'"axes":\s*\[.*?\]', content, re.DOTALL)
+        axes = b"".join(re.findall(rb'"key":\s*"([a-z])"', tags[0])).decode() if tags else ""
+    spatial = [axis for axis in axes if axis in "xyz"]
     if spatial != sorted(spatial, reverse=True):
         raise DatasetError(
             f"{location}: expected axes in the order zyx, found {axes}; export it again with Transpose to Axis Order "
             "zyxc, or yxc for a picture"
         )
-    return axes is not None
 
 
 def _owner(name: str, stems: Collection[str]) -> str | None:
