@@ -328,6 +328,8 @@ def test_a_split_beside_label_images_of_other_values(prep: Prep, workspace: Path
     expected[9:20, 9:20] = 254
     assert (labels(workspace, "s0", "validate") == expected).all()
     assert tomllib.loads(table.read_text())["unlabelled"] == {"label_value": 254}
+    assert prep("labels", "set", "validate").exit_code == 0
+    assert sorted(np.unique(np.load(workspace / "data/set/validate/labels_npy/s0.npy"))) == [0, 1, 255]
 
 
 def test_an_imported_set_is_shared_out_with_its_classes(prep: Prep, workspace: Path, pictures: Path) -> None:
@@ -631,6 +633,8 @@ def test_strokes_in_a_volume_along_another_axis(prep: Prep, workspace: Path, vol
     assert (found[:, 10:20] == 0).all()
     assert (found[:, 30:40] == 1).all()
     assert np.count_nonzero(found == 255) == 8 * (WIDTH - 20)
+    assert prep("labels", "set", "train").exit_code == 0
+    assert (np.load(workspace / f"data/set/train/labels_npy/{image.stem}.npy") == found).all()
 
 
 def test_slices_keep_the_size_of_their_pixels(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
