@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matseg_trainer.data.augment import Augmentation, augment
-from matseg_trainer.data.examples import Example
+from matseg_trainer.data.examples import IGNORED, Example
 
 
 @pytest.mark.parametrize("crop", [None, 24])
@@ -78,3 +78,39 @@ def test_turns_leave_every_pixel_as_it_is() -> None:
         assert (np.sort(view.pixels.ravel()) == np.arange(1600)).all()
         assert (view.labels == view.pixels[0] % 7).all()
     assert len({view.pixels.tobytes() for view in views}) == 8  # the symmetries of a square
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_crops_of_a_partly_labelled_image_are_drawn_where_its_labels_are(share: float) -> None:
+    """Ten labelled pixels of 90,000: each crop has one at least, turned and warped or not."""
+    labels = np.full((300, 300), IGNORED, np.uint8)
+    rng = np.random.default_rng(3)
+    labels[tuple(rng.integers(0, 300, (2, 8)))] = 0
+    labels[0, 0] = labels[299, 5] = 1
+    whole = Example(pixels=labels[np.newaxis], labels=labels)
+    options = Augmentation(crop=32, turn=True, warp=True, oversample_classes=share)
+    views = [augment(whole, rng, options) for _ in range(200)]
+    assert all((view.labels != IGNORED).any() for view in views)
+    assert {value for view in views for value in np.unique(view.labels)} == {0, 1, IGNORED}
+    twice = [augment(whole, np.random.default_rng(7), options).labels for _ in range(2)]
+    assert (twice[0] == twice[1]).all()
+
+
+def test_nothing_is_labelled_outside_of_a_partly_labelled_image() -> None:
+    """A fully labelled image is reflected at its border; where a part has no label, nor has what lies outside."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((40, 40), np.uint8)
+    options, seeds = Augmentation(warp=True), range(40)
+
+    def views() -> list[Example]:
+        whole = Example(pixels=np.full((1, 40, 40), 7, np.uint8), labels=labels)
+        return [augment(whole, np.random.default_rng(seed), options) for seed in seeds]
+
+    assert all(not view.labels.any() for view in views())
+    labels[20, 20] = IGNORED
+    shares = [np.mean(view.labels == IGNORED) for view in views()]
+    assert max(shares) > 0.1  # some are made smaller, with the outside all around
+    assert all(np.allclose(view.pixels, 7) for view in views())
+    labels[rng.random(labels.shape) < 0.5] = IGNORED
+    labels[rng.random(labels.shape) < 0.2] = 1
+    assert {value for view in views() for value in np.unique(view.labels)} == {0, 1, IGNORED}

@@ -166,6 +166,9 @@ def test_255_in_an_array_needs_the_word_of_the_class_table(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[0, 2, 255]], np.uint8))
     with pytest.raises(DatasetError, match="from 0 to 1, found 2 as well"):
         load_array(tmp_path / "a.npy", 2, unlabelled=True)
+    np.save(tmp_path / "a.npy", np.full((2, 2), 255, np.uint8))
+    with pytest.raises(DatasetError, match=r"a\.npy: expected labels, found no labelled pixel"):
+        load_array(tmp_path / "a.npy", 2, unlabelled=True)
 
 
 @pytest.mark.parametrize(

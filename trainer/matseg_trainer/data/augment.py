@@ -1,6 +1,7 @@
 """Random crops of labelled images: flips, quarter turns, small rotations and scalings.
 
-Image and labels always get the same transformation; labels are never interpolated.
+Image and labels always get the same transformation; labels are never interpolated. Crops of an image of which only a
+part is labelled are drawn where its labels are.
 """
 
 from __future__ import annotations
@@ -37,24 +38,29 @@ class Augmentation:
 
 
 class ClassPositions:
-    """Index of the pixels of each class of an image: how many there are up to each row."""
+    """Index of the labelled pixels of an image: how many of each class there are up to each row."""
 
     def __init__(self, labels: NDArray[np.uint8]) -> None:
-        self._classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORED)[:IGNORED])
+        counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)
+        self.is_partial = bool(counts[IGNORED])
+        """Some pixels have no label."""
+        self._classes = np.flatnonzero(counts[:IGNORED])
         self._until = {
             int(index): np.cumsum(np.count_nonzero(labels == index, axis=1)) for index in self._classes
         }
 
-    def draw(self, labels: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int] | None:
-        """(row, column) of a random pixel of a random class of these labels; None: no pixel is labelled."""
+    def draw(
+        self, labels: NDArray[np.uint8], rng: np.random.Generator, *, by_class: bool = True
+    ) -> tuple[int, int] | None:
+        """(row, column) of a random pixel of a random class, or of a random labelled pixel; None of none."""
         if not len(self._classes):
             return None
-        index = int(rng.choice(self._classes))
-        until = self._until[index]
+        wanted = [int(rng.choice(self._classes))] if by_class else list(self._until)
+        until = np.sum([self._until[index] for index in wanted], axis=0)
         number = int(rng.integers(0, until[-1]))
         row = int(np.searchsorted(until, number, side="right"))
         before = int(until[row - 1]) if row else 0
-        return row, int(np.flatnonzero(labels[row] == index)[number - before])
+        return row, int(np.flatnonzero(np.isin(labels[row], wanted))[number - before])
 
 
 def augment(
@@ -63,21 +69,23 @@ def augment(
     options: Augmentation,
     positions: ClassPositions | None = None,
 ) -> Example:
-    """One random crop of an image; the positions of its classes, where known, spare counting them to oversample some.
+    """One random crop of an image; the positions of its labels, where they are known, spare counting them.
 
     Returns:
         `crop` pixels square, or as large as the image where that is smaller; the pixels are float32 when they were
         interpolated, else of their own dtype.
     """
+    positions = positions or ClassPositions(example.labels)
     height, width = (min(length, options.crop or length) for length in example.labels.shape)
     top, left = _corner(example.labels, (height, width), rng, options.oversample_classes, positions)
+    view = _cut(example, top, left, top + height, left + width)
     if options.warp and rng.random() < WARP_SHARE:
-        example = _warp(example, rng, (top, left, height, width))
-    else:
-        example = _cut(example, top, left, top + height, left + width)
+        warped = _warp(example, rng, (top, left, height, width), is_partial=positions.is_partial)
+        # the only labels may have been turned out of the crop, and nothing is learned where there are none
+        view = warped if (warped.labels != IGNORED).any() else view
     if options.turn:
-        example = _turn(example, rng)
-    return example.map(np.ascontiguousarray)
+        view = _turn(view, rng)
+    return view.map(np.ascontiguousarray)
 
 
 def _cut(example: Example, top: int, left: int, bottom: int, right: int) -> Example:
@@ -89,12 +97,16 @@ def _corner(
     size: tuple[int, int],
     rng: np.random.Generator,
     share: float,
-    positions: ClassPositions | None,
+    positions: ClassPositions,
 ) -> tuple[int, int]:
-    """Upper-left corner of a crop: anywhere, or so that a pixel of a class drawn at random lies in it."""
+    """Upper-left corner of a crop: anywhere, or so that a pixel of a class drawn at random lies in it.
+
+    Of a partly labelled image, "anywhere" is wherever a labelled pixel drawn at random lies in it.
+    """
     most = [full - part for full, part in zip(labels.shape, size, strict=True)]
-    if share and max(most) and rng.random() < share:
-        place = (positions or ClassPositions(labels)).draw(labels, rng)
+    by_class = bool(share and max(most) and rng.random() < share)
+    if by_class or (positions.is_partial and max(most)):
+        place = positions.draw(labels, rng, by_class=by_class)
         if place is not None:
             corner = [p - int(rng.integers(0, s)) for p, s in zip(place, size, strict=True)]
             top, left = (min(max(start, 0), end) for start, end in zip(corner, most, strict=True))
@@ -112,8 +124,13 @@ def _turn(example: Example, rng: np.random.Generator) -> Example:
     return example.map(lambda array: np.rot90(array, turns, axes=(-2, -1))[..., ::flip])
 
 
-def _warp(example: Example, rng: np.random.Generator, window: tuple[int, int, int, int]) -> Example:
-    """Rotate and scale about the window's centre while cutting it; what lies outside the image is reflected."""
+def _warp(
+    example: Example, rng: np.random.Generator, window: tuple[int, int, int, int], *, is_partial: bool
+) -> Example:
+    """Rotate and scale about the window's centre while cutting it; what lies outside the image is reflected.
+
+    Outside of a partly labelled image there are no labels.
+    """
     top, left, height, width = window
     angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     zoom = MAX_SCALING ** rng.uniform(-1, 1)
@@ -140,7 +157,9 @@ def _warp(example: Example, rng: np.random.Generator, window: tuple[int, int, in
         result: NDArray[np.float32] = warped.squeeze(0).numpy()
         return result
 
-    return Example(
-        pixels=sample(part.pixels, "bilinear"),
-        labels=sample(part.labels[np.newaxis], "nearest")[0].astype(np.uint8),
-    )
+    labels = sample(part.labels[np.newaxis], "nearest")[0].astype(np.uint8)
+    if is_partial:
+        rows, columns = example.labels.shape
+        row, column = np.rint(source_y), np.rint(source_x)
+        labels[(row < 0) | (row >= rows) | (column < 0) | (column >= columns)] = IGNORED
+    return Example(pixels=sample(part.pixels, "bilinear"), labels=labels)

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     images: Tensor
     """(N, C, H, W) in the data's own dtype; float32 where some of them were interpolated."""
     labels: Tensor
-    """(N, H, W) int64, `IGNORED` where padded."""
+    """(N, H, W) int64, `IGNORED` where padded or unlabelled."""
     pixels: Tensor
     """(N, P) int64 flat indices of sampled pixels, none of them without a label where there are labels."""
 
@@ -111,9 +111,9 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
         rng = np.random.default_rng([self._seed, epoch, position, 1])
         index = self.image_of(epoch, position)
         example: Example = self._examples[index]
-        if self._options.oversample_classes and index not in self._positions:
+        if index not in self._positions:
             self._positions[index] = ClassPositions(example.labels)
-        cut = self._pad(augment(example, rng, self._options, self._positions.get(index)))
+        cut = self._pad(augment(example, rng, self._options, self._positions[index]))
         return cut, _sample_pixels(cut.labels, self._pixels_per_image, rng)
 
     def _pad(self, example: Example) -> Example:

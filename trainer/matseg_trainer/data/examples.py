@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import PixelArray, is_grey, read_image, to_channels
 from matseg_trainer.data.folder import Sample, load_array
 
 CACHE_BYTES = 4 << 30
 """Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
-IGNORED = 255
-"""Label of pixels that count neither in the loss nor in a metric: padding."""
+IGNORED = UNLABELLED
+"""Label of pixels that count neither in the loss nor in a metric: unlabelled ones, and padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -204,6 +204,8 @@ class Dataset:
 def load_array(path: Path, n_class: int, *, unlabelled: bool = False) -> NDArray[np.uint8]:
     """Read one label array: (H, W) uint8 class indices below `n_class`, or 255 where `unlabelled` allows it.
 
+    Some pixel has a class.
+
     Raises:
         DatasetError: the file is missing or damaged, or holds something else; names the values found.
     """
@@ -226,6 +228,11 @@ def load_array(path: Path, n_class: int, *, unlabelled: bool = False) -> NDArray
     wrong = (array < 0) | (array >= n_class)
     if unlabelled:
         wrong &= array != UNLABELLED
+        if (array == UNLABELLED).all():
+            raise DatasetError(
+                f"{path}: expected labels, found no labelled pixel in the whole image; label some of it, or take the "
+                "image out of the data set"
+            )
     if wrong.any():
         strays = np.unique(array[wrong]).tolist()
         raise DatasetError(

@@ -13,7 +13,7 @@ from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.examples import Example, Examples
+from matseg_trainer.data.examples import IGNORED, Example, Examples
 
 HISTOGRAM_BINS = 256
 
@@ -25,16 +25,21 @@ class SplitStatistics:
     """(H, W) of each image in pixels."""
     class_counts: NDArray[np.int64]
     """(K,) labelled pixels per class."""
+    unlabelled: int
+    """Pixels without a label."""
     kinds: dict[tuple[int, str], str]
     """(channels, dtype) -> name of the first image of that kind."""
 
     def __init__(self, examples: Examples, n_class: int) -> None:
         self._examples = examples
         self.shapes, self.kinds, self.class_counts = [], {}, np.zeros(n_class, np.int64)
+        self.unlabelled = 0
         for sample, example in zip(examples.samples, examples, strict=True):
             height, width = example.labels.shape
             self.shapes.append((height, width))
-            self.class_counts += np.bincount(example.labels.ravel(), minlength=n_class)
+            counts = np.bincount(example.labels.ravel(), minlength=IGNORED + 1)
+            self.class_counts += counts[:n_class]
+            self.unlabelled += int(counts[IGNORED])
             kind = (example.pixels.shape[0], example.pixels.dtype.name)
             if not self.kinds:
                 self._intensities = _Intensities(kind[0], example.pixels.dtype)
@@ -175,7 +180,8 @@ def representative_crop(
         example: Example = examples[index]
         for _, number, top, left in crops:
             window = (..., slice(top, top + length), slice(left, left + length))
-            shares = np.bincount(example.labels[window].ravel()) / example.labels[window].size
+            counts = np.bincount(example.labels[window].ravel())[:IGNORED]
+            shares = counts / max(counts.sum(), 1)
             entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
             if (entropy, -number) > best[:2]:
                 best = (entropy, -number, example.pixels[window])

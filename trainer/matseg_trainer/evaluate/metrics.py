@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_trainer.data.examples import IGNORED
+
 ConfusionMatrix = NDArray[np.int64]
 """(K, K) pixel counts: row = labelled class, column = predicted class."""
 
@@ -24,13 +26,15 @@ class Sums:
 def confusion_matrix(
     labels: NDArray[np.integer], predictions: NDArray[np.integer], n_class: int
 ) -> ConfusionMatrix:
-    """Count each (labelled, predicted) pair of class indices, of any shape.
+    """Count each (labelled, predicted) pair of class indices, of any shape; pixels without a label are left out.
 
     Raises:
         ValueError: the shapes differ, or an index is `n_class` or more (it would be counted as another pair).
     """
     if labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
+    known = labels != IGNORED
+    labels, predictions = labels[known], predictions[known]
     for what, indices in (("labels", labels), ("predictions", predictions)):
         if indices.size and not 0 <= indices.min() <= indices.max() < n_class:
             raise ValueError(

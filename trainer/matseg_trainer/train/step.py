@@ -60,8 +60,8 @@ class RunningScore:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy over all pixels, weighted by class where the version balances."""
-        return self.loss_sum / self.weight_sum if self.weight_sum else float("nan")
+        """Mean cross-entropy over all labelled pixels, weighted by class where the version balances; 0 of none."""
+        return self.loss_sum / self.weight_sum if self.weight_sum else 0.0
 
 
 class _LossInputs(nn.Module):
