@@ -62,7 +62,7 @@ class FolderSource(Source):
             found = f"only {', '.join(path.name for path in rest[:3])}{more}" if rest else "nothing"
             raise UsageError(
                 f"{folder}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found {found}; "
-                "name the folder that holds the slices themselves"
+                "name the folder that holds the slices themselves, or the file of a volume"
             )
         stems: dict[str, Path] = {}
         for path in self._paths:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -27,9 +28,9 @@ _LONGEST_XML = 16 << 20
 class _Slices:
     """Slices put together of the tiles of each, indexed along the first axis only."""
 
-    def __init__(self, file: Any, size: int) -> None:
-        """List the tiles of a file of so many bytes."""
-        self._size = size
+    def __init__(self, path: Path, file: Any) -> None:
+        """List the tiles of an open file."""
+        self._size = path.stat().st_size
         tiles = [entry for entry in file.filtered_subblock_directory if entry.shape == entry.stored_shape]
         if not tiles:
             raise ValueError("no picture in full resolution")
@@ -44,7 +45,8 @@ class _Slices:
         if extra:
             listed = ", ".join(f"{axis} {length}" for axis, length in extra.items())
             raise UsageError(
-                f"expected one image or volume of one channel, found the axes {listed}; save the one to be labelled"
+                f"{path}: expected one image or volume of one channel, found the axes {listed}; save the one to be "
+                "labelled"
             )
         self._starts = dict(zip(self._axes, lowest, strict=True))
         self._tiles: dict[int, list[Any]] = defaultdict(list)
@@ -69,29 +71,47 @@ class _Slices:
         return images[:, *index[1:]]
 
     def _slice(self, number: int) -> NDArray[Any]:
-        """(H, W, samples) of one slice; tiles that come later lie above those before."""
+        """(H, W, samples) of one slice, 0 between tiles; those that come later lie above those before."""
         tiles = self._tiles.get(number)
         if not tiles:
             raise ValueError(f"the file has no picture of slice {number}")
         image = np.zeros(self.shape[1:], self.dtype)
-        covered = np.zeros(self.shape[1:3], bool)
         for entry in tiles:
             pixels = self._decoded(entry)
             y, x = self._place(entry, "Y"), self._place(entry, "X")
             image[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-            covered[y : y + pixels.shape[0], x : x + pixels.shape[1]] = True
-        if not covered.all():
-            raise ValueError(f"no tile covers {int((~covered).sum())} of its pixels")
         return image
+
+    def warnings(self, path: Path, *, pending: bool) -> tuple[str, ...]:
+        """Doubts about the slices."""
+        found = []
+        if pending:
+            found.append("says that it was not finished when it was written last; are all slices in it?")
+        if between := self._between_tiles(next(iter(self._tiles.values()))):
+            found.append(f"its tiles leave {between:.1%} of a slice free, where pixels are 0")
+        return tuple(f"{path}: {text}" for text in found)
+
+    def _between_tiles(self, tiles: Sequence[Any]) -> float:
+        """Share of a slice that no tile covers: on a grid of all tiles' edges, whatever the tiles measure."""
+        boxes = []
+        for entry in tiles:
+            lengths = dict(zip(entry.axes, entry.shape, strict=True))
+            y, x = self._place(entry, "Y"), self._place(entry, "X")
+            boxes.append((y, y + lengths["Y"], x, x + lengths["X"]))
+        ys = np.unique([[0, self.shape[1]], *(box[:2] for box in boxes)])
+        xs = np.unique([[0, self.shape[2]], *(box[2:] for box in boxes)])
+        free = np.ones((len(ys) - 1, len(xs) - 1), bool)
+        for box in boxes:
+            (top, bottom), (left, right) = np.searchsorted(ys, box[:2]), np.searchsorted(xs, box[2:])
+            free[top:bottom, left:right] = False
+        return float(np.diff(ys) @ free @ np.diff(xs)) / (self.shape[1] * self.shape[2])
 
     def _decoded(self, entry: Any) -> NDArray[Any]:
         """(h, w, samples) of one tile."""
         with self._lock:
             tile = entry.data_segment()
-            if (
-                tile.directory_entry.stored_shape != entry.stored_shape
-                or not 0 < tile.data_size <= self._size
-            ):
+            fits = tile.directory_entry.stored_shape == entry.stored_shape
+            if not fits or not 0 < tile.data_size <= self._size:
                 raise ValueError("a tile and the directory of the file contradict each other")
             content = tile.data(raw=True)
         lengths = dict(zip(entry.axes, entry.shape, strict=True))
@@ -102,10 +122,8 @@ class _Slices:
 
             jpegxr_decode(content, out=pixels.squeeze())
         else:
-            pixels = np.frombuffer(_plain(content, entry.compression, pixels.nbytes), self.dtype).reshape(
-                pixels.shape
-            )
-            pixels = pixels[..., ::-1]  # blue, green, red
+            content = _plain(content, entry.compression, pixels.nbytes)
+            pixels = np.frombuffer(content, self.dtype).reshape(pixels.shape)[..., ::-1]  # blue, green, red
         return pixels.transpose([order.index(axis) for axis in "YX0"])
 
 
@@ -139,7 +157,7 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
         warnings.simplefilter("ignore", UserWarning)  # of czifile; what matters is told in a sentence
         file = czifile.CziFile(str(path), multifile=False)
         try:
-            array = _Slices(file, path.stat().st_size)
+            array = _Slices(path, file)
             require_memory(path, array.shape[1:], array.dtype.itemsize, "slice")
             edges = _edges(file)
             return ArraySource(
@@ -150,11 +168,7 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
                     edges=edges,
                     units=["um"] * len(edges),
                     axis_names=("z", "y", "x", "c"),
-                    warnings=(
-                        f"{path}: says that it was not finished when it was written last; are all slices in it?",
-                    )
-                    if file.header.update_pending
-                    else (),
+                    warnings=array.warnings(path, pending=file.header.update_pending),
                     closing=file.close,
                 ),
                 options,

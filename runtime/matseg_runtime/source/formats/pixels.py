@@ -65,14 +65,14 @@ class FilePixels:
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
         first = index[0]
-        if (
-            isinstance(first, slice) and self._order == "C"
-        ):  # across all layers, pages of the whole file are needed
-            layers = range(*first.indices(self.shape[0]))
-            step = max(1, _MAPPED // (math.prod(self.shape[1:]) * self.dtype.itemsize))
-            parts = [slice(start, min(start + step, layers.stop)) for start in layers[::step]]
-            return np.concatenate([self._mapped((part, *index[1:])) for part in parts])
-        return self._mapped(index)
+        if not isinstance(first, slice) or self._order == "F":
+            return self._mapped(index)
+        layers = range(
+            *first.indices(self.shape[0])
+        )  # all of them, and so the whole file, along another axis
+        step = max(1, _MAPPED // (math.prod(self.shape[1:]) * self.dtype.itemsize))
+        parts = [slice(start, min(start + step, layers.stop)) for start in layers[::step]]
+        return np.concatenate([self._mapped((part, *index[1:])) for part in parts])
 
     def _mapped(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
         mapped = np.memmap(self.path, self.dtype, "r", self._offset, self.shape, self._order)

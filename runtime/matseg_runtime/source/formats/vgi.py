@@ -22,7 +22,7 @@ def open_vgi(location: str, options: SourceOptions) -> ArraySource:
         UsageError: the header is missing or damaged, or does not fit the file of its pixels.
     """
     path = Path(location)
-    header = path.with_suffix(".vgi")
+    header = path if path.suffix.lower() == ".vgi" else path.with_suffix(".vgi")
     if not header.is_file():
         raise UsageError(
             f"{path}: expected {header.name} beside it, which tells its size and data type; bring it, or say both with "
