@@ -111,20 +111,22 @@ def test_label_image_with_a_transparent_palette_colour_keeps_its_indices(tmp_pat
         read_image(path)  # as an image its colours would count
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "int16", "uint8"])
-def test_label_image_of_8_or_16_bit_integers_keeps_its_values(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    "dtype", ["uint16", "int16", "uint8", "int32", "uint32", "int64", "float32", "float64"]
+)
+def test_label_image_of_whole_numbers_keeps_its_values(tmp_path: Path, dtype: str) -> None:
     labels = (blobs(1)[1] // 255).astype(dtype) * np.dtype(dtype).type(100)
     tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack")
     assert scan_label(tmp_path / "a.tif").values.tolist() == [0, 100]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_label_image_of_other_numbers_is_refused(root: Path, prep: Prep, dtype: str) -> None:
     path = root / "train" / "labels" / "odd.tif"
     add(root, blobs(1)[1])
     (root / "train" / "labels" / "odd.png").unlink()
-    tifffile.imwrite(path, blobs(1)[1].astype(dtype), photometric="minisblack")
-    assert f"expected a label image of 8- or 16-bit integers, found {dtype}" in refused(prep, root)
+    tifffile.imwrite(path, blobs(1)[1].astype(dtype) / 2, photometric="minisblack")
+    assert f"expected whole numbers as labels, found {dtype}" in refused(prep, root)
 
 
 @pytest.mark.parametrize("change", ["cropped", "transposed"])

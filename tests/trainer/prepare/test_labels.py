@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from matseg_trainer.data.folder import Dataset
@@ -269,15 +270,30 @@ def test_two_label_images_of_one_image(small, prep):
     assert "several label images (a.png, a_L.png)" in result.output
 
 
-def test_labels_of_real_numbers(small, prep):
+@pytest.mark.parametrize("odd", [0.5, np.nan, np.inf, 2.0**60])
+def test_labels_that_are_no_whole_numbers(small, prep, odd):
     small.add("train", "a", GREY)
     label = small.root / "train" / "labels" / "a_L.png"
     label.unlink()
-    Image.fromarray(GREY.astype(np.float32)).save(label.with_suffix(".tif"))
+    pixels = GREY.astype(np.float32)
+    pixels[0, 1] = odd
+    Image.fromarray(pixels).save(label.with_suffix(".tif"))
     result = prep("labels", "steel", "train", "--classes", 4)
     assert result.exit_code == 2
-    assert "a_L.tif" in result.output
-    assert "float32" in result.output
+    assert "a_L.tif: expected whole numbers as labels, found float32" in result.output
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "int32", "uint32", "int64", "uint64", "float32", "float64"]
+)
+def test_whole_numbers_of_any_dtype(small, prep, dtype):
+    labels = np.array([[0, 1, 1], [1, 0, 1]])
+    small.add("train", "a", labels.astype(np.uint8))
+    (small.root / "train" / "labels" / "a_L.png").unlink()
+    pixels = labels.astype(dtype)[np.newaxis]
+    tifffile.imwrite(small.root / "train" / "labels" / "a.tif", pixels, photometric="minisblack")
+    assert prep("labels", "steel", "train", "--classes", 2).exit_code == 0
+    assert small.array("train", "a").tolist() == labels.tolist()
 
 
 def test_the_number_of_classes_comes_from_the_configuration(small, prep, workspace):

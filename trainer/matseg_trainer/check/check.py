@@ -19,8 +19,9 @@ from matseg_shared.images.read import is_grey, list_images, read_image
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
+from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
-from matseg_trainer.data.labels import ClassTable, LabelScan, read_values, scan_label, unify
+from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.pixel_size import pixel_sizes
 
 _MOST_CLASSES = 255

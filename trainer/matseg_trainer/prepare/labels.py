@@ -14,17 +14,9 @@ from matseg_shared.contract.classes import Legend, write_legend
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write
+from matseg_trainer.data.class_table import ClassTable, stray_message, table_from_legend, table_from_scans
 from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array
-from matseg_trainer.data.labels import (
-    ClassTable,
-    LabelScan,
-    read_values,
-    scan_label,
-    stray_message,
-    table_from_legend,
-    table_from_scans,
-    unify,
-)
+from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 
 Existing = Literal["refuse", "append", "overwrite"]
 """Treatment of label arrays that are there already."""
