@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from crashing_disk import CrashingDisk, Loss, PowerCut
 from folders import snapshot
+from label_exports import HEIGHT, WIDTH, coco, rectangle, save
 from PIL import Image
 from small_disks import mounted
 from thoroughness import chosen
@@ -87,6 +88,12 @@ def crops_of(root: Path, *more: str) -> Result:
     return call(main, "crop", "discs", 16, 6, 3, "-r", "crops", "--workspace", root, *more)
 
 
+def import_of(root: Path, *more: str) -> Result:
+    from matseg_trainer.commands.prep import main
+
+    return call(main, "import", root / "drawn" / "a.json", "imported", "--workspace", root, *more)
+
+
 def quantities_of(root: Path, *_: str) -> Result:
     from matseg_runtime.cli.quantify import quantify_main
 
@@ -97,6 +104,7 @@ def quantities_of(root: Path, *_: str) -> Result:
 COMMANDS: dict[str, tuple[Callable[..., Result], str]] = {
     "labels": (labels_of, "--append"),
     "crop": (crops_of, "--overwrite"),
+    "import": (import_of, "--overwrite"),
     "quantify": (quantities_of, ""),
 }
 
@@ -110,6 +118,10 @@ def test_a_command_that_fails_is_run_again(name: str, fault: str, folder: Path) 
         make_workspace(place)
         if name == "crop":
             assert labels_of(place).exit_code == 0
+        if name == "import":
+            picture = {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}
+            coco(place / "drawn" / "a.json", [{"segmentation": [rectangle(5, 5, 20, 20)]}], images=[picture])
+            save(place / "drawn" / "a.png", onnx_models.random_pixels((HEIGHT, WIDTH), "uint8", 1))
         return place
 
     whole_folder = prepared(folder / "whole")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -211,17 +212,18 @@ def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]
         ImageError: it cannot be read, or not by a training.
         DatasetError: it has another size than the export says.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(item.image, Path):
         where = str(item.image)
         pixels = read_any_dtype(item.image)
         path = stem.with_name(stem.name + item.image.suffix.lower())
-        shutil.copyfile(item.image, path)
+        with item.image.open("rb") as source, atomic_write(path) as stream:
+            shutil.copyfileobj(source, stream)
     elif isinstance(item.image, bytes):
         where = f"{item.name}, as the export carries it"
         suffix = next((suffix for suffix, mark in _MARKS.items() if item.image.startswith(mark)), ".png")
         path = stem.with_name(stem.name + suffix)
-        path.write_bytes(item.image)
+        with atomic_write(path) as stream:
+            stream.write(item.image)
         try:
             pixels = read_any_dtype(path)
         except ImageError as error:
@@ -232,7 +234,8 @@ def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]
         pixels = item.image()
         pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
         path = stem.with_name(f"{stem.name}.tif")
-        _write_tiff(path, pixels, item.voxel)
+        with atomic_write(path) as stream:
+            _write_tiff(stream, pixels, item.voxel)
     if pixels.dtype.name not in PIXEL_DTYPES:
         raise ImageError(
             where,
@@ -252,16 +255,16 @@ def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]
 _MARKS = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".bmp": b"BM"}
 
 
-def _write_tiff(path: Path, pixels: PixelArray, voxel: VoxelSize | None) -> None:
+def _write_tiff(stream: BinaryIO, pixels: PixelArray, voxel: VoxelSize | None) -> None:
     import tifffile
 
     size = None if voxel is None else voxel.in_handy_unit()
     if size is None or pixels.ndim == 3:
         photometric = "rgb" if pixels.shape[2:] == (3,) else "minisblack"
-        tifffile.imwrite(path, pixels, photometric=photometric, planarconfig="contig")
+        tifffile.imwrite(stream, pixels, photometric=photometric, planarconfig="contig")
         return
     resolution = (1 / size.column, 1 / size.row)
-    tifffile.imwrite(path, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
+    tifffile.imwrite(stream, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
 
 
 def _notes(export: Export, request: ImportRequest, table: ImportTable, written: _Written) -> tuple[str, ...]:
