@@ -295,7 +295,15 @@ def _two_streams(data: bytes) -> bytes:
     return gzip.compress(data[:999]) + gzip.compress(data[999:])
 
 
-@pytest.mark.parametrize("packed", [zlib.compress, gzip.compress, _two_streams])
+def _padded(data: bytes) -> bytes:
+    return gzip.compress(data) + bytes(500)
+
+
+def _followed(data: bytes) -> bytes:
+    return zlib.compress(data) + b"\n@2\nsomething else"
+
+
+@pytest.mark.parametrize("packed", [zlib.compress, gzip.compress, _two_streams, _padded, _followed])
 def test_a_stream_is_read_anywhere_without_being_held(
     tmp_path: Path, packed: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +327,17 @@ def test_a_stream_that_breaks_off_costs_the_slices_behind(
     source = opened(path)
     np.testing.assert_array_equal(source.read(1, 2)[0], pixels[1])
     with pytest.raises(ImageError, match=r"slice 4: cannot be read: .*end \d+ bytes too early"):
+        source.read(4, 5)
+
+
+def test_a_stream_that_a_bad_disk_has_changed(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = written(tmp_path, "packed.nrrd")
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # in its checksum, which stands for all pixels
+    path.write_bytes(content)
+    source = opened(path)
+    np.testing.assert_array_equal(source.read(1, 2)[0], volume()[1])
+    with pytest.raises(ImageError, match=r"slice 4: .*are damaged, here or before"):
         source.read(4, 5)
 
 

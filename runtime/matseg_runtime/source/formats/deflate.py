@@ -16,6 +16,8 @@ from matseg_runtime.source.base import SourceOptions
 from matseg_shared.errors import UsageError
 from matseg_shared.images.limits import DENSEST
 
+GZIP = b"\x1f\x8b"
+"""Its first bytes."""
 _PIECE = 1 << 14
 """Bytes that are read from the file at a time; each kept place holds as many."""
 _STEP = 16 << 20
@@ -42,16 +44,22 @@ class _Place:
         """The next unpacked bytes, at most so many; b"" at the end."""
         while True:
             waiting = self.decoder.unconsumed_tail
-            if self.decoder.eof:  # of a file that is several streams one after the other
-                self.read -= len(self.decoder.unused_data)
-                waiting, self.decoder = b"", zlib.decompressobj(_HEADER_OF_EITHER)
+            if self.decoder.eof:
+                after = self.read - len(self.decoder.unused_data)
+                file.seek(after)
+                if file.read(len(GZIP)) != GZIP:  # what follows is no second stream of gzip, but padding
+                    return b""
+                self.read, self.decoder = after, zlib.decompressobj(_HEADER_OF_EITHER)
             if not waiting:
                 file.seek(self.read)
                 waiting = file.read(_PIECE)
                 self.read += len(waiting)
             if not waiting:
                 return b""
-            piece: bytes = self.decoder.decompress(waiting, most)
+            try:
+                piece: bytes = self.decoder.decompress(waiting, most)
+            except zlib.error as error:  # a checksum, which ends the stream, tells of all that was before
+                raise ValueError(f"its compressed data are damaged, here or before ({error})") from error
             if piece:
                 self.made += len(piece)
                 return piece
@@ -104,8 +112,7 @@ class DeflatedPixels:
         """Unpacked bytes `start` to `stop` (exclusive).
 
         Raises:
-            ValueError: the stream ends before, or is longer than the pixels.
-            zlib.error: it is damaged.
+            ValueError: the stream is damaged, ends before, or is longer than the pixels.
         """
         content = bytearray()
         with self._lock, self._path.open("rb") as file:

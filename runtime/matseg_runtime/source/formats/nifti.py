@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.formats.deflate import DeflatedPixels, require_first_axis
+from matseg_runtime.source.formats.deflate import GZIP, DeflatedPixels, require_first_axis
 from matseg_runtime.source.formats.pixels import FilePixels, reading, stored_array
 from matseg_shared.errors import UsageError
 
-_GZIP = b"\x1f\x8b"
 _LONGEST = 540
 """Bytes of the header of version 2; version 1 has 348."""
 
@@ -44,7 +43,7 @@ def open_nifti(location: str, options: SourceOptions) -> ArraySource:
     with reading(path, "a NIfTI file (.nii, .nii.gz)"):
         with path.open("rb") as stream:
             start = stream.read(_LONGEST)
-        is_packed = start[:2] == _GZIP
+        is_packed = start[:2] == GZIP
         if is_packed:
             require_first_axis(path, options)
             start = bytes(DeflatedPixels(path, (_LONGEST + 1,), np.dtype(np.uint8)).read(0, _LONGEST))
