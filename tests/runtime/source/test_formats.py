@@ -576,7 +576,7 @@ def test_gatan_files_name_the_reader_that_they_need(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "rsciio", None)
     path = tmp_path / "scan.dm4"
     path.write_bytes(bytes(100))
-    with pytest.raises(UnsupportedError, match="pip install rosettasciio"):
+    with pytest.raises(UnsupportedError, match="pip install --upgrade rosettasciio"):
         open_source(str(path))
 
 

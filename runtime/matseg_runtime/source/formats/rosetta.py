@@ -43,14 +43,16 @@ def open_rosetta(location: str, options: SourceOptions) -> ArraySource:
     suffix = path.suffix.lower()
     try:
         from rsciio import IO_PLUGINS
-    except ImportError as error:
+
+        names = [plugin["api"] for plugin in IO_PLUGINS if suffix[1:] in plugin["file_extensions"]]
+        reader = importlib.import_module(names[0])
+    except (ImportError, IndexError) as error:
         raise UnsupportedError(
             f"{path}: reading {suffix} needs rosettasciio, which has another licence (GPL-3.0) and is installed apart: "
-            "pip install rosettasciio"
+            f"pip install --upgrade rosettasciio ({error})"
         ) from error
     with reading(path, f"a file that rosettasciio reads ({suffix})"):
-        reader = next(plugin["api"] for plugin in IO_PLUGINS if suffix[1:] in plugin["file_extensions"])
-        signals = importlib.import_module(reader).file_reader(str(path), lazy=True)
+        signals = reader.file_reader(str(path), lazy=True)
         images = [signal for signal in signals if signal["data"].ndim >= 2]
         if len(images) != 1:
             raise UsageError(
