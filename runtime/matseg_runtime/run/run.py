@@ -58,6 +58,7 @@ def plan_job(options: RunOptions) -> list[str]:
             f"model: {run.key.model_name} on {session.provider} ({session.reason}), "
             f"{session.threads} thread(s) per stream",
             *run.plan.lines(len(source.slices)),
+            *([] if run.voxel is None else [f"voxels: {run.voxel} ({run.voxel.origin} says so)"]),
             *(f"warning: {text}" for text in (*run.warnings, *source.warnings())),
         ]
         return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines

@@ -49,6 +49,12 @@ def test_labels_have_the_input_s_voxels(run: Run, model: Path, scan: Path, tmp_p
     assert source.warnings() == ()
 
 
+def test_the_plan_says_how_large_voxels_are_and_who_says_so(run: Run, model: Path, scan: Path) -> None:
+    assert "voxels: 3 x 0.5 x 0.5 um (the input says so)" in run(model, scan, "--dry-run").output
+    asked = run(model, scan, "--dry-run", "--voxel-size", "2um")
+    assert "voxels: 2 x 2 x 2 um (--voxel-size says so)" in asked.output
+
+
 def test_readers_of_others_find_the_same(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
     for name in OUTPUTS:
         assert run(model, scan, "-o", tmp_path / name, "--range", "2:5").exit_code == 0
