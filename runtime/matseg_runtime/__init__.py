@@ -65,7 +65,7 @@ def segment(
         window: intensities that become the model's darkest and brightest, for images of another dtype or range.
 
     Returns:
-        (H, W) uint8 class indices.
+        (H, W) uint8 class indices; 255 where the image is NaN, which is no data.
 
     Raises:
         ImageError: the image does not fit the model.
@@ -73,14 +73,20 @@ def segment(
     import numpy as np
 
     from matseg_runtime.inference.tiles import segment_images
-    from matseg_runtime.source.transform import Transform, Window
+    from matseg_runtime.source.transform import Transform, Window, not_numbers
+    from matseg_shared.contract.classes import UNLABELLED
     from matseg_shared.errors import ImageError
 
     if not np.size(image):
         raise ImageError("the image", f"holds no pixels: its shape is {np.shape(image)}")
     transform = Transform(info=model.model.metadata.input, window=None if window is None else Window(*window))
-    pixels = transform.convert(np.asarray(image), "the image")
-    return segment_images(model, [pixels], tile=(_TILE, _TILE), batch=1)[0].labels
+    image = np.asarray(image)
+    absent = not_numbers(image)
+    pixels = transform.convert(image, "the image", absent)
+    labels = segment_images(model, [pixels], tile=(_TILE, _TILE), batch=1)[0].labels
+    if absent is not None:
+        labels[absent] = UNLABELLED
+    return labels
 
 
 def run_job(

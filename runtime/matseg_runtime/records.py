@@ -104,6 +104,8 @@ class JobKey(Record):
     skip_constant: bool = True
     layout: str | None = None
     """Chunks and shards of a chunked output."""
+    no_data: str | None = None
+    """Pixels that are no sample beside what the input and the model say; None: the user names none."""
 
     @field_validator("input_content")
     @classmethod
@@ -143,6 +145,10 @@ class SliceRecord(Record):
     """Pixels in constant regions, for which the network was not asked again."""
     clipped: int = 0
     """Pixels beyond the window."""
+    no_data: int = 0
+    """Pixels that are no sample and have no label."""
+    rows_cut: int = 0
+    """Rows at the foot among them, such as a bar of data."""
     regions: SliceRegions | None = None
     """None: not asked for."""
     uncertainty: SliceUncertainty | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """
     matseg-quantify labels.zarr  # measure what matseg-run wrote; the tables go where its report is
-    matseg-quantify masks/ --voxel-size 0.65um --ignore 255 --names pore,matrix
+    matseg-quantify masks/ --voxel-size 0.65um --no-data 255 --names pore,matrix
         # labels of another program, in micrometres, the mask 255 left out
     matseg-quantify labels.tif --connectivity 4 -o tables/  # regions that share a corner are two
 """
@@ -46,7 +46,12 @@ def _names(text: str) -> tuple[str, ...]:
     ),
     click.option("--names", type=_names, metavar="A,B,...", help="Names of the classes, by ascending value."),
     click.option(
-        "--ignore", type=click.IntRange(min=0), metavar="VALUE", help="Pixels of this value have no class."
+        "--no-data",
+        "--ignore",
+        "ignore",
+        type=click.IntRange(min=0),
+        metavar="VALUE",
+        help="Pixels of this value have no class. Default: 255 in labels that matseg-run wrote.",
     ),
     *source_options,
 )
@@ -104,4 +109,10 @@ def _lines(result: Quantified) -> list[str]:
     lines.append(f"{summary.slices} slices measured")
     if summary.slices_without_labels:
         lines.append(f"{summary.slices_without_labels} slices have no labels and were left out")
+    if summary.no_data_pixels:
+        labelled = sum(item.pixels for item in summary.classes)
+        share = summary.no_data_pixels / (labelled + summary.no_data_pixels)
+        lines.append(
+            f"{share:.1%} of the pixels ({summary.no_data_pixels}) have no label and are in no fraction"
+        )
     return [*lines, size, *summary.lines(), f"tables: {result.folder}"]

@@ -63,6 +63,26 @@ input_options = cloup.option_group(
         metavar="LO,HI",
         help="Intensities that become the model's darkest and brightest, for inputs of another dtype or range.",
     ),
+    click.option(
+        "--no-data",
+        type=parsed("matseg_runtime.source.transform:parse_no_data"),
+        multiple=True,
+        metavar="VALUE|circle",
+        help="Pixels that are no sample, besides NaN: of this value, or outside the circle inscribed in a slice; more "
+        "than once if need be. Their label is 255, and they are in no fraction.",
+    ),
+    click.option(
+        "--mask",
+        metavar="FILE",
+        help="An image, or a volume of INPUT's shape, that is 0 where there is no sample.",
+    ),
+    click.option(
+        "--crop-bottom",
+        type=click.IntRange(0),
+        metavar="ROWS",
+        help="Rows at the foot of each picture that are no sample, such as a bar of data. Default: as its file says, "
+        "else as the model was trained.",
+    ),
     flag(
         "--accept-intensities",
         "Go on where intensities have little in common with the training set's, and note it in the report.",
@@ -224,6 +244,7 @@ _EXAMPLES = """
 @applies_with("quantify", "connectivity")
 @debug_option
 @with_source
+@gathered("no_data", "matseg_runtime.source.transform:NoDataOptions")
 @gathered("output", "matseg_runtime.sink.target:OutputOptions")
 @gathered("measure", "matseg_runtime.measure.measurer:MeasureOptions")
 @gathered("ending", "matseg_runtime.source.watch:WatchOptions")
@@ -320,6 +341,7 @@ def summary_lines(summary: Summary) -> list[str]:
     lines += [f"warning: {text}" for text in report.warnings]
     if labelled:
         lines += _speed_lines(report)
+    lines += _no_data_lines(report)
     # what is said of the regions begins with the fraction
     lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in report.phase_fractions]
     if report.uncertain is not None:
@@ -335,6 +357,14 @@ def summary_lines(summary: Summary) -> list[str]:
     if report.page is not None:
         lines.append(f"report: {report.page}")
     return lines if summary.no_page is None else [*lines, f"no report: {summary.no_page}"]
+
+
+def _no_data_lines(report: Report) -> list[str]:
+    if not report.no_data_pixels:
+        return []
+    share = f"{report.no_data_pixels / report.all_pixels:.2%} of the pixels ({report.no_data_pixels})"
+    rows = f", the lowest {report.rows_cut} rows among them" if report.rows_cut else ""
+    return [f"{share} are no data{rows}: label 255, in no fraction"]
 
 
 def _speed_lines(report: Report) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,11 @@ from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_runtime.units import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import PixelArray, is_grey
+from matseg_shared.images.read import IMAGE_SUFFIXES, PixelArray, is_grey
 
+_SIGNATURE = re.compile(rb'matseg(\0+| ?:?= ?)\{"ledger_version"|Labels by matseg-run')
+"""Of the provenance in images and headers that matseg-run writes."""
+_HEAD = 1 << 16
 Labels = NDArray[np.integer[Any]]
 _NO_LABELS = (
     "expected labels, one whole number per class, found {} pixels; name what matseg-run wrote, or save the classes as "
@@ -69,12 +73,25 @@ def facts_of(location: str) -> LabelFacts:
             axis=None if by_slice else report.provenance.axis,
             report_folder=folder,
         )
-    return _attributes(Path(file), node)
+    return (
+        _attributes(Path(file), node) if Path(file).suffix == ".zarr" else LabelFacts(ours=_is_signed(path))
+    )
+
+
+def _is_signed(path: Path) -> bool:
+    """True where a file of labels, or the first one of a folder, says that matseg-run wrote it."""
+    try:
+        if path.is_dir():
+            path = next(entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in IMAGE_SUFFIXES)
+        with path.open("rb") as stream:
+            return _SIGNATURE.search(stream.read(_HEAD)) is not None
+    except (OSError, StopIteration):  # what cannot be read is told when it is opened
+        return False
 
 
 def _attributes(path: Path, node: str | None) -> LabelFacts:
     """Facts in the attributes of an OME-Zarr label image."""
-    if path.suffix != ".zarr" or not path.is_dir():
+    if not path.is_dir():
         return LabelFacts(ours=False)
     import zarr
 
@@ -144,5 +161,5 @@ def class_names(
     found = ", ".join(map(str, values[:12])) + (" ..." if len(values) > 12 else "")
     raise UsageError(
         f"{location}: expected {len(names)} classes ({', '.join(names)}), found the values {found}; give the name of "
-        "every value with --names, or leave out a value with --ignore"
+        "every value with --names, or leave out a value with --no-data"
     )

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions, SliceUncertainty
+from matseg_runtime.source.transform import Absent
 from matseg_runtime.suggest.uncertainty import measure_uncertainty
+from matseg_shared.contract.classes import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +39,16 @@ class MeasureOptions:
             return found is not None
         return found.edge == self.crop and found.most >= self.uncertain
 
-    def measure(self, segmentation: Segmentation) -> Measurement:
-        """Measure one slice."""
+    def measure(self, segmentation: Segmentation, absent: Absent | None) -> Measurement:
+        """Measure one slice; `absent` is (H, W) where it has no label, or None."""
         regions = uncertainty = None
         if self.regions is not None:
             from matseg_runtime.measure.regions import measure_regions
 
-            regions = measure_regions(segmentation.labels, connectivity=self.regions)
+            regions = measure_regions(segmentation.labels, connectivity=self.regions, unlabelled=UNLABELLED)
         if self.uncertain is not None:
             assert segmentation.probabilities is not None, "the session was not asked for them"
-            uncertainty = measure_uncertainty(segmentation.probabilities, edge=self.crop, most=self.uncertain)
+            uncertainty = measure_uncertainty(
+                segmentation.probabilities, absent, edge=self.crop, most=self.uncertain
+            )
         return Measurement(regions=regions, uncertainty=uncertainty)

@@ -90,8 +90,9 @@ def write_phase_fractions(
 ) -> None:
     """Write a CSV: a row per slice, then one with the totals.
 
-    Columns: file; height, width in pixels; for each class its fraction; for each class its pixels; drift; and, where
-    the voxel size is known, the area of each class in its unit squared.
+    Columns: file; height, width in pixels; for each class its fraction; for each class its pixels; drift; where the
+    voxel size is known, the area of each class in its unit squared; and, where any slice has some, pixels without data,
+    which are in no fraction. A slice that has nothing else has no fractions either.
     """
     names = [item.name for item in metadata.classes]
     header = ["file", "height", "width", *names, *(f"{name} (pixels)" for name in names), "drift"]
@@ -102,7 +103,12 @@ def write_phase_fractions(
         for record in records
     ]
     totals = [item.pixels for item in phase_fractions(records, metadata)]
-    write_csv(path, [header, *rows, ["total", "", "", *_row(totals, voxel, "")]])
+    rows.append(["total", "", "", *_row(totals, voxel, "")])
+    if no_data := sum(record.no_data for record in records):
+        header.append("no data (pixels)")
+        for row, count in zip(rows, [*(record.no_data for record in records), no_data], strict=True):
+            row.append(count)
+    write_csv(path, [header, *rows])
 
 
 def counted_files(path: Path) -> frozenset[str] | None:
@@ -116,8 +122,9 @@ def counted_files(path: Path) -> frozenset[str] | None:
 
 
 def _row(counts: Sequence[int], voxel: VoxelSize | None, drift_text: str) -> list[str | int]:
-    pixels = max(1, sum(counts))
-    row: list[str | int] = [*(f"{count / pixels:.6f}" for count in counts), *counts, drift_text]
+    pixels = sum(counts)
+    fractions = [f"{count / pixels:.6f}" if pixels else "" for count in counts]
+    row: list[str | int] = [*fractions, *counts, drift_text]
     if voxel is not None:
         row += [f"{count * voxel.area:.6g}" for count in counts]
     return row

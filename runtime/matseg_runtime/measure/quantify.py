@@ -20,10 +20,10 @@ from matseg_runtime.measure.regions import (
 )
 from matseg_runtime.measure.tables import RegionSummary, SliceRow, write_tables
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
-from matseg_runtime.sink.base import UNLABELLED
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.units import VoxelSize, parse_voxel_size
 from matseg_shared.console.progress import SILENT, Progress
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import read_stored
 from matseg_shared.system.machine import available_cpus
@@ -145,7 +145,9 @@ def _measure_together(options: QuantifyOptions, source: Source, positions: Seque
         for item in items:
             labels = as_labels(block[item.index - positions[0]], item.where)
             regions = measure_regions(labels, connectivity=options.connectivity, unlabelled=options.ignore)
-            found.append(SliceRow(name=item.name, position=source.first + item.index, regions=regions))
+            no_data = labels.size - sum(of.pixels for of in regions.classes)
+            position = source.first + item.index
+            found.append(SliceRow(name=item.name, position=position, regions=regions, no_data=no_data))
     except TooManyClassesError as error:
         raise UsageError(_too_many(item.where, str(error))) from error
     except ImageError as error:
@@ -197,5 +199,5 @@ def measure_images(files: Mapping[str, Path], *, connectivity: Connectivity) -> 
             labels = as_labels(read_stored(file).pixels, str(file))
         except ImageError as error:
             raise UsageError(f"its labels cannot be measured: {error}") from error
-        found[name] = measure_regions(labels, connectivity=connectivity)
+        found[name] = measure_regions(labels, connectivity=connectivity, unlabelled=UNLABELLED)
     return found

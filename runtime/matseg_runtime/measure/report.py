@@ -110,6 +110,12 @@ class Report(BaseModel):
     """Pixels in constant regions, for which the network was not run again."""
     clipped_pixels: int = 0
     """Pixels beyond the window."""
+    no_data_pixels: NonNegativeInt = 0
+    """Pixels of all labelled slices that are no sample, have no label and are in no fraction."""
+    rows_cut: NonNegativeInt = 0
+    """Rows at the foot among them, in the slice that has most, such as a bar of data."""
+    all_pixels: NonNegativeInt = 0
+    """Pixels of all labelled slices; 0 in reports of earlier versions."""
     megapixels_per_second: float = 0.0
     """Speed of the whole pipeline, start-up excluded."""
     stages: Stages | None = None

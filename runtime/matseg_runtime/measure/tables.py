@@ -32,6 +32,8 @@ class SliceRow:
     position: int
     """In its input, from 0."""
     regions: SliceRegions
+    no_data: int = 0
+    """Pixels that have no label."""
 
 
 class RegionSummary(BaseModel):
@@ -44,6 +46,8 @@ class RegionSummary(BaseModel):
     slices: int
     slices_without_labels: int
     """Not among `slices`."""
+    no_data_pixels: int = 0
+    """Pixels of the slices that are no sample and in no fraction."""
     unit: str
     voxel_size: VoxelSize | None
     connectivity: Connectivity
@@ -89,6 +93,7 @@ def write_tables(
         labels=labels,
         slices=len(rows),
         slices_without_labels=unlabelled,
+        no_data_pixels=sum(row.no_data for row in rows),
         unit=pixel.unit,
         voxel_size=voxel,
         connectivity=connectivity,

@@ -114,10 +114,18 @@ class RunContent:
             Fact(name="slices labelled", value=f"{count(labelled)} of {count(report.slices)}", note=before),
             Fact(name="excluded", value=count(len(record.excluded)), note=named),
             *(
-                Fact(name=item.name, value=f"{item.fraction:.2%}", note="of all pixels")
+                Fact(
+                    name=item.name,
+                    value=f"{item.fraction:.2%}",
+                    note="of the pixels with data" if report.no_data_pixels else "of all pixels",
+                )
                 for item in rarest[: 3 if len(rarest) > 2 else 1]
             ),
         ]
+        if report.no_data_pixels:
+            share = f"{report.no_data_pixels / report.all_pixels:.2%}"
+            note = f"{count(report.no_data_pixels)} pixels, label 255, in no fraction"
+            tiles.append(Fact(name="no data", value=share, note=note))
         if report.stages is not None:
             speed = f"{report.megapixels_per_second:.2f}"
             note = f"{report.stages.seconds:.1f} s; {report.stages.bottleneck} was the slowest stage"
@@ -180,7 +188,7 @@ class RunContent:
             ),
             *(
                 Fact(name=name, value=str(getattr(key, name)))
-                for name in ("window", "axis", "slices", "level", "layout")
+                for name in ("window", "no_data", "axis", "slices", "level", "layout")
                 if getattr(key, name) is not None
             ),
         ]

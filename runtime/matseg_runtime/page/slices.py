@@ -18,9 +18,10 @@ from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
-from matseg_runtime.source.transform import Transform, Window
+from matseg_runtime.source.transform import Absent, Transform, Window, not_numbers
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError, MatsegError
-from matseg_shared.images.palette import Colour
+from matseg_shared.images.palette import Colour, full_palette
 from matseg_shared.images.read import PixelArray, is_grey, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
@@ -45,6 +46,8 @@ class ShownSlice:
     reasons: tuple[str, ...]
     fractions: tuple[float, ...]
     drift: float
+    no_data: float
+    """Share of its pixels that are no sample; hatched."""
     image: str
     """Data URI, or "" when it cannot be shown."""
     labels: str
@@ -141,22 +144,25 @@ class _Reader:
 
     def load(self, choice: Choice) -> _Loaded:
         problems: list[str] = []
-        image = bins = labels = None
+        image = bins = labels = absent = None
         pixels = 0
         try:
-            stored = self._read_image(choice, problems)
-            if stored is not None:
-                image = shrink(stored[..., 0] if stored.ndim == 3 and is_grey(stored) else stored, EDGES[0])
-                bins, pixels = self._bins(stored, choice)
-        except ImageError as error:
-            problems.append(f"its image: {error}")
-        try:
             whole = self._read_labels(choice)
+            absent = whole == UNLABELLED if choice.record.no_data else None
             labels = shrink_labels(whole, EDGES[0])
             if class_counts(whole, self.n_class) != choice.record.counts:
                 problems.append("its labels have changed since the run counted them")
         except MatsegError as error:
             problems.append(f"its labels: {error}")
+        try:
+            stored = self._read_image(choice, problems)
+            if stored is not None:
+                absent = not_numbers(stored) if absent is None or absent.shape != stored.shape[:2] else absent
+                shown = stored[..., 0] if stored.ndim == 3 and is_grey(stored) else stored
+                image = shrink(shown if absent is None else _without(shown, absent), EDGES[0])
+                bins, pixels = self._bins(stored, choice, absent)
+        except ImageError as error:
+            problems.append(f"its image: {error}")
         return _Loaded(
             choice=choice, image=image, labels=labels, bins=bins, pixels=pixels, problems=tuple(problems)
         )
@@ -175,13 +181,17 @@ class _Reader:
             problems.append("its image has changed since it was labelled; what is shown is the image of now")
         return np.asarray(self.source.read(index, index + 1)[0])
 
-    def _bins(self, stored: PixelArray, choice: Choice) -> tuple[NDArray[np.float64] | None, int]:
+    def _bins(
+        self, stored: PixelArray, choice: Choice, absent: Absent | None
+    ) -> tuple[NDArray[np.float64] | None, int]:
         """Pixels per bin of the training histogram, as the model sees them."""
         if self.record.manifest is None:
             return None, 0
         info, text = self.record.manifest.model.input, self.record.report.provenance.window
         transform = Transform(info=info, window=None if text is None else Window.parse(text))
-        image = transform.convert(stored, choice.record.where)
+        image = transform.convert(stored, choice.record.where, absent)
+        if absent is not None:
+            image = image[:, ~absent]
         return binned(image, info.histogram), image.size
 
     def _read_labels(self, choice: Choice) -> NDArray[np.uint8]:
@@ -196,7 +206,7 @@ class _Reader:
             if choice.record.index >= len(self.labels.slices):
                 raise ImageError(where, f"has only {len(self.labels.slices)} slices")
             labels = np.asarray(self.labels.read(choice.record.index, choice.record.index + 1)[0])
-        if labels.dtype != np.uint8 or labels.ndim != 2 or int(labels.max()) >= self.n_class:
+        if labels.dtype != np.uint8 or labels.ndim != 2 or self._has_strays(labels, choice):
             raise ImageError(
                 where, f"expected class indices below {self.n_class}, found others; they have changed"
             )
@@ -205,6 +215,17 @@ class _Reader:
                 where, f"expected {choice.record.shape} pixels, found {labels.shape}; they have changed"
             )
         return labels
+
+    def _has_strays(self, labels: NDArray[np.uint8], choice: Choice) -> bool:
+        allowed = labels < self.n_class
+        return not (allowed | (labels == UNLABELLED) if choice.record.no_data else allowed).all()
+
+
+def _without(pixels: PixelArray, absent: Absent) -> PixelArray:
+    """The pixels with the darkest of the data where there are none, so that contrast is theirs."""
+    found = np.array(pixels)
+    found[absent] = 0 if absent.all() else pixels[~absent].min()
+    return found
 
 
 def _shown(
@@ -229,7 +250,10 @@ def _shown(
         fractions=tuple(round(count / total, 6) for count in record.counts),
         drift=record.drift,
         image=image,
-        labels="" if item.labels is None else label_uri(shrink_labels(item.labels, edge), colours),
+        labels=""
+        if item.labels is None
+        else label_uri(shrink_labels(item.labels, edge), full_palette(colours)),
+        no_data=record.no_data / (record.shape[0] * record.shape[1]),
         doubt=doubt,
         problems=tuple(problems),
     )

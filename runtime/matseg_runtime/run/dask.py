@@ -245,11 +245,14 @@ def own_block(source: Source, block: Block) -> tuple[Block, tuple[ExcludedSlice,
 
 def absolute(options: RunOptions) -> RunOptions:
     """The same options for a worker that runs in another folder."""
-    output = options.output
+    output, no_data = options.output, options.no_data
     return dataclasses.replace(
         options,
         model=options.model.absolute(),
         trust=None,  # lists are this machine's; a worker takes the very bytes that were proved here
         input=absolute_location(options.input),
         output=dataclasses.replace(output, path=None if output.path is None else output.path.absolute()),
+        no_data=dataclasses.replace(
+            no_data, mask=None if no_data.mask is None else absolute_location(no_data.mask)
+        ),
     )

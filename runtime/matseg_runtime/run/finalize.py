@@ -222,6 +222,9 @@ def _report(
         pixels=pixels,
         constant_pixels=sum(record.constant for record in new),
         clipped_pixels=sum(record.clipped for record in new),
+        no_data_pixels=sum(record.no_data for record in records),
+        rows_cut=max((record.rows_cut for record in records), default=0),
+        all_pixels=sum(record.shape[0] * record.shape[1] for record in records),
         megapixels_per_second=0.0
         if not (stages and stages.seconds)
         else round(pixels / 1e6 / stages.seconds, 3),
@@ -251,6 +254,7 @@ def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
         difference_warning(run.self_test),
         drift_warning(records, DRIFT_WARNING),
         size_warning(records),
+        empty_warning(records),
         _idle_parts_warning(run),
         _changed_warning(run.source, ledger),
     ]
@@ -277,6 +281,7 @@ def difference_warning(result: SelfTestResult) -> str | None:
 
 def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | None:
     """A warning when slices look different from the training set: half of them, or some, which are then named."""
+    records = [record for record in records if any(record.counts)]  # of no data there is no drift
     if not records:
         return None
     middle = sorted(record.drift for record in records)[len(records) // 2]
@@ -307,6 +312,14 @@ def clipping_warning(records: Sequence[SliceRecord]) -> str | None:
         f"in {len(much)} of {len(records)} slices half of the pixels or more lie beyond --window and were clipped: "
         f"{_named(much)}; look at their labels before you trust them"
     )
+
+
+def empty_warning(records: Sequence[SliceRecord]) -> str | None:
+    """A warning when slices hold no data at all."""
+    empty = [record for record in records if not any(record.counts)]
+    if not empty:
+        return None
+    return f"{len(empty)} of {len(records)} slices hold no data at all and have no labels: {_named(empty)}"
 
 
 def size_warning(records: Sequence[SliceRecord]) -> str | None:

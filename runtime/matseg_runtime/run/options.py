@@ -12,7 +12,7 @@ from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.model.trust import Trust
 from matseg_runtime.sink.target import OutputOptions
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.transform import Window
+from matseg_runtime.source.transform import NoDataOptions, Window
 from matseg_runtime.source.watch import WatchOptions
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
@@ -37,6 +37,7 @@ class RunOptions:
     batch: int = 1
     memory: int | None = None
     """Bytes this process may take in all; None: some of what is free."""
+    no_data: NoDataOptions = field(default_factory=NoDataOptions)
     window: Window | None = None
     accept_intensities: bool = False
     """Go on where the intensities are of another scale than the training set's."""

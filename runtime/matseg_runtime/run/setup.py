@@ -34,7 +34,7 @@ from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.checks import check_input
 from matseg_runtime.source.open import open_source, require_text
-from matseg_runtime.source.transform import Transform
+from matseg_runtime.source.transform import NoData, Transform, open_no_data
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.units import VoxelSize, oblong_warning, voxel_of_model
 from matseg_shared.console.progress import Progress
@@ -80,7 +80,8 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
     """
     refuse_combinations(options)
     progress.stage("opening the input and the model")
-    with closing(_open_input(options)) as source:
+    with ExitStack() as opened:
+        source = opened.enter_context(closing(_open_input(options)))
         if isinstance(source, WatchSource):
             source.wait_for_first()
         started = now()
@@ -89,14 +90,17 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
         target = choose_target(source, options.output, metadata)
         earlier = None if options.output.overwrite else read_key(target.ledger_folder)
         before = None if earlier is None or options.window is None else earlier.stored_dtype
-        transform = Transform(info=metadata.input, window=options.window, stored_dtype=before)
+        no_data = opened.enter_context(closing(_open_no_data(options, source, metadata)))
+        transform = Transform(
+            info=metadata.input, window=options.window, stored_dtype=before, no_data=no_data
+        )
         found = check_input(source, transform, accept=options.accept_intensities)
         shape = found.shape
         if target.is_volume and earlier is not None:
             shape = _shape_before(target.ledger_folder, source) or shape
         session, self_test, plan = _plan(options, source, file, shape, target, earlier)
-        stored_dtype = None if options.window is None else found.dtype
-        run = _assembled(options, source, session, self_test, plan, target, stored_dtype, started)
+        transform = replace(transform, stored_dtype=None if options.window is None else found.dtype)
+        run = _assembled(options, source, session, self_test, plan, target, transform, started)
         run.sink.check_place(overwrite=options.output.overwrite)
         yield replace(run, warnings=(*found.warnings, *run.warnings))
 
@@ -125,8 +129,15 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
             trust=Trust.of_site().also(HasSha256(sha256=key.model_sha256, source="the client's model")),
         )
         self_test = session.require_self_test(options.accepted_difference)
-        target = choose_target(source, options.output, session.model.metadata)
-        run = _assembled(options, source, session, self_test, plan, target, key.stored_dtype, now())
+        metadata = session.model.metadata
+        target = choose_target(source, options.output, metadata)
+        transform = Transform(
+            info=metadata.input,
+            window=options.window,
+            stored_dtype=key.stored_dtype,
+            no_data=_open_no_data(options, source, metadata),
+        )
+        run = _assembled(options, source, session, self_test, plan, target, transform, now())
         if differences := key.differences(run.key):
             raise UsageError(
                 f"{source.location}: a worker sees something else than the client: {'; '.join(differences)}"
@@ -208,6 +219,11 @@ def _open_input(options: RunOptions) -> Source:
     return WatchSource(Path(options.input), options.watch)
 
 
+def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) -> NoData:
+    model_crop = metadata.input.crop_bottom
+    return open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
+
+
 def _plan(
     options: RunOptions,
     source: Source,
@@ -273,12 +289,12 @@ def _assembled(
     self_test: SelfTestResult,
     plan: Plan,
     target: OutputTarget,
-    stored_dtype: str | None,
+    transform: Transform,
     started: str,
 ) -> Run:
     """Put together what follows from all decisions."""
     metadata = session.model.metadata
-    key = _key(options, source, session, plan, target, stored_dtype)
+    key = _key(options, source, session, plan, target, transform)
     of_model = None if metadata.pixel_size is None else voxel_of_model(metadata.pixel_size)
     voxel, voxel_warning = choose_voxel_size(options.voxel, source.voxel_size(), of_model)
     oblong = None if voxel is None else oblong_warning(voxel)
@@ -296,7 +312,7 @@ def _assembled(
         key=key,
         target=target,
         sink=open_sink(target, options.output, info, volume, plan.depth),
-        transform=Transform(info=metadata.input, window=options.window, stored_dtype=stored_dtype),
+        transform=transform,
         metadata=metadata,
         probabilities=probabilities,
         constant_tiles=constant_tiles,
@@ -313,7 +329,7 @@ def _key(
     session: Session,
     plan: Plan,
     target: OutputTarget,
-    stored_dtype: str | None,
+    transform: Transform,
 ) -> JobKey:
     content = source.identity.content
     if source.volume is None and target.is_volume:
@@ -334,13 +350,14 @@ def _key(
         unit=plan.depth,
         provider=session.provider,
         window=None if options.window is None else str(options.window),
-        stored_dtype=stored_dtype,
+        stored_dtype=transform.stored_dtype,
         axis=options.source.axis,
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
         probabilities=options.output.probabilities,
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,
+        no_data=None if transform.no_data is None else transform.no_data.text(),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Segmentation
@@ -17,6 +18,7 @@ from matseg_runtime.run.setup import Run
 from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.sink.volume import VolumeSink
 from matseg_runtime.source.base import Slice
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError
 
 
@@ -67,13 +69,15 @@ def infer_block(run: Run, read: BlockInWork) -> BlockInWork:
 def write_block(run: Run, labelled: BlockInWork) -> WrittenBlock:
     """Measure a block's labels and make them durable."""
     measured = [
-        run.measure.measure(result.segmentation) if run.measure and result.segmentation else Measurement()
+        run.measure.measure(result.segmentation, result.absent)
+        if run.measure and result.segmentation
+        else Measurement()
         for result in labelled.results
     ]
     sizes = run.sink.write(labelled.block, labelled.results)
     return WrittenBlock(
         done=tuple(
-            _record(result, result.segmentation, size, found)
+            _record(run, result, result.segmentation, size, found)
             for result, size, found in zip(labelled.results, sizes, measured, strict=True)
             if result.segmentation is not None
         ),
@@ -116,7 +120,8 @@ def _read(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArray[Any] | 
 def _read_together(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArray[Any] | None]]:
     found: list[tuple[Result, NDArray[Any] | None]] = []
     for item, (pixels, identity) in zip(part, run.source.read_unchanged(part), strict=True):
-        image = run.transform.convert(pixels, item.where)
+        absent = run.transform.absent(pixels, item)
+        image = run.transform.convert(pixels, item.where, absent)
         if isinstance(run.sink, VolumeSink) and image.shape[1:] != run.sink.volume.slice_shape:
             expected, shape = (
                 " x ".join(map(str, shape)) for shape in (run.sink.volume.slice_shape, image.shape[1:])
@@ -128,20 +133,28 @@ def _read_together(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArra
             slice=item,
             identity=identity,
             segmentation=None,
-            drift=drift(image, run.metadata.input.histogram),
-            clipped=run.transform.clipped(pixels),
+            drift=drift(image if absent is None else image[:, ~absent], run.metadata.input.histogram),
+            clipped=run.transform.clipped(pixels, absent),
+            absent=absent,
         )
         found.append((result, image))
     return found
 
 
 def _labelled(run: Run, result: Result, segmentation: Segmentation) -> Result:
+    if result.absent is not None:
+        segmentation.labels[result.absent] = UNLABELLED
+        if segmentation.probabilities is not None:
+            segmentation.probabilities[:, result.absent] = 0
     counts = class_counts(segmentation.labels, len(run.metadata.classes))
     return replace(result, segmentation=segmentation, counts=counts)
 
 
-def _record(result: Result, segmentation: Segmentation, size: int, found: Measurement) -> SliceRecord:
+def _record(
+    run: Run, result: Result, segmentation: Segmentation, size: int, found: Measurement
+) -> SliceRecord:
     height, width = segmentation.labels.shape
+    no_data, absent = run.transform.no_data, result.absent
     return SliceRecord(
         name=result.slice.name,
         index=result.slice.index,
@@ -153,6 +166,8 @@ def _record(result: Result, segmentation: Segmentation, size: int, found: Measur
         drift=result.drift,
         constant=segmentation.constant,
         clipped=result.clipped,
+        no_data=0 if absent is None else int(np.count_nonzero(absent)),
+        rows_cut=0 if absent is None or no_data is None else no_data.rows_cut(result.slice),
         regions=found.regions,
         uncertainty=found.uncertainty,
     )

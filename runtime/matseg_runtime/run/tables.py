@@ -31,15 +31,21 @@ def write_region_tables(
     summary = write_tables(
         run.sink.report_folder,
         [
-            SliceRow(name=record.name, position=run.source.first + record.index, regions=regions)
+            SliceRow(
+                name=record.name,
+                position=run.source.first + record.index,
+                regions=regions,
+                no_data=record.no_data,
+            )
             for record in records
-            if (regions := again.get(record.name) or record.regions) is not None
+            if (regions := again.get(record.name) or record.regions) is not None and any(record.counts)
         ],
         list(enumerate(item.name for item in run.metadata.classes)),
         labels=str(run.sink.path),
         voxel=run.voxel,
         connectivity=connectivity,
-        unlabelled=excluded if run.target.is_volume else 0,
+        unlabelled=sum(not any(record.counts) for record in records)
+        + (excluded if run.target.is_volume else 0),
     )
     return tuple(summary.lines())
 
@@ -73,7 +79,7 @@ def propose(run: Run, records: Sequence[SliceRecord], count: int, progress: Prog
         folder=folder_beside(target.ledger_folder, target.path),
         source=run.source,
         session=run.session,
-        window=run.options.window,
+        transform=run.transform,
         tile=run.plan.largest_tile,
         batch=run.plan.batch,
         output=target.path,

@@ -10,11 +10,9 @@ from pathlib import Path
 from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.source.base import Slice, Spacing
+from matseg_runtime.source.transform import Absent
 from matseg_runtime.units import VoxelSize
 from matseg_shared.contract.metadata import ModelMetadata
-
-UNLABELLED = 255
-"""In volumes: a pixel that no slice could give a label; no class has this index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +41,8 @@ class Result:
     drift: float = 0.0
     clipped: int = 0
     """Pixels beyond the window."""
+    absent: Absent | None = None
+    """Where there are no data; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.sink.base import LabelInfo
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ModelMetadata
+from matseg_shared.images.palette import full_palette
 
 _WRITTEN_BY = "ImageJ=1.11a"
 """The first line by which ImageJ knows its own descriptions; other programs' writers give this version."""
@@ -42,7 +44,8 @@ def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
 
 
 def _palette(metadata: ModelMetadata) -> NDArray[np.uint16]:
-    """(3, 256) 16-bit RGB, as TIFF stores palettes."""
+    """(3, 256) 16-bit RGB, as TIFF stores palettes; the last one is that of no data."""
     table = np.zeros((3, 256), np.uint16)
     table[:, : len(metadata.classes)] = np.asarray(metadata.colours, np.uint16).T * 257
+    table[:, UNLABELLED] = np.asarray(full_palette(metadata.colours)[UNLABELLED], np.uint16) * 257
     return table

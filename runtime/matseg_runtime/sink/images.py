@@ -15,6 +15,7 @@ from matseg_runtime.sink.base import Block, LabelInfo, Result, Sink
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_shared.errors import OutputError, UsageError
+from matseg_shared.images.palette import full_palette
 from matseg_shared.images.png import write_label_png
 from matseg_shared.system.files import atomic_write, make_folder, output_errors, sweep
 from matseg_shared.system.names import name_problem
@@ -127,7 +128,10 @@ class ImageSink(Sink):
                 size = stream.seek(0, os.SEEK_END)
         with atomic_write(self.file_of(result.slice.name)) as stream:
             if self.image_format == "png":
-                write_label_png(stream, labels, info.metadata.colours, text={"matseg": info.provenance})
+                colours = info.metadata.colours
+                if result.absent is not None:
+                    colours = full_palette(colours)
+                write_label_png(stream, labels, colours, text={"matseg": info.provenance})
             else:
                 tifffile.imwrite(stream, labels, compression="zlib", **tiff_tags(info, slices=1))
             return size + stream.seek(0, os.SEEK_END)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from matseg_runtime.sink.base import LabelVolume
 from matseg_runtime.source.base import Spacing
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ModelMetadata
 
 OmeVersion = Literal["0.4", "0.5"]
@@ -62,7 +63,10 @@ class Multiscale:
             ],
         }
         label = {
-            "colors": [{"label-value": item.index, "rgba": [*item.colour, 255]} for item in metadata.classes],
+            "colors": [
+                *({"label-value": item.index, "rgba": [*item.colour, 255]} for item in metadata.classes),
+                {"label-value": UNLABELLED, "rgba": [0, 0, 0, 0]},
+            ],
             "properties": [{"label-value": item.index, "name": item.name} for item in metadata.classes],
         }
         if self.version == "0.4":

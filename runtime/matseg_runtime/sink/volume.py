@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.sink.base import UNLABELLED, LabelInfo, LabelVolume, Result, Sink
+from matseg_runtime.sink.base import LabelInfo, LabelVolume, Result, Sink
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import OutputError, UsageError
 from matseg_shared.system.files import (
     make_folder,

@@ -17,10 +17,11 @@ from zarr.codecs import ZstdCodec
 
 from matseg_runtime.inference.tiles import scaled_probabilities
 from matseg_runtime.records import SliceRecord
-from matseg_runtime.sink.base import UNLABELLED, Block, Result
+from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.sink.multiscale import Multiscale
 from matseg_runtime.sink.volume import VolumeSink, sync_file
 from matseg_runtime.source.zarr_chunks import chunk_boxes
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.system.files import output_errors, sync_folder, write_text
 
 LEVELS_NAME = "levels.json"

@@ -86,9 +86,9 @@ class _Sampled:
     shape: tuple[int, ...]
     """(H, W) or (H, W, 3), as it is stored."""
     stats: SliceStats | None = None
-    """None: it does not fit the model."""
+    """None: it does not fit the model, or holds no data."""
     problem: str = ""
-    """Why it does not."""
+    """Why it does not fit."""
 
 
 def check_input(source: Source, transform: Transform, *, accept: bool) -> InputCheck:
@@ -105,10 +105,10 @@ def check_input(source: Source, transform: Transform, *, accept: bool) -> InputC
     """
     sample = _sample(source, transform)
     first = _most_common(sample, transform.stored_dtype)
-    if first.stats is None:
+    if first.problem:
         raise UsageError(first.problem)
     info = transform.info
-    if first.stats.far_outside >= _FAR_OUTSIDE and not accept:
+    if first.stats is not None and first.stats.far_outside >= _FAR_OUTSIDE and not accept:
         darkest, brightest = first.stats.ends
         raise ImageError(
             first.where,
@@ -175,7 +175,8 @@ def _most_common(sample: Sequence[_Sampled], wanted: str | None) -> _Sampled:
         kind = kinds.most_common(1)[0][0]
         group = [item for item in sample if (item.dtype, len(item.shape)) == kind]
     shape = Counter(item.shape for item in group).most_common(1)[0][0]
-    return next(item for item in group if item.shape == shape)
+    alike = [item for item in group if item.shape == shape]
+    return next((item for item in alike if item.stats is not None), alike[0])
 
 
 def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
@@ -183,11 +184,17 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
     stored = source.read(item.index, item.index + 1)[0]
     found = _Sampled(where=item.where, dtype=stored.dtype.name, shape=stored.shape)
     try:
-        image = replace(transform, stored_dtype=None).convert(stored, item.where)
+        absent = transform.absent(stored, item)
+        image = replace(transform, stored_dtype=None).convert(stored, item.where, absent)
     except ImageError as error:
         return replace(found, problem=str(error))
     step = max(1, round((image[0].size / _SAMPLED) ** 0.5))
-    low, high = np.percentile(image[:, ::step, ::step], [1, 99])
+    sampled = image[:, ::step, ::step]
+    if absent is not None:
+        image, sampled = image[:, ~absent], sampled[:, ~absent[::step, ::step]]
+        if not sampled.size:
+            return found
+    low, high = np.percentile(sampled, [1, 99])
     ends = image.min(), image.max()
     histogram = transform.info.histogram
     # as far again on either side is another exposure, farther is another scale
@@ -199,8 +206,8 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
         ends=(float(ends[0]), float(ends[1])),
         at_ends=(int(np.count_nonzero(image == ends[0])), int(np.count_nonzero(image == ends[1]))),
         pixels=image.size,
-        means=tuple(image.mean(axis=(1, 2), dtype=np.float64).tolist()),
-        clipped=transform.clipped(stored) / image[0].size,
+        means=tuple(image.reshape(len(image), -1).mean(axis=1, dtype=np.float64).tolist()),
+        clipped=transform.clipped(stored, absent) / image[0].size,
         far_outside=float(np.mean(outside)),
     )
     return replace(found, stats=stats)

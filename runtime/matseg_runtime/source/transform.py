@@ -1,17 +1,38 @@
-"""From stored pixels to what the model takes: channels, dtype, and an intensity window where one is given."""
+"""From stored pixels to what the model takes: channels, dtype, an intensity window where one is given, and no data.
+
+Pixels that are no sample are found in one place, `NoData.of`, and travel beside the slice from there on: the network
+sees the training mean there, and the label is `UNLABELLED`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import functools
+import hashlib
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.source.base import Slice, Source, SourceOptions, file_identity
+from matseg_runtime.source.open import open_source
 from matseg_runtime.units import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import PixelArray, check_dtype, non_finite, to_channels
+from matseg_shared.images.read import (
+    IMAGE_SUFFIXES,
+    TIFF_SUFFIXES,
+    PixelArray,
+    check_dtype,
+    non_finite,
+    read_stored,
+    to_channels,
+)
+
+Absent = NDArray[np.bool_]
+"""(H, W), True where there are no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +60,178 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoDataOptions:
+    """What the user says of pixels that are no sample; NaN never is one."""
+
+    no_data: tuple[float | Literal["circle"], ...] = ()
+    """Values that stand for no data; `circle`: everything outside the circle inscribed in a slice."""
+    mask: str | None = None
+    """An image, or a volume of the input's shape, that is 0 where there is no sample."""
+    crop_bottom: int | None = None
+    """Rows at the foot of each picture that are no sample; None: as its file says, else the model."""
+
+
+def parse_no_data(text: str) -> float | Literal["circle"]:
+    """Read a value, or `circle`.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "circle":
+        return "circle"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--no-data {text}: expected a value such as 0 or -9999, or the word circle"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mask:
+    """Where there is a sample: one image for all slices, or as many as the input has."""
+
+    location: str
+    identity: str
+    """Changes when its content does."""
+    image: PixelArray | None = None
+    """0 where there is no sample; None: each slice has its own."""
+    slices: Source | None = None
+
+    @classmethod
+    def open(cls, location: str, source: Source, axis: int | None) -> Mask:
+        """Open a mask, sliced along the same axis as the source, which is the first if the user names none.
+
+        Raises:
+            UsageError: it cannot be opened, or has another shape than the input.
+        """
+        path = Path(location)
+        if path.suffix.lower() in IMAGE_SUFFIXES - TIFF_SUFFIXES and path.is_file():
+            image = read_stored(path).pixels
+            return cls(location=location, identity=f"{path.name}: {file_identity(path)}", image=image)
+        found = open_source(location, SourceOptions(as_labels=True))
+        if axis and len(found.slices) > 1 and found.volume is not None:
+            found.close()
+            found = open_source(location, SourceOptions(axis=axis, as_labels=True))
+        files = "\n".join(item.identity for item in found.slices)
+        content = found.identity.content or hashlib.sha256(files.encode()).hexdigest()
+        identity = f"{found.identity.name}: {content}"
+        if len(found.slices) == 1:
+            with closing(found):
+                return cls(location=location, identity=identity, image=found.read(0, 1)[0])
+        own, other = source.volume, found.volume
+        if own is not None and other is not None:
+            expected, has = (" x ".join(map(str, volume.shape)) for volume in (own, other))
+        else:
+            depth = len(source.slices) if own is None else own.shape[own.axis]
+            expected, has = f"{depth} slices", f"{len(found.slices)} slices"
+        if expected != has:
+            found.close()
+            raise UsageError(
+                f"--mask {location}: expected one image, or {expected} as {source.location} has, found {has}; give a "
+                "mask of the whole input, whatever --range takes of it"
+            )
+        return cls(location=location, identity=identity, slices=found)
+
+    def beyond(self, position: int, shape: tuple[int, int], where: str) -> Absent:
+        """(H, W) where the slice at a position of the whole input is no sample; an ImageError where it does not fit."""
+        found = self.image
+        if self.slices is not None:
+            found = self.slices.read(position, position + 1)[0]
+        assert found is not None, "it is one or the other"
+        if found.shape[:2] != shape:
+            expected, has = (" x ".join(map(str, size)) for size in (shape, found.shape[:2]))
+            raise ImageError(
+                where, f"expected a mask of its {expected} pixels, found {self.location} of {has}"
+            )
+        return ~_any_channel(np.nan_to_num(found) != 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NoData:
+    """Finds the pixels of one input's slices that are no sample."""
+
+    source: Source
+    options: NoDataOptions = field(default_factory=NoDataOptions)
+    mask: Mask | None = None
+    model_crop: int = 0
+    """Rows at the foot that were no sample in the model's training pictures."""
+
+    def of(self, pixels: PixelArray, item: Slice) -> Absent | None:
+        """(H, W) where a slice is no sample; None where all of it is one.
+
+        Args:
+            pixels: (H, W) or (H, W, C) as they are stored.
+            item: of the source.
+
+        Raises:
+            ImageError: the mask does not fit, or cannot be read, or nothing is left of the slice.
+        """
+        height, width = pixels.shape[:2]
+        found: list[Absent] = []
+        if (unknown := not_numbers(pixels)) is not None:
+            found.append(unknown)
+        for kind in self.options.no_data:
+            if kind == "circle":
+                found.append(_outside_circle(height, width))
+            elif not np.isnan(kind):
+                value = int(kind) if pixels.dtype.kind in "ui" and float(kind).is_integer() else float(kind)
+                found.append(_all_channels(pixels == value))
+        if self.mask is not None:
+            found.append(self.mask.beyond(self.source.first + item.index, (height, width), item.where))
+        if rows := self.rows_cut(item):
+            if rows >= height:
+                raise ImageError(
+                    item.where, f"is {height} rows high, of which the lowest {rows} are to be cut off"
+                )
+            found.append(np.broadcast_to(np.arange(height)[:, np.newaxis] >= height - rows, (height, width)))
+        absent = functools.reduce(np.logical_or, found) if found else None
+        return absent if absent is not None and absent.any() else None
+
+    def close(self) -> None:
+        """Release the mask's files."""
+        if self.mask is not None and self.mask.slices is not None:
+            self.mask.slices.close()
+
+    def rows_cut(self, item: Slice) -> int:
+        """Rows at the foot of a slice that are no sample: as the user says, else its file, else the model."""
+        if self.options.crop_bottom is not None:
+            return self.options.crop_bottom
+        return self.source.data_bar(item.index) or self.model_crop
+
+    def text(self) -> str | None:
+        """All that decides it beside the input and the model, as the job's key has it; None: nothing."""
+        parts = [kind if isinstance(kind, str) else exact(kind) for kind in self.options.no_data]
+        if self.options.crop_bottom is not None:
+            parts.append(f"lowest {self.options.crop_bottom} rows")
+        if self.mask is not None:
+            parts.append(f"mask {self.mask.identity}")
+        return ", ".join(parts) or None
+
+
+def not_numbers(pixels: PixelArray) -> Absent | None:
+    """(H, W) where pixels, in any of their channels, are NaN; None where none is."""
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+        return None
+    found = _any_channel(np.isnan(pixels))
+    return found if found.any() else None
+
+
+def open_no_data(options: NoDataOptions, source: Source, axis: int | None, *, model_crop: int = 0) -> NoData:
+    """Open the mask, if there is one, and see that it fits.
+
+    Args:
+        axis: that the source is sliced along, as the user gave it.
+        model_crop: see `NoData`.
+
+    Raises:
+        UsageError: it cannot be opened, or has another shape than the input.
+    """
+    mask = None if options.mask is None else Mask.open(options.mask, source, axis)
+    return NoData(source=source, options=options, mask=mask, model_crop=model_crop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
     """Turns slices as they are stored into the model's input."""
 
@@ -46,27 +239,59 @@ class Transform:
     window: Window | None = None
     stored_dtype: str | None = None
     """Dtype of the slices that a window maps: it means other intensities in another dtype. None: any."""
+    no_data: NoData | None = None
+    """None: all pixels are data, but for NaN."""
 
-    def convert(self, pixels: PixelArray, where: str) -> PixelArray:
-        """(H, W) or (H, W, 3) of any dtype to (C, H, W) in the model's, or an ImageError where it does not fit."""
-        if self.window is not None:
-            pixels = self._map(pixels, where)
-        check_dtype(pixels, self.info.dtype, where)
-        _refuse_non_finite(pixels, where)
-        return to_channels(pixels, self.info.channels, where)
+    def absent(self, pixels: PixelArray, item: Slice) -> Absent | None:
+        """(H, W) where a slice, as it is stored, is no sample; see `NoData.of`."""
+        return None if self.no_data is None else self.no_data.of(pixels, item)
 
-    def clipped(self, pixels: PixelArray) -> int:
-        """How many pixels, in any of their channels, lie beyond the window; 0 without one.
+    def convert(self, pixels: PixelArray, where: str, absent: Absent | None = None) -> PixelArray:
+        """Make slices of any dtype what the model takes.
 
         Args:
             pixels: (H, W) or (H, W, 3) as they are stored.
+            where: named in errors.
+            absent: (H, W) where there are no data, which become the training mean; None: nowhere.
+
+        Returns:
+            (C, H, W) in the model's dtype.
+
+        Raises:
+            ImageError: it does not fit the model.
+        """
+        if self.window is None and pixels.dtype.name != self.info.dtype:
+            check_dtype(pixels if absent is None else pixels[~absent], self.info.dtype, where)
+        if absent is not None:
+            pixels = np.array(pixels)
+            pixels[absent] = 0
+        _refuse_infinite(pixels, where)
+        if self.window is not None:
+            pixels = self._map(pixels, where)
+        image = to_channels(pixels, self.info.channels, where)
+        if absent is not None:
+            image[:, absent] = self._mean()
+        return image
+
+    def _mean(self) -> PixelArray:
+        """(C, 1) training mean in the model's dtype."""
+        mean = np.array(self.info.mean)[:, np.newaxis]
+        return (mean if self.info.dtype == "float32" else np.rint(mean)).astype(self.info.dtype)
+
+    def clipped(self, pixels: PixelArray, absent: Absent | None = None) -> int:
+        """How many pixels with data, in any of their channels, lie beyond the window; 0 without one.
+
+        Args:
+            pixels: (H, W) or (H, W, 3) as they are stored.
+            absent: (H, W) where there are no data; None: nowhere.
         """
         if self.window is None:
             return 0
         if pixels.dtype == np.float16:
             pixels = pixels.astype(np.float32)  # the window's ends may lie beyond the largest half
         beyond = (pixels < self.window.low) | (pixels > self.window.high)
-        return int(np.count_nonzero(beyond if beyond.ndim == 2 else beyond.any(axis=-1)))
+        beyond = beyond if beyond.ndim == 2 else np.any(beyond, axis=-1)
+        return int(np.count_nonzero(beyond if absent is None else beyond & ~absent))
 
     def _map(self, pixels: PixelArray, where: str) -> PixelArray:
         assert self.window is not None
@@ -78,7 +303,6 @@ class Transform:
                 f"has {pixels.dtype} pixels, the other slices {self.stored_dtype}, and one --window cannot fit both; "
                 "convert them alike",
             )
-        _refuse_non_finite(pixels, where)
         values: NDArray[np.floating[Any]]
         values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
         values = (values - self.window.low) / (self.window.high - self.window.low)
@@ -93,6 +317,23 @@ class Transform:
         return values.astype(dtype)
 
 
-def _refuse_non_finite(pixels: PixelArray, where: str) -> None:
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+def _refuse_infinite(pixels: PixelArray, where: str) -> None:
+    if pixels.dtype.kind == "f" and np.isinf(pixels).any():
         raise ImageError(where, non_finite(pixels))
+
+
+@functools.lru_cache(maxsize=4)
+def _outside_circle(height: int, width: int) -> Absent:
+    """Pixels whose centres lie outside the circle inscribed in a slice."""
+    y, x = (np.arange(length) - (length - 1) / 2 for length in (height, width))
+    outside: Absent = y[:, np.newaxis] ** 2 + x**2 > (min(height, width) / 2) ** 2
+    outside.flags.writeable = False
+    return outside
+
+
+def _any_channel(pixels: NDArray[Any]) -> Absent:
+    return pixels if pixels.ndim == 2 else np.any(pixels, axis=-1)
+
+
+def _all_channels(pixels: NDArray[Any]) -> Absent:
+    return pixels if pixels.ndim == 2 else np.all(pixels, axis=-1)

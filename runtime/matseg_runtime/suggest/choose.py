@@ -82,7 +82,7 @@ def _candidates(record: SliceRecord, edge: int | None) -> Iterator[Chosen]:
         height, width = min(edge, height), min(edge, width)
         scored = [(Box(crop.y, crop.x, crop.y + height, crop.x + width), crop) for crop in found.crops]
     for box, item in scored:
-        pixels = height * width
+        pixels = height * width if box is not None else max(1, sum(record.counts))
         yield Chosen(
             record=record,
             box=box,

@@ -15,7 +15,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from PIL import Image
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.source.base import Source
-from matseg_runtime.source.transform import Transform, Window
+from matseg_runtime.source.transform import Transform
 from matseg_runtime.suggest.choose import Chosen
 from matseg_runtime.suggest.index import INDEX_NAME, UncertainIndex, UncertainItem, read_index
 from matseg_runtime.suggest.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
-from matseg_shared.contract.classes import CLASSES_NAME, write_classes
+from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, LabelValue, Legend, write_legend
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import ImageError
 from matseg_shared.images.png import write_label_png
@@ -59,7 +59,8 @@ class Proposer:
     folder: Path
     source: Source
     session: Session
-    window: Window | None
+    transform: Transform
+    """Of the run."""
     tile: tuple[int, int]
     """(rows, columns) of the largest tile."""
     batch: int
@@ -98,7 +99,10 @@ class Proposer:
                     items.append(self._write_item(fresh, choice))
                 except ImageError as error:
                     failures.append(str(error))
-            write_classes(fresh / CLASSES_NAME, self.session.model.metadata.classes)
+            legend = Legend.of(self.session.model.metadata.classes)
+            if any(choice.record.no_data for choice in chosen):
+                legend = replace(legend, unlabelled=(_blank(legend.classes),))
+            write_legend(fresh / CLASSES_NAME, legend)
             write_text(fresh / INDEX_NAME, self._index(items).model_dump_json(indent=1) + "\n")
             with output_errors(folder):
                 if folder.exists():
@@ -120,7 +124,7 @@ class Proposer:
             spacing=self.spacing,
             least_confidence=LEAST_CONFIDENCE,
             neighbourhood=NEIGHBOURHOOD,
-            window=None if self.window is None else str(self.window),
+            window=None if self.transform.window is None else str(self.transform.window),
             items=tuple(items),
         )
 
@@ -137,15 +141,18 @@ class Proposer:
         stored = self.source.read(record.index, record.index + 1)[0]
         if self.source.current_identity(record.index) != record.identity:
             raise ImageError(record.where, "has changed since it was labelled")
-        image = Transform(info=metadata.input, window=self.window).convert(stored, record.where)
+        absent = self.transform.absent(stored, self.source.slices[record.index])
+        image = self.transform.convert(stored, record.where, absent)
         # again, because the probabilities of all slices would fill the disk
         found = segment_image(self.session, image, tile=self.tile, batch=self.batch, probabilities=True)
         assert found.probabilities is not None, "they were asked for"
         place = ... if chosen.box is None else chosen.box.slices()
         suffix, content = self._image(chosen, stored, image)
-        label = _label_bytes(found.labels[place], metadata.classes)
         most = 1 - 1 / len(found.probabilities)  # of a pixel for which all classes are equally probable
         doubt = np.minimum(np.rint(unsureness(found.probabilities) / most), FULL).astype(np.uint8)
+        if absent is not None:
+            found.labels[absent], doubt[absent] = UNLABELLED, 0
+        label = _label_bytes(found.labels[place], metadata.classes, _blank(metadata.classes))
         item = UncertainItem(
             name=name,
             slice=record.name,
@@ -166,11 +173,11 @@ class Proposer:
 
     def _image(self, chosen: Chosen, stored: PixelArray, mapped: NDArray[np.generic]) -> tuple[str, bytes]:
         """Suffix and content of the file that shows it; a whole image file is copied as it is."""
-        if self.source.volume is None and chosen.box is None and self.window is None:
+        if self.source.volume is None and chosen.box is None and self.transform.window is None:
             file = Path(chosen.record.where)
             return file.suffix.lower(), file.read_bytes()
         pixels = stored
-        if self.window is not None:
+        if self.transform.window is not None:
             pixels = mapped[0] if len(mapped) == 1 else np.moveaxis(mapped, 0, -1)
         if chosen.box is not None:
             pixels = pixels[chosen.box.slices()]
@@ -191,16 +198,28 @@ def _png(pixels: NDArray[Any]) -> bytes:
     return stream.getvalue()
 
 
-def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> bytes:
+def _blank(classes: Sequence[ClassInfo]) -> LabelValue:
+    """What stands for no data in label images: the brightest that stands for no class."""
+    taken = {item.label_value for item in classes}
+    shades = range(_LARGEST_INDEX, -1, -1)
+    if isinstance(classes[0].label_value, int):
+        return next(shade for shade in shades if shade not in taken)
+    return next((shade,) * 3 for shade in shades if (shade,) * 3 not in taken)
+
+
+def _label_bytes(labels: NDArray[np.uint8], classes: Sequence[ClassInfo], blank: LabelValue) -> bytes:
     """A PNG with the values that stand for the classes in the training set, so that it can join that set.
 
     Whole numbers are the indices of a palette with the class colours, which an annotator sees.
     """
     values = np.array([item.label_value for item in classes])
+    if (labels == UNLABELLED).any():
+        labels = np.minimum(labels, len(classes))
+        values = np.concatenate([values, [blank]])
     if values.ndim == 2 or values.max() > _LARGEST_INDEX:
         return _png(values.astype(np.uint8 if values.ndim == 2 else np.uint16)[labels])
     colours = dict.fromkeys(range(int(values.max()) + 1), (0, 0, 0))
-    colours.update({int(value): item.colour for value, item in zip(values, classes, strict=True)})
+    colours.update({int(value): item.colour for value, item in zip(values, classes, strict=False)})
     stream = io.BytesIO()
     write_label_png(stream, values.astype(np.uint8)[labels], list(colours.values()))
     return stream.getvalue()

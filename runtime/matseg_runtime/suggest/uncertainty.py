@@ -35,13 +35,26 @@ def unsureness(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
     return (FULL - confidence).astype(np.uint8)
 
 
-def doubtful_places(unsure: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W) whether the confidence around a pixel is below `LEAST_CONFIDENCE` on average; (H, W) uint8 as above."""
+def doubtful_places(unsure: NDArray[np.uint8], absent: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """(H, W) whether the confidence around a pixel is below `LEAST_CONFIDENCE` on average.
+
+    Args:
+        unsure: (H, W) as above; 0 where there are no data.
+        absent: (H, W) where that is; None: nowhere.
+    """
     limit, reach = round((1 - LEAST_CONFIDENCE) * FULL), NEIGHBOURHOOD // 2
-    sums = _sums_of_nine(_sums_of_nine(np.pad(unsure.astype(np.uint16), reach)).T).T
+    sums = _around(unsure)
+    if absent is not None:
+        return (sums > limit * _around(~absent)) & ~absent
     # at the edges a neighbourhood has fewer rows and columns
     rows, columns = (_sums_of_nine(np.pad(np.ones(length, np.uint16), reach)) for length in unsure.shape)
     return sums > limit * rows[:, np.newaxis] * columns
+
+
+def _around(values: NDArray[np.generic]) -> NDArray[np.uint16]:
+    """(H, W) sums over the neighbourhood of each pixel."""
+    padded = np.pad(values.astype(np.uint16), NEIGHBOURHOOD // 2)
+    return _sums_of_nine(_sums_of_nine(padded).T).T
 
 
 def _sums_of_nine(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
@@ -54,17 +67,24 @@ def _sums_of_nine(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def measure_uncertainty(
-    probabilities: NDArray[np.floating], *, edge: int | None = None, most: int = 0
+    probabilities: NDArray[np.floating],
+    absent: NDArray[np.bool_] | None = None,
+    *,
+    edge: int | None = None,
+    most: int = 0,
 ) -> SliceUncertainty:
     """Score a slice, and its most uncertain crops when they are asked for.
 
     Args:
         probabilities: (K, H, W), 0 to 1.
+        absent: (H, W) where there are no data, of which nobody can be unsure; None: nowhere.
         edge: of a crop in pixels; one that is longer than the slice is cut to it; None: no crops.
         most: crops to find.
     """
     unsure = unsureness(probabilities)
-    doubtful = doubtful_places(unsure)
+    if absent is not None:
+        unsure[absent] = 0
+    doubtful = doubtful_places(unsure, absent)
     return SliceUncertainty(
         doubtful=int(np.count_nonzero(doubtful)),
         unsureness=int(unsure.sum(dtype=np.int64)),

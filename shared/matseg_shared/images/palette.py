@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 Colour = tuple[int, int, int]
 
@@ -37,6 +37,13 @@ def default_colours(n_class: int) -> tuple[Colour, ...]:
     )
     colours = dict.fromkeys(itertools.chain(OKABE_ITO, darker, _hues()) if n_class > 8 else OKABE_ITO)
     return tuple(itertools.islice(colours, n_class))
+
+
+def full_palette(colours: Sequence[Colour]) -> tuple[Colour, ...]:
+    """The 256 colours of a palette: of some classes, then a grey that is none of theirs, also of no data (255)."""
+    greys = ((shade, shade, shade) for shade in itertools.chain(range(128, 256), range(128)))
+    grey = next(shade for shade in greys if shade not in colours)
+    return (*colours, *[grey] * (256 - len(colours)))
 
 
 def _hues() -> Iterator[Colour]:

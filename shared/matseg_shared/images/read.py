@@ -123,16 +123,17 @@ def read_image(path: Path) -> PixelArray:
 
 
 def non_finite(pixels: PixelArray) -> str:
-    """The refusal of real pixels of which some are no numbers.
+    """The refusal of real pixels of which some are infinite, or NaN where that cannot be no data.
 
     Args:
         pixels: (H, W) or (H, W, 3).
     """
     places = np.argwhere(~np.isfinite(pixels))
     row, column = places[0][:2]
+    kind = "NaN or infinite" if np.isnan(pixels).any() else "infinite"
     return (
-        f"holds NaN or infinite pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; "
-        "replace them before segmenting"
+        f"holds {kind} pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; replace "
+        "them before segmenting"
     )
 
 

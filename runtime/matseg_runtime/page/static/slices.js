@@ -53,6 +53,9 @@
       || (pixel % width > 0 && labels[pixel - 1] !== value) || (pixel >= width && labels[pixel - width] !== value);
     for (let pixel = 0; pixel < labels.length; pixel += 1) {
       const value = labels[pixel];
+      if (slice.no_data && value === 255 && (pixel % width + Math.floor(pixel / width)) % 8 < 2) {
+        shown.data.set([144, 144, 144, 255], 4 * pixel); // hatched: no data
+      }
       if (value === 255 || !visible[value] || (outlines && !edge(pixel, value))) continue;
       shown.data.set(table[value], 4 * pixel);
       shown.data[4 * pixel + 3] = 255;
@@ -83,7 +86,8 @@
     doubt.hidden = !(slice.doubt && at("doubt").checked);
     if (slice.doubt) { doubt.src = slice.doubt; doubt.alt = `Low-confidence map of slice ${slice.index}`; }
     const { element } = matseg;
-    at("where").replaceChildren(element("b", {}, slice.name), ` slice ${slice.index}, ${slice.shape[1]} × ${slice.shape[0]} pixels`,
+    at("where").replaceChildren(element("b", {}, slice.name), ` slice ${slice.index}, ${slice.shape[1]} × ${slice.shape[0]} pixels${
+      slice.no_data ? `, ${percent(slice.no_data)} no data (hatched)` : ""}`,
       ...slice.reasons.map((reason) => element("span", { class: "tag" }, reason)));
     at("problems").replaceChildren(...slice.problems.map((text) => element("p", { class: "notice bad" }, text)));
     at("slider").value = current;
