@@ -241,7 +241,7 @@ def _plan(
         batch=options.batch,
         memory=options.memory,
         probabilities=_needs_probabilities(options),
-        chunked_output=target.format == "zarr",
+        chunked_output=target.format == "zarr" or (target.keeps_axes and bool(options.source.axis)),
     )
     # more streams than slices would be idle
     most = min(options.threads or available_cpus(), LARGEST_STREAMS, len(source.slices))

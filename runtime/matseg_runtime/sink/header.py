@@ -16,7 +16,7 @@ from matseg_runtime.source.base import Spacing
 from matseg_runtime.units import converted, exact, unit_of
 from matseg_shared.system.files import output_errors
 
-_PIECE = 1 << 20
+_MAPPED = 32 << 20
 _IMOD_STAMP = 1146047817
 
 
@@ -32,12 +32,20 @@ class HeaderSink(FileSink):
         axis = self.volume.axis
         if axis == 0:
             return super().write(block, results)
+        labels = np.moveaxis(self.labels(results), 0, axis)
+        part = [slice(None)] * 3
+        part[axis] = slice(block.slices[0].index, block.slices[0].index + len(results))
         with output_errors(self.path):
             offset = self._data_offset(self.partial)
-            voxels = np.memmap(self.partial, np.uint8, "r+", offset, self.volume.shape)
-            first = block.slices[0].index
-            np.moveaxis(voxels, axis, 0)[first : first + len(results)] = self.labels(results)
-            voxels.flush()
+            step = max(1, _MAPPED // int(np.prod(self.volume.shape[1:])))
+            for start in range(
+                0, len(labels), step
+            ):  # mapped piece by piece: every page of the file may be touched
+                part[0] = slice(start, start + step)
+                voxels = np.memmap(self.partial, np.uint8, "r+", offset, self.volume.shape)
+                voxels[tuple(part)] = labels[part[0]]
+                voxels.flush()
+                del voxels
             sync_file(self.partial)
             size = self.partial.stat().st_size
         return (size,) * len(results)
@@ -55,8 +63,8 @@ class HeaderSink(FileSink):
             if self.volume.axis == 0:
                 stream.truncate(len(header) + size)
             else:  # a full disk is to be noticed here, and not when a page of the mapped file finds no place
-                for start in range(0, size, _PIECE):
-                    stream.write(bytes(min(_PIECE, size - start)))
+                for start in range(0, size, _MAPPED):
+                    stream.write(bytes(min(_MAPPED, size - start)))
             stream.flush()
             os.fsync(stream.fileno())
 

@@ -83,6 +83,11 @@ class OutputTarget:
         return self.format in _VOLUMES.values()
 
     @property
+    def keeps_axes(self) -> bool:
+        """True where labels lie along the axes of the input, and not slice after slice."""
+        return self.is_volume and self.format != "tiff-stack"
+
+    @property
     def ledger_folder(self) -> Path:
         """The folder of its ledger."""
         return side_folder(self.path) if self.is_volume else self.path / LEDGER_NAME

@@ -111,6 +111,17 @@ def test_labels_along_another_axis_are_measured(
     assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_labels_along_another_axis_are_written_piece_by_piece(
+    run: Run, model: Path, scan: Path, tmp_path: Path, axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole.nrrd", "pieces.nrrd"):
+        assert run(model, scan, "-o", tmp_path / name, "--axis", axis).exit_code == 0
+        monkeypatch.setattr("matseg_runtime.sink.header._MAPPED", 2 * 40 * 52)
+    whole, pieces = (nrrd.read(str(tmp_path / name))[0] for name in ("whole.nrrd", "pieces.nrrd"))
+    np.testing.assert_array_equal(pieces, whole)
+
+
 def test_an_unfinished_output_of_another_size_is_named(
     run: Run, model: Path, scan: Path, tmp_path: Path
 ) -> None:

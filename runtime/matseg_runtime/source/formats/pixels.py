@@ -21,6 +21,8 @@ from matseg_shared.system.names import printable
 
 _MAPPED = 32 << 20
 """Bytes of the file that are looked at before what was mapped is let go."""
+_CHEAP = (1, 16, 64)
+"""So many slices along each axis cost hardly more than one, which lies on as many pages of the file."""
 LONGEST_HEADER = 1 << 20
 """Bytes; a text header has a few hundred."""
 
@@ -52,6 +54,7 @@ class FilePixels:
             UsageError: the file has not as many bytes as the description promises.
         """
         self.path, self.shape, self.dtype, self._order = path, shape, dtype, order
+        self.chunk_shape = _CHEAP if len(shape) == 3 and order == "C" else None
         size, promised = path.stat().st_size, math.prod(shape) * dtype.itemsize
         self._offset = size - promised if offset is None else offset
         found = size - max(self._offset, 0)
@@ -132,6 +135,7 @@ def stored_array(
         array=array,
         content="; ".join([*(file_identity(file) for file in files), f"{array.shape} {array.dtype}"]),
         axis_names=axis_names,
+        chunk_shape=getattr(array, "chunk_shape", None),
         **more,
     )
 
