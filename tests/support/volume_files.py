@@ -140,7 +140,7 @@ def write_nifti(path: Path, volume: Volume) -> None:
 
 
 def write_txm(path: Path, volume: Volume) -> None:
-    """Of Zeiss's; it knows one edge for all axes."""
+    """A reconstruction of Zeiss Xradia, which knows one edge for all axes."""
     code = {"u1": 3, "u2": 5, "f4": 10}[volume.dtype.str[1:]]
     numbers = {
         "DataType": code,

@@ -50,7 +50,7 @@ class InputIdentity:
     """The features by which an input is the same as in an earlier run, apart from its slices' own identities."""
 
     kind: str
-    """Of its format: `folder`, `tiff`, `zarr`, `nrrd`."""
+    """Name of its format, such as `folder`, `tiff`, `zarr`, `nrrd`."""
     name: str
     """Its path without the folders above it, which differ between machines."""
     content: str

@@ -170,7 +170,7 @@ def test_impossible_lengths_in_a_text_header(tmp_path: Path, name: str, length: 
         ("scan.am", "BINARY-LITTLE-ENDIAN", "ASCII", "expected a binary AmiraMesh"),
         ("scan.vgi", "FileFormat = raw", "FileFormat = tiff", "FileFormat = tiff"),
         ("scan.vgi", "BitsPerElement = 16", "BitsPerElement = 12", "BitsPerElement = 12"),
-        ("scan.vgi", "{volumeprimitive12}", "[file2]\nName = b.vol", "several files"),
+        ("scan.vgi", "{volumeprimitive12}", "[file2]\nName = b.vol", "one file, found 2"),
     ],
 )  # fmt: skip
 def test_headers_that_say_what_cannot_be_read(
@@ -416,6 +416,13 @@ def test_a_vol_without_its_vgi(tmp_path: Path) -> None:
     path.with_suffix(".vgi").unlink()
     with pytest.raises(UsageError, match=r"expected scan\.vgi beside it"):
         open_source(str(path))
+
+
+def test_a_vgi_whose_file_has_brackets_in_its_name(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = written(tmp_path, "scan.vgi")
+    path.with_suffix(".vol").rename(tmp_path / "scan[1] {2}.vol")
+    path.write_text(path.read_text().replace("scan.vol", "scan[1] {2}.vol"))
+    np.testing.assert_array_equal(opened(path).read(2, 3)[0], volume()[2])
 
 
 # --- single formats

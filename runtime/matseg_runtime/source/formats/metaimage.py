@@ -21,7 +21,6 @@ _TYPES = {
     "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
-_LOCAL = "LOCAL"
 
 
 def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
@@ -82,8 +81,9 @@ def _pixels(
         raise UsageError(
             f"{path}: names one file per slice ({printable(name)}); name their folder, or save them as one volume"
         )
-    data = path if name == _LOCAL else data_file(path, name, options)
-    skip = length if name == _LOCAL else int(fields.get("headersize", "0"))
+    is_local = name.upper() == "LOCAL"
+    data = path if is_local else data_file(path, name, options)
+    skip = length if is_local else int(fields.get("headersize", "0"))
     if skip < -1:
         raise ValueError(f"HeaderSize = {skip}")
     if _true(fields.get("compresseddata", "False")):

@@ -15,7 +15,7 @@ from matseg_shared.errors import UsageError
 
 _IMOD_STAMP = 1146047817
 _IMOD_PLACE = slice(40, 48)
-"""Of IMOD's stamp and flags in the second field of extra space."""
+"""Place of IMOD's stamp and flags in the second field of extra space."""
 _BYTES_ARE_SIGNED = 1
 _LARGEST_SIGNED = 127
 _NM_PER_ANGSTROM = 0.1

@@ -104,7 +104,7 @@ def _place(
 
 
 def _axis_names(kinds: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """Of the axes, the slowest first: what is no colour is space, and beyond three axes time."""
+    """Names of the axes, the slowest first: what is no colour is space, and beyond three axes time."""
     colour = [
         any(word in kind.lower() for word in _COLOURS) for kind in reversed(kinds or ["domain"] * count)
     ]

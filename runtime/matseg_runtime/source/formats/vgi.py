@@ -30,9 +30,11 @@ def open_vgi(location: str, options: SourceOptions) -> ArraySource:
         )
     with reading(header, "a header of VGStudio (.vgi)"):
         text, _ = text_header(header, rb"\Z")
-        if len(re.findall(r"(?im)^\s*\[file\d*\]", text)) > 1:
-            raise UsageError(f"{header}: describes a volume of several files; save it as one")
-        file = _section(text, r"file\d*")
+        names = re.findall(r"(?im)^\s*\[(file\d*)\]", text)
+        if len(names) != 1:
+            raise UsageError(f"{header}: expected a volume of one file, found {len(names)}; save it as one")
+        sections = _sections(text)
+        file = sections[names[0].lower()]
         shape = tuple(int(length) for length in file["size"].split())[::-1]
         if len(shape) != 3 or file.get("fileformat", "raw").lower() != "raw":
             raise ValueError(f"Size = {file['size']}, FileFormat = {file.get('fileformat')}")
@@ -43,7 +45,7 @@ def open_vgi(location: str, options: SourceOptions) -> ArraySource:
         data = data_file(header, file["name"], options)
         skip = int(file.get("skipheader", "0"))
         array = FilePixels(data, shape, dtype, offset=skip, described_by=header)
-        geometry = _section(text, "geometry")
+        geometry = sections.get("geometry", {})
         edges = [float(edge) for edge in geometry.get("resolution", "").split()]
         return ArraySource(
             stored_array(
@@ -59,9 +61,15 @@ def open_vgi(location: str, options: SourceOptions) -> ArraySource:
         )
 
 
-def _section(text: str, name: str) -> dict[str, str]:
-    """The keys, in lower case, and values of the first section of that name; empty without one."""
-    found = re.search(rf"(?im)^\s*\[{name}\]([^\[{{]*)", text)
-    lines = [] if found is None else found[1].splitlines()
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    return {key.strip().lower(): value.strip() for key, _, value in pairs}
+def _sections(text: str) -> dict[str, dict[str, str]]:
+    """The keys and values of each `[section]`, all names in lower case; `{groups}` of sections are ignored."""
+    found: dict[str, dict[str, str]] = {"": {}}
+    name = ""
+    for line in map(str.strip, text.splitlines()):
+        if line[:1] + line[-1:] == "[]":
+            name = line[1:-1].lower()
+            found.setdefault(name, {})
+        key, is_pair, value = line.partition("=")
+        if is_pair:
+            found[name].setdefault(key.strip().lower(), value.strip())
+    return found
