@@ -24,7 +24,8 @@ from PIL import Image
 from matseg_runtime.inference.providers import exact_options
 from matseg_shared.contract.tiling import pad_to_stride
 from matseg_shared.errors import UnsupportedError, UsageError
-from matseg_shared.images.read import list_images, read_image, to_channels
+from matseg_shared.images.channels import to_channels
+from matseg_shared.images.read import list_images, read_image
 
 Slices = NDArray[np.uint8]
 """(N, H, W) grey slices."""

@@ -6,7 +6,8 @@ The data set is drawn, so that this runs anywhere. With images of your own, leav
 # %% What is used
 from pathlib import Path
 
-from matseg_shared.images.read import read_image, to_channels
+from matseg_shared.images.channels import to_channels
+from matseg_shared.images.read import read_image
 from matseg_trainer.data.folder import load_array
 from matseg_trainer.demo.demo import DemoRequest, make_demo
 from matseg_trainer.export.export import export_checkpoint

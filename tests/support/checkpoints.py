@@ -61,7 +61,7 @@ def make_checkpoint(name: str, *, channels: int = 1, n_class: int = 3) -> Checkp
             for k in range(n_class)
         ),
         input=InputInfo(
-            channels=1 if channels == 1 else 3,
+            channels=channels,
             dtype="uint8",
             mean=(127.0,) * channels,
             std=(60.0,) * channels,

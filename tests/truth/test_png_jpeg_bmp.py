@@ -13,7 +13,8 @@ from raw_png import GREY, PALETTE, RGB, write_png
 from ways_in import direct, refusal_of_image, stored
 
 from matseg_shared.errors import ImageError
-from matseg_shared.images.read import is_grey, read_image
+from matseg_shared.images.channels import is_grey
+from matseg_shared.images.read import read_image
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 COLOUR = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=-1)

@@ -19,7 +19,8 @@ from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_runtime.units import VoxelSize, unit_of
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import IMAGE_SUFFIXES, PixelArray, is_grey
+from matseg_shared.images.channels import is_grey
+from matseg_shared.images.read import IMAGE_SUFFIXES, PixelArray
 
 _SIGNATURE = re.compile(rb'matseg(\0+| ?:?= ?)\{"ledger_version"|Labels by matseg-run')
 """Of the provenance in images and headers that matseg-run writes."""

@@ -21,8 +21,9 @@ from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Absent, Transform, Window, not_numbers
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError, MatsegError
+from matseg_shared.images.channels import is_grey
 from matseg_shared.images.palette import Colour, full_palette
-from matseg_shared.images.read import PixelArray, is_grey, read_stored
+from matseg_shared.images.read import PixelArray, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
 

@@ -19,7 +19,8 @@ from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file_problem
-from matseg_shared.images.read import PixelArray, apply_palette, decoding_problem, read_tiff_page
+from matseg_shared.images.read import PixelArray, apply_palette, decoding_problem
+from matseg_shared.images.tiff import read_tiff_page
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
 """Axes of tifffile that are no stack of pages, whatever that one is called."""

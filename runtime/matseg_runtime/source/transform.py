@@ -21,6 +21,7 @@ from matseg_runtime.source.open import open_source
 from matseg_runtime.units import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.channels import to_channels
 from matseg_shared.images.read import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -28,7 +29,6 @@ from matseg_shared.images.read import (
     check_dtype,
     non_finite,
     read_stored,
-    to_channels,
 )
 
 Absent = NDArray[np.bool_]

@@ -118,8 +118,9 @@ class InputInfo(_Document):
     channels: int = Field(ge=1, le=MAX_CHANNELS)
     channel_names: tuple[OneLine, ...] = ()
     """Name of each channel, in order, as in elements of a map; empty: they have none."""
-    picked: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Channels of the data set's pictures that the model takes, in this order, from 0; empty: all of them."""
+    picked: tuple[Annotated[int, Field(ge=0)], ...] | Literal["grey"] = ()
+    """Channels of the data set's pictures that the model takes, in this order, from 0; empty: all of them; `grey`: the
+    mean of all, as one."""
     context: Literal[0] = 0
     """Slices of a volume above and below its own that the model sees: none."""
     no_data: Literal["mean"] = "mean"
@@ -137,7 +138,8 @@ class InputInfo(_Document):
     def _one_value_per_channel(self) -> InputInfo:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need {self.channels} values, one per channel")
-        for key, values in (("channel_names", self.channel_names), ("picked", self.picked)):
+        picked = ("",) if self.picked == "grey" else self.picked
+        for key, values in (("channel_names", self.channel_names), ("picked", picked)):
             if len(values) not in (0, self.channels) or len(set(values)) != len(values):
                 raise ValueError(f"{key} needs {self.channels} different values, one per channel, or none")
         return self

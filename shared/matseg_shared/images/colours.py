@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _ORIENTATION_TAG = 274
+_ALPHA = (1, 2)
+"""Associated, unassociated: values of the tag ExtraSamples."""
 _TURNED_TO_RGB = (6, 7, 33007, 34892)
 """Compressions, all of them JPEG, of which tifffile decodes YCbCr to RGB."""
 _SCALABLE_BITS = (2, 4)
@@ -103,6 +105,16 @@ def unlike_its_bytes(page: TiffPage) -> str | None:
         return f"a rotation flag (orientation {int(orientation.value)})"
     if int(page.photometric) not in (_BLACK_IS_ZERO, _RGB):
         return f"the colour space {getattr(page.photometric, 'name', page.photometric)}"
-    if page.extrasamples:
+    if has_alpha(page) or (is_colour(page) and page.extrasamples):
         return "an alpha channel"
     return None
+
+
+def is_colour(page: TiffPage) -> bool:
+    """True where the first samples of a page are red, green and blue."""
+    return int(page.photometric) in (_RGB, _YCBCR)
+
+
+def has_alpha(page: TiffPage) -> bool:
+    """True where a page says that its last sample is an alpha channel; more samples alone are channels."""
+    return bool(page.extrasamples) and int(page.extrasamples[-1]) in _ALPHA

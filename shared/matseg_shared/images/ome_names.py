@@ -1,4 +1,4 @@
-"""Other files that an OME-TIFF names as parts of itself, which tifffile opens when it looks at the file's series."""
+"""What OME-TIFFs name: channels, and other files as parts of themselves, which tifffile opens to know the series."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ def foreign_file_problem(tiff: TiffFile) -> str | None:
 
     The OME model knows names beside the file only; with a path in its place, a file could have any other opened.
     """
-    text = tiff.ome_metadata
-    if not text:
-        return None
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:  # then tifffile makes nothing of it either
+    if (root := _document(tiff)) is None:
         return None
     names = (item.attrib["FileName"] for item in root.iter() if item.attrib.get("FileName"))
     name = next((name for name in names if name_problem(name) is not None), None)
@@ -31,3 +26,21 @@ def foreign_file_problem(tiff: TiffFile) -> str | None:
         f"its OME-XML says that planes of it are in {printable(name)}, expected names of files beside it; save it as "
         "one plain stack"
     )
+
+
+def ome_channel_names(tiff: TiffFile) -> tuple[str, ...]:
+    """Names of the channels of its first image, those that have one."""
+    root = _document(tiff)
+    pixels = None if root is None else root.find(".//{*}Pixels")
+    channels = () if pixels is None else pixels.findall("{*}Channel")
+    return tuple(channel.attrib["Name"] for channel in channels if channel.attrib.get("Name"))
+
+
+def _document(tiff: TiffFile) -> ElementTree.Element | None:
+    text = tiff.ome_metadata
+    if not text:
+        return None
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError:  # then tifffile makes nothing of it either
+        return None

@@ -7,56 +7,40 @@ TIFFs are read with tifffile, everything else with Pillow. What would change val
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.colours import as_meant, check_colours, palette_of
-from matseg_shared.images.limits import Format, could_fill, require_bounded_stream, require_memory
-from matseg_shared.images.ome_names import foreign_file_problem
-from matseg_shared.images.palette import Colour
+from matseg_shared.images.channels import GREY, ChannelChoice, pick_channels
+from matseg_shared.images.channels import PixelArray as PixelArray
+from matseg_shared.images.limits import require_memory
+from matseg_shared.images.stored import (
+    ORIENTATION_TAG,
+    StoredImage,
+    check_orientation,
+    drop_alpha,
+    native,
+    one_channel,
+    transparent_pixels,
+)
+from matseg_shared.images.tiff import TIFF_SUFFIXES as TIFF_SUFFIXES
+from matseg_shared.images.tiff import read_tiff
 from matseg_shared.installation import install_command
 
-if TYPE_CHECKING:
-    from tifffile import TiffPage
-
-TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"}) | TIFF_SUFFIXES
 PIXEL_DTYPES = ("uint8", "uint16", "float32")
 """The dtypes a model can take."""
 
-PixelArray = NDArray[Any]
-_ORIENTATION_TAG = 274
-_STREAMS: dict[int, Format] = {8: "deflate", 32946: "deflate", 34925: "lzma"}
-"""TIFF compressions whose streams say nothing of what they become."""
 _PILLOW_WARNINGS = threading.Lock()
 """`catch_warnings` exchanges the filters of the whole process; readers run in several threads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StoredImage:
-    """One image as the file holds it."""
-
-    pixels: PixelArray
-    """(H, W) or (H, W, 3); for a palette image the indices. An alpha channel is dropped when it is opaque."""
-    palette: tuple[Colour, ...] | None = None
-    """RGB of each index of a palette image, else None."""
-    transparent: bool = False
-    """True when pixels of a palette image have an index whose colour is transparent."""
-
-
 _IN_MEMORY = re.compile(r"\s*<[^<>]* at 0x[0-9A-Fa-f]+>")
 """Where an object lies, as decoders call streams: it tells a user nothing, and is another in every run."""
 
@@ -104,13 +88,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def read_image(path: Path) -> PixelArray:
-    """The pixels of one image: (H, W) or (H, W, 3); uint8, uint16 or float32. A palette is applied.
+def read_image(path: Path, choice: ChannelChoice = ()) -> PixelArray:
+    """The chosen channels of one image: (H, W) or (H, W, C); uint8, uint16 or float32. A palette is applied.
 
     Raises:
-        ImageError: the file cannot be read without loss, or holds something else than one image.
+        ImageError: the file cannot be read without loss, holds something else than one image, or lacks a channel.
     """
-    pixels = read_any_dtype(path)
+    pixels = read_any_dtype(path, choice)
     if pixels.dtype.name not in PIXEL_DTYPES:
         raise ImageError(
             path,
@@ -137,13 +121,14 @@ def non_finite(pixels: PixelArray) -> str:
     )
 
 
-def read_any_dtype(path: Path) -> PixelArray:
-    """(H, W) or (H, W, 3) pixels of an image as they are stored, a palette applied.
+def read_any_dtype(path: Path, choice: ChannelChoice = ()) -> PixelArray:
+    """The chosen channels of an image as they are stored, (H, W) or (H, W, C), a palette applied.
 
     Raises:
-        ImageError: the file cannot be read without loss.
+        ImageError: the file cannot be read without loss, or lacks a channel.
     """
-    return apply_palette(path, read_stored(path))
+    stored = read_picture(path, keep_alpha=bool(choice) and choice != GREY)
+    return pick_channels(apply_palette(path, stored), choice, path)
 
 
 def apply_palette(path: Path, stored: StoredImage) -> PixelArray:
@@ -159,19 +144,33 @@ def apply_palette(path: Path, stored: StoredImage) -> PixelArray:
     return np.asarray(stored.palette, dtype=np.uint8)[stored.pixels]
 
 
-def transparent_pixels(path: Path) -> ImageError:
-    """The refusal of an image with transparent pixels."""
-    return ImageError(path, "has transparent pixels, whose value nobody can know; save it without alpha")
-
-
 def read_stored(path: Path) -> StoredImage:
-    """Read an image as it is stored: of palette images, indices with their palette; used for label images.
+    """Read a grey or RGB image as it is stored: of palette images, indices with their palette; used for label images.
 
     Raises:
         ImageError: as `read_image`.
     """
+    stored = _read(path, pages_are_channels=False)
+    if stored.pixels.ndim == 3 and stored.pixels.shape[-1] != 3:
+        raise ImageError(path, f"expected a grey or RGB image, found pixels of shape {stored.pixels.shape}")
+    return stored
+
+
+def read_picture(path: Path, *, keep_alpha: bool = False) -> StoredImage:
+    """Read an image of any number of channels, which may also be the pages of a TIFF, as it is stored.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    return _read(path, pages_are_channels=True, keep_alpha=keep_alpha)
+
+
+def _read(path: Path, *, pages_are_channels: bool, keep_alpha: bool = False) -> StoredImage:
     try:
-        stored = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _read_with_pillow(path)
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            stored = read_tiff(path, pages_are_channels=pages_are_channels, keep_alpha=keep_alpha)
+        else:
+            stored = _read_with_pillow(path, keep_alpha=keep_alpha)
     except ImageError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -196,78 +195,7 @@ def decoding_problem(path: Path, error: Exception) -> str:
     )
 
 
-def _read_tiff(path: Path) -> StoredImage:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        if (problem := foreign_file_problem(tiff)) is not None:
-            raise ImageError(path, problem)
-        page = tiff.pages.first
-        images = len(tiff.pages)
-        if (
-            not tiff.is_ome
-        ):  # whose series may well reach into other files, each of which is an image by itself
-            # a stack may also stand behind a single directory, as ImageJ writes large ones
-            images = max(images, math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
-        if images != 1:
-            raise ImageError(
-                path, f"expected one image, found a stack of {images} images; run it as a stack by itself"
-            )
-        return read_tiff_page(path, page)
-
-
-def read_tiff_page(path: Path, page: TiffPage) -> StoredImage:
-    """One page of an open TIFF, as the file holds it.
-
-    Args:
-        path: of the file, named in errors.
-        page: of a `tifffile.TiffFile`.
-
-    Raises:
-        ImageError: the page is not whole, or cannot be read without loss.
-    """
-    import tifffile
-
-    itemsize = 8 if page.dtype is None else page.dtype.itemsize
-    require_memory(path, page.shape, itemsize)
-    require_memory(path, page.chunks, itemsize, "tile")
-    _check_segments(path, page)
-    _check_streams(path, page, math.prod(page.chunks) * itemsize)
-    orientation = page.tags.get(_ORIENTATION_TAG)
-    _check_orientation(path, 1 if orientation is None else int(orientation.value))
-    check_colours(path, page)
-    pixels = page.asarray()
-    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3:
-        pixels = np.moveaxis(pixels, 0, -1)
-    pixels = _native(as_meant(path, page, pixels))
-    return StoredImage(pixels=_drop_alpha(path, pixels), palette=palette_of(page))
-
-
-def _check_segments(path: Path, page: TiffPage) -> None:
-    """Decoders fill in what a cut-off file lacks, with zeros or grey."""
-    size, expected = page.parent.filehandle.size, math.prod(page.chunked)
-    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
-    present = sum(count > 0 and offset + count <= size for offset, count in segments)
-    if present != expected:
-        raise ImageError(
-            path,
-            f"is not whole: {expected - present} of its {expected} strips or tiles are missing; save it again from "
-            "its source",
-        )
-
-
-def _check_streams(path: Path, page: TiffPage, pixels: int) -> None:
-    """Without the extra `compressed-tiff`, tifffile unpacks deflate and LZMA with Python's own, to any length."""
-    kind: Format | None = _STREAMS.get(int(page.compression))
-    if kind is None or not could_fill(max(page.databytecounts, default=0), kind):
-        return
-    with path.open("rb") as stream:
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-            stream.seek(offset)
-            require_bounded_stream(path, stream.read(count), kind, pixels)
-
-
-def _read_with_pillow(path: Path) -> StoredImage:
+def _read_with_pillow(path: Path, *, keep_alpha: bool) -> StoredImage:
     content = path.read_bytes()  # at once: Pillow asks for a few bytes at a time
     _check_png(path, content)
     with _open_with_pillow(content) as image:
@@ -278,8 +206,8 @@ def _read_with_pillow(path: Path) -> StoredImage:
             raise ImageError(path, f"expected one image, found an animation of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.load()
         with _no_warnings():
-            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-        _check_orientation(path, orientation)
+            orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+        check_orientation(path, orientation)
         if image.mode == "P":
             return _palette_image(image)
         _refuse_transparent_key(path, image, content)
@@ -288,12 +216,9 @@ def _read_with_pillow(path: Path) -> StoredImage:
         if image.mode == "RGB":
             return StoredImage(pixels=_rgb_pixels(image))
         pixels = np.array(image.convert("L") if image.mode == "1" else image)
-    return StoredImage(pixels=_drop_alpha(path, _native(pixels)))
-
-
-def _native(pixels: PixelArray) -> PixelArray:
-    """The same pixels in the byte order of this machine."""
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        if image.mode in ("LA", "RGBA") and not keep_alpha:
+            pixels = drop_alpha(path, pixels)
+    return StoredImage(pixels=one_channel(native(pixels)))
 
 
 def _check_png(path: Path, content: bytes) -> None:
@@ -358,65 +283,6 @@ def _refuse_transparent_key(path: Path, image: Image.Image, content: bytes) -> N
     pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
     if np.all(pixels.reshape(*image.size[::-1], -1) == key, axis=-1).any():
         raise transparent_pixels(path)
-
-
-def _check_orientation(path: Path, orientation: int) -> None:
-    if orientation not in (0, 1):
-        raise ImageError(
-            path,
-            f"carries a rotation flag (orientation {orientation}), so its stored rows are not its upright rows; "
-            "save it upright without the flag",
-        )
-
-
-def _drop_alpha(path: Path, pixels: PixelArray) -> PixelArray:
-    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
-        alpha = pixels[..., -1]
-        opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1
-        if (alpha != opaque).any():
-            raise transparent_pixels(path)
-        pixels = pixels[..., :-1]
-    if pixels.ndim == 3 and pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3):
-        return pixels
-    raise ImageError(path, f"expected a grey or RGB image, found pixels of shape {pixels.shape}")
-
-
-def is_grey(pixels: PixelArray) -> bool:
-    """True when an image is grey: (H, W), or (H, W, 3) with three equal channels."""
-    if pixels.ndim == 2 or pixels.strides[-1] == 0:
-        return True  # one channel in memory, as `read_image` gives grey stored as RGB
-    return bool(
-        np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 1], pixels[..., 2])
-    )
-
-
-def to_channels(pixels: PixelArray, channels: int, path: Path | str) -> PixelArray:
-    """The pixels as a model takes them, channels first.
-
-    Args:
-        pixels: (H, W) or (H, W, 3).
-        channels: that it takes; three equal channels count as one grey channel, grey never as colour.
-        path: named in errors.
-
-    Returns:
-        (C, H, W), contiguous and writable, dtype unchanged.
-
-    Raises:
-        ImageError: the image has another number of channels.
-    """
-    if channels == 1:
-        if not is_grey(pixels):
-            raise ImageError(path, "is a colour image; this model was trained on grey images (one channel)")
-        grey = pixels if pixels.ndim == 2 else pixels[..., 0]
-        return np.require(grey[np.newaxis], requirements=("C", "W"))
-    if pixels.ndim == 2 and channels == 3:
-        raise ImageError(path, "is a grey image; this model was trained on colour images (three channels)")
-    found = 1 if pixels.ndim == 2 else pixels.shape[-1]
-    if found != channels:
-        raise ImageError(path, f"has {found} channel(s); this model was trained on {channels}")
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
 
 
 def check_dtype(pixels: PixelArray, dtype: str, path: Path | str) -> None:

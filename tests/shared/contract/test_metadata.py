@@ -224,7 +224,7 @@ def test_json_that_is_no_document(text: str) -> None:
         ("input", lambda d: d["input"].update(channel_names=["Fe", "Ni"])),
         ("input.channel_names.0", lambda d: d["input"].update(channel_names=["a\nb"])),
         ("input", lambda d: d["input"].update(picked=[0, 2])),
-        ("input.picked.0", lambda d: d["input"].update(picked=[-1])),
+        ("input", lambda d: d["input"].update(picked=[0, 1])),
         ("input.context", lambda d: d["input"].update(context=1)),
         ("input.no_data", lambda d: d["input"].update(no_data="zero")),
         ("input.crop_bottom", lambda d: d["input"].update(crop_bottom=-1)),

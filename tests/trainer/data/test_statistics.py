@@ -52,7 +52,7 @@ def test_images_beyond_the_cache_are_read_once_before_the_first_step(
     monkeypatch.setattr(examples, "CACHE_BYTES", 0)
     reads: list[Path] = []
     read = examples.read_image
-    monkeypatch.setattr(examples, "read_image", lambda path: (reads.append(path), read(path))[1])
+    monkeypatch.setattr(examples, "read_image", lambda path, *_: (reads.append(path), read(path))[1])
     images = [np.random.default_rng(n).integers(0, 200, (40, 40, 3)).astype(dtype) for n in range(3)]
     beyond = saved_examples(tmp_path, images)
     statistics = SplitStatistics(beyond, 2)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import UNLABELLED, Legend
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
-from matseg_shared.images.read import is_grey, list_images, read_image
+from matseg_shared.images.channels import is_grey
+from matseg_shared.images.read import list_images, read_image
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
@@ -41,7 +42,7 @@ class SplitSummary:
     """(H, W) in pixels, each that occurs."""
     dtypes: tuple[str, ...]
     channels: tuple[int, ...]
-    """1 for grey, also when it is stored as RGB; 3 for colour."""
+    """1 for grey, also when it is stored as RGB."""
     shares: tuple[float, ...]
     """Share of each class among the labelled pixels."""
 
@@ -142,7 +143,7 @@ class _Check:
             if pixels is None:
                 continue
             shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-            kinds[shape, pixels.dtype.name, 1 if is_grey(pixels) else 3] = None
+            kinds[shape, pixels.dtype.name, 1 if is_grey(pixels) else pixels.shape[-1]] = None
             scan = self._check_label(labels.get(image), image, shape)
             array = self._check_array(image, shape, n_class)
             if array is not None:

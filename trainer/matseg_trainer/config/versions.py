@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from matseg_shared.contract.metadata import MAX_CHANNELS
 from matseg_shared.errors import Problem
+from matseg_shared.images.channels import GREY, ChannelChoice
 
 Network = Literal["unet", "segnet", "pixelnet", "patchunet"]
 Optimizer = Literal["Adam", "SGD"]
@@ -54,6 +56,9 @@ class VersionConfig(BaseModel):
     balance: bool = False
     """Weight each class's loss by the reciprocal of its share of the training pixels."""
 
+    channels: int | tuple[int, ...] | None = None
+    """Channels of the images that the network takes, from 0, as in [0, 2, 5]; or how many they have. 1: one of grey,
+    the mean of coloured ones; None: as they are."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Channels of the network's first level; None: the paper's 64."""
     crop: int | None = Field(default=None, ge=16)
@@ -100,6 +105,20 @@ class VersionConfig(BaseModel):
             raise ValueError("expected [height, width] in pixels, or one number for square images")
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _some_or_how_many(cls, value: object) -> object:
+        if value is None or (type(value) is int and 1 <= value <= MAX_CHANNELS):
+            return value
+        numbers = tuple(value) if isinstance(value, list | tuple) else ()
+        if not all(type(number) is int and number >= 0 for number in numbers) or not (
+            0 < len(set(numbers)) == len(numbers) <= MAX_CHANNELS
+        ):
+            raise ValueError(
+                f"expected different channels from 0, as in [0, 2, 5], or how many there are, 1 to {MAX_CHANNELS}"
+            )
+        return numbers
+
     @field_validator("aug", mode="before")
     @classmethod
     def _all_choices_are_told(cls, value: object) -> object:
@@ -113,6 +132,18 @@ class VersionConfig(BaseModel):
         if isinstance(value, int) and value.bit_length() > 64:
             raise ValueError("expected a number of ordinary size")
         return value
+
+    @property
+    def channel_choice(self) -> ChannelChoice:
+        """Of the images' channels."""
+        if isinstance(self.channels, tuple):
+            return self.channels
+        return GREY if self.channels == 1 else ()
+
+    @property
+    def channel_count(self) -> int | None:
+        """Channels of the network's input; None: as many as the images have."""
+        return len(self.channels) if isinstance(self.channels, tuple) else self.channels
 
     @property
     def effective_patience(self) -> int:

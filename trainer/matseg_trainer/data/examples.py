@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError
-from matseg_shared.images.read import PixelArray, is_grey, read_image, to_channels
+from matseg_shared.images.channels import ChannelChoice, is_grey, to_channels
+from matseg_shared.images.read import PixelArray, read_image
 from matseg_trainer.data.folder import Sample, load_array
 
 CACHE_BYTES = 4 << 30
@@ -37,13 +38,21 @@ class Example:
 class Examples(Sequence[Example]):
     """The images of one split with their labels, decoded on demand and kept while memory allows.
 
-    All get as many channels as `channels` says, or else 1 for grey images and 3 for coloured ones.
+    All get as many channels as `channels` says, or else 1 for grey images, also such as are stored as RGB, and for
+    others all they have.
     """
 
-    def __init__(self, samples: Sequence[Sample], *, n_class: int, channels: int | None = None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        n_class: int,
+        channels: int | None = None,
+        choice: ChannelChoice = (),
+    ) -> None:
         self.samples = tuple(samples)
         self._n_class = n_class
-        self._channels = channels
+        self._channels, self._choice = channels, choice
         self._cache: dict[int, Example] = {}
         self._room = CACHE_BYTES
 
@@ -65,8 +74,9 @@ class Examples(Sequence[Example]):
         return {**self.__dict__, "_cache": {}, "_room": CACHE_BYTES}
 
     def _read(self, sample: Sample) -> Example:
-        stored = read_image(sample.image)
-        pixels = to_channels(stored, self._channels or (1 if is_grey(stored) else 3), sample.image)
+        stored = read_image(sample.image, self._choice)
+        found = 1 if is_grey(stored) else stored.shape[-1]
+        pixels = to_channels(stored, self._channels or found, sample.image)
         labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled)
         if pixels.shape[1:] != labels.shape:
             raise DatasetError(

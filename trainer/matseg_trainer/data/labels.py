@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from matseg_shared.contract.classes import LabelValue
 from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.images.channels import is_grey
 from matseg_shared.images.palette import Colour
-from matseg_shared.images.read import StoredImage, is_grey, read_stored
+from matseg_shared.images.read import read_stored
+from matseg_shared.images.stored import StoredImage
 from matseg_trainer.data.folder import shorten
 
 LabelKind = Literal["grey", "palette", "colour", "value"]

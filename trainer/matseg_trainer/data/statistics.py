@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
+from matseg_shared.images.channels import kind_of
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.examples import IGNORED, Example, Examples
@@ -100,7 +102,7 @@ class SplitStatistics:
         else:
             counts = _histogram(np.arange(len(found.counts)), edges, found.counts)
         return InputInfo(
-            channels=1 if channels == 1 else 3,
+            channels=channels,
             dtype=dtype,  # type: ignore[arg-type]  # read_image lets no other dtype pass
             mean=tuple((found.total / found.pixels).tolist()),
             std=tuple(std.tolist()),
@@ -141,7 +143,7 @@ def _histogram(
 
 
 def require_one_kind(train: SplitStatistics, validate: SplitStatistics, where: Path) -> None:
-    """Refuse a data set of grey and coloured images, or of several dtypes.
+    """Refuse a data set of images with several numbers of channels, or of several dtypes.
 
     Raises:
         DatasetError: naming one image of each kind.
@@ -149,13 +151,18 @@ def require_one_kind(train: SplitStatistics, validate: SplitStatistics, where: P
     kinds = {**validate.kinds, **train.kinds}
     if len(kinds) > 1:
         examples = ", ".join(
-            f"{name}: {'grey' if channels == 1 else 'colour'} {dtype}"
-            for (channels, dtype), name in kinds.items()
+            f"{name}: {kind_of(channels)} {dtype}" for (channels, dtype), name in kinds.items()
         )
         raise DatasetError(
             f"{where}: expected images of one kind, found several ({examples}); convert them to the same colour mode "
-            "and dtype"
+            f"and dtype{_as_grey(kinds)}"
         )
+
+
+def _as_grey(kinds: Iterable[tuple[int, str]]) -> str:
+    if {channels for channels, _ in kinds} != {1, 3}:
+        return ""
+    return ", or set `channels = 1` for this version in config.toml, which takes a coloured scale bar or mark as grey"
 
 
 def representative_crop(

@@ -112,7 +112,8 @@ def evaluate(
     classes = predictor.classes
     indices = np.array(_model_indices(dataset, classes, by_name=request.dataset is not None), dtype=np.uint8)
     samples = dataset.samples(request.split)
-    images = Examples(samples, channels=predictor.input.channels, n_class=len(indices))
+    given = predictor.input
+    images = Examples(samples, channels=given.channels, choice=given.picked, n_class=len(indices))
     label_images: dict[Path, Path] = {}
     with suppress(DatasetError):  # a split may have label arrays only
         label_images = {pair.image: pair.labels for pair in dataset.pairing(request.split).pairs}

@@ -47,7 +47,8 @@ def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: 
 def split_images(checkpoint: Checkpoint, dataset: Dataset, split: str) -> Examples:
     """The labelled images of a split, as the checkpoint takes them."""
     samples = dataset.samples(split)
-    images = Examples(samples, channels=checkpoint.input.channels, n_class=len(checkpoint.classes))
+    given, n_class = checkpoint.input, len(checkpoint.classes)
+    images = Examples(samples, channels=given.channels, choice=given.picked, n_class=n_class)
     for sample, image in zip(samples, images, strict=True):
         check_dtype(image.pixels, checkpoint.input.dtype, sample.image)
     return images

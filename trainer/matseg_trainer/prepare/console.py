@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from matseg_shared.images.channels import kind_of
 from matseg_trainer.check.check import CheckResult
 from matseg_trainer.check.label_agreement import LabelAgreement
 from matseg_trainer.check.similarity import Neighbour
@@ -56,7 +57,7 @@ def print_check(console: Console, result: CheckResult) -> None:
     for row in result.splits:
         shares = "\n".join(f"{index}: {share:6.2%}" for index, share in enumerate(row.shares))
         sizes = "\n".join(f"{height} x {width}" for height, width in row.sizes)
-        channels = " and ".join("grey" if number == 1 else "colour" for number in row.channels)
+        channels = " and ".join(map(kind_of, row.channels))
         pixels = f"{', '.join(row.dtypes)} {channels}"
         table.add_row(
             row.split, *map(str, (row.images, row.labels, row.arrays)), sizes, pixels, shares or "-"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_shared.images.read import StoredImage, read_stored, transparent_pixels
+from matseg_shared.images.read import read_picture, read_stored
+from matseg_shared.images.stored import StoredImage, transparent_pixels
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset, Sample, load_array, shorten
 from matseg_trainer.prepare.folders import new_folder
@@ -107,7 +108,8 @@ def _shapes(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sampl
         )
     found = {}
     for sample, pair in zip(samples, pairing.pairs, strict=True):
-        shapes = [read_stored(path).pixels.shape[:2] for path in (pair.image, pair.labels)]
+        image, label = read_picture(pair.image), read_stored(pair.labels)
+        shapes = [stored.pixels.shape[:2] for stored in (image, label)]
         shapes.append(load_array(sample.labels, n_class, unlabelled=sample.unlabelled).shape)
         if len(set(shapes)) != 1:
             sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
@@ -129,7 +131,7 @@ def _write_crops(
     folder: Path, pair: Sample, array: NDArray[np.uint8], corners: Sequence[tuple[int, int]], size: int
 ) -> None:
     """All crops of one image, read once."""
-    image, label = read_stored(pair.image), read_stored(pair.labels)
+    image, label = read_picture(pair.image), read_stored(pair.labels)
     if image.transparent:
         raise transparent_pixels(pair.image)  # a crop would be opaque
     mark = pair.labels.stem[len(pair.stem) :]
@@ -147,12 +149,17 @@ def _write_image(stem: Path, stored: StoredImage) -> None:
     from PIL import Image
 
     pixels = np.ascontiguousarray(stored.pixels)
-    is_png = pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and pixels.ndim == 2)
+    is_colour = pixels.ndim == 3 and pixels.shape[-1] == 3
+    is_png = pixels.dtype == np.uint8 and (pixels.ndim == 2 or is_colour)
+    is_png = is_png or (pixels.dtype == np.uint16 and pixels.ndim == 2)
     with atomic_write(stem.with_name(f"{stem.name}.{'png' if is_png else 'tif'}")) as stream:
         if not is_png:
             import tifffile
 
-            tifffile.imwrite(stream, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
+            layout = "contig" if pixels.ndim == 3 else None
+            tifffile.imwrite(
+                stream, pixels, photometric="rgb" if is_colour else "minisblack", planarconfig=layout
+            )
             return
         image = Image.fromarray(pixels)
         if stored.palette is not None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
 from matseg_shared.errors import MatsegError
+from matseg_shared.images.channels import described
 from matseg_trainer.networks.base import count_parameters
 from matseg_trainer.predict.checkpoint import package_versions, save_checkpoint
 from matseg_trainer.train.console import Progress
@@ -107,7 +108,7 @@ def _facts(training: Training) -> dict[str, str]:
     return {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",
         "images": f"{len(training.train_images)} to train, {len(training.validation_images)} to validate, "
-        f"{found.channels} channel(s), {found.dtype}",
+        f"{described(found)}, {found.dtype}",
         "device": f"{compute.device} ({compute.device_reason}), {training.context.size} process(es)",
         "precision": f"{compute.precision} ({compute.precision_reason})",
         "seed": str(training.job.seed),

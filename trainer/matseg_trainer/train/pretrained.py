@@ -17,6 +17,7 @@ from torch import Tensor
 
 from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.images.channels import kind_of
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import DEFAULT_WIDTH
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
@@ -62,7 +63,7 @@ class PretrainedWeights:
 
         The classifier is taken over only when the classes have the same names in the same order. Weights of the first
         convolution for grey images are spread evenly over three colours, so that grey stored as colour gives what grey
-        gave; those for colour are summed for grey images, which is the same the other way round.
+        gave; those for colour are summed for grey images, which is the same the other way round; and so for any number.
 
         Returns:
             What was and what was not taken over, in words.
@@ -80,10 +81,8 @@ class PretrainedWeights:
                 continue
             stored = self.checkpoint.weights[name]
             state[name] = stored if stored.shape == fresh.shape else _with_channels(stored, fresh.shape[1])
-        if self.checkpoint.input.channels != (channels := _input_channels(network)):
-            notes.append(
-                "first layer from colour to grey" if channels == 1 else "first layer from grey to colour"
-            )
+        if (before := self.checkpoint.input.channels) != (channels := _input_channels(network)):
+            notes.append(f"first layer from {kind_of(before)} to {kind_of(channels)}")
         network.load_state_dict(state)
         return "; ".join([self.info.name, *notes])
 
@@ -129,13 +128,9 @@ def _input_channels(network: SegmentationNetwork) -> int:
 
 
 def _differ_in_channels_only(stored: torch.Size, fresh: torch.Size) -> bool:
-    return (
-        len(stored) == len(fresh) == 4
-        and {stored[1], fresh[1]} == {1, 3}
-        and (stored[0], *stored[2:]) == (fresh[0], *fresh[2:])
-    )
+    return len(stored) == len(fresh) == 4 and (stored[0], *stored[2:]) == (fresh[0], *fresh[2:])
 
 
 def _with_channels(weight: Tensor, channels: int) -> Tensor:
-    """(out, 1 or 3, h, w) for the other number of input channels, with the same answer to grey."""
-    return weight.sum(dim=1, keepdim=True) if channels == 1 else weight.expand(-1, 3, -1, -1) / 3
+    """(out, in, h, w) for another number of input channels, with the same answer where all of them are equal."""
+    return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels

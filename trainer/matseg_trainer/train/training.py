@@ -13,6 +13,7 @@ import torch
 from matseg_shared.contract.metadata import InitInfo, InputInfo, TrainingInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import PixelArray
+from matseg_shared.images.tiff import channel_names
 from matseg_shared.system import interruption
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.dataset import BatchLoader, EpochSampler, TrainingBatches
@@ -101,7 +102,13 @@ class Training:
             )
         samples = {split: job.dataset.samples(split) for split in ("train", "validate")}
         self.train_images, self.validation_images = (
-            Examples(samples[split], n_class=config.n_class) for split in ("train", "validate")
+            Examples(
+                samples[split],
+                n_class=config.n_class,
+                channels=config.channel_count,
+                choice=config.channel_choice,
+            )
+            for split in ("train", "validate")
         )
         self.train_statistics = SplitStatistics(self.train_images, config.n_class)
         self.validation_statistics = SplitStatistics(self.validation_images, config.n_class)
@@ -110,7 +117,11 @@ class Training:
             statistics.require_size(config.size)
         if config.size is None:
             self.train_statistics.require_batches(config)
-        self.input: InputInfo = self.train_statistics.input_info()
+        found = self.train_statistics.input_info()
+        names = channel_names(samples["train"][0].image, found.channels, config.channel_choice)
+        self.input: InputInfo = found.model_copy(
+            update={"picked": config.channel_choice, "channel_names": names}
+        )
         self.pixel_size = common_pixel_size([sample.image for sample in samples["train"]])
         self.fingerprint = job.dataset.fingerprint(("train", "validate"))
 

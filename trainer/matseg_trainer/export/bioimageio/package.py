@@ -208,13 +208,15 @@ def _input(metadata: ModelMetadata, folder: Path) -> v0_5.InputTensorDescr:
 
     tiling = metadata.tiling
     size = v0_5.ParameterizedSize(min=smallest_tile(tiling.halo, tiling.stride), step=tiling.stride)
-    names = _COLOURS if metadata.input.channels == 3 else ("grey",)
+    given = metadata.input
+    unnamed = {1: ("grey",), 3: _COLOURS}.get(given.channels) or [str(k) for k in range(given.channels)]
+    names = _identifiers(given.channel_names or unnamed, "channel")
     return v0_5.InputTensorDescr(
         id=v0_5.TensorId(INPUT_NAME),
         description="Raw pixels; the model normalises them itself.",
         axes=[
             v0_5.BatchAxis(),
-            v0_5.ChannelAxis(channel_names=list(names)),
+            v0_5.ChannelAxis(channel_names=names),
             *(v0_5.SpaceInputAxis(id=v0_5.AxisId(axis), size=size, **_pixel(metadata)) for axis in "yx"),
         ],
         test_tensor=v0_5.FileDescr(source=folder / "image.npy"),
@@ -227,7 +229,7 @@ def _outputs(metadata: ModelMetadata, folder: Path) -> list[v0_5.OutputTensorDes
     from bioimageio.spec.model import v0_5
 
     space = [_output_axis(metadata, axis) for axis in "yx"]
-    channels = v0_5.ChannelAxis(channel_names=_identifiers([item.name for item in metadata.classes]))
+    channels = v0_5.ChannelAxis(channel_names=_identifiers([item.name for item in metadata.classes], "class"))
     return [
         v0_5.OutputTensorDescr(
             id=v0_5.TensorId(LABELS_NAME),
@@ -270,8 +272,8 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_+\- ()]", "-", text)
 
 
-def _identifiers(names: Sequence[str]) -> list[str]:
+def _identifiers(names: Sequence[str], kind: str) -> list[str]:
     """Distinct names of channels that are identifiers, which older readers insist on."""
     plain = [re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower() for name in names]
-    valid = [name if name.isidentifier() else f"class_{name}".rstrip("_") for name in plain]
+    valid = [name if name.isidentifier() else f"{kind}_{name}".rstrip("_") for name in plain]
     return [name if valid.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(valid)]

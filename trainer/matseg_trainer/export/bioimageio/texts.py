@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.contract.metadata import ModelMetadata
+from matseg_shared.images.channels import described
 
 _COVER_EDGE = 256
 """Edge of each half in pixels: even noise stays below the 500 kB that a cover may have."""
@@ -41,6 +42,8 @@ def cover(path: Path, image: NDArray[Any], labels: NDArray[np.uint8], metadata: 
     histogram = metadata.input.histogram
     grey = (image.astype(np.float64) - histogram.low) / (histogram.high - histogram.low)
     shown = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
+    if len(shown) != 3:
+        shown = shown[:1]
     left = np.moveaxis(np.broadcast_to(shown, (3, *shown.shape[1:])), 0, -1)
     edge = min(labels.shape)
     picture = Image.new("RGB", (2 * _COVER_EDGE, _COVER_EDGE))
@@ -55,7 +58,9 @@ def cover(path: Path, image: NDArray[Any], labels: NDArray[np.uint8], metadata: 
 def documentation(metadata: ModelMetadata, sha256: str) -> str:
     """The package's README in Markdown, from what the model says about itself; `sha256` is the ONNX file's."""
     training, given, tiling = metadata.training, metadata.input, metadata.tiling
-    colour = "one grey channel" if given.channels == 1 else "red, green and blue"
+    colour = {1: "one grey channel", 3: "red, green and blue"}.get(given.channels)
+    if colour is None or given.channel_names:
+        colour = described(given)
     rows = [f"| {item.index} | {item.name} | {item.colour} |" for item in metadata.classes]
     return "\n".join(
         [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from matseg_runtime.source.open import split_location
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError, UsageError
-from matseg_shared.images.read import is_grey
+from matseg_shared.images.channels import is_grey
 from matseg_trainer.data.folder import shorten
 from matseg_trainer.prepare.imports.base import Export, ImportRequest, Indices, LabelledImage, Painted, Size
 from matseg_trainer.prepare.imports.slices import Slices
