@@ -88,7 +88,9 @@ class _Slices:
         if pending:
             found.append("says that it was not finished when it was written last; are all slices in it?")
         if between := self._between_tiles(next(iter(self._tiles.values()))):
-            found.append(f"its tiles leave {between:.1%} of a slice free, where pixels are 0")
+            found.append(
+                f"its tiles leave {between:.1%} of a slice free, where pixels are 0 (--no-data 0 leaves them out)"
+            )
         return tuple(f"{path}: {text}" for text in found)
 
     def _between_tiles(self, tiles: Sequence[Any]) -> float:
