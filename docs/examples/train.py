@@ -13,6 +13,7 @@ from matseg_trainer.demo.demo import DemoRequest, make_demo
 from matseg_trainer.export.export import export_checkpoint
 from matseg_trainer.predict.checkpoint import load_checkpoint
 from matseg_trainer.predict.predictor import Predictor
+from matseg_trainer.prepare.label_request import LabelRequest
 from matseg_trainer.prepare.labels import plan_labels, write_labels
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
@@ -43,7 +44,7 @@ shuffle = true
 # %% Draw a data set, and make arrays of its label images, as `matseg-prep labels` does
 make_demo(place.data / "demo", DemoRequest(train=4, validate=1, test=1, raw=3, size=128))
 data = place.dataset("demo")
-plan = plan_labels(data, ["train", "validate", "test"], n_class=2, existing="refuse")
+plan = plan_labels(data, ["train", "validate", "test"], LabelRequest(n_class=2))
 for array in write_labels(plan):
     print(array.path, array.values)
 

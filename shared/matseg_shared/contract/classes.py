@@ -29,7 +29,8 @@ _VALUE_WORDS = (
 )
 _HEADER = """\
 # The classes of this data set in the order of their indices, as matseg-prep found them.
-# Names and colours (red, green, blue) are yours to change; label_value is what stands for the class in labels/.
+# Names and colours (red, green, blue) are yours to change; label_value is what stands for the class in labels/
+# (a list of several, or "rest" for all other values).
 """
 
 
@@ -102,13 +103,13 @@ def read_legend(path: Path) -> Legend:
         if not blank and not problems:
             message = f"expected {_VALUE_WORDS}; all that is not named is a class's, or an error"
             problems.append(Problem(where="unlabelled.label_value", message=message, kind="label_value"))
-    free = _free({value for some in (*values, blank) for value in some or ()})
+    free = free_value({value for some in (*values, blank) for value in some or ()})
     classes = [
         _class(index, table, (*(values[index] or ()), free)[0], problems)
         for index, table in enumerate(tables)
         if isinstance(table, dict)
     ]
-    problems += _repeated([item for item in classes if item is not None], values, blank)
+    problems += repeated([item for item in classes if item is not None], values, blank)
     if problems:
         listing = "\n".join(f"  - {problem}" for problem in problems)
         raise DatasetError(f"{path}: {len(problems)} problem(s) to mend\n{listing}")
@@ -164,18 +165,25 @@ def _class(
         return None
 
 
-def _free(taken: set[LabelValue]) -> LabelValue:
+def free_value(taken: set[LabelValue]) -> LabelValue:
     """A value that stands for nothing else, with which a run can write the class that is the rest."""
     colours = any(not isinstance(value, int) for value in taken)
     shades: Iterable[LabelValue] = ((grey, grey, grey) if colours else grey for grey in range(256))
     return next((value for value in shades if value not in taken), 0)
 
 
-def _repeated(
+def repeated(
     classes: Sequence[ClassInfo],
     values: Sequence[tuple[LabelValue, ...] | None],
     blank: tuple[LabelValue, ...],
 ) -> list[Problem]:
+    """Every name and value that stands for two things, and values of which some are colours.
+
+    Args:
+        classes: those that are right so far.
+        values: of each class; none for the rest, None where they are wrong.
+        blank: of unlabelled pixels.
+    """
     problems = []
     named = [(f"class {item.index}", "name", item.name) for item in classes]
     shown = [

@@ -74,7 +74,7 @@ def test_colour_among_grey(small, prep):
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_values_of_no_class_are_noted(small, prep, colour):
-    label = np.array([[0, 0, 0, 255, 255, 250]], np.uint8)
+    label = np.array([[0] * 40 + [255] * 59 + [250]], np.uint8)
     strange = "250"
     if colour:
         label = np.dstack([label, label, np.full_like(label, 7)])

@@ -109,7 +109,7 @@ def test_colours_of_plain_indices_are_told_apart(small, prep):
 
 def test_stray_values_are_all_named_and_nothing_is_written(small, prep):
     for stem, stray in (("a", 254), ("b", 3), ("c", None)):
-        label = np.repeat(np.array([[0, 255]], np.uint8), 8, axis=0)
+        label = np.repeat(np.array([[0, 255]], np.uint8), 80, axis=0)
         if stray is not None:
             label[0, 0] = label[1, 0] = stray
         small.add("train", stem, label)
@@ -125,22 +125,25 @@ def test_stray_values_are_all_named_and_nothing_is_written(small, prep):
 
     result = prep("labels", "steel", "train", "--classes", 2, "--nearest")
     assert result.exit_code == 0
-    assert small.array("train", "a").sum() == 10
-    assert small.array("train", "b").sum() == 8
-    assert "a_L.png: 2 pixel(s)" in result.output
+    assert small.array("train", "a").sum() == 82
+    assert small.array("train", "b").sum() == 80
+    assert (
+        "a_L.png: 2 pixel(s) (1.25%) of 1 stray value(s) were taken for the nearest class, at most 1 away"
+        in (result.output.replace("\n", " "))
+    )
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2)])
 def test_somebody_at_a_terminal_is_asked(small, prep, monkeypatch, answer, code):
     monkeypatch.setattr(console, "is_interactive", lambda: True)
-    small.add("train", "a", np.array([[0, 0, 0, 255, 255, 250]], np.uint8))
+    small.add("train", "a", np.array([[0] * 40 + [255] * 59 + [250]], np.uint8))
     assert prep("labels", "steel", "train", "--classes", 2, given=answer).exit_code == code
     assert (small.root / "train" / "labels_npy").exists() == (code == 0)
 
 
 def test_an_interrupted_question_is_an_interruption(small, prep, monkeypatch):
     monkeypatch.setattr(console, "is_interactive", lambda: True)
-    small.add("train", "a", np.array([[0, 0, 0, 255, 255, 250]], np.uint8))
+    small.add("train", "a", np.array([[0] * 40 + [255] * 59 + [250]], np.uint8))
     result = prep("labels", "steel", "train", "--classes", 2, given="")
     assert result.exit_code == 130
     assert "interrupted" in result.output
@@ -158,11 +161,166 @@ def test_somebody_at_a_terminal_is_asked_about_arrays(small, prep, monkeypatch, 
 
 
 def test_nearest_colour(small, prep):
-    label = np.repeat(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8), 5, axis=0)
+    label = np.repeat(np.array([[(255, 0, 0), (0, 0, 255)]], np.uint8), 50, axis=0)
     label[0, 0] = (250, 5, 5)
     small.add("train", "a", label)
     assert prep("labels", "steel", "train", "--classes", 2, "--nearest").exit_code == 0
-    assert small.array("train", "a").tolist() == [[1, 0]] * 5
+    assert small.array("train", "a").tolist() == [[1, 0]] * 50
+
+
+def smooth(blurred):
+    """A (40, 40) label image of 0 and 255 with columns of 127 along `blurred` of its rows."""
+    label = np.zeros((40, 40), np.uint8)
+    label[:, 20:] = 255
+    label[:blurred, 20] = 120
+    return label
+
+
+def test_no_more_than_a_share_is_moved(small, prep):
+    small.add("train", "a", smooth(40))
+    result = prep("labels", "steel", "train", "--classes", 2)
+    assert "--nearest would move 2.50% of the image; more than --max-moved 2%" in result.output
+    assert prep("labels", "steel", "train", "--classes", 2, "--nearest").exit_code == 2
+    assert not (small.root / "classes.toml").exists()
+    result = prep("labels", "steel", "train", "--classes", 2, "--nearest", "--max-moved", "2.5%")
+    assert result.exit_code == 0, result.output
+    assert small.array("train", "a").sum() == 40 * 19
+
+
+@pytest.mark.parametrize(
+    ("label", "n_class", "words"),
+    [
+        ([[0] * 60 + [1] * 60 + [2]], 2, "near to no class: 2"),
+        ([[0] * 500 + [254] * 60 + [127] * 9], 2, "of so many pixels that it stands for something: 127"),
+        ([[0] * 90 + [1] + [255] * 60], 2, "--unlabelled 255"),
+        ([[0] * 90 + [1] * 3 + [2]], 2, "--unlabelled 0"),
+        ([[0] * 90 + [85] * 3 + [170] * 2 + [255]], 3, "--unlabelled 0"),
+    ],
+    ids=["far", "a class", "255 beside indices", "0 in most", "0 beside greys"],
+)
+def test_what_stands_for_something_is_never_moved(small, prep, label, n_class, words):
+    small.add("train", "a", np.array(label, np.uint8))
+    result = prep("labels", "steel", "train", "--classes", n_class, "--nearest")
+    assert result.exit_code == 2
+    assert words in result.output
+    assert not (small.root / "classes.toml").exists()
+
+
+def test_codes_that_differ_from_image_to_image_are_one_class(small, prep):
+    low, high = np.full((40, 20), 8218, np.uint16), np.full((40, 20), 39207, np.uint16)
+    first = np.hstack([low, high])
+    first[0, 0], first[0, 1] = 8220, 9000
+    small.add("train", "a", first)
+    small.add("test", "b", np.hstack([low + 2, high + 4]))
+    assert prep("labels", "steel", "train", "test", "--classes", 2).exit_code == 2
+    result = prep("labels", "steel", "train", "test", "--classes", 2, "--nearest")
+    assert result.exit_code == 0, result.output
+    for split, stem in (("train", "a"), ("test", "b")):
+        assert small.array(split, stem).tolist() == [[0] * 20 + [1] * 20] * 40
+    assert sorted(map(sorted, Dataset.open(small.root).legend.values)) == [[8218, 8220], [39207, 39211]]
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "array"),
+    [
+        ([0, 1, 255], ["--classes", 2, "--unlabelled", 255], [0, 1, 255]),
+        ([0, 1, 2], ["--classes", 2, "--unlabelled", 0], [255, 0, 1]),
+        ([0, 1, 3], ["--classes", 3, "--unlabelled", 0], [255, 0, 2]),
+        ([9, 1, 2, 3], ["--class", "a=rest", "--class", "b=1", "--class", "b=2"], [0, 1, 1, 0]),
+        ([9, 1, 2], ["--classes", 2, "--class", "a=2", "--class", "b=1", "--unlabelled", 9], [255, 1, 0]),
+        (
+            [9, 1, 2, 3],
+            ["--class", "a=1", "--class", "b=2", "--unlabelled", 9, "--unlabelled", 3],
+            [255, 0, 1, 255],
+        ),
+    ],
+    ids=["255", "0", "0, a class missing", "rest", "order", "several"],
+)
+def test_values_as_people_have_them(small, prep, label, options, array):
+    small.add("train", "a", np.array([label], np.uint8))
+    result = prep("labels", "steel", "train", *options)
+    assert result.exit_code == 0, result.output
+    assert small.array("train", "a").tolist() == [array]
+    assert prep("labels", "steel", "train", *options, "--overwrite").exit_code == 0
+    assert small.array("train", "a").tolist() == [array]
+
+
+def test_classes_painted_over_a_copy_of_the_picture(small, prep):
+    picture = np.arange(60, 120, dtype=np.uint8).reshape(6, 10)
+    painted = np.repeat(picture[..., np.newaxis], 3, axis=2)
+    painted[0], painted[5, :4] = (0, 0, 255), (255, 0, 0)
+    small.add("train", "a", np.dstack([painted, np.full((6, 10), 255, np.uint8)]), image=picture)
+    named = ["--class", "matrix=rest", "--class", "oxide=0,0,255", "--class", "pore=255,0,0"]
+    assert prep("labels", "steel", "train", "--classes", 3, *named).exit_code == 0
+    expected = np.zeros((6, 10), np.uint8)
+    expected[0], expected[5, :4] = 1, 2
+    np.testing.assert_array_equal(small.array("train", "a"), expected)
+    assert [item.name for item in Dataset.open(small.root).classes] == ["matrix", "oxide", "pore"]
+    assert prep("labels", "steel", "train", "--append").exit_code == 0
+
+
+def test_a_palette_is_applied_where_colours_are_named(small, prep):
+    small.add("train", "a", palette_image(INDICES, RGB))
+    named = ["--class", "a=rest", "--class", "b=255,0,0", "--unlabelled", "255,255,0"]
+    assert prep("labels", "steel", "train", *named).exit_code == 0
+    np.testing.assert_array_equal(small.array("train", "a"), np.array([0, 0, 1, 255])[INDICES])
+
+
+def test_values_that_look_unlabelled_are_told(small, prep):
+    small.add("train", "a", np.array([[0, 1, 255]], np.uint8))
+    result = prep("labels", "steel", "train", "--classes", 3)
+    assert result.exit_code == 0
+    assert "value 255 has 33.3% of the pixels" in result.output
+    assert "--unlabelled 255" in result.output
+
+
+def test_images_without_a_labelled_pixel_are_named(small, prep):
+    small.add("train", "a", np.array([[0, 1, 2]], np.uint8))
+    small.add("train", "b", np.zeros((2, 3), np.uint8))
+    result = prep("labels", "steel", "train", "--classes", 2, "--unlabelled", 0)
+    assert result.exit_code == 2
+    assert "b_L.png, where all pixels are unlabelled" in result.output
+    assert "a_L.png" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--classes", 3, "--class", "a=0", "--class", "b=1"], "found 2 named with --class"),
+        (["--class", "a=0", "--class", "a=rest", "--class", "b=1"], "no other value of 'a'"),
+        (["--class", "a=0", "--class", "b=0"], "0 stands for class 0 already"),
+        (["--class", "a=rest", "--class", "b=rest"], "'rest' stands for class 0 already"),
+        (["--class", "a=0", "--class", "b=1", "--unlabelled", 1], "1 stands for class 1 already"),
+        (["--class", "a=0", "--class", "b=1,2,3"], "found a colour"),
+        (["--class", "a"], "expected NAME=VALUE"),
+        (["--class", "a=1,2"], "as in 255"),
+        (["--class", "a=1,2,300"], "from 0 to 255"),
+        (["--classes", 2, "--unlabelled", "none"], "as in 255"),
+        (["--classes", 2, "--max-moved", "200%"], "as in 2%"),
+    ],
+)
+def test_classes_that_contradict_each_other(small, prep, options, words):
+    small.add("train", "a", np.array([[0, 1]], np.uint8))
+    result = prep("labels", "steel", "train", *options)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert not (small.root / "classes.toml").exists()
+
+
+def test_a_class_table_that_is_there_stands(small, prep):
+    small.add("train", "a", np.array([[0, 1, 255]], np.uint8))
+    table(small.root, 0, 1)
+    result = prep("labels", "steel", "train", "--classes", 2)
+    assert result.exit_code == 2
+    assert "--unlabelled 255" in result.output
+    before = (small.root / "classes.toml").read_text()
+    assert prep("labels", "steel", "train", "--classes", 2, "--unlabelled", 255).exit_code == 0
+    assert (small.root / "classes.toml").read_text() == f"{before}\n[unlabelled]\nlabel_value = 255\n"
+    assert prep("labels", "steel", "train", "--classes", 2, "--append").exit_code == 0
+    for options in (["--unlabelled", 0], ["--unlabelled", 7], ["--class", "a=1", "--class", "b=0"]):
+        result = prep("labels", "steel", "train", "--classes", 2, "--overwrite", *options)
+        assert result.exit_code == 2
+        assert "classes.toml" in result.output
 
 
 def test_palettes_that_disagree_are_named(small, prep):

@@ -10,7 +10,7 @@ import click
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, show
 from matseg_shared.console.help import Group
-from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
+from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered, parsed
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.commands.completion import complete_split
@@ -49,6 +49,9 @@ def main() -> None:
         matseg-prep labels tomography train validate test --nearest
             # label images with anti-aliased edges: take their pixels for the nearest class
         matseg-prep labels steel train --append  # only for label images that are new
+        matseg-prep labels rock train --unlabelled 0  # brush strokes of classes 1, 2, ...
+        matseg-prep labels alloy train --class matrix=rest --class pore=0,0,255 --class oxide=255,0,0
+            # classes painted over a copy of the picture
     """
 )
 @dataset_argument
@@ -59,7 +62,30 @@ def main() -> None:
     metavar="N",
     help="Number of classes (default: n_class of config.toml).",
 )
-@flag("--nearest", "Take a label value of no class for the nearest class.")
+@click.option(
+    "--class",
+    "named",
+    type=parsed("matseg_trainer.prepare.label_request:parse_class"),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A class, and what stands for it: a value, R,G,B, or rest (all other values). Repeatable, in order.",
+)
+@click.option(
+    "--unlabelled",
+    type=parsed("matseg_trainer.prepare.label_request:parse_value"),
+    multiple=True,
+    metavar="VALUE",
+    help="Value, or R,G,B, of pixels that nobody labelled; repeatable. They are learnt by no class.",
+)
+@flag("--nearest", "Take a label value of no class for the nearest class, where it is near.")
+@click.option(
+    "--max-moved",
+    type=parsed("matseg_trainer.prepare.label_request:parse_percent"),
+    metavar="P%",
+    default="2%",
+    show_default=True,
+    help="Largest share of an image's pixels that --nearest may move.",
+)
 @click.option(
     "--append", "existing", flag_value="append", help="Keep label arrays that are there, make the others."
 )
@@ -69,16 +95,21 @@ def labels(
     dataset: str,
     splits: tuple[str, ...],
     classes: int | None,
+    named: tuple[tuple[str, int | tuple[int, int, int] | None], ...],
+    unlabelled: tuple[int | tuple[int, int, int], ...],
     nearest: bool,
+    max_moved: float,
     existing: Literal["append", "overwrite"] | None,
     workspace: Path | None,
     as_json: bool,
 ) -> None:
     """Make label arrays of label images.
 
-    The arrays of SPLIT... (train, validate, test) are labels_npy/*.npy, with values 0 to N-1.
+    The arrays of SPLIT... (train, validate, test) are labels_npy/*.npy, with values 0 to N-1, and 255
+    where nobody labelled. What stands for each class is written to classes.toml.
     """
     from matseg_trainer.prepare.console import is_interactive, print_labels
+    from matseg_trainer.prepare.label_request import LabelRequest
     from matseg_trainer.prepare.labels import existing_arrays, plan_labels, write_labels
 
     place = Workspace.find(workspace)
@@ -90,10 +121,18 @@ def labels(
     if found and existing is None and may_ask:
         question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
         mode = "overwrite" if click.confirm(question) else "append"
-    n_class = classes or place.n_class_of(opened)
+    request = LabelRequest(
+        n_class=classes or len(dict(named)) or place.n_class_of(opened),
+        classes=named,
+        unlabelled=unlabelled,
+        existing=mode,
+        nearest=nearest,
+        max_moved=max_moved,
+    )
     with shown_progress() as progress:
-        plan = plan_labels(opened, chosen, n_class, mode, progress)
-    if plan.strays and not nearest:
+        plan = plan_labels(opened, chosen, request, progress)
+    if plan.strays.images and not (nearest and plan.strays.can_move):
+        may_ask = may_ask and plan.strays.can_move
         if may_ask:
             click.echo(plan.stray_message)
         if not may_ask or not click.confirm("Take these values for their nearest classes?"):
@@ -112,6 +151,7 @@ def labels(
                 "classes": plan.dataset.classes_path,
                 "arrays": arrays,
                 "strays": [image.path for image in plan.written_strays],
+                "unlabelled": plan.table.legend.unlabelled,
                 "labels_alone": plan.labels_alone,
             }
         )

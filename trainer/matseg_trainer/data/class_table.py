@@ -7,22 +7,34 @@ made over all of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from matseg_shared.contract.classes import UNLABELLED, Legend
-from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.classes import UNLABELLED, LabelValue, Legend, free_value, repeated
+from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_trainer.data.folder import shorten
 from matseg_trainer.data.labels import LabelKind, LabelScan, Values, packed, unpack
 
+Distances = NDArray[np.float64]
+
 _BRIGHT = 128
 """Grey labels whose largest value is at least this are meant to be looked at; 0, 1, 2 are not."""
+_STRAY = 0.001
+"""Values with at most this share of an image's pixels may be slips there."""
+_ALIKE = 0.02
+"""Codes of one class lie at most this part of the span of all values apart."""
+_HEAVY = 0.1
+"""A value with more than this part of the pixels of the smallest class is no slip."""
+_SPARSE = 0.25
+"""Where less of an image is not 0, it may be brush strokes on nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,20 +72,26 @@ class ClassTable:
             if which.any()
         )
 
-    def encode(self, values: Values) -> NDArray[np.uint8]:
-        """(H, W) values to (H, W) uint8 class indices, 255 for unlabelled; a value of no class goes to the nearest one.
+    def nearest(self, values: Values) -> tuple[NDArray[np.uint8], Distances, NDArray[np.bool_]]:
+        """What the known value stands for that is nearest to each of (K,) values, how far it is, and if that is near.
 
-        Nearest means Euclidean distance between the values (of palette images: their colours); the lower class wins.
+        Distance is Euclidean, between values or colours; near is at most half of the way from the known value to the
+        next that stands for something else. Of two that are equally far, the lower class.
         """
+        indices = np.array(list(self.known.values()), np.uint8)
+        named = self._vectors(np.array(list(self.known), np.int64))
+        apart = np.linalg.norm(self._vectors(values)[:, np.newaxis] - named, axis=-1)
+        between = np.linalg.norm(named[:, np.newaxis] - named, axis=-1)
+        between[indices[:, np.newaxis] == indices] = np.inf
+        place, distance = apart.argmin(axis=1), apart.min(axis=1)
+        return indices[place], distance, distance <= between.min(axis=1)[place] / 2
+
+    def encode(self, values: Values) -> NDArray[np.uint8]:
+        """(H, W) values to (H, W) uint8 class indices, 255 for unlabelled; a value of no class goes to the nearest."""
         known, rest = self.known, self.legend.rest
         present, inverse = np.unique(values, return_inverse=True)
-        named = np.array(list(known), np.int64)
-        apart = self._vectors(present)[:, np.newaxis] - self._vectors(named)[np.newaxis]
-        nearest = np.array(list(known.values()), np.uint8)[np.linalg.norm(apart, axis=-1).argmin(axis=1)]
-        indices = [
-            known.get(value, near if rest is None else rest)
-            for value, near in zip(present.tolist(), nearest.tolist(), strict=True)
-        ]
+        others = self.nearest(present)[0].tolist() if rest is None else [rest] * len(present)
+        indices = [known.get(value, other) for value, other in zip(present.tolist(), others, strict=True)]
         return np.array(indices, np.uint8)[inverse].reshape(values.shape)
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
@@ -89,38 +107,108 @@ def _shown(kind: LabelKind, value: int) -> str:
     return str(unpack(value)) if kind == "colour" else str(value)
 
 
-def table_from_scans(kind: LabelKind, scans: Sequence[LabelScan], n_class: int, where: Path) -> ClassTable:
+def table_from_scans(
+    kind: LabelKind,
+    scans: Sequence[LabelScan],
+    n_class: int,
+    where: Path,
+    unlabelled: tuple[LabelValue, ...] = (),
+    *,
+    nearest: bool = False,
+) -> ClassTable:
     """The `n_class` most frequent values in ascending order.
 
-    `scans` are the label images of all splits; `where` is the data set, for errors.
+    Args:
+        kind: of all `scans`.
+        scans: the label images of all splits.
+        n_class: number of classes.
+        where: the data set, named in errors.
+        unlabelled: values that stand for no class.
+        nearest: codes of one class that differ a little from image to image are all taken for it.
 
     Raises:
         DatasetError: there are fewer values than classes, and they are not class indices already.
     """
-    values, inverse = np.unique(np.concatenate([scan.values for scan in scans]), return_inverse=True)
-    counts = np.bincount(inverse, weights=np.concatenate([scan.counts for scan in scans])).astype(np.int64)
-    colours = _palette_colours(scans)
+    totals = total_counts(scans)
+    blank = {packed(value) for value in unlabelled}
+    values = [value for value in sorted(totals) if value not in blank]
+    indices = [value for value in range(n_class + len(blank)) if value not in blank][:n_class]
+    several: dict[int, list[int]] = {}
     if len(values) > n_class:
-        values = np.sort(values[np.argsort(-counts, kind="stable")[:n_class]])
-    elif kind != "colour" and values[-1] < n_class:
-        values = np.arange(n_class, dtype=np.int64)
+        codes = _codes(scans, totals, blank) if nearest and kind in ("grey", "value") else {}
+        several = codes if len(codes) >= n_class else {value: [value] for value in values}
+        values = sorted(sorted(several, key=lambda value: -totals[value])[:n_class])
+    elif kind != "colour" and set(values) <= set(indices):
+        values = indices
     elif len(values) < n_class:
-        shown = ", ".join(_shown(kind, value) for value in values.tolist())
+        shown = ", ".join(_shown(kind, value) for value in values)
         raise DatasetError(
             f"{where}: expected {n_class} classes in its label images, found only {len(values)} value(s): {shown}; "
             f"use --classes {len(values)}, or write a classes.toml with all {n_class} classes"
         )
-    drawn = _class_colours(kind, values.tolist(), dict(colours))
-    classes = tuple(
-        ClassInfo(
-            index=index,
-            name=f"class {index}",
-            colour=drawn[index],
-            label_value=unpack(value) if kind == "colour" else value,
-        )
-        for index, value in enumerate(values.tolist())
+    colours = palette_colours(scans)
+    names = [f"class {index}" for index in range(n_class)]
+    found = [tuple(_label_value(kind, one) for one in several.get(value, [value])) for value in values]
+    return ClassTable(
+        kind=kind, legend=make_legend(kind, names, found, unlabelled, dict(colours)), colours=colours
     )
-    return ClassTable(kind=kind, legend=Legend.of(classes), colours=colours)
+
+
+def total_counts(scans: Sequence[LabelScan]) -> dict[int, int]:
+    """Pixels of each value in all label images together."""
+    totals: Counter[int] = Counter()
+    for scan in scans:
+        totals.update(dict(zip(scan.values.tolist(), scan.counts.tolist(), strict=True)))
+    return dict(totals)
+
+
+def _codes(scans: Sequence[LabelScan], totals: dict[int, int], blank: set[int]) -> dict[int, list[int]]:
+    """Values that stand for something in an image, those together that are nearly the same and never in one image."""
+    places: dict[int, set[int]] = {}
+    for number, scan in enumerate(scans):
+        for value in scan.values[scan.shares > _STRAY].tolist():
+            places.setdefault(value, set()).add(number)
+    alike = (max(totals) - min(totals)) * _ALIKE
+    groups: dict[int, list[int]] = {}
+    for value in sorted(set(places) - blank, key=lambda value: -totals[value]):
+        same = [
+            first
+            for first, group in groups.items()
+            if abs(first - value) <= alike and not any(places[one] & places[value] for one in group)
+        ]
+        groups.setdefault(min(same, key=lambda first: abs(first - value), default=value), []).append(value)
+    return groups
+
+
+def _label_value(kind: LabelKind, value: int) -> LabelValue:
+    return unpack(value) if kind == "colour" else value
+
+
+def make_legend(
+    kind: LabelKind,
+    names: Sequence[str],
+    values: Sequence[tuple[LabelValue, ...]],
+    unlabelled: tuple[LabelValue, ...],
+    palette: dict[int, Colour],
+) -> Legend:
+    """A legend with colours for its classes.
+
+    Raises:
+        DatasetError: a name cannot be one, or a name or value stands for two things; lists all of it.
+    """
+    free = free_value({value for some in (*values, unlabelled) for value in some})
+    first = [some[0] if some else free for some in values]
+    drawn = _class_colours(kind, first, palette)
+    try:
+        classes = tuple(
+            ClassInfo(index=index, name=name, colour=drawn[index], label_value=first[index])
+            for index, name in enumerate(names)
+        )
+    except ValidationError as error:
+        raise DatasetError(f"--class: {problems_of(error)[0].message}") from error
+    if problems := repeated(classes, values, unlabelled):
+        raise DatasetError("\n  - ".join(["expected one class for each value", *map(str, problems)]))
+    return Legend(classes=classes, values=tuple(values), unlabelled=unlabelled)
 
 
 def table_from_legend(kind: LabelKind, scans: Sequence[LabelScan], legend: Legend, where: Path) -> ClassTable:
@@ -135,26 +223,107 @@ def table_from_legend(kind: LabelKind, scans: Sequence[LabelScan], legend: Legen
             f"{where}: expected {expected} as label_value, for the label images are {kind} images; "
             "correct it, or remove the file to have it made anew"
         )
-    return ClassTable(kind=kind, legend=legend, colours=_palette_colours(scans))
+    return ClassTable(kind=kind, legend=legend, colours=palette_colours(scans))
 
 
-def stray_message(table: ClassTable, strays: Sequence[LabelScan], where: Path) -> str:
-    """Every image with more values than classes, its values and their pixels, and the ways out."""
-    known = ", ".join(table.shown(value) for value in table.known)
-    lines = []
-    for scan in strays:
-        pairs = zip(scan.values.tolist(), scan.counts.tolist(), strict=True)
-        listed = shorten([f"{table.shown(value)} ({pixels})" for value, pixels in pairs])
-        lines.append(f"  - {scan.path}: {scan.pixels} pixel(s), value (pixels): {listed}\n")
-    return (
-        f"{where}: expected {len(table.classes)} classes (values {known}), found other values in "
-        f"{len(strays)} label image(s)\n{''.join(lines)}"
-        "give the right number with --classes, correct the label images, or add --nearest, which takes such a value "
-        "for the nearest class; nothing was written"
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Strays:
+    """The label images with values of no class, and what taking the nearest class would do to them."""
+
+    table: ClassTable
+    images: tuple[LabelScan, ...]
+    """With these values alone."""
+    heavy: frozenset[int]
+    """Values of so many pixels that they stand for something."""
+    hints: tuple[str, ...]
+    """Values that may mean that nobody labelled the pixels, with the option that says so."""
+    max_moved: float
+    """The largest share of an image's pixels that may be moved, in percent."""
+
+    @classmethod
+    def find(cls, table: ClassTable, scans: Sequence[LabelScan], max_moved: float) -> Strays:
+        """Those of all label images of a data set."""
+        images, totals = table.strays(scans), total_counts(scans)
+        heavy = _heavy(table, totals) if images else frozenset()
+        hints = _unlabelled_hints(table, scans, totals, heavy)
+        return cls(table=table, images=images, heavy=heavy, hints=hints, max_moved=max_moved)
+
+    def refused(self, scan: LabelScan) -> list[str]:
+        """Why the nearest class is not taken in one of the images."""
+        far = scan.values[~self.table.nearest(scan.values)[2]].tolist()
+        heavy = [value for value in scan.values.tolist() if value in self.heavy and value not in far]
+        too_much = 100 * scan.shares.sum() > self.max_moved
+        return [
+            *([f"near to no class: {self._listed(far)}"] if far else []),
+            *([f"of so many pixels that it stands for something: {self._listed(heavy)}"] if heavy else []),
+            *([f"more than --max-moved {self.max_moved:.3g}%"] if too_much else []),
+        ]
+
+    @property
+    def can_move(self) -> bool:
+        """The nearest class may be taken for all of them."""
+        return not self.hints and not any(self.refused(scan) for scan in self.images)
+
+    def message(self, where: Path) -> str:
+        """Every image with more values than classes, its values and their pixels, and the ways out."""
+        known = self._listed(self.table.known)
+        lines = []
+        for scan in self.images:
+            order = np.argsort(-scan.counts, kind="stable")
+            pairs = zip(scan.values[order].tolist(), scan.counts[order].tolist(), strict=True)
+            listed = shorten([f"{self.table.shown(value)} ({pixels})" for value, pixels in pairs])
+            move = "; ".join(
+                [f"--nearest would move {scan.shares.sum():.2%} of the image", *self.refused(scan)]
+            )
+            lines.append(f"  - {scan.path}: {scan.pixels} pixel(s), value (pixels): {listed}; {move}\n")
+        lines += [f"{hint}\n" for hint in self.hints]
+        if any(scan.path.suffix.lower() in (".jpg", ".jpeg") for scan in self.images):
+            lines.append("JPEG changes values: save label images as PNG or TIFF\n")
+        return (
+            f"{where}: expected {len(self.table.classes)} classes (values {known}), found other values in "
+            f"{len(self.images)} label image(s)\n{''.join(lines)}"
+            "give the right number with --classes, or with --class NAME=VALUE what stands for each class (`rest`: all "
+            "other values), correct the label images, or add --nearest, which takes the nearest class for a value that "
+            "is near to it; nothing was written"
+        )
+
+    def _listed(self, values: Iterable[int]) -> str:
+        return shorten([self.table.shown(value) for value in values])
+
+
+def _heavy(table: ClassTable, totals: dict[int, int]) -> frozenset[int]:
+    """Values of no class with many pixels beside the smallest class, what would be moved to it included."""
+    values, counts = np.array([*totals]), np.array([*totals.values()])
+    sizes = np.bincount(table.nearest(values)[0], weights=counts)[: len(table.classes)]
+    return frozenset(values[counts > _HEAVY * sizes[sizes > 0].min(initial=np.inf)].tolist()) - set(
+        table.known
     )
 
 
-def _palette_colours(scans: Sequence[LabelScan]) -> tuple[tuple[int, Colour], ...]:
+def _unlabelled_hints(
+    table: ClassTable, scans: Sequence[LabelScan], totals: dict[int, int], heavy: frozenset[int]
+) -> tuple[str, ...]:
+    """Values that may mean that nobody labelled the pixels: 255 beside 0, 1, ..., and 0 where most of an image is 0."""
+    if table.legend.unlabelled or table.legend.rest is not None or table.kind == "colour":
+        return ()
+    looks = []
+    if len(totals) > 2 and set(totals) - {UNLABELLED} == set(range(len(totals) - 1)) and UNLABELLED in totals:
+        looks.append(UNLABELLED)
+    values = np.array([*totals])
+    far = set(values[~table.nearest(values)[2]].tolist())
+    sparse = [scan for scan in scans if scan.shares[scan.values == 0].sum() > 1 - _SPARSE]
+    if len(set(totals) & (set(table.known) | far | heavy)) > 2 and len(sparse) > len(scans) / 2:
+        looks.append(0)
+    pixels = sum(totals.values())
+    return tuple(
+        f"value {value} has {totals[value] / pixels:.1%} of the pixels; if it means that nobody labelled them, add "
+        f"--unlabelled {value}"
+        for value in looks
+    )
+
+
+def palette_colours(scans: Sequence[LabelScan]) -> tuple[tuple[int, Colour], ...]:
+    """RGB per palette index that occurs; empty for other kinds."""
     pairs = {
         value: colour
         for scan in scans
@@ -164,12 +333,12 @@ def _palette_colours(scans: Sequence[LabelScan]) -> tuple[tuple[int, Colour], ..
     return tuple(sorted(pairs.items()))
 
 
-def _class_colours(kind: LabelKind, values: list[int], palette: dict[int, Colour]) -> list[Colour]:
-    if kind == "colour":
-        return [unpack(value) for value in values]
+def _class_colours(kind: LabelKind, values: Sequence[LabelValue], palette: dict[int, Colour]) -> list[Colour]:
     default = default_colours(len(values))
-    if kind == "palette":
-        return [palette.get(value, default[index]) for index, value in enumerate(values)]
-    if _BRIGHT <= values[-1] <= 255:
-        return [(value, value, value) for value in values]
-    return list(default)
+    numbers = [value for value in values if isinstance(value, int)]
+    if kind != "palette" and numbers and _BRIGHT <= max(numbers) <= 255 and min(numbers) >= 0:
+        return [(value, value, value) for value in numbers]
+    return [
+        palette.get(value, default[index]) if isinstance(value, int) else value
+        for index, value in enumerate(values)
+    ]

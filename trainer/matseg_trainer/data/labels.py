@@ -53,6 +53,11 @@ class LabelScan:
         """Pixels of all these values."""
         return int(self.counts.sum())
 
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of the image's pixels per value."""
+        return self.counts / (self.shape[0] * self.shape[1])
+
 
 def pack(colours: NDArray[np.integer]) -> Values:
     """(..., 3) RGB to (...) 0xRRGGBB."""
@@ -147,25 +152,26 @@ def _as_kind(
 
 
 def unify(
-    scans: Sequence[LabelScan], known: frozenset[int] = frozenset()
+    scans: Sequence[LabelScan], known: frozenset[int] = frozenset(), *, in_colours: bool = False
 ) -> tuple[LabelKind, tuple[LabelScan, ...]]:
     """One kind for all label images of a data set, and their values in it.
 
     Palettes are applied where other images are grey or colour-coded; grey counts as colour where others are coloured.
     Where the values of the classes are known, palette indices can stand beside grey values: that is how
     `matseg-run --uncertain` adds to a set of grey label images, in colours that an annotator sees. `known` is empty
-    where the classes are not decided yet, or have colours.
+    where the classes are not decided yet, or have colours; with `in_colours` palettes are applied in any case.
 
     Raises:
         DatasetError: palettes disagree, or indices and grey values cannot be told apart; names the images.
     """
     kinds = {scan.kind for scan in scans}
-    if kinds == {"palette"}:
+    in_colours = "colour" in kinds or (in_colours and "palette" in kinds)
+    if kinds == {"palette"} and not in_colours:
         _require_one_palette(scans)
         return "palette", tuple(scans)
     if kinds == {"palette", "grey"} and _are_values(scans, known):
         return "value", tuple(dataclasses.replace(scan, kind="value", colours=()) for scan in scans)
-    target: LabelKind = "colour" if "colour" in kinds else "grey"
+    target: LabelKind = "colour" if in_colours else "grey"
     coloured = [scan.path.name for scan in scans if any(len(set(colour)) > 1 for colour in scan.colours)]
     if target == "grey" and coloured:
         grey = [scan.path.name for scan in scans if scan.kind == "grey"]

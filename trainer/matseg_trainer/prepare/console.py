@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, LabelValue
 from matseg_shared.images.channels import kind_of
 from matseg_trainer.check.check import CheckResult
 from matseg_trainer.check.label_agreement import LabelAgreement
 from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.folder import shorten
+from matseg_trainer.data.labels import packed
 from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
 
 _ALIKE = 0.5
@@ -30,24 +32,37 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
     table = _table(f"{plan.dataset.name}: label arrays, in labels_npy/ of the split", *headings)
     for item in summaries:
         name = f"{item.path.relative_to(plan.dataset.root).parts[0]}/{item.path.name}"
-        share = f"{len(item.values)} of {len(plan.table.classes)}"
+        share = f"{len(set(item.values) - {UNLABELLED})} of {len(plan.table.classes)}"
         values = ", ".join(map(str, item.values))
         table.add_row(escape(name), values, "2", "yes", share, "kept" if item.kept else "written")
     console.print(table)
     origin = "written" if plan.new_table else "as it stands in"
+    legend = plan.table.legend
     lines = [
-        f"{info.index}: {info.name}, value {info.label_value} in the label images"
-        for info in plan.table.classes
+        f"{info.index}: {info.name}, {_values(plan, values)} in the label images"
+        for info, values in zip(legend.classes, legend.values, strict=True)
     ]
+    if legend.unlabelled:
+        lines.append(f"{UNLABELLED}: unlabelled, {_values(plan, legend.unlabelled)} in the label images")
     lines.append(f"class table {origin} {plan.dataset.classes_path}")
     for image in plan.written_strays:
-        strays = f"{image.pixels} pixel(s) of {len(image.values)} stray value(s)"
-        lines.append(f"note: {image.path.name}: {strays} were taken for the nearest class")
+        strays = f"{image.pixels} pixel(s) ({image.shares.sum():.2%}) of {len(image.values)} stray value(s)"
+        farthest = plan.table.nearest(image.values)[1].max()
+        lines.append(
+            f"note: {image.path.name}: {strays} were taken for the nearest class, at most {farthest:.4g} away"
+        )
+    if plan.new_table:
+        lines += [f"note: {hint}, and remove {CLASSES_NAME} before" for hint in plan.strays.hints]
     if plan.labels_alone:
         alone = shorten([path.name for path in plan.labels_alone])
         lines.append(f"note: label images without an image, left out: {alone}")
     for line in lines:
         console.print(line, markup=False)
+
+
+def _values(plan: LabelPlan, values: Sequence[LabelValue]) -> str:
+    shown = ", ".join(plan.table.shown(packed(value)) for value in values)
+    return f"value {shown}" if shown else "all other values"
 
 
 def print_check(console: Console, result: CheckResult) -> None:

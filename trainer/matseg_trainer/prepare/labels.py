@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import Legend, write_legend
+from matseg_shared.contract.classes import UNLABELLED, Legend, add_unlabelled, write_legend
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.data.class_table import ClassTable, stray_message, table_from_legend, table_from_scans
-from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array
+from matseg_trainer.data.class_table import ClassTable, Strays
+from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
-
-Existing = Literal["refuse", "append", "overwrite"]
-"""Treatment of label arrays that are there already."""
+from matseg_trainer.prepare.label_request import LabelRequest, make_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +42,9 @@ class LabelPlan:
     """Images whose arrays are to be written."""
     kept: tuple[Path, ...]
     """Arrays that stay."""
-    strays: tuple[LabelScan, ...]
+    adds_unlabelled: bool
+    """`classes.toml` is there and does not say yet what is unlabelled."""
+    strays: Strays
     """Label images of the whole data set with values of no class."""
     labels_alone: tuple[Path, ...]
     """Label images without an image; nothing is made of them."""
@@ -54,12 +53,12 @@ class LabelPlan:
     def written_strays(self) -> tuple[LabelScan, ...]:
         """Those of them whose arrays are to be written."""
         labels = {pair.labels for pair in self.pairs}
-        return tuple(image for image in self.strays if image.path in labels)
+        return tuple(image for image in self.strays.images if image.path in labels)
 
     @property
     def stray_message(self) -> str:
         """Every image with more values than classes, and the ways out."""
-        return stray_message(self.table, self.strays, self.dataset.root)
+        return self.strays.message(self.dataset.root)
 
 
 def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]:
@@ -69,14 +68,15 @@ def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]
 
 
 def plan_labels(
-    dataset: Dataset, splits: Sequence[str], n_class: int, existing: Existing, progress: Progress = SILENT
+    dataset: Dataset, splits: Sequence[str], request: LabelRequest, progress: Progress = SILENT
 ) -> LabelPlan:
     """Check the label images of `splits` and make the class table over all splits; writes nothing.
 
     Raises:
-        DatasetError: names every image without label, every label of another size, every broken file.
+        DatasetError: names every image without label, every label of another size or without a labelled pixel, every
+            broken file.
     """
-    if existing == "refuse" and (found := existing_arrays(dataset, splits)):
+    if request.existing == "refuse" and (found := existing_arrays(dataset, splits)):
         folders = sorted({str(path.parent) for path in found})
         raise DatasetError(
             f"{', '.join(folders)}: expected no label arrays yet, found {len(found)}; add --append to keep them and "
@@ -86,29 +86,24 @@ def plan_labels(
     _refuse_unpaired(dataset, splits, pairings)
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
     scans = _scan_all(dataset, chosen, _other_labels(dataset, splits), progress)
-    new_table = not dataset.classes_path.exists()
-    legend = Legend(classes=(), values=()) if new_table else dataset.legend
-    kind, scans = unify(scans, legend.numbers)
-    if new_table:
-        table = table_from_scans(kind, scans, n_class, dataset.root)
-    else:
-        table = table_from_legend(kind, scans, legend, dataset.classes_path)
-        if len(legend.classes) != n_class:
-            raise DatasetError(
-                f"{dataset.classes_path}: expected {n_class} classes (from --classes or config.toml), found "
-                f"{len(legend.classes)}; make them agree, or remove the file to have it made anew"
-            )
+    legend = dataset.legend if dataset.classes_path.exists() else None
+    said = [*request.unlabelled, *(value for _, value in request.classes if value is not None)]
+    in_colours = legend.has_colours if legend else any(not isinstance(value, int) for value in said)
+    kind, scans = unify(scans, legend.numbers if legend else frozenset(), in_colours=in_colours)
+    table = make_table(request, kind, scans, legend, dataset.classes_path)
+    _refuse_unlabelled(dataset, table, scans)
     arrays = {pair: dataset.array_path(pair.image) for pair in chosen}
-    kept = [path for path in arrays.values() if existing == "append" and path.exists()]
+    kept = [path for path in arrays.values() if request.existing == "append" and path.exists()]
     for path in kept:
-        load_array(path, n_class, unlabelled=bool(legend.unlabelled))
+        load_array(path, request.n_class, unlabelled=bool(table.legend.unlabelled))
     return LabelPlan(
         dataset=dataset,
         table=table,
-        new_table=new_table,
+        new_table=legend is None,
+        adds_unlabelled=legend is not None and legend != table.legend,
         pairs=tuple(pair for pair, path in arrays.items() if path not in kept),
         kept=tuple(kept),
-        strays=table.strays(scans),
+        strays=Strays.find(table, scans, request.max_moved),
         labels_alone=tuple(label for pairing in pairings for label in pairing.labels_alone),
     )
 
@@ -121,6 +116,8 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
     """
     if plan.new_table:
         write_legend(plan.dataset.classes_path, plan.table.legend)
+    elif plan.adds_unlabelled:
+        add_unlabelled(plan.dataset.classes_path, *plan.table.legend.unlabelled)
     for path in plan.kept:
         yield _summary(path, plan.table.legend, kept=True)
     for pair in plan.pairs:
@@ -145,6 +142,16 @@ def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence
         raise DatasetError(
             f"{dataset.root}: expected one label image for every image, in labels/, with the image's stem or "
             f"<stem>_L; nothing was written\n{listing}"
+        )
+
+
+def _refuse_unlabelled(dataset: Dataset, table: ClassTable, scans: Sequence[LabelScan]) -> None:
+    blank = [value for value, index in table.known.items() if index == UNLABELLED]
+    empty = [str(scan.path) for scan in scans if np.isin(scan.values, blank).all()]
+    if empty:
+        raise DatasetError(
+            f"{dataset.root}: expected labels in every label image, found none in {shorten(empty)}, where all pixels "
+            "are unlabelled; label some of it, or take image and label image out of the set"
         )
 
 
