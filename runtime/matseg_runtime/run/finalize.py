@@ -255,6 +255,7 @@ def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
         drift_warning(records, DRIFT_WARNING),
         size_warning(records),
         empty_warning(records),
+        _model_crop_warning(run, records),
         _idle_parts_warning(run),
         _changed_warning(run.source, ledger),
     ]
@@ -338,6 +339,20 @@ def size_warning(records: Sequence[SliceRecord]) -> str | None:
 def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
     names = ", ".join(record.name for record in records[:limit])
     return names if len(records) <= limit else f"{names} and {len(records) - limit} more"
+
+
+def _model_crop_warning(run: Run, records: Sequence[SliceRecord]) -> str | None:
+    """A warning where rows were left out because the model was trained so, and neither user nor files say it."""
+    rows = run.metadata.input.crop_bottom
+    if not rows or run.options.no_data.crop_bottom is not None:
+        return None
+    cut = [item for item in records if item.rows_cut == rows and run.source.data_bar(item.index) is None]
+    if not cut:
+        return None
+    return (
+        f"the lowest {rows} rows of {len(cut)} slices were left out as those of the model's training pictures, without "
+        "the files saying that they are a bar of data; --crop-bottom 0 keeps them"
+    )
 
 
 def _idle_parts_warning(run: Run) -> str | None:

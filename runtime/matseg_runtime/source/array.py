@@ -57,6 +57,8 @@ class StoredArray:
     """None: `voxel` says all that is known."""
     voxel: VoxelSize | None = None
     """Voxel size of slices along the first axis."""
+    data_bar: int | None = None
+    """Rows at the foot of each slice along the first axis that are a bar of data; None: it does not say."""
     warnings: tuple[str, ...] = ()
     """Doubts about it, each in words for a person."""
     check: Callable[[tuple[slice | int, ...]], None] = lambda _: None
@@ -142,6 +144,9 @@ class ArraySource(Source):
                 "again with --overwrite when it is complete"
             )
         return found
+
+    def data_bar(self, index: int) -> int | None:  # noqa: ARG002 (one microscope wrote all pages)
+        return self._stored.data_bar if self._layout.axis == 0 else None
 
     def warnings(self) -> tuple[str, ...]:
         return self._stored.warnings

@@ -169,9 +169,9 @@ class Source(ABC):
         """The identity of a slice's file as it is now, to notice one that changes under our hands."""
         return self.slices[index].identity
 
-    def data_bar(self, index: int) -> int:  # noqa: ARG002 (most formats hold no pictures of microscopes)
-        """Rows at the foot of a slice that are a bar of data, as its file says; 0: none, or it does not say."""
-        return 0
+    def data_bar(self, index: int) -> int | None:  # noqa: ARG002 (most formats hold no pictures of microscopes)
+        """Rows at the foot of a slice that are a bar of data, as its file says; None: it does not say."""
+        return None
 
     def new_files(self) -> tuple[Path, ...]:
         """Images that have come to the input since it was opened, and are not among its slices."""

@@ -18,6 +18,7 @@ from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.transform import Transform
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.data_bar import data_bar_rows
 
 SLICES = 7
 """Size of the sample: evenly spread, the first and the last among them."""
@@ -73,6 +74,8 @@ class SliceStats:
     """Per channel."""
     clipped: float
     """Share of the pixels beyond the window."""
+    bar: int
+    """Rows at its foot that look like a bar of data of which nobody told."""
     far_outside: float
     """Share of the pixels farther from the training set's intensities than these are wide."""
 
@@ -124,6 +127,7 @@ def check_input(source: Source, transform: Transform, *, accept: bool) -> InputC
         None if scale is None else f"{scale}; accepted with --accept-intensities",
         _reversed_colours(telling, info),
         _stretched(telling),
+        _data_bars(sample),
     )
     warnings = tuple(text for text in found if text is not None)
     return InputCheck(dtype=first.dtype, shape=(first.shape[0], first.shape[1]), warnings=warnings)
@@ -208,6 +212,7 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
         pixels=image.size,
         means=tuple(image.reshape(len(image), -1).mean(axis=1, dtype=np.float64).tolist()),
         clipped=transform.clipped(stored, absent) / image[0].size,
+        bar=0 if transform.is_told_of_bar(item) else data_bar_rows(stored),
         far_outside=float(np.mean(outside)),
     )
     return replace(found, stats=stats)
@@ -257,6 +262,17 @@ def _reversed_colours(stats: Sequence[SliceStats], info: InputInfo) -> str | Non
     return (
         f"red less blue is {found:.3g} on average, {trained:.3g} in the training set: if these images were written "
         "with their channels in the order BGR, as OpenCV keeps them, the labels are wrong; write them as RGB"
+    )
+
+
+def _data_bars(sample: Sequence[_Sampled]) -> str | None:
+    found = [(item.where, item.stats.bar) for item in sample if item.stats is not None and item.stats.bar]
+    if not found:
+        return None
+    where, rows = found[0]
+    return (
+        f"{len(found)} of the {len(sample)} slices that were looked at seem to end in a data bar, such as the lowest "
+        f"{rows} rows of {where}: it is labelled as if it were sample; leave it out with --crop-bottom {rows}"
     )
 
 

@@ -15,6 +15,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.sem_tags import sem_tags
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.colours import unlike_its_bytes
@@ -85,7 +86,7 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
         try:
             tiff = opened.enter_context(TiffFile(path))
             array, axes = _array(path, tiff, options)
-            voxel = tiff_voxel_size(tiff)
+            voxel, microscope = tiff_voxel_size(tiff), sem_tags(tiff.pages.first)
         except UsageError:
             raise
         except Exception as error:  # tifffile raises many kinds for what is no TIFF, or ends early
@@ -97,6 +98,7 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
             array=array,
             axis_names=axes,
             voxel=voxel,
+            data_bar=None if microscope is None else microscope.data_bar,
             explain=lambda _, error: decoding_problem(path, error),
             closing=array.close if isinstance(array, _Pages) else tiff.close,
         )

@@ -1,4 +1,4 @@
-"""The size of a TIFF's pixels, from OME-XML, ImageJ's description, or its resolution tags."""
+"""The size of a TIFF's pixels, from OME-XML, a microscope's tags, ImageJ's description, or its resolution tags."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from matseg_runtime.source.sem_tags import sem_tags
 from matseg_runtime.units import VoxelSize, unit_of, voxel_of_scale
 from matseg_shared.images.read import TIFF_SUFFIXES
 
@@ -40,6 +41,10 @@ def tiff_voxel_size(tiff: TiffFile) -> VoxelSize | None:
     """The size in an open file, of slices along its pages; None where it says nothing that can be relied on."""
     if tiff.is_ome:
         return _ome_voxel(tiff.ome_metadata or "")
+    microscope = sem_tags(tiff.pages.first)
+    if microscope is not None and microscope.pixel is not None:
+        height, width, edge_unit = microscope.pixel
+        return _voxel((None, height, width), (edge_unit,) * 3)
     per_pixel = _resolution(tiff)
     if per_pixel is None:
         return None

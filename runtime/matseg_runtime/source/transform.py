@@ -197,7 +197,13 @@ class NoData:
         """Rows at the foot of a slice that are no sample: as the user says, else its file, else the model."""
         if self.options.crop_bottom is not None:
             return self.options.crop_bottom
-        return self.source.data_bar(item.index) or self.model_crop
+        own = self.source.data_bar(item.index)
+        return self.model_crop if own is None else own
+
+    def is_told_of_bar(self, item: Slice) -> bool:
+        """See `Transform.is_told_of_bar`."""
+        given, own = self.options.crop_bottom, self.source.data_bar(item.index)
+        return given is not None or own is not None or self.model_crop > 0
 
     def text(self) -> str | None:
         """All that decides it beside the input and the model, as the job's key has it; None: nothing."""
@@ -245,6 +251,10 @@ class Transform:
     def absent(self, pixels: PixelArray, item: Slice) -> Absent | None:
         """(H, W) where a slice, as it is stored, is no sample; see `NoData.of`."""
         return None if self.no_data is None else self.no_data.of(pixels, item)
+
+    def is_told_of_bar(self, item: Slice) -> bool:
+        """True where file, user or model say how many rows of a slice are a bar of data, or that none are."""
+        return self.no_data is not None and self.no_data.is_told_of_bar(item)
 
     def convert(self, pixels: PixelArray, where: str, absent: Absent | None = None) -> PixelArray:
         """Make slices of any dtype what the model takes.

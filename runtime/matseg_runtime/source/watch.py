@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity
 from matseg_runtime.source.folder import skip_reason
+from matseg_runtime.source.sem_tags import picture_bar
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.read import PixelArray, list_images, read_any_dtype
 from matseg_shared.system import interruption
@@ -118,6 +119,9 @@ class WatchSource(Source):
 
     def current_identity(self, index: int) -> str:
         return file_identity(Path(self.slices[index].where))
+
+    def data_bar(self, index: int) -> int | None:
+        return picture_bar(Path(self.slices[index].where), self.slices[index].identity)
 
     def _enough(self, count: int) -> bool:
         return self._options.until is not None and count >= self._options.until

@@ -36,6 +36,7 @@ from matseg_shared.images.tiff import read_tiff
 from matseg_shared.installation import install_command
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"}) | TIFF_SUFFIXES
+_NOTES = (".txt", ".hdr")
 PIXEL_DTYPES = ("uint8", "uint16", "float32")
 """The dtypes a model can take."""
 
@@ -52,7 +53,9 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(images, everything else) directly in `folder`, each in natural order; hidden files are left out of both.
+    """(images, everything else) directly in `folder`, each in natural order.
+
+    Hidden files are left out of both, and so are text files that microscopes write beside their pictures.
 
     Raises:
         UsageError: `folder` is not a folder that can be read.
@@ -78,7 +81,14 @@ def scan_images(folder: Path) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[
     for entry in entries:
         is_image = Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and _is_file(entry)
         (images if is_image else others).append(entry)
-    return images, others
+    pictures = {name for entry in images for name in _names_beside(Path(entry.name))}
+    return images, [entry for entry in others if entry.name.lower() not in pictures]
+
+
+def _names_beside(picture: Path) -> Iterator[str]:
+    """Names of the text files about a picture, lower case: `a.txt`, `a.hdr`, `a-tif.hdr`, `a.tif.txt` of `a.tif`."""
+    for stem in (picture.stem, picture.name, f"{picture.stem}-{picture.suffix[1:]}"):
+        yield from (f"{stem}{suffix}".lower() for suffix in _NOTES)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
