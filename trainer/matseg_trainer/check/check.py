@@ -45,6 +45,8 @@ class SplitSummary:
     """1 for grey, also when it is stored as RGB."""
     shares: tuple[float, ...]
     """Share of each class among the labelled pixels."""
+    labelled: float
+    """Labelled pixels of the arrays, of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,7 @@ class _Check:
             remedy = f"run `matseg-prep labels {dataset.name} {split}`"
             self.problems.append(f"{dataset.root / split}: no label array for {shorten(missing)}; {remedy}")
         kinds: dict[tuple[tuple[int, int], str, int], None] = {}  # in the order in which they occur
-        counts = np.zeros(n_class, dtype=np.int64)
+        counts, pixels_in_all = np.zeros(n_class, dtype=np.int64), 0
         self.progress.stage(f"checking {split}", len(images), unit="images")
         for image in images:
             self.progress.advance()
@@ -148,6 +150,7 @@ class _Check:
             array = self._check_array(image, shape, n_class)
             if array is not None:
                 counts += np.bincount(array[array != UNLABELLED], minlength=n_class)
+                pixels_in_all += array.size
                 if scan is not None:
                     self.scans.append((scan, dataset.array_path(image)))
             if self.help is not None:
@@ -162,6 +165,7 @@ class _Check:
             dtypes=tuple(dict.fromkeys(kind[1] for kind in kinds)),
             channels=tuple(dict.fromkeys(kind[2] for kind in kinds)),
             shares=tuple((counts / total).tolist()) if self.classes and total else (),
+            labelled=float(total / max(pixels_in_all, 1)),
         )
 
     def _report_pairing(self, split: str, pairing: Pairing) -> None:

@@ -54,6 +54,12 @@ class SplitStatistics:
         shares: NDArray[np.float64] = self.class_counts / self.class_counts.sum()
         return shares
 
+    @property
+    def labelled_share(self) -> float:
+        """Labelled pixels, of all."""
+        labelled = int(self.class_counts.sum())
+        return labelled / (labelled + self.unlabelled)
+
     def require_size(self, size: tuple[int, int] | None) -> None:
         """Refuse images of another size than a version's `size`.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.evaluate.document import BoundaryFigures
 from matseg_trainer.evaluate.metrics import Sums
 
@@ -28,13 +29,13 @@ class BoundaryEdges:
 
     @classmethod
     def of(cls, labels: NDArray[np.uint8]) -> BoundaryEdges:
-        """The edges of (H, W) class indices; the image's own border is none."""
+        """The edges of (H, W) class indices; neither the image's own border is one, nor that of unlabelled pixels."""
         midpoints, sides = [], []
         for first, second, step in (
             (labels[:-1], labels[1:], (0.5, 0.0)),
             (labels[:, :-1], labels[:, 1:], (0.0, 0.5)),
         ):
-            where = np.nonzero(first != second)
+            where = np.nonzero((first != second) & (first != UNLABELLED) & (second != UNLABELLED))
             midpoints.append(np.stack(where, axis=1) + np.array(step))
             sides.append(np.stack([first[where], second[where]], axis=1))
         return cls(midpoints=np.concatenate(midpoints), sides=np.concatenate(sides))

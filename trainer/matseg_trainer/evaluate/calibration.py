@@ -9,6 +9,7 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.evaluate.document import ReliabilityBin
 from matseg_trainer.evaluate.metrics import Sums
 
@@ -68,15 +69,17 @@ class CalibrationAccumulator(Sums):
 def calibration(
     labels: NDArray[np.uint8], predictions: NDArray[np.uint8], probabilities: NDArray[np.float32]
 ) -> CalibrationAccumulator:
-    """Sum up one image.
+    """Sum up the labelled pixels of one image.
 
     Args:
-        labels: (H, W) class indices.
+        labels: (H, W) class indices, or `UNLABELLED`.
         predictions: (H, W) most probable class, as the model decided it.
         probabilities: (K, H, W), finite.
     """
     flat_labels, flat_predictions = labels.ravel(), predictions.ravel()
     flat = probabilities.reshape(len(probabilities), -1)
+    if not (known := flat_labels != UNLABELLED).all():
+        flat_labels, flat_predictions, flat = flat_labels[known], flat_predictions[known], flat[:, known]
     parts = [slice(start, start + _CHUNK) for start in range(0, flat_labels.size, _CHUNK)]
     chunks = (_sum_up(flat_labels[part], flat_predictions[part], flat[:, part]) for part in parts)
     return reduce(add, chunks)

@@ -39,6 +39,8 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
 
 def _class_table(result: EvaluationDocument) -> Table:
     title = f"{result.title}: {len(result.images)} image(s)"
+    if result.unlabelled:
+        title += f", {result.labelled_share:.2%} of their pixels labelled"
     table = _table(title, "class", "IoU", "precision", "recall", "F1", "labelled px")
     for item in result.classes:
         figures = (getattr(result, name)[item.index] for name in ("iou", "precision", "recall", "f1"))

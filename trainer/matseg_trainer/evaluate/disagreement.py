@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
 from matseg_trainer.evaluate.document import Confusion, Disagreement, ImageResult, WrongRegion
@@ -23,12 +24,12 @@ def disagreement(
     """Describe the wrong pixels of one image; its rank is given by `ranked`.
 
     Args:
-        labels, predictions: (H, W) class indices.
+        labels, predictions: (H, W) class indices; labels may be `UNLABELLED`, where nothing is wrong.
         probabilities: (K, H, W).
         classes: their names.
         tolerance: how far from a labelled boundary a pixel counts as near, pixels.
     """
-    wrong = labels != predictions
+    wrong = (labels != predictions) & (labels != UNLABELLED)
     count = int(wrong.sum())
     if not count:
         return Disagreement(

@@ -6,6 +6,7 @@ so a large image weighs more than a small one. How each is computed, and from wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_origin
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import MetadataError
 from matseg_trainer.data.folder import load_array
@@ -54,6 +56,9 @@ class Figures(_Document):
     """Figures of one image, or of all; tuples have one value per class."""
 
     pixels: Count
+    """Labelled ones, which all figures are of."""
+    unlabelled: Count = 0
+    """Pixels that nobody labelled."""
     accuracy: Share | None
     """Share of pixels with the right class."""
     mean_iou: Share | None
@@ -79,6 +84,11 @@ class Figures(_Document):
     boundary: BoundaryFigures
     """Figures of all boundaries, whichever classes they part."""
     class_boundaries: tuple[BoundaryFigures, ...]
+
+    @property
+    def labelled_share(self) -> float:
+        """Labelled pixels, of all."""
+        return self.pixels / (self.pixels + self.unlabelled)
 
 
 class _Confused(_Document):
@@ -134,7 +144,7 @@ class ImageResult(Figures):
     label: str | None
     """Label image; null when only its array is there."""
     array: str
-    """Label array: (H, W) uint8 class indices, npy."""
+    """Label array: (H, W) uint8 class indices, 255 where nobody labelled, npy."""
     prediction: str
     """Palette PNG whose values are the class indices."""
     overlay: str | None
@@ -236,20 +246,25 @@ class EvaluationDocument(Figures):
         return f"{self.name} on {self.split if self.dataset is None else f'{self.dataset}, {self.split}'}"
 
     def load_labels(self, image: ImageResult, folder: Path) -> NDArray[np.uint8]:
-        """(H, W) labels of one of `images`, as class indices of the model; `folder` is where this document lies.
+        """(H, W) labels of one of `images` in the model's classes, or 255; `folder` is where this document lies.
 
         Raises:
             DatasetError: the label array is gone or damaged.
         """
-        if self.label_classes is None:
-            return load_array(folder / image.array, len(self.classes))
-        indices = np.array(self.label_classes, dtype=np.uint8)
-        return indices[load_array(folder / image.array, len(indices))]
+        indices = self.label_classes or range(len(self.classes))
+        return in_classes(indices, load_array(folder / image.array, len(indices), unlabelled=True))
 
     @property
     def worst_first(self) -> tuple[ImageResult, ...]:
         """The images by rank."""
         return tuple(sorted(self.images, key=lambda image: image.disagreement.rank))
+
+
+def in_classes(indices: Sequence[int], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Other class indices for each of a label array's; what is unlabelled stays so."""
+    table = np.full(UNLABELLED + 1, UNLABELLED, np.uint8)
+    table[: len(indices)] = indices
+    return table[labels]
 
 
 def _per_class(kind: type[BaseModel]) -> list[str]:

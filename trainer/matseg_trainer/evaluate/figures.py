@@ -10,6 +10,7 @@ from operator import add, attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.evaluate.boundary import BoundaryAccumulator, BoundaryEdges, compare_boundaries
 from matseg_trainer.evaluate.calibration import CalibrationAccumulator, calibration
 from matseg_trainer.evaluate.document import Figures, ImageResult, Spread, SpreadOfImages
@@ -24,6 +25,8 @@ class Accumulator:
     calibration: CalibrationAccumulator
     boundary: BoundaryAccumulator
     class_boundaries: tuple[BoundaryAccumulator, ...]
+    unlabelled: int
+    """Pixels that are in none of the others."""
 
     def __add__(self, other: Accumulator) -> Accumulator:
         return Accumulator(
@@ -31,6 +34,7 @@ class Accumulator:
             calibration=self.calibration + other.calibration,
             boundary=self.boundary + other.boundary,
             class_boundaries=tuple(map(add, self.class_boundaries, other.class_boundaries)),
+            unlabelled=self.unlabelled + other.unlabelled,
         )
 
     def figures(self) -> Figures:
@@ -40,6 +44,7 @@ class Accumulator:
         labelled, predicted = (self.matrix.sum(axis=axis) / pixels for axis in (1, 0))
         return Figures(
             pixels=pixels,
+            unlabelled=self.unlabelled,
             accuracy=or_none(metrics.accuracy),
             mean_iou=or_none(metrics.mean_iou),
             iou=tuple(map(or_none, metrics.iou)),
@@ -63,15 +68,17 @@ def accumulate_image(
     probabilities: NDArray[np.float32],
     tolerance: float,
 ) -> Accumulator:
-    """Count everything on one image.
+    """Count everything on the labelled pixels of one image, one of them at least.
 
     Args:
-        labels, predictions: (H, W) class indices.
+        labels, predictions: (H, W) class indices; labels may be `UNLABELLED`.
         probabilities: (K, H, W).
         tolerance: for boundary precision and recall, pixels.
     """
     n_class = len(probabilities)
-    labelled, predicted = BoundaryEdges.of(labels), BoundaryEdges.of(predictions)
+    unlabelled = labels == UNLABELLED
+    labelled = BoundaryEdges.of(labels)
+    predicted = BoundaryEdges.of(np.where(unlabelled, np.uint8(UNLABELLED), predictions))
     whole = compare_boundaries(labelled.midpoints, predicted.midpoints, tolerance)
     by_class = [whole, whole]  # both classes have the one boundary between them
     if n_class != 2:
@@ -82,6 +89,7 @@ def accumulate_image(
         calibration=calibration(labels, predictions, probabilities),
         boundary=whole,
         class_boundaries=tuple(by_class),
+        unlabelled=int(unlabelled.sum()),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_trainer.data.examples import IGNORED
+from matseg_shared.contract.classes import UNLABELLED
 
 ConfusionMatrix = NDArray[np.int64]
 """(K, K) pixel counts: row = labelled class, column = predicted class."""
@@ -33,7 +33,7 @@ def confusion_matrix(
     """
     if labels.shape != predictions.shape:
         raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
-    known = labels != IGNORED
+    known = labels != UNLABELLED
     labels, predictions = labels[known], predictions[known]
     for what, indices in (("labels", labels), ("predictions", predictions)):
         if indices.size and not 0 <= indices.min() <= indices.max() < n_class:

@@ -21,7 +21,7 @@ from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.data.examples import Examples
 from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluate.disagreement import disagreement, ranked
-from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult
+from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult, in_classes
 from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of_images
 from matseg_trainer.evaluate.overlay import overlay
 from matseg_trainer.evaluate.plots import plot_confusion, plot_reliability
@@ -110,7 +110,7 @@ def evaluate(
         OutputError: results cannot be written.
     """
     classes = predictor.classes
-    indices = np.array(_model_indices(dataset, classes, by_name=request.dataset is not None), dtype=np.uint8)
+    indices = _model_indices(dataset, classes, by_name=request.dataset is not None)
     samples = dataset.samples(request.split)
     given = predictor.input
     images = Examples(samples, channels=given.channels, choice=given.picked, n_class=len(indices))
@@ -122,7 +122,7 @@ def evaluate(
     for done, (sample, image) in enumerate(zip(samples, images, strict=True), start=1):
         check_dtype(image.pixels, predictor.input.dtype, sample.image)
         one, result = _evaluate_image(
-            sample, image.pixels, indices[image.labels], predictor, request, outputs, label_images
+            sample, image.pixels, in_classes(indices, image.labels), predictor, request, outputs, label_images
         )
         counts.append(one)
         results.append(result)
@@ -133,7 +133,7 @@ def evaluate(
         name=request.name,
         split=request.split,
         dataset=request.dataset,
-        label_classes=None if request.dataset is None else tuple(indices.tolist()),
+        label_classes=None if request.dataset is None else tuple(indices),
         model=relative_path(request.model, outputs.metrics.parent),
         classes=classes,
         boundary_tolerance=request.tolerance,

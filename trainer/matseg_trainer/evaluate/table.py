@@ -25,6 +25,7 @@ def _cells(image: ImageResult, classes: Sequence[ClassInfo]) -> Iterator[tuple[s
     yield "rank", why.rank
     yield "image", image.stem
     yield "mean_iou", image.mean_iou
+    yield "labelled_share", image.labelled_share
     yield "accuracy", image.accuracy
     yield "loss", image.loss
     yield "brier", image.brier

@@ -53,6 +53,8 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
     wrong = "wrong pixels pink"
     if len(names) == 2:
         wrong = f"wrong pixels: {names[1]} found where there is none green, {names[1]} missed pink"
+    if document.unlabelled:
+        wrong += "; what nobody labelled is hatched, and in no figure"
     content = EvaluationContent(
         document=document,
         colours=visible_colours([item.colour for item in document.classes]),
@@ -65,7 +67,7 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
             Fact(name="figures", value=str(metrics), code=True),
             Fact(name="boundary tolerance", value=f"{document.boundary_tolerance:g} pixels"),
             Fact(name="images", value=str(len(document.images))),
-            Fact(name="pixels", value=count(document.pixels)),
+            Fact(name="labelled pixels", value=f"{count(document.pixels)} ({percent(document.labelled_share)})"),
         ),
     )
     title, charts = f"{document.title}: evaluation", _reliability(document)

@@ -10,10 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import PixelArray, read_image, read_stored
-from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, label_uri, png_uri, shrink, shrink_labels
+from matseg_shared.pages.pictures import (
+    GreyWindow,
+    hatch,
+    jpeg_uri,
+    label_uri,
+    png_uri,
+    shrink,
+    shrink_labels,
+)
 from matseg_trainer.evaluate.document import EvaluationDocument, ImageResult
 from matseg_trainer.evaluate.metrics import confusion_matrix
 from matseg_trainer.evaluate.overlay import overlay
@@ -116,11 +125,14 @@ def _shown(item: _Loaded, edge: int, classes: Sequence[ClassInfo]) -> ShownImage
         small = shrink(item.image, edge)
         image = jpeg_uri(small if small.dtype == np.uint8 else GreyWindow.of([small]).apply(small))
     if item.labels is not None and item.prediction is not None:
-        wrong = png_uri(shrink(overlay(item.labels, item.prediction, colours), edge))
-    label, prediction = (
-        "" if labels is None else label_uri(shrink_labels(labels, edge), colours)
-        for labels in (item.labels, item.prediction)
-    )
+        small = shrink(overlay(item.labels, item.prediction, colours), edge)
+        wrong = png_uri(hatch(small, shrink_labels(item.labels, edge) == UNLABELLED))
+    label = prediction = ""
+    if item.labels is not None:
+        small = shrink_labels(item.labels, edge)
+        label = png_uri(overlay(small, small, colours))
+    if item.prediction is not None:
+        prediction = label_uri(shrink_labels(item.prediction, edge), colours)
     disagreement = item.result.disagreement
     region, ring = disagreement.largest_region, None
     if region is not None:

@@ -188,8 +188,14 @@ def _data(record: TrainingRecord | None) -> tuple[Fact, ...]:
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (info.mean, info.std))
     rows = [
         *((name, value, "") for name, value in record.facts.items()),
-        ("training pixels", count(record.train.pixels), f"{record.train.images} images"),
-        ("validation pixels", count(record.validate_.pixels), f"{record.validate_.images} images"),
+        *(
+            (
+                f"{name} pixels",
+                f"{count(split.pixels)} labelled ({percent(split.labelled_share)})",
+                f"{split.images} images",
+            )
+            for name, split in (("training", record.train), ("validation", record.validate_))
+        ),
         ("intensities", f"mean {mean}, deviation {std}", f"{info.channels} channel(s) of {info.dtype}"),
     ]
     return (

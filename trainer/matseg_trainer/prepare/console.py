@@ -71,6 +71,8 @@ def print_check(console: Console, result: CheckResult) -> None:
     table = _table(f"{result.name}: splits", *headings)
     for row in result.splits:
         shares = "\n".join(f"{index}: {share:6.2%}" for index, share in enumerate(row.shares))
+        if row.shares and row.labelled < 1:
+            shares += f"\nof {row.labelled:.2%} labelled"
         sizes = "\n".join(f"{height} x {width}" for height, width in row.sizes)
         channels = " and ".join(map(kind_of, row.channels))
         pixels = f"{', '.join(row.dtypes)} {channels}"

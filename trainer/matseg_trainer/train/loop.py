@@ -105,10 +105,13 @@ def start_record(training: Training) -> TrainingRecord:
 def _facts(training: Training) -> dict[str, str]:
     """Network, data and machine, for a person, before the first epoch."""
     compute, config, found = training.job.compute, training.job.config, training.input
+    train, validate = (s.labelled_share for s in (training.train_statistics, training.validation_statistics))
+    labels = {"labels": f"{train:.2%} of the pixels to train, {validate:.2%} of those to validate"}
     return {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",
         "images": f"{len(training.train_images)} to train, {len(training.validation_images)} to validate, "
         f"{described(found)}, {found.dtype}",
+        **(labels if min(train, validate) < 1 else {}),
         "device": f"{compute.device} ({compute.device_reason}), {training.context.size} process(es)",
         "precision": f"{compute.precision} ({compute.precision_reason})",
         "seed": str(training.job.seed),

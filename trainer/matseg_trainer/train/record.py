@@ -22,6 +22,9 @@ class SplitFacts(BaseModel):
 
     images: int = Field(ge=1)
     pixels: int = Field(ge=1)
+    """Labelled ones."""
+    labelled_share: float = Field(default=1.0, gt=0, le=1)
+    """Those, of all pixels."""
     class_shares: tuple[float, ...]
     """Share of each class among its labelled pixels."""
 
@@ -31,6 +34,7 @@ class SplitFacts(BaseModel):
         return cls(
             images=len(statistics.shapes),
             pixels=int(statistics.class_counts.sum()),
+            labelled_share=statistics.labelled_share,
             class_shares=tuple(statistics.class_shares.tolist()),
         )
 
