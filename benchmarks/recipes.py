@@ -131,20 +131,20 @@ def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
     if (root / "classes.toml").exists():
         return
     if not root.exists():  # the folds are made together, with the first of them
-        _copy_images(work, original, root, trial.arm)
+        copy_images(work, original, root, trial.arm)
     splits = [folder.name for folder in sorted(root.iterdir()) if (folder / "labels").is_dir()]
-    _command("matseg-prep", "labels", trial.dataset, *splits, "--nearest", "--workspace", str(work))
+    command("matseg-prep", "labels", trial.dataset, *splits, "--nearest", "--workspace", str(work))
 
 
-def _copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
+def copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
     """The images and label images of one data set, or of all folds."""
     if arm.folds is not None:
         pool = work / "pool" / arm.dataset
         _pool(original, pool)
         folds = ["--validate", "2", "--folds", str(arm.folds), "--overwrite"]
-        _command("matseg-prep", "split", str(pool), arm.dataset, *folds, "--workspace", str(work))
+        command("matseg-prep", "split", str(pool), arm.dataset, *folds, "--workspace", str(work))
     elif (original / "images").is_dir():  # labelled images that nobody has split yet
-        _command("matseg-prep", "split", str(original), root.name, "--workspace", str(work))
+        command("matseg-prep", "split", str(original), root.name, "--workspace", str(work))
     else:
         shutil.copytree(original, root)
     if arm.images is not None:
@@ -168,7 +168,7 @@ def _thin_out(split: Path, count: int) -> None:
             path.unlink()
 
 
-def _command(name: str, *arguments: str, threads: int = 1) -> str:
+def command(name: str, *arguments: str, threads: int = 1) -> str:
     """Standard output of one of our commands; its errors are ours."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     script = Path(sys.executable).with_name(name)
@@ -191,10 +191,10 @@ def run(work: Path, trial: Trial, threads: int) -> Result:
         words = [trial.dataset, trial.version, "--seed", str(trial.seed), "--overwrite"]
         if trial.arm.init is not None:
             words += ["--weights", trial.arm.init.format(seed=trial.seed)]
-        _command("matseg-train", *words, "--workspace", str(work), threads=threads)
+        command("matseg-train", *words, "--workspace", str(work), threads=threads)
         minutes = (time.monotonic() - started) / 60
         test = json.loads(
-            _command(
+            command(
                 "matseg-evaluate",
                 trial.dataset,
                 trial.version,

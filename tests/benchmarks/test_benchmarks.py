@@ -12,11 +12,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import onnx_models
 import pytest
+from discs import write_discs
 from PIL import Image
+from scipy import ndimage
 from thoroughness import slow
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE
 from models_zoo.build.commands import run_command
@@ -130,6 +134,34 @@ def test_soak(tmp_path: Path) -> None:
     for run in ("steady", "disturbed"):
         assert int(rows[run][1]) > 10
         assert rows[run][-1] == "0"
+
+
+def test_strokes_are_drawn_inside_their_classes() -> None:
+    strokes = load_benchmark("strokes")
+    y, x = np.mgrid[:120, :160]
+    labels = np.where((y - 60) ** 2 + (x - 40) ** 2 < 900, 1, 0).astype(np.uint8)
+    labels[:, 100] = 2  # thinner than a brush
+    drawn, again = (strokes.draw_strokes(labels, 0.1, np.random.default_rng(3)) for _ in range(2))
+    known = drawn != UNLABELLED
+    assert (drawn == again).all()
+    assert (drawn[known] == labels[known]).all()
+    assert known.sum() == 1920
+    counts = np.bincount(drawn[known], minlength=3)
+    assert counts[2] == 60, "half of a small class, and the rest of its part for the others"
+    assert counts[:2].tolist() == [930, 930]
+    _, count = ndimage.label(known, np.ones((3, 3)))
+    assert count < 200, "lines, not single pixels"
+    assert (drawn != strokes.draw_strokes(labels, 0.1, np.random.default_rng(4))).any()
+
+
+@slow
+def test_strokes(tmp_path: Path) -> None:
+    write_discs(tmp_path, {"train": 2, "validate": 1, "test": 1}, (280, 290))
+    (tmp_path / "data" / "discs").rename(tmp_path / "data" / "tomography")
+    words = ("--data", tmp_path / "data", "--work", tmp_path / "work", "--set", "tomography", "--epochs", 1)
+    done = call("strokes.py", *words, "--images", 1, "--share", 0.1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row[:3] for row in table_rows(done.stdout)] == [["tomography", "1", "10.00%"]] * 2
 
 
 def test_mutated_models(tmp_path: Path) -> None:

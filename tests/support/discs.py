@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.classes import UNLABELLED, read_legend, write_classes, write_legend
 from matseg_shared.contract.metadata import ClassInfo
 
 CONFIG = """
@@ -85,3 +86,19 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
     write_discs(tmp_path, {"train": 5, "validate": 2, "test": 2})
     return tmp_path
+
+
+def unlabel(root: Path, share: float = 0.1) -> None:
+    """Leave labels in a share of the 4 x 4 blocks only, as strokes do: in label images 128 says that there are none."""
+    rng = np.random.default_rng(1)
+    for array in sorted(root.glob("*/labels_npy/*.npy")):
+        labels = np.load(array)
+        rows, columns = labels.shape
+        blank = np.kron(rng.random((-(-rows // 4), -(-columns // 4))) >= share, np.ones((4, 4), bool))[
+            :rows, :columns
+        ]
+        picture = array.parent.parent / "labels" / f"{array.stem}_L.png"
+        Image.fromarray(np.where(blank, 128, labels * 255).astype(np.uint8)).save(picture)
+        np.save(array, np.where(blank, UNLABELLED, labels).astype(np.uint8))
+    legend = read_legend(root / "classes.toml")
+    write_legend(root / "classes.toml", dataclasses.replace(legend, unlabelled=(128,)))

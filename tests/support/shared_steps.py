@@ -24,6 +24,7 @@ CASES: tuple[Case, ...] = (
     ("cross_entropy", 4),
     ("dice", 2),
     ("dice", 4),
+    ("dice", 3),
 )
 
 
@@ -63,11 +64,13 @@ def changes(case: Case, context: DistributedContext) -> dict[str, torch.Tensor]:
 
 
 def _batch(count: int) -> Batch:
-    """Samples of which the second has few labels; all have padding."""
+    """Samples of which the second has few labels; all have padding. Three have no labels at all."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, 3, (count, 64, 64), generator=generator)
     labels[:, 60:] = IGNORED
     labels[1, 20:] = IGNORED
+    if count == 3:
+        labels[:] = IGNORED
     return Batch(
         images=torch.randint(0, 256, (count, 1, 64, 64), generator=generator, dtype=torch.uint8),
         labels=labels,

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.check import check as check_module
 from matseg_trainer.check.alignment import find_misalignment
 from matseg_trainer.check.label_agreement import shift_class
@@ -242,3 +243,44 @@ def test_real_slices_are_left_in_peace_and_a_shifted_one_is_found(real) -> None:
         assert moved is not None, (number, stem)
         assert max(abs(moved.dy + 4), abs(moved.dx - 3)) <= 1
         assert find_tiny_regions(labels) == ()
+
+
+def strokes(label: np.ndarray) -> np.ndarray:
+    """Labels (as 0, 255) in every third band of eight rows only; 128 elsewhere, but for three single pixels."""
+    partly = np.where(np.arange(len(label))[:, None] // 8 % 3 == 0, label, 128).astype(np.uint8)
+    partly[12, [20, 60, 100]] = label[12, [20, 60, 100]]
+    return partly
+
+
+def test_labels_of_a_part_are_left_in_peace_and_their_share_is_told(small, prep) -> None:
+    for number, split in enumerate(("train", "validate", "test")):
+        image, label = blobs(number)
+        small.add(split, f"s{number}", strokes(label), image=image)
+    classes = "".join(
+        f"[[class]]\nname = 'class {n}'\ncolour = [{n}, 0, 0]\nlabel_value = {255 * n}\n" for n in (0, 1)
+    )
+    (small.root / "classes.toml").write_text(f"{classes}[unlabelled]\nlabel_value = 128\n")
+    assert prep("labels", "steel", "train", "validate", "test", "--classes", 2).exit_code == 0
+    assert found(prep) == []
+    printed = prep("check", "steel", "--label-agreement").output
+    assert "labelled" in printed
+    document = json.loads(prep("check", "steel", "--json").stdout)
+    assert 0.3 < document["splits"][0]["labelled"] < 0.4
+
+
+def test_shifted_labels_of_a_part_are_found() -> None:
+    image, label = blobs(3, 320)
+    moved = np.roll(label, (5, -4), (0, 1))
+    partly = np.where(np.arange(320)[:, None] // 40 % 2 == 0, moved // 255, UNLABELLED).astype(np.uint8)
+    shift = find_misalignment(image.astype(np.float32), partly)
+    assert shift is not None
+    assert (shift.dy, shift.dx) == (-5, 4)
+
+
+def test_agreement_counts_labelled_pixels_only() -> None:
+    """The boundary of a half plane, of which a quarter is labelled."""
+    labels = np.zeros((40, 40), np.uint8)
+    labels[:, 20:] = 1
+    whole = shift_class(labels[:10], 1, (1.0,))[0]
+    labels[10:] = UNLABELLED
+    assert shift_class(labels, 1, (1.0,))[0] == whole

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.data import examples
 from matseg_trainer.data.examples import Examples
 from matseg_trainer.data.folder import Sample
@@ -61,3 +63,20 @@ def test_images_beyond_the_cache_are_read_once_before_the_first_step(
     reads.clear()
     representative_crop(beyond, statistics.shapes, 16)
     assert len(reads) == len(set(reads))
+
+
+def test_unlabelled_pixels_are_in_no_share_and_the_chosen_crop_has_labels(tmp_path: Path) -> None:
+    beyond = saved_examples(tmp_path, [np.full((300, 300, 3), n, np.uint8) for n in range(2)])
+    labels = np.full((300, 300), UNLABELLED, np.uint8)
+    labels[100, 100:200] = 0
+    labels[120, 100:150] = 1
+    np.save(beyond.samples[0].labels, labels)
+    labels[100] = UNLABELLED
+    np.save(beyond.samples[1].labels, labels)
+    samples = [dataclasses.replace(sample, unlabelled=True) for sample in beyond.samples]
+    partly = Examples(samples, n_class=2)
+    statistics = SplitStatistics(partly, 2)
+    assert statistics.class_shares.tolist() == [0.5, 0.5]
+    assert statistics.labelled_share == pytest.approx(200 / 180_000)
+    crop = representative_crop(partly, statistics.shapes, 16)
+    assert crop.max() == 0, "both classes are labelled in the first image only"

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from discs import unlabel
 from PIL import Image
 from rich.console import Console
 
-from matseg_shared.contract.classes import write_classes
+from matseg_shared.contract.classes import UNLABELLED, write_classes
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError
 from matseg_shared.pages.page import is_installed
@@ -255,3 +256,34 @@ def test_a_relative_path_leads_from_the_folder_to_the_file_and_links_stay_links(
     assert (log / relative_path(linked, log)).samefile(real / "a.png")
     assert relative_path(log / "e.json", log) == "e.json"
     assert relative_path(log, log) == "."
+
+
+def test_a_partly_labelled_split_is_measured_where_it_is_labelled(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlabel(workspace / "data" / "discs")
+    document, outputs = run(workspace)
+    arrays = [np.load(outputs.metrics.parent / image.array) for image in document.images]
+    known = sum(int((labels != UNLABELLED).sum()) for labels in arrays)
+    assert document.pixels == known == sum(item.pixels for item in document.reliability)
+    assert document.unlabelled == sum(labels.size for labels in arrays) - known
+    assert read_evaluation(outputs.metrics) == document
+    for image in document.images:
+        predicted = np.asarray(Image.open(outputs.metrics.parent / image.prediction))
+        assert set(np.unique(predicted)) == {0, 1}, "predictions stay full"
+    console.print_evaluation(document, outputs)
+    assert "of their pixels labelled" in " ".join(capsys.readouterr().out.split())
+    if is_installed():
+        page = write_evaluation_page(outputs.metrics).read_text(encoding="utf-8")
+        assert "have changed since the evaluation" not in page
+        assert "% of all)" in page
+        assert "what nobody labelled is hatched" in page
+
+
+def test_an_image_without_any_label_is_named(workspace: Path) -> None:
+    unlabel(workspace / "data" / "discs")
+    path = workspace / "data" / "discs" / "test" / "labels_npy" / "slice1.npy"
+    np.save(path, np.full_like(np.load(path), UNLABELLED))
+    with pytest.raises(DatasetError, match=r"slice1\.npy: expected labels, found no labelled pixel"):
+        run(workspace)
+    assert not (workspace / "log" / "discs_v1_test.json").exists()

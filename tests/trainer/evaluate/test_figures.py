@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.calibration import BINS, calibration
 from matseg_trainer.evaluate.disagreement import disagreement, ranked
@@ -196,3 +197,32 @@ def test_ranking_spread_and_table(tmp_path: Path) -> None:
     assert float(rows[0]["fraction_error 1:solid"]) == 0.25
     (tmp_path / "e.json").write_text(document.model_dump_json(), encoding="utf-8")
     assert read_evaluation(tmp_path / "e.json") == document
+
+
+@pytest.mark.parametrize("n_class", [2, 3])
+def test_unlabelled_pixels_are_in_no_figure(n_class: int) -> None:
+    """The figures are those of the labelled rows alone, whatever was predicted below them."""
+    random = np.random.default_rng(8)
+    labels, predictions = random.integers(0, n_class, (2, 12, 9)).astype(np.uint8)
+    probabilities = random.dirichlet(np.ones(n_class), (12, 9)).transpose(2, 0, 1).astype(np.float32)
+    rows = accumulate_image(labels[:7], predictions[:7], probabilities[:, :7], 2.0).figures()
+    labels[7:] = UNLABELLED
+    found = accumulate_image(labels, predictions, probabilities, 2.0).figures()
+    assert (found.pixels, found.unlabelled) == (63, 45)
+    assert found.labelled_share == pytest.approx(63 / 108)
+    assert rows.labelled_share == 1
+    assert found.model_copy(update={"unlabelled": 0}) == rows
+    wrong = disagreement(labels, predictions, probabilities, CLASSES, 2.0)
+    alone = disagreement(labels[:7], predictions[:7], probabilities[:, :7], CLASSES, 2.0)
+    assert wrong == alone
+    assert pool([accumulate_image(labels, predictions, probabilities, 2.0)] * 2).unlabelled == 90
+
+
+def test_a_boundary_between_labels_and_none_is_no_boundary() -> None:
+    labels = np.zeros((6, 6), np.uint8)
+    labels[:, 3:] = UNLABELLED
+    predictions = np.zeros((6, 6), np.uint8)
+    predictions[:, 3:] = 1
+    figures = tally(labels, predictions, 2).figures()
+    assert (figures.boundary.labelled, figures.boundary.predicted) == (0, 0)
+    assert figures.mean_iou == 1

@@ -144,3 +144,22 @@ def test_modes_are_kept(small, prep, workspace):
     label = read_stored(pair.labels)
     assert label.palette[:2] == ((0, 0, 0), (250, 120, 0))
     np.testing.assert_array_equal(label.pixels, np.asarray(palette))
+
+
+def test_each_crop_of_a_partly_labelled_image_has_a_label(labelled, prep, workspace):
+    """All 2 x 12 places hold one of the two labelled pixels of `a`, 5 x 8 and more of `b` hold its only one."""
+    for stem, places in (("a", [(0, 0), (19, 29)]), ("b", [(9, 9)])):
+        path = labelled.root / "train" / "labels_npy" / f"{stem}.npy"
+        array = np.full((20, 30), 255, np.uint8)
+        array[tuple(zip(*places, strict=True))] = 1
+        np.save(path, array)
+    with (labelled.root / "classes.toml").open("a") as stream:
+        stream.write("\n[unlabelled]\nlabel_value = 128\n")
+    assert prep("crop", "steel", 5, 27, 1, "-r", "all").exit_code == 0  # 1 + 1 places in a, 25 in b
+    made = Dataset.open(workspace / "data" / "all")
+    arrays = [np.load(sample.labels) for sample in made.samples("train")]
+    assert [int((array != 255).sum()) for array in arrays] == [1] * 27
+    assert made.has_unlabelled
+    result = prep("crop", "steel", 5, 28, 1, "-r", "more")
+    assert result.exit_code == 2
+    assert "found 27" in result.output

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from matseg_trainer.data.augment import IGNORED
-from matseg_trainer.train.losses import soft_dice
+from matseg_trainer.train.losses import soft_dice, weighted_cross_entropy
 
 SURE = 40.0
 """A difference of logits after which probabilities are 0 and 1."""
@@ -68,3 +68,15 @@ def test_gradients_point_to_the_labels() -> None:
     soft_dice(logits, labels).backward()
     assert logits.grad is not None
     assert (logits.grad.argmin(dim=1) == labels).all()
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0])])
+def test_nothing_labelled_costs_nothing(weights: torch.Tensor | None) -> None:
+    labels = torch.full((2, 5), IGNORED)
+    logits = torch.randn(2, 2, 5, requires_grad=True)
+    loss, weight = weighted_cross_entropy(logits, labels, weights)
+    dice = soft_dice(logits, labels)
+    (loss + dice).backward()
+    assert (loss.item(), weight.item(), dice.item()) == (0, 0, 0)
+    assert logits.grad is not None
+    assert not logits.grad.any()

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.evaluate.boundary import BoundaryEdges
 
 _Points = TypeVar("_Points", NDArray[np.float64], NDArray[np.intp])
@@ -76,7 +77,8 @@ def find_turn(pixels: NDArray[np.float32], labels: NDArray[np.uint8]) -> str | N
         if turned.shape == labels.shape:
             edges = BoundaryEdges.of(turned).midpoints.astype(np.intp)
             strength = float(gradient[edges[:, 0], edges[:, 1]].mean()) if len(edges) else 0.0
-            scores[name] = (_explained(flat, turned.ravel()), strength)
+            known = turned.ravel() != UNLABELLED
+            scores[name] = (_explained(flat[known], turned.ravel()[known]), strength)
     here = scores.pop(_AS_IT_IS)
     best = max(scores, key=lambda name: scores[name])
     explained, strength = scores[best]
@@ -126,7 +128,7 @@ def _variance_scores(
     far = np.ones(labels.shape, dtype=bool)
     far[tuple(midpoints.astype(np.intp).T)] = False
     band = ndimage.distance_transform_cdt(far, "chessboard") <= _BAND
-    near = _sample(np.argwhere(band), labels.shape, _MOST_PIXELS)
+    near = _sample(np.argwhere(band & (labels != UNLABELLED)), labels.shape, _MOST_PIXELS)
     if near is None:
         return None
     classes = labels[tuple(near.T)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.data.folder import Dataset, load_array
 from matseg_trainer.evaluate.boundary import BoundaryEdges, distances
@@ -90,7 +91,7 @@ def shift_class(labels: NDArray[np.uint8], index: int, shifts: tuple[float, ...]
     edges = BoundaryEdges.of(labels).of_class(index)
     inside = labels == index
     near = {"structure": np.ones((3, 3), dtype=bool), "iterations": int(np.ceil(max(shifts)))}
-    outer = ndimage.binary_dilation(inside, **near)
+    outer = ndimage.binary_dilation(inside, **near) & (labels != UNLABELLED)
     pixels = np.argwhere(outer & ~ndimage.binary_erosion(inside, **near, border_value=1))
     own = inside[pixels[:, 0], pixels[:, 1]]
     gained, lost = np.zeros(len(shifts)), np.zeros(len(shifts))

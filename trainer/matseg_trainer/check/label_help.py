@@ -142,13 +142,20 @@ class LabelHelp:
 
 
 def find_tiny_regions(labels: NDArray[np.uint8]) -> tuple[TinyRegions, ...]:
-    """Regions of at most 4 pixels in (H, W) class indices; 8 neighbours, so a thin diagonal line is one."""
+    """Regions of at most 4 pixels in (H, W) class indices; 8 neighbours, so a thin diagonal line is one.
+
+    What lies beside unlabelled pixels is what somebody drew, however small.
+    """
     from scipy import ndimage
 
+    blank = labels == UNLABELLED
+    drawn_alone = ndimage.binary_dilation(blank, np.ones((3, 3), dtype=bool)) & ~blank
     found = []
     for index in np.unique(labels[labels != UNLABELLED]).tolist():
         regions, _ = ndimage.label(labels == index, structure=np.ones((3, 3), dtype=bool))
-        tiny = np.flatnonzero(np.bincount(regions.ravel())[1:] <= _TINY) + 1
+        sizes = np.bincount(regions.ravel())
+        sizes[regions[drawn_alone]] = _TINY + 1
+        tiny = np.flatnonzero(sizes[1:] <= _TINY) + 1
         if tiny.size:
             rows = [np.argwhere(regions == number)[0].tolist() for number in tiny[:_PLACES]]
             places = tuple((x, y) for y, x in rows)

@@ -67,7 +67,9 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
             Fact(name="figures", value=str(metrics), code=True),
             Fact(name="boundary tolerance", value=f"{document.boundary_tolerance:g} pixels"),
             Fact(name="images", value=str(len(document.images))),
-            Fact(name="labelled pixels", value=f"{count(document.pixels)} ({percent(document.labelled_share)})"),
+            Fact(
+                name="labelled pixels", value=f"{count(document.pixels)} ({percent(document.labelled_share)})"
+            ),
         ),
     )
     title, charts = f"{document.title}: evaluation", _reliability(document)

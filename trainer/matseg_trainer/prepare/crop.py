@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import read_picture, read_stored
 from matseg_shared.images.stored import StoredImage, transparent_pixels
@@ -58,9 +60,9 @@ def crop_dataset(
     n_class, size, unlabelled = len(dataset.classes), request.size, dataset.has_unlabelled
     plans = {}
     for number, (split, count) in enumerate((("train", request.n_train), ("validate", request.n_validate))):
-        shapes = _shapes(dataset, split, n_class, size)
+        rooms = _rooms(dataset, split, n_class, size)
         rng = np.random.default_rng([request.seed, number])
-        plans[split] = _place_crops(shapes, size, count, rng)
+        plans[split] = _place_crops(rooms, size, count, rng)
     with new_folder(target, overwrite=overwrite) as folder:
         for split, plan in plans.items():
             progress.stage(f"cropping {split}", sum(map(len, plan.values())), unit="crops")
@@ -72,34 +74,52 @@ def crop_dataset(
         shutil.copyfile(dataset.classes_path, folder / dataset.classes_path.name)
 
 
+class _Room(NamedTuple):
+    """Room for crops in one image."""
+
+    shape: tuple[int, int]
+    """(H, W) of the image."""
+    places: Sequence[int] | NDArray[np.intp]
+    """Upper-left corners of crops with a label in them, as flat indices of (H - size + 1, W - size + 1)."""
+
+
+def _labelled_places(labels: NDArray[np.uint8], size: int) -> Sequence[int] | NDArray[np.intp]:
+    known = labels != UNLABELLED
+    if known.all():
+        return range((labels.shape[0] - size + 1) * (labels.shape[1] - size + 1))
+    sums = np.pad(known, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    return np.flatnonzero(inside)
+
+
 def _place_crops(
-    shapes: Mapping[Sample, tuple[int, int]], size: int, count: int, rng: np.random.Generator
+    rooms: Mapping[Sample, _Room], size: int, count: int, rng: np.random.Generator
 ) -> dict[Sample, list[tuple[int, int]]]:
     """Random upper-left corners (y, x) per image, images in turn, none twice."""
-    places = {pair: (height - size + 1) * (width - size + 1) for pair, (height, width) in shapes.items()}
-    total = sum(places.values())
+    total = sum(len(room.places) for room in rooms.values())
     if total < count:
         raise DatasetError(
-            f"{next(iter(shapes)).image.parent}: expected room for {count} different crops of {size} x {size} pixels, "
-            f"found {total}; ask for fewer or smaller ones"
+            f"{next(iter(rooms)).image.parent}: expected room for {count} different crops of {size} x {size} pixels "
+            f"with labels in them, found {total}; ask for fewer or smaller ones"
         )
-    used: dict[Sample, dict[int, None]] = {pair: {} for pair in shapes}
-    turns = itertools.cycle(shapes)
+    used: dict[Sample, dict[int, None]] = {pair: {} for pair in rooms}
+    turns = itertools.cycle(rooms)
     for _ in range(count):
         pair = next(turns)
-        while len(used[pair]) == places[pair]:
+        while len(used[pair]) == len(rooms[pair].places):
             pair = next(turns)
-        place = int(rng.integers(places[pair]))
+        place = int(rng.integers(len(rooms[pair].places)))
         while place in used[pair]:
-            place = (place + 1) % places[pair]
+            place = (place + 1) % len(rooms[pair].places)
         used[pair][place] = None
     return {
-        pair: [divmod(place, shapes[pair][1] - size + 1) for place in taken] for pair, taken in used.items()
+        pair: [divmod(int(rooms[pair].places[place]), rooms[pair].shape[1] - size + 1) for place in taken]
+        for pair, taken in used.items()
     }
 
 
-def _shapes(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sample, tuple[int, int]]:
-    """(H, W) of each image, which its label image and its array share."""
+def _rooms(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sample, _Room]:
+    """Room in each image, whose size its label image and its array share."""
     samples, pairing = dataset.samples(split), dataset.pairing(split)
     if pairing.problems:
         raise DatasetError(
@@ -109,16 +129,16 @@ def _shapes(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sampl
     found = {}
     for sample, pair in zip(samples, pairing.pairs, strict=True):
         image, label = read_picture(pair.image), read_stored(pair.labels)
-        shapes = [stored.pixels.shape[:2] for stored in (image, label)]
-        shapes.append(load_array(sample.labels, n_class, unlabelled=sample.unlabelled).shape)
+        labels = load_array(sample.labels, n_class, unlabelled=sample.unlabelled)
+        shapes = [array.shape[:2] for array in (image.pixels, label.pixels, labels)]
         if len(set(shapes)) != 1:
             sizes = ", ".join(f"{height} x {width}" for height, width in shapes)
             raise DatasetError(
                 f"{pair.image}: expected one size of image, label and array, found {sizes}; run matseg-prep check"
             )
-        found[pair] = (shapes[0][0], shapes[0][1])
-    smallest = min(found, key=lambda pair: min(found[pair]))
-    height, width = found[smallest]
+        found[pair] = _Room(labels.shape, _labelled_places(labels, size))
+    smallest = min(found, key=lambda pair: min(found[pair].shape))
+    height, width = found[smallest].shape
     if min(height, width) < size:
         raise DatasetError(
             f"{smallest.image}: expected images of at least {size} x {size} pixels for crops of that size, found "
