@@ -313,6 +313,8 @@ def run_main(
         return EXIT_DONE
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
     with shown_progress() as progress, open_run(asked, progress) as run:
+        for text in run.source.warnings():  # in time to stop the run; the summary repeats them
+            click.echo(printable(f"warning: {text}"), err=True)
         summary = label(run, progress)
         if page and summary.is_final:
             with importing():

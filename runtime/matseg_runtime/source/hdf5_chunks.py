@@ -21,13 +21,14 @@ _SAME_LENGTH = {2, 3}
 class WrittenCheck:
     """Looks at what is stored of a region before it is read: HDF5 makes up what is not there."""
 
-    def __init__(self, where: str, dataset: Any, *, fill_missing: bool) -> None:
+    def __init__(self, where: str, dataset: Any, *, fill_missing: bool, may_end: bool) -> None:
         """Read what there is to check against.
 
         Args:
             where: the dataset, named in errors.
             dataset: an open one.
             fill_missing: take what was never written for the fill value.
+            may_end: the file was not closed, and may end before what its index tells of.
 
         Raises:
             UsageError: the index of the dataset's chunks is damaged.
@@ -35,7 +36,7 @@ class WrittenCheck:
         self._where = where
         self._dataset = dataset
         self._fill_missing = fill_missing
-        self._stored = None if dataset.chunks is None else _StoredChunks(where, dataset)
+        self._stored = None if dataset.chunks is None else _StoredChunks(where, dataset, may_end=may_end)
 
     def __call__(self, index: tuple[slice | int, ...]) -> None:
         """Refuse with an ImageError an index that touches a chunk never written, or larger than its pixels."""
@@ -46,6 +47,15 @@ class WrittenCheck:
             self._check_chunks(self._stored, index)
         elif not (self._fill_missing or dataset.id.get_storage_size() or dataset.external):
             raise self._missing("it was reserved, but nothing was written into it")
+        elif dataset.id.get_offset() is not None and self._end(index) > dataset.file.id.get_filesize():
+            raise ImageError(self._where, "the file ends before it")
+
+    def _end(self, index: tuple[slice | int, ...]) -> int:
+        """Byte of the file that a part of a dataset without chunks ends before."""
+        shape = self._dataset.shape
+        ranges = chunk_ranges(index, shape, (1,) * len(shape))
+        last = int(np.ravel_multi_index([taken[-1] for taken in ranges], shape))
+        return int(self._dataset.id.get_offset() + (last + 1) * self._dataset.dtype.itemsize)
 
     def _missing(self, what: str) -> ImageError:
         return ImageError(
@@ -88,7 +98,7 @@ class _StoredChunks:
     crashes, or reads other bytes, where one is damaged.
     """
 
-    def __init__(self, where: str, dataset: Any) -> None:
+    def __init__(self, where: str, dataset: Any, *, may_end: bool) -> None:
         """Read the index, or raise a UsageError where it cannot be that of this dataset."""
         self.chunk = tuple(dataset.chunks)
         self.grid = tuple(-(-length // step) for length, step in zip(dataset.shape, self.chunk, strict=True))
@@ -98,6 +108,8 @@ class _StoredChunks:
         corners, sizes = array("Q"), array("Q")
 
         def note(info: Any) -> None:
+            if may_end and info.byte_offset + info.size > end:
+                return
             if info.size == 0 or info.byte_offset + info.size > end:
                 raise _damaged(where, f"one has {info.size} bytes from byte {info.byte_offset} of {end}")
             corners.extend(info.chunk_offset)

@@ -17,13 +17,14 @@ from typing import Any
 import h5py
 
 from matseg_runtime.source.base import SourceOptions, file_identity
-from matseg_shared.errors import UsageError
+from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_shared.system.names import printable
 
 _SAME_FILE = "."
 _BLOCK_NUMBER = "%b"
 """Stands for a number in the names of virtual datasets that grow."""
-_PREFIX_VARIABLE = "HDF5_VDS_PREFIX"
+_LINK_PREFIX, _VIRTUAL_PREFIX = "HDF5_EXT_PREFIX", "HDF5_VDS_PREFIX"
+"""Environment variables with a folder that external links, and sources of virtual datasets, are looked for in first."""
 
 
 def references_digest(where: str, path: Path, dataset: Any, options: SourceOptions) -> str:
@@ -45,20 +46,54 @@ def references_digest(where: str, path: Path, dataset: Any, options: SourceOptio
             if options.fill_missing_chunks or _BLOCK_NUMBER in name:
                 continue
             raise UsageError(
-                f"{where}: takes values from {printable(name)}, which is not there; HDF5 would hand out its fill value "
-                "instead: bring the file, or use --fill-missing-chunks if that value is meant"
+                f"{where}: takes values from {printable(name)}, which is not there or cannot be opened; HDF5 "
+                "would hand out its fill value instead: bring it, or use --fill-missing-chunks if that value is meant"
             )
-        if not options.follow_links and not other.is_relative_to(start.parent):
-            raise UsageError(
-                f"{where}: takes values from {printable(str(other))}, which does not lie in the folder of {start.name} "
-                "or below; name that file itself, or use --follow-links if you trust the file"
-            )
+        if not options.follow_links:
+            refuse_elsewhere(where, path, other)
         found[other] = None
     if not found:
         return ""
+    if dataset.file.driver == "fileobj":  # HDF5 would look for everything in the one file that it is given
+        raise UsageError(
+            f"{where}: takes values from {printable(next(iter(found)).name)}, and {path.name} was not closed by the "
+            "program that writes it; name that file itself"
+        )
     listed = "\n".join(f"{other.name} {file_identity(other)}" for other in found)
     digest = hashlib.sha256(listed.encode(errors="backslashreplace")).hexdigest()
     return f"; {len(found)} more files {digest}"
+
+
+def refuse_elsewhere(where: str, path: Path, other: Path) -> None:
+    """Refuse with a UsageError a file that does not lie in the folder of `path` or below."""
+    if not other.is_relative_to(_absolute(path).parent):
+        raise UsageError(
+            f"{where}: takes values from {printable(str(other))}, which does not lie in the folder of {path.name} "
+            "or below; name that file itself, or use --follow-links if you trust the file"
+        )
+
+
+def linked_file(name: str, file: Path) -> Path | None:
+    """The file that an external link in `file` leads to; None: there is none."""
+    return _first(*_places(name, _absolute(file).parent, _LINK_PREFIX))
+
+
+def require_filters(where: str, dataset: Any) -> None:
+    """Make sure that a dataset can be decompressed, or raise a MissingExtraError or UsageError."""
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
+    if all(h5py.h5z.filter_avail(code) for code, *_ in filters):
+        return
+    try:
+        import hdf5plugin  # noqa: F401 (brings filters as it is imported)
+    except ImportError as error:
+        raise MissingExtraError("hdf5-filters", f"{where}: decompressing it") from error
+    if missing := [(code, name) for code, *_, name in filters if not h5py.h5z.filter_avail(code)]:
+        code, name = missing[0]
+        raise UsageError(
+            f"{where}: is compressed with {printable(name.decode(errors='replace')) or 'a filter'} (number {code} in "
+            "HDF5's registry), which neither h5py nor hdf5plugin brings; save it with gzip, or install that filter"
+        )
 
 
 def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Iterator[tuple[str, Path | None]]:
@@ -71,6 +106,7 @@ def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Itera
     if (file, dataset.name) in seen:
         return
     seen.add((file, dataset.name))
+    require_filters(f"{file}::{dataset.name}", dataset)
     if file != start:
         yield str(file), file
     for name, _offset, _size in dataset.external or ():
@@ -81,27 +117,27 @@ def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Itera
             if isinstance(inner, h5py.Dataset):
                 yield from _references(inner, start, seen)
             continue
-        found = _first(*_places(source.file_name, file.parent))
+        found = _first(*_places(source.file_name, file.parent, _VIRTUAL_PREFIX))
         yield source.file_name, found
         if found is None:
             continue
         try:
-            with h5py.File(found, "r") as opened:
+            with h5py.File(found, "r", locking=False, swmr=dataset.file.swmr_mode) as opened:
                 inner = opened.get(source.dset_name)
                 if isinstance(inner, h5py.Dataset):
                     yield from _references(inner, start, seen)
                 else:
                     yield f"{source.file_name}::{source.dset_name}", None
-        except OSError:  # told when it is read
-            continue
+        except OSError:  # which HDF5 takes for one that is missing
+            yield source.file_name, None
 
 
-def _places(name: str, folder: Path) -> list[Path]:
-    """Where HDF5 looks for a source of a virtual dataset, in its order."""
+def _places(name: str, folder: Path, variable: str) -> list[Path]:
+    """Where HDF5 looks for another file, in its order."""
     given = Path(name)
     if given.is_absolute():
         return [given, folder / given.name]
-    prefix = os.environ.get(_PREFIX_VARIABLE)
+    prefix = os.environ.get(variable)
     first = [Path(prefix.replace("${ORIGIN}", str(folder))) / given] if prefix else []
     return [*first, folder / given, given]
 

@@ -17,7 +17,7 @@ from matseg_shared.system.names import printable
 
 NODE_SEPARATOR = "::"
 _ROOM = "matseg_runtime.source"
-_HEAD = 1024
+_HEAD = 4096
 """Bytes of a file that signatures are looked for in."""
 
 Opener = Callable[[str, SourceOptions], Source]
@@ -86,10 +86,10 @@ FORMATS = (
     ),
     _ZARR,
     Format(
-        listed="an HDF5 file (.h5)",
+        listed="an HDF5 or NeXus file (.h5, .nxs)",
         opener="hdf5:open_hdf5",
-        suffixes=(".h5", ".hdf5", ".hdf", ".nxs", ".he5", ".nx5"),
-        signature=rb"\x89HDF\r\n\x1a\n",
+        suffixes=(".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nx5", ".he5"),
+        signature=rb"(.{512}|.{1024}|.{2048})?\x89HDF\r\n\x1a\n",  # behind the user's own bytes, as MATLAB has them
         requires=("h5py", "hdf5"),
         has_nodes=True,
     ),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -316,18 +314,6 @@ def test_a_cut_off_hdf5_file_is_not_called_open(tmp_path: Path) -> None:
         open_source(str(_settled(path)))
 
 
-def test_an_hdf5_file_whose_writer_died(tmp_path: Path) -> None:
-    path = tmp_path / "scan.h5"
-    writer = (
-        "import h5py, os, sys; file = h5py.File(sys.argv[1], 'w', libver='latest');"
-        "data = file.create_dataset('data', (4, 9, 9), chunks=(1, 9, 9), dtype='u1');"
-        "file.swmr_mode = True; data[0] = 1; file.flush(); os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", writer, str(path)], check=False)
-    with pytest.raises(UsageError, match=r"has died .* on a copy repaired with `h5clear -s COPY`"):
-        open_source(str(_settled(path)))
-
-
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UsageError, match=r"scan\.npy"):
@@ -393,7 +379,7 @@ def test_hdf5_needs_a_name_when_there_are_several(tmp_path: Path) -> None:
         file["b/c"] = np.zeros((2, 4, 4), np.uint8)
         file["text"] = "hello"
     path = _settled(tmp_path / "many.h5")
-    with pytest.raises(UsageError, match="its images and volumes: /a, /b/c"):
+    with pytest.raises(UsageError, match=r"its images and volumes: /a \(2, 4, 4\), /b/c \(2, 4, 4\)"):
         open_source(str(path))
     with pytest.raises(UsageError, match="has no dataset /d"):
         open_source(f"{path}::/d")

@@ -167,7 +167,7 @@ def make_hdf5(random: Random, path: Path, volume: NDArray[Any]) -> None:
 
 
 def _awkward(random: Random, file: h5py.File, volume: NDArray[Any]) -> None:  # noqa: C901 (a list of cases)
-    choice = random.randrange(15)
+    choice = random.randrange(17)
     if choice == 0:
         shape = [random.choice((1, 3, 24, 5000, 100_000, 10**6, 10**9, 2**31)) for _ in range(3)]
         chunks = tuple(min(length, 16) for length in shape)
@@ -189,6 +189,32 @@ def _awkward(random: Random, file: h5py.File, volume: NDArray[Any]) -> None:  # 
         file["data"] = volume
         file["a/b"] = file["/"] if random.random() < 0.5 else h5py.SoftLink("/a/b")
         file["loop"] = h5py.SoftLink("/loop")
+    elif choice in (15, 16):
+        file["a/data"], file["loop"] = volume, h5py.SoftLink("/loop")
+        names = (
+            "a",
+            "data",
+            "/",
+            "..",
+            "a/data",
+            "loop",
+            "no",
+            "",
+            b"\xff",
+            7,
+            volume,
+            ["data"],
+            h5py.Empty("S1"),
+        )
+        for node, key in (
+            (file, "default"),
+            (file["a"], "signal"),
+            (file["a"], "default"),
+            (file["a"], "axes"),
+        ):
+            if random.random() < 0.7:
+                node.attrs[key] = random.choice(names)
+        file["a"].attrs["NX_class"] = random.choice(("NXdata", "NXentry", 3))
     elif choice == 5:
         file["data"] = h5py.ExternalLink(
             random.choice(("missing.h5", "/dev/null", "/", file.filename)), "/data"

@@ -9,6 +9,7 @@ from typing import Any
 
 import checkpoints
 import h5py
+import hdf5plugin
 import numpy as np
 import onnx_models
 import tifffile
@@ -147,6 +148,20 @@ def _hdf5(folder: Path, pixels: NDArray[np.uint8]) -> None:
             file["exchange/theta"] = np.arange(5.0)
     with h5py.File(folder / "latest.h5", "w", libver="latest") as file:
         file.create_dataset("data", data=pixels, chunks=(1, 24, 32), compression="gzip")
+        file.flush()
+        abandoned = bytearray((folder / "latest.h5").read_bytes())
+    (folder / "abandoned.h5").write_bytes(abandoned)  # as it is while it is open for writing
+    with h5py.File(folder / "nexus.h5", "w", userblock_size=512) as file:
+        entry = file.create_group("entry")
+        file.attrs["default"], entry.attrs["default"] = "entry", "rec"
+        rec = entry.create_group("rec")
+        rec.attrs.update({"NX_class": "NXdata", "signal": "data", "axes": ["z", "y", "x"]})
+        rec.create_dataset("real", data=pixels, chunks=(1, 24, 32), **hdf5plugin.Bitshuffle())
+        rec["data"] = h5py.SoftLink("/entry/rec/real")
+        for axis, length in zip("zyx", pixels.shape, strict=True):
+            rec[axis] = 0.5 * np.arange(length)
+            rec[axis].attrs["units"] = "um"
+        entry["link"] = h5py.ExternalLink("gone.h5", "/data")
 
 
 def make_workspace(root: Path, pixels: NDArray[np.uint8]) -> None:
