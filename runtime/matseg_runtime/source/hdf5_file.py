@@ -37,11 +37,9 @@ def open_file(path: Path) -> tuple[h5py.File, str | None]:
         raise UsageError(f"{path}: is open for writing in another program; run again when that is done")
     try:
         return h5py.File(path, "r", locking=False), None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         problem = error
-    with suppress(OSError):  # one that is, or was, written for readers at the same time
-        return h5py.File(path, "r", locking=False, swmr=True), _NOT_CLOSED
-    with suppress(OSError, ValueError):
+    with suppress(OSError, RuntimeError, ValueError):
         return h5py.File(_WithoutFlags.of(path), "r"), _NOT_CLOSED
     raise UsageError(f"{path}: {_problem(path, problem)}") from problem
 
@@ -62,7 +60,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _problem(path: Path, error: OSError) -> str:
+def _problem(path: Path, error: Exception) -> str:
     """By the words of HDF5, which has no kinds of errors; those of a cut-off file speak of an `sblock`."""
     text = str(error)
     if "truncated" in text:
@@ -76,7 +74,11 @@ def _problem(path: Path, error: OSError) -> str:
 
 
 class _WithoutFlags(mmap.mmap):
-    """A file as it would be had its writer closed it at the last flush; the file itself stays as it is."""
+    """A file as it would be had its writer closed it at the last flush; the file itself stays as it is.
+
+    HDF5's mode for readers of a file that is being written (SWMR) opens only files that were written for such readers,
+    and reads what is damaged in them again and again, for minutes.
+    """
 
     _path: str
 
@@ -87,9 +89,7 @@ class _WithoutFlags(mmap.mmap):
             found = cls(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         found._path = str(path)
         start, end = 0, len(found)
-        while (
-            found[start : start + len(_SIGNATURE)] != _SIGNATURE
-        ):  # it may stand behind the user's own bytes
+        while found[start : start + 8] != _SIGNATURE:  # it may stand behind the user's own bytes
             start = start * 2 or 512
             if start >= end:
                 raise ValueError("it has no superblock")

@@ -122,7 +122,7 @@ def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Itera
         if found is None:
             continue
         try:
-            with h5py.File(found, "r", locking=False, swmr=dataset.file.swmr_mode) as opened:
+            with h5py.File(found, "r", locking=False) as opened:
                 inner = opened.get(source.dset_name)
                 if isinstance(inner, h5py.Dataset):
                     yield from _references(inner, start, seen)
