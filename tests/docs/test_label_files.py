@@ -74,8 +74,15 @@ def test_painted_in_fiji_values_are_classes(folder: Path) -> None:
 
 
 def save_mask(path: Path, *, inverting: bool, values: tuple[int, ...] = (0, 255)) -> None:
-    """As ImageJ saves a mask of 255 where something was selected: with an inverting look-up table as a palette."""
+    """As ImageJ saves a mask of 255 where something was selected.
+
+    An inverting look-up table is a palette in a PNG, and white as zero in a TIFF.
+    """
     image = Image.fromarray(painted(*values))
+    if path.suffix == ".tif":
+        photometric = "miniswhite" if inverting else "minisblack"
+        tifffile.imwrite(path, np.asarray(image), photometric=photometric)
+        return
     if inverting:
         image = Image.new("P", image.size)
         image.putpalette([255 - index // 3 for index in range(768)])
@@ -84,19 +91,23 @@ def save_mask(path: Path, *, inverting: bool, values: tuple[int, ...] = (0, 255)
 
 
 @pytest.mark.parametrize("inverting", [False, True])
-def test_masks_of_fiji_make_the_selection_class_1(folder: Path, *, inverting: bool) -> None:
-    for name in ("a", "b"):
-        save_mask(folder / "labels" / f"{name}.png", inverting=inverting)
+@pytest.mark.parametrize("names", [("a.png", "b.png"), ("a.tif", "b.tif"), ("a.png", "b.tif")])
+def test_masks_of_fiji_make_the_selection_class_1(
+    folder: Path, names: tuple[str, str], *, inverting: bool
+) -> None:
+    for name in names:
+        save_mask(folder / "labels" / name, inverting=inverting)
     np.testing.assert_array_equal(prepare(folder, 2)[0], painted(0, 1))
 
 
 @pytest.mark.parametrize("selected", [(0, 255), (0,)], ids=["both classes", "one class"])
-def test_masks_of_both_kinds_are_refused(folder: Path, selected: tuple[int, ...]) -> None:
-    save_mask(folder / "labels" / "a.png", inverting=True, values=selected)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_masks_of_both_kinds_are_refused(folder: Path, selected: tuple[int, ...], suffix: str) -> None:
+    save_mask(folder / "labels" / f"a.{suffix}", inverting=True, values=selected)
     save_mask(folder / "labels" / "b.png", inverting=False)
     refused = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", "2"])
     assert refused.exit_code == 2
-    assert "inverting look-up table (a.png) among grey ones (b.png)" in " ".join(refused.output.split())
+    assert f"inverting look-up table (a.{suffix}) among grey ones (b.png)" in " ".join(refused.output.split())
     assert not (folder / "labels_npy").exists()
 
 

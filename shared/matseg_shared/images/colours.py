@@ -83,7 +83,7 @@ def as_meant(path: Path, page: TiffPage, pixels: NDArray[Any]) -> NDArray[Any]:
         raise ImageError(
             path, f"has {bits} bits per pixel, which cannot be spread over 8; save it with 8 bits"
         )
-    if int(page.photometric) != _WHITE_IS_ZERO:
+    if not is_inverted(page):
         return pixels
     if pixels.dtype.kind != "u":
         raise ImageError(
@@ -108,6 +108,11 @@ def unlike_its_bytes(page: TiffPage) -> str | None:
     if has_alpha(page) or (is_colour(page) and page.extrasamples):
         return "an alpha channel"
     return None
+
+
+def is_inverted(page: TiffPage) -> bool:
+    """True where a page says that zero is white."""
+    return int(page.photometric) == _WHITE_IS_ZERO
 
 
 def is_colour(page: TiffPage) -> bool:

@@ -25,6 +25,8 @@ class StoredImage:
     """RGB of each index of a palette image, else None."""
     transparent: bool = False
     """True when pixels of a palette image have an index whose colour is transparent."""
+    inverted: bool = False
+    """True when the file says that zero is white, and holds the complements of these pixels, of 8 or 16 bits."""
 
 
 def transparent_pixels(path: Path) -> ImageError:

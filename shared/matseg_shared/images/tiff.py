@@ -16,6 +16,7 @@ from matseg_shared.images.colours import (
     check_colours,
     has_alpha,
     is_colour,
+    is_inverted,
     palette_of,
     unlike_its_bytes,
 )
@@ -148,7 +149,8 @@ def read_tiff_page(path: Path, page: TiffPage, *, keep_alpha: bool = False) -> S
         pixels = drop_alpha(path, pixels)
     elif is_colour(page) and page.extrasamples == (0,) and is_opaque(pixels[..., -1]):
         pixels = pixels[..., :-1]  # of no known meaning, and says nothing
-    return StoredImage(pixels=one_channel(pixels), palette=palette_of(page))
+    inverted = is_inverted(page) and page.bitspersample == 8 * pixels.itemsize
+    return StoredImage(pixels=one_channel(pixels), palette=palette_of(page), inverted=inverted)
 
 
 def _check_segments(path: Path, page: TiffPage) -> None:

@@ -122,6 +122,9 @@ def _read(path: Path) -> tuple[StoredImage, LabelKind]:
         )
     if pixels.dtype.kind in "bf" or pixels.dtype == np.uint64:
         stored = dataclasses.replace(stored, pixels=pixels.astype(np.int64))
+    if stored.inverted:  # how ImageJ writes a look-up table from white to black
+        greys = tuple((255 - value,) * 3 for value in range(256)) if pixels.dtype == np.uint8 else None
+        stored = dataclasses.replace(stored, pixels=~pixels, palette=greys)
     if stored.palette is not None:
         return stored, "palette"
     if is_grey(pixels):
