@@ -61,7 +61,7 @@ def segment(
 
     Args:
         model: from `open_model`.
-        image: (H, W) or (H, W, 3), in the dtype that the model takes.
+        image: (H, W) or (H, W, C), in the dtype that the model takes.
         window: intensities that become the model's darkest and brightest, for images of another dtype or range.
 
     Returns:
@@ -76,11 +76,15 @@ def segment(
     from matseg_runtime.source.transform import Transform, Window, not_numbers
     from matseg_shared.contract.classes import UNLABELLED
     from matseg_shared.errors import ImageError
+    from matseg_shared.images.channels import pick_channels
 
     if not np.size(image):
         raise ImageError("the image", f"holds no pixels: its shape is {np.shape(image)}")
-    transform = Transform(info=model.model.metadata.input, window=None if window is None else Window(*window))
+    info = model.model.metadata.input
+    transform = Transform(info=info, window=None if window is None else Window(*window))
     image = np.asarray(image)
+    if image.ndim == 3 and image.shape[-1] != info.channels:
+        image = pick_channels(image, info.picked, "the image")
     absent = not_numbers(image)
     pixels = transform.convert(image, "the image", absent)
     labels = segment_images(model, [pixels], tile=(_TILE, _TILE), batch=1)[0].labels

@@ -100,6 +100,10 @@ class JobKey(Record):
     slices: str | None = None
     """`START:STOP` when not all slices of the input."""
     level: int | None = None
+    axes: str | None = None
+    """As the user says what each axis is; None: as the file says, or by their lengths."""
+    channels: str | None = None
+    """That the user has chosen; None: as the model was trained."""
     probabilities: bool = False
     skip_constant: bool = True
     layout: str | None = None

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
+from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.layout import parse_axes
+from matseg_runtime.source.open import open_source
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.channels import (
@@ -214,5 +221,149 @@ def test_what_a_picture_shows() -> None:
     np.testing.assert_array_equal(to_shown(pixels, (4,)), pixels[..., 4])
     np.testing.assert_array_equal(to_shown(pixels, (4, 0, 6)), pixels[..., [4, 0, 6]])
     np.testing.assert_array_equal(to_shown(pixels[..., :3], ()), pixels[..., :3])
-    assert to_shown(pixels[..., 0], (4,)).ndim == 2
+    with pytest.raises(UsageError, match="--show 7: expected channels from 0 to 6"):
+        to_shown(pixels, (7,))
     np.testing.assert_array_equal(pick_channels(pixels[..., 0], (0,), "a"), pixels[..., 0])
+
+
+def _hdf5(path: Path, pixels: np.ndarray) -> str:
+    with h5py.File(path, "w") as file:
+        file["data"] = pixels
+    return str(path)
+
+
+def _ome_zarr(path: Path, pixels: np.ndarray, axes: str) -> str:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", data=pixels, chunks=tuple(min(20, length) for length in pixels.shape))
+    group.attrs["multiscales"] = [
+        {
+            "version": "0.4",
+            "axes": [{"name": axis, "type": "channel" if axis == "c" else "space"} for axis in axes],
+            "datasets": [
+                {
+                    "path": "0",
+                    "coordinateTransformations": [{"type": "scale", "scale": [1.0] * pixels.ndim}],
+                }
+            ],
+        }
+    ]
+    return str(path)
+
+
+def _saved(path: Path, pixels: np.ndarray) -> str:
+    np.save(path, pixels)
+    return str(path)
+
+
+def _tiff(path: Path, pixels: np.ndarray, **options: Any) -> str:
+    tifffile.imwrite(path, pixels, photometric="minisblack", **options)
+    return str(path)
+
+
+SLICES = 5
+VOLUMES: dict[str, Callable[[Path, np.ndarray], str]] = {
+    "npy, zcyx": lambda path, pixels: _saved(path / "a.npy", pixels),
+    "npy, czyx": lambda path, pixels: _saved(path / "a.npy", np.moveaxis(pixels, 1, 0)),
+    "npy, zyxc": lambda path, pixels: _saved(path / "a.npy", np.moveaxis(pixels, 1, -1)),
+    "HDF5": lambda path, pixels: _hdf5(path / "a.h5", pixels),
+    "HDF5, zyxc": lambda path, pixels: _hdf5(path / "a.h5", np.moveaxis(pixels, 1, -1)),
+    "OME-Zarr, czyx": lambda path, pixels: _ome_zarr(path / "a.zarr", np.moveaxis(pixels, 1, 0), "czyx"),
+    "OME-Zarr, zcyx": lambda path, pixels: _ome_zarr(path / "a.zarr", pixels, "zcyx"),
+    "ImageJ": lambda path, pixels: _tiff(path / "a.tif", pixels, imagej=True, metadata={"axes": "ZCYX"}),
+    "ImageJ, behind one page": lambda path, pixels: _tiff(
+        path / "a.tif", pixels, imagej=True, metadata={"axes": "ZCYX"}, truncate=True
+    ),
+    "OME-TIFF, czyx": lambda path, pixels: _tiff(
+        path / "a.tif", np.ascontiguousarray(np.moveaxis(pixels, 1, 0)), ome=True, metadata={"axes": "CZYX"}
+    ),
+    "TIFF of samples": lambda path, pixels: _tiff(
+        path / "a.tif", np.ascontiguousarray(np.moveaxis(pixels, 1, -1)), planarconfig="contig"
+    ),
+}
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7])
+@pytest.mark.parametrize("stored", VOLUMES)
+def test_channels_of_a_volume_are_those_of_each_slice(tmp_path: Path, stored: str, channels: int) -> None:
+    pixels = np.stack([picture(channels) + np.uint8(number) for number in range(SLICES)])
+    location = VOLUMES[stored](tmp_path, pixels)
+    with closing(open_source(location, SourceOptions(taken=channels))) as source:
+        assert source.volume is not None
+        assert source.volume.shape == (SLICES, HEIGHT, WIDTH)
+        found = [to_channels(image, channels, location) for image in source.read(1, 4)]
+    np.testing.assert_array_equal(found, pixels[1:4])
+    picked = SourceOptions(
+        taken=2, channels=(1, 0), axes="zyxc" if channels == 2 and "zyxc" in stored else None
+    )
+    if stored.startswith(("OME", "ImageJ", "TIFF")):
+        with closing(open_source(location, picked)) as source:
+            np.testing.assert_array_equal(to_channels(source.read(2, 3)[0], 2, location), pixels[2, [1, 0]])
+
+
+IMAGES: dict[str, Callable[[Path, np.ndarray], str]] = {
+    "npy, cyx": lambda path, pixels: _saved(path / "a.npy", pixels),
+    "npy, yxc": lambda path, pixels: _saved(path / "a.npy", _interleaved(pixels)),
+    "HDF5": lambda path, pixels: _hdf5(path / "a.h5", pixels),
+    "OME-Zarr": lambda path, pixels: _ome_zarr(path / "a.zarr", pixels, "cyx"),
+    **{
+        f"TIFF, {name}": lambda path, pixels, write=write: (
+            write(path / "a.tif", pixels),
+            str(path / "a.tif"),
+        )[1]
+        for name, write in WRITERS.items()
+    },
+}
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 7, 30])
+@pytest.mark.parametrize("stored", IMAGES)
+def test_one_image_of_many_channels_by_itself(tmp_path: Path, stored: str, channels: int) -> None:
+    pixels = picture(channels)
+    location = IMAGES[stored](tmp_path, pixels)
+    with closing(open_source(location, SourceOptions(taken=channels))) as source:
+        assert len(source.slices) == 1
+        np.testing.assert_array_equal(to_channels(source.read(0, 1)[0], channels, location), pixels)
+    with closing(
+        open_source(location, SourceOptions(taken=1, channels=(1,), axes=_axes_of(stored)))
+    ) as source:
+        np.testing.assert_array_equal(source.read(0, 1)[0], pixels[1])
+
+
+def _axes_of(stored: str) -> str | None:
+    """For files that do not say where their channels are, which small pictures leave open."""
+    if stored == "npy, yxc" or "channels last" in stored:
+        return "yxc"
+    return "cyx" if stored in ("npy, cyx", "HDF5") or "page" in stored else None
+
+
+def test_a_model_of_one_channel_takes_slices_whatever_they_are_called(tmp_path: Path) -> None:
+    pixels = picture(24)
+    for name, options in {"pages": {}, "channels": {"imagej": True, "metadata": {"axes": "CYX"}}}.items():
+        location = _tiff(tmp_path / f"{name}.tif", pixels, **options)
+        with closing(open_source(location, SourceOptions(taken=1))) as source:
+            np.testing.assert_array_equal(source.read(0, 24), pixels)
+        with closing(open_source(location, SourceOptions(taken=24))) as source:
+            assert len(source.slices) == 1
+
+
+def test_another_number_of_channels_in_a_volume_names_both(tmp_path: Path) -> None:
+    named = _ome_zarr(tmp_path / "a.zarr", picture(5), "cyx")
+    with pytest.raises(UsageError, match=r"expected 7 channels, as the model takes, found 5.*--channels"):
+        open_source(named, SourceOptions(taken=7))
+    with pytest.raises(UsageError, match=r"expected 1 channel, as the model takes, found 5.*--channels 0"):
+        open_source(named, SourceOptions(taken=1))
+    unnamed = _saved(tmp_path / "a.npy", picture(24))
+    with pytest.raises(UsageError, match=r"with 7 channels, found an array of shape \(24, 40, 52\).*--axes"):
+        open_source(unnamed, SourceOptions(taken=7))
+    with pytest.raises(UsageError, match=r"expected the channels 0,30, found 24"):
+        open_source(unnamed, SourceOptions(taken=2, channels=(0, 30), axes="cyx"))
+    with pytest.raises(UsageError, match=r"--axes zcyx names 4 axes, found 3"):
+        open_source(unnamed, SourceOptions(taken=2, axes="zcyx"))
+    with pytest.raises(UsageError, match=r"with axes more than one of which could be theirs.*--axes"):
+        open_source(_saved(tmp_path / "b.npy", np.zeros((7, 90, 7), np.uint8)), SourceOptions(taken=7))
+
+
+@pytest.mark.parametrize("text", ["", "zc", "zyy", "qyx", "YX"])
+def test_axes_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="expected one of the letters t, c, z, y, x per axis"):
+        parse_axes(text)

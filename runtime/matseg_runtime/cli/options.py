@@ -52,6 +52,12 @@ source_options = (
         metavar="SHAPE,DTYPE[,ORDER]",
         help="INPUT is plain pixels: 512x1024x1024,uint16 (slices, rows, columns); ORDER: big for big-endian.",
     ),
+    click.option(
+        "--axes",
+        type=parsed("matseg_runtime.source.layout:parse_axes"),
+        metavar="LETTERS",
+        help="What each axis of a volume is, for files that do not say: zcyx, yxc. c: channels, t: times, one of them.",
+    ),
 )
 """How an input is read, for the group `Input`; a command with these gets them by `with_source`."""
 with_source = gathered("source", "matseg_runtime.source.base:SourceOptions")

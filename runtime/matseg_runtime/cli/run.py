@@ -30,6 +30,7 @@ from matseg_shared.console.options import (
     gathered,
     page_option,
     parsed,
+    show_option,
 )
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.interruption import heed_termination
@@ -56,6 +57,13 @@ def _part(text: str) -> Part | None:
 input_options = cloup.option_group(
     "Input",
     *source_options,
+    click.option(
+        "--channels",
+        type=parsed("matseg_shared.images.channels:parse_channels"),
+        metavar="N,N,...|grey",
+        help="Channels of INPUT that the model is to take, from 0, in its order; grey: the mean of colours. Default: "
+        "as the model was trained.",
+    ),
     sha256_option,
     click.option(
         "--window",
@@ -233,6 +241,7 @@ _EXAMPLES = """
 @machine_options
 @watch_options
 @page_option
+@show_option
 @flag("--dry-run", "Print the plan and write nothing.")
 @json_option
 @excludes("watch", "dask", "part", "finish")
@@ -264,6 +273,7 @@ def run_main(
     watch: bool,
     ending: WatchOptions,
     page: bool,
+    shown: tuple[int, ...] | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -321,7 +331,7 @@ def run_main(
                 from matseg_runtime.page.build import leave_page
 
             progress.stage("making the report")
-            summary = leave_page(run, summary)
+            summary = leave_page(run, summary, shown)
     if as_json:
         print_json(summary.report.model_dump(mode="json"))
     for line in summary_lines(summary):

@@ -21,6 +21,7 @@ from matseg_runtime.run.setup import Run
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError, OutputError
+from matseg_shared.images.channels import parse_channels
 from matseg_shared.images.palette import default_colours
 from matseg_shared.installation import install_command
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Series, thinned
@@ -39,13 +40,20 @@ _SEPARATE_CLASSES = 4
 """Up to so many classes have a chart each, because rare and common ones do not fit on one scale."""
 
 
-def write_run_page(places: RunPlaces, *, source: Source | None = None, location: str | None = None) -> Path:
+def write_run_page(
+    places: RunPlaces,
+    *,
+    source: Source | None = None,
+    location: str | None = None,
+    show: Sequence[int] | None = None,
+) -> Path:
     """Make `report.html` beside `report.json`, and return its path; only the slices it shows are read again.
 
     Args:
         places: see `find_run`.
         source: the input, where it is open already.
         location: of the input, where it has been moved; None: where it was.
+        show: channels, one or three; None: colours, else the first.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
@@ -66,7 +74,7 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
     maps = {} if proposals is None else dict(proposals.maps)
     choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
-        pictures = take_pictures(record, choices, found, colours, maps)
+        pictures = take_pictures(record, choices, found, colours, maps, show or ())
     if bad := sum(bool(item.problems) for item in pictures.slices):
         missing.append(
             f"{bad} of the {len(choices)} slices shown here are missing or have changed; each says how."
@@ -102,7 +110,7 @@ def write_run_page(places: RunPlaces, *, source: Source | None = None, location:
     return path
 
 
-def leave_page(run: Run, summary: Summary) -> Summary:
+def leave_page(run: Run, summary: Summary, show: Sequence[int] | None = None) -> Summary:
     """Make the page of a run whose output is complete, and say so in its report.
 
     The labels are whole by now: a page that cannot be made is told of, and is no failure of the run.
@@ -118,7 +126,7 @@ def leave_page(run: Run, summary: Summary) -> Summary:
                 raise OutputError(
                     f"{run.sink.path}: its report is no longer there; something else deletes or replaces this output"
                 )
-            page = str(write_run_page(places, source=run.source))
+            page = str(write_run_page(places, source=run.source, show=show))
             write_report(places.report, read_report(places.report).model_copy(update={"page": page}))
     except MatsegError as error:
         return replace(summary, no_page=str(error))
@@ -160,10 +168,14 @@ def _location(record: RunRecord) -> str:
 
 def _source_options(record: RunRecord) -> SourceOptions:
     key = record.report.provenance
+    given = None if record.manifest is None else record.manifest.model.input
     return SourceOptions(
         axis=key.axis,
         slices=None if key.slices is None else parse_range(key.slices),
         level=key.level,
+        axes=key.axes,
+        channels=parse_channels(key.channels) if key.channels else () if given is None else given.picked,
+        taken=None if given is None else given.channels,
         fill_missing_chunks=record.manifest is not None and record.manifest.fill_missing_chunks,
         raw=None if record.manifest is None else record.manifest.raw,
     )

@@ -21,7 +21,7 @@ from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Absent, Transform, Window, not_numbers
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError, MatsegError
-from matseg_shared.images.channels import is_grey
+from matseg_shared.images.channels import to_shown
 from matseg_shared.images.palette import Colour, full_palette
 from matseg_shared.images.read import PixelArray, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
@@ -92,6 +92,7 @@ def take_pictures(
     source: Source | None,
     colours: Sequence[Colour],
     maps: Mapping[str, Path],
+    show: Sequence[int],
 ) -> Pictures:
     """Read the chosen slices and their labels, and make pictures of them.
 
@@ -99,9 +100,10 @@ def take_pictures(
         source: the input; None when it is out of reach.
         colours: RGB per class.
         maps: low-confidence maps of some slices, by the slice's name.
+        show: see `to_shown`.
     """
     with _labels_of(record) as labels:
-        reader = _Reader(record=record, source=source, labels=labels, n_class=len(colours))
+        reader = _Reader(record=record, source=source, labels=labels, n_class=len(colours), show=show)
         large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
             loaded = list(pool.map(reader.load, choices))
@@ -142,6 +144,7 @@ class _Reader:
     source: Source | None
     labels: Source | MatsegError | None
     n_class: int
+    show: Sequence[int]
 
     def load(self, choice: Choice) -> _Loaded:
         problems: list[str] = []
@@ -159,7 +162,7 @@ class _Reader:
             stored = self._read_image(choice, problems)
             if stored is not None:
                 absent = not_numbers(stored) if absent is None or absent.shape != stored.shape[:2] else absent
-                shown = stored[..., 0] if stored.ndim == 3 and is_grey(stored) else stored
+                shown = to_shown(stored, self.show)
                 image = shrink(shown if absent is None else _without(shown, absent), EDGES[0])
                 bins, pixels = self._bins(stored, choice, absent)
         except ImageError as error:

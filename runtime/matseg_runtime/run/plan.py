@@ -210,8 +210,10 @@ class Planner:
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
+        taken = self.metadata.input.channels
         # a grey image may be stored as RGB; decoders and encoders work on copies
-        per_pixel = 3 * stored + 2 * self.metadata.input.channels * itemsize + 3
+        read = max(3, taken if volume is None else volume.channels)
+        per_pixel = read * stored + 2 * taken * itemsize + 3
         if self.constraints.probabilities:
             per_pixel += 6 * len(self.metadata.classes)
         return workers.blocks_in_flight * depth * per_pixel * self.shape[0] * self.shape[1]

@@ -38,8 +38,9 @@ from matseg_runtime.source.transform import NoData, Transform, open_no_data
 from matseg_runtime.source.watch import WatchSource
 from matseg_runtime.units import VoxelSize, oblong_warning, voxel_of_model
 from matseg_shared.console.progress import Progress
-from matseg_shared.contract.metadata import ModelMetadata
+from matseg_shared.contract.metadata import InputInfo, ModelMetadata
 from matseg_shared.errors import UsageError
+from matseg_shared.images.channels import require_count, shown_choice
 from matseg_shared.system.machine import available_cpus
 
 
@@ -81,12 +82,12 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
     refuse_combinations(options)
     progress.stage("opening the input and the model")
     with ExitStack() as opened:
-        source = opened.enter_context(closing(_open_input(options)))
+        file = read_model(options.model, options.trust)
+        metadata = file.model.metadata
+        source = opened.enter_context(closing(_open_input(options, metadata.input)))
         if isinstance(source, WatchSource):
             source.wait_for_first()
         started = now()
-        file = read_model(options.model, options.trust)
-        metadata = file.model.metadata
         target = choose_target(source, options.output, metadata)
         earlier = None if options.output.overwrite else read_key(target.ledger_folder)
         before = None if earlier is None or options.window is None else earlier.stored_dtype
@@ -120,7 +121,6 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
     if key.provider not in PROVIDER_CHOICES:
         raise UsageError(f"this version of matseg does not know the provider {key.provider}")
     with ExitStack() as stack:
-        source = stack.enter_context(closing(open_source(options.input, options.source)))
         session = Session.open(
             options.model,
             provider=cast(ProviderChoice, key.provider),  # each worker uses what the client found
@@ -130,6 +130,7 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
         )
         self_test = session.require_self_test(options.accepted_difference)
         metadata = session.model.metadata
+        source = stack.enter_context(closing(_open_input(options, metadata.input)))
         target = choose_target(source, options.output, metadata)
         transform = Transform(
             info=metadata.input,
@@ -207,16 +208,19 @@ def refuse_combinations(options: RunOptions) -> None:
         require_scikit_image("--quantify")
 
 
-def _open_input(options: RunOptions) -> Source:
-    """The input, or a folder to watch."""
+def _open_input(options: RunOptions, info: InputInfo) -> Source:
+    """The input, or a folder to watch, with the channels that the model takes."""
+    channels = options.source.channels or info.picked
+    require_count(channels, info)
     if options.watch is None:
-        return open_source(options.input, options.source)
+        wanted = replace(options.source, channels=channels, taken=info.channels)
+        return open_source(options.input, wanted)
     require_text(options.input)
     if (option := options.source.named()) is not None:
         raise UsageError(
             f"{options.input}: --watch waits for images in a folder, to which {option} does not apply"
         )
-    return WatchSource(Path(options.input), options.watch)
+    return WatchSource(Path(options.input), options.watch, channels)
 
 
 def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) -> NoData:
@@ -354,6 +358,8 @@ def _key(
         axis=options.source.axis,
         slices=None if range_ is None else ":".join("" if end is None else str(end) for end in range_),
         level=options.source.level or None,
+        axes=options.source.axes,
+        channels=shown_choice(options.source.channels) or None,
         probabilities=options.output.probabilities,
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,

@@ -80,9 +80,14 @@ class ArraySource(Source):
         if dtype.kind not in "uifb":
             raise UsageError(f"{stored.location}: expected an array of numbers, found {dtype}")
         shape = tuple(int(length) for length in stored.array.shape)
-        self._layout = layout_of(stored.location, shape, options.axis, stored.axis_names)
+        self._layout = layout_of(stored.location, shape, options, stored.axis_names)
         axis = self._layout.slice_axis
-        _require_memory(stored, shape, axis)
+        whole = self._layout.index(0, 1)
+        one = tuple(
+            1 if isinstance(part, int) else len(range(*part.indices(n)))
+            for part, n in zip(whole, shape, strict=True)
+        )
+        _require_memory(stored, one)
         self.location = stored.location
         self.beside = stored.path.absolute().with_name(_bare_name(stored.path))
         self._start, stop = _range(stored.location, options.slices, 1 if axis is None else shape[axis])
@@ -97,6 +102,7 @@ class ArraySource(Source):
             axis=self._layout.axis,
             start=self._start,
             dtype=dtype.name,
+            channels=self._layout.channels,
             slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
             spacing=_spacing(stored, len(self._layout.spatial)),
         )
@@ -159,10 +165,9 @@ class ArraySource(Source):
         self._stored.closing()
 
 
-def _require_memory(stored: StoredArray, shape: tuple[int, ...], slice_axis: int | None) -> None:
-    """Make sure that a slice, and the chunks it lies in, which are decoded whole, fit into memory."""
+def _require_memory(stored: StoredArray, one: tuple[int, ...]) -> None:
+    """Make sure that one slice of a shape, and the chunks it lies in, which are decoded whole, fit into memory."""
     itemsize = np.dtype(stored.array.dtype).itemsize
-    one = tuple(1 if axis == slice_axis else length for axis, length in enumerate(shape))
     require_memory(stored.location, one, itemsize, "slice")
     if (piece := stored.piece_shape) is not None:
         if min(piece, default=1) < 1:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import PixelArray
+from matseg_shared.images.channels import ChannelChoice, PixelArray
 from matseg_shared.system.names import name_problem
 
 _FRESH_SECONDS = 2.0
@@ -87,6 +87,8 @@ class Volume:
     start: int
     """Position of the first slice along it, when only a range is taken."""
     dtype: str
+    channels: int
+    """Values per pixel, as they are read."""
     slices_per_chunk: int
     """Slices that are decoded together; reading whole multiples of it is cheapest."""
     spacing: Spacing | None = None
@@ -122,12 +124,24 @@ class SourceOptions:
     """Take pixels from other files that the input names wherever they are, not only from those beside or below."""
     raw: RawShape | None = None
     """Take a file for pixels and nothing else."""
+    axes: str | None = None
+    """One of `t`, `c`, `z`, `y`, `x` per axis of a volume; None: as the file says, or by their lengths."""
+    channels: ChannelChoice = ()
+    """Of each slice."""
+    taken: int | None = None
+    """Channels that the model takes, by which they are told from slices; None: there is no model."""
     as_labels: bool = False
     """Take a palette image's indices, not their colours, and leave out the probabilities that lie beside labels."""
 
     def named(self) -> str | None:
         """The first option that is set, as the user wrote it; for inputs to which none applies."""
-        options = {"--axis": self.axis, "--range": self.slices, "--level": self.level, "--raw": self.raw}
+        options = {
+            "--axis": self.axis,
+            "--axes": self.axes,
+            "--range": self.slices,
+            "--level": self.level,
+            "--raw": self.raw,
+        }
         return next((option for option, value in options.items() if value is not None), None)
 
 
@@ -151,7 +165,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
-        """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, 3) in its stored dtype, or an ImageError."""
+        """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, C) in its stored dtype, or an ImageError."""
 
     def read_unchanged(self, slices: Sequence[Slice]) -> list[tuple[PixelArray, str]]:
         """Consecutive slices as `read` gives them, with their files' identities; an ImageError where one changes."""

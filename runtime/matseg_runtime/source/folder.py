@@ -51,7 +51,7 @@ class FolderSource(Source):
             others += [entry for entry in images if entry.name in names]
             images = [entry for entry in images if entry.name not in names]
         self._folder = folder
-        self._as_labels = options.as_labels
+        self._as_labels, self._channels = options.as_labels, options.channels
         self._paths = tuple(folder / entry.name for entry in images)
         self.location = location
         self.beside = folder.absolute()
@@ -85,7 +85,7 @@ class FolderSource(Source):
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         if self._as_labels:
             return [read_stored(path).pixels for path in self._paths[start:stop]]
-        return [read_any_dtype(path) for path in self._paths[start:stop]]
+        return [read_any_dtype(path, self._channels) for path in self._paths[start:stop]]
 
     def current_identity(self, index: int) -> str:
         return file_identity(self._paths[index])

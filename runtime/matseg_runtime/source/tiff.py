@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,6 +18,7 @@ from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.sem_tags import sem_tags
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.channels import GREY
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file_problem
 from matseg_shared.images.read import PixelArray, apply_palette, decoding_problem
@@ -30,25 +31,28 @@ _MOST_CHANNELS = 7
 
 
 class _Pages:
-    """The pages of a TIFF, indexed like an array of (pages, H, W) or (pages, H, W, 3).
+    """The pages of a TIFF, indexed like an array of (..., H, W) or (..., H, W, C), with pages along the first axes.
 
     Each reader borrows a `TiffFile` of its own: parsing pages moves the file's position without a lock.
     """
 
-    def __init__(self, path: Path, tiff: TiffFile, *, as_labels: bool) -> None:
+    def __init__(self, path: Path, tiff: TiffFile, stack: tuple[int, ...], options: SourceOptions) -> None:
         self._path = path
-        self._as_labels = as_labels
+        self._as_labels = options.as_labels
+        self._keep_alpha = bool(options.channels) and options.channels != GREY
         self._idle: SimpleQueue[TiffFile] = SimpleQueue()
         self._idle.put(tiff)
         first = self._read(tiff, 0)
-        self.shape = (len(tiff.pages), *first.shape)
+        self._numbers = np.arange(len(tiff.pages)).reshape(stack)
+        self.shape = (*stack, *first.shape)
         self.dtype = first.dtype
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> PixelArray:
-        pages = index[0]
-        assert isinstance(pages, slice), "a stack of pages is cut along its pages only"
+        pages, within = index[: self._numbers.ndim], index[self._numbers.ndim :]
+        numbers = self._numbers[pages]
         with self._borrowed() as tiff:
-            return np.stack([self._read(tiff, number) for number in range(*pages.indices(self.shape[0]))])
+            read = [self._read(tiff, int(number))[within] for number in numbers.flat]
+        return np.stack(read).reshape(*numbers.shape, *read[0].shape)
 
     @contextmanager
     def _borrowed(self) -> Iterator[TiffFile]:
@@ -64,12 +68,13 @@ class _Pages:
     def _read(self, tiff: TiffFile, number: int) -> PixelArray:
         page: Any = tiff.pages[number]
         # of OME-TIFFs tifffile keeps only where their pages begin
-        stored = read_tiff_page(self._path, page.aspage() if isinstance(page, TiffFrame) else page)
+        page = page.aspage() if isinstance(page, TiffFrame) else page
+        stored = read_tiff_page(self._path, page, keep_alpha=self._keep_alpha)
         pixels = stored.pixels if self._as_labels else apply_palette(self._path, stored)
-        if number and pixels.shape != self.shape[1:]:
+        if number and pixels.shape != (page_shape := self.shape[self._numbers.ndim :]):
             raise ImageError(
                 self._path,
-                f"has the shape {pixels.shape}, page 0 {self.shape[1:]}; split it into stacks of one shape",
+                f"has the shape {pixels.shape}, page 0 {page_shape}; split it into stacks of one shape",
             )
         return pixels
 
@@ -107,7 +112,7 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
     return source
 
 
-def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...]]:
+def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...] | None]:
     """The array to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
     if (problem := foreign_file_problem(tiff)) is not None:
         raise UsageError(f"{path}: {problem}")
@@ -117,42 +122,61 @@ def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tup
             f"{path}: expected one stack, found {len(tiff.series)} series of the shapes {shapes}; split it first"
         )
     series = tiff.series[0]
-    _check_axes(path, series, are_slices=options.axis is not None)
+    stacked = [
+        (axis, length)
+        for axis, length in zip(series.axes, series.shape, strict=True)
+        if axis not in "YXS" and length > 1
+    ]
+    name = "" if options.axes else _stack_names(path, series, stacked, options)
     if tiff.is_ome:
         _check_planes(path, tiff, series)
     first: TiffPage = tiff.pages.first
     behind_one_page = len(tiff.pages) == 1 and math.prod(series.shape) > math.prod(first.shape)
     if behind_one_page or (options.axis or 0) != 0:
         _check_mappable(path, tiff, series)
-        return tifffile.memmap(path, mode="r"), tuple(_AXES.get(axis, "z") for axis in series.axes)
-    pages = _Pages(path, tiff, as_labels=options.as_labels)
-    return pages, ("z", "y", "x", "c")[: len(pages.shape)]
+        known = dict(zip((axis for axis, _ in stacked), name, strict=False))
+        names = tuple(_AXES.get(axis, known.get(axis, "t")) for axis in series.axes)
+        return tifffile.memmap(path, mode="r"), names if name else None
+    shape = tuple(length for _, length in stacked) if len(stacked) > 1 else (len(tiff.pages),)
+    pages = _Pages(path, tiff, shape, options)
+    names = (*(name if stacked else "z"), *"yxc"[: len(pages.shape) - len(shape)])
+    return pages, names if name or not stacked else None
 
 
-def _check_axes(path: Path, series: TiffPageSeries, *, are_slices: bool) -> None:
-    """Pages may be slices of one volume only: not its channels, nor volumes one after the other.
+def _stack_names(
+    path: Path, series: TiffPageSeries, stacked: Sequence[tuple[str, int]], options: SourceOptions
+) -> str:
+    """What stacks of pages are: `z`, `c`, or both in their order; "" where only the model can tell.
 
-    A stack of nothing but channels is a volume where `are_slices` says so, and where there are more channels than
-    ImageJ has: programs that write its TIFFs name the pages of a plain stack channels, if they are not told.
+    Pages may be slices of one volume, and channels of each where the model takes several or the user chooses. A stack
+    of nothing but channels is a volume where `--axis` says so, and where there are more channels than ImageJ has:
+    programs that write its TIFFs name the pages of a plain stack channels, if they are not told.
     """
-    axes = list(zip(series.axes, series.shape, strict=True))
-    stacked = [(axis, length) for axis, length in axes if axis not in "YXS" and length > 1]
+    several = bool(options.channels) or (options.taken or 1) > 1
+    found = "".join("c" if axis == "C" else axis for axis, _ in stacked)
     channels = next((length for axis, length in stacked if axis == "C"), 0)
-    if channels and len(stacked) > 1:
-        raise UsageError(
-            f"{path}: holds {channels} channels of each slice, one after the other, and which of them the model is to "
-            "see nobody can know; save one channel as a stack, or three of them as RGB"
-        )
-    if 0 < channels <= _MOST_CHANNELS and not are_slices:
-        raise UsageError(
-            f"{path}: holds {channels} pages that are called channels of one image; save the one to be labelled by "
-            "itself, or say with --axis 0 that they are slices of a volume"
-        )
-    if len(stacked) > 1 or not series.axes.rstrip("S").endswith("YX"):
-        listed = ", ".join(f"{axis} {length}" for axis, length in axes)
+    if channels and not several:
+        if len(stacked) > 1:
+            raise UsageError(
+                f"{path}: holds {channels} channels of each slice, one after the other, and which of them the model is "
+                "to see nobody can know; choose with --channels, as in --channels 0"
+            )
+        if channels <= _MOST_CHANNELS and options.axis is None:
+            raise UsageError(
+                f"{path}: holds {channels} pages that are called channels of one image; choose the one to be labelled "
+                "with --channels, as in --channels 0, or say with --axis 0 that they are slices of a volume"
+            )
+        return "z"
+    others = found.replace("c", "")
+    has_samples = dict(zip(series.axes, series.shape, strict=True)).get("S", 1) > 1
+    if len(others) > 1 or (channels and has_samples) or not series.axes.rstrip("S").endswith("YX"):
+        listed = ", ".join(f"{axis} {length}" for axis, length in zip(series.axes, series.shape, strict=True))
         raise UsageError(
             f"{path}: expected one image or one volume, found the axes {listed}; save each volume as a stack of its own"
         )
+    if several and found in ("Q", "I") and not has_samples and options.axis is None:
+        return ""
+    return found.replace(others, "z") if others else found
 
 
 def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:

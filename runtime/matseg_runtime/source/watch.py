@@ -12,6 +12,7 @@ from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, fi
 from matseg_runtime.source.folder import skip_reason
 from matseg_runtime.source.sem_tags import picture_bar
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.channels import ChannelChoice
 from matseg_shared.images.read import PixelArray, list_images, read_any_dtype
 from matseg_shared.system import interruption
 from matseg_shared.system.names import name_problem
@@ -46,12 +47,12 @@ class WatchSource(Source):
     reserves the space of a file first leaves an image that looks whole before it is.
     """
 
-    def __init__(self, folder: Path, options: WatchOptions) -> None:
+    def __init__(self, folder: Path, options: WatchOptions, channels: ChannelChoice = ()) -> None:
         """Start watching a folder, in which nothing has to be yet; a UsageError where there is no such folder."""
         if not folder.is_dir():
             raise UsageError(f"{folder}: expected a folder to watch; make it before images are written there")
         self._folder = folder
-        self._options = options
+        self._options, self._channels = options, channels
         self._seen: dict[Path, str] = {}
         """Identity at the last look."""
         self._damaged: dict[Path, str] = {}
@@ -115,7 +116,7 @@ class WatchSource(Source):
             raise UsageError(f"{self.location}: no whole image has been written there so far")
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
-        return [read_any_dtype(Path(item.where)) for item in self.slices[start:stop]]
+        return [read_any_dtype(Path(item.where), self._channels) for item in self.slices[start:stop]]
 
     def current_identity(self, index: int) -> str:
         return file_identity(Path(self.slices[index].where))
@@ -173,7 +174,7 @@ class WatchSource(Source):
         if self._damaged.get(path) == identity:
             return False
         try:
-            read_any_dtype(path)
+            read_any_dtype(path, self._channels)
         except ImageError:
             self._damaged[path] = identity
             return False

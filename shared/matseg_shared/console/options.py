@@ -110,3 +110,12 @@ def gathered(argument: str, kind: str) -> Decorator:
         return wrapped
 
     return decorate
+
+
+show_option = click.option(
+    "--show",
+    "shown",
+    type=parsed("matseg_shared.images.channels:parse_shown"),
+    metavar="N|N,N,N",
+    help="Channel that the page shows as grey, or three as red, green, blue, from 0. Default: colours, else the first.",
+)

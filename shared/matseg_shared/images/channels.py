@@ -145,17 +145,31 @@ def described(info: InputInfo) -> str:
     return f"{info.channels} channel{'s' * (info.channels > 1)}{names}"
 
 
-def default_shown(channels: int) -> tuple[int, ...]:
-    """Channels that a picture shows where nobody says which: colours, else the first."""
-    return (0, 1, 2) if channels == 3 else (0,)
+def parse_shown(text: str) -> tuple[int, ...]:
+    """Read one channel or three, or raise a UsageError."""
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() and len(part) < 3 for part in parts):
+        raise UsageError(f"--show {text}: expected one channel, or three as red, green, blue, such as 0,2,5")
+    return tuple(int(part) for part in parts)
 
 
-def to_shown(pixels: PixelArray, show: Sequence[int]) -> PixelArray:
-    """One chosen channel of (H, W) or (H, W, C) pixels, or three, as (H, W, 3) where they differ."""
+def to_shown(pixels: PixelArray, show: Sequence[int] = ()) -> PixelArray:
+    """What a page shows of (H, W) or (H, W, C) pixels: channels that are asked for, else colours, else the first.
+
+    Returns:
+        (H, W), or (H, W, 3) of three channels that differ.
+
+    Raises:
+        UsageError: the pictures have no such channel.
+    """
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    if show and max(show) >= channels:
+        there = "channel 0 alone" if channels == 1 else f"channels from 0 to {channels - 1}"
+        raise UsageError(f"--show {','.join(map(str, show))}: expected {there}, which the pictures have")
     if pixels.ndim == 2:
         return pixels
-    chosen = [channel for channel in show if channel < pixels.shape[-1]] or default_shown(pixels.shape[-1])
-    if len(chosen) != 3:
+    chosen = tuple(show) or ((0, 1, 2) if channels == 3 else (0,))
+    if len(chosen) == 1:
         return pixels[..., chosen[0]]
-    colours = pixels if tuple(chosen) == (0, 1, 2) == tuple(range(pixels.shape[-1])) else pixels[..., chosen]
+    colours = pixels if chosen == tuple(range(channels)) else pixels[..., list(chosen)]
     return colours[..., 0] if is_grey(colours) else colours

@@ -34,8 +34,10 @@ class EvaluationContent:
     files: tuple[Fact, ...]
 
 
-def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
+def write_evaluation_page(metrics: Path, path: Path | None = None, show: Sequence[int] | None = None) -> Path:
     """Make the page of an evaluation, from its JSON document; only the images it shows are read.
+
+    `show`: channels of the images, one or three; None: colours, else the first.
 
     Returns:
         The page: `path`, or else `page_path`.
@@ -48,7 +50,7 @@ def write_evaluation_page(metrics: Path, path: Path | None = None) -> Path:
     target = path or page_path(metrics)
     require_report_extra(target.name)
     document = read_evaluation(metrics)
-    shown = take_pictures(document, metrics.parent)
+    shown = take_pictures(document, metrics.parent, show or ())
     names = [item.name for item in document.classes]
     wrong = "wrong pixels pink"
     if len(names) == 2:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.images.channels import to_shown
 from matseg_shared.images.read import PixelArray, read_image, read_stored
 from matseg_shared.pages.pictures import (
     GreyWindow,
@@ -72,14 +73,16 @@ class _Loaded(NamedTuple):
     problems: tuple[str, ...]
 
 
-def take_pictures(document: EvaluationDocument, folder: Path) -> tuple[ShownImage, ...]:
+def take_pictures(
+    document: EvaluationDocument, folder: Path, show: Sequence[int] = ()
+) -> tuple[ShownImage, ...]:
     """Read images, labels and predictions of the worst and the best, the worst first; `folder` is the document's."""
     ranked = document.worst_first
     chosen = ranked if len(ranked) <= ALL else (*ranked[:WORST], *ranked[-BEST:])
     loaded = [_load(document, result, folder) for result in chosen]
     shown: tuple[ShownImage, ...] = ()
     for edge in EDGES:
-        shown = tuple(_shown(item, edge, document.classes) for item in loaded)
+        shown = tuple(_shown(item, edge, document.classes, show) for item in loaded)
         if sum(len(i.image) + len(i.label) + len(i.prediction) + len(i.wrong) for i in shown) <= BUDGET:
             break
     return shown
@@ -116,13 +119,13 @@ def _read_prediction(path: Path, n_class: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _shown(item: _Loaded, edge: int, classes: Sequence[ClassInfo]) -> ShownImage:
+def _shown(item: _Loaded, edge: int, classes: Sequence[ClassInfo], show: Sequence[int]) -> ShownImage:
     known = [array for array in (item.image, item.labels, item.prediction) if array is not None]
     shape = (known[0].shape[0], known[0].shape[1]) if known else (3, 4)
     colours = [one.colour for one in classes]
     image = wrong = ""
     if item.image is not None:
-        small = shrink(item.image, edge)
+        small = shrink(to_shown(item.image, show), edge)
         image = jpeg_uri(small if small.dtype == np.uint8 else GreyWindow.of([small]).apply(small))
     if item.labels is not None and item.prediction is not None:
         small = shrink(overlay(item.labels, item.prediction, colours), edge)
