@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,13 @@ from matseg_shared.images.read import (
     TIFF_SUFFIXES,
     PixelArray,
     check_dtype,
-    non_finite,
+    infinite,
     read_stored,
 )
 
 Absent = NDArray[np.bool_]
 """(H, W), True where there are no data."""
+Kinds = tuple[float | Literal["circle"], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Window:
 class NoDataOptions:
     """What the user says of pixels that are no sample; NaN never is one."""
 
-    no_data: tuple[float | Literal["circle"], ...] = ()
+    no_data: Kinds = ()
     """Values that stand for no data; `circle`: everything outside the circle inscribed in a slice."""
     mask: str | None = None
     """An image, or a volume of the input's shape, that is 0 where there is no sample."""
@@ -167,26 +169,11 @@ class NoData:
         Raises:
             ImageError: the mask does not fit, or cannot be read, or nothing is left of the slice.
         """
-        height, width = pixels.shape[:2]
-        found: list[Absent] = []
-        if (unknown := not_numbers(pixels)) is not None:
-            found.append(unknown)
-        for kind in self.options.no_data:
-            if kind == "circle":
-                found.append(_outside_circle(height, width))
-            elif not np.isnan(kind):
-                value = int(kind) if pixels.dtype.kind in "ui" and float(kind).is_integer() else float(kind)
-                found.append(_all_channels(pixels == value))
+        beyond = None
         if self.mask is not None:
-            found.append(self.mask.beyond(self.source.first + item.index, (height, width), item.where))
-        if rows := self.rows_cut(item):
-            if rows >= height:
-                raise ImageError(
-                    item.where, f"is {height} rows high, of which the lowest {rows} are to be cut off"
-                )
-            found.append(np.broadcast_to(np.arange(height)[:, np.newaxis] >= height - rows, (height, width)))
-        absent = functools.reduce(np.logical_or, found) if found else None
-        return absent if absent is not None and absent.any() else None
+            shape = (pixels.shape[0], pixels.shape[1])
+            beyond = self.mask.beyond(self.source.first + item.index, shape, item.where)
+        return absent_pixels(pixels, item.where, self.options.no_data, self.rows_cut(item), beyond)
 
     def close(self) -> None:
         """Release the mask's files."""
@@ -213,6 +200,43 @@ class NoData:
         if self.mask is not None:
             parts.append(f"mask {self.mask.identity}")
         return ", ".join(parts) or None
+
+
+def absent_pixels(
+    pixels: PixelArray, where: Path | str, kinds: Kinds = (), rows: int = 0, beyond: Absent | None = None
+) -> Absent | None:
+    """(H, W) where an image is no sample; None where all of it is one.
+
+    Args:
+        pixels: (H, W) or (H, W, C) as they are stored.
+        where: named in errors.
+        kinds: see `NoDataOptions.no_data`.
+        rows: at the foot, that are none.
+        beyond: (H, W) what a mask leaves out.
+
+    Raises:
+        ImageError: nothing is left above those rows.
+    """
+    height, width = pixels.shape[:2]
+    found = [item for item in (not_numbers(pixels), beyond) if item is not None]
+    for kind in kinds:
+        if kind == "circle":
+            found.append(_outside_circle(height, width))
+        elif not np.isnan(kind):
+            value = int(kind) if pixels.dtype.kind in "ui" and float(kind).is_integer() else float(kind)
+            found.append(_all_channels(pixels == value))
+    if rows >= height:
+        raise ImageError(where, f"is {height} rows high, of which the lowest {rows} are to be cut off")
+    if rows:
+        found.append(np.broadcast_to(np.arange(height)[:, np.newaxis] >= height - rows, (height, width)))
+    absent = functools.reduce(np.logical_or, found) if found else None
+    return absent if absent is not None and absent.any() else None
+
+
+def fill_absent(image: PixelArray, absent: Absent, mean: Sequence[float]) -> None:
+    """Put the training mean of each channel into (C, H, W) pixels of a model's dtype, rounded for whole numbers."""
+    values = np.array(mean)[:, np.newaxis]
+    image[:, absent] = (values if image.dtype.kind == "f" else np.rint(values)).astype(image.dtype)
 
 
 def not_numbers(pixels: PixelArray) -> Absent | None:
@@ -280,13 +304,8 @@ class Transform:
             pixels = self._map(pixels, where)
         image = to_channels(pixels, self.info.channels, where)
         if absent is not None:
-            image[:, absent] = self._mean()
+            fill_absent(image, absent, self.info.mean)
         return image
-
-    def _mean(self) -> PixelArray:
-        """(C, 1) training mean in the model's dtype."""
-        mean = np.array(self.info.mean)[:, np.newaxis]
-        return (mean if self.info.dtype == "float32" else np.rint(mean)).astype(self.info.dtype)
 
     def clipped(self, pixels: PixelArray, absent: Absent | None = None) -> int:
         """How many pixels with data, in any of their channels, lie beyond the window; 0 without one.
@@ -329,7 +348,7 @@ class Transform:
 
 def _refuse_infinite(pixels: PixelArray, where: str) -> None:
     if pixels.dtype.kind == "f" and np.isinf(pixels).any():
-        raise ImageError(where, non_finite(pixels))
+        raise ImageError(where, infinite(pixels))
 
 
 @functools.lru_cache(maxsize=4)

@@ -101,6 +101,8 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def read_image(path: Path, choice: ChannelChoice = ()) -> PixelArray:
     """The chosen channels of one image: (H, W) or (H, W, C); uint8, uint16 or float32. A palette is applied.
 
+    Real pixels may be NaN, which is no data.
+
     Raises:
         ImageError: the file cannot be read without loss, holds something else than one image, or lacks a channel.
     """
@@ -111,23 +113,22 @@ def read_image(path: Path, choice: ChannelChoice = ()) -> PixelArray:
             f"expected pixels of {', '.join(PIXEL_DTYPES[:-1])} or {PIXEL_DTYPES[-1]}, found {pixels.dtype}; "
             "convert it to one of these (the same way for every image of the set)",
         )
-    if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
-        raise ImageError(path, non_finite(pixels))
+    if pixels.dtype == np.float32 and np.isinf(pixels).any():
+        raise ImageError(path, infinite(pixels))
     return pixels
 
 
-def non_finite(pixels: PixelArray) -> str:
-    """The refusal of real pixels of which some are infinite, or NaN where that cannot be no data.
+def infinite(pixels: PixelArray) -> str:
+    """The refusal of real pixels of which some are infinite.
 
     Args:
         pixels: (H, W) or (H, W, 3).
     """
-    places = np.argwhere(~np.isfinite(pixels))
+    places = np.argwhere(np.isinf(pixels))
     row, column = places[0][:2]
-    kind = "NaN or infinite" if np.isnan(pixels).any() else "infinite"
     return (
-        f"holds {kind} pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; replace "
-        "them before segmenting"
+        f"holds infinite pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; replace "
+        "them, with NaN where there are no data"
     )
 
 

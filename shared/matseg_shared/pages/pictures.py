@@ -32,22 +32,23 @@ class GreyWindow:
 
     @classmethod
     def of(cls, pictures: Sequence[NDArray[Any]]) -> GreyWindow:
-        """The window from the 0.2 to the 99.8 percentile of some pictures, by evenly spread pixels."""
+        """The window from the 0.2 to the 99.8 percentile of some pictures, by evenly spread pixels that are numbers."""
         step = math.ceil((sum(picture.shape[0] * picture.shape[1] for picture in pictures) / _TELLING) ** 0.5)
         pixels = np.concatenate([picture[::step, ::step].ravel() for picture in pictures])
-        low, high = np.percentile(pixels, _WINDOW_PERCENTILES)
+        pixels = pixels[np.isfinite(pixels)]
+        low, high = np.percentile(pixels, _WINDOW_PERCENTILES) if pixels.size else (0, 1)
         return cls(float(low), float(high) if high > low else float(low) + 1)
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
 
     def apply(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
-        """Intensities to 0 ... 255, clipped."""
+        """Intensities to 0 ... 255, clipped; 0 for what is no number."""
         if picture.dtype == np.uint8:  # each value once
             shades: NDArray[np.uint8] = self.apply(np.arange(256, dtype=np.uint16))[picture]
             return shades
         scaled = (picture.astype(np.float32) - self.low) * (255 / (self.high - self.low))
-        shown: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        shown: NDArray[np.uint8] = np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8)
         return shown
 
 

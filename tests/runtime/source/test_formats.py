@@ -164,8 +164,6 @@ def test_impossible_lengths_in_a_text_header(tmp_path: Path, name: str, length: 
         ("attached.nrrd", "encoding: raw", "encoding: bzip2", "as bzip2, expected raw or gzip"),
         ("attached.nrrd", "type: uint16", "type: block", "no 'block'"),
         ("attached.nrrd", "encoding: raw", "encoding: raw\nline skip: 3", "skips lines"),
-        ("packed.nrrd", "encoding: gzip", "encoding: gzip\nbyte skip: -1", "byte skip: -1"),
-        ("detached.nhdr", "data file: detached.raw", "data file: LIST\na.raw\nb.raw", "one file per slice"),
         ("detached.nhdr", "data file: detached.raw", "data file: s%03d.raw 1 5 1", "one file per slice"),
         ("scan.am", "@1\n\n#", "@1(HxByteRLE,1234)\n\n#", "is compressed with HxByteRLE"),
         ("scan.am", '"uniform"', '"stacked"', "voxels of one size"),
@@ -221,18 +219,6 @@ def test_pixels_that_were_moved_with_their_header_are_found(
     np.testing.assert_array_equal(opened(_renamed(tmp_path, name)).read(1, 2)[0], volume()[1])
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-@pytest.mark.parametrize("name", ["detached.mhd", "detached.nhdr", "scan.vgi"])
-def test_a_header_names_its_pixels_in_unicode_or_as_windows_has_it(
-    tmp_path: Path, name: str, encoding: str, opened: Callable[..., Source]
-) -> None:
-    header = written(tmp_path, name)
-    data = next(path for path in tmp_path.iterdir() if path != header)
-    renamed = data.rename(data.with_name(f"Prüfkörper{data.suffix}"))
-    header.write_bytes(header.read_bytes().replace(data.name.encode(), renamed.name.encode(encoding)))
-    np.testing.assert_array_equal(opened(header).read(2, 3)[0], volume()[2])
-
-
 @pytest.mark.parametrize("name", ["gone.raw", ".", "a\0b"])
 def test_pixels_that_are_not_there_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"takes its pixels from|no file can be called"):
@@ -272,25 +258,6 @@ def test_edges_without_a_unit_are_taken_for_mm_and_told(
 @pytest.mark.parametrize("spacing", ["1 1 1", "0 0 0", "nan 1 1", "1e300 1e300 1e300", "1 1"])
 def test_edges_that_say_nothing_are_none(tmp_path: Path, spacing: str, opened: Callable[..., Source]) -> None:
     assert opened(_without_unit(tmp_path, spacing)).voxel_size() is None
-
-
-@pytest.mark.parametrize("spacing", ["1 1 1", "0 0 2", "nan nan 2", "-inf 1 1"])
-def test_edges_that_say_nothing_are_not_warned_of(
-    tmp_path: Path, spacing: str, opened: Callable[..., Source]
-) -> None:
-    assert opened(_without_unit(tmp_path, spacing)).warnings() == ()
-
-
-@pytest.mark.parametrize(("place", "turn"), [("Offset", "TransformMatrix"), ("Origin", "Orientation")])
-def test_place_and_orientation_have_several_names_in_a_metaimage(
-    tmp_path: Path, place: str, turn: str, opened: Callable[..., Source]
-) -> None:
-    path = written(tmp_path, "attached.mha")
-    path.write_bytes(f"{place} = 1 2 3\n{turn} = 0 1 0 1 0 0 0 0 1\n".encode() + path.read_bytes())
-    found = opened(path).volume
-    assert found is not None
-    assert found.spacing.translation == (3, 2, 1)
-    assert found.spacing.directions == ((1, 0, 0), (0, 0, 1), (0, 1, 0))
 
 
 def test_mrc_that_was_never_calibrated_tells_no_size(tmp_path: Path, opened: Callable[..., Source]) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import UNLABELLED, Legend
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
@@ -23,6 +24,7 @@ from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
+from matseg_trainer.data.no_data import absent_of, note_on
 from matseg_trainer.data.pixel_size import pixel_sizes
 
 _MOST_CLASSES = 255
@@ -148,6 +150,11 @@ class _Check:
             kinds[shape, pixels.dtype.name, 1 if is_grey(pixels) else pixels.shape[-1]] = None
             scan = self._check_label(labels.get(image), image, shape)
             array = self._check_array(image, shape, n_class)
+            absent = self.attempt(partial(absent_of, image, pixels, NoDataOptions()))
+            if (note := self.attempt(partial(note_on, image, pixels))) is not None:
+                self.notes.append(f"{image.parent}: {note}")
+            if array is not None and absent is not None:
+                array = np.where(absent, np.uint8(UNLABELLED), array)
             if array is not None:
                 counts += np.bincount(array[array != UNLABELLED], minlength=n_class)
                 pixels_in_all += array.size

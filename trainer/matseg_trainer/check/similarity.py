@@ -114,9 +114,11 @@ def grey(path: Path) -> NDArray[np.float32]:
 
 
 def to_grey(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-    """(H, W) or (H, W, 3) to (H, W)."""
+    """(H, W) or (H, W, C) to (H, W); pixels that are no data become the mean of the others."""
     values = pixels.astype(np.float32)
-    return values if values.ndim == 2 else np.asarray(values.mean(axis=-1))
+    grey = values if values.ndim == 2 else np.asarray(values.mean(axis=-1))
+    known = np.isfinite(grey)
+    return grey if known.all() else np.where(known, grey, grey[known].mean() if known.any() else 0)
 
 
 def _structure_rows(thumbnails: Sequence[Thumbnail]) -> Iterator[NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -59,6 +59,11 @@ class VersionConfig(BaseModel):
     channels: int | tuple[int, ...] | None = None
     """Channels of the images that the network takes, from 0, as in [0, 2, 5]; or how many they have. 1: one of grey,
     the mean of coloured ones; None: as they are."""
+    no_data: tuple[float | Literal["circle"], ...] | None = None
+    """Pixels that are no sample, besides NaN: those of a value, or of several; "circle": all outside the circle
+    inscribed in an image. The training mean is fed there, and their labels do not count."""
+    crop_bottom: int | None = Field(default=None, ge=0)
+    """Rows at the foot of each image that are no sample, such as a bar of data; None: as its file says."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Channels of the network's first level; None: the paper's 64."""
     crop: int | None = Field(default=None, ge=16)
@@ -118,6 +123,14 @@ class VersionConfig(BaseModel):
                 f"expected different channels from 0, as in [0, 2, 5], or how many there are, 1 to {MAX_CHANNELS}"
             )
         return numbers
+
+    @field_validator("no_data", mode="before")
+    @classmethod
+    def _one_or_several_values(cls, value: object) -> object:
+        kinds: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+        if value is not None and not all(kind == "circle" or type(kind) in (int, float) for kind in kinds):
+            raise ValueError('expected a value, such as 0, "circle", or a list of these')
+        return None if value is None else tuple(float(kind) if kind != "circle" else kind for kind in kinds)
 
     @field_validator("aug", mode="before")
     @classmethod

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.source.transform import Absent, NoDataOptions, fill_absent
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.channels import ChannelChoice, is_grey, to_channels
 from matseg_shared.images.read import PixelArray, read_image
 from matseg_trainer.data.folder import Sample, load_array
+from matseg_trainer.data.no_data import absent_of, told_bar
 
 CACHE_BYTES = 4 << 30
 """Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
@@ -29,6 +31,13 @@ class Example:
     """(C, H, W), any dtype."""
     labels: NDArray[np.uint8]
     """(H, W) class indices, or `IGNORED`."""
+    absent: Absent | None = None
+    """(H, W) where a whole image is no sample; None: nowhere, or it is a part of one."""
+
+    @property
+    def data(self) -> PixelArray:
+        """(C, H, W) pixels, or (C, N) where some are no sample."""
+        return self.pixels if self.absent is None else self.pixels[:, ~self.absent]
 
     def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Example:
         """Apply the same change to pixels and labels; it acts on the last two axes."""
@@ -39,7 +48,8 @@ class Examples(Sequence[Example]):
     """The images of one split with their labels, decoded on demand and kept while memory allows.
 
     All get as many channels as `channels` says, or else 1 for grey images, also such as are stored as RGB, and for
-    others all they have.
+    others all they have. Pixels that are no sample have the label `IGNORED`, and become the training `mean`, once that
+    is known.
     """
 
     def __init__(
@@ -49,12 +59,26 @@ class Examples(Sequence[Example]):
         n_class: int,
         channels: int | None = None,
         choice: ChannelChoice = (),
+        no_data: NoDataOptions | None = None,
+        mean: Sequence[float] | None = None,
     ) -> None:
         self.samples = tuple(samples)
         self._n_class = n_class
         self._channels, self._choice = channels, choice
+        self._no_data, self._mean = no_data or NoDataOptions(), mean
         self._cache: dict[int, Example] = {}
         self._room = CACHE_BYTES
+
+    def is_told_of_bar(self, sample: Sample) -> bool:
+        """True where the version, or the image's file, says how many rows are a bar of data."""
+        return self._no_data.crop_bottom is not None or told_bar(sample.image) is not None
+
+    def fill(self, mean: Sequence[float]) -> None:
+        """Feed this mean of each channel from now on where images are no sample."""
+        self._mean = mean
+        for example in self._cache.values():
+            if example.absent is not None:
+                fill_absent(example.pixels, example.absent, mean)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -75,6 +99,10 @@ class Examples(Sequence[Example]):
 
     def _read(self, sample: Sample) -> Example:
         stored = read_image(sample.image, self._choice)
+        absent = absent_of(sample.image, stored, self._no_data)
+        if absent is not None:
+            stored = np.array(stored)
+            stored[absent] = 0  # until the mean is known
         found = 1 if is_grey(stored) else stored.shape[-1]
         pixels = to_channels(stored, self._channels or found, sample.image)
         labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled)
@@ -83,4 +111,8 @@ class Examples(Sequence[Example]):
                 f"{sample.labels}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "
                 f"{sample.image.name}, found {labels.shape[0]} x {labels.shape[1]}; run matseg-prep labels again"
             )
-        return Example(pixels=pixels, labels=labels)
+        if absent is None:
+            return Example(pixels=pixels, labels=labels)
+        if self._mean is not None:
+            fill_absent(pixels, absent, self._mean)
+        return Example(pixels=pixels, labels=np.where(absent, np.uint8(IGNORED), labels), absent=absent)

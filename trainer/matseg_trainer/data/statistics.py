@@ -13,6 +13,7 @@ from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.channels import kind_of
+from matseg_shared.images.data_bar import data_bar_rows
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.examples import IGNORED, Example, Examples
@@ -29,24 +30,33 @@ class SplitStatistics:
     """(K,) labelled pixels per class."""
     unlabelled: int
     """Pixels without a label."""
+    no_data: int
+    """Pixels among them that are no sample."""
+    bars: list[tuple[str, int]]
+    """Name of each image that seems to end in a data bar of which nothing tells, and its rows."""
     kinds: dict[tuple[int, str], str]
     """(channels, dtype) -> name of the first image of that kind."""
 
     def __init__(self, examples: Examples, n_class: int) -> None:
         self._examples = examples
         self.shapes, self.kinds, self.class_counts = [], {}, np.zeros(n_class, np.int64)
-        self.unlabelled = 0
+        self.unlabelled = self.no_data = 0
+        self.bars = []
         for sample, example in zip(examples.samples, examples, strict=True):
             height, width = example.labels.shape
             self.shapes.append((height, width))
             counts = np.bincount(example.labels.ravel(), minlength=IGNORED + 1)
             self.class_counts += counts[:n_class]
             self.unlabelled += int(counts[IGNORED])
+            if example.absent is not None:
+                self.no_data += int(np.count_nonzero(example.absent))
+            elif (rows := data_bar_rows(example.pixels[0])) and not examples.is_told_of_bar(sample):
+                self.bars.append((sample.image.name, rows))
             kind = (example.pixels.shape[0], example.pixels.dtype.name)
             if not self.kinds:
                 self._intensities = _Intensities(kind[0], example.pixels.dtype)
             if self.kinds.setdefault(kind, sample.image.name) == next(iter(self.kinds.values())):
-                self._intensities.add(example.pixels)
+                self._intensities.add(example.data)
 
     @property
     def class_shares(self) -> NDArray[np.float64]:
@@ -104,7 +114,7 @@ class SplitStatistics:
         # what a constant channel differs from its mean is a rounding, and nothing to divide by
         std = np.where(found.highest > found.lowest, np.sqrt(found.squares / found.pixels), 1.0)
         if found.counts is None:
-            counts = sum(_histogram(example.pixels, edges) for example in self._examples)
+            counts = sum(_histogram(example.data, edges) for example in self._examples)
         else:
             counts = _histogram(np.arange(len(found.counts)), edges, found.counts)
         return InputInfo(
@@ -125,8 +135,10 @@ class _Intensities:
         self.counts = None if dtype.kind == "f" else np.zeros(np.iinfo(dtype).max + 1, np.int64)  # type: ignore[type-var]
 
     def add(self, pixels: PixelArray) -> None:
-        """Merge those of one image (C, H, W), as Chan, Golub and LeVeque 1983 do."""
+        """Merge those of one image (C, H, W), or of its (C, N) pixels with data, as Chan, Golub and LeVeque 1983 do."""
         values = pixels.reshape(len(pixels), -1)
+        if not values.size:
+            return
         self.lowest = np.minimum(self.lowest, values.min(axis=1))
         self.highest = np.maximum(self.highest, values.max(axis=1))
         if self.counts is not None:

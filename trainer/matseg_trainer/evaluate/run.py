@@ -113,7 +113,14 @@ def evaluate(
     indices = _model_indices(dataset, classes, by_name=request.dataset is not None)
     samples = dataset.samples(request.split)
     given = predictor.input
-    images = Examples(samples, channels=given.channels, choice=given.picked, n_class=len(indices))
+    images = Examples(
+        samples,
+        channels=given.channels,
+        choice=given.picked,
+        n_class=len(indices),
+        no_data=predictor.no_data,
+        mean=given.mean,
+    )
     label_images: dict[Path, Path] = {}
     with suppress(DatasetError):  # a split may have label arrays only
         label_images = {pair.image: pair.labels for pair in dataset.pairing(request.split).pairs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from matseg_runtime.inference.tiles import segment_image
+from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.contract.metadata import ClassInfo, InputInfo
 from matseg_shared.images.read import PixelArray
+from matseg_trainer.data.no_data import no_data_of
 from matseg_trainer.predict.checkpoint import Checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 
@@ -31,13 +33,20 @@ class Predictor:
     input: InputInfo
     predict: Callable[[PixelArray], tuple[NDArray[np.uint8], NDArray[np.float32]]]
     """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
+    no_data: NoDataOptions = field(default_factory=NoDataOptions)
+    """What its training took for no sample."""
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint, device: torch.device) -> Predictor:
         """The torch network, in fp32."""
         network = checkpoint.network().to(device)
         predictor = TorchPredictor.of(network, checkpoint.input, device)
-        return cls(classes=checkpoint.classes, input=checkpoint.input, predict=predictor.predict)
+        return cls(
+            classes=checkpoint.classes,
+            input=checkpoint.input,
+            no_data=no_data_of(checkpoint.training),
+            predict=predictor.predict,
+        )
 
     @classmethod
     def of_session(cls, session: Session) -> Predictor:
@@ -49,4 +58,9 @@ class Predictor:
             assert found.probabilities is not None, "they were asked for"
             return found.labels, found.probabilities
 
-        return cls(classes=metadata.classes, input=metadata.input, predict=predict)
+        return cls(
+            classes=metadata.classes,
+            input=metadata.input,
+            no_data=no_data_of(metadata.training),
+            predict=predict,
+        )

@@ -19,6 +19,7 @@ from matseg_trainer.data.labels import packed
 from matseg_trainer.prepare.labels import ArraySummary, LabelPlan
 
 _ALIKE = 0.5
+_NOTES = 5
 
 
 def is_interactive() -> bool:
@@ -53,6 +54,9 @@ def print_labels(console: Console, plan: LabelPlan, summaries: Sequence[ArraySum
         )
     if plan.new_table:
         lines += [f"note: {hint}, and remove {CLASSES_NAME} before" for hint in plan.strays.hints]
+    lines += [f"note: {note}" for note in plan.notes[:_NOTES]]
+    if len(plan.notes) > _NOTES:
+        lines.append(f"note: {len(plan.notes) - _NOTES} more images have such pixels")
     if plan.labels_alone:
         alone = shorten([path.name for path in plan.labels_alone])
         lines.append(f"note: label images without an image, left out: {alone}")

@@ -19,6 +19,7 @@ from matseg_shared.images.read import read_picture, read_stored
 from matseg_shared.images.stored import StoredImage, transparent_pixels
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset, Sample, load_array, shorten
+from matseg_trainer.data.no_data import told_bar
 from matseg_trainer.prepare.folders import new_folder
 
 
@@ -119,7 +120,7 @@ def _place_crops(
 
 
 def _rooms(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sample, _Room]:
-    """Room in each image, whose size its label image and its array share."""
+    """Room in each image above its bar of data; its label image and its array share its size."""
     samples, pairing = dataset.samples(split), dataset.pairing(split)
     if pairing.problems:
         raise DatasetError(
@@ -136,6 +137,7 @@ def _rooms(dataset: Dataset, split: str, n_class: int, size: int) -> dict[Sample
             raise DatasetError(
                 f"{pair.image}: expected one size of image, label and array, found {sizes}; run matseg-prep check"
             )
+        labels = labels[: len(labels) - (told_bar(pair.image) or 0)]
         found[pair] = _Room(labels.shape, _labelled_places(labels, size))
     smallest = min(found, key=lambda pair: min(found[pair].shape))
     height, width = found[smallest].shape

@@ -16,6 +16,7 @@ from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.class_table import ClassTable, Strays
 from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
+from matseg_trainer.data.no_data import note_on
 from matseg_trainer.prepare.label_request import LabelRequest, make_table
 
 
@@ -46,6 +47,8 @@ class LabelPlan:
     """`classes.toml` is there and does not say yet what is unlabelled."""
     strays: Strays
     """Label images of the whole data set with values of no class."""
+    notes: tuple[str, ...]
+    """On no data in the images."""
     labels_alone: tuple[Path, ...]
     """Label images without an image; nothing is made of them."""
 
@@ -85,7 +88,7 @@ def plan_labels(
     pairings = [dataset.pairing(split) for split in splits]
     _refuse_unpaired(dataset, splits, pairings)
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
-    scans = _scan_all(dataset, chosen, _other_labels(dataset, splits), progress)
+    scans, notes = _scan_all(dataset, chosen, _other_labels(dataset, splits), progress)
     legend = dataset.legend if dataset.classes_path.exists() else None
     said = [*request.unlabelled, *(value for _, value in request.classes if value is not None)]
     in_colours = legend.has_colours if legend else any(not isinstance(value, int) for value in said)
@@ -104,6 +107,7 @@ def plan_labels(
         pairs=tuple(pair for pair, path in arrays.items() if path not in kept),
         kept=tuple(kept),
         strays=Strays.find(table, scans, request.max_moved),
+        notes=notes,
         labels_alone=tuple(label for pairing in pairings for label in pairing.labels_alone),
     )
 
@@ -167,16 +171,20 @@ def _other_labels(dataset: Dataset, splits: Sequence[str]) -> list[Path]:
 
 def _scan_all(
     dataset: Dataset, pairs: Sequence[Sample], others: Sequence[Path], progress: Progress
-) -> tuple[LabelScan, ...]:
-    """Scans of the pairs' label images, which must have their image's size, and of the other label images."""
-    scans, problems = [], []
+) -> tuple[tuple[LabelScan, ...], tuple[str, ...]]:
+    """Scans of the pairs' label images, which must have their image's size, and of others; notes on the images."""
+    scans, problems, notes = [], [], []
     progress.stage("reading label images", len(pairs) + len(others), unit="images")
     images = {pair.labels: pair.image for pair in pairs} | dict.fromkeys(others)
     for label, image in images.items():
         progress.advance()
         try:
             scans.append(scan_label(label))
-            if image is not None and (shape := read_image(image).shape[:2]) != (found := scans[-1].shape):
+            if image is None:
+                continue
+            pixels, found = read_image(image), scans[-1].shape
+            notes += [note for note in [note_on(image, pixels)] if note is not None]
+            if (shape := pixels.shape[:2]) != found:
                 expected = f"expected {shape[0]} x {shape[1]} pixels as in {image.name}"
                 raise ImageError(label, f"{expected}, found {found[0]} x {found[1]}")
         except ImageError as error:
@@ -186,4 +194,4 @@ def _scan_all(
         raise DatasetError(
             f"{dataset.root}: {len(problems)} problem(s) to mend; nothing was written\n{listing}"
         )
-    return tuple(scans)
+    return tuple(scans), tuple(notes)

@@ -105,9 +105,11 @@ def start_record(training: Training) -> TrainingRecord:
 def _facts(training: Training) -> dict[str, str]:
     """Network, data and machine, for a person, before the first epoch."""
     compute, config, found = training.job.compute, training.job.config, training.input
-    train, validate = (s.labelled_share for s in (training.train_statistics, training.validation_statistics))
+    splits = (training.train_statistics, training.validation_statistics)
+    train, validate = (split.labelled_share for split in splits)
     labels = {"labels": f"{train:.2%} of the pixels to train, {validate:.2%} of those to validate"}
-    return {
+    no_data, bars = sum(split.no_data for split in splits), [bar for split in splits for bar in split.bars]
+    facts = {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",
         "images": f"{len(training.train_images)} to train, {len(training.validation_images)} to validate, "
         f"{described(found)}, {found.dtype}",
@@ -117,3 +119,13 @@ def _facts(training: Training) -> dict[str, str]:
         "seed": str(training.job.seed),
         "start": training.start,
     }
+    if no_data:
+        pixels = sum(height * width for split in splits for height, width in split.shapes)
+        facts["no data"] = f"{no_data / pixels:.2%} of the pixels; their labels do not count"
+    if bars:
+        name, rows = bars[0]
+        facts["warning"] = (
+            f"{len(bars)} images seem to end in a data bar, such as the lowest {rows} rows of {name}, which is learned "
+            f"as if it were sample; leave it out with `crop_bottom = {rows}` in config.toml"
+        )
+    return facts

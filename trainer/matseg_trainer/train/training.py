@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.contract.metadata import InitInfo, InputInfo, TrainingInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import PixelArray
@@ -107,6 +108,7 @@ class Training:
                 n_class=config.n_class,
                 channels=config.channel_count,
                 choice=config.channel_choice,
+                no_data=NoDataOptions(no_data=config.no_data or (), crop_bottom=config.crop_bottom),
             )
             for split in ("train", "validate")
         )
@@ -120,8 +122,14 @@ class Training:
         found = self.train_statistics.input_info()
         names = channel_names(samples["train"][0].image, found.channels, config.channel_choice)
         self.input: InputInfo = found.model_copy(
-            update={"picked": config.channel_choice, "channel_names": names}
+            update={
+                "picked": config.channel_choice,
+                "channel_names": names,
+                "crop_bottom": config.crop_bottom or 0,
+            }
         )
+        for images in (self.train_images, self.validation_images):
+            images.fill(self.input.mean)
         self.pixel_size = common_pixel_size([sample.image for sample in samples["train"]])
         self.fingerprint = job.dataset.fingerprint(("train", "validate"))
 

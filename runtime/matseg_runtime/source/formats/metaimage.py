@@ -36,8 +36,8 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
         fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
         shape, names = _shape(fields)
         array, data = _pixels(path, fields, shape, length, options)
-        edges = _numbers(fields, "elementspacing", "elementsize")[:3]
-        matrix = _numbers(fields, "transformmatrix", "rotation", "orientation")[::-1]
+        edges = (_numbers(fields, "elementspacing") or _numbers(fields, "elementsize"))[:3]
+        matrix = _numbers(fields, "transformmatrix")[::-1]
         unit = fields.get("distanceunits")
         return ArraySource(
             stored_array(
@@ -47,7 +47,7 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
                 data=data,
                 edges=edges[::-1],
                 units=[None if unit in ("?", "UNKNOWN") else unit] * len(edges),
-                origin=_numbers(fields, "offset", "position", "origin")[::-1],
+                origin=(_numbers(fields, "offset") or _numbers(fields, "position"))[::-1],
                 directions=[matrix[:3], matrix[3:6], matrix[6:]] if len(matrix) == 9 else (),
                 axis_names=names,
             ),
@@ -78,7 +78,9 @@ def _pixels(
     dtype = np.dtype((">" if _true(msb) else "<") + _TYPES[kind])
     name = fields["elementdatafile"]
     if name.split()[:1] == ["LIST"] or "%" in name:
-        raise UsageError(f"{path}: names one file per slice ({printable(name)}); save them as one volume")
+        raise UsageError(
+            f"{path}: names one file per slice ({printable(name)}); name their folder, or save them as one volume"
+        )
     is_local = name.upper() == "LOCAL"
     data = path if is_local else data_file(path, name, options)
     skip = length if is_local else int(fields.get("headersize", "0"))
@@ -90,10 +92,8 @@ def _pixels(
     return FilePixels(data, shape, dtype, offset=None if skip == -1 else skip, described_by=path), data
 
 
-def _numbers(fields: dict[str, str], *keys: str) -> list[float]:
-    """Of the first of some names of one thing that is there."""
-    text = next((fields[key] for key in keys if key in fields), "")
-    return [float(part) for part in text.split()]
+def _numbers(fields: dict[str, str], key: str) -> list[float]:
+    return [float(part) for part in fields.get(key, "").split()]
 
 
 def _true(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def open_nrrd(location: str, options: SourceOptions) -> ArraySource:
 
     path = Path(location)
     with reading(path, "a NRRD file"):
-        text, length = text_header(path, rb"\n\r?\n|(?i:\ndata ?file:[ \t]*LIST)|\Z")
-        fields: dict[str, Any] = nrrd.read_header(text.split("\n"))
+        text, length = text_header(path, rb"\n\r?\n|\Z")
+        fields: dict[str, Any] = nrrd.read_header(io.BytesIO(text.encode()))
         shape = tuple(int(size) for size in fields["sizes"])[::-1]
         if len(shape) != int(fields["dimension"]):
             raise ValueError(f"dimension: {fields['dimension']}, sizes: {shape[::-1]}")
@@ -91,12 +92,14 @@ def _place(
     if int(fields.get("line skip", fields.get("lineskip", 0))):
         raise UsageError(f"{path}: skips lines before its pixels (line skip); save it without them")
     skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
-    if skip < (-1 if fields["encoding"] == "raw" else 0):
+    if skip < -1:
         raise ValueError(f"byte skip: {skip}")
     if name is None:
         return path, None if skip == -1 else length + skip
     if name.split()[0] == "LIST" or "%" in name:
-        raise UsageError(f"{path}: names one file per slice ({printable(name)}); save them as one volume")
+        raise UsageError(
+            f"{path}: names one file per slice ({printable(name)}); name their folder, or save them as one volume"
+        )
     return data_file(path, name, options), None if skip == -1 else skip
 
 

@@ -110,8 +110,7 @@ def stored_array(
         more: other fields of it.
     """
     edges = [abs(float(edge)) for edge in edges]
-    are_told = all(0 < edge < math.inf for edge in edges) and set(edges) != {1.0}  # what programs fill in
-    if edges and are_told and not any(units):
+    if edges and not any(units) and set(edges) != {1.0}:  # edges of 1 are what programs fill in
         units = ["mm"] * len(edges)
         more["warnings"] = (
             f"{path}: tells the edges of a voxel ({' x '.join(f'{edge:g}' for edge in edges)}) and no unit; taken for "
@@ -176,11 +175,7 @@ def text_header(path: Path, end: bytes) -> tuple[str, int]:
     found = re.search(end, start)
     if found is None:
         raise ValueError("its header has no end")
-    header = start[: found.end()]
-    try:
-        return header.decode(), found.end()
-    except UnicodeDecodeError:  # of a program on Windows, in Western Europe
-        return header.decode("cp1252", errors="replace"), found.end()
+    return start[: found.end()].decode(errors="replace"), found.end()
 
 
 def data_file(header: Path, name: str, options: SourceOptions) -> Path:
