@@ -48,12 +48,16 @@ def test_slices_are_counted_not_spelled(tmp_path: Path, models, run) -> None:
         ([f"s{number}" for number in (1, 2, 3, 5, 6, 7)], "steps of 1, but for 1 place(s), the first between s3"),
         ([f"r1_{number:03}_x" for number in (0, 2, 4, 6, 9, 11)], "steps of 2, but for 1 place(s)"),
         ([f"s{number}" for number in (1, 2, 3, 5, 6, 7)] + ["overview"], "for 1 place(s), the first between s3"),
+        ([f"s{number}" for number in (1, 2, 3, 5, 6, 7)] + list("abcdefg"), "the first between s3 and s5"),
+        ([f"s{number}" for number in (1, 2, 3, 4, 6, 7, 9, 10, 11)], "for 2 place(s), the first between s4 and s6"),
+        ([f"a{n}" for n in range(7)] + [f"b{n}" for n in (0, 1, 2, 4, 5)], "the first between b2 and b4"),
         ([f"s{number}" for number in range(1, 12)], None),
         ([f"c{number}_z{2 * number}" for number in range(6)], None),
         (["a", "b", "c", "d", "e", "f"], None),
         ([f"s{number}" for number in (1, 2, 4)], None),
     ],
-    ids=["lost", "every other", "beside a picture without a number", "whole", "two numbers", "no numbers", "few"],
+    ids=["lost", "every other", "beside a picture without a number", "beside many", "several lost",
+         "two scans", "whole", "two numbers", "no numbers", "few"],
 )  # fmt: skip
 def test_numbers_missing_in_a_folder_are_told(
     tmp_path: Path, models, run, stems: list[str], told: str | None
@@ -70,16 +74,31 @@ def test_numbers_missing_in_a_folder_are_in_the_report(tmp_path: Path, models, r
     assert any("were slices lost?" in text for text in report(tmp_path / "labels.tif")["warnings"])
 
 
-@pytest.mark.parametrize(("count", "told"), [(6, True), (2, False)], ids=["among many", "among few"])
-def test_a_picture_of_another_size_among_the_slices_is_told(
-    tmp_path: Path, models, run, count: int, told: bool
-) -> None:
+@pytest.mark.parametrize("count", [6, 3, 2])
+def test_a_picture_of_another_size_among_the_slices_is_told(tmp_path: Path, models, run, count: int) -> None:
     folder = write_folder(tmp_path / "scan", [f"s{number}" for number in range(count)])
     tifffile.imwrite(folder / "overview.tif", np.zeros((20, 24), np.uint8))
     assert run(models(), folder, "-o", tmp_path / "out").exit_code == 0
     height, width = VOLUME[0].shape
-    text = f"1 of 7 slices have another size than the {height} x {width} pixels of the others: overview"
-    assert any(text in warning for warning in report(tmp_path / "out")["warnings"]) == told
+    text = f"1 of {count + 1} slices have another size than the {height} x {width} pixels of the others: overview"
+    assert any(text in warning for warning in report(tmp_path / "out")["warnings"]) == (count > 2)
+
+
+@pytest.mark.parametrize("name", ["labels.tif", "labels.zarr", "labels.nrrd"])
+@pytest.mark.parametrize("odd", ["a_overview.tif", "overview.tif"])
+def test_a_picture_of_another_size_is_excluded_from_a_volume(
+    tmp_path: Path, models, run, name: str, odd: str
+) -> None:
+    folder = write_folder(tmp_path / "scan", [f"s{number}" for number in range(6)])
+    tifffile.imwrite(folder / odd, np.zeros((20, 24), np.uint8))
+    result = run(models(), folder, "-o", tmp_path / name, "--report")
+    assert result.exit_code == 4
+    height, width = VOLUME[0].shape
+    text = f"{odd}: expected {height} x {width} pixels, as this volume's slices have, found 20 x 24"
+    assert text in result.output
+    assert text in report(tmp_path / name)["excluded"][0]["reason"]
+    page = next(tmp_path.rglob("report.html")).read_text()
+    assert odd in page
 
 
 @pytest.mark.parametrize("names", [("a.png", "a.tif"), ("a.png", "A.png")])

@@ -50,8 +50,8 @@ _TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
 """Made of all labelled slices when that was asked for."""
 MUCH_CLIPPED = 0.5
 """Share of a slice's pixels beyond the window from which on a summary warns."""
-_MANY = 5
-_MOSTLY = 0.8
+_MANY = 3
+_MOSTLY = 0.7
 """Slices of one size, and their share of all, from which on another size means something."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from matseg_shared.images.read import (
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Ends the name of the file with a slice's class probabilities, beside its label image."""
 _NUMBERED = 5
-_MOSTLY = 0.8
+_MOSTLY = 0.6
 """Images, and share of equal steps between their numbers, from which on a gap means something."""
 
 
@@ -115,15 +114,20 @@ class FolderSource(Source):
 def numbering_gaps(names: Sequence[str]) -> str | None:
     """Describe what is missing among images that are numbered evenly but for some, as when a slice was lost.
 
-    Names, in natural order, that are built unlike most others, such as a picture without a number, take no part.
-    None where nothing is missing, or the names do not tell.
+    Names, in natural order, count with those of the same text around their numbers, so that pictures without a number
+    take no part, however many they are. None where nothing is missing, or the names do not tell.
     """
-    parts = {name: re.split(r"([0-9]+)", name) for name in names}  # text, number, text, number, ...
-    usual_text, count = Counter(tuple(part[::2]) for part in parts.values()).most_common(1)[0]
-    if count < max(_NUMBERED, _MOSTLY * len(names)):
-        return None
-    names = [name for name in names if tuple(parts[name][::2]) == usual_text]
-    columns = zip(*(parts[name][1::2] for name in names), strict=True)
+    series: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
+    for name in names:
+        parts = re.split(r"([0-9]+)", name)  # text, number, text, number, ...
+        series.setdefault(tuple(parts[::2]), []).append((name, parts[1::2]))
+    found = (_gap(members) for members in series.values() if len(members) >= _NUMBERED)
+    return next((text for text in found if text is not None), None)
+
+
+def _gap(members: Sequence[tuple[str, list[str]]]) -> str | None:
+    """As `numbering_gaps`, for names with their numbers."""
+    columns = zip(*(numbers for _, numbers in members), strict=True)
     counting = [column for column in columns if len(set(column)) > 1]
     if len(counting) != 1:
         return None
@@ -135,7 +139,7 @@ def numbering_gaps(names: Sequence[str]) -> str | None:
     first = jumps[0]
     return (
         f"the images are numbered in steps of {usual}, but for {len(jumps)} place(s), the first between "
-        f"{names[first]} and {names[first + 1]}: were slices lost?"
+        f"{members[first][0]} and {members[first + 1][0]}: were slices lost?"
     )
 
 
