@@ -57,6 +57,14 @@ class Window:
             raise UsageError(f"--window {text}: expected LO below HI, both finite")
         return cls(low, high)
 
+    def shares(self, pixels: PixelArray) -> NDArray[np.floating[Any]]:
+        """0 for the darkest to 1 for the brightest, of pixels of any dtype."""
+        values: NDArray[np.floating[Any]]
+        values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
+        values = (values - self.low) / (self.high - self.low)
+        np.clip(values, 0, 1, out=values)
+        return values
+
     def __str__(self) -> str:
         return f"{exact(self.low)},{exact(self.high)}"
 
@@ -332,10 +340,7 @@ class Transform:
                 f"has {pixels.dtype} pixels, the other slices {self.stored_dtype}, and one --window cannot fit both; "
                 "convert them alike",
             )
-        values: NDArray[np.floating[Any]]
-        values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
-        values = (values - self.window.low) / (self.window.high - self.window.low)
-        np.clip(values, 0, 1, out=values)
+        values = self.window.shares(pixels)
         dtype, histogram = np.dtype(self.info.dtype), self.info.histogram
         if dtype.kind == "f":  # the range of the training set; of integers the whole one
             values *= histogram.high - histogram.low

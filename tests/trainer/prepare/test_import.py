@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import tomllib
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -564,6 +565,33 @@ def test_labelbox(prep: Prep, workspace: Path, pictures: Path) -> None:
     refused(prep("import", path, "other"), "export.ndjson", "found a mask")
 
 
+# --- names of pictures --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stored", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_with_accents_are_found_as_any_system_spells_them(
+    prep: Prep, workspace: Path, tmp_path: Path, stored: Any, named: Any
+) -> None:
+    name = "Prüfkörper é.png"
+    save(tmp_path / "raw" / "b" / unicodedata.normalize(stored, name), np.zeros((HEIGHT, WIDTH), np.uint8))
+    save(tmp_path / "raw" / "a" / unicodedata.normalize(stored, name), np.ones((HEIGHT, WIDTH), np.uint8))
+    spelt = unicodedata.normalize(named, f"b\\{name}")
+    picture = {"id": 1, "file_name": spelt, "width": WIDTH, "height": HEIGHT}
+    path = coco(tmp_path / "raw" / "a.json", [{"segmentation": [rectangle(5, 10, 15, 30)]}], images=[picture])
+    assert prep("import", path, "set").exit_code == 0
+    [image] = (workspace / "data/set/train/images").iterdir()
+    assert np.array(Image.open(image)).max() == 0
+
+
+def test_the_second_suffix_of_an_ome_tiff_is_no_part_of_its_name(
+    prep: Prep, workspace: Path, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "s0.ome.tif", np.zeros((HEIGHT, WIDTH), np.uint8))
+    (tmp_path / "s0.geojson").write_text(json.dumps([feature("Pore", [ring(5, 10, 15, 30)])]))
+    assert prep("import", tmp_path / "s0.geojson", "set").exit_code == 0
+    assert (labels(workspace, "s0.ome") == box(5, 10, 15, 30)).all()
+
+
 # --- volumes ------------------------------------------------------------------------------------------------------
 
 
@@ -647,6 +675,43 @@ def test_slices_keep_the_size_of_their_pixels(prep: Prep, workspace: Path, volum
     size = image_voxel_size(next((workspace / "data/set/train/images").iterdir()))
     assert size is not None
     assert (size.column, size.unit) == (0.5, "um")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ""])
+def test_signed_slices_are_written_through_the_window_of_later_runs(
+    prep: Prep, workspace: Path, volume: np.ndarray, suffix: str
+) -> None:
+    from matseg_runtime.source.transform import Window
+
+    signed = (volume.astype(np.int32) - 30000).astype(np.int16)
+    source = workspace / f"signed{suffix}"
+    if suffix:
+        np.save(source, signed)
+    else:  # a folder of slices
+        source.mkdir()
+        for number, pixels in enumerate(signed):
+            tifffile.imwrite(source / f"signed_{number:04}.tif", pixels)
+    tifffile.imwrite(workspace / "labels.tif", (volume > 30000).astype(np.uint8))
+    words = ("import", source, "set", "--labels", workspace / "labels.tif")
+    refused(prep(*words), "found int16; say with --window LO,HI", "here they are -")
+    assert nothing_written(workspace)
+    assert prep(*words, "--window", "-1000,20000").exit_code == 0
+    written = tifffile.imread(workspace / "data/set/train/images/signed_0003.tif")
+    assert written.dtype == np.uint16
+    expected = np.rint(Window(-1000, 20000).shares(signed[3]) * 65535)
+    assert (written == expected).all()
+    assert written[signed[3] <= -1000].max() == 0
+    assert written[signed[3] >= 20000].min() == 65535
+
+
+def test_a_window_gives_no_value_to_nan(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
+    real = volume.astype(np.float64)
+    real[2, 0, 0] = np.nan
+    np.save(workspace / "real.npy", real)
+    tifffile.imwrite(workspace / "labels.tif", (volume > 30000).astype(np.uint8))
+    words = ("import", workspace / "real.npy", "set", "--labels", workspace / "labels.tif", "--window", "0,9")
+    refused(prep(*words), "real_0002: holds NaN")
+    assert nothing_written(workspace)
 
 
 def test_label_images_of_some_slices_of_a_folder(prep: Prep, workspace: Path, pictures: Path) -> None:

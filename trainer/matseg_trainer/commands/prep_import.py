@@ -10,7 +10,7 @@ import click
 
 from matseg_shared.console.command import show
 from matseg_shared.console.help import Command
-from matseg_shared.console.options import Choice, gathered
+from matseg_shared.console.options import Choice, gathered, parsed
 from matseg_shared.console.progress import shown_progress
 from matseg_trainer.commands.options import replace_option, usual_options
 from matseg_trainer.workspace import Workspace
@@ -58,6 +58,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--axis", type=click.IntRange(0, 2), metavar="N", help="Axis to slice a volume along (default: 0)."
+)
+@click.option(
+    "--window",
+    type=parsed("matseg_runtime.source.transform:Window.parse"),
+    metavar="LO,HI",
+    help="Intensities that become black and white of 16-bit pictures; needed where pixels are signed or wide.",
 )
 @replace_option
 @usual_options

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from matseg_runtime.source.transform import Window
 from matseg_runtime.units import VoxelSize
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import PixelArray
@@ -41,6 +42,8 @@ class ImportRequest:
     """Label values, or names of classes, whose pixels nobody labelled."""
     outside: str | None = None
     """Class of what lies outside of all shapes; `unlabelled`: nobody said. None: `background`."""
+    window: Window | None = None
+    """Intensities that become black and white of 16-bit pictures; None: pictures stay as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -150,8 +151,8 @@ class ImageFinder:
             if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 return path
         for key in (parts.name, parts.stem):
-            found = self._by_name.get(key.casefold(), [])
-            found = [path for path in found if path.as_posix().endswith(f"/{parts}")] or found
+            found = self._by_name.get(_plain(key), [])
+            found = [path for path in found if _plain(path.as_posix()).endswith(_plain(f"/{parts}"))] or found
             if len(found) > 1:
                 raise DatasetError(
                     f"{export}: expected one picture called {name}, found {', '.join(map(str, found[:_SHOWN]))}; name "
@@ -163,10 +164,15 @@ class ImageFinder:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """Pictures by their names with and without suffix, in lower case."""
+        """Pictures by their plain names with and without suffix."""
         named: dict[str, list[Path]] = {}
         for path in files_in(self._folder):
             if path.suffix.lower() in IMAGE_SUFFIXES and not set(MASK_FOLDERS) & set(path.parts):
-                for key in {path.name.casefold(), path.stem.casefold()}:
-                    named.setdefault(key, []).append(path)
+                for key in {path.name, path.stem, path.stem.removesuffix(".ome")}:
+                    named.setdefault(_plain(key), []).append(path)
         return named
+
+
+def _plain(name: str) -> str:
+    """In lower case, and with letters put together, which macOS takes apart in the names of files."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from matseg_runtime.source.transform import Window
 from matseg_runtime.units import VoxelSize
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import CLASSES_NAME, add_unlabelled, write_classes
@@ -86,7 +87,7 @@ def import_labels(
         table = present_table(export, request, known) if is_added else new_table(export, request)
         with new_folder(place, overwrite=overwrite) as folder:
             split = folder if is_added else folder / request.split
-            result = _write(request.source, export, stems, table, split, progress)
+            result = _write(request, export, stems, table, split, progress)
             notes = _notes(export, request, table, result)
             if not is_added:
                 known = folder / CLASSES_NAME
@@ -173,12 +174,17 @@ class _Written:
 
 
 def _write(
-    source: str, export: Export, stems: Sequence[str], table: ImportTable, folder: Path, progress: Progress
+    request: ImportRequest,
+    export: Export,
+    stems: Sequence[str],
+    table: ImportTable,
+    folder: Path,
+    progress: Progress,
 ) -> _Written:
     written = _Written(pixels=[0] * 256, left_out=[])
     progress.stage("writing labelled pictures", len(stems), unit="images")
     for item, stem in zip(export.images, stems, strict=True):
-        image, size = _write_image(item, folder / "images" / stem)
+        image, size = _write_image(item, folder / "images" / stem, request.window)
         painted = item.paint(size, table.indices)
         progress.advance()
         if (painted.labels == table.blank).all():
@@ -199,27 +205,21 @@ def _write(
     drawn = set(table.values) - ({table.indices[OUTSIDE]} if export.kind != "values" else set())
     if not any(written.pixels[value] for value in drawn):
         raise DatasetError(
-            f"{source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it again when "
-            "they are labelled"
+            f"{request.source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it "
+            "again when they are labelled"
         )
     return written
 
 
-def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]]:
-    """Write a picture as it is; its file, and its height and width.
+def _write_image(item: LabelledImage, stem: Path, window: Window | None) -> tuple[Path, tuple[int, int]]:
+    """Write a picture, as it is or through a window; its file, and its height and width.
 
     Raises:
         ImageError: it cannot be read, or not by a training.
         DatasetError: it has another size than the export says.
     """
-    if isinstance(item.image, Path):
-        where = str(item.image)
-        pixels = read_any_dtype(item.image)
-        path = stem.with_name(stem.name + item.image.suffix.lower())
-        with item.image.open("rb") as source, atomic_write(path) as stream:
-            shutil.copyfileobj(source, stream)
-    elif isinstance(item.image, bytes):
-        where = f"{item.name}, as the export carries it"
+    where = str(item.image) if isinstance(item.image, Path) else item.name
+    if isinstance(item.image, bytes):
         suffix = next((suffix for suffix, mark in _MARKS.items() if item.image.startswith(mark)), ".png")
         path = stem.with_name(stem.name + suffix)
         with atomic_write(path) as stream:
@@ -227,20 +227,28 @@ def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]
         try:
             pixels = read_any_dtype(path)
         except ImageError as error:
-            raise ImageError(where, str(error).removeprefix(f"{path}: ")) from error
+            cause = str(error).removeprefix(f"{path}: ")
+            raise ImageError(f"{where}, as the export carries it", cause) from error
+    elif isinstance(item.image, Path) and window is None:
+        pixels = read_any_dtype(item.image)
+        path = stem.with_name(stem.name + item.image.suffix.lower())
+        with item.image.open("rb") as source, atomic_write(path) as stream:
+            shutil.copyfileobj(source, stream)
     else:
         assert item.image is not None  # missing pictures are told before
-        where = item.name
-        pixels = item.image()
+        pixels = read_any_dtype(item.image) if isinstance(item.image, Path) else item.image()
         pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
+        if window is not None:
+            pixels = _windowed(pixels, window, where)
         path = stem.with_name(f"{stem.name}.tif")
         with atomic_write(path) as stream:
             _write_tiff(stream, pixels, item.voxel)
     if pixels.dtype.name not in PIXEL_DTYPES:
         raise ImageError(
             where,
-            f"expected pixels of {', '.join(PIXEL_DTYPES)} to train on, found {pixels.dtype}; convert it to one of "
-            "these (the same way for every picture)",
+            f"expected pixels of {', '.join(PIXEL_DTYPES)} to train on, found {pixels.dtype}; say with --window LO,HI "
+            f"which intensities become black and white (here they are {pixels.min():g} to {pixels.max():g}), here and "
+            "whenever the model is run",
         )
     height, width = pixels.shape[:2]
     if item.size not in (None, (height, width)):
@@ -250,6 +258,17 @@ def _write_image(item: LabelledImage, stem: Path) -> tuple[Path, tuple[int, int]
             f"{height} x {width}; name the folder of the pictures that were labelled with --images"
         )
     return path, (height, width)
+
+
+def _windowed(pixels: PixelArray, window: Window, where: str) -> PixelArray:
+    """All values of uint16, as `matseg-run --window` gives them to a model of that dtype."""
+    if np.isnan(pixels).any():
+        raise ImageError(
+            where,
+            "holds NaN, which a picture of 16 bits cannot hold; save it as float32 and import it without --window",
+        )
+    values: PixelArray = np.rint(window.shares(pixels) * np.iinfo(np.uint16).max).astype(np.uint16)
+    return values
 
 
 _MARKS = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".bmp": b"BM"}
