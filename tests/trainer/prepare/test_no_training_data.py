@@ -15,7 +15,7 @@ from labelled_sets import SmallSet
 from numpy.typing import NDArray
 
 from matseg_runtime.source.transform import NoDataOptions
-from matseg_shared.errors import ConfigError
+from matseg_shared.errors import ConfigError, DatasetError
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.config.load import load_config
@@ -187,3 +187,17 @@ def test_a_bar_of_which_nothing_tells_is_warned_of(made: Any, prep: Prep) -> Non
         result.output.split()
     )
     assert f"`crop_bottom = {BAR}`" in " ".join(prep("check", "steel").output.split())
+
+
+def test_an_image_that_is_labelled_only_where_there_are_no_data_is_named(made: Any, prep: Prep) -> None:
+    small = made(without_data)
+    assert prep("labels", "steel", *STEMS, "--classes", "2").exit_code == 0
+    (small.root / "classes.toml").write_text(
+        (small.root / "classes.toml").read_text() + "\n[unlabelled]\nlabel_value = 128\n"
+    )
+    path = small.root / "train" / "labels_npy" / "b.npy"
+    np.save(path, np.where(CIRCLE, np.load(path), IGNORED).astype(np.uint8))
+    samples = Dataset.open(small.root).samples("train")
+    assert (Examples(samples, n_class=2)[0].labels != IGNORED).any()
+    with pytest.raises(DatasetError, match=r"b\.tif: expected labels where the image is data"):
+        _ = Examples(samples, n_class=2)[1]

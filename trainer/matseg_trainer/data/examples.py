@@ -115,4 +115,10 @@ class Examples(Sequence[Example]):
             return Example(pixels=pixels, labels=labels)
         if self._mean is not None:
             fill_absent(pixels, absent, self._mean)
-        return Example(pixels=pixels, labels=np.where(absent, np.uint8(IGNORED), labels), absent=absent)
+        labels = np.where(absent, np.uint8(IGNORED), labels)
+        if (labels == IGNORED).all():
+            raise DatasetError(
+                f"{sample.image}: expected labels where the image is data, found none there; label some of it, or take "
+                "the image out of the data set"
+            )
+        return Example(pixels=pixels, labels=labels, absent=absent)
