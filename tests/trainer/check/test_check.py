@@ -48,7 +48,7 @@ def test_everything_wrong_is_named(small, prep):
         "note: ",
         "not an image: notes.txt",
         "there is no split 'validate'",
-        "6 problem(s)",
+        "5 problem(s)",
     ):
         assert words in result.output
 

@@ -54,6 +54,19 @@ def weights_of(workspace: Path, version: str) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(workspace / "saved" / f"discs_{version}.pth").weights)
 
 
+def test_label_images_are_read_without_arrays(workspace: Path) -> None:
+    assert run(workspace, "discs", "v1").exit_code == 0
+    expected = log_of(workspace, "v1")
+    root = workspace / "data" / "discs"
+    for split in ("train", "validate"):
+        shutil.rmtree(root / split / "labels_npy")
+    (root / "classes.toml").unlink()
+    result = run(workspace, "discs", "v1", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert log_of(workspace, "v1") == expected
+    assert [item.label_value for item in Dataset.open(root).classes] == [0, 255]
+
+
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 def test_each_network_trains(workspace: Path, version: str) -> None:
     result = run(workspace, "discs", version)
@@ -433,6 +446,7 @@ def test_bad_data_is_named(workspace: Path) -> None:
     assert result.exit_code == 2
     assert "slice1.npy" in result.output
     assert "7" in result.output
+    np.save(arrays / "slice1.npy", np.zeros((20, 20), np.uint8))
     (images / "slice1.png").write_text("not an image", encoding="utf-8")
     result = run(workspace, "discs", "v1")
     assert result.exit_code == 2

@@ -21,7 +21,7 @@ from matseg_shared.images.read import list_images, read_image
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
-from matseg_trainer.data.class_table import ClassTable
+from matseg_trainer.data.class_table import MAX_MOVED, ClassTable, Strays, table_from_legend
 from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import absent_of, note_on
@@ -134,10 +134,12 @@ class _Check:
         if images and (pairing := self.attempt(lambda: dataset.pairing(split))) is not None:
             labels = {pair.image: pair.labels for pair in pairing.pairs}
             self._report_pairing(split, pairing)
-        missing = [image.name for image in images if not dataset.array_path(image).is_file()]
+        arrays = [image for image in images if dataset.array_path(image).is_file()]
+        missing = [image.name for image in images if image not in arrays and image in labels]
         if missing:
-            remedy = f"run `matseg-prep labels {dataset.name} {split}`"
-            self.problems.append(f"{dataset.root / split}: no label array for {shorten(missing)}; {remedy}")
+            self.notes.append(
+                f"{dataset.root / split}: no label array for {shorten(missing)}; matseg-train makes it"
+            )
         kinds: dict[tuple[tuple[int, int], str, int], None] = {}  # in the order in which they occur
         counts, pixels_in_all = np.zeros(n_class, dtype=np.int64), 0
         self.progress.stage(f"checking {split}", len(images), unit="images")
@@ -149,7 +151,12 @@ class _Check:
             shape = (int(pixels.shape[0]), int(pixels.shape[1]))
             kinds[shape, pixels.dtype.name, 1 if is_grey(pixels) else pixels.shape[-1]] = None
             scan = self._check_label(labels.get(image), image, shape)
-            array = self._check_array(image, shape, n_class)
+            if image in arrays:
+                array = self._check_array(image, shape, n_class)
+                if array is not None and scan is not None:
+                    self.scans.append((scan, dataset.array_path(image)))
+            else:
+                array = self.attempt(partial(self._read_label, scan)) if scan and self.legend else None
             absent = self.attempt(partial(absent_of, image, pixels, NoDataOptions()))
             if (note := self.attempt(partial(note_on, image, pixels))) is not None:
                 self.notes.append(f"{image.parent}: {note}")
@@ -158,8 +165,10 @@ class _Check:
             if array is not None:
                 counts += np.bincount(array[array != UNLABELLED], minlength=n_class)
                 pixels_in_all += array.size
-                if scan is not None:
-                    self.scans.append((scan, dataset.array_path(image)))
+                if (array == UNLABELLED).all():
+                    self.problems.append(
+                        f"{image}: no pixel of it is labelled; label some, or take it out of the set"
+                    )
             if self.help is not None:
                 self.help.examine(split, image, pixels, array)
         total = counts.sum()
@@ -167,7 +176,7 @@ class _Check:
             split=split,
             images=len(images),
             labels=len(labels),
-            arrays=len(images) - len(missing),
+            arrays=len(arrays),
             sizes=tuple(dict.fromkeys(kind[0] for kind in kinds)),
             dtypes=tuple(dict.fromkeys(kind[1] for kind in kinds)),
             channels=tuple(dict.fromkeys(kind[2] for kind in kinds)),
@@ -195,6 +204,19 @@ class _Check:
                 remedy = "repaint them, or let `matseg-prep labels --nearest` take the nearest class"
                 self.notes.append(f"{scan.path}: {found}; {remedy}")
         return scan if self._has_size(scan.path, scan.shape, image, shape) else None
+
+    def _read_label(self, scan: LabelScan) -> NDArray[np.uint8]:
+        """The class indices that a label image will be made to.
+
+        Raises:
+            DatasetError: some of its values stand for no class.
+        """
+        assert self.legend is not None  # where there is none, nothing is read
+        kind, scans = unify([scan], self.legend.numbers, in_colours=self.legend.has_colours)
+        table = table_from_legend(kind, scans, self.legend, self.dataset.classes_path)
+        if table.strays(scans):
+            raise DatasetError(Strays.find(table, scans, MAX_MOVED).message(self.dataset.root))
+        return table.encode(read_values(scan.path, kind))
 
     def _check_array(self, image: Path, shape: tuple[int, int], n_class: int) -> NDArray[np.uint8] | None:
         """(H, W) class indices, 255 where nobody labelled; None when there is no good array."""
@@ -231,20 +253,15 @@ class _Check:
 
     def _compare_arrays(self, legend: Legend) -> None:
         """Find arrays that were not made again after their label image was changed."""
-        kind, _ = unify([scan for scan, _ in self.scans], legend.numbers)
-        if legend.has_colours != (kind == "colour"):
-            return
-        table = ClassTable(kind=kind, legend=legend)
+        kind, scans = unify([scan for scan, _ in self.scans], legend.numbers, in_colours=legend.has_colours)
+        table = table_from_legend(kind, scans, legend, self.dataset.classes_path)
         n_class, unlabelled = len(legend.classes), bool(legend.unlabelled)
         for scan, path in self.scans:
             self.progress.advance()
-            values = read_values(scan.path, kind)
-            changed = table.encode(values) != load_array(path, n_class, unlabelled=unlabelled)
-            if legend.rest is None:
-                changed &= np.isin(values, list(table.known))
-            if changed.any():
+            labels = load_array(path, n_class, unlabelled=unlabelled)
+            if changed := table.differing(read_values(scan.path, kind), labels):
                 split = path.parent.parent.name
                 self.problems.append(
-                    f"{path}: expected the classes of {scan.path.name}, found {int(changed.sum())} pixel(s) of others; "
+                    f"{path}: expected the classes of {scan.path.name}, found {changed} pixel(s) of others; "
                     f"run `matseg-prep labels {self.dataset.name} {split} --overwrite`"
                 )

@@ -108,12 +108,16 @@ def evaluate_main(
     from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate
     from matseg_trainer.pages.evaluation import write_evaluation_page
     from matseg_trainer.pages.places import page_line
+    from matseg_trainer.prepare.labels import update_arrays
 
     name = f"{dataset}_{version}"
     if model is None:
         predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
     else:
         predictor, network = _onnx_predictor(model, name, trust_of(sha256), gpu=gpu)
+    with shown_progress() as progress:
+        for note in update_arrays(data, [test_folder], len(predictor.classes), progress):
+            click.echo(f"note: {note}", err=True)
     request = EvaluationRequest(
         name=name,
         split=test_folder,

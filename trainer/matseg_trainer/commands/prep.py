@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.help import Group
 from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered, parsed
 from matseg_shared.console.progress import shown_progress
-from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.errors import ConfigError, DatasetError, UsageError
 from matseg_trainer.commands.completion import complete_split
 from matseg_trainer.commands.options import dataset_argument, new_dataset_options, usual_options
 from matseg_trainer.commands.prep_import import import_command
@@ -272,9 +273,14 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
     """
     from matseg_trainer.check.check import check_dataset
     from matseg_trainer.prepare.console import print_check
+    from matseg_trainer.prepare.labels import add_class_table
 
-    opened = Workspace.find(workspace).dataset(dataset)
+    place = Workspace.find(workspace)
+    opened = place.dataset(dataset)
     with shown_progress() as progress:
+        with suppress(DatasetError, ConfigError):  # the check tells what is wrong
+            for note in add_class_table(opened, place.n_class_of(opened), progress):
+                click.echo(f"note: {note}", err=True)
         result = check_dataset(opened, progress, with_agreement=label_agreement)
     if as_json:
         print_json(result)

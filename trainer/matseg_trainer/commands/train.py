@@ -11,6 +11,7 @@ import cloup
 from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command
 from matseg_shared.console.options import excludes, flag, page_option
+from matseg_shared.console.progress import shown_progress
 from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
@@ -83,6 +84,7 @@ def train_main(
     require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
+    from matseg_trainer.prepare.labels import update_arrays
     from matseg_trainer.train.console import Progress, terminal_progress
     from matseg_trainer.train.device import choose_compute
     from matseg_trainer.train.distributed import join_processes
@@ -91,7 +93,11 @@ def train_main(
     from matseg_trainer.train.pretrained import PretrainedWeights
     from matseg_trainer.train.training import TrainingJob
 
+    with shown_progress() as shown:
+        notes = update_arrays(data, ("train", "validate"), config.n_class, shown)
     with join_processes(gpu=gpu) as context:
+        for note in notes if context.is_main else ():
+            click.echo(f"note: {note}", err=True)
         compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=context.local_rank)
         if gpu and compute.device.type == "cpu" and context.is_main:
             warn(f"training on the CPU: {compute.device_reason}")

@@ -25,6 +25,8 @@ from matseg_trainer.data.labels import LabelKind, LabelScan, Values, packed, unp
 
 Distances = NDArray[np.float64]
 
+MAX_MOVED = 2.0
+"""Percentage of an image's pixels that may be taken for the nearest class, unless another is asked for."""
 _BRIGHT = 128
 """Grey labels whose largest value is at least this are meant to be looked at; 0, 1, 2 are not."""
 _STRAY = 0.001
@@ -93,6 +95,15 @@ class ClassTable:
         others = self.nearest(present)[0].tolist() if rest is None else [rest] * len(present)
         indices = [known.get(value, other) for value, other in zip(present.tolist(), others, strict=True)]
         return np.array(indices, np.uint8)[inverse].reshape(values.shape)
+
+    def differing(self, values: Values, labels: NDArray[np.uint8]) -> int:
+        """Pixels of a label array that are not what their (H, W) values stand for; values of no class say nothing."""
+        if values.shape != labels.shape:
+            return values.size
+        changed = self.encode(values) != labels
+        if self.legend.rest is None:
+            changed &= np.isin(values, list(self.known))
+        return int(changed.sum())
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
         if self.kind in ("grey", "value"):

@@ -175,15 +175,18 @@ class Dataset:
             for image in self.images(split)
         )
 
-    def pairing(self, split: str) -> Pairing:
+    def pairing(self, split: str, *, or_arrays: bool = False) -> Pairing:
         """Match the images of a split with its label images, whose stem is the image's or `<stem>_L`.
+
+        With `or_arrays`, it is no problem when an image with a label array has no label image.
 
         Raises:
             DatasetError: see `images`; or the folder of label images is missing or empty.
         """
         images = self.images(split)
         labels, others = _listed(self.folder(split, "labels"), f"label images of the split {split!r}")
-        return pair_images(images, labels, [*list_images(images[0].parent)[1], *others])
+        ready = [image for image in images if or_arrays and self.array_path(image).exists()]
+        return pair_images(images, labels, [*list_images(images[0].parent)[1], *others], ready)
 
     def fingerprint(self, splits: Sequence[str]) -> str:
         """SHA-256 (hex) over names, image bytes and label arrays of these splits.
@@ -263,15 +266,20 @@ def _listed(folder: Path, what: str) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def pair_images(images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path]) -> Pairing:
-    """Match images with label images by their stems; `others` are named in the result as they are."""
+def pair_images(
+    images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path], ready: Sequence[Path] = ()
+) -> Pairing:
+    """Match images with label images by their stems; `others` are named in the result as they are.
+
+    The images that are `ready` need no label image.
+    """
     stems = {image.stem for image in images}
     by_stem: dict[str, list[Path]] = {}
     for label in labels:
         bare = label.stem.removesuffix(LABEL_MARK)
         stem = label.stem if label.stem in stems or bare not in stems else bare
         by_stem.setdefault(stem, []).append(label)
-    alone = shorten([image.name for image in images if image.stem not in by_stem])
+    alone = shorten([image.name for image in images if image.stem not in by_stem and image not in ready])
     problems = [f"no label image for {alone}"] if alone else []
     problems += [
         f"{image.name} has several label images ({', '.join(label.name for label in by_stem[image.stem])})"

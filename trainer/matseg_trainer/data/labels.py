@@ -129,10 +129,9 @@ def _read(path: Path) -> tuple[StoredImage, LabelKind]:
         return stored, "palette"
     if is_grey(pixels):
         return stored, "grey"
-    if pixels.dtype != np.uint8:
-        raise ImageError(
-            path, f"expected 8 bits per colour of a label image, found {pixels.dtype}; save it as 8-bit RGB"
-        )
+    if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
+        found = f"{pixels.shape[2]} channels of {pixels.dtype}"
+        raise ImageError(path, f"expected one value per pixel, or 8-bit RGB, as labels, found {found}")
     return stored, "colour"
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from matseg_shared.contract.classes import LabelValue, Legend
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_trainer.data.class_table import (
+    MAX_MOVED,
     ClassTable,
     make_legend,
     palette_colours,
@@ -36,7 +37,7 @@ class LabelRequest:
     existing: Existing = "refuse"
     nearest: bool = False
     """Take a value of no class for the nearest class, where that is near."""
-    max_moved: float = 2.0
+    max_moved: float = MAX_MOVED
     """The largest share of an image's pixels that `nearest` may move, in percent."""
 
 

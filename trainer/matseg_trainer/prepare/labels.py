@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import UNLABELLED, Legend, add_unlabelled, write_legend
+from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, add_unlabelled, write_legend
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
-from matseg_shared.system.files import atomic_write
+from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.data.class_table import ClassTable, Strays
 from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import note_on
 from matseg_trainer.prepare.label_request import LabelRequest, make_table
+
+_RECORD = "made_of.json"
+"""Beside label arrays: digests of their label images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +47,8 @@ class LabelPlan:
     """`classes.toml` is to be written."""
     pairs: tuple[Sample, ...]
     """Images whose arrays are to be written."""
-    kept: tuple[Path, ...]
-    """Arrays that stay."""
+    kept: tuple[Sample, ...]
+    """Images whose arrays stay."""
     adds_unlabelled: bool
     """`classes.toml` is there and does not say yet what is unlabelled."""
     strays: Strays
@@ -85,26 +91,28 @@ def plan_labels(
             f"{', '.join(folders)}: expected no label arrays yet, found {len(found)}; add --append to keep them and "
             "make the missing ones, or --overwrite to make all anew"
         )
-    pairings = [dataset.pairing(split) for split in splits]
+    keep = request.existing == "append"
+    pairings = [dataset.pairing(split, or_arrays=keep) for split in splits]
     _refuse_unpaired(dataset, splits, pairings)
     chosen = [pair for pairing in pairings for pair in pairing.pairs]
-    scans, notes = _scan_all(dataset, chosen, _other_labels(dataset, splits), progress)
+    kept = [pair for pair in chosen if keep and dataset.array_path(pair.image).exists()]
+    written = [pair for pair in chosen if pair not in kept]
+    others = [*(pair.labels for pair in kept), *_other_labels(dataset, splits)]
+    scans, notes = _scan_all(dataset, written, others, progress)
     legend = dataset.legend if dataset.classes_path.exists() else None
     said = [*request.unlabelled, *(value for _, value in request.classes if value is not None)]
     in_colours = legend.has_colours if legend else any(not isinstance(value, int) for value in said)
     kind, scans = unify(scans, legend.numbers if legend else frozenset(), in_colours=in_colours)
     table = make_table(request, kind, scans, legend, dataset.classes_path)
     _refuse_unlabelled(dataset, table, scans)
-    arrays = {pair: dataset.array_path(pair.image) for pair in chosen}
-    kept = [path for path in arrays.values() if request.existing == "append" and path.exists()]
-    for path in kept:
-        load_array(path, request.n_class, unlabelled=bool(table.legend.unlabelled))
+    for pair in kept:
+        _load(dataset, pair, table.legend)
     return LabelPlan(
         dataset=dataset,
         table=table,
         new_table=legend is None,
         adds_unlabelled=legend is not None and legend != table.legend,
-        pairs=tuple(pair for pair, path in arrays.items() if path not in kept),
+        pairs=tuple(written),
         kept=tuple(kept),
         strays=Strays.find(table, scans, request.max_moved),
         notes=notes,
@@ -122,20 +130,139 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
         write_legend(plan.dataset.classes_path, plan.table.legend)
     elif plan.adds_unlabelled:
         add_unlabelled(plan.dataset.classes_path, *plan.table.legend.unlabelled)
-    for path in plan.kept:
-        yield _summary(path, plan.table.legend, kept=True)
+    for pair in plan.kept:
+        yield _summary(plan, pair, kept=True)
+    records: dict[Path, dict[str, str]] = {}
     for pair in plan.pairs:
         labels = plan.table.encode(read_values(pair.labels, plan.table.kind))
         path = plan.dataset.array_path(pair.image)
         with atomic_write(path) as stream:
             np.save(stream, labels, allow_pickle=False)
-        yield _summary(path, plan.table.legend, kept=False)
+        record = records.setdefault(path.parent, _record(path.parent))
+        record[path.name] = _digest(pair, plan.table.legend)
+        yield _summary(plan, pair, kept=False)
+    for folder, record in records.items():
+        write_text(folder / _RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
-def _summary(path: Path, legend: Legend, *, kept: bool) -> ArraySummary:
-    labels = load_array(path, len(legend.classes), unlabelled=bool(legend.unlabelled))
-    values = np.unique(labels).tolist()
-    return ArraySummary(path=path, values=tuple(values), kept=kept)
+def update_arrays(
+    dataset: Dataset, splits: Sequence[str], n_class: int, progress: Progress = SILENT
+) -> tuple[str, ...]:
+    """Make the class table and the label arrays that are missing or stale; notes on what was made.
+
+    An array is stale when its label image, or what the class table makes of it, has changed since the array was made: a
+    digest beside it tells, as times do not survive copies. An array without a digest is stale when it differs from its
+    label image and is older. So what a person did to an array stays, and arrays without a label image are used.
+
+    Args:
+        dataset: its `labels/` and `labels_npy/`.
+        splits: whose arrays are needed.
+        n_class: number of classes, where there is no class table yet.
+        progress: told of each image.
+
+    Raises:
+        DatasetError: an array is needed that cannot be made; see `plan_labels`.
+        OutputError: something cannot be written.
+    """
+    drawn = _drawn(dataset, splits)
+    legend = dataset.legend if dataset.classes_path.exists() else None
+    if not drawn or (legend and not any(_unsure(dataset, split, legend) for split in drawn)):
+        return ()
+    n_class = len(legend.classes) if legend else n_class
+    plan = plan_labels(dataset, drawn, LabelRequest(n_class=n_class, existing="append"), progress)
+    notes = _hints(plan)
+    stale = []
+    for pair in plan.kept:
+        path, legend = dataset.array_path(pair.image), plan.table.legend
+        made_of = _record(path.parent).get(path.name)
+        if made_of == _digest(pair, legend):
+            continue
+        differing = plan.table.differing(
+            read_values(pair.labels, plan.table.kind), _load(dataset, pair, legend)
+        )
+        if differing and (made_of or pair.labels.stat().st_mtime > path.stat().st_mtime):
+            stale.append(pair)
+        elif differing:
+            notes.append(
+                f"{path}: is used, though {differing} pixel(s) are others than in {pair.labels.name}; "
+                f"`matseg-prep labels {dataset.name} {path.parent.parent.name} --overwrite` makes it anew"
+            )
+    plan = replace(plan, pairs=(*plan.pairs, *stale), kept=())
+    if plan.written_strays:
+        raise DatasetError(
+            f"{replace(plan.strays, images=plan.written_strays).message(dataset.root)}; so run `matseg-prep labels "
+            f"{dataset.name} {' '.join(drawn)} --append` with one of these"
+        )
+    progress.stage("making label arrays", len(plan.pairs), unit="arrays")
+    for _ in write_labels(plan):
+        progress.advance()
+    if stale:
+        names = shorten([str(dataset.array_path(pair.image)) for pair in stale])
+        notes.append(f"label images have changed, and label arrays were made anew: {names}")
+    return tuple(notes)
+
+
+def add_class_table(dataset: Dataset, n_class: int, progress: Progress = SILENT) -> list[str]:
+    """Write the class table where there is none, from label images alone; notes on what deserves a look.
+
+    Raises:
+        DatasetError: it cannot be made; see `plan_labels`.
+        OutputError: it cannot be written.
+    """
+    if dataset.classes_path.exists():
+        return []
+    drawn = _drawn(dataset, dataset.splits)
+    plan = plan_labels(dataset, drawn, LabelRequest(n_class=n_class, existing="append"), progress)
+    if plan.strays.images:
+        raise DatasetError(plan.stray_message)
+    write_legend(dataset.classes_path, plan.table.legend)
+    return _hints(plan)
+
+
+def _drawn(dataset: Dataset, splits: Sequence[str]) -> list[str]:
+    """Splits with label images."""
+    folders = {split: dataset.folder(split, "labels") for split in splits}
+    return [split for split, folder in folders.items() if folder.is_dir() and list_images(folder)[0]]
+
+
+def _hints(plan: LabelPlan) -> list[str]:
+    hints = plan.strays.hints if plan.new_table else ()
+    return [f"{hint} to matseg-prep labels, and remove {CLASSES_NAME} before" for hint in hints]
+
+
+def _unsure(dataset: Dataset, split: str, legend: Legend) -> bool:
+    """True where an image has no array, or one of which no digest says that its label image is as it was."""
+    if dataset.unlabelled(split):
+        return True
+    record = _record(dataset.folder(split, "labels_npy"))
+    pairs = dataset.pairing(split, or_arrays=True).pairs
+    return any(record.get(f"{pair.stem}.npy") != _digest(pair, legend) for pair in pairs)
+
+
+def _record(folder: Path) -> dict[str, str]:
+    """Digest of what each array of a folder was made of; empty where nothing says it."""
+    try:
+        found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(pair: Sample, legend: Legend) -> str:
+    """SHA-256 (hex) of a label image and of what stands for its classes."""
+    digest = hashlib.sha256(repr((legend.values, legend.unlabelled)).encode())
+    digest.update(pair.labels.read_bytes())
+    return digest.hexdigest()
+
+
+def _load(dataset: Dataset, pair: Sample, legend: Legend) -> NDArray[np.uint8]:
+    path = dataset.array_path(pair.image)
+    return load_array(path, len(legend.classes), unlabelled=bool(legend.unlabelled))
+
+
+def _summary(plan: LabelPlan, pair: Sample, *, kept: bool) -> ArraySummary:
+    values = np.unique(_load(plan.dataset, pair, plan.table.legend)).tolist()
+    return ArraySummary(path=plan.dataset.array_path(pair.image), values=tuple(values), kept=kept)
 
 
 def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence[Pairing]) -> None:
