@@ -375,7 +375,7 @@ def _no_data_lines(report: Report) -> list[str]:
     if not report.no_data_pixels:
         return []
     share = f"{report.no_data_pixels / report.all_pixels:.2%} of the pixels ({report.no_data_pixels})"
-    rows = f", the lowest {report.rows_cut} rows among them" if report.rows_cut else ""
+    rows = f", the lowest {report.rows_cut} rows (a data bar) among them" if report.rows_cut else ""
     return [f"{share} are no data{rows}: label 255, in no fraction"]
 
 

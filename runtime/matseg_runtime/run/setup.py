@@ -225,7 +225,11 @@ def _open_input(options: RunOptions, info: InputInfo) -> Source:
 
 def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) -> NoData:
     model_crop = metadata.input.crop_bottom
-    return open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
+    found = open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
+    if options.watch is not None and found.mask is not None and found.mask.slices is not None:
+        found.close()
+        raise UsageError(f"--mask {options.no_data.mask}: --watch takes a --mask of one image for all slices")
+    return found
 
 
 def _plan(

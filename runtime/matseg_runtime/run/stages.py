@@ -143,9 +143,9 @@ def _read_together(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArra
 
 def _labelled(run: Run, result: Result, segmentation: Segmentation) -> Result:
     if result.absent is not None:
-        segmentation.labels[result.absent] = UNLABELLED
+        np.copyto(segmentation.labels, UNLABELLED, where=result.absent)
         if segmentation.probabilities is not None:
-            segmentation.probabilities[:, result.absent] = 0
+            np.copyto(segmentation.probabilities, 0, where=result.absent)
     counts = class_counts(segmentation.labels, len(run.metadata.classes))
     return replace(result, segmentation=segmentation, counts=counts)
 

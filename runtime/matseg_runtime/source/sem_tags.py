@@ -43,7 +43,8 @@ def sem_tags(page: TiffPage) -> SemTags | None:
             return _fei(page, found)
     if isinstance(found := tags.valueof(_ZEISS), Mapping):
         return _zeiss(page, found)
-    return None if (found := tags.valueof(_TESCAN)) is None else _tescan(page, found)
+    found = tags.valueof(_TESCAN)
+    return _tescan(page, found) if isinstance(found, bytes | str) else None
 
 
 def picture_bar(path: Path, identity: str) -> int | None:
@@ -86,8 +87,8 @@ def _zeiss(page: TiffPage, values: Mapping[str, Any]) -> SemTags:
     return SemTags(data_bar=bar or None, pixel=_pixel(edge, edge, str(unit)))
 
 
-def _tescan(page: TiffPage, value: Any) -> SemTags:
-    text = value if isinstance(value, str) else bytes(value).decode("latin-1")
+def _tescan(page: TiffPage, value: bytes | str) -> SemTags:
+    text = value if isinstance(value, str) else value.decode("latin-1")
     start = text.find("[MAIN]")
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:

@@ -154,7 +154,8 @@ class Mask:
             raise ImageError(
                 where, f"expected a mask of its {expected} pixels, found {self.location} of {has}"
             )
-        return ~_any_channel(np.nan_to_num(found) != 0)
+        is_none: Absent = ~_any_channel((found != 0) & ~np.isnan(found))
+        return is_none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -241,10 +242,22 @@ def absent_pixels(
     return absent if absent is not None and absent.any() else None
 
 
+def zeroed(pixels: PixelArray, absent: Absent) -> PixelArray:
+    """(H, W) or (H, W, C) pixels with 0 where there are no data; grey that is stored as RGB stays one channel."""
+    nought = pixels.dtype.type(0)
+    if pixels.ndim == 2:
+        return np.where(absent, nought, pixels)
+    if pixels.strides[-1] == 0:
+        grey = np.where(absent, nought, pixels[..., 0])
+        return np.broadcast_to(grey[..., np.newaxis], pixels.shape)
+    return np.where(absent[..., np.newaxis], nought, pixels)
+
+
 def fill_absent(image: PixelArray, absent: Absent, mean: Sequence[float]) -> None:
     """Put the training mean of each channel into (C, H, W) pixels of a model's dtype, rounded for whole numbers."""
-    values = np.array(mean)[:, np.newaxis]
-    image[:, absent] = (values if image.dtype.kind == "f" else np.rint(values)).astype(image.dtype)
+    values = np.array(mean)[:, np.newaxis, np.newaxis]
+    whole = values if image.dtype.kind == "f" else np.rint(values)
+    np.copyto(image, whole.astype(image.dtype), where=absent)
 
 
 def not_numbers(pixels: PixelArray) -> Absent | None:
@@ -305,8 +318,7 @@ class Transform:
         if self.window is None and pixels.dtype.name != self.info.dtype:
             check_dtype(pixels if absent is None else pixels[~absent], self.info.dtype, where)
         if absent is not None:
-            pixels = np.array(pixels)
-            pixels[absent] = 0
+            pixels = zeroed(pixels, absent)
         _refuse_infinite(pixels, where)
         if self.window is not None:
             pixels = self._map(pixels, where)

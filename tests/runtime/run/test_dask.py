@@ -81,6 +81,19 @@ def test_a_cluster_makes_what_one_process_makes(
     assert bool(extra) == any("_uncertain" in name for name in keep("many"))
 
 
+def test_workers_leave_out_what_is_no_data(
+    run: Run, model: Path, volume: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the workers are not
+    np.save("mask.npy", np.random.default_rng(0).random((80, 150, 160)) > 0.2)
+    options = ("--mask", "mask.npy", "--no-data", "circle")
+    assert run(model, volume, "-o", tmp_path / "one.zarr", *options).exit_code == 0
+    result = run(model, volume, "-o", tmp_path / "two.zarr", *options, "--dask", cluster.scheduler_address)
+    assert result.exit_code == 0, result.output
+    assert _labels(tmp_path / "two.zarr") == _labels(tmp_path / "one.zarr")
+    assert "are no data: label 255" in result.output
+
+
 def test_workers_label_the_images_that_the_client_means_when_others_come_and_go(
     run: Run, model: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

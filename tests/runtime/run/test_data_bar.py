@@ -87,7 +87,7 @@ def test_a_bar_is_cut_by_what_the_file_says(model: Path, tmp_path: Path, maker: 
     assert labels.shape == (ROWS + BAR, COLUMNS)
     assert (labels[ROWS:] == 255).all()
     assert (labels[:ROWS] < 3).all()
-    assert f"are no data, the lowest {BAR} rows among them" in said
+    assert f"are no data, the lowest {BAR} rows (a data bar) among them" in said
     assert "seem to end in a data bar" not in said
     voxel = report_of(tmp_path / "out").voxel_size
     assert voxel is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,30 @@ def test_a_dry_run_says_what_does_not_fit(models: Path, tmp_path: Path) -> None:
     run(model, scan, tmp_path / "out", "--no-data", "circle", "--dry-run")
     said = run(model, scan, tmp_path / "out", "--mask", tmp_path / "none.tif", "--dry-run", exit_code=2)
     assert "none.tif: there is no such input" in said
+
+
+def test_a_watched_folder_has_one_mask(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "scan").mkdir()
+    for number, pixels in enumerate(volume("uint8")):
+        Image.fromarray(pixels).save(tmp_path / "scan" / f"s{number}.png")
+    Image.fromarray(~CIRCLE).save(tmp_path / "mask.png")
+    options = ("--mask", tmp_path / "mask.png", "--watch", "--until", 4)
+    run(models / "uint8_v1.onnx", tmp_path / "scan", tmp_path / "out", *options)
+    assert np.array_equal(labels_of(tmp_path / "out") == 255, np.broadcast_to(CIRCLE, (4, EDGE, EDGE)))
+    np.save(tmp_path / "mask.npy", np.ones((4, EDGE, EDGE), np.uint8))
+    options = ("--mask", tmp_path / "mask.npy", "--watch", "--until", 5)
+    said = run(models / "uint8_v1.onnx", tmp_path / "scan", tmp_path / "other", *options, exit_code=2)
+    assert "--watch takes a --mask of one image" in said
+
+
+def test_an_earlier_job_without_no_data_goes_on(models: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", volume("uint8"))
+    model, scan, out = models / "uint8_v1.onnx", tmp_path / "scan.npy", tmp_path / "out"
+    run(model, scan, out, "--part", "1/2")
+    for file in (out / ".matseg").iterdir():  # as a version wrote it that knew nothing of it
+        if file.name.startswith(("job", "done")):
+            file.write_text(re.sub(r',\s*"(no_data|rows_cut)":\s*(0|null)', "", file.read_text()))
+            assert "no_data" not in file.read_text()
+    run(model, scan, out, "--part", "2/2")
+    assert report_of(out).labelled_before == 2
+    assert report_of(out).no_data_pixels == 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.transform import Absent, NoDataOptions, fill_absent
+from matseg_runtime.source.transform import Absent, NoDataOptions, fill_absent, zeroed
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.channels import ChannelChoice, is_grey, to_channels
@@ -101,8 +101,7 @@ class Examples(Sequence[Example]):
         stored = read_image(sample.image, self._choice)
         absent = absent_of(sample.image, stored, self._no_data)
         if absent is not None:
-            stored = np.array(stored)
-            stored[absent] = 0  # until the mean is known
+            stored = zeroed(stored, absent)  # until the mean is known
         found = 1 if is_grey(stored) else stored.shape[-1]
         pixels = to_channels(stored, self._channels or found, sample.image)
         labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled)
