@@ -565,6 +565,21 @@ def test_labelbox(prep: Prep, workspace: Path, pictures: Path) -> None:
     refused(prep("import", path, "other"), "export.ndjson", "found a mask")
 
 
+def test_a_split_beside_grey_labels_of_which_one_class_is_the_rest(
+    prep: Prep, workspace: Path, pictures: Path
+) -> None:
+    train = workspace / "data" / "set" / "train"
+    save(train / "images" / "t.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    save(train / "labels" / "t.png", box(5, 10, 15, 30, 255))
+    words = ("--class", "background=rest", "--class", "pore=255", "--class", "crack=7", "--class", "crack=8")
+    assert prep("labels", "set", "train", *words).exit_code == 0
+    path = coco(pictures / "a.json", [{"segmentation": [rectangle(5, 10, 15, 30)]}])
+    assert prep("import", path, "set", "--split", "validate").exit_code == 0
+    assert prep("labels", "set", "train", "validate", "--overwrite").exit_code == 0
+    found = np.load(workspace / "data/set/validate/labels_npy/s0.npy")
+    assert (found == box(5, 10, 15, 30)).all()
+
+
 # --- names of pictures --------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,12 +53,9 @@ class Painted:
 
     labels: NDArray[np.uint8]
     """(H, W) values of `Indices`."""
-    covered: int = 0
-    """Pixels that a later shape of another class took over."""
-    clipped: int = 0
-    """Shapes of which a part lies outside of the picture."""
-    too_small: int = 0
-    """Shapes that hold no pixel's centre."""
+    happened: Counter[Literal["covered", "clipped", "too small"]] = field(default_factory=Counter)
+    """Pixels that a later shape of another class took over; shapes of which a part lies outside of the picture; and
+    such as hold no pixel's centre."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -116,20 +116,20 @@ def paint(shapes: Sequence[Shape], size: Size, indices: Indices) -> Painted:
     """
     labels = np.full(size, indices[OUTSIDE], np.uint8)
     drawn = np.zeros(size, bool)
-    covered = clipped = too_small = 0
+    painted = Painted(labels=labels)
     for shape in shapes:
         value, pixels = indices[shape.name], 0
         for row, column, mask in shape.boxes(size):
             box = np.s_[row : row + mask.shape[0], column : column + mask.shape[1]]
-            covered += int(np.count_nonzero(mask & drawn[box] & (labels[box] != value)))
+            painted.happened["covered"] += int(np.count_nonzero(mask & drawn[box] & (labels[box] != value)))
             labels[box][mask] = value
             drawn[box] |= mask
             pixels += int(np.count_nonzero(mask))
-        too_small += pixels == 0
+        painted.happened["too small"] += pixels == 0
         if shape.mask is None:
             low, high = shape.bounds
-            clipped += bool((low < -1).any() or (high > np.array(size[::-1]) + 1).any())
-    return Painted(labels=labels, covered=covered, clipped=clipped, too_small=too_small)
+            painted.happened["clipped"] += bool((low < -1).any() or (high > np.array(size[::-1]) + 1).any())
+    return painted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from matseg_shared.contract.classes import UNLABELLED, Legend, read_legend
+from matseg_shared.contract.classes import UNLABELLED, read_legend
 from matseg_shared.contract.metadata import ClassInfo, problems_of
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.palette import Colour, default_colours
@@ -30,13 +30,15 @@ class ImportTable:
     indices: Mapping[str, int]
     blank: int
     """Value of pixels that nobody labelled."""
-    in_colours: bool = True
+    outside: str | None
+    """The class of what lies outside of all shapes; None: nobody said, or there is nothing outside."""
+    in_colours: bool
     """Label images have the classes' colours as their palette, else they are grey, as those that are there."""
 
     @property
     def values(self) -> list[int]:
         """Of the classes in label images."""
-        return [item.label_value for item in self.classes if isinstance(item.label_value, int)]
+        return [self.indices[item.name] for item in self.classes]
 
     @property
     def palette(self) -> list[Colour]:
@@ -47,110 +49,97 @@ class ImportTable:
         return colours
 
 
-def outside_class(export: Export, request: ImportRequest) -> str | None:
-    """The class of what lies outside of all shapes; None: nobody said, or there is nothing outside.
+def import_table(export: Export, request: ImportRequest, present: Path | None) -> ImportTable:
+    """The classes of an export in its order, behind that of what lies outside; or those that a data set has already.
+
+    Args:
+        export: has the names.
+        request: says which of them are no classes, and what lies outside.
+        present: the data set's `classes.toml`; None: there is none.
 
     Raises:
-        UsageError: such a class is asked for where there is nothing outside.
+        UsageError: options name what the export does not have.
+        DatasetError: there are too few or too many classes, one has no name that a class can have, or not those of the
+            data set; or the data set's table has values that an import cannot write.
     """
-    if request.outside is not None and export.kind == "values":
-        raise UsageError(
-            f"--outside applies to shapes and masks that leave something out, not to {export.tool}; say with "
-            "--unlabelled which value means that nobody labelled a pixel"
-        )
-    word = request.outside or _BACKGROUND
-    return word if export.kind != "values" and word != _UNLABELLED_WORD else None
-
-
-def _unlabelled(export: Export, request: ImportRequest) -> frozenset[str]:
-    """Names of the export that are no class."""
-    if export.kind == "values":
-        return export.unlabelled  # values, which the reader took
-    unknown = [name for name in request.unlabelled if name not in export.classes]
-    if unknown:
-        raise UsageError(
-            f"--unlabelled {unknown[0]}: expected a class of {request.source}, which has "
-            f"{shorten(export.classes)}; what lies outside of them is left unlabelled with --outside unlabelled"
-        )
-    return export.unlabelled | set(request.unlabelled)
-
-
-def new_table(export: Export, request: ImportRequest) -> ImportTable:
-    """The classes of the export in its order, behind that of what lies outside.
-
-    Raises:
-        DatasetError: there are too few or too many, or one has no name that a class can have.
-    """
-    outside, unlabelled = outside_class(export, request), _unlabelled(export, request)
+    outside: str | None = request.outside or _BACKGROUND
+    unlabelled = export.unlabelled
+    if export.kind == "values":  # which are all classes but for those that the reader took
+        if request.outside is not None:
+            raise UsageError(
+                f"--outside applies to shapes and masks that leave something out, not to {export.tool}; say with "
+                "--unlabelled which value means that nobody labelled a pixel"
+            )
+        outside = None
+    else:
+        if unknown := [name for name in request.unlabelled if name not in export.classes]:
+            raise UsageError(
+                f"--unlabelled {unknown[0]}: expected a class of {request.source}, which has "
+                f"{shorten(export.classes)}; what lies outside of them is left unlabelled with --outside unlabelled"
+            )
+        unlabelled = unlabelled | set(request.unlabelled)
+        outside = None if outside == _UNLABELLED_WORD else outside
     names = [name for name in export.classes if name not in unlabelled]
     if outside is not None and outside not in names:
         names.insert(0, outside)
+    if present is None:
+        blank, classes = UNLABELLED, _new_classes(names, outside, export, request)
+    else:
+        blank, classes = _present_classes(names, request, present)
+    values = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
+    elsewhere = blank if outside is None else values[outside]
+    indices = values | dict.fromkeys(unlabelled, blank) | {OUTSIDE: elsewhere}
+    folders = [present.parent / split / "labels" for split in SPLITS] if present is not None else []
+    others = [label for folder in folders for label in sorted(folder.glob("*.*"))]
+    in_colours = not others or read_stored(others[0]).palette is not None
+    return ImportTable(classes=classes, indices=indices, blank=blank, outside=outside, in_colours=in_colours)
+
+
+def _new_classes(
+    names: Sequence[str], outside: str | None, export: Export, request: ImportRequest
+) -> tuple[ClassInfo, ...]:
     if not 2 <= len(names) <= _MOST_CLASSES:
-        more = "; are they names of single particles? One name per phase is needed" if len(names) > 2 else ""
-        more = more or (
-            "; a network needs something to tell it from: label a second phase, or let what lies outside be one with "
-            "--outside background"
+        more = (
+            "are they names of single particles? One name per phase is needed"
+            if len(names) > 2
+            else "a network needs something to tell it from: label a second phase, or let what lies outside be one "
+            "with --outside background"
         )
         found = shorten(names) if names else "none"
         raise DatasetError(
-            f"{request.source}: expected 2 to {_MOST_CLASSES} classes, found {len(names)} ({found}){more}"
+            f"{request.source}: expected 2 to {_MOST_CLASSES} classes, found {len(names)} ({found}); {more}"
         )
+    colours = zip(names, default_colours(len(names)), strict=True)
     try:
-        classes = tuple(
+        return tuple(
             ClassInfo(
                 index=index,
                 name=name,
                 colour=export.colours.get(OUTSIDE if name == outside else name, colour),
                 label_value=index,
             )
-            for index, (name, colour) in enumerate(zip(names, default_colours(len(names)), strict=True))
+            for index, (name, colour) in enumerate(colours)
         )
     except ValidationError as error:
         raise DatasetError(f"{request.source}: {problems_of(error)[0]}; rename the class") from error
-    return ImportTable(
-        classes=classes, indices=_indices(classes, outside, unlabelled, UNLABELLED), blank=UNLABELLED
-    )
 
 
-def present_table(export: Export, request: ImportRequest, path: Path) -> ImportTable:
-    """The classes that the data set has already.
-
-    Raises:
-        DatasetError: the export has others, or the table's values are none that an import can write.
-    """
-    outside, unlabelled = outside_class(export, request), _unlabelled(export, request)
+def _present_classes(
+    names: Sequence[str], request: ImportRequest, path: Path
+) -> tuple[int, tuple[ClassInfo, ...]]:
+    """The value of unlabelled pixels that a table states, else the largest that is no class; and its classes."""
     legend = read_legend(path)
-    classes, blank = legend.classes, _blank(legend)
     if legend.has_colours or not legend.numbers <= set(range(256)):
         raise DatasetError(
             f"{path}: expected label values from 0 to 255 to add label images with, found others; import it as a data "
             "set of its own"
         )
-    names = [item.name for item in classes]
-    wanted = [name for name in (*export.classes, *([outside] if outside else [])) if name not in unlabelled]
-    if strange := [name for name in wanted if name not in names]:
+    known = [item.name for item in legend.classes]
+    if strange := [name for name in names if name not in known]:
         raise DatasetError(
-            f"{path}: expected classes among {shorten(names)}, found {shorten(strange)} as well in {request.source}; "
+            f"{path}: expected classes among {shorten(known)}, found {shorten(strange)} as well in {request.source}; "
             "rename it, say --outside or --unlabelled as for the other splits, or import it as a data set of its own"
         )
-    others = [label for split in SPLITS for label in sorted((path.parent / split / "labels").glob("*.*"))]
-    return ImportTable(
-        classes=classes,
-        indices=_indices(classes, outside, unlabelled, blank),
-        blank=blank,
-        in_colours=bool(others) and read_stored(others[0]).palette is not None,
-    )
-
-
-def _blank(legend: Legend) -> int:
-    """The value of unlabelled pixels that a class table states, else the largest that is no class."""
     stated = [value for value in legend.unlabelled if isinstance(value, int)]
-    return next(iter(stated), max(set(range(256)) - legend.numbers, default=UNLABELLED))
-
-
-def _indices(
-    classes: Sequence[ClassInfo], outside: str | None, unlabelled: frozenset[str], blank: int
-) -> dict[str, int]:
-    known = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
-    known |= dict.fromkeys(unlabelled, blank)
-    return known | {OUTSIDE: blank if outside is None else known[outside]}
+    free = max(set(range(256)) - legend.numbers, default=UNLABELLED)
+    return next(iter(stated), free), legend.classes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -27,12 +27,7 @@ from matseg_trainer.data.folder import SPLITS, shorten
 from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
 from matseg_trainer.prepare.imports.base import OUTSIDE, Export, ImportRequest, LabelledImage
 from matseg_trainer.prepare.imports.find import open_export
-from matseg_trainer.prepare.imports.table import (
-    ImportTable,
-    new_table,
-    outside_class,
-    present_table,
-)
+from matseg_trainer.prepare.imports.table import ImportTable, import_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +79,11 @@ def import_labels(
         export = open_export(request, opened, progress)
         stems = _stems(export, request)
         known = target / CLASSES_NAME
-        table = present_table(export, request, known) if is_added else new_table(export, request)
+        table = import_table(export, request, known if is_added else None)
         with new_folder(place, overwrite=overwrite) as folder:
             split = folder if is_added else folder / request.split
             result = _write(request, export, stems, table, split, progress)
-            notes = _notes(export, request, table, result)
+            notes = tuple(_notes(export, request, table, result))
             if not is_added:
                 known = folder / CLASSES_NAME
                 write_classes(known, table.classes)
@@ -168,9 +163,8 @@ class _Written:
     pixels: list[int]
     """By value in the label images."""
     left_out: list[str]
-    covered: int = 0
-    clipped: int = 0
-    too_small: int = 0
+    happened: Counter[str] = field(default_factory=Counter)
+    """To shapes, see `Painted`."""
 
 
 def _write(
@@ -191,17 +185,14 @@ def _write(
             image.unlink()
             written.left_out.append(item.name)
             continue
-        used = max(int(painted.labels.max()), *table.values) + 1
         with atomic_write(folder / "labels" / f"{stem}.png") as stream:
             if table.in_colours:
-                write_label_png(stream, painted.labels, table.palette[:used])
+                write_label_png(stream, painted.labels, table.palette)
             else:
                 Image.fromarray(painted.labels).save(stream, format="PNG", compress_level=1)
         counts = np.bincount(painted.labels.ravel(), minlength=256).tolist()
         written.pixels = [before + count for before, count in zip(written.pixels, counts, strict=True)]
-        written.covered += painted.covered
-        written.clipped += painted.clipped
-        written.too_small += painted.too_small
+        written.happened.update(painted.happened)
     drawn = set(table.values) - ({table.indices[OUTSIDE]} if export.kind != "values" else set())
     if not any(written.pixels[value] for value in drawn):
         raise DatasetError(
@@ -286,40 +277,32 @@ def _write_tiff(stream: BinaryIO, pixels: PixelArray, voxel: VoxelSize | None) -
     tifffile.imwrite(stream, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
 
 
-def _notes(export: Export, request: ImportRequest, table: ImportTable, written: _Written) -> tuple[str, ...]:
+def _notes(export: Export, request: ImportRequest, table: ImportTable, written: _Written) -> Iterator[str]:
     """What deserves to be told, in words."""
-    notes = list(export.notes)
-    outside = outside_class(export, request)
+    yield from export.notes
+    happened, outside = written.happened, table.outside
     if export.kind == "shapes":
-        covered = (
-            f"; at {written.covered} pixel(s) a later one covers another class" if written.covered else ""
-        )
-        notes.append(f"shapes were painted in the file's order{covered}")
-    if written.clipped:
-        notes.append(f"{written.clipped} shape(s) reach beyond their picture and were cut off at its edge")
-    if written.too_small:
-        notes.append(f"{written.too_small} shape(s) are so small that they hold no pixel's centre")
-    for value, item in zip(table.values, table.classes, strict=True):
-        if not written.pixels[value] and item.name == outside:
-            notes.append(
-                f"nothing lies outside of shapes: class {outside!r} has no pixel; --outside unlabelled leaves it out"
-            )
-        elif not written.pixels[value]:
-            notes.append(
-                f"class {item.name!r} is declared and found nowhere; to do without it, remove its table from "
-                f"{CLASSES_NAME}"
+        covered = f"; at {happened['covered']} pixel(s) a later one covers another class"
+        yield f"shapes were painted in the file's order{covered if happened['covered'] else ''}"
+    if happened["clipped"]:
+        yield f"{happened['clipped']} shape(s) reach beyond their picture and were cut off at its edge"
+    if happened["too small"]:
+        yield f"{happened['too small']} shape(s) are so small that they hold no pixel's centre"
+    for name in (item.name for item in table.classes if not written.pixels[table.indices[item.name]]):
+        if name == outside:
+            yield f"nothing lies outside of shapes: class {outside!r} has no pixel; --outside unlabelled leaves it out"
+        else:
+            yield (
+                f"class {name!r} is declared and found nowhere; to do without it, remove its table from {CLASSES_NAME}"
             )
     names = Counter(item.name.casefold() for item in table.classes)
     if alike := [item.name for item in table.classes if names[item.name.casefold()] > 1]:
-        notes.append(f"{', '.join(alike)} differ in capital letters alone: are they one class?")
+        yield f"{', '.join(alike)} differ in capital letters alone: are they one class?"
     if written.left_out:
-        notes.append(
-            f"{len(written.left_out)} picture(s) without a label were left out: {shorten(written.left_out)}"
-        )
+        yield f"{len(written.left_out)} picture(s) without a label were left out: {shorten(written.left_out)}"
     if outside is not None and request.outside is None:
         share = written.pixels[table.indices[OUTSIDE]] / sum(written.pixels)
-        notes.append(
+        yield (
             f"what lies outside of all shapes is the class {outside!r} ({share:.1%} of the pixels); where not "
             "everything was drawn, say --outside unlabelled"
         )
-    return tuple(notes)
