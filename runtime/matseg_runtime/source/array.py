@@ -21,7 +21,7 @@ from matseg_runtime.source.base import (
     refuse_growing_file,
     require_output_name,
 )
-from matseg_runtime.source.layout import layout_of
+from matseg_runtime.source.layout import last_axis_doubt, layout_of
 from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import require_memory
@@ -106,6 +106,8 @@ class ArraySource(Source):
             slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
             spacing=_spacing(stored, len(self._layout.spatial)),
         )
+        is_told = options.axis is not None or options.axes or stored.axis_names is not None
+        self._doubts = () if is_told else tuple(last_axis_doubt(stored.location, self.volume.shape))
         if state is not None:
             refuse_growing_file(stored.data or stored.path, state)
 
@@ -155,7 +157,7 @@ class ArraySource(Source):
         return self._stored.data_bar if self._layout.axis == 0 else None
 
     def warnings(self) -> tuple[str, ...]:
-        return self._stored.warnings
+        return (*self._stored.warnings, *self._doubts)
 
     def voxel_size(self) -> VoxelSize | None:
         known = super().voxel_size()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from matseg_shared.images.channels import GREY, PixelArray, pick_channels
 
 COLOURS = 3
 _AXES = "tczyx"
+_FLAT, _FLAT_AT_ANY_RATE = 0.75, 0.25
+"""Last axis over the shorter of the two before it, up to which it may be that of slices: of square ones, of others."""
 _TINY = 16
 """Pixels along an edge, up to which nobody means an image."""
 _MOST_CHUNKS = 1_000_000
@@ -248,6 +250,18 @@ def _by_length(shape: Sequence[int], options: SourceOptions) -> tuple[tuple[int,
 def _is_one_image(options: SourceOptions) -> bool:
     """True where three planes cannot be slices: a model of colours would take none of them."""
     return options.taken == COLOURS and options.axis is None
+
+
+def last_axis_doubt(where: str, shape: Sequence[int]) -> Iterator[str]:
+    """The doubt about a volume whose last axis looks like that of its slices, as some programs write them."""
+    if len(shape) != 3 or not 1 < shape[-1] <= _FLAT * min(shape[:2]):
+        return
+    first, rows, columns = shape
+    if first == rows or columns <= _FLAT_AT_ANY_RATE * min(first, rows):
+        yield (
+            f"{where}: is cut into {first} slices of {rows} x {columns} pixels; if its last axis is that of slices, "
+            f"{columns} of {first} x {rows}, use --axis 2"
+        )
 
 
 def chunk_ranges(

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.layout import last_axis_doubt
 from matseg_runtime.source.sem_tags import sem_tags
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
 from matseg_shared.errors import ImageError, UsageError
@@ -22,7 +24,7 @@ from matseg_shared.images.channels import GREY
 from matseg_shared.images.colours import unlike_its_bytes
 from matseg_shared.images.ome_names import foreign_file_problem
 from matseg_shared.images.read import PixelArray, apply_palette, decoding_problem
-from matseg_shared.images.tiff import read_tiff_page
+from matseg_shared.images.tiff import full_pages, indices_of, read_tiff_page
 
 _AXES = {"Y": "y", "X": "x", "S": "c"}
 """Axes of tifffile that are no stack of pages, whatever that one is called."""
@@ -36,15 +38,18 @@ class _Pages:
     Each reader borrows a `TiffFile` of its own: parsing pages moves the file's position without a lock.
     """
 
-    def __init__(self, path: Path, tiff: TiffFile, stack: tuple[int, ...], options: SourceOptions) -> None:
+    def __init__(
+        self, path: Path, tiff: TiffFile, numbers: NDArray[np.int64], options: SourceOptions
+    ) -> None:
         self._path = path
+        self._numbers = numbers
+        self._first = int(numbers.flat[0])
         self._as_labels = options.as_labels
         self._keep_alpha = bool(options.channels) and options.channels != GREY
         self._idle: SimpleQueue[TiffFile] = SimpleQueue()
         self._idle.put(tiff)
-        first = self._read(tiff, 0)
-        self._numbers = np.arange(len(tiff.pages)).reshape(stack)
-        self.shape = (*stack, *first.shape)
+        first = self._read(tiff, self._first)
+        self.shape = (*numbers.shape, *first.shape)
         self.dtype = first.dtype
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> PixelArray:
@@ -71,7 +76,7 @@ class _Pages:
         page = page.aspage() if isinstance(page, TiffFrame) else page
         stored = read_tiff_page(self._path, page, keep_alpha=self._keep_alpha)
         pixels = stored.pixels if self._as_labels else apply_palette(self._path, stored)
-        if number and pixels.shape != (page_shape := self.shape[self._numbers.ndim :]):
+        if number != self._first and pixels.shape != (page_shape := self.shape[self._numbers.ndim :]):
             raise ImageError(
                 self._path,
                 f"has the shape {pixels.shape}, page 0 {page_shape}; split it into stacks of one shape",
@@ -90,8 +95,12 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
     with ExitStack() as opened:
         try:
             tiff = opened.enter_context(TiffFile(path))
-            array, axes = _array(path, tiff, options)
-            voxel, microscope = tiff_voxel_size(tiff), sem_tags(tiff.pages.first)
+            series, numbers = _stack(path, tiff)
+            array, axes = _array(path, tiff, series, numbers, options)
+            is_told = axes is None or options.axis is not None or options.axes or series.axes[0] not in "QI"
+            # a thumbnail that comes first tells its own
+            voxel = tiff_voxel_size(tiff) if numbers[0] == 0 else None
+            microscope = sem_tags(tiff.pages[numbers[0]].aspage())
         except UsageError:
             raise
         except Exception as error:  # tifffile raises many kinds for what is no TIFF, or ends early
@@ -105,6 +114,7 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
             voxel=voxel,
             data_bar=None if microscope is None else microscope.data_bar,
             explain=lambda _, error: decoding_problem(path, error),
+            warnings=tuple(_doubts(path, tiff, series, numbers, is_told=bool(is_told))),
             closing=array.close if isinstance(array, _Pages) else tiff.close,
         )
         source = ArraySource(stored, options)
@@ -112,16 +122,54 @@ def open_tiff(location: str, options: SourceOptions) -> ArraySource:
     return source
 
 
-def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tuple[str, ...] | None]:
-    """The array to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
+def _stack(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[int]]:
+    """The series that is the image or volume, and the numbers of its pages."""
     if (problem := foreign_file_problem(tiff)) is not None:
         raise UsageError(f"{path}: {problem}")
-    if len(tiff.series) > 1:
-        shapes = ", ".join(str(series.shape) for series in tiff.series[:3])
+    if len(tiff.series) == 1 and len(tiff.series[0].levels) == 1 and not tiff.is_ome:
+        return tiff.series[0], list(range(len(tiff.pages)))
+    numbers = full_pages(tiff)
+    found = [series for series in tiff.series if not set(numbers).isdisjoint(indices_of(series, tiff))]
+    if len(found) > 1:
+        shapes = ", ".join(str(series.shape) for series in found[:3])
         raise UsageError(
-            f"{path}: expected one stack, found {len(tiff.series)} series of the shapes {shapes}; split it first"
+            f"{path}: expected one stack, found {len(found)} series of the shapes {shapes}; split it first"
         )
-    series = tiff.series[0]
+    return found[0] if found else tiff.series[0], numbers
+
+
+def _doubts(
+    path: Path, tiff: TiffFile, series: TiffPageSeries, numbers: Sequence[int], *, is_told: bool
+) -> Iterator[str]:
+    """Doubts about pages that were left out, and, where nobody has told them, about the axes."""
+    known = set(numbers)
+    left_out = [number for number in range(len(tiff.pages)) if number not in known]
+    if silent := [number for number in left_out if not tiff.pages[number].aspage().is_reduced]:
+        yield (
+            f"{path}: {len(silent)} of its {len(tiff.pages)} pages, number {silent[0]} first, are at most half as "
+            "high and wide as the others and were left out as thumbnails; save them in a file of their own if they "
+            "are not"
+        )
+    if not is_told:
+        yield from last_axis_doubt(str(path), series.shape)
+
+
+def _array(
+    path: Path, tiff: TiffFile, series: TiffPageSeries, numbers: list[int], options: SourceOptions
+) -> tuple[Any, tuple[str, ...] | None]:
+    """The array to read from, and its axes: pages are slices, so that three of them are not taken for colours."""
+    if series.axes == "YXZ" and not options.axes:
+        rows, columns, depth = series.shape
+        if options.axis != 2:
+            raise UsageError(
+                f"{path}: its last axis is z: {depth} slices of {rows} x {columns} pixels; label them with --axis 2"
+            )
+        _check_mappable(path, tiff, series, numbers)
+        return tifffile.memmap(path, mode="r"), (
+            "z",
+            "y",
+            "x",
+        )  # whatever they are called, they are cut along the last
     stacked = [
         (axis, length)
         for axis, length in zip(series.axes, series.shape, strict=True)
@@ -129,16 +177,17 @@ def _array(path: Path, tiff: TiffFile, options: SourceOptions) -> tuple[Any, tup
     ]
     name = "" if options.axes else _stack_names(path, series, stacked, options)
     if tiff.is_ome:
-        _check_planes(path, tiff, series)
-    first: TiffPage = tiff.pages.first
-    behind_one_page = len(tiff.pages) == 1 and math.prod(series.shape) > math.prod(first.shape)
+        _check_planes(path, tiff, series, numbers)
+    first: TiffPage = tiff.pages[numbers[0]].aspage()
+    behind_one_page = len(numbers) == 1 and math.prod(series.shape) > math.prod(first.shape)
     if behind_one_page or (options.axis or 0) != 0:
-        _check_mappable(path, tiff, series)
+        _check_mappable(path, tiff, series, numbers)
         known = dict(zip((axis for axis, _ in stacked), name, strict=False))
         names = tuple(_AXES.get(axis, known.get(axis, "t")) for axis in series.axes)
-        return tifffile.memmap(path, mode="r"), names if name else None
-    shape = tuple(length for _, length in stacked) if len(stacked) > 1 else (len(tiff.pages),)
-    pages = _Pages(path, tiff, shape, options)
+        mapped = tifffile.memmap(path, series=tiff.series.index(series), mode="r")
+        return mapped, names if name else None
+    shape = tuple(length for _, length in stacked) if len(stacked) > 1 else (len(numbers),)
+    pages = _Pages(path, tiff, np.array(numbers).reshape(shape), options)
     names = (*(name if stacked else "z"), *"yxc"[: len(pages.shape) - len(shape)])
     return pages, names if name or not stacked else None
 
@@ -179,25 +228,24 @@ def _stack_names(
     return found.replace(others, "z") if others else found
 
 
-def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
+def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries, numbers: list[int]) -> None:
     """Make sure that an OME-TIFF's planes are this file's pages in their order, as pages are what is read."""
-    found = [None if page is None or page.parent is not tiff else page.index for page in series]
-    if found != list(range(len(tiff.pages))):
+    if indices_of(series, tiff) != numbers:
         raise UsageError(
-            f"{path}: its OME-XML names planes that are in other files, in another order or nowhere; save it as one "
-            "plain stack"
+            f"{path}: its OME-XML names planes that are in other files, in another order or nowhere; name the folder "
+            "where each file holds one plane, else save it as one plain stack"
         )
 
 
-def _check_mappable(path: Path, tiff: TiffFile, series: TiffPageSeries) -> None:
+def _check_mappable(path: Path, tiff: TiffFile, series: TiffPageSeries, numbers: list[int]) -> None:
     """Make sure that the file's bytes are the pixels as they are meant, so that they can be cut along any axis."""
     if series.dataoffset is None:
         raise UsageError(
             f"{path}: only an uncompressed stack can be cut along another axis than 0, because each slice would "
             "mean decoding every page; save it as zarr or uncompressed first"
         )
-    for page in tiff.pages:
-        if (found := unlike_its_bytes(page.aspage())) is not None:
+    for number in numbers:
+        if (found := unlike_its_bytes(tiff.pages[number].aspage())) is not None:
             raise UsageError(
                 f"{path}: expected plain grey or RGB pixels, as they are needed to cut along another axis than 0 or "
                 f"behind a single page, found {found}; save it as a plain stack or zarr first"

@@ -34,7 +34,7 @@ from matseg_shared.images.stored import (
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 _STREAMS: dict[int, Format] = {8: "deflate", 32946: "deflate", 34925: "lzma"}
@@ -47,14 +47,15 @@ def read_tiff(path: Path, *, pages_are_channels: bool, keep_alpha: bool) -> Stor
     with tifffile.TiffFile(path) as tiff:
         if (problem := foreign_file_problem(tiff)) is not None:
             raise ImageError(path, problem)
-        page = tiff.pages.first
-        images = len(tiff.pages)
-        if (
-            not tiff.is_ome
-        ):  # whose series may well reach into other files, each of which is an image by itself
+        numbers = full_pages(tiff)
+        page: TiffPage = tiff.pages[numbers[0]].aspage()
+        images = len(numbers)
+        # series of OME-TIFFs may well reach into other files, each of which is an image by itself
+        if images == 1 and not tiff.is_ome:
+            series = next((item for item in tiff.series if page.index in indices_of(item, tiff)), None)
             # a stack may also stand behind a single directory, as ImageJ writes large ones
-            images = max(images, math.prod(tiff.series[0].shape) // max(1, math.prod(page.shape)))
-        if images == 1:
+            images = 1 if series is None else math.prod(series.shape) // max(1, math.prod(page.shape))
+        if images <= 1:
             return read_tiff_page(path, page, keep_alpha=keep_alpha)
         pixels = _pages_as_channels(path, tiff) if pages_are_channels else None
         if pixels is None:
@@ -62,6 +63,25 @@ def read_tiff(path: Path, *, pages_are_channels: bool, keep_alpha: bool) -> Stor
                 path, f"expected one image, found a stack of {images} images; run it as a stack by itself"
             )
         return StoredImage(pixels=pixels)
+
+
+def full_pages(tiff: TiffFile) -> list[int]:
+    """Numbers of the pages that are no thumbnails, masks or coarser copies of others.
+
+    Those say that their resolution is reduced, or are at most half as high and half as wide as the largest.
+    """
+    if len(tiff.pages) == 1:
+        return [0]
+    pages = [page.aspage() for page in tiff.pages]
+    full = [page for page in pages if not page.is_reduced] or pages
+    largest = max(full, key=lambda page: page.imagelength * page.imagewidth)
+    rows, columns = largest.imagelength // 2, largest.imagewidth // 2
+    return [page.index for page in full if page.imagelength > rows or page.imagewidth > columns]
+
+
+def indices_of(series: TiffPageSeries, tiff: TiffFile) -> list[int | None]:
+    """Numbers of the pages of a series; None for one that lies nowhere, or in another file."""
+    return [None if page is None or page.parent is not tiff else page.index for page in series]
 
 
 def channel_names(path: Path, channels: int, choice: ChannelChoice = ()) -> tuple[str, ...]:
@@ -106,9 +126,7 @@ def _pages_as_channels(path: Path, tiff: TiffFile) -> PixelArray | None:
             return None
         pixels = native(series.asarray().reshape(shape))
     else:
-        if [None if page is None or page.parent is not tiff else page.index for page in series] != list(
-            range(len(tiff.pages))
-        ):
+        if indices_of(series, tiff) != list(range(len(tiff.pages))):
             return None
         pages = [read_tiff_page(path, page.aspage()) for page in tiff.pages]
         if any(page.palette is not None for page in pages):
