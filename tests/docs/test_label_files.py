@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_trainer.commands.prep import main
-
-PAGE = Path(__file__).parents[2] / "docs" / "labels.md"
-SNIPPETS = re.findall(
-    r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-)
 
 
 @pytest.fixture
@@ -37,22 +31,28 @@ def painted(*values: int) -> NDArray[np.uint8]:
     return np.resize(np.repeat(np.array(values, np.uint8), 10 // len(values)), (8, 10))
 
 
-def prepare(folder: Path, classes: int) -> list[NDArray[np.uint8]]:
+def prepare(folder: Path, classes: int, *options: str) -> list[NDArray[np.uint8]]:
     """The label arrays that `matseg-prep labels` makes."""
-    result = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", str(classes)])
+    result = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", str(classes), *options])
     assert result.exit_code == 0, result.output
     return [np.load(folder / "labels_npy" / f"{name}.npy") for name in ("a", "b")]
 
 
-def test_napari_saves_32_bits_which_are_read_after_the_two_lines(folder: Path) -> None:
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_napari_saves_32_bits_and_wider_which_are_read(folder: Path, dtype: str) -> None:
     for name in ("a", "b"):
-        labels = painted(0, 2, 1).astype(np.int32)
+        labels = painted(0, 2, 1).astype(dtype)
         tifffile.imwrite(folder / "labels" / f"{name}.tif", labels, compression="zlib")
-    refused = CliRunner().invoke(main, ["labels", "steel", "train", "--classes", "3"])
-    assert refused.exit_code == 2
-    assert "8- or 16-bit integers, found int32" in refused.output
-    exec(SNIPPETS[0], {})
     np.testing.assert_array_equal(prepare(folder, 3)[0], painted(0, 2, 1))
+
+
+def test_strokes_of_napari_leave_the_rest_unlabelled(folder: Path) -> None:
+    for name in ("a", "b"):
+        strokes = painted(0, 2, 1).astype(np.int32)
+        tifffile.imwrite(folder / "labels" / f"{name}.tif", strokes, compression="zlib")
+    np.testing.assert_array_equal(
+        prepare(folder, 2, "--unlabelled", "0")[0], np.array([255, 0, 1], np.uint8)[painted(0, 2, 1)]
+    )
 
 
 def test_the_labelled_slices_of_a_stack_become_images(folder: Path) -> None:
