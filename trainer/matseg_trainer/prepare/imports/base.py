@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.source.transform import Window
 from matseg_runtime.units import VoxelSize
+from matseg_shared.errors import DatasetError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import PixelArray
 
@@ -56,6 +57,21 @@ class Painted:
     happened: Counter[Literal["covered", "clipped", "too small"]] = field(default_factory=Counter)
     """Pixels that a later shape of another class took over; shapes of which a part lies outside of the picture; and
     such as hold no pixel's centre."""
+
+    @classmethod
+    def of_values(
+        cls, found: NDArray[np.integer[Any]], table: Mapping[int, int], size: Size, where: str
+    ) -> Painted:
+        """Labels from (H, W) values, each of which the table has; raises a DatasetError for another size."""
+        if found.shape != size:
+            raise DatasetError(
+                f"{where}: expected {size[0]} x {size[1]} pixels (rows x columns) as its picture has, found "
+                f"{found.shape[0]} x {found.shape[1]}; was the picture scaled after it was labelled?"
+            )
+        values, inverse = np.unique(found, return_inverse=True)
+        return cls(
+            labels=np.array([table[value] for value in values.tolist()], np.uint8)[inverse].reshape(size)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -80,25 +80,12 @@ def _colours(labelmap: Path) -> dict[str, Colour]:
 
 def _paint(mask: Path, colours: Mapping[str, Colour], size: Size, indices: Indices) -> Painted:
     found = read_values(mask, "colour")
-    if found.shape != size:
-        raise DatasetError(
-            f"{mask}: expected {size[0]} x {size[1]} pixels (rows x columns) as its picture has, found "
-            f"{found.shape[0]} x {found.shape[1]}; was the picture scaled after it was labelled?"
-        )
-    values, inverse, counts = np.unique(found, return_inverse=True, return_counts=True)
     table = {int(pack(np.array(colour))): indices[name] for name, colour in colours.items()}
     table.setdefault(0, indices[OUTSIDE])  # black is what CVAT fills the rest with
-    strange = [
-        (unpack(value), pixels)
-        for value, pixels in zip(values.tolist(), counts.tolist(), strict=True)
-        if value not in table
-    ]
-    if strange:
-        shown = shorten([f"{colour} ({pixels})" for colour, pixels in strange])
+    counts = zip(*np.unique(found, return_counts=True), strict=True)
+    if strange := [f"{unpack(int(value))} ({pixels})" for value, pixels in counts if value not in table]:
         raise DatasetError(
-            f"{mask}: expected the colours of {LABELMAP}, found others as well, colour (pixels): {shown}; export it "
-            "again, and keep masks as PNG"
+            f"{mask}: expected the colours of {LABELMAP}, found others as well, colour (pixels): {shorten(strange)}; "
+            "export it again, and keep masks as PNG"
         )
-    return Painted(
-        labels=np.array([table[value] for value in values.tolist()], np.uint8)[inverse].reshape(size)
-    )
+    return Painted.of_values(found, table, size, str(mask))

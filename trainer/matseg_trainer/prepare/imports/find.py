@@ -22,7 +22,7 @@ from matseg_trainer.prepare.imports.labelme import read_labelme
 from matseg_trainer.prepare.imports.qupath import read_qupath
 from matseg_trainer.prepare.imports.slices import Slices
 from matseg_trainer.prepare.imports.via import PROJECT_KEY, read_via
-from matseg_trainer.prepare.imports.volume import ilastik_pairs, is_ilastik, read_volumes
+from matseg_trainer.prepare.imports.volume import ilastik_axes, ilastik_pairs, read_volumes
 
 _ROIS = "ROIs of ImageJ"
 _JSON_SUFFIXES = (".json", ".geojson", ".ndjson")
@@ -56,67 +56,60 @@ def open_export(request: ImportRequest, opened: ExitStack, progress: Progress) -
     if path.is_file() and zipfile.is_zipfile(path) and not is_roi_set(path):
         path = opened.enter_context(unpacked(path))
     tool, found = _recognised(path)
+    files = [item[0] for item in found]
     if request.axis is not None and tool not in ("ilastik", _ROIS):
         raise UsageError(f"--axis applies to volumes, not to an export of {tool}")
     finder = _finder(path, request.images)
     if tool == "ilastik":
-        return read_volumes(ilastik_pairs(found, request.images), request, opened, progress)
+        return read_volumes(ilastik_pairs(files, request.images), request, opened, progress)
     if tool == _ROIS:
-        export = read_imagej(found, finder, _stack(found, request, finder, opened))
+        export = read_imagej(files, finder, _stack(files, request, finder, opened))
+    elif tool in _OF_FILES:
+        export = _OF_FILES[tool](found, finder)
+    elif len(found) == 1:
+        export = _OF_ONE_FILE[tool](*found[0], finder)
     else:
-        export = _READERS[tool](found, finder)
+        raise UsageError(
+            f"expected one such export, found {shorten([*map(str, files)])}; import each by itself, with its --split"
+        )
     same = sum(item.image == finder.only for item in export.images)
     if finder.only is not None and same > 1:
         raise UsageError(f"--images {request.images}: expected the folder of {same} pictures, found one file")
     return export
 
 
-def _one(reader: Callable[..., Export]) -> Callable[[list[Any], ImageFinder], Export]:
-    """A reader of one file as one of several, which refuses more."""
-
-    def read(found: list[Any], finder: ImageFinder) -> Export:
-        if len(found) > 1:
-            listed = shorten([str(item[0] if isinstance(item, tuple) else item) for item in found])
-            raise UsageError(
-                f"expected one such export, found {listed}; import each by itself, with its --split"
-            )
-        item = found[0]
-        return reader(*item, finder) if isinstance(item, tuple) else reader(item, finder)
-
-    return read
-
-
-_READERS: dict[str, Callable[[list[Any], ImageFinder], Export]] = {
-    "CVAT": _one(read_cvat),
-    "COCO": _one(read_coco),
-    "VIA": _one(read_via),
-    "Labelbox": _one(read_labelbox),
+_OF_ONE_FILE: dict[str, Callable[..., Export]] = {
+    "CVAT": read_cvat,
+    "COCO": read_coco,
+    "VIA": read_via,
+    "Labelbox": read_labelbox,
+}
+_OF_FILES: dict[str, Callable[[list[Any], ImageFinder], Export]] = {
     "LabelMe": read_labelme,
     "QuPath": read_qupath,
 }
 
 
-def _recognised(path: Path) -> tuple[str, list[Any]]:
+def _recognised(path: Path) -> tuple[str, list[tuple[Any, ...]]]:
     """The tool, and its files; JSON with what is in it."""
-    by_tool: dict[str, list[Any]] = {}
+    by_tool: dict[str, list[tuple[Any, ...]]] = {}
     files = files_in(path) if path.is_dir() else [path]
     for file in files:
         suffix = file.suffix.lower()
         if file.name == LABELMAP:
-            by_tool.setdefault("CVAT", []).append(file)
+            by_tool.setdefault("CVAT", []).append((file,))
         elif suffix == ROI_SUFFIX or (suffix not in IMAGE_SUFFIXES and is_roi_set(file)):
-            by_tool.setdefault(_ROIS, []).append(file)
+            by_tool.setdefault(_ROIS, []).append((file,))
         elif suffix in _JSON_SUFFIXES:
             content = load_json(file)
             content = [content] if isinstance(content, dict) and "data_row" in content else content
             if (tool := _tool_of_json(file, content)) is not None:
                 by_tool.setdefault(tool, []).append((file, content))
-        elif suffix not in IMAGE_SUFFIXES and is_ilastik(str(file)):
-            by_tool.setdefault("ilastik", []).append(file)
+        elif suffix not in IMAGE_SUFFIXES and ilastik_axes(str(file)) is not None:
+            by_tool.setdefault("ilastik", []).append((file,))
     if len(by_tool) > 1:
         listing = "; ".join(
-            f"{tool}: {shorten([str(item[0] if isinstance(item, tuple) else item) for item in found])}"
-            for tool, found in by_tool.items()
+            f"{tool}: {shorten([str(item[0]) for item in found])}" for tool, found in by_tool.items()
         )
         raise UsageError(
             f"{path}: expected the export of one tool, found several; name one of them\n  {listing}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AliasPath, Field
 
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import Export
@@ -46,20 +46,12 @@ class _Project(Document):
     labels: list[_Label]
 
 
-class _DataRow(Document):
-    id: str
-    external_id: str | None = None
-
-
-class _Size(Document):
-    height: Edge
-    width: Edge
-
-
 class _Row(Document):
-    data_row: _DataRow
+    id: str = Field(validation_alias=AliasPath("data_row", "id"))
+    external_id: str | None = Field(None, validation_alias=AliasPath("data_row", "external_id"))
     projects: dict[str, _Project]
-    media_attributes: _Size | None = None
+    height: Edge | None = Field(None, validation_alias=AliasPath("media_attributes", "height"))
+    width: Edge | None = Field(None, validation_alias=AliasPath("media_attributes", "width"))
 
 
 def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
@@ -70,7 +62,7 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
     """
     drawings, left_out = [], 0
     for row in checked(path, list[_Row], content, "rows exported from Labelbox"):
-        name = row.data_row.external_id or row.data_row.id
+        name = row.external_id or row.id
         labels = [label for project in row.projects.values() for label in project.labels]
         if len(labels) > 1:
             raise DatasetError(
@@ -92,13 +84,12 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
                 left_out += 1
                 continue
             shapes.append(Shape(name=class_name(item.name, where), where=where, parts=[[ring]]))
-        size = row.media_attributes
         drawings.append(
             Drawing(
                 name=name,
                 image=finder.find(name, path),
                 shapes=shapes,
-                size=None if size is None else (size.height, size.width),
+                size=None if row.height is None or row.width is None else (row.height, row.width),
             )
         )
     return export_of("Labelbox", drawings, left_out=left_out)

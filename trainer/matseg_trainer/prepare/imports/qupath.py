@@ -56,7 +56,7 @@ class _Properties(Document):
 
 class _Feature(Document):
     type: Literal["Feature"]
-    geometry: _Polygon | _Polygons | _Other
+    geometry: _Polygon | _Polygons | _Other = Field(discriminator="type")
     properties: _Properties | None = None
 
 

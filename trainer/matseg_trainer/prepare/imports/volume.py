@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.open import split_location
 from matseg_shared.console.progress import Progress
-from matseg_shared.errors import DatasetError, ImageError, MissingExtraError, UsageError
+from matseg_shared.errors import DatasetError, ImageError, UsageError
 from matseg_shared.images.channels import is_grey
 from matseg_trainer.data.folder import shorten
 from matseg_trainer.prepare.imports.base import Export, ImportRequest, Indices, LabelledImage, Painted, Size
@@ -44,11 +44,17 @@ def read_volumes(
         DatasetError: images and labels do not fit, or hold no labels.
     """
     blank = {_number(text) for text in request.unlabelled}
-    from_ilastik = all(is_ilastik(labels) for _, labels in pairs)
+    axes = [ilastik_axes(labels) for _, labels in pairs]
+    from_ilastik = None not in axes
     if from_ilastik:
         blank = blank or {0}
-        for _, labels_at in pairs:
-            _refuse_transposed(labels_at)
+    for (_, labels_at), found_axes in zip(pairs, axes, strict=True):
+        spatial = [axis for axis in found_axes or "" if axis in "xyz"]
+        if spatial != sorted(spatial, reverse=True):
+            raise DatasetError(
+                f"{labels_at}: expected axes in the order zyx, found {found_axes}; export it again with Transpose to "
+                "Axis Order zyxc, or yxc for a picture"
+            )
     counts: dict[int, int] = {}
     images: list[LabelledImage] = []
     slices = 0
@@ -118,51 +124,20 @@ def ilastik_pairs(files: Sequence[Path], images: str | None) -> list[tuple[str, 
     return [(str(by_stem[owner or ""]), str(path)) for path, owner in zip(files, owners, strict=True)]
 
 
-def is_ilastik(location: str) -> bool:
-    """True for HDF5 as ilastik exports it, where 0 is not labelled.
-
-    Raises:
-        MissingExtraError: h5py is not installed.
-    """
-    file, node = split_location(location)
-    path = Path(file)
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        if stream.read(len(_HDF5)) != _HDF5:
-            return False
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("hdf5", f"reading HDF5 ({path})") from error
-    try:
-        with h5py.File(file) as opened:
-            found = [opened[node]] if node else list(opened.values())
-            return any(isinstance(item, h5py.Dataset) and "axistags" in item.attrs for item in found)
-    except Exception:  # h5py raises many kinds for damage, which is told when the file is opened to be read
-        return False
-
-
-def _refuse_transposed(location: str) -> None:
-    """Refuse what ilastik exported with other axes than slices, rows and columns.
+def ilastik_axes(location: str) -> str | None:
+    """The axes of HDF5 as ilastik exports it, such as `yxc`, where 0 is not labelled; None for any other file.
 
     The text of the attribute is looked for in the file, because HDF5 never returns from reading a damaged one.
-
-    Raises:
-        DatasetError: its axes are transposed.
     """
-    with (
-        Path(split_location(location)[0]).open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        tags = re.search(rb'"axes":\s*\[.*?\]', content, re.DOTALL)
-        axes = b"".join(re.findall(rb'"key":\s*"([a-z])"', tags[0])).decode() if tags else ""
-    spatial = [axis for axis in axes if axis in "xyz"]
-    if spatial != sorted(spatial, reverse=True):
-        raise DatasetError(
-            f"{location}: expected axes in the order zyx, found {axes}; export it again with Transpose to Axis Order "
-            "zyxc, or yxc for a picture"
-        )
+    path = Path(split_location(location)[0])
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) != _HDF5:
+            return None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            tags = re.search(rb'"axes":\s*\[.*?\]', content, re.DOTALL)
+            return b"".join(re.findall(rb'"key":\s*"([a-z])"', tags[0])).decode() if tags else None
 
 
 def _owner(name: str, stems: Collection[str]) -> str | None:
@@ -231,14 +206,8 @@ def _whole(labels: Slices, number: int) -> Labels:
 
 def _paint(labels: Slices, number: int, size: Size, indices: Indices) -> Painted:
     found = _whole(labels, number)
-    if found.shape != size:
-        raise DatasetError(
-            f"{labels.location}: slice {number}: expected {size[0]} x {size[1]} pixels (rows x columns) as its image "
-            f"has, found {found.shape[0]} x {found.shape[1]}"
-        )
-    values, inverse = np.unique(found, return_inverse=True)
-    table = np.array([indices[_name(value)] for value in values.tolist()], np.uint8)
-    return Painted(labels=table[inverse].reshape(size))
+    table = {value: indices[_name(value)] for value in np.unique(found).tolist()}
+    return Painted.of_values(found, table, size, f"{labels.location}: slice {number}")
 
 
 def _name(value: int) -> str:

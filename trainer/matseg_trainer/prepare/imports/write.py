@@ -178,7 +178,7 @@ def _write(
     written = _Written(pixels=[0] * 256, left_out=[])
     progress.stage("writing labelled pictures", len(stems), unit="images")
     for item, stem in zip(export.images, stems, strict=True):
-        image, size = _write_image(item, folder / "images" / stem, request.window)
+        image, size = _write_image(item, folder / "images" / stem, request)
         painted = item.paint(size, table.indices)
         progress.advance()
         if (painted.labels == table.blank).all():
@@ -202,14 +202,14 @@ def _write(
     return written
 
 
-def _write_image(item: LabelledImage, stem: Path, window: Window | None) -> tuple[Path, tuple[int, int]]:
+def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tuple[Path, tuple[int, int]]:
     """Write a picture, as it is or through a window; its file, and its height and width.
 
     Raises:
         ImageError: it cannot be read, or not by a training.
         DatasetError: it has another size than the export says.
     """
-    where = str(item.image) if isinstance(item.image, Path) else item.name
+    where = str(item.image) if isinstance(item.image, Path) else f"{request.source}: {item.name}"
     if isinstance(item.image, bytes):
         suffix = next((suffix for suffix, mark in _MARKS.items() if item.image.startswith(mark)), ".png")
         path = stem.with_name(stem.name + suffix)
@@ -220,7 +220,7 @@ def _write_image(item: LabelledImage, stem: Path, window: Window | None) -> tupl
         except ImageError as error:
             cause = str(error).removeprefix(f"{path}: ")
             raise ImageError(f"{where}, as the export carries it", cause) from error
-    elif isinstance(item.image, Path) and window is None:
+    elif isinstance(item.image, Path) and request.window is None:
         pixels = read_any_dtype(item.image)
         path = stem.with_name(stem.name + item.image.suffix.lower())
         with item.image.open("rb") as source, atomic_write(path) as stream:
@@ -229,8 +229,8 @@ def _write_image(item: LabelledImage, stem: Path, window: Window | None) -> tupl
         assert item.image is not None  # missing pictures are told before
         pixels = read_any_dtype(item.image) if isinstance(item.image, Path) else item.image()
         pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
-        if window is not None:
-            pixels = _windowed(pixels, window, where)
+        if request.window is not None:
+            pixels = _windowed(pixels, request.window, where)
         path = stem.with_name(f"{stem.name}.tif")
         with atomic_write(path) as stream:
             _write_tiff(stream, pixels, item.voxel)
