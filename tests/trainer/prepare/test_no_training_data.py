@@ -13,6 +13,7 @@ import tifffile
 from click.testing import CliRunner, Result
 from labelled_sets import SmallSet
 from numpy.typing import NDArray
+from PIL import Image
 
 from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.errors import ConfigError, DatasetError
@@ -71,7 +72,7 @@ def trained(small: SmallSet, *keys: str) -> tuple[Result, Checkpoint]:
 def evaluated(small: SmallSet) -> dict[str, Any]:
     """The figures on the test image."""
     workspace = small.root.parent.parent
-    result = CliRunner().invoke(evaluate_main, ["steel", "v1", "--workspace", str(workspace)])
+    result = CliRunner().invoke(evaluate_main, ["steel", "v1", "--workspace", str(workspace), "--report"])
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads((workspace / "log" / "steel_v1_test.json").read_text())
     return found
@@ -98,6 +99,10 @@ def test_nan_is_no_data_from_labels_to_figures(made: Any, prep: Prep) -> None:
     assert np.isfinite(checkpoint.sample).all()
     assert f"no data {CIRCLE.mean():.2%} of the pixels" in " ".join(result.output.split())
     assert np.sum(evaluated(small)["confusion_matrix"]) == (~CIRCLE).sum()
+    (prediction,) = (small.root / "test" / "predictions").rglob("d.png")
+    assert np.array_equal(np.asarray(Image.open(prediction)) == 255, CIRCLE)
+    (page,) = small.root.parent.parent.rglob("*test*.html")
+    assert "have changed since the evaluation" not in page.read_text()
     checked = prep("check", "steel")
     assert checked.exit_code == 0, checked.output
     assert share in " ".join(checked.output.split())

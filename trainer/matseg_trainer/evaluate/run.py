@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ModelError
+from matseg_shared.images.palette import Colour, full_palette
 from matseg_shared.images.png import write_label_png
-from matseg_shared.images.read import PixelArray, check_dtype
+from matseg_shared.images.read import check_dtype
 from matseg_shared.system.files import atomic_write, write_text
-from matseg_trainer.data.examples import Examples
+from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluate.disagreement import disagreement, ranked
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult, in_classes
@@ -128,9 +129,8 @@ def evaluate(
     results: list[ImageResult] = []
     for done, (sample, image) in enumerate(zip(samples, images, strict=True), start=1):
         check_dtype(image.pixels, predictor.input.dtype, sample.image)
-        one, result = _evaluate_image(
-            sample, image.pixels, in_classes(indices, image.labels), predictor, request, outputs, label_images
-        )
+        known = replace(image, labels=in_classes(indices, image.labels))
+        one, result = _evaluate_image(sample, known, predictor, request, outputs, label_images)
         counts.append(one)
         results.append(result)
         progress(done, len(samples))
@@ -158,24 +158,31 @@ def evaluate(
 
 def _evaluate_image(
     sample: Sample,
-    pixels: PixelArray,
-    labels: NDArray[np.uint8],
+    image: Example,
     predictor: Predictor,
     request: EvaluationRequest,
     outputs: EvaluationOutputs,
     label_images: Mapping[Path, Path],
 ) -> tuple[Accumulator, ImageResult]:
-    predictions, probabilities = predictor.predict(pixels)
+    labels = image.labels
+    predictions, probabilities = predictor.predict(image.pixels)
     if not np.isfinite(probabilities).all():
         raise ModelError(
             f"{request.model}: gives probabilities that are not finite on {sample.image}; train again with a "
             "lower learning rate"
         )
     counts = accumulate_image(labels, predictions, probabilities, request.tolerance)
-    colours = [item.colour for item in predictor.classes]
+    wrong = disagreement(labels, predictions, probabilities, predictor.classes, request.tolerance)
+    colours: Sequence[Colour] = [item.colour for item in predictor.classes]
+    palette = colours
+    if image.absent is not None:
+        predictions, palette = (
+            np.where(image.absent, np.uint8(UNLABELLED), predictions),
+            full_palette(colours),
+        )
     prediction = outputs.predictions / f"{sample.stem}.png"
     with atomic_write(prediction) as stream:
-        write_label_png(stream, predictions, colours)
+        write_label_png(stream, predictions, palette)
     drawn = None if outputs.overlays is None else outputs.overlays / f"{sample.stem}.png"
     if drawn is not None:
         with atomic_write(drawn) as stream:
@@ -194,7 +201,7 @@ def _evaluate_image(
         **links,
         stem=sample.stem,
         confusion_matrix=counts.matrix.tolist(),
-        disagreement=disagreement(labels, predictions, probabilities, predictor.classes, request.tolerance),
+        disagreement=wrong,
     )
 
 

@@ -14,6 +14,7 @@ from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.channels import to_shown
+from matseg_shared.images.palette import full_palette
 from matseg_shared.images.read import PixelArray, read_image, read_stored
 from matseg_shared.pages.pictures import (
     GreyWindow,
@@ -104,6 +105,8 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
     prediction = attempt("prediction", lambda: _read_prediction(folder / result.prediction, n_class))
     if labels is not None and prediction is not None:
         same_shape = labels.shape == prediction.shape
+        if same_shape:  # of no data there is no prediction, whatever was drawn
+            labels = np.where(prediction == UNLABELLED, prediction, labels)
         then = np.array(result.confusion_matrix)
         if not (same_shape and np.array_equal(confusion_matrix(labels, prediction, n_class), then)):
             changed = "its labels or its prediction have changed since the evaluation"
@@ -114,7 +117,7 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
 
 def _read_prediction(path: Path, n_class: int) -> NDArray[np.uint8]:
     pixels = read_stored(path).pixels
-    if pixels.dtype != np.uint8 or pixels.ndim != 2 or int(pixels.max()) >= n_class:
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or not (pixels[pixels != UNLABELLED] < n_class).all():
         raise ImageError(path, "expected class indices, found others")
     return pixels
 
@@ -135,7 +138,7 @@ def _shown(item: _Loaded, edge: int, classes: Sequence[ClassInfo], show: Sequenc
         small = shrink_labels(item.labels, edge)
         label = png_uri(overlay(small, small, colours))
     if item.prediction is not None:
-        prediction = label_uri(shrink_labels(item.prediction, edge), colours)
+        prediction = label_uri(shrink_labels(item.prediction, edge), full_palette(colours))
     disagreement = item.result.disagreement
     region, ring = disagreement.largest_region, None
     if region is not None:
