@@ -18,7 +18,6 @@ from matseg_runtime.source.base import (
     refuse_growing_file,
     require_output_name,
 )
-from matseg_runtime.source.sem_tags import picture_bar
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
 from matseg_shared.images.read import (
@@ -90,7 +89,12 @@ class FolderSource(Source):
         return file_identity(self._paths[index])
 
     def data_bar(self, index: int) -> int | None:
-        return picture_bar(self._paths[index], self.slices[index].identity)
+        path = self._paths[index]
+        if path.suffix.lower() not in TIFF_SUFFIXES:  # tifffile need not be imported for others
+            return None
+        from matseg_runtime.source.sem_tags import picture_bar
+
+        return picture_bar(path, self.slices[index].identity)
 
     def voxel_size(self) -> VoxelSize | None:
         """The size in its TIFFs, when the first and the last agree."""

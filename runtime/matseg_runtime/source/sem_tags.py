@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matseg_shared.images.read import TIFF_SUFFIXES
-
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
@@ -47,18 +45,14 @@ def sem_tags(page: TiffPage) -> SemTags | None:
     return _tescan(page, found) if isinstance(found, bytes | str) else None
 
 
-def picture_bar(path: Path, identity: str) -> int | None:
+@functools.lru_cache(maxsize=256)
+def picture_bar(path: Path, identity: str) -> int | None:  # noqa: ARG001 (another identity is another file)
     """Rows at the foot of an image file that are a bar of data; None where it does not say.
 
     Args:
-        path: of the file; one that cannot be read says nothing, which its reader tells.
+        path: of the file; one that is no TIFF, or cannot be read, says nothing.
         identity: changes when the file does.
     """
-    return _picture_bar(path, identity) if path.suffix.lower() in TIFF_SUFFIXES else None
-
-
-@functools.lru_cache(maxsize=256)
-def _picture_bar(path: Path, _identity: str) -> int | None:
     import tifffile
 
     try:
