@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.images.palette import Colour, default_colours
+from matseg_shared.images.png import write_label_png
 
 _JPEG_QUALITY = 85
 _WINDOW_PERCENTILES = (0.2, 99.8)
@@ -45,8 +46,9 @@ class GreyWindow:
     def apply(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
         """Intensities to 0 ... 255, clipped; 0 for what is no number."""
         if picture.dtype == np.uint8:  # each value once
-            shades: NDArray[np.uint8] = self.apply(np.arange(256, dtype=np.uint16))[picture]
-            return shades
+            shades = self.apply(np.arange(256, dtype=np.uint16)).tolist()
+            bands = picture.size // (picture.shape[0] * picture.shape[1])
+            return np.asarray(Image.fromarray(picture).point(shades * bands))
         scaled = (picture.astype(np.float32) - self.low) * (255 / (self.high - self.low))
         shown: NDArray[np.uint8] = np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8)
         return shown
@@ -106,9 +108,9 @@ def jpeg_uri(pixels: NDArray[np.uint8]) -> str:
 
 def label_uri(labels: NDArray[np.uint8], colours: Sequence[Colour]) -> str:
     """(H, W) class indices as a palette PNG; `colours` must differ, so that a script can read the indices back."""
-    picture = Image.fromarray(labels)
-    picture.putpalette([channel for colour in colours for channel in colour])
-    return _uri(picture, "PNG")
+    buffer = io.BytesIO()
+    write_label_png(buffer, labels, colours[: int(labels.max()) + 1])
+    return _data_uri("png", buffer)
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
@@ -137,4 +139,8 @@ def visible_colours(colours: Sequence[Colour]) -> tuple[Colour, ...]:
 def _uri(picture: Image.Image, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return _data_uri(kind.lower(), buffer)
+
+
+def _data_uri(kind: str, content: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
