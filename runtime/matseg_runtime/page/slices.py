@@ -27,8 +27,9 @@ from matseg_shared.images.read import PixelArray, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
 
-EDGES = (768, 560, 400, 280)
-"""Longer edge of a picture in pixels; the first at which all pictures fit the budget."""
+EDGES = (1024, 768, 560, 400, 280)
+"""Longer edge of a picture in pixels; the first at which all pictures fit the budget. The largest is for slices that
+need not be shrunk for it."""
 BUDGET = 9_000_000
 """Characters of all pictures together; a page of them, the charts and their library stays below 15 MB."""
 _LARGE_SLICE = 64 << 20
@@ -103,13 +104,16 @@ def take_pictures(
         show: see `to_shown`.
     """
     with _labels_of(record) as labels:
-        reader = _Reader(record=record, source=source, labels=labels, n_class=len(colours), show=show)
+        edges = EDGES if all(max(choice.record.shape) <= EDGES[0] for choice in choices) else EDGES[1:]
+        reader = _Reader(
+            record=record, source=source, labels=labels, n_class=len(colours), show=show, edge=edges[0]
+        )
         large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
             loaded = list(pool.map(reader.load, choices))
             images = [item.image for item in loaded if item.image is not None]
             window = GreyWindow.of(images) if images else None
-            for edge in EDGES:
+            for edge in edges:
                 shown = partial(_shown, window=window, edge=edge, colours=distinct(colours), maps=maps)
                 slices = tuple(pool.map(shown, loaded))
                 if sum(len(item.image) + len(item.labels) + len(item.doubt) for item in slices) <= BUDGET:
@@ -145,6 +149,8 @@ class _Reader:
     labels: Source | MatsegError | None
     n_class: int
     show: Sequence[int]
+    edge: int
+    """Longest of a picture in pixels."""
 
     def load(self, choice: Choice) -> _Loaded:
         problems: list[str] = []
@@ -153,7 +159,7 @@ class _Reader:
         try:
             whole = self._read_labels(choice)
             absent = whole == UNLABELLED if choice.record.no_data else None
-            labels = shrink_labels(whole, EDGES[0])
+            labels = shrink_labels(whole, self.edge)
             if class_counts(whole, self.n_class) != choice.record.counts:
                 problems.append("its labels have changed since the run counted them")
         except MatsegError as error:
@@ -163,7 +169,7 @@ class _Reader:
             if stored is not None:
                 absent = not_numbers(stored) if absent is None or absent.shape != stored.shape[:2] else absent
                 shown = to_shown(stored, self.show)
-                image = shrink(shown if absent is None else _without(shown, absent), EDGES[0])
+                image = shrink(shown if absent is None else _without(shown, absent), self.edge)
                 bins, pixels = self._bins(stored, choice, absent)
         except ImageError as error:
             problems.append(f"its image: {error}")

@@ -81,7 +81,7 @@ def shrink_labels(labels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
     if (height, width) == labels.shape:
         return labels
     picture = Image.fromarray(labels)
-    result = best = np.zeros((height, width), np.uint8)
+    result, best = np.zeros((2, height, width), np.uint8)
     left = ~best
     *others, last = (value for value, pixels in enumerate(picture.histogram()) if pixels)
     for index in (*others, last):
@@ -89,7 +89,7 @@ def shrink_labels(labels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
         if index != last:
             mask = picture.point([255 * (value == index) for value in range(256)])
             share = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
-        result = np.where(share > best, np.uint8(index), result)
+        np.copyto(result, np.uint8(index), where=share > best)
         best, left = np.maximum(best, share), left - np.minimum(left, share)
     return result
 
