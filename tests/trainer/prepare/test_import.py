@@ -719,6 +719,19 @@ def test_signed_slices_are_written_through_the_window_of_later_runs(
     assert written[signed[3] >= 20000].min() == 65535
 
 
+def test_a_window_is_applied_to_pictures_that_the_export_carries(
+    prep: Prep, workspace: Path, tmp_path: Path
+) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 51, np.uint8)).save(content, "PNG")
+    shape = {"label": "pore", "points": [[10, 5], [30, 15]], "shape_type": "rectangle"}
+    labelme(tmp_path / "s0.json", [shape], imageData=base64.b64encode(content.getvalue()).decode())
+    assert prep("import", tmp_path / "s0.json", "set", "--window", "0,255").exit_code == 0
+    [image] = (workspace / "data/set/train/images").iterdir()
+    assert image.name == "s0.tif"
+    assert set(tifffile.imread(image).ravel().tolist()) == {51 * 257}
+
+
 def test_a_window_gives_no_value_to_nan(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
     real = volume.astype(np.float64)
     real[2, 0, 0] = np.nan

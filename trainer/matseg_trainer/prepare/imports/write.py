@@ -220,18 +220,19 @@ def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tup
         except ImageError as error:
             cause = str(error).removeprefix(f"{path}: ")
             raise ImageError(f"{where}, as the export carries it", cause) from error
-    elif isinstance(item.image, Path) and request.window is None:
+    elif isinstance(item.image, Path):
         pixels = read_any_dtype(item.image)
         path = stem.with_name(stem.name + item.image.suffix.lower())
         with item.image.open("rb") as source, atomic_write(path) as stream:
             shutil.copyfileobj(source, stream)
     else:
         assert item.image is not None  # missing pictures are told before
-        pixels = read_any_dtype(item.image) if isinstance(item.image, Path) else item.image()
+        path, pixels = stem.with_name(f"{stem.name}.tif"), item.image()
         pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
-        if request.window is not None:
-            pixels = _windowed(pixels, request.window, where)
-        path = stem.with_name(f"{stem.name}.tif")
+    if request.window is not None:
+        path.unlink(missing_ok=True)
+        path, pixels = stem.with_name(f"{stem.name}.tif"), _windowed(pixels, request.window, where)
+    if not path.exists():
         with atomic_write(path) as stream:
             _write_tiff(stream, pixels, item.voxel)
     if pixels.dtype.name not in PIXEL_DTYPES:
