@@ -598,6 +598,18 @@ def test_names_with_accents_are_found_as_any_system_spells_them(
     assert np.array(Image.open(image)).max() == 0
 
 
+def test_an_archive_with_folders_as_windows_parts_them(
+    prep: Prep, workspace: Path, pictures: Path, tmp_path: Path
+) -> None:
+    picture = {"id": 1, "file_name": "s0.png", "width": WIDTH, "height": HEIGHT}
+    path = coco(tmp_path / "a.json", [{"segmentation": [rectangle(5, 10, 15, 30)]}], images=[picture])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "job\\annotations\\a.json")
+        archive.write(pictures / "s0.png", "job\\images\\s0.png")
+    assert prep("import", tmp_path / "a.zip", "set").exit_code == 0
+    assert (labels(workspace, "s0") == box(5, 10, 15, 30)).all()
+
+
 def test_the_second_suffix_of_an_ome_tiff_is_no_part_of_its_name(
     prep: Prep, workspace: Path, tmp_path: Path
 ) -> None:

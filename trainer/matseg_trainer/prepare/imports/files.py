@@ -101,7 +101,11 @@ def unpacked(archive: Path) -> Iterator[Path]:
                         f"{archive}: expected at most {free / 1e9:.1f} GB to unpack to {name}, found "
                         f"{wanted / 1e9:.1f} GB; unpack it elsewhere and name the folder"
                     )
-                packed.extractall(name)
+                for item in packed.infolist():
+                    item.filename = item.filename.replace(
+                        "\\", "/"
+                    )  # as some programs on Windows part folders
+                    packed.extract(item, name)
         except (
             zipfile.BadZipFile,
             zlib.error,
