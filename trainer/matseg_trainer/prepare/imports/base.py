@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,17 +76,19 @@ class Painted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelledImage:
+class LabelledImage(ABC):
     """One picture of an export."""
 
     name: str
     """As the export has it, perhaps with folders."""
     image: Picture
-    paint: Callable[[Size, Indices], Painted]
-    """Its labels, for a picture of that size; raises a UsageError where they do not fit it."""
     size: Size | None = None
     """As the export states it."""
     voxel: VoxelSize | None = None
+
+    @abstractmethod
+    def paint(self, size: Size, indices: Indices) -> Painted:
+        """Its labels, for a picture of that size; raises a UsageError where they do not fit it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

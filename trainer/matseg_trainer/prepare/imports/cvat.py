@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,26 @@ from matseg_trainer.prepare.imports.files import MASK_FOLDERS, ImageFinder, file
 
 LABELMAP = "labelmap.txt"
 _BACKGROUND = "background"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Masked(LabelledImage):
+    """A picture and its mask of colours."""
+
+    mask: Path
+    colours: Mapping[str, Colour]
+
+    def paint(self, size: Size, indices: Indices) -> Painted:
+        found = read_values(self.mask, "colour")
+        table = {int(pack(np.array(colour))): indices[name] for name, colour in self.colours.items()}
+        table.setdefault(0, indices[OUTSIDE])  # black is what CVAT fills the rest with
+        counts = zip(*np.unique(found, return_counts=True), strict=True)
+        if strange := [f"{unpack(int(value))} ({pixels})" for value, pixels in counts if value not in table]:
+            raise DatasetError(
+                f"{self.mask}: expected the colours of {LABELMAP}, found others as well, colour (pixels): "
+                f"{shorten(strange)}; export it again, and keep masks as PNG"
+            )
+        return Painted.of_values(found, table, size, str(self.mask))
 
 
 def read_cvat(labelmap: Path, finder: ImageFinder) -> Export:
@@ -41,7 +61,7 @@ def read_cvat(labelmap: Path, finder: ImageFinder) -> Export:
     return Export(
         tool="CVAT segmentation masks",
         images=[
-            LabelledImage(name=name, image=finder.find(name, labelmap), paint=partial(_paint, mask, colours))
+            _Masked(name=name, image=finder.find(name, labelmap), mask=mask, colours=colours)
             for name, mask in zip(names, masks, strict=True)
         ],
         classes=tuple(name for name in colours if name != OUTSIDE),
@@ -76,16 +96,3 @@ def _colours(labelmap: Path) -> dict[str, Colour]:
     if not colours:
         raise DatasetError(f"{labelmap}: expected names and colours of classes, found none; export it again")
     return colours
-
-
-def _paint(mask: Path, colours: Mapping[str, Colour], size: Size, indices: Indices) -> Painted:
-    found = read_values(mask, "colour")
-    table = {int(pack(np.array(colour))): indices[name] for name, colour in colours.items()}
-    table.setdefault(0, indices[OUTSIDE])  # black is what CVAT fills the rest with
-    counts = zip(*np.unique(found, return_counts=True), strict=True)
-    if strange := [f"{unpack(int(value))} ({pixels})" for value, pixels in counts if value not in table]:
-        raise DatasetError(
-            f"{mask}: expected the colours of {LABELMAP}, found others as well, colour (pixels): {shorten(strange)}; "
-            "export it again, and keep masks as PNG"
-        )
-    return Painted.of_values(found, table, size, str(mask))

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import natural_key
@@ -25,7 +23,6 @@ from matseg_trainer.prepare.imports.base import (
     Indices,
     LabelledImage,
     Painted,
-    Picture,
     Size,
 )
 
@@ -49,6 +46,10 @@ class Shape:
     """Areas that are joined; each an outline, then its holes."""
     mask: Callable[[Size], Box] | None = None
     """Pixels instead of outlines, for a picture of that size."""
+
+    @property
+    def has_area(self) -> bool:
+        return bool(self.parts) or self.mask is not None
 
     def boxes(self, size: Size) -> Iterator[Box]:
         """The pixels of each part.
@@ -108,40 +109,35 @@ def fill(rings: Sequence[Ring], size: Size) -> Box:
     return top, left, np.bitwise_xor.accumulate(turned, axis=1)[:, :-1].astype(bool)
 
 
-def paint(shapes: Sequence[Shape], size: Size, indices: Indices) -> Painted:
-    """Paint shapes in their order, later ones over earlier ones.
-
-    Raises:
-        DatasetError: a shape lies outside of the picture, or its mask does not fit it.
-    """
-    labels = np.full(size, indices[OUTSIDE], np.uint8)
-    drawn = np.zeros(size, bool)
-    painted = Painted(labels=labels)
-    for shape in shapes:
-        value, pixels = indices[shape.name], 0
-        for row, column, mask in shape.boxes(size):
-            box = np.s_[row : row + mask.shape[0], column : column + mask.shape[1]]
-            painted.happened["covered"] += int(np.count_nonzero(mask & drawn[box] & (labels[box] != value)))
-            labels[box][mask] = value
-            drawn[box] |= mask
-            pixels += int(np.count_nonzero(mask))
-        painted.happened["too small"] += pixels == 0
-        if shape.mask is None:
-            low, high = shape.bounds
-            painted.happened["clipped"] += bool((low < -1).any() or (high > np.array(size[::-1]) + 1).any())
-    return painted
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Drawing:
-    """Shapes of one picture, in the order in which they are painted."""
+class Drawing(LabelledImage):
+    """Shapes of one picture."""
 
-    name: str
-    """The picture's, as the export has it."""
-    image: Picture
     shapes: Sequence[Shape]
-    size: Size | None = None
-    voxel: VoxelSize | None = None
+    """In the order in which they are painted, later ones over earlier ones."""
+
+    def paint(self, size: Size, indices: Indices) -> Painted:
+        """Its labels.
+
+        Raises:
+            DatasetError: a shape lies outside of the picture, or its mask does not fit it.
+        """
+        painted = Painted(labels=np.full(size, indices[OUTSIDE], np.uint8))
+        labels, happened = painted.labels, painted.happened
+        drawn = np.zeros(size, bool)
+        for shape in (shape for shape in self.shapes if shape.has_area):
+            value, pixels = indices[shape.name], 0
+            for row, column, mask in shape.boxes(size):
+                box = np.s_[row : row + mask.shape[0], column : column + mask.shape[1]]
+                happened["covered"] += int(np.count_nonzero(mask & drawn[box] & (labels[box] != value)))
+                labels[box][mask] = value
+                drawn[box] |= mask
+                pixels += int(np.count_nonzero(mask))
+            happened["too small"] += pixels == 0
+            if shape.mask is None:
+                low, high = shape.bounds
+                happened["clipped"] += bool((low < -1).any() or (high > np.array(size[::-1]) + 1).any())
+        return painted
 
 
 def export_of(
@@ -163,22 +159,13 @@ def export_of(
         colours: of classes that have one.
         unlabelled: names that mean that nobody labelled the pixels.
     """
-    names = {shape.name for drawing in drawings for shape in drawing.shapes} - {OUTSIDE} - unlabelled
-    areas = [[shape for shape in drawing.shapes if shape.parts or shape.mask] for drawing in drawings]
-    left_out += sum(len(drawing.shapes) for drawing in drawings) - sum(map(len, areas))
+    shapes = [shape for drawing in drawings for shape in drawing.shapes]
+    names = {shape.name for shape in shapes} - {OUTSIDE} - unlabelled
+    left_out += sum(not shape.has_area for shape in shapes)
     note = f"{left_out} shape(s) without an area (points, lines, texts, bare boxes) were left out"
     return Export(
         tool=tool,
-        images=[
-            LabelledImage(
-                name=item.name,
-                image=item.image,
-                paint=partial(paint, shapes),
-                size=item.size,
-                voxel=item.voxel,
-            )
-            for item, shapes in zip(drawings, areas, strict=True)
-        ],
+        images=drawings,
         classes=tuple(sorted(names, key=natural_key) if classes is None else classes),
         colours=colours or {},
         unlabelled=unlabelled,

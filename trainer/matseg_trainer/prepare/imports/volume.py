@@ -6,7 +6,7 @@ import mmap
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,18 @@ _LARGEST = 2**53
 """Up to which a real number holds every whole one."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _LabelledSlice(LabelledImage):
+    labels: Slices
+    number: int
+    """Of its labels among those."""
+
+    def paint(self, size: Size, indices: Indices) -> Painted:
+        found = _whole(self.labels, self.number)
+        table = {value: indices[_name(value)] for value in np.unique(found).tolist()}
+        return Painted.of_values(found, table, size, f"{self.labels.location}: slice {self.number}")
 
 
 def read_volumes(
@@ -76,10 +88,11 @@ def read_volumes(
                     "of single particles? Label phases instead"
                 )
             images.append(
-                LabelledImage(
+                _LabelledSlice(
                     name=pictures.names[picture],
                     image=pictures.picture(picture),
-                    paint=partial(_paint, labels, number),
+                    labels=labels,
+                    number=number,
                     voxel=pictures.voxel,
                 )
             )
@@ -202,12 +215,6 @@ def _whole(labels: Slices, number: int) -> Labels:
             where, f"expected whole numbers as labels, found {pixels.dtype} with fractions or NaN"
         )
     return pixels.astype(np.int64)
-
-
-def _paint(labels: Slices, number: int, size: Size, indices: Indices) -> Painted:
-    found = _whole(labels, number)
-    table = {value: indices[_name(value)] for value in np.unique(found).tolist()}
-    return Painted.of_values(found, table, size, f"{labels.location}: slice {number}")
 
 
 def _name(value: int) -> str:
