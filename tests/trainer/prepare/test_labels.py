@@ -274,6 +274,20 @@ def test_values_that_look_unlabelled_are_told(small, prep):
     assert "--unlabelled 255" in result.output
 
 
+def test_a_sparse_class_0_among_as_many_as_were_asked_for_does_not_hinder(small, prep):
+    small.add("train", "a", np.array([[0] * 900 + [127] * 60 + [255] * 60 + [250] * 2], np.uint8))
+    result = prep("labels", "steel", "train", "--classes", 3, "--nearest")
+    assert result.exit_code == 0, result.output
+    assert "--unlabelled 0" in result.output
+
+
+def test_black_around_painted_colours_is_told(small, prep):
+    colours = np.array([(0, 0, 0), (0, 255, 0), (255, 0, 255)], np.uint8)
+    small.add("train", "a", colours[np.array([[0] * 90 + [1] * 5 + [2] * 5])])
+    result = prep("labels", "steel", "train", "--classes", 3)
+    assert "--unlabelled 0,0,0" in result.output
+
+
 def test_images_without_a_labelled_pixel_are_named(small, prep):
     small.add("train", "a", np.array([[0, 1, 2]], np.uint8))
     small.add("train", "b", np.zeros((2, 3), np.uint8))

@@ -110,7 +110,7 @@ def test_an_array_that_a_person_changed_stays(small):
 def test_of_an_array_without_a_digest_the_newer_file_counts(small, age, told, array):
     small.add("train", "a", FIRST)
     update(small)
-    (array_path(small).with_name("made_of.json")).unlink()
+    array_path(small).parent.with_suffix(".json").unlink()
     np.save(array_path(small), np.array([[1, 1, 0, 0]], np.uint8))
     set_age(array_path(small), age)
     set_age(label_path(small), 500)
@@ -137,7 +137,7 @@ def test_values_of_no_class_are_refused_for_arrays_that_are_missing_only(small, 
     assert not (small.root / "classes.toml").exists()
     assert prep("labels", "steel", "train", "--classes", 2, "--nearest").exit_code == 0
     assert update(small) == ""
-    array_path(small).with_name("made_of.json").unlink()
+    array_path(small).parent.with_suffix(".json").unlink()
     assert update(small) == ""
 
 

@@ -248,6 +248,8 @@ class Strays:
     """Values of so many pixels that they stand for something."""
     hints: tuple[str, ...]
     """Values that may mean that nobody labelled the pixels, with the option that says so."""
+    ambiguous: bool
+    """255 stands beside 0, 1, ..., so that those values may be classes, or slips for 0 and 255."""
     max_moved: float
     """The largest share of an image's pixels that may be moved, in percent."""
 
@@ -256,8 +258,18 @@ class Strays:
         """Those of all label images of a data set."""
         images, totals = table.strays(scans), total_counts(scans)
         heavy = _heavy(table, totals) if images else frozenset()
-        hints = _unlabelled_hints(table, scans, totals, heavy)
-        return cls(table=table, images=images, heavy=heavy, hints=hints, max_moved=max_moved)
+        looks = _look_unlabelled(table, scans, totals, heavy)
+        pixels = sum(totals.values())
+        words = {value: table.shown(value).strip("()").replace(" ", "") for value in looks}
+        hints = tuple(
+            f"value {shown} has {totals[value] / pixels:.1%} of the pixels; if it means that nobody labelled them, add "
+            f"--unlabelled {shown}"
+            for value, shown in words.items()
+        )
+        ambiguous = UNLABELLED in looks
+        return cls(
+            table=table, images=images, heavy=heavy, hints=hints, ambiguous=ambiguous, max_moved=max_moved
+        )
 
     def refused(self, scan: LabelScan) -> list[str]:
         """Why the nearest class is not taken in one of the images."""
@@ -272,8 +284,8 @@ class Strays:
 
     @property
     def can_move(self) -> bool:
-        """The nearest class may be taken for all of them."""
-        return not self.hints and not any(self.refused(scan) for scan in self.images)
+        """The nearest class may be taken for all of them; not where 255 beside 0, 1, ... may be no class."""
+        return not self.ambiguous and not any(self.refused(scan) for scan in self.images)
 
     def message(self, where: Path) -> str:
         """Every image with more values than classes, its values and their pixels, and the ways out."""
@@ -311,26 +323,27 @@ def _heavy(table: ClassTable, totals: dict[int, int]) -> frozenset[int]:
     )
 
 
-def _unlabelled_hints(
+def _look_unlabelled(
     table: ClassTable, scans: Sequence[LabelScan], totals: dict[int, int], heavy: frozenset[int]
-) -> tuple[str, ...]:
+) -> list[int]:
     """Values that may mean that nobody labelled the pixels: 255 beside 0, 1, ..., and 0 where most of an image is 0."""
-    if table.legend.unlabelled or table.legend.rest is not None or table.kind == "colour":
-        return ()
+    if table.legend.unlabelled or table.legend.rest is not None:
+        return []
+    indices = set(totals) - {UNLABELLED}
     looks = []
-    if len(totals) > 2 and set(totals) - {UNLABELLED} == set(range(len(totals) - 1)) and UNLABELLED in totals:
+    if (
+        table.kind != "colour"
+        and UNLABELLED in totals
+        and len(indices) > 1
+        and indices == set(range(len(indices)))
+    ):
         looks.append(UNLABELLED)
     values = np.array([*totals])
     far = set(values[~table.nearest(values)[2]].tolist())
     sparse = [scan for scan in scans if scan.shares[scan.values == 0].sum() > 1 - _SPARSE]
     if len(set(totals) & (set(table.known) | far | heavy)) > 2 and len(sparse) > len(scans) / 2:
         looks.append(0)
-    pixels = sum(totals.values())
-    return tuple(
-        f"value {value} has {totals[value] / pixels:.1%} of the pixels; if it means that nobody labelled them, add "
-        f"--unlabelled {value}"
-        for value in looks
-    )
+    return looks
 
 
 def palette_colours(scans: Sequence[LabelScan]) -> tuple[tuple[int, Colour], ...]:

@@ -22,9 +22,6 @@ from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import note_on
 from matseg_trainer.prepare.label_request import LabelRequest, make_table
 
-_RECORD = "made_of.json"
-"""Beside label arrays: digests of their label images."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySummary:
@@ -142,7 +139,7 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
         record[path.name] = _digest(pair, plan.table.legend)
         yield _summary(plan, pair, kept=False)
     for folder, record in records.items():
-        write_text(folder / _RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        write_text(folder.with_suffix(".json"), json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def update_arrays(
@@ -151,8 +148,9 @@ def update_arrays(
     """Make the class table and the label arrays that are missing or stale; notes on what was made.
 
     An array is stale when its label image, or what the class table makes of it, has changed since the array was made: a
-    digest beside it tells, as times do not survive copies. An array without a digest is stale when it differs from its
-    label image and is older. So what a person did to an array stays, and arrays without a label image are used.
+    digest in `labels_npy.json` tells, as times do not survive copies. An array without a digest is stale when it
+    differs from its label image and is older. So what a person did to an array stays, and arrays without a label image
+    are used.
 
     Args:
         dataset: its `labels/` and `labels_npy/`.
@@ -240,9 +238,9 @@ def _unsure(dataset: Dataset, split: str, legend: Legend) -> bool:
 
 
 def _record(folder: Path) -> dict[str, str]:
-    """Digest of what each array of a folder was made of; empty where nothing says it."""
+    """Digest of what each array of `labels_npy/` was made of, from `labels_npy.json`; empty where nothing says it."""
     try:
-        found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        found = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
