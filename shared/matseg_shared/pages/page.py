@@ -122,6 +122,7 @@ def _environment(package: str) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        optimized=False,  # folding constants pays for templates that are filled in many times
     )
     environment.policies["json.dumps_function"] = lambda data, **_: json.dumps(
         jsonable(data), allow_nan=False, separators=(",", ":")
