@@ -71,9 +71,11 @@ class RunPlugin(distributed.WorkerPlugin):
             return self._run
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002 (the name is distributed's)
-        """Close the input."""
+        """Close the input, and its mask."""
         if self._run is not None:
             self._run.source.close()
+            if self._run.transform.no_data is not None:
+                self._run.transform.no_data.close()
         self._run = None
 
 

@@ -136,7 +136,7 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
             info=metadata.input,
             window=options.window,
             stored_dtype=key.stored_dtype,
-            no_data=_open_no_data(options, source, metadata),
+            no_data=stack.enter_context(closing(_open_no_data(options, source, metadata))),
         )
         run = _assembled(options, source, session, self_test, plan, target, transform, now())
         if differences := key.differences(run.key):

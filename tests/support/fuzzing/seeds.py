@@ -104,6 +104,20 @@ def _stacks(folder: Path, pixels: NDArray[np.uint8]) -> None:
     tifffile.imwrite(folder / "bits.tif", pixels > 100, photometric="miniswhite", bitspersample=1)
     palette = np.arange(768, dtype=np.uint16).reshape(3, 256) * 80
     tifffile.imwrite(folder / "palette.tif", pixels[0], photometric="palette", colormap=palette)
+    height, width = pixels.shape[1:]
+    for name, code, kind, text in (
+        (
+            "fei",
+            34682,
+            "s",
+            f"[Scan]\r\nPixelWidth=3e-9\r\nPixelHeight=3e-9\r\n[Image]\r\nResolutionY={height - 4}",
+        ),
+        ("zeiss", 34118, "s", f"DP_IMAGE_STORE\r\nStore resolution = {width} * {height - 4}\r\n"),
+        ("tescan", 50431, "B", "[MAIN]\r\nImageStripSize=4\r\nPixelSizeX=3e-9\r\nPixelSizeY=3e-9\r\n"),
+    ):
+        value: Any = text if kind == "s" else text.encode()
+        tag = (code, kind, 0 if kind == "s" else len(text), value, True)
+        tifffile.imwrite(folder / f"{name}.tif", pixels[0], extratags=[tag], metadata=None)
 
 
 def _zarrs(folder: Path, pixels: NDArray[np.uint8]) -> None:
