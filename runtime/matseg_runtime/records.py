@@ -104,6 +104,8 @@ class JobKey(Record):
     """As the user says what each axis is; None: as the file says, or by their lengths."""
     channels: str | None = None
     """That the user has chosen; None: as the model was trained."""
+    channel_files: str | None = None
+    """Pattern of files of one channel each."""
     probabilities: bool = False
     skip_constant: bool = True
     layout: str | None = None

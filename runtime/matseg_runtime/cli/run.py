@@ -64,6 +64,12 @@ input_options = cloup.option_group(
         help="Channels of INPUT that the model is to take, from 0, in its order; grey: the mean of colours. Default: "
         "as the model was trained.",
     ),
+    click.option(
+        "--channel-files",
+        type=parsed("matseg_shared.images.channel_files:ChannelFiles.parse"),
+        metavar="PATTERN",
+        help="INPUT is a folder with a file per channel: '*_{Fe,Ni,Cr}.tif', * for the picture, channels in order.",
+    ),
     sha256_option,
     click.option(
         "--window",

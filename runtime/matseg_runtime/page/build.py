@@ -21,6 +21,7 @@ from matseg_runtime.run.setup import Run
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError, OutputError
+from matseg_shared.images.channel_files import ChannelFiles
 from matseg_shared.images.channels import parse_channels
 from matseg_shared.images.palette import default_colours
 from matseg_shared.installation import install_command
@@ -175,6 +176,7 @@ def _source_options(record: RunRecord) -> SourceOptions:
         level=key.level,
         axes=key.axes,
         channels=parse_channels(key.channels) if key.channels else () if given is None else given.picked,
+        channel_files=None if key.channel_files is None else ChannelFiles.parse(key.channel_files),
         taken=None if given is None else given.channels,
         fill_missing_chunks=record.manifest is not None and record.manifest.fill_missing_chunks,
         raw=None if record.manifest is None else record.manifest.raw,

@@ -40,7 +40,8 @@ from matseg_runtime.units import VoxelSize, oblong_warning, voxel_of_model
 from matseg_shared.console.progress import Progress
 from matseg_shared.contract.metadata import InputInfo, ModelMetadata
 from matseg_shared.errors import UsageError
-from matseg_shared.images.channels import require_count, shown_choice
+from matseg_shared.images.channel_files import ChannelFiles
+from matseg_shared.images.channels import GREY, ChannelChoice, described, require_count, shown_choice
 from matseg_shared.system.machine import available_cpus
 
 
@@ -212,15 +213,29 @@ def _open_input(options: RunOptions, info: InputInfo) -> Source:
     """The input, or a folder to watch, with the channels that the model takes."""
     channels = options.source.channels or info.picked
     require_count(channels, info)
+    if (files := options.source.channel_files) is not None:
+        _check_channel_files(files, channels, info)
     if options.watch is None:
         wanted = replace(options.source, channels=channels, taken=info.channels)
         return open_source(options.input, wanted)
     require_text(options.input)
-    if (option := options.source.named()) is not None:
+    option = options.source.named() or (options.source.channel_files and "--channel-files")
+    if option is not None:
         raise UsageError(
             f"{options.input}: --watch waits for images in a folder, to which {option} does not apply"
         )
     return WatchSource(Path(options.input), options.watch, channels)
+
+
+def _check_channel_files(files: ChannelFiles, choice: ChannelChoice, info: InputInfo) -> None:
+    names = files.channels
+    if choice != GREY and choice and max(choice) < len(names):
+        names = tuple(names[number] for number in choice)
+    if len(names) != info.channels or (info.channel_names and names != info.channel_names):
+        raise UsageError(
+            f"--channel-files {files}: expected {described(info)} in this order, which this model takes, found "
+            f"{len(names)} ({', '.join(names)})"
+        )
 
 
 def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) -> NoData:
@@ -364,6 +379,7 @@ def _key(
         level=options.source.level or None,
         axes=options.source.axes,
         channels=shown_choice(options.source.channels) or None,
+        channel_files=None if options.source.channel_files is None else str(options.source.channel_files),
         probabilities=options.output.probabilities,
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from matseg_runtime.units import VoxelSize, voxel_of_scale
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.channel_files import ChannelFiles
 from matseg_shared.images.channels import ChannelChoice, PixelArray
 from matseg_shared.system.names import name_problem
 
@@ -128,6 +129,8 @@ class SourceOptions:
     """One of `t`, `c`, `z`, `y`, `x` per axis of a volume; None: as the file says, or by their lengths."""
     channels: ChannelChoice = ()
     """Of each slice."""
+    channel_files: ChannelFiles | None = None
+    """In a folder: names of the files that hold one channel each; None: a file is a picture."""
     taken: int | None = None
     """Channels that the model takes, by which they are told from slices; None: there is no model."""
     as_labels: bool = False

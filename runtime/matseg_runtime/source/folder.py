@@ -20,6 +20,8 @@ from matseg_runtime.source.base import (
 )
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
+from matseg_shared.images.channel_files import read_channel_files
+from matseg_shared.images.channels import pick_channels
 from matseg_shared.images.read import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -32,6 +34,8 @@ from matseg_shared.images.read import (
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Ends the name of the file with a slice's class probabilities, beside its label image."""
+_GONE = "missing"
+"""Identity of a file that is not there: reading it tells."""
 _NUMBERED = 5
 _MOSTLY = 0.6
 """Images, and share of equal steps between their numbers, from which on a gap means something."""
@@ -50,7 +54,19 @@ class FolderSource(Source):
             images = [entry for entry in images if entry.name not in names]
         self._folder = folder
         self._as_labels, self._channels = options.as_labels, options.channels
-        self._paths = tuple(folder / entry.name for entry in images)
+        pictures: list[tuple[str, tuple[Path, ...]]]
+        pictures = [(Path(entry.name).stem, (folder / entry.name,)) for entry in images]
+        states = {folder / entry.name: file_state(entry) for entry in images}
+        if options.channel_files is not None:
+            pictures = list(options.channel_files.group(folder, [entry.name for entry in images]).items())
+            used = {file for _, files in pictures for file in files}
+            others += [entry for entry in images if folder / entry.name not in used]
+            if images and not pictures:
+                raise UsageError(
+                    f"{folder}: expected files named {options.channel_files}, found none among {len(images)} images, "
+                    f"such as {images[0].name}"
+                )
+        self._files = tuple(files for _, files in pictures)
         self.location = location
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
@@ -64,32 +80,41 @@ class FolderSource(Source):
                 "name the folder that holds the slices themselves, or the file of a volume"
             )
         stems: dict[str, Path] = {}
-        for path in self._paths:
-            require_output_name(str(path), path.stem)
+        for name, (path, *_) in pictures:
+            require_output_name(str(path), name)
             # names that differ in case only are one file on Windows and macOS
-            if (other := stems.setdefault(path.stem.casefold(), path)) is not path:
+            if (other := stems.setdefault(name.casefold(), path)) is not path:
                 raise UsageError(
-                    f"{folder}: {other.name} and {path.name} would both be written to {path.stem}.png; rename one of "
+                    f"{folder}: {other.name} and {path.name} would both be written to {name}.png; rename one of "
                     "them or move it away"
                 )
-        states = [file_state(entry) for entry in images]
         self.slices = tuple(
-            Slice(index=index, name=path.stem, where=str(path), identity=state.identity)
-            for index, (path, state) in enumerate(zip(self._paths, states, strict=True))
+            Slice(
+                index=index,
+                name=name,
+                where=str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more channels",
+                identity="; ".join(states[file].identity if file in states else _GONE for file in files),
+            )
+            for index, (name, files) in enumerate(pictures)
         )
-        newest = max(range(len(states)), key=lambda index: states[index].changed)
-        refuse_growing_file(self._paths[newest], states[newest])
+        newest = max(states, key=lambda path: states[path].changed)
+        refuse_growing_file(newest, states[newest])
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         if self._as_labels:
-            return [read_stored(path).pixels for path in self._paths[start:stop]]
-        return [read_any_dtype(path, self._channels) for path in self._paths[start:stop]]
+            return [read_stored(files[0]).pixels for files in self._files[start:stop]]
+        return [self._read(files) for files in self._files[start:stop]]
+
+    def _read(self, files: Sequence[Path]) -> PixelArray:
+        if len(files) == 1:
+            return read_any_dtype(files[0], self._channels)
+        return pick_channels(read_channel_files(files), self._channels, files[0])
 
     def current_identity(self, index: int) -> str:
-        return file_identity(self._paths[index])
+        return "; ".join(file_identity(file) for file in self._files[index])
 
     def data_bar(self, index: int) -> int | None:
-        path = self._paths[index]
+        path = self._files[index][0]
         if path.suffix.lower() not in TIFF_SUFFIXES:  # tifffile need not be imported for others
             return None
         from matseg_runtime.source.sem_tags import picture_bar
@@ -98,7 +123,7 @@ class FolderSource(Source):
 
     def voxel_size(self) -> VoxelSize | None:
         """The size in its TIFFs, when the first and the last agree."""
-        ends = (self._paths[0], self._paths[-1])
+        ends = (self._files[0][0], self._files[-1][0])
         if not all(path.suffix.lower() in TIFF_SUFFIXES for path in ends):
             return None
         from matseg_runtime.source.tiff_scale import image_voxel_size
@@ -111,7 +136,8 @@ class FolderSource(Source):
         return () if gaps is None else (gaps,)
 
     def new_files(self) -> tuple[Path, ...]:
-        known = set(self._paths)
+        known = {file for files in self._files for file in files}
+        known |= {entry.path for entry in self.skipped}
         return tuple(path for path in list_images(self._folder)[0] if path not in known)
 
 
@@ -151,4 +177,6 @@ def skip_reason(path: Path) -> str:
     """Why an entry of a folder is no image of it."""
     if path.is_dir():
         return "a subfolder"
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        return "not named as --channel-files has it"
     return f"not an image file ({path.suffix or 'no suffix'})" if path.is_file() else "not a file"

@@ -218,6 +218,9 @@ def _counted(where: str, shape: Sequence[int], options: SourceOptions) -> tuple[
     if options.channels and options.channels != GREY:
         least = max(options.channels) + 1
         fitting = [number for number in ends if least <= shape[number] <= MAX_CHANNELS]
+        shortest = sorted(fitting, key=lambda number: shape[number])[:2]
+        if len(shortest) == 2 and 2 * shape[shortest[0]] <= shape[shortest[1]]:
+            fitting = shortest[:1]  # pictures are wider than they have channels
     else:
         fitting = [number for number in ends if shape[number] == options.taken]
     if len(fitting) != 1:

@@ -54,6 +54,8 @@ class Format:
             )
         if not self.is_volume and (option := options.named()) is not None:
             raise UsageError(f"{location}: is {self.listed}, to which {option} does not apply")
+        if self.is_volume and options.channel_files is not None:
+            raise UsageError(f"{location}: is {self.listed}, to which --channel-files does not apply")
         if options.level is not None and not self.has_levels:
             raise UsageError(f"{location}: --level applies to OME-Zarr images only")
         if self.requires is not None:

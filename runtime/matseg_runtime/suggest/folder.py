@@ -173,8 +173,9 @@ class Proposer:
 
     def _image(self, chosen: Chosen, stored: PixelArray, mapped: NDArray[np.generic]) -> tuple[str, bytes]:
         """Suffix and content of the file that shows it; a whole image file is copied as it is."""
-        if self.source.volume is None and chosen.box is None and self.transform.window is None:
-            file = Path(chosen.record.where)
+        file = Path(chosen.record.where)
+        is_whole = chosen.box is None and self.transform.window is None
+        if self.source.volume is None and is_whole and file.is_file():
             return file.suffix.lower(), file.read_bytes()
         pixels = stored
         if self.transform.window is not None:
@@ -182,13 +183,19 @@ class Proposer:
         if chosen.box is not None:
             pixels = pixels[chosen.box.slices()]
         # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
-        if self.session.model.metadata.input.dtype == "uint8":
+        is_colour = pixels.shape[2:] == (3,)
+        if self.session.model.metadata.input.dtype == "uint8" and (pixels.ndim == 2 or is_colour):
             return ".png", _png(pixels)
         import tifffile
 
         stream = io.BytesIO()
-        photometric = "rgb" if pixels.ndim == 3 else "minisblack"
-        tifffile.imwrite(stream, pixels, photometric=photometric, metadata=None)
+        tifffile.imwrite(
+            stream,
+            pixels,
+            photometric="rgb" if is_colour else "minisblack",
+            planarconfig="contig" if pixels.ndim == 3 else None,
+            metadata=None,
+        )
         return ".tif", stream.getvalue()
 
 

@@ -24,7 +24,7 @@ from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.folder import FolderSource
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.console.progress import SILENT
-from matseg_shared.errors import ModelError
+from matseg_shared.errors import UsageError
 
 Run = Callable[..., Result]
 
@@ -200,7 +200,7 @@ def test_a_volume_of_a_watched_folder_is_refused_before_the_model_is_read(
     assert "--watch writes label images into a folder, not one" in result.output
 
 
-def test_a_worker_closes_its_input_when_the_model_is_refused(
+def test_a_worker_closes_its_input_when_it_is_another_one(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "scan.npy", onnx_models.random_pixels((5, 40, 52), "uint8", 1))
@@ -215,8 +215,8 @@ def test_a_worker_closes_its_input_when_the_model_is_refused(
         close(source)
 
     monkeypatch.setattr(ArraySource, "close", counted)
-    other = JobKey(**key.model_dump() | {"model_sha256": "0" * 64})
-    with pytest.raises(ModelError, match="the client's model"):
+    other = JobKey(**key.model_dump() | {"input_content": "another"})
+    with pytest.raises(UsageError, match="sees something else than the client: input content"):
         worker_run(options, plan, other, threads=1)
     assert closed == [str(tmp_path / "scan.npy")]
 

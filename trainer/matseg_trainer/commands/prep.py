@@ -20,6 +20,7 @@ from matseg_trainer.commands.prep_import import import_command
 from matseg_trainer.workspace import Workspace
 
 if TYPE_CHECKING:
+    from matseg_shared.images.channel_files import ChannelFiles
     from matseg_trainer.demo.demo import DemoRequest
     from matseg_trainer.prepare.crop import CropRequest
     from matseg_trainer.prepare.split import SplitRequest
@@ -253,6 +254,31 @@ def split(
         lines.append(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
     lines.append(f"matseg-prep labels {shlex.quote(names[0])} train validate test")
     show({"datasets": targets, "images": counts, "seed": request.seed}, lines, as_json=as_json)
+
+
+@main.command(
+    examples="""
+        matseg-prep channels eds/ data/alloy/train/images '*_{Fe,Ni,Cr}.tif'
+            # spot1_Fe.tif, spot1_Ni.tif and spot1_Cr.tif become spot1.tif of three channels
+    """
+)
+@click.argument("folder", type=PATH)
+@click.argument("target", type=PATH)
+@click.argument("pattern", type=parsed("matseg_shared.images.channel_files:ChannelFiles.parse"))
+@flag("--overwrite", "Replace pictures that are there.")
+@json_option
+@debug_option
+def channels(folder: Path, target: Path, pattern: ChannelFiles, overwrite: bool, as_json: bool) -> None:
+    """Make pictures of several channels out of files of one channel each.
+
+    FOLDER holds the files, TARGET gets a TIFF per picture. In PATTERN, * stands for the picture, and the names in
+    braces are its channels in their order; the model keeps the names. matseg-run reads such files with --channel-files.
+    """
+    from matseg_trainer.prepare.channels import stack_channels
+
+    with shown_progress() as progress:
+        written = stack_channels(folder, target, pattern, overwrite=overwrite, progress=progress)
+    show({"pictures": written}, [f"{target}: {len(written)} pictures of {pattern}"], as_json=as_json)
 
 
 @main.command(
