@@ -126,8 +126,9 @@ def _stack(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[int]]:
     """The series that is the image or volume, and the numbers of its pages."""
     if (problem := foreign_file_problem(tiff)) is not None:
         raise UsageError(f"{path}: {problem}")
+    pages = len(tiff.pages)  # finds a circle of pages, in which a look at the series would go round for ever
     if len(tiff.series) == 1 and len(tiff.series[0].levels) == 1 and not tiff.is_ome:
-        return tiff.series[0], list(range(len(tiff.pages)))
+        return tiff.series[0], list(range(pages))
     numbers = full_pages(tiff)
     found = [series for series in tiff.series if not set(numbers).isdisjoint(indices_of(series, tiff))]
     if len(found) > 1:

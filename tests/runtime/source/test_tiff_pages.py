@@ -180,3 +180,14 @@ def test_a_last_axis_that_is_said_to_be_z_needs_the_option(tmp_path: Path, opene
     ):
         opened(path)
     np.testing.assert_array_equal(_pixels(opened(path, axis=2)), VOLUME[:, :, :64])
+
+
+def test_a_circle_of_pages_ends(tmp_path: Path, opened: Opened) -> None:
+    path = _write(tmp_path / "scan.tif", [(VOLUME[0], {}), (THUMBNAIL, RGB), (VOLUME[1], {})])
+    with tifffile.TiffFile(path) as tiff:
+        first, last = (tiff.pages[number].aspage() for number in (0, 2))
+        place = last.offset + 2 + 12 * len(last.tags)
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(first.offset.to_bytes(4, "little"))
+    np.testing.assert_array_equal(opened(path).read(0, 1)[0], VOLUME[0])

@@ -102,6 +102,10 @@ def _stacks(folder: Path, pixels: NDArray[np.uint8]) -> None:
     tifffile.imwrite(folder / "deep.tif", pixels.astype(np.uint16), resolution=(1e4, 1e4), resolutionunit=3)
     tifffile.imwrite(folder / "planar.tif", pixels[:3], photometric="rgb", planarconfig="separate")
     tifffile.imwrite(folder / "bits.tif", pixels > 100, photometric="miniswhite", bitspersample=1)
+    with tifffile.TiffWriter(folder / "thumbnails.tif") as writer:
+        for number, page in enumerate(pixels):
+            writer.write(page, metadata=None)
+            writer.write(page[::4, ::4], subfiletype=number % 2, metadata=None)
     palette = np.arange(768, dtype=np.uint16).reshape(3, 256) * 80
     tifffile.imwrite(folder / "palette.tif", pixels[0], photometric="palette", colormap=palette)
     height, width = pixels.shape[1:]
