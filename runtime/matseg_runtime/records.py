@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
+_NOT_IN_THE_FIRST_JOBS = ("axes", "channels", "no_data")
 _NAMES_DIGEST = re.compile(r"\d+ slices, names [0-9a-f]{64}")
 
 Connectivity = Literal[4, 8]
@@ -121,6 +129,13 @@ class JobKey(Record):
             return content
         names = content.split("\n")
         return f"{len(names)} slices, names {hashlib.sha256(content.encode()).hexdigest()}"
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields that a job does not use: its outputs have the bytes that earlier versions gave."""
+        values: dict[str, Any] = dump(self)
+        unused = [name for name in _NOT_IN_THE_FIRST_JOBS if getattr(self, name) is None]
+        return {name: value for name, value in values.items() if name not in unused}
 
     def differences(self, other: JobKey) -> list[str]:
         """One phrase per field that differs; `self` is the earlier job."""

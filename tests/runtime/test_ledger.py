@@ -98,6 +98,14 @@ def test_lines_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert set(ledger.excluded) == {"s1"}
 
 
+def test_a_job_that_uses_nothing_new_is_written_as_before() -> None:
+    """Labels carry the job: those of a run without no data, picked channels or named axes keep their bytes."""
+    assert not {"axes", "channels", "no_data"} & set(KEY.model_dump())
+    used = KEY.model_copy(update={"no_data": "circle"})
+    assert JobKey(**used.model_dump()) == used
+    assert JobKey.model_validate_json(KEY.model_dump_json()) == KEY
+
+
 def test_a_folder_of_many_slices_is_one_digest_in_the_job(tmp_path: Path) -> None:
     """Jobs that were begun when all names stood there go on."""
     names = [f"slice_{number:06}" for number in range(50_000)]
