@@ -251,7 +251,7 @@ def _nothing_left(stats: Sequence[SliceStats], transform: Transform) -> str | No
 
 def _reversed_colours(stats: Sequence[SliceStats], info: InputInfo) -> str | None:
     """Files cannot tell RGB from BGR; a training set with more red than blue, or less, can."""
-    if info.channels != 3 or not stats:
+    if info.channels != 3 or info.channel_names or not stats:
         return None
     means = np.mean([item.means for item in stats], axis=0)
     trained, found = info.mean[0] - info.mean[2], float(means[0] - means[2])

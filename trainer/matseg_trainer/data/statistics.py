@@ -114,7 +114,7 @@ class SplitStatistics:
         # what a constant channel differs from its mean is a rounding, and nothing to divide by
         std = np.where(found.highest > found.lowest, np.sqrt(found.squares / found.pixels), 1.0)
         if found.counts is None:
-            counts = sum(_histogram(example.data, edges) for example in self._examples)
+            counts = sum(_histogram(channel, edges) for example in self._examples for channel in example.data)
         else:
             counts = _histogram(np.arange(len(found.counts)), edges, found.counts)
         return InputInfo(
@@ -143,10 +143,15 @@ class _Intensities:
         self.highest = np.maximum(self.highest, values.max(axis=1))
         if self.counts is not None:
             self.counts += np.bincount(values.ravel(), minlength=len(self.counts))
-        exact = values.astype(np.float64)
-        count, total = exact.shape[1], exact.sum(axis=1)
+        count = values.shape[1]
+        total = np.array(
+            [channel.astype(np.float64).sum() for channel in values]
+        )  # one at a time, for the memory
         mean = total / count
-        self.squares += np.square(exact - mean[:, np.newaxis]).sum(axis=1)
+        self.squares += [
+            np.square(channel.astype(np.float64) - middle).sum()
+            for channel, middle in zip(values, mean, strict=True)
+        ]
         if self.pixels:
             apart = np.square(mean - self.total / self.pixels)
             self.squares += apart * (self.pixels * count / (self.pixels + count))
