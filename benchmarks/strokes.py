@@ -35,7 +35,7 @@ _NEAR = 8
 _CLEAR = 2.0
 """Distance from other classes that the middle of a stroke keeps where there is room, pixels."""
 _LENGTHS = (30, 150)
-"""Of strokes, pixels."""
+"""Shortest and longest stroke, pixels."""
 _WAVER = 0.12
 """Standard deviation of the change of direction from one pixel to the next, radians."""
 _TURNS = (0.0, 0.4, -0.4, 0.8, -0.8, 1.3, -1.3)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_shared.contract.metadata import Precision, Views, problems_of
-from matseg_shared.errors import ConfigError
+from matseg_shared.contract.metadata import Precision, Views
+from matseg_shared.errors import ConfigError, problems_of
 
 
 class _Table(BaseModel):

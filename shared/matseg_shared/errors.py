@@ -21,9 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matseg_shared.installation import install_command
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError  # whose import takes longer than a command that only fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,3 +123,24 @@ class OutputError(MatsegError):
 
 class ExportError(MatsegError):
     """An export that failed its own checks; no file was written."""
+
+
+def problems_of(error: ValidationError) -> tuple[Problem, ...]:
+    """Every problem of a pydantic error, with its place.
+
+    A sequence whose items are wrong is not reported once more as too short for lack of right ones.
+    """
+    problems = [
+        Problem(
+            where=".".join(str(part) for part in item["loc"]),
+            message=item["msg"].removeprefix("Value error, "),
+            kind=item["type"],
+        )
+        for item in error.errors(include_url=False, include_context=False)
+    ]
+    return tuple(
+        problem
+        for problem in problems
+        if problem.kind != "too_short"
+        or not any(item.where.startswith(f"{problem.where}.") for item in problems)
+    )

@@ -23,7 +23,7 @@ from matseg_shared.images.channels import is_grey
 from matseg_shared.images.read import IMAGE_SUFFIXES, PixelArray
 
 _SIGNATURE = re.compile(rb'matseg(\0+| ?:?= ?)\{"ledger_version"|Labels by matseg-run')
-"""Of the provenance in images and headers that matseg-run writes."""
+"""Signature of the provenance in images and headers that matseg-run writes."""
 _HEAD = 1 << 16
 Labels = NDArray[np.integer[Any]]
 _NO_LABELS = (

@@ -1,4 +1,4 @@
-"""What a run leaves about itself: `report.json` beside its labels, and `origin.json` in its ledger."""
+"""Documents that a run leaves about itself: `report.json` beside its labels, and `origin.json` in its ledger."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Manifest(BaseModel):
     """Absolute path, or URL, of the input; `::/path` after it as the user gave it."""
     fill_missing_chunks: bool
     raw: RawShape | None = None
-    """What the user said of an input of plain pixels."""
+    """Layout of plain pixels, as the user gave it."""
     cores: int
     """That the last run could use."""
     machine: str

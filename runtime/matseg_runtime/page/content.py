@@ -39,7 +39,7 @@ class RunContent:
     record: RunRecord
     pictures: Pictures
     missing: tuple[str, ...]
-    """What the page cannot show, and why."""
+    """Parts that the page cannot show, and why."""
     measures: RegionSummary | None
     proposals: Proposals | None
     fraction_charts: tuple[str, ...]

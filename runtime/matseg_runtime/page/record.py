@@ -23,8 +23,8 @@ from matseg_runtime.measure.report import (
 from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_runtime.sink.images import LEDGER_NAME
 from matseg_runtime.sink.volume import SIDE_SUFFIX, side_folder
-from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import UsageError
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.errors import UsageError, problems_of
 from matseg_shared.images.palette import default_colours
 from matseg_shared.images.read import natural_key
 

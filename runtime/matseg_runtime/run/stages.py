@@ -28,7 +28,7 @@ class BlockInWork:
 
     block: Block
     results: tuple[Result, ...]
-    """Of all its slices; before inference without labels."""
+    """Results of all its slices; before inference without labels."""
     images: tuple[NDArray[Any], ...] = ()
     """(C, H, W) in the model's dtype, of the slices that could be read; none after inference."""
 

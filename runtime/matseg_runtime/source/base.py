@@ -128,7 +128,7 @@ class SourceOptions:
     axes: str | None = None
     """One of `t`, `c`, `z`, `y`, `x` per axis of a volume; None: as the file says, or by their lengths."""
     channels: ChannelChoice = ()
-    """Of each slice."""
+    """Channels that are taken of each slice."""
     channel_files: ChannelFiles | None = None
     """In a folder: names of the files that hold one channel each; None: a file is a picture."""
     taken: int | None = None

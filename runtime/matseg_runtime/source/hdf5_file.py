@@ -110,7 +110,7 @@ class _WithoutFlags(mmap.mmap):
         return self.tell()
 
     def __repr__(self) -> str:
-        """What h5py takes for the file's name."""
+        """Text that h5py takes for the file's name."""
         return self._path
 
 

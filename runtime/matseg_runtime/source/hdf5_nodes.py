@@ -73,7 +73,7 @@ class Nodes:
         )
 
     def _get(self, group: h5py.Group, name: str, depth: int = 0) -> Any:
-        """What lies at a path, links on the way followed one by one; else a _MissingError."""
+        """Node at a path, links on the way followed one by one; else a _MissingError."""
         node: Any = group.file["/"] if name.startswith("/") else group
         for part in filter(None, name.split("/")):
             link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
@@ -157,7 +157,7 @@ class Nodes:
                 yield name, node, f"{self._described(name, node)}, {_called(link)}"
 
     def _linked(self, group: h5py.Group, name: str) -> tuple[Any, str]:
-        """What a link leads to, or None and why it leads nowhere."""
+        """Target of a link, or None and why it leads nowhere."""
         try:
             return self._get(group, name), ""
         except UsageError:

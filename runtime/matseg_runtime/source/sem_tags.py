@@ -1,4 +1,4 @@
-"""What electron microscopes write into their TIFFs: the size of a pixel, and how many rows are picture.
+"""Tags that electron microscopes write into their TIFFs: the size of a pixel, and how many rows are picture.
 
 Thermo Fisher and FEI (tags 34680 and 34682), Zeiss (34118) and TESCAN (50431). JEOL and Hitachi write a text file
 beside the picture, which is no input.

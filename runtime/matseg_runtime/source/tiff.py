@@ -196,7 +196,7 @@ def _array(
 def _stack_names(
     path: Path, series: TiffPageSeries, stacked: Sequence[tuple[str, int]], options: SourceOptions
 ) -> str:
-    """What stacks of pages are: `z`, `c`, or both in their order; "" where only the model can tell.
+    """Axis along stacks of pages: `z`, `c`, or both in their order; "" where only the model can tell.
 
     Pages may be slices of one volume, and channels of each where the model takes several or the user chooses. A stack
     of nothing but channels is a volume where `--axis` says so, and where there are more channels than ImageJ has:

@@ -71,7 +71,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoDataOptions:
-    """What the user says of pixels that are no sample; NaN never is one."""
+    """Options on pixels that are no sample; NaN never is one."""
 
     no_data: Kinds = ()
     """Values that stand for no data; `circle`: everything outside the circle inscribed in a slice."""

@@ -99,7 +99,7 @@ def refuse_object_codecs(where: str, array: Any) -> None:
 
 
 def _codecs(array: Any) -> list[Any]:
-    """Of the stored bytes in the order of encoding, then those within each sharding codec."""
+    """Codecs of the stored bytes in the order of encoding, then those within each sharding codec."""
     metadata = array.metadata
     if metadata.zarr_format == 2:
         return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec is not None]

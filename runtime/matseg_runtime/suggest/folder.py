@@ -60,7 +60,7 @@ class Proposer:
     source: Source
     session: Session
     transform: Transform
-    """Of the run."""
+    """The one of the run."""
     tile: tuple[int, int]
     """(rows, columns) of the largest tile."""
     batch: int
@@ -206,7 +206,7 @@ def _png(pixels: NDArray[Any]) -> bytes:
 
 
 def _blank(classes: Sequence[ClassInfo]) -> LabelValue:
-    """What stands for no data in label images: the brightest that stands for no class."""
+    """Value for no data in label images: the brightest that stands for no class."""
     taken = {item.label_value for item in classes}
     shades = range(_LARGEST_INDEX, -1, -1)
     if isinstance(classes[0].label_value, int):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import DatasetError, Problem
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.errors import DatasetError, Problem, problems_of
 from matseg_shared.system.files import write_text
 
 CLASSES_NAME = "classes.toml"
@@ -36,14 +36,14 @@ _HEADER = """\
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Legend:
-    """What the label images of a data set show."""
+    """Meaning of the values in label images of a data set."""
 
     classes: tuple[ClassInfo, ...]
     """In the order of their indices; `label_value` is the first of a class's values."""
     values: tuple[tuple[LabelValue, ...], ...]
-    """What stands for each class; nothing for the one that all other values are."""
+    """Values that stand for each class; nothing for the one that all other values are."""
     unlabelled: tuple[LabelValue, ...] = ()
-    """What stands for pixels that nobody labelled."""
+    """Values that stand for pixels that nobody labelled."""
 
     @classmethod
     def of(cls, classes: Sequence[ClassInfo]) -> Legend:

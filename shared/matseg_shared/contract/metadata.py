@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from matseg_shared.errors import MetadataError, Problem
+from matseg_shared.errors import MetadataError, problems_of
 from matseg_shared.system.names import portable_name_problem, printable
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -438,24 +438,3 @@ def decode_self_test(properties: Mapping[str, str], metadata: ModelMetadata, sou
     if not fits:
         raise MetadataError(f"{source}: its self-test does not fit the model; export the model again")
     return test
-
-
-def problems_of(error: ValidationError) -> tuple[Problem, ...]:
-    """Every problem of a pydantic error, with its place.
-
-    A sequence whose items are wrong is not reported once more as too short for lack of right ones.
-    """
-    problems = [
-        Problem(
-            where=".".join(str(part) for part in item["loc"]),
-            message=item["msg"].removeprefix("Value error, "),
-            kind=item["type"],
-        )
-        for item in error.errors(include_url=False, include_context=False)
-    ]
-    return tuple(
-        problem
-        for problem in problems
-        if problem.kind != "too_short"
-        or not any(item.where.startswith(f"{problem.where}.") for item in problems)
-    )

@@ -154,7 +154,7 @@ def parse_shown(text: str) -> tuple[int, ...]:
 
 
 def to_shown(pixels: PixelArray, show: Sequence[int] = ()) -> PixelArray:
-    """What a page shows of (H, W) or (H, W, C) pixels: channels that are asked for, else colours, else the first.
+    """View of (H, W) or (H, W, C) pixels: channels that are asked for, else colours, else the first.
 
     Returns:
         (H, W), or (H, W, 3) of three channels that differ.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from matseg_shared.images.channels import PixelArray, is_grey
 
 _SHARES = 0.02, 0.25
-"""Of a picture's rows that a bar takes, at least and at most."""
+"""Share of a picture's rows that a bar takes, at least and at most."""
 _LEAST_ROWS = 10
 _FLAT = 0.97
 """Share of the bar's ground in its first row, and in rows between lines of text."""

@@ -1,4 +1,4 @@
-"""What OME-TIFFs name: channels, and other files as parts of themselves, which tifffile opens to know the series."""
+"""Names in OME-TIFFs: channels, and other files as parts of themselves, which tifffile opens to know the series."""
 
 from __future__ import annotations
 

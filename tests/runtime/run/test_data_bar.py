@@ -73,7 +73,7 @@ def labels_of(output: Path, name: str = "a") -> NDArray[np.uint8]:
 
 
 def report_of(output: Path) -> Report:
-    """What a run left."""
+    """Outputs of a run."""
     return read_report(output / "report.json")
 
 

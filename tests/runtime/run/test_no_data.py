@@ -61,7 +61,7 @@ def labels_of(output: Path) -> NDArray[np.uint8]:
 
 
 def report_of(output: Path) -> Report:
-    """What a run left."""
+    """Outputs of a run."""
     side = output if output.is_dir() and output.suffix == "" else output.with_name(f"{output.name}.matseg")
     return read_report(side / "report.json")
 

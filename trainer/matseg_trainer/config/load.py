@@ -23,8 +23,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from matseg_shared.console.help import did_you_mean
-from matseg_shared.contract.metadata import problems_of
-from matseg_shared.errors import ConfigError, Problem
+from matseg_shared.errors import ConfigError, Problem, problems_of
 from matseg_shared.system.names import portable_name_problem
 from matseg_trainer.config.versions import RENAMED, Network, VersionConfig, current_names
 

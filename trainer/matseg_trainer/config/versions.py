@@ -148,7 +148,7 @@ class VersionConfig(BaseModel):
 
     @property
     def channel_choice(self) -> ChannelChoice:
-        """Of the images' channels."""
+        """Channels of the images that are taken."""
         if isinstance(self.channels, tuple):
             return self.channels
         return GREY if self.channels == 1 else ()

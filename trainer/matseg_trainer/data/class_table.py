@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from matseg_shared.contract.classes import UNLABELLED, LabelValue, Legend, free_value, repeated
-from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import DatasetError
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.errors import DatasetError, problems_of
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_trainer.data.folder import shorten
 from matseg_trainer.data.labels import LabelKind, LabelScan, Values, packed, unpack
@@ -75,7 +75,7 @@ class ClassTable:
         )
 
     def nearest(self, values: Values) -> tuple[NDArray[np.uint8], Distances, NDArray[np.bool_]]:
-        """What the known value stands for that is nearest to each of (K,) values, how far it is, and if that is near.
+        """Nearest class of each of (K,) values, how far its value is, and if that is near.
 
         Distance is Euclidean, between values or colours; near is at most half of the way from the known value to the
         next that stands for something else. Of two that are equally far, the lower class.

@@ -35,7 +35,7 @@ def absent_of(image: Path, pixels: PixelArray, no_data: NoDataOptions) -> Absent
 
 
 def note_on(image: Path, pixels: PixelArray) -> str | None:
-    """What files and looks tell of an image's no data, in words; None: nothing."""
+    """Words on what files and looks tell of an image's no data; None: nothing."""
     bar, absent = told_bar(image), absent_of(image, pixels, NoDataOptions())
     if absent is not None:
         rows = f" (the lowest {bar} rows are a data bar, as its file says)" if bar else ""
@@ -49,7 +49,7 @@ def note_on(image: Path, pixels: PixelArray) -> str | None:
 
 
 def no_data_of(training: TrainingInfo) -> NoDataOptions:
-    """What a trained version took for no sample; versions of earlier times only NaN and what files say."""
+    """Pixels that a trained version took for no sample; versions of earlier times only NaN and what files say."""
     kinds, rows = (training.config.get(key) for key in ("no_data", "crop_bottom"))
     known = tuple(kind for kind in kinds or () if kind == "circle" or isinstance(kind, int | float))
     return NoDataOptions(no_data=known, crop_bottom=rows if isinstance(rows, int) else None)

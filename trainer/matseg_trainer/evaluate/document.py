@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from matseg_shared.contract.classes import UNLABELLED
-from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import MetadataError
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.errors import MetadataError, problems_of
 from matseg_trainer.data.folder import load_array
 
 SCHEMA_VERSION: Literal[1] = 1

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from matseg_shared.console.help import did_you_mean
-from matseg_shared.contract.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo, problems_of
-from matseg_shared.errors import ModelError
+from matseg_shared.contract.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo
+from matseg_shared.errors import ModelError, problems_of
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.config.versions import VersionConfig, config_differences
 from matseg_trainer.networks.base import SegmentationNetwork

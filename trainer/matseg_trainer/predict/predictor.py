@@ -34,7 +34,7 @@ class Predictor:
     predict: Callable[[PixelArray], tuple[NDArray[np.uint8], NDArray[np.float32]]]
     """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
     no_data: NoDataOptions = field(default_factory=NoDataOptions)
-    """What its training took for no sample."""
+    """Pixels that its training took for no sample."""
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint, device: torch.device) -> Predictor:

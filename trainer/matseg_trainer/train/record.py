@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matseg_shared.contract.metadata import ClassInfo, InputInfo, problems_of
-from matseg_shared.errors import UsageError
+from matseg_shared.contract.metadata import ClassInfo, InputInfo
+from matseg_shared.errors import UsageError, problems_of
 from matseg_shared.system.files import write_text
 from matseg_trainer.data.statistics import SplitStatistics
 

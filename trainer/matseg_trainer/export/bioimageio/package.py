@@ -29,10 +29,9 @@ from matseg_shared.contract.metadata import (
     PROBABILITIES_NAME,
     ModelMetadata,
     graph_kind,
-    problems_of,
 )
 from matseg_shared.contract.tiling import smallest_tile
-from matseg_shared.errors import ExportError, MissingExtraError, UsageError
+from matseg_shared.errors import ExportError, MissingExtraError, UsageError, problems_of
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.export.bioimageio.texts import cover, documentation, network_citation
 

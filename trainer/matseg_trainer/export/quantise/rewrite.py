@@ -21,7 +21,7 @@ LAST = [0, 2, 3, 1]
 FIRST = [0, 3, 1, 2]
 """Its inverse."""
 Tensor = Any
-"""Of a pattern, or an `onnx_ir.Value` that matched it; a pattern says what mypy cannot know: that it has a producer."""
+"""Value of a pattern, or the `onnx_ir.Value` that matched it, which mypy cannot know to have a producer."""
 Rule = tuple[Callable[..., Any], Callable[..., Any]]
 
 

@@ -30,7 +30,7 @@ Indices = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
-    """What is imported, and how it is meant."""
+    """Request of an import, and how its labels are meant."""
 
     source: str
     """An export (file, folder or zip), or with `labels` the images or the volume themselves."""
@@ -100,7 +100,7 @@ class Export:
     classes: tuple[str, ...]
     """In the export's order."""
     colours: Mapping[str, Colour] = field(default_factory=dict)
-    """Of those classes that have one."""
+    """Colours of those classes that have one."""
     unlabelled: frozenset[str] = frozenset()
     """Names that mean: nobody said."""
     kind: Literal["shapes", "masks", "values"] = "shapes"

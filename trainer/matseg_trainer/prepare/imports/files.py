@@ -16,8 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from matseg_shared.contract.metadata import problems_of
-from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.errors import DatasetError, UsageError, problems_of
 from matseg_shared.images.read import IMAGE_SUFFIXES, natural_key
 
 Coordinate = Annotated[float, Field(ge=-1e7, le=1e7, allow_inf_nan=False)]
@@ -25,7 +24,7 @@ Point = tuple[Coordinate, Coordinate]
 Edge = Annotated[int, Field(ge=1, le=10_000_000)]
 _SHOWN = 5
 MASK_FOLDERS = ("SegmentationClass", "SegmentationObject")
-"""Of PASCAL VOC's layout: label images that have their pictures' names."""
+"""Folders of PASCAL VOC's layout: label images that have their pictures' names."""
 Checked = TypeVar("Checked")
 
 

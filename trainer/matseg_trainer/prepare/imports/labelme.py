@@ -37,7 +37,7 @@ class _Shape(Document):
     points: list[Point]
     shape_type: str | None = "polygon"
     mask: str | None = None
-    """Of a shape of that type: a PNG in base64, of the pixels from the first of two points to the second, inclusive."""
+    """Pixels of a shape of type `mask`, a PNG in base64, from the first of two points to the second, inclusive."""
 
 
 class _Picture(Document):

@@ -38,7 +38,7 @@ class _Other(Document):
 class _Class(Document):
     name: str = ""
     names: list[str] = Field(default_factory=list)
-    """Of a class within classes, such as Pore: Filled, instead of its name."""
+    """Parts of a class within classes, such as Pore: Filled, instead of its name."""
     color: tuple[_Byte, _Byte, _Byte] | None = None
     colorRGB: int | None = None  # noqa: N815 (QuPath 0.2: 0xAARRGGBB, negative)
 

@@ -24,7 +24,7 @@ class Slices:
     paths: Sequence[Path] | None
     """Their files; None: parts of a volume."""
     shape: tuple[int, ...] | None
-    """Of the volume, where there is one."""
+    """Shape of the volume, where there is one."""
     read: Callable[[int], PixelArray]
     """(H, W) or (H, W, C) pixels of the slice of that number."""
     voxel: VoxelSize | None = None

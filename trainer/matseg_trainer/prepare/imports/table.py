@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from matseg_shared.contract.classes import UNLABELLED, read_legend
-from matseg_shared.contract.metadata import ClassInfo, problems_of
-from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.errors import DatasetError, UsageError, problems_of
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.images.read import read_stored
 from matseg_trainer.data.folder import SPLITS, shorten
@@ -37,7 +37,7 @@ class ImportTable:
 
     @property
     def values(self) -> list[int]:
-        """Of the classes in label images."""
+        """Values of the classes in label images."""
         return [self.indices[item.name] for item in self.classes]
 
     @property

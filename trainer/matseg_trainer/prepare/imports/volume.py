@@ -33,7 +33,7 @@ Labels = NDArray[np.int64]
 class _LabelledSlice(LabelledImage):
     labels: Slices
     number: int
-    """Of its labels among those."""
+    """Position of its labels among those."""
 
     def paint(self, size: Size, indices: Indices) -> Painted:
         found = _whole(self.labels, self.number)
@@ -192,7 +192,7 @@ def _matched(pictures: Slices, labels: Slices) -> Iterator[tuple[int, int]]:
 
 
 def _lengths(volume: Slices) -> list[int]:
-    """Of the axes that have one."""
+    """Lengths of the axes that are longer than 1."""
     return [length for length in volume.shape or () if length != 1]
 
 

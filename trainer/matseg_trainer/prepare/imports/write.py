@@ -42,7 +42,7 @@ class ClassShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What was imported."""
+    """Result of an import."""
 
     dataset: Path
     split: str
@@ -158,7 +158,7 @@ def _parts(item: LabelledImage) -> tuple[str, ...]:
 
 @dataclass(slots=True, kw_only=True)
 class _Written:
-    """What is known when all pictures are written."""
+    """Facts that are known when all pictures are written."""
 
     pixels: list[int]
     """By value in the label images."""
@@ -279,7 +279,7 @@ def _write_tiff(stream: BinaryIO, pixels: PixelArray, voxel: VoxelSize | None) -
 
 
 def _notes(export: Export, request: ImportRequest, table: ImportTable, written: _Written) -> Iterator[str]:
-    """What deserves to be told, in words."""
+    """Notes for the user, in words."""
     yield from export.notes
     happened, outside = written.happened, table.outside
     if export.kind == "shapes":
