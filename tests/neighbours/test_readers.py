@@ -57,7 +57,7 @@ def test_ome_zarr_reads_them(version: str, seen: dict[str, Any], expected: NDArr
     image, labels = seen[version]["ome_zarr"][0], seen[version]["ome_zarr"][-1]
     assert labels["total"] == int(expected.astype(np.int64).sum())
     assert labels["shapes"] == image["shapes"]
-    assert set(labels["colours"]) == {"0", "1", "2"}
+    assert set(labels["colours"]) == {"0", "1", "2", "255"}  # the last for no data
 
 
 def test_labels_of_their_own(seen: dict[str, Any], expected: NDArray[Any]) -> None:

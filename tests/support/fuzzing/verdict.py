@@ -18,6 +18,7 @@ from PIL import Image
 from fuzzing.archives import CANARY
 from fuzzing.seeds import N_CLASS, SETTLED_SECONDS
 from matseg_shared.console.command import EXIT_DONE, EXIT_EXCLUDED
+from matseg_shared.contract.classes import UNLABELLED
 
 __all__ = ["CANARY", "peak", "problems", "reset_peak", "working_in"]
 _ALLOWED = (0, 1, 2, 3, 4)
@@ -41,7 +42,7 @@ def problems(result: Result, line: tuple[str, ...], folder: Path) -> list[str]:
     if os.environ.get(CANARY):
         found.append("EXECUTED code of the input")
     if result.exit_code in (EXIT_DONE, EXIT_EXCLUDED) and line[0] == "run" and "-o" in line:
-        found += _outputs(Path(line[line.index("-o") + 1]), complete=result.exit_code == EXIT_DONE)
+        found += _outputs(Path(line[line.index("-o") + 1]))
     found += _documents(folder)
     return found
 
@@ -51,21 +52,27 @@ def _around(text: str, words: str) -> str:
     return text[max(0, at - 200) : at + 600]
 
 
-def _outputs(output: Path, *, complete: bool) -> list[str]:
-    """Label images hold classes only; a report says what there is."""
+def _outputs(output: Path) -> list[str]:
+    """Label images hold classes, and 255 where there are no data, as much as the report says."""
     found = []
+    absent = 0
     for path in output.glob("*.png") if output.is_dir() else ():
         with Image.open(path) as image:
-            values = np.unique(np.asarray(image))
-        if values.size == 0 or int(values.max()) >= N_CLASS:
+            labels = np.asarray(image)
+        values = np.unique(labels)
+        absent += int(np.count_nonzero(labels == UNLABELLED))
+        if not values.size or not {*range(N_CLASS), UNLABELLED}.issuperset(values.tolist()):
             found.append(f"{path.name} holds the values {values[:8]}")
+    report = output / "report.json"
+    told = json.loads(report.read_bytes()).get("no_data_pixels", 0) if report.is_file() else 0
+    if absent > told:
+        found.append(f"{absent} pixels are 255, {told} of them told as no data")
     if output.suffix == ".zarr" and output.exists():
         import zarr
 
         array: Any = zarr.open(str(output), mode="r")
         values = np.unique(np.asarray(array["0"][:])) if (output / "0").exists() else np.zeros(1)
-        allowed = {*range(N_CLASS), *(() if complete else (255,))}
-        if not set(values.tolist()) <= allowed:
+        if not {*range(N_CLASS), UNLABELLED}.issuperset(values.tolist()):
             found.append(f"{output.name} holds the values {values[:8]}")
     return found
 
