@@ -127,17 +127,20 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
         write_legend(plan.dataset.classes_path, plan.table.legend)
     elif plan.adds_unlabelled:
         add_unlabelled(plan.dataset.classes_path, *plan.table.legend.unlabelled)
-    for pair in plan.kept:
-        yield _summary(plan, pair, kept=True)
+    table = plan.table
     records: dict[Path, dict[str, str]] = {}
-    for pair in plan.pairs:
-        labels = plan.table.encode(read_values(pair.labels, plan.table.kind))
-        path = plan.dataset.array_path(pair.image)
-        with atomic_write(path) as stream:
-            np.save(stream, labels, allow_pickle=False)
+    for pair in (*plan.kept, *plan.pairs):
+        path, values = plan.dataset.array_path(pair.image), read_values(pair.labels, table.kind)
         record = records.setdefault(path.parent, _record(path.parent))
-        record[path.name] = _digest(pair, plan.table.legend)
-        yield _summary(plan, pair, kept=False)
+        if is_kept := pair in plan.kept:
+            made_of_it = not table.differing(values, _load(plan.dataset, pair, table.legend))
+        else:
+            with atomic_write(path) as stream:
+                np.save(stream, table.encode(values), allow_pickle=False)
+            made_of_it = True
+        if made_of_it:
+            record[path.name] = _digest(pair, table.legend)
+        yield _summary(plan, pair, kept=is_kept)
     for folder, record in records.items():
         write_text(folder.with_suffix(".json"), json.dumps(record, indent=1, sort_keys=True) + "\n")
 
