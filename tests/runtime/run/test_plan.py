@@ -28,7 +28,9 @@ class _Volume(Source):
         self.location, self.beside = "scan.zarr", Path("scan")
         self.identity = InputIdentity(kind="zarr", name="scan.zarr", content="")
         self.slices = tuple(Slice(index=n, name=str(n), where="", identity="") for n in range(depth))
-        self.volume = Volume(shape=(depth, *shape), axis=0, start=0, dtype="uint8", slices_per_chunk=chunk)
+        self.volume = Volume(
+            shape=(depth, *shape), axis=0, start=0, dtype="uint8", channels=1, slices_per_chunk=chunk
+        )
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:  # noqa: ARG002 (the base class's)
         raise AssertionError("a plan reads nothing")
