@@ -18,7 +18,7 @@ from pydantic import (
     model_serializer,
 )
 
-_NOT_IN_THE_FIRST_JOBS = ("axes", "channels", "no_data")
+_NOT_IN_THE_FIRST_JOBS = ("axes", "channels", "channel_files", "no_data")
 _NAMES_DIGEST = re.compile(r"\d+ slices, names [0-9a-f]{64}")
 
 Connectivity = Literal[4, 8]
