@@ -43,7 +43,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Where everything of one network lies."""
+    """Paths of one network's files."""
 
     folder: Path
     name: str

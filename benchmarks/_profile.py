@@ -25,7 +25,7 @@ _WEIGHT_INPUT = {
     "ConvTranspose": 1,
     "QLinearConv": 3,
 }
-"""Where an operator has its weights."""
+"""Position of an operator's weights among its inputs."""
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "QGemm"})
 
 

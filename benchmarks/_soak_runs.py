@@ -28,7 +28,7 @@ _HANGING = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast all of it goes."""
+    """Speed of all of it."""
 
     seconds: float
     """Duration of the writer."""

@@ -51,13 +51,13 @@ class Point:
     iou: float | None = None
     """None: not measured yet."""
     iou_from: str = ""
-    """Which images, and the command or file that says so."""
+    """Images, and the command or file that says so."""
     milliseconds: float | None = None
     """A slice of 852 x 852; None: in a row of networks.json."""
     time_from: str = ""
     section: str = ""
     row: str = ""
-    """How the row's name begins."""
+    """Beginning of the row's name."""
 
 
 Placed = tuple[Point, float, float]

@@ -32,7 +32,7 @@ from matseg_shared.system.machine import available_cpus
 
 PARTS = ("limits", "unet", "segnet", "pixelnet", "fast")
 GOALS = {"unet": 8.0, "segnet": 6.0, "pixelnet": 30.0}
-"""How many times faster than eager torch int8 should be, through rewriting and integers alone."""
+"""Factor by which int8 should be faster than eager torch, through rewriting and integers alone."""
 TITLES = {"unet": "U-Net", "segnet": "SegNet", "pixelnet": "PixelNet"}
 EAGER = "torch eager fp32, image by image (the guide's way)"
 NAIVE = "torch eager fp32, all maps upsampled, MLP per pixel (the guide's way)"

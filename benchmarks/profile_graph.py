@@ -1,4 +1,4 @@
-"""Where the time of a model goes: every operator and layer of the graph that onnxruntime makes of it.
+"""Time of a model's operators: every operator and layer of the graph that onnxruntime makes of it.
 
 `python benchmarks/profile_graph.py MODEL.onnx` prints the time per operator, and per layer with its rate in GOP/s.
 """

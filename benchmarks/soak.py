@@ -38,7 +38,7 @@ BYTES_PER_SLICE = 6000
 POOLS = 8e6
 """Bytes by which allocators may still grow after the warm-up, however long it goes on."""
 FILES = 1.0
-"""How many more open files or threads at the end than at the beginning are still called flat."""
+"""Open files or threads more at the end than at the beginning that still count as flat."""
 _WARM_UP = 0.15
 """Share of the time after the first label image that is left out: allocators fill their pools."""
 

@@ -1,4 +1,4 @@
-"""How long matseg-run takes to answer --help, and from its start to the first finished label image."""
+"""Time that matseg-run takes to answer --help, and from its start to the first finished label image."""
 
 from __future__ import annotations
 

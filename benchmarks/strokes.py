@@ -1,4 +1,4 @@
-"""How far brush strokes go: train on strokes on a small share of the pixels, and on the full labels of the same images.
+"""Brush strokes against full labels of the same images: train on both, with strokes on a small share of the pixels.
 
 `python benchmarks/strokes.py --data FOLDER --set tomography --work build/strokes`
 

@@ -1,4 +1,4 @@
-"""Where a model and the annotator disagree most, as a picture: `python benchmarks/worst.py log/NAME.json --out FILE`.
+"""Picture of where a model and the annotator disagree most: `python benchmarks/worst.py log/NAME.json --out FILE`.
 
 log/NAME.json is what `matseg-evaluate` wrote, in the workspace it wrote it in; several are those of a
 cross-validation. Of the worst images a square around the largest wrong region is shown, without the image itself: grey

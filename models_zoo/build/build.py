@@ -156,7 +156,7 @@ class Builder:
 
     @property
     def evaluation_path(self) -> Path:
-        """Where matseg-evaluate leaves its document."""
+        """Path of the document that matseg-evaluate writes."""
         description = self.description
         return self.workspace.log / f"{description.trained_name}_{description.split}_onnx.json"
 

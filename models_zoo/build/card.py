@@ -182,7 +182,7 @@ def _classes(metadata: ModelMetadata, figures: ZooFigures) -> str:
 
 
 def _kept(training: TrainingInfo) -> str:
-    """Which epoch the version keeps: the best or the last."""
+    """Epoch that the version keeps: the best or the last."""
     return str(current_names(training.config).get("checkpoint", "best"))
 
 

@@ -1,4 +1,4 @@
-"""How fast a model labels an image on this machine: needs the model file only, and is the same work for all models."""
+"""Speed of a model on an image on this machine: needs the model file only, and is the same work for all models."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class _Line(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Which share of the blocks this process works on: every `total`-th, starting with the `number`-th."""
+    """Share of the blocks that this process works on: every `total`-th, starting with the `number`-th."""
 
     number: int = 1
     total: int = 1

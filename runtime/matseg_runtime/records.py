@@ -22,7 +22,7 @@ _NOT_IN_THE_FIRST_JOBS = ("axes", "channels", "channel_files", "no_data")
 _NAMES_DIGEST = re.compile(r"\d+ slices, names [0-9a-f]{64}")
 
 Connectivity = Literal[4, 8]
-"""Which pixels of one class belong together: those that share an edge (4), or also those that share a corner (8)."""
+"""Pixels of one class that belong together: those that share an edge (4), or also those that share a corner (8)."""
 
 
 class Record(BaseModel):
@@ -71,7 +71,7 @@ class CropScore(Record):
 
 
 class SliceUncertainty(Record):
-    """How unsure a model is of one slice; `uncertainty` says what that means."""
+    """Uncertainty of a model on one slice; `uncertainty` says what that means."""
 
     doubtful: int
     """Pixels in doubtful places."""

@@ -44,7 +44,7 @@ class VoxelSize:
     unit: str
     """`um`, `nm`, ...; `pixel` in `PIXELS` only."""
     origin: str = ""
-    """Who says so, for a person; "" where that was not noted."""
+    """Source of it, for a person; "" where that was not noted."""
 
     @property
     def area(self) -> float:

@@ -1,4 +1,4 @@
-"""Where this installation came from, for messages that say how to install more of it."""
+"""Origin of this installation, for messages that say how to install more of it."""
 
 from __future__ import annotations
 

@@ -531,7 +531,7 @@ def test_a_volume_of_which_nothing_is_there_is_gone_through_quickly(
 def test_not_all_of_a_hundred_thousand_slices_are_tried(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where none is there, the sentence comes soon; where one is, the run begins."""
+    """Have the sentence soon where none is there, and begin the run where one is."""
     monkeypatch.setattr(checks, "_MOST_TRIED", 20)
     path = tmp_path / "scan.zarr"
     volume = zarr.create_array(str(path), shape=(500, 24, 32), chunks=(1, 24, 32), dtype="uint8")

@@ -66,7 +66,7 @@ def test_the_page_knows_what_rounding_explains() -> None:
 
 
 def test_the_schema_is_the_codes() -> None:
-    """When this fails: python docs/metadata_schema.py > docs/model-metadata.schema.json"""
+    """Mend a failure by: python docs/metadata_schema.py > docs/model-metadata.schema.json"""
     stored = (DOCS / "model-metadata.schema.json").read_text(encoding="utf-8")
     assert stored == metadata_schema()
     tiling = json.loads(stored)["$defs"]["TilingInfo"]["properties"]

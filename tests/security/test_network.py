@@ -135,7 +135,7 @@ def test_only_an_explicit_scheme_makes_an_input_remote(tmp_path: Path, model: Pa
 
 
 def test_the_engine_is_imported_in_one_place_only() -> None:
-    """Where its telemetry is switched off first."""
+    """Imports elsewhere would miss that its telemetry is switched off first."""
     found = [
         path.name
         for folder in ("shared", "runtime", "trainer")

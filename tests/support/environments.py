@@ -17,7 +17,7 @@ class Environment:
 
     @property
     def scripts(self) -> Path:
-        """Where its commands are."""
+        """Folder of its commands."""
         return self.folder / ("Scripts" if sys.platform == "win32" else "bin")
 
     @property

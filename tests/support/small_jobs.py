@@ -41,7 +41,7 @@ class SmallJob:
     options: tuple[str, ...] = ()
 
     def side(self, folder: Path) -> Path:
-        """Where the ledger is."""
+        """Folder of the ledger."""
         if self.output.startswith("image.zarr"):
             return folder / "image.zarr.phases.matseg"
         return (

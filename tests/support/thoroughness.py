@@ -1,4 +1,4 @@
-"""How much of what could be tried is tried."""
+"""Share of what could be tried that is tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How inputs come in, and what must come of them."""
+"""Ways in which inputs come in, and what must come of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stored(path: Path | str, **options: Any) -> NDArray[Any]:
 
 
 def refusal(path: Path | str, **options: Any) -> str:
-    """Why an input is refused, by whichever way it comes in; one sentence that names the file."""
+    """Reason for which an input is refused, by whichever way it comes in; one sentence that names the file."""
     with pytest.raises(MatsegError) as caught:
         stored(path, **options)
     message = str(caught.value)
@@ -46,7 +46,7 @@ def refusal(path: Path | str, **options: Any) -> str:
 
 
 def refusal_of_image(path: Path) -> str:
-    """Why one image of a folder is refused; the trainer reads its images in the same way."""
+    """Reason for which one image of a folder is refused; the trainer reads its images in the same way."""
     with pytest.raises(ImageError) as caught:
         read_image(path)
     assert str(caught.value).startswith(str(path))

@@ -66,7 +66,7 @@ def prep(tmp_path: Path) -> Prep:
 
 
 def refused(prep: Prep, root: Path) -> str:
-    """Why `matseg-prep labels` makes no arrays at all."""
+    """Refusal with which `matseg-prep labels` makes no arrays at all."""
     result = prep("labels", "steel", "train", "--classes", 2)
     assert result.exit_code == 2, result.output
     assert not list(root.rglob("*.npy"))

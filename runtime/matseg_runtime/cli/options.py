@@ -59,5 +59,5 @@ source_options = (
         help="What each axis of a volume is, for files that do not say: zcyx, yxc. c: channels, t: times, one of them.",
     ),
 )
-"""How an input is read, for the group `Input`; a command with these gets them by `with_source`."""
+"""Options on how an input is read, for the group `Input`; a command with these gets them by `with_source`."""
 with_source = gathered("source", "matseg_runtime.source.base:SourceOptions")

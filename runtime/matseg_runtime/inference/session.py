@@ -25,7 +25,7 @@ Labels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 
 TIE_MARGINS = {"fp32": 1e-3, "fp16": 0.03, "int8": 0.0}
-"""Where the two best probabilities are closer than this, rounding may decide the label.
+"""Distance of the two best probabilities below which rounding may decide the label.
 
 fp16 rounds to three digits, and an int8 graph is exact arithmetic.
 """

@@ -44,7 +44,7 @@ class LabelFacts:
     axis: int | None = None
     """The axis that slices were cut along, when it is not the first."""
     report_folder: Path | None = None
-    """Where matseg-run left its report."""
+    """Folder of the report of matseg-run."""
 
 
 def facts_of(location: str) -> LabelFacts:

@@ -41,7 +41,7 @@ def class_counts(labels: NDArray[np.uint8], n_class: int) -> tuple[int, ...]:
 
 
 def drift(image: NDArray[np.generic], histogram: Histogram) -> float:
-    """How far intensities are from the training set's: 0 the same distribution, 1 nothing in common.
+    """Distance of intensities from the training set's: 0 the same distribution, 1 nothing in common.
 
     Total variation distance between the histograms of the training set and of a (C, H, W) image in the model's dtype,
     with one bin more for what lies outside the training range.
@@ -66,7 +66,7 @@ def binned(image: NDArray[np.generic], histogram: Histogram) -> NDArray[np.float
 
 
 def _value_counts(values: NDArray[Any]) -> NDArray[np.int64]:
-    """How often each value occurs; 8-bit ones are counted by Pillow, which need not widen them to 64 bits first."""
+    """Count of each value; 8-bit ones are counted by Pillow, which need not widen them to 64 bits first."""
     flat = np.ascontiguousarray(values).reshape(1, -1)
     if values.dtype == np.uint8:
         size = (flat.shape[1], 1)

@@ -53,7 +53,7 @@ class Provenance(JobKey):
 
 
 class Stages(BaseModel):
-    """Where the time went."""
+    """Seconds of each stage."""
 
     model_config = _OPEN
 
@@ -72,7 +72,7 @@ class Report(BaseModel):
 
     model: str
     model_proofs: tuple[str, ...] = ()
-    """Why the model was trusted."""
+    """Reason for which the model was trusted."""
     input: str
     output: str
     provenance: Provenance

@@ -52,7 +52,7 @@ class RegionSummary(BaseModel):
     voxel_size: VoxelSize | None
     connectivity: Connectivity
     methods: dict[str, str] = _METHODS
-    """How the quantities are defined."""
+    """Definition of the quantities."""
     classes: tuple[ClassQuantities, ...]
 
     def document(self) -> dict[str, Any]:

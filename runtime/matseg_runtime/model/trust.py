@@ -29,7 +29,7 @@ class HasSha256:
     sha256: str
     """Lower case."""
     source: str
-    """Who says so: `--sha256`, ..."""
+    """Source of it: `--sha256`, ..."""
     refusal: str = "expected {expected}, found {found}; it is another file, or was changed, and is not loaded"
     """Said of any other file."""
 

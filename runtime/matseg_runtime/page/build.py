@@ -158,7 +158,7 @@ def _input(
 
 
 def _location(record: RunRecord) -> str:
-    """Where the input was; or, for a default output, beside which it still is."""
+    """Folder of the input; or, for a default output, beside which it still is."""
     wanted = record.report.input if record.manifest is None else record.manifest.input
     beside = record.places.labels.absolute().parent
     if Path(split_location(wanted)[0]).exists() or not beside.name.endswith("_predictions"):

@@ -1,4 +1,4 @@
-"""Which slices of a run to show: evenly spread ones, and those that stand out."""
+"""Choice of a run's slices to show: evenly spread ones, and those that stand out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Choice:
 
     record: SliceRecord
     reasons: tuple[str, ...]
-    """Why; empty for an evenly spread one."""
+    """Reasons; empty for an evenly spread one."""
 
 
 def choose_slices(

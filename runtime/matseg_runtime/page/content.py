@@ -137,7 +137,7 @@ class RunContent:
 
     @property
     def shown_text(self) -> str:
-        """Which slices are shown, and how."""
+        """Sentence on the slices shown, and how."""
         shown, there = len(self.pictures.slices), len(self.record.slices)
         text = f"{shown} of {count(there)} slices"
         if shown < there:
@@ -156,7 +156,7 @@ class RunContent:
 
     @property
     def drift_text(self) -> str:
-        """How like the training set's the intensities are; "" where nothing is known of the slices."""
+        """Sentence on how like the training set's the intensities are; "" where nothing is known of the slices."""
         if not self.record.slices:
             return ""
         drifts = sorted(item.drift for item in self.record.slices)
@@ -167,7 +167,7 @@ class RunContent:
 
     @property
     def provenance(self) -> tuple[Fact, ...]:
-        """How the labels came about."""
+        """Table of how the labels came about."""
         report, manifest = self.record.report, self.record.manifest
         key = report.provenance
         tile = "whole slices" if key.tile is None else f"{key.tile[0]} × {key.tile[1]} pixels"

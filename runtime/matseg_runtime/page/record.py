@@ -34,7 +34,7 @@ _OPEN = ("png", "tiff")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlaces:
-    """Where a run's results are."""
+    """Paths of a run's results."""
 
     report: Path
     """`report.json`; the page goes beside it."""

@@ -68,7 +68,7 @@ class Summary:
     quantities: tuple[str, ...] = ()
     """Lines on the regions of each class; empty when they were not measured."""
     no_page: str | None = None
-    """Why the report for people was not made although it was wanted."""
+    """Reason for which a page that was wanted was not made."""
 
     @property
     def exit_code(self) -> int:

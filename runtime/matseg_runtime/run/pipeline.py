@@ -26,9 +26,9 @@ Read = TypeVar("Read")
 Inferred = TypeVar("Inferred")
 
 _PATIENCE_SECONDS = 10.0
-"""How long a stage may take to notice that another has failed before its thread is left behind."""
+"""Time in which a stage must notice that another has failed before its thread is left behind."""
 _STEP_SECONDS = 0.1
-"""How long Ctrl-C may go unnoticed."""
+"""Time that Ctrl-C may go unnoticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def bottleneck(busy: Mapping[str, float], threads: Mapping[str, int]) -> str:
 
 
 def stages_of(busy: Mapping[str, float], threads: Mapping[str, int], seconds: float) -> Stages:
-    """Where the time went, for the report; `seconds` from the first block read to the last one written."""
+    """Seconds of each stage, for the report; `seconds` from the first block read to the last one written."""
     return Stages(
         seconds=round(seconds, 3),
         busy_seconds={name: round(value, 3) for name, value in busy.items()},

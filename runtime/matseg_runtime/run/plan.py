@@ -1,4 +1,4 @@
-"""How a job is cut up: blocks of slices, tiles, streams and threads, so that memory stays within its limit."""
+"""Plan of how a job is cut up: blocks of slices, tiles, streams and threads, so that memory stays within its limit."""
 
 from __future__ import annotations
 

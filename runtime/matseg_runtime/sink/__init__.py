@@ -1,1 +1,1 @@
-"""Where labels go: one image per slice, a TIFF stack, or a zarr volume."""
+"""Sinks of labels: one image per slice, a TIFF stack, or a zarr volume."""

@@ -35,14 +35,14 @@ class Result:
     segmentation: Segmentation | None
     """None: it was excluded."""
     reason: str = ""
-    """Why it was excluded."""
+    """Reason for which it was excluded."""
     counts: tuple[int, ...] = ()
     """Pixels per class."""
     drift: float = 0.0
     clipped: int = 0
     """Pixels beyond the window."""
     absent: Absent | None = None
-    """Where there are no data; None: nowhere."""
+    """Mask of pixels without data; None: all have data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class LabelVolume:
     shape: tuple[int, int, int]
     """(Z, Y, X), axes as in the input."""
     axis: int
-    """Which of them the slices are cut along."""
+    """Number of the one that slices are cut along."""
     spacing: Spacing
     """Place of the labels, the start of a range taken into account."""
 
@@ -90,7 +90,7 @@ class Sink(ABC):
     """The file or folder that the user will open."""
     ledger_folder: Path
     report_folder: Path
-    """Where the report and the phase fractions go."""
+    """Folder of the report and the phase fractions."""
     whole_units: bool
     """True: a block is written with all its slices or not at all; False: single slices may be left out."""
 

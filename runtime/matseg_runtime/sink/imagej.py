@@ -15,7 +15,7 @@ from matseg_shared.images.palette import full_palette
 _WRITTEN_BY = "ImageJ=1.11a"
 """The first line by which ImageJ knows its own descriptions; other programs' writers give this version."""
 _UNITS = {"um": "micron"}
-"""Where ImageJ's name of a unit is not ours."""
+"""ImageJ's names of units, where they are not ours."""
 
 
 def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class ImageSink(Sink):
         self.report_folder, self.ledger_folder = self.path, self.path / LEDGER_NAME
 
     def file_of(self, name: str) -> Path:
-        """Where the labels of a slice go.
+        """Path of a slice's labels.
 
         Raises:
             OutputError: not into this folder, by its name.

@@ -35,7 +35,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multiscale:
-    """How the levels of one label image are described and stored."""
+    """Description of the levels of one label image, and of how they are stored."""
 
     version: OmeVersion
     axes: tuple[str, ...]

@@ -52,7 +52,7 @@ _NOT_WRITTEN = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Where labels go, and in which form."""
+    """Path and form of the labels."""
 
     path: Path | None = None
     """`.zarr`, `.mhd`, `.nrrd`, `.mrc`: a volume; `.tif`: a stack; else a folder. None: a folder beside the input."""
@@ -70,7 +70,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputTarget:
-    """Where an output goes and what it will be."""
+    """Path of an output and its form."""
 
     path: Path
     format: OutputFormat

@@ -34,7 +34,7 @@ from matseg_shared.system.files import (
 
 SIDE_SUFFIX = ".matseg"
 LABELS_GROUP = "labels"
-"""Where OME-Zarr looks for the label images of an image, within its group."""
+"""Place of an image's label images within its OME-Zarr group."""
 
 
 @dataclass(eq=False)
@@ -189,7 +189,7 @@ def _same_content(one: Path, other: Path) -> bool:
 
 
 def side_folder(output: Path) -> Path:
-    """Where the ledger, the report and the growing output of a volume are.
+    """Paths of the ledger, the report and the growing output of a volume.
 
     Beside it; for labels in the zarr of their image beside that zarr, in which nothing may lie but arrays and groups:
     of `scan.zarr/labels/phases` it is `scan.zarr.phases.matseg`.

@@ -1,1 +1,1 @@
-"""Where slices come from, and what is wrong with them."""
+"""Sources of slices, and checks of what is wrong with them."""

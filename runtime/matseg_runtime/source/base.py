@@ -33,7 +33,7 @@ class Slice:
     name: str
     """The stem of its outputs."""
     where: str
-    """How messages name it: a path, or a path and a position."""
+    """Name of it in messages: a path, or a path and a position."""
     identity: str
     """Changes when the file behind it does."""
 
@@ -60,7 +60,7 @@ class InputIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spacing:
-    """Where a volume lies in space, as OME-Zarr says it; all in (z, y, x) order."""
+    """Place of a volume in space, as OME-Zarr says it; all in (z, y, x) order."""
 
     scale: tuple[float, ...]
     translation: tuple[float, ...]
@@ -84,7 +84,7 @@ class Volume:
     shape: tuple[int, ...]
     """Lengths of the stored array's spatial axes: (Z, Y, X), or (Y, X) for a single image."""
     axis: int
-    """Which of them is sliced along; 0 for a single image."""
+    """Number of the one that is sliced along; 0 for a single image."""
     start: int
     """Position of the first slice along it, when only a range is taken."""
     dtype: str
@@ -104,12 +104,12 @@ class RawShape:
     dtype: str
     """As numpy writes it, byte order included: `<u2`."""
     order: Literal["C", "F"]
-    """Which axis is the fastest: the last (C), or the first (F)."""
+    """Fastest axis: the last (C), or the first (F)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """How a volume is to be read; all None for a folder."""
+    """Options on how a volume is read; all None for a folder."""
 
     node: str | None = None
     """Path of an array within the file or group, as it stands behind `::`; None: the only one."""

@@ -91,7 +91,7 @@ class _Sampled:
     stats: SliceStats | None = None
     """None: it does not fit the model, or holds no data."""
     problem: str = ""
-    """Why it does not fit."""
+    """Reason for which it does not fit."""
 
 
 def check_input(source: Source, transform: Transform, *, accept: bool) -> InputCheck:

@@ -174,7 +174,7 @@ def _gap(members: Sequence[tuple[str, list[str]]]) -> str | None:
 
 
 def skip_reason(path: Path) -> str:
-    """Why an entry of a folder is no image of it."""
+    """Reason for which an entry of a folder is no image of it."""
     if path.is_dir():
         return "a subfolder"
     if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():

@@ -135,7 +135,7 @@ class _StoredChunks:
         return np.where(self._numbers[places] == wanted, self._sizes[places], 0)
 
     def corner(self, number: int) -> tuple[int, ...]:
-        """Where a chunk begins in the array."""
+        """Start of a chunk in the array."""
         place = np.unravel_index(number, self.grid)
         return tuple(int(part) * step for part, step in zip(place, self.chunk, strict=True))
 

@@ -133,7 +133,7 @@ def _references(dataset: Any, start: Path, seen: set[tuple[Path, str]]) -> Itera
 
 
 def _places(name: str, folder: Path, variable: str) -> list[Path]:
-    """Where HDF5 looks for another file, in its order."""
+    """Paths at which HDF5 looks for another file, in its order."""
     given = Path(name)
     if given.is_absolute():
         return [given, folder / given.name]

@@ -23,7 +23,7 @@ _LISTED = 8
 _ANGLES = ("theta", "rotation_angle", "image_key")
 """As data exchange and NXtomo call what is known of each projection."""
 _OF_ENTRY = ("sample/rotation_angle", "instrument/detector/image_key")
-"""Where an entry of NXtomo has them."""
+"""Places of them in an entry of NXtomo."""
 _FIELDS = re.compile(r"(.*_)?(white|dark|flat|bright)(s|_?fields?)?", re.IGNORECASE)
 """Names of pictures without a sample."""
 

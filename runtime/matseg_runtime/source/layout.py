@@ -1,4 +1,4 @@
-"""Which axes of a stored array are space, which are channels, and how slices are cut from it."""
+"""Axes of a stored array: which are space, which are channels, and how slices are cut from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_CHUNKS = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How the axes of an array are used.
+    """Use of the axes of an array.
 
     A stored array (T=1, C=3, Z, Y, X) has spatial = (2, 3, 4), channel = 1, and slices along Z with axis = 0.
     """
@@ -37,7 +37,7 @@ class Layout:
     channel: int | None
     """The stored axis of channels, if there is one."""
     axis: int
-    """Which of three spatial axes is sliced along."""
+    """Number of the spatial axis, of three, that is sliced along."""
     channels: int = 1
     """Channels that are read."""
     picked: tuple[int, ...] = ()

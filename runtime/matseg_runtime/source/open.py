@@ -1,4 +1,4 @@
-"""Where slices come from: an image folder, or a volume in one of several formats, each a row of a table."""
+"""Opening of inputs: an image folder, or a volume in one of several formats, each a row of a table."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def parse_no_data(text: str) -> float | Literal["circle"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mask:
-    """Where there is a sample: one image for all slices, or as many as the input has."""
+    """Mask of the sample: one image for all slices, or as many as the input has."""
 
     location: str
     identity: str
@@ -328,7 +328,7 @@ class Transform:
         return image
 
     def clipped(self, pixels: PixelArray, absent: Absent | None = None) -> int:
-        """How many pixels with data, in any of their channels, lie beyond the window; 0 without one.
+        """Number of pixels with data that, in any of their channels, lie beyond the window; 0 without one.
 
         Args:
             pixels: (H, W) or (H, W, 3) as they are stored.

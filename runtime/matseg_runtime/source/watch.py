@@ -30,7 +30,7 @@ Outcome = Callable[[Slice], str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchOptions:
-    """When to stop waiting for more images; Ctrl-C always does."""
+    """End of waiting for more images; Ctrl-C always ends it."""
 
     until: int | None = None
     """Slices in all, those of earlier runs included."""

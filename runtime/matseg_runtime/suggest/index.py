@@ -90,7 +90,7 @@ def read_index(folder: Path) -> UncertainIndex | None:
 
 
 def folder_beside(ledger_folder: Path, path: Path) -> Path:
-    """Where proposals go: beside the labels at `path`, named after them, and never within the zarr of another image."""
+    """Folder of proposals: beside the labels at `path`, named after them, never within the zarr of another image."""
     if ledger_folder.parent == path:  # a folder of label images
         return path.with_name(path.name + FOLDER_SUFFIX)
     stem = ledger_folder.name.removesuffix(".matseg")

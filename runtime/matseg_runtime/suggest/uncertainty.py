@@ -1,4 +1,4 @@
-"""How unsure a model is of a slice: where a person's label would teach it most.
+"""Uncertainty of a model on a slice: where a person's label would teach it most.
 
 A network is unsure of the pixels along every boundary, right or wrong: of a sharp boundary two or three pixels wide, a
 person could not say better. What is worth a label is a *place* of which it is unsure. So the confidence (probability of
@@ -121,7 +121,7 @@ def _crops(
 
 
 def _starts(length: int, crop: int, edge: int) -> Counts:
-    """Where crops may begin: on a grid, and flush with the far end."""
+    """Starts of crops: on a grid, and flush with the far end."""
     step = max(1, edge // _STEPS_PER_EDGE)
     return np.unique(np.append(np.arange(0, length - crop + 1, step), length - crop)).astype(np.int64)
 

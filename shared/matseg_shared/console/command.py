@@ -29,7 +29,7 @@ EXIT_EXCLUDED = 4
 EXIT_INTERRUPTED = 130
 
 _DOCUMENT = "matseg_shared.console.command.document"
-"""Where a command's JSON document waits in click's context until the command ends."""
+"""Key in click's context of a command's JSON document, until the command ends."""
 
 
 @contextmanager

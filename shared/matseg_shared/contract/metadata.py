@@ -205,7 +205,7 @@ class TrainingInfo(_Document):
     @field_validator("config", "metrics", "teacher")
     @classmethod
     def _of_a_size(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Where a checkpoint has one list many times within another, a few bytes are more than a disk holds."""
+        """Limit the size: a checkpoint with one list many times within another unpacks to more than a disk holds."""
         left: list[Any] = [values]
         count = 0
         while left:

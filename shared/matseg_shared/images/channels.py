@@ -1,4 +1,4 @@
-"""Which channels of a picture a model takes: all of them, some, or their mean as one grey channel."""
+"""Channels of a picture that a model takes: all of them, some, or their mean as one grey channel."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ PIXEL_DTYPES = ("uint8", "uint16", "float32")
 _PILLOW_WARNINGS = threading.Lock()
 """`catch_warnings` exchanges the filters of the whole process; readers run in several threads."""
 _IN_MEMORY = re.compile(r"\s*<[^<>]* at 0x[0-9A-Fa-f]+>")
-"""Where an object lies, as decoders call streams: it tells a user nothing, and is another in every run."""
+"""Address of an object, as decoders call streams: it tells a user nothing, and is another in every run."""
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -59,7 +59,7 @@ class Done:
 
     @property
     def side(self) -> Path:
-        """Where report and tables are."""
+        """Folder of report and tables."""
         if self.case.output == "out":
             return self.out
         name = "scan.zarr.phases" if self.case.output == "label" else self.case.output

@@ -158,7 +158,7 @@ def encoder_decoder(image: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
 
 
 def reach(depth: int) -> int:
-    """How far the input of `encoder_decoder` can act: two filters a level, and the pixels a coarse one spans."""
+    """Reach of the input of `encoder_decoder`: two filters a level, and the pixels a coarse one spans."""
     return 2 if depth == 0 else 2 + 2 * reach(depth - 1) + 1
 
 

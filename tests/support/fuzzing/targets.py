@@ -23,7 +23,7 @@ _QUICK = ("--threads", "1", "--provider", "cpu", "--no-report")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Where the seeds are."""
+    """Folder of the seeds."""
 
     root: Path
 

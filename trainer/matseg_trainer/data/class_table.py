@@ -1,4 +1,4 @@
-"""Which values of label images stand for which class.
+"""Table of the values of label images that stand for each class.
 
 A single label image may lack classes (one that is wholly class 2 must not become class 0), so the table of classes is
 made over all of them.
@@ -36,7 +36,7 @@ _ALIKE = 0.02
 _HEAVY = 0.1
 """A value with more than this part of the pixels of the smallest class is no slip."""
 _SPARSE = 0.25
-"""Where less of an image is not 0, it may be brush strokes on nothing."""
+"""Share of an image that is not 0, below which it may be brush strokes on nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -272,7 +272,7 @@ class Strays:
         )
 
     def refused(self, scan: LabelScan) -> list[str]:
-        """Why the nearest class is not taken in one of the images."""
+        """Reasons for which the nearest class is not taken in one of the images."""
         far = scan.values[~self.table.nearest(scan.values)[2]].tolist()
         heavy = [value for value in scan.values.tolist() if value in self.heavy and value not in far]
         too_much = 100 * scan.shares.sum() > self.max_moved

@@ -118,7 +118,7 @@ class WrongRegion(_Confused):
 
 
 class Disagreement(_Document):
-    """Why an image ranks where it does."""
+    """Reason for an image's rank."""
 
     rank: int = Field(ge=1)
     """1 is the worst: the lowest mean IoU, ties by the share of wrong pixels."""

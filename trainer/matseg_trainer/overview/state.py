@@ -113,6 +113,6 @@ class WorkspaceState:
     other_runs: tuple[RunState, ...]
     """Runs of models of no data set here."""
     problems: tuple[str, ...]
-    """Why something could not be read."""
+    """Reasons for which something could not be read."""
     next: str | None
     """The command to type next."""

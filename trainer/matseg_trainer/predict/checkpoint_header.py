@@ -23,7 +23,7 @@ def append_training(stream: IO[bytes], training: TrainingInfo) -> None:
 
 
 def read_training(path: Path) -> TrainingInfo:
-    """Where a checkpoint's weights come from; those of earlier versions have no such member and are read by torch.
+    """Origin of a checkpoint's weights; those of earlier versions have no such member and are read by torch.
 
     Raises:
         ModelError: the file cannot be read, or is no checkpoint of matseg-train.

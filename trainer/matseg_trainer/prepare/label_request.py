@@ -1,4 +1,4 @@
-"""How label images are meant: what stands for each class, what for unlabelled pixels, and what is put right."""
+"""Meaning of label images: what stands for each class, what for unlabelled pixels, and what is put right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REST = "rest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRequest:
-    """How label images are meant."""
+    """Meaning of label images, as the user gives it."""
 
     n_class: int
     classes: tuple[tuple[str, LabelValue | None], ...] = ()

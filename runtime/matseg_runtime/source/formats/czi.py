@@ -60,7 +60,7 @@ class _Slices:
         self._lock = Lock()
 
     def _place(self, entry: Any, axis: str) -> int:
-        """Where a tile begins along an axis of the image."""
+        """Start of a tile along an axis of the image."""
         where = dict(zip(entry.axes, entry.start, strict=True))
         return int(where.get(axis, 0)) - int(self._starts.get(axis, 0))
 

@@ -35,7 +35,7 @@ class ImportRequest:
     source: str
     """An export (file, folder or zip), or with `labels` the images or the volume themselves."""
     images: str | None = None
-    """Where the pictures are, when not beside the export: a folder, an image, a stack."""
+    """Place of the pictures, when not beside the export: a folder, an image, a stack."""
     labels: str | None = None
     """A label volume, or a folder of label images."""
     split: str = "train"

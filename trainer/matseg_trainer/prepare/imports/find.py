@@ -1,4 +1,4 @@
-"""Which tool an export comes from, by its content."""
+"""Recognition of the tool that an export comes from, by its content."""
 
 from __future__ import annotations
 
