@@ -9,12 +9,10 @@ import numpy as np
 import onnx_models
 import pytest
 import tifffile
-from click.testing import CliRunner
+from command_runs import report_of, run
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from matseg_runtime.cli.run import run_main
-from matseg_runtime.measure.report import Report, read_report
 from matseg_shared.contract.metadata import encode
 from matseg_shared.images.data_bar import data_bar_rows
 
@@ -57,24 +55,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return onnx_models.save_model(tmp_path_factory.mktemp("models") / "alloy_v1.onnx", width=2)
 
 
-def run(model: Path, source: Path, output: Path, *options: object, exit_code: int = 0) -> str:
-    """Run the command, and return all that it said."""
-    arguments = [model, source, "-o", output, "--provider", "cpu", "--threads", 1, *options]
-    result = CliRunner().invoke(run_main, [str(item) for item in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == exit_code, result.output
-    return result.output
-
-
 def labels_of(output: Path, name: str = "a") -> NDArray[np.uint8]:
     """(H, W) labels of one picture."""
     return np.asarray(Image.open(output / f"{name}.png"))
-
-
-def report_of(output: Path) -> Report:
-    """Outputs of a run."""
-    return read_report(output / "report.json")
 
 
 @pytest.mark.parametrize("maker", list(TAGS))

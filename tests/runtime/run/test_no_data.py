@@ -14,13 +14,12 @@ import pytest
 import tifffile
 import zarr
 from click.testing import CliRunner
+from command_runs import report_of, run
 from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime import open_model, segment
 from matseg_runtime.cli.quantify import quantify_main
-from matseg_runtime.cli.run import run_main
-from matseg_runtime.measure.report import Report, read_report
 
 EDGE = 72
 CIRCLE = np.hypot(*(np.mgrid[:EDGE, :EDGE] - (EDGE - 1) / 2)) > EDGE / 2
@@ -41,16 +40,6 @@ def volume(dtype: str = "float32", slices: int = 4) -> NDArray[Any]:
     return np.maximum(pixels, np.asarray(1, dtype)) if dtype != "float32" else pixels + np.float32(1e-3)
 
 
-def run(model: Path, source: Path, output: Path, *options: object, exit_code: int = 0) -> str:
-    """Run the command, and return all that it said."""
-    arguments = [model, source, "-o", output, "--provider", "cpu", "--threads", 1, *options]
-    result = CliRunner().invoke(run_main, [str(item) for item in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == exit_code, result.output
-    return result.output
-
-
 def labels_of(output: Path) -> NDArray[np.uint8]:
     """(Z, H, W) labels of a folder or volume."""
     if output.suffix == ".zarr":
@@ -58,12 +47,6 @@ def labels_of(output: Path) -> NDArray[np.uint8]:
     if output.suffix == ".tif":
         return tifffile.imread(output)
     return np.stack([np.asarray(Image.open(file)) for file in sorted(output.glob("*.png"))])
-
-
-def report_of(output: Path) -> Report:
-    """Outputs of a run."""
-    side = output if output.is_dir() and output.suffix == "" else output.with_name(f"{output.name}.matseg")
-    return read_report(side / "report.json")
 
 
 def table(path: Path) -> list[dict[str, str]]:
