@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ def config(place: Path, channels: str = "") -> None:
     place.joinpath("config.toml").write_text(f"[alloy.v1]\n{keys}aug = true\n{channels}\n")
 
 
+def page_pictures(place: Path) -> list[str]:
+    """Pictures in the page of the evaluation, the first image's first."""
+    return re.findall(r"data:image/jpeg;base64,[^\"]+", (place / "plots" / "alloy_v1_test.html").read_text())
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A workspace whose data set is maps of four elements, and a folder of such maps to be labelled."""
@@ -80,7 +86,12 @@ def test_two_of_four_channels_from_files_to_labels(place: Path) -> None:
     )
     assert "4 channels" in ok(CliRunner().invoke(prep_main, ["check", "alloy", *there]))
     assert "2 channels (Cr, Fe)" in ok(CliRunner().invoke(train_main, ["alloy", "v1", *there]))
-    ok(CliRunner().invoke(evaluate_main, ["alloy", "v1", *there]))
+    ok(CliRunner().invoke(evaluate_main, ["alloy", "v1", "--report", *there]))
+    first, *_ = page_pictures(place)
+    ok(CliRunner().invoke(evaluate_main, ["alloy", "v1", "--report", "--show", "3", *there]))
+    assert page_pictures(place)[0] != first
+    beyond = ok(CliRunner().invoke(evaluate_main, ["alloy", "v1", "--report", "--show", "4", *there]))
+    assert "no report: --show 4: expected channels from 0 to 3" in beyond
     report = ["log/alloy_v1_test.json", "--show", "3,1,0"]
     document = next((place / "log").glob("alloy_v1*test*.json"))
     ok(CliRunner().invoke(report_main, [str(document), *report[1:]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.cli.options import sha256_option
 from matseg_shared.console.command import debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command
-from matseg_shared.console.options import Range, applies_with, flag, page_option
+from matseg_shared.console.options import Range, applies_with, flag, page_option, show_option
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_dataset, complete_split
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         matseg-evaluate tomography v7 --model saved/tomography_v7.onnx
             # the same of an exported file, as machines without torch will see it
         matseg-evaluate tomography v7 --test-folder validate  # on other labelled images than those of test/
+        matseg-evaluate alloy v2 --show 4,0,2  # the page shows three of many channels as red, green and blue
         matseg-evaluate steel v1 --data rock  # on another data set with classes of the same names
     """,
 )
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 )
 @sha256_option
 @workspace_option
+@show_option
 @page_option
 @json_option
 @applies_with("model", "sha256")
@@ -90,6 +93,7 @@ def evaluate_main(
     model: Path | None,
     tolerance: float,
     sha256: str | None,
+    shown: tuple[int, ...] | None,
     page: bool,
     as_json: bool,
     workspace: Path | None,
@@ -136,7 +140,8 @@ def evaluate_main(
     else:
         print_evaluation(result, outputs)
     if page:
-        click.echo(page_line(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
+        write = partial(write_evaluation_page, show=shown)
+        click.echo(page_line(write, outputs.metrics, width=NAME_WIDTH), err=as_json)
 
 
 def _checkpoint_predictor(
