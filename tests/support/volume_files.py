@@ -213,20 +213,23 @@ def ole(folders: Mapping[str, Mapping[str, bytes]]) -> bytes:
     return header + b"".join(sectors) + struct.pack(f"<{len(chain)}I", *chain)
 
 
-def write_czi(path: Path, volume: Volume, *, tiles: int = 2, compression: int = 0) -> None:
-    """One tile, or several side by side, in each slice; `compression` is ZEN's number of it."""
-    volume = _little(volume)
+def write_czi(path: Path, volume: Volume, *, tiles: int = 2, compression: int = 0, axis: str = "C") -> None:
+    """One tile, or several side by side, in each slice of (Z, Y, X) or, of channels, (Z, C, Y, X) pixels.
+
+    `compression` is ZEN's number of it; `axis` is what it calls the channels.
+    """
+    volume = _little(volume[:, np.newaxis] if volume.ndim == 3 else volume)
     content = bytearray(512)
     entries = []
     code = {"u1": 0, "u2": 1, "f4": 2}[volume.dtype.str[1:]]
-    columns = np.array_split(np.arange(volume.shape[2]), tiles)
-    for z in range(len(volume)):
+    columns = np.array_split(np.arange(volume.shape[3]), tiles)
+    for z, channel in np.ndindex(volume.shape[:2]):
         for number, part in enumerate(columns):
-            pixels = _compressed(volume[z, :, part[0] : part[-1] + 1], compression)
+            pixels = _compressed(volume[z, channel, :, part[0] : part[-1] + 1], compression)
             lengths = {
                 "X": (part[0], len(part)),
-                "Y": (0, volume.shape[1]),
-                "C": (0, 1),
+                "Y": (0, volume.shape[2]),
+                axis: (channel, 1),
                 "Z": (z, 1),
                 "M": (number, 1),
             }

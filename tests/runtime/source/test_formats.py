@@ -16,7 +16,7 @@ import pytest
 from volume_files import EDGES, WRITERS, Volume, ole, write_czi, write_mhd, write_mrc, write_nrrd, write_txm
 
 from matseg_runtime.source.base import Source, SourceOptions
-from matseg_runtime.source.formats import deflate
+from matseg_runtime.source.formats import czi, deflate
 from matseg_runtime.source.formats.deflate import DeflatedPixels
 from matseg_runtime.source.formats.raw import parse_raw
 from matseg_runtime.source.open import open_source
@@ -554,13 +554,51 @@ def test_czi_that_was_not_finished_is_told_of(tmp_path: Path, opened: Callable[.
     assert "was not finished when it was written last" in opened(path).warnings()[0]
 
 
-def test_czi_of_several_channels_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "scan.czi")
+def test_czi_of_several_channels(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = tmp_path / "scan.czi"
+    pixels = volume("<u2", (3, 4, 18, 22))
+    write_czi(path, pixels)
+    source = opened(path, taken=4)
+    assert source.volume is not None
+    assert (source.volume.shape, source.volume.channels) == ((3, 18, 22), 4)
+    np.testing.assert_array_equal(np.stack(source.read(1, 3)), np.moveaxis(pixels[1:], 1, -1))
+    picked = opened(path, taken=2, channels=(3, 1)).read(1, 2)[0]
+    np.testing.assert_array_equal(picked, np.moveaxis(pixels[1, [3, 1]], 0, -1))
+    np.testing.assert_array_equal(opened(path, taken=1, channels=(2,)).read(0, 1)[0], pixels[0, 2])
+    with pytest.raises(UsageError, match=r"expected 1 channel, .*found 4 .*--channels 0"):
+        open_source(str(path), SourceOptions(taken=1))
+
+
+def test_only_the_channels_that_are_taken_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[..., Source]
+) -> None:
+    write_czi(tmp_path / "scan.czi", volume("<u2", (3, 4, 18, 22)))
+    source = opened(tmp_path / "scan.czi", taken=2, channels=(1, 2))
+    decoded = []
+    real = czi._Slices._decoded
+    monkeypatch.setattr(czi._Slices, "_decoded", lambda *given: (decoded.append(1), real(*given))[1])
+    source.read(1, 2)
+    assert len(decoded) == 4  # two channels of two tiles
+
+
+def test_czi_of_several_times_is_refused(tmp_path: Path) -> None:
+    write_czi(tmp_path / "scan.czi", volume("<u2", (3, 4, 18, 22)), axis="T")
+    with pytest.raises(UsageError, match=r"scan\.czi: expected one image or volume.*, found the axes T 4"):
+        open_source(str(tmp_path / "scan.czi"))
+
+
+def test_czi_that_lacks_a_channel_of_one_slice(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    path = tmp_path / "scan.czi"
+    write_czi(path, volume("<u2", (3, 2, 18, 22)))
     content = path.read_bytes()
-    where = content.rindex(b"C\0\0\0" + struct.pack("<ii", 0, 1))
-    path.write_bytes(content[: where + 4] + struct.pack("<i", 1) + content[where + 8 :])
-    with pytest.raises(UsageError, match=r"scan\.czi: expected .* of one channel, found the axes C 2"):
-        open_source(str(path))
+    entry = b"C\0\0\0" + struct.pack("<iifi", 1, 1, 0, 1) + b"Z\0\0\0" + struct.pack("<i", 2)
+    first = content.index(b"ZISRAWDIRECTORY")  # where both tiles of slice 2 are said to be of channel 0
+    lacking = content[first:].replace(entry, entry[:4] + bytes(4) + entry[8:])
+    path.write_bytes(content[:first] + lacking)
+    source = opened(path, taken=2)
+    np.testing.assert_array_equal(source.read(1, 2)[0], np.moveaxis(volume("<u2", (3, 2, 18, 22))[1], 0, -1))
+    with pytest.raises(ImageError, match=r"slice 2: .*no picture of slice 2, channel 1"):
+        source.read(2, 3)
 
 
 def test_nrrd_skips_bytes_before_its_pixels(tmp_path: Path, opened: Callable[..., Source]) -> None:

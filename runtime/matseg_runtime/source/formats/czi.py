@@ -22,11 +22,13 @@ from matseg_shared.images.limits import require_memory
 
 _JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 4, 5, 6
 """Compressions of ZEN; 0 is none."""
+_RED_FIRST = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}
+"""Order of the numbers of a pixel, of so many, which ZEN stores as blue, green, red."""
 _LONGEST_XML = 16 << 20
 
 
 class _Slices:
-    """Slices put together of the tiles of each, indexed along the first axis only."""
+    """(Z, Y, X, channels or colours), each picture put together of its tiles; indexed along the first and last axis."""
 
     def __init__(self, path: Path, file: Any) -> None:
         """List the tiles of an open file."""
@@ -41,22 +43,26 @@ class _Slices:
         ends = [np.add(entry.start, entry.shape).tolist() for entry in tiles]
         highest = [max(axis) for axis in zip(*ends, strict=True)]
         lengths = dict(zip(self._axes, np.subtract(highest, lowest).tolist(), strict=True))
-        extra = {axis: length for axis, length in lengths.items() if axis not in "ZYX0" and length != 1}
+        known = "ZYX0" if lengths["0"] > 1 else "ZYX0C"
+        extra = {axis: length for axis, length in lengths.items() if axis not in known and length != 1}
         if extra:
             listed = ", ".join(f"{axis} {length}" for axis, length in extra.items())
             raise UsageError(
-                f"{path}: expected one image or volume of one channel, found the axes {listed}; save the one to be "
-                "labelled"
+                f"{path}: expected one image or volume, of grey channels or of one in colour, found the axes {listed}; "
+                "save the one to be labelled"
             )
         self._starts = dict(zip(self._axes, lowest, strict=True))
-        self._tiles: dict[int, list[Any]] = defaultdict(list)
+        self._tiles: dict[tuple[int, int], list[Any]] = defaultdict(list)
         for entry in tiles:
-            self._tiles[self._place(entry, "Z")].append(entry)
-        depth, samples = lengths.get("Z", 1), lengths["0"]
+            self._tiles[self._place(entry, "Z"), self._place(entry, "C")].append(entry)
+        depth, self._pictures, self._samples = lengths.get("Z", 1), lengths.get("C", 1), lengths["0"]
         self.dtype = np.dtype(np.dtype(tiles[0].dtype).base)
-        self.shape: tuple[int, ...] = (depth, lengths["Y"], lengths["X"], samples)
-        if depth > len(tiles) or len({entry.dtype for entry in tiles}) != 1:
-            raise ValueError(f"{depth} slices of {len({entry.dtype for entry in tiles})} data types")
+        self.shape: tuple[int, ...] = (depth, lengths["Y"], lengths["X"], self._pictures * self._samples)
+        kinds = {entry.dtype for entry in tiles}
+        if depth * self._pictures > len(tiles) or len(kinds) != 1:
+            raise ValueError(
+                f"{len(tiles)} tiles of {len(kinds)} data types for {depth} slices of {self._pictures} channels"
+            )
         self._lock = Lock()
 
     def _place(self, entry: Any, axis: str) -> int:
@@ -65,22 +71,27 @@ class _Slices:
         return int(where.get(axis, 0)) - int(self._starts.get(axis, 0))
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
-        first = index[0]
+        first, rows, columns, last = index
         assert isinstance(first, slice), "slices of a .czi are cut along the first axis only"
-        images = np.stack([self._slice(number) for number in range(*first.indices(self.shape[0]))])
-        return images[:, *index[1:]]
+        slices, pictures = range(self.shape[0])[first], range(1)
+        if self._pictures > 1 and isinstance(last, slice):
+            pictures, last = range(self._pictures)[last], slice(None)
+        images = np.zeros((len(slices), *self.shape[1:3], len(pictures) * self._samples), self.dtype)
+        for place, number in enumerate(slices):
+            for at, channel in enumerate(pictures):
+                self._put(number, channel, images[place, :, :, at * self._samples :][..., : self._samples])
+        return images[:, rows, columns, last]
 
-    def _slice(self, number: int) -> NDArray[Any]:
-        """(H, W, samples) of one slice, 0 between tiles; those that come later lie above those before."""
-        tiles = self._tiles.get(number)
+    def _put(self, number: int, channel: int, image: NDArray[Any]) -> None:
+        """Put the tiles of one slice into (H, W, samples) pixels; those that come later lie above those before."""
+        tiles = self._tiles.get((number, channel))
         if not tiles:
-            raise ValueError(f"the file has no picture of slice {number}")
-        image = np.zeros(self.shape[1:], self.dtype)
+            which = f", channel {channel}" if self._pictures > 1 else ""
+            raise ValueError(f"the file has no picture of slice {number}{which}")
         for entry in tiles:
             pixels = self._decoded(entry)
             y, x = self._place(entry, "Y"), self._place(entry, "X")
             image[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-        return image
 
     def warnings(self, path: Path, *, pending: bool) -> tuple[str, ...]:
         """Doubts about the slices."""
@@ -125,7 +136,8 @@ class _Slices:
             jpegxr_decode(content, out=pixels.squeeze())
         else:
             content = _plain(content, entry.compression, pixels.nbytes)
-            pixels = np.frombuffer(content, self.dtype).reshape(pixels.shape)[..., ::-1]  # blue, green, red
+            pixels = np.frombuffer(content, self.dtype).reshape(pixels.shape)
+            pixels = pixels[..., _RED_FIRST[self._samples]]
         return pixels.transpose([order.index(axis) for axis in "YX0"])
 
 
@@ -149,7 +161,7 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
     """Open the one image or volume of a file.
 
     Raises:
-        UsageError: the file is damaged, or holds several channels, times or scenes.
+        UsageError: the file is damaged, or holds several times or scenes.
     """
     import czifile
 
