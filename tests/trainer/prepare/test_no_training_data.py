@@ -97,7 +97,9 @@ def test_nan_is_no_data_from_labels_to_figures(made: Any, prep: Prep) -> None:
     assert sum(checkpoint.input.histogram.counts) == 2 * (~CIRCLE).sum()
     assert checkpoint.input.no_data == "mean"
     assert np.isfinite(checkpoint.sample).all()
-    assert f"no data {CIRCLE.mean():.2%} of the pixels" in " ".join(result.output.split())
+    told = " ".join(result.output.split())
+    assert f"no data {CIRCLE.mean():.2%} of the pixels" in told
+    assert "pixels to train" not in told, "every pixel that is sample has its label"
     assert np.sum(evaluated(small)["confusion_matrix"]) == (~CIRCLE).sum()
     (prediction,) = (small.root / "test" / "predictions").rglob("d.png")
     assert np.array_equal(np.asarray(Image.open(prediction)) == 255, CIRCLE)
@@ -106,6 +108,20 @@ def test_nan_is_no_data_from_labels_to_figures(made: Any, prep: Prep) -> None:
     checked = prep("check", "steel")
     assert checked.exit_code == 0, checked.output
     assert share in " ".join(checked.output.split())
+    assert "% labelled" not in checked.output
+
+
+def test_what_nobody_labelled_and_what_is_no_data_are_counted_apart(made: Any, prep: Prep) -> None:
+    small = made(without_data)
+    for path in small.root.rglob("labels/*.png"):
+        label = np.array(Image.open(path))
+        label[: EDGE // 2] = 7
+        Image.fromarray(label).save(path)
+    assert prep("labels", "steel", *STEMS, "--classes", 2, "--unlabelled", 7).exit_code == 0
+    told = " ".join(trained(small)[0].output.split())
+    assert "labels 50.00% of the pixels to train, 50.00% of those to validate, no data apart" in told
+    assert f"no data {CIRCLE.mean():.2%} of the pixels" in told
+    assert "of 50.00% labelled" in " ".join(prep("check", "steel").output.split())
 
 
 def test_images_are_fed_the_mean_where_there_are_no_data(made: Any, prep: Prep) -> None:

@@ -48,7 +48,7 @@ class SplitSummary:
     shares: tuple[float, ...]
     """Share of each class among the labelled pixels."""
     labelled: float
-    """Labelled pixels of the arrays, of all."""
+    """Labelled pixels of the arrays, of all but no data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +162,7 @@ class _Check:
                 self.notes.append(f"{image.parent}: {note}")
             if array is not None and absent is not None:
                 array = np.where(absent, np.uint8(UNLABELLED), array)
+                pixels_in_all -= np.count_nonzero(absent)
             if array is not None:
                 counts += np.bincount(array[array != UNLABELLED], minlength=n_class)
                 pixels_in_all += array.size

@@ -66,9 +66,9 @@ class SplitStatistics:
 
     @property
     def labelled_share(self) -> float:
-        """Labelled pixels, of all."""
+        """Labelled pixels, of all that are sample."""
         labelled = int(self.class_counts.sum())
-        return labelled / (labelled + self.unlabelled)
+        return labelled / (labelled + self.unlabelled - self.no_data)
 
     def require_size(self, size: tuple[int, int] | None) -> None:
         """Refuse images of another size than a version's `size`.

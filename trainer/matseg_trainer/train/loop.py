@@ -107,13 +107,14 @@ def _facts(training: Training) -> dict[str, str]:
     compute, config, found = training.job.compute, training.job.config, training.input
     splits = (training.train_statistics, training.validation_statistics)
     train, validate = (split.labelled_share for split in splits)
-    labels = {"labels": f"{train:.2%} of the pixels to train, {validate:.2%} of those to validate"}
     no_data, bars = sum(split.no_data for split in splits), [bar for split in splits for bar in split.bars]
+    apart = ", no data apart" if no_data else ""
+    labels = f"{train:.2%} of the pixels to train, {validate:.2%} of those to validate{apart}"
     facts = {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",
         "images": f"{len(training.train_images)} to train, {len(training.validation_images)} to validate, "
         f"{described(found)}, {found.dtype}",
-        **(labels if min(train, validate) < 1 else {}),
+        **({"labels": labels} if min(train, validate) < 1 else {}),
         "device": f"{compute.device} ({compute.device_reason}), {training.context.size} process(es)",
         "precision": f"{compute.precision} ({compute.precision_reason})",
         "seed": str(training.job.seed),

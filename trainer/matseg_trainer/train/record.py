@@ -24,7 +24,7 @@ class SplitFacts(BaseModel):
     pixels: int = Field(ge=1)
     """Labelled ones."""
     labelled_share: float = Field(default=1.0, gt=0, le=1)
-    """Those, of all pixels."""
+    """Those, of all pixels but no data."""
     class_shares: tuple[float, ...]
     """Share of each class among its labelled pixels."""
 
