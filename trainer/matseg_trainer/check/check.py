@@ -162,7 +162,7 @@ class _Check:
                 self.notes.append(f"{image.parent}: {note}")
             if array is not None and absent is not None:
                 array = np.where(absent, np.uint8(UNLABELLED), array)
-                pixels_in_all -= np.count_nonzero(absent)
+                pixels_in_all -= int(np.count_nonzero(absent))
             if array is not None:
                 counts += np.bincount(array[array != UNLABELLED], minlength=n_class)
                 pixels_in_all += array.size

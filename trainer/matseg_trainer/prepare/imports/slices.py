@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
+from matseg_runtime.source.slice_reader import SliceReader
 from matseg_runtime.units import VoxelSize
 from matseg_shared.images.read import IMAGE_SUFFIXES, TIFF_SUFFIXES, PixelArray, read_any_dtype, read_stored
 from matseg_trainer.prepare.imports.base import Picture
@@ -60,7 +61,7 @@ class Slices:
             if len(names) == 1 and path.suffix.lower() in TIFF_SUFFIXES
             else None,
             shape=None if source.volume is None else source.volume.shape,
-            read=lambda number: source.read(number, number + 1)[0],
+            read=SliceReader(source).read,
             voxel=None if is_folder else source.voxel_size(),
         )
 
