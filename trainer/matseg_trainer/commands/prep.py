@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -235,6 +234,7 @@ def split(
     classes.toml. Neighbouring slices of a scan are nearly the same: where a set has such, put them into the splits by
     hand.
     """
+    from matseg_trainer.overview.survey import next_words
     from matseg_trainer.prepare.split import class_table, labelled_pairs, split_images
 
     place = Workspace.find(workspace)
@@ -250,9 +250,7 @@ def split(
         f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}"
         for target, part in zip(targets, counts, strict=True)
     ]
-    if place.known_classes(names[0]) is None:
-        lines.append(f"Next: a table [{names[0]}.default] with n_class in {place.config_path}, then")
-    lines.append(f"matseg-prep labels {shlex.quote(names[0])} train validate test")
+    lines.append(f"next: {next_words(place, names[0])}")
     show({"datasets": targets, "images": counts, "seed": request.seed}, lines, as_json=as_json)
 
 
@@ -335,14 +333,16 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
     It is data/NAME; data/NAME_raw is a stack of slices without labels.
     """
     from matseg_trainer.demo.demo import make_demo
+    from matseg_trainer.overview.survey import next_words
 
-    target = Workspace.find(workspace).dataset_root(name)
+    place = Workspace.find(workspace)
+    target = place.dataset_root(name)
     with shown_progress() as progress:
         stack = make_demo(target, request, overwrite=overwrite, progress=progress)
     splits = {"train": request.train, "validate": request.validate, "test": request.test}
     told = "{train} slices to train on, {validate} to validate with, {test} to test with".format(**splits)
     raw = [] if stack is None else [f"{stack}: {request.raw} consecutive slices without labels"]
-    lines = [f"{target}: {told}", *raw, f"next: matseg-prep labels {name} train validate test"]
+    lines = [f"{target}: {told}", *raw, f"next: {next_words(place, name)}"]
     show({"dataset": target, **splits, "raw": stack}, lines, as_json=as_json)
 
 

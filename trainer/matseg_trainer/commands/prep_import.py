@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,9 +76,11 @@ def import_command(
     ImageJ (ROIs), VIA, Labelbox or ilastik (HDF5); with --labels it is a volume or folder of which some slices have
     labels. Where data/NAME has other splits, this becomes one more.
     """
+    from matseg_trainer.overview.survey import next_words
     from matseg_trainer.prepare.imports.write import import_labels
 
-    target = Workspace.find(workspace).dataset_root(name)
+    place = Workspace.find(workspace)
+    target = place.dataset_root(name)
     with shown_progress() as progress:
         result = import_labels(target, request, overwrite=overwrite, progress=progress)
     pixels = max(1, sum(item.pixels for item in result.classes) + result.unlabelled)
@@ -91,9 +92,5 @@ def import_command(
         [f"  nobody labelled {result.unlabelled / pixels:.2%} of the pixels"] if result.unlabelled else []
     )
     lines += [f"note: {note}" for note in result.notes]
-    word = shlex.quote(name)
-    lines.append(f"next: matseg-prep labels {word} {result.split}")
-    if result.split == "train":
-        folder = shlex.quote(str(target / result.split))
-        lines.append(f"or share them out: matseg-prep split {folder} {shlex.quote(f'{name}_split')}")
+    lines.append(f"next: {next_words(place, name)}")
     show(result, lines, as_json=as_json)

@@ -101,6 +101,11 @@ class DatasetState:
     hint: str
     """Purpose of the command, or what to do where none can."""
 
+    @property
+    def step(self) -> str:
+        """Both in words."""
+        return self.hint if self.next is None else f"{self.next}  ({self.hint})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkspaceState:

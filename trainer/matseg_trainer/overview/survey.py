@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from matseg_shared.contract.classes import CLASSES_NAME
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import ConfigError, DatasetError
 from matseg_shared.images.read import list_images
@@ -22,6 +21,8 @@ from matseg_trainer.workspace import Workspace
 
 BEGIN = "matseg-prep demo demo"
 """The first command of a newcomer."""
+_LEAST_TO_SHARE, _PLENTY_TO_SHARE = 3, 6
+"""Images of which one can be validated and one tested with; and two of each, as `matseg-prep split` has it."""
 
 
 def survey(place: Workspace) -> WorkspaceState:
@@ -47,6 +48,11 @@ def survey(place: Workspace) -> WorkspaceState:
         problems=tuple(problems),
         next=steps[0] if steps else None if folders else BEGIN,
     )
+
+
+def next_words(place: Workspace, name: str) -> str:
+    """The next step of one data set, for a command that has just made it."""
+    return next(item.step for item in survey(place).datasets if item.name == name)
 
 
 def _dataset_folders(place: Workspace) -> list[str]:
@@ -107,23 +113,35 @@ def _next_step(place: Workspace, state: DatasetState, *, has_defaults: bool) -> 
     if not place.config_path.exists() and (place.root / "config.py").is_file():
         command = "matseg-prep import-config config.py -o config.toml"
         return command, "bring the versions of an earlier MatSeg along"
-    wanted = [item.split for item in splits if item.arrays < item.images and item.labels]
-    hint = "make label arrays"
-    if not wanted and not (folder / CLASSES_NAME).is_file():
-        wanted, hint = [item.split for item in splits if item.labels], "make the class table, keep the arrays"
-    if wanted and (state.versions or state.n_class is not None):
-        append = " --append" if any(item.arrays for item in splits if item.split in wanted) else ""
-        return f"matseg-prep labels {shlex.quote(name)} {' '.join(wanted)}{append}", hint
+    labelled = {item.split: item.images for item in splits if item.images and (item.labels or item.arrays)}
+    for split in ("train", "validate"):
+        if split not in labelled:
+            return _missing_split(place, name, split, labelled.get("train", 0))
     if state.versions:
         return _model_step(place, state)
     key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-    words = "write to config.toml, with n_class as your labels have it"
-    if not wanted:
-        words = "add a version to config.toml, such as"
+    words = "add a version to config.toml, such as"
+    if state.n_class is None:
+        words = "write to config.toml, with n_class as your labels have it"
     defaults = "" if has_defaults else f"[{key}.default]\nn_class = {state.n_class or 2}\n\n"
     return None, (
         f'{words}\n\n{defaults}[{key}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\ncrops_per_image = 4\n'
         'batch_size = 8\nlr = 0.003\nweight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
+    )
+
+
+def _missing_split(place: Workspace, name: str, split: str, pictures: int) -> tuple[str | None, str]:
+    """The step towards labelled images to train or validate with, where a data set has `pictures` to train."""
+    parts = f"{name}_split"
+    if (place.data / parts).is_dir():
+        return None, f"was shared out to {parts}"
+    if split == "validate" and pictures >= _LEAST_TO_SHARE:
+        few = " --validate 1 --test 1" if pictures < _PLENTY_TO_SHARE else ""
+        words = shlex.join(["matseg-prep", "split", f"data/{name}/train", parts])
+        return words + few, "share its images out to train, validate and test"
+    return None, (
+        f"put images in data/{name}/{split}/images and label images in data/{name}/{split}/labels, or let "
+        f"matseg-prep import put them there with --split {split}"
     )
 
 
@@ -142,7 +160,9 @@ def _model_step(place: Workspace, state: DatasetState) -> tuple[str | None, str]
     if best.is_stale:
         return f"matseg-train {words} --overwrite", "train again, for hyperparameters or data have changed"
     tests = {item.split for item in best.evaluations if item.dataset is None and not item.is_stale}
-    if "test" not in tests and any(item.split == "test" and item.arrays for item in state.splits):
+    if "test" not in tests and any(
+        item.split == "test" and item.labels + item.arrays for item in state.splits
+    ):
         return f"matseg-evaluate {words} --overlay", "measure it on the test images"
     fresh = [model for model in best.models if not model.is_stale]
     if not fresh:

@@ -45,7 +45,7 @@ def _done(state: WorkspaceState) -> Iterator[bool]:
     """For each step of the walk, whether it was done for any data set."""
     versions = [version for dataset in state.datasets for version in dataset.versions]
     runs = [*state.other_runs, *(run for dataset in state.datasets for run in dataset.runs)]
-    yield any(split.arrays for dataset in state.datasets for split in dataset.splits)
+    yield any(split.labels or split.arrays for dataset in state.datasets for split in dataset.splits)
     yield any(version.progress == "trained" for version in versions)
     yield any(version.evaluations for version in versions)
     yield any(version.models for version in versions)
@@ -84,8 +84,7 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
             _line(out, f"  ! {note}", "yellow")
     for run in dataset.runs:
         _line(out, f"  {_run_words(run)}", "yellow" if run.is_stale else "")
-    step = dataset.hint if dataset.next is None else f"{dataset.next}  ({dataset.hint})"
-    _line(out, f"  next: {step}")
+    _line(out, f"  next: {dataset.step}")
     out.print()
 
 
