@@ -36,8 +36,8 @@ def test_what_itk_writes_is_read(scans: Path, name: str) -> None:
 
 
 def test_itk_shows_labels_where_the_turned_volume_is(ask: Ask, scans: Path, model: Path) -> None:
-    inputs = [name for name in (*PLAIN, *PACKED) if ".nii" not in name]
-    outputs = [scans / f"{name}_labels{suffix}" for name in inputs for suffix in (".mhd", ".mha", ".nrrd")]
+    suffixes = (".mhd", ".mha", ".nrrd", ".nii")
+    outputs = [scans / f"{name}_labels{suffix}" for name in (*PLAIN, *PACKED) for suffix in suffixes]
     for output in outputs:
         arguments = [model, scans / output.name.partition("_labels")[0], "-o", output, "--no-report"]
         done = CliRunner().invoke(run_main, [str(argument) for argument in arguments])

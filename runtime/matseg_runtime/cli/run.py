@@ -109,7 +109,7 @@ output_options = cloup.option_group(
         "--output",
         "path",
         type=PATH,
-        help="A folder for label images, or a volume: labels.zarr, .tif, .mhd, .nrrd, .mrc. "
+        help="A folder for label images, or a volume: labels.zarr, .tif, .mhd, .nrrd, .mrc, .nii. "
         "Default: <INPUT>_predictions/<dataset>_<version> beside the input.",
     ),
     click.option(

@@ -1,4 +1,4 @@
-"""MetaImage, NRRD and MRC: a header with the voxel size of the input, and the labels behind it in the same file."""
+"""MetaImage, NRRD, MRC and NIfTI: a header with the voxel size of the input, and the labels behind it in one file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from matseg_runtime.sink.stack import FileSink
 from matseg_runtime.sink.volume import sync_file
 from matseg_runtime.source.base import Spacing
 from matseg_runtime.units import converted, exact, unit_of
+from matseg_shared.errors import UsageError
 from matseg_shared.system.files import output_errors
 
 _MAPPED = 32 << 20
 _IMOD_STAMP = 1146047817
+_NIFTI_UNITS = {"m": 1, "mm": 2, "um": 3}
+_LONGEST_NIFTI = 2**15 - 1
 
 
 class HeaderSink(FileSink):
-    """`<out>.mhd`, `.mha`, `.nrrd` or `.mrc`; class indices as voxels, axes as in the input."""
+    """`<out>.mhd`, `.mha`, `.nrrd`, `.mrc` or `.nii`; class indices as voxels, axes as in the input."""
 
     def __init__(self, path: Path, volume: LabelVolume, info: LabelInfo, format_: str) -> None:
-        """Describe the output; `format_` is a key of `HEADERS`."""
+        """Describe the output; `format_` is a key of `HEADERS`, a UsageError one that cannot hold the volume."""
         super().__init__(path, volume, info)
-        self._format = format_
+        self._header = HEADERS[format_](volume, info)
 
     def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
         axis = self.volume.axis
@@ -57,7 +60,7 @@ class HeaderSink(FileSink):
         return place.stat().st_size - int(np.prod(self.volume.shape))
 
     def _create(self, path: Path) -> None:
-        header, size = HEADERS[self._format](self.volume, self.info), int(np.prod(self.volume.shape))
+        header, size = self._header, int(np.prod(self.volume.shape))
         with path.open("wb") as stream:
             stream.write(header)
             if self.volume.axis == 0:
@@ -128,10 +131,42 @@ def _mrc(volume: LabelVolume, info: LabelInfo) -> bytes:
     )  # fmt: skip
 
 
+def _nifti(volume: LabelVolume, info: LabelInfo) -> bytes:
+    """Version 1, in a unit that it knows; with the affine matrix of the input, or none.
+
+    Raises:
+        UsageError: the volume is longer than such files can be.
+    """
+    if max(volume.shape) > _LONGEST_NIFTI:
+        raise UsageError(
+            f"a .nii has at most {_LONGEST_NIFTI} voxels along an axis, the labels have {max(volume.shape)}; write "
+            "them to a .nrrd or .zarr"
+        )
+    edges, start, unit = _lengths(volume.spacing, None)
+    if unit is not None and unit not in _NIFTI_UNITS:
+        edges, start, unit = _lengths(volume.spacing, "mm")
+    directions = volume.spacing.directions
+    vectors = (
+        np.asarray(np.eye(3) if directions is None else directions)[::-1, ::-1] * np.array([edges[::-1]]).T
+    )
+    affine = np.column_stack([vectors.T, start[::-1]]) * [
+        [-1],
+        [-1],
+        [1],
+    ]  # from left and back to right and front
+    return struct.pack(
+        "<i36x8h14x2h2x8f3f3xB24x80s24x2h24x12f16x4s4x",
+        348, 3, *volume.shape[::-1], 1, 1, 1, 1, 2, 8, 1, *edges[::-1], 0, 0, 0, 0, 352, 1, 0,
+        0 if unit is None else _NIFTI_UNITS[unit], f"Labels by matseg-run, {info.metadata.name}".encode()[:80],
+        0, directions is not None, *affine.ravel(), b"n+1",
+    )  # fmt: skip
+
+
 HEADERS: Mapping[str, Callable[[LabelVolume, LabelInfo], bytes]] = {
     "metaimage": _metaimage,
     "nrrd": _nrrd,
     "mrc": _mrc,
+    "nifti": _nifti,
 }
 """Header of each format, for labels of one byte that follow it."""
 

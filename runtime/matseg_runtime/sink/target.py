@@ -19,7 +19,7 @@ from matseg_shared.errors import UsageError
 if TYPE_CHECKING:
     from matseg_runtime.sink.label_group import ImageGroup
 
-OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr", "metaimage", "nrrd", "mrc"]
+OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr", "metaimage", "nrrd", "mrc", "nifti"]
 _VOLUMES: dict[str, OutputFormat] = {
     ".zarr": "zarr",
     ".tif": "tiff-stack",
@@ -28,6 +28,7 @@ _VOLUMES: dict[str, OutputFormat] = {
     ".mha": "metaimage",
     ".nrrd": "nrrd",
     ".mrc": "mrc",
+    ".nii": "nifti",
 }
 _NOT_WRITTEN = frozenset(
     {
@@ -39,7 +40,6 @@ _NOT_WRITTEN = frozenset(
         ".raw",
         ".vgi",
         ".vol",
-        ".nii",
         ".gz",
         ".am",
         ".czi",
@@ -55,7 +55,7 @@ class OutputOptions:
     """Path and form of the labels."""
 
     path: Path | None = None
-    """`.zarr`, `.mhd`, `.nrrd`, `.mrc`: a volume; `.tif`: a stack; else a folder. None: a folder beside the input."""
+    """`.zarr`, `.mhd`, `.nrrd`, `.mrc`, `.nii`: a volume; `.tif`: a stack; else a folder. None: beside the input."""
     label: str | None = None
     """Write into the group of the OME-Zarr input itself, as `labels/<label>`; instead of `path`."""
     image_format: ImageFormat = "png"
@@ -113,7 +113,8 @@ def output_format(options: OutputOptions) -> OutputFormat:
         where, suffix = f"{options.path}: ", options.path.suffix.lower()
         if suffix in _NOT_WRITTEN:
             raise UsageError(
-                f"{where}outputs are a folder, a TIFF stack (.tif) or a volume (.zarr, .mhd, .nrrd, .mrc), not {suffix}"
+                f"{where}outputs are a folder, a TIFF stack (.tif) or a volume (.zarr, .mhd, .nrrd, .mrc, .nii), not "
+                f"{suffix}"
             )
         found = _VOLUMES.get(suffix, found)
     if found != "zarr" and (options.pyramid or options.shards):

@@ -101,9 +101,10 @@ def layout_of(
         spatial, channel = _by_length(shape, options)
     extra = [number for number in range(len(shape)) if number not in (*spatial, channel)]
     if len(spatial) not in (2, 3) or any(shape[number] != 1 for number in extra):
+        listed = "" if names is None else f" with the axes {','.join(names)}"
         raise UsageError(
             f"{where}: expected an image or a volume, grey or with {_wanted(options)}, found an array of shape "
-            f"{tuple(shape)}{'' if names is None else f' with the axes {chr(44).join(names)}'}"
+            f"{tuple(shape)}{listed}{_one_of_several(shape, names)}"
         )
     named = [] if names is None else [names[number] for number in spatial]
     if named != sorted(named, reverse=True):
@@ -169,6 +170,15 @@ def _wanted(options: SourceOptions) -> str:
         return f"the channels {','.join(map(str, options.channels))}"
     taken = options.taken or 1
     return f"{COLOURS} colours" if taken in (1, COLOURS) else f"{taken} channels"
+
+
+def _one_of_several(shape: Sequence[int], names: Sequence[str] | None) -> str:
+    """Advice on an array of several volumes or times and nothing else that there are several of."""
+    long = "".join(name for name, length in zip(names or (), shape, strict=False) if length != 1)
+    if "t" not in long or "c" in long:
+        return ""
+    count, axes = shape[list(names or ()).index("t")], long.replace("t", "c")
+    return f": {count} times or volumes; label one at a time, the first with --axes {axes} --channels 0"
 
 
 def _refuse_colours_for_slices(where: str, shape: Sequence[int], options: SourceOptions) -> None:

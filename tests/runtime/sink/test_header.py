@@ -1,4 +1,4 @@
-"""Labels as MetaImage, NRRD and MRC: readers of others find classes, voxel size and place where they look for them."""
+"""Labels as MetaImage, NRRD, MRC and NIfTI: others find classes, voxel size and place where they look for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
+import nibabel
 import nrrd
 import numpy as np
 import onnx_models
@@ -20,7 +21,7 @@ from matseg_runtime.source.open import open_source
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)
-OUTPUTS = ("labels.mhd", "labels.mha", "labels.nrrd", "labels.mrc")
+OUTPUTS = ("labels.mhd", "labels.mha", "labels.nrrd", "labels.mrc", "labels.nii")
 
 
 @pytest.fixture
@@ -72,15 +73,45 @@ def test_readers_of_others_find_the_same(run: Run, model: Path, scan: Path, tmp_
     assert {"ElementSpacing = 0.0005 0.0005 0.003", "Offset = 0 0 0.006", "DistanceUnits = mm"} <= set(lines)
 
 
+@pytest.mark.parametrize("form", ["sform", "qform", "none"])
+def test_labels_of_a_nifti_keep_its_affine(run: Run, model: Path, tmp_path: Path, form: str) -> None:
+    """A turned and mirrored one: labels lie voxel on voxel, and voxel [i, j, k] of both is at one place."""
+    affine = np.array([[0, -0.5, 0, 7], [-0.5, 0, 0, 8], [0, 0, 3, 9], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(np.asarray(VOLUME).T, None if form == "none" else affine)
+    image.header.set_xyzt_units("micron")
+    if form != "none":
+        image.set_sform(affine, code=int(form == "sform"))
+        image.set_qform(affine, code=int(form == "qform"))
+    else:
+        image.header.set_zooms(EDGES[::-1])
+    nibabel.save(image, tmp_path / "scan.nii")
+    np.save(tmp_path / "scan.npy", VOLUME)
+    assert run(model, tmp_path / "scan.nii", "-o", tmp_path / "labels.nii").exit_code == 0
+    assert run(model, tmp_path / "scan.npy", "-o", tmp_path / "labels.nrrd").exit_code == 0
+    labels, given = nibabel.load(tmp_path / "labels.nii"), nibabel.load(tmp_path / "scan.nii")
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), nrrd.read(str(tmp_path / "labels.nrrd"))[0])
+    np.testing.assert_allclose(labels.affine, given.affine, rtol=1e-6)
+    assert labels.header.get_xyzt_units()[0] == "micron"
+    assert int(labels.header["sform_code"]) == (form != "none")
+
+
+def test_a_volume_longer_than_a_nifti_may_be(run: Run, model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", np.zeros((2, 40, 2**15), np.uint8))
+    result = run(model, tmp_path / "scan.npy", "-o", tmp_path / "labels.nii", "--accept-intensities")
+    assert result.exit_code == 2, result.output
+    assert "at most 32767 voxels along an axis" in " ".join(result.output.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.npy"]
+
+
 def test_a_run_of_unknown_voxels_invents_none(run: Run, model: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", VOLUME)
-    for name in ("labels.mhd", "labels.nrrd"):
+    for name in ("labels.mhd", "labels.nrrd", "labels.nii"):
         assert run(model, tmp_path / "scan.npy", "-o", tmp_path / name).exit_code == 0
         source = open_source(str(tmp_path / name))
         assert (source.voxel_size(), source.warnings()) == (None, ())
 
 
-@pytest.mark.parametrize("name", ["labels.mhd", "labels.nrrd"])
+@pytest.mark.parametrize("name", ["labels.mhd", "labels.nrrd", "labels.nii"])
 def test_labels_lie_where_a_turned_volume_lies(run: Run, model: Path, tmp_path: Path, name: str) -> None:
     """As 3D Slicer saves volumes: x and y run the other way, in space to the left and backwards."""
     path = tmp_path / "scan.nrrd"
@@ -94,12 +125,12 @@ def test_labels_lie_where_a_turned_volume_lies(run: Run, model: Path, tmp_path: 
     volume = open_source(str(tmp_path / name)).volume
     assert volume is not None
     assert volume.spacing is not None
-    factor = 1 if name == "labels.nrrd" else 1e-3
+    factor = 1e-3 if name == "labels.mhd" else 1
     assert volume.spacing.directions == ((1, 0, 0), (0, 0, -1), (0, 1, 0))
     assert volume.spacing.translation == pytest.approx([place * factor for place in (9 + 3 * 3, -8, -7)])
 
 
-@pytest.mark.parametrize("name", ["labels.mhd", "labels.nrrd", "labels.mrc", "labels.tif"])
+@pytest.mark.parametrize("name", ["labels.mhd", "labels.nrrd", "labels.mrc", "labels.nii", "labels.tif"])
 def test_labels_along_another_axis_are_measured(
     run: Run, model: Path, scan: Path, tmp_path: Path, name: str
 ) -> None:
@@ -133,10 +164,10 @@ def test_an_unfinished_output_of_another_size_is_named(
     assert "is not what matseg-run wrote" in result.output
 
 
-@pytest.mark.parametrize("name", ["labels.nii", "labels.nii.gz", "labels.raw", "labels.dm4"])
+@pytest.mark.parametrize("name", ["labels.nii.gz", "labels.raw", "labels.dm4"])
 def test_formats_that_are_not_written_are_no_folders(
     run: Run, model: Path, scan: Path, tmp_path: Path, name: str
 ) -> None:
     result = run(model, scan, "-o", tmp_path / name)
     assert result.exit_code == 2
-    assert "a volume (.zarr, .mhd, .nrrd, .mrc), not" in result.output
+    assert "a volume (.zarr, .mhd, .nrrd, .mrc, .nii), not" in result.output

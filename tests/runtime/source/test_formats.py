@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mrcfile
+import nibabel
 import numpy as np
 import pytest
 from volume_files import EDGES, WRITERS, Volume, ole, write_czi, write_mhd, write_mrc, write_nrrd, write_txm
@@ -468,6 +470,80 @@ def test_mrc_with_a_long_extended_header(tmp_path: Path, opened: Callable[..., S
     path.write_bytes(content[:92] + struct.pack("<i", 2**31 - 1) + content[96:])
     with pytest.raises(UsageError, match="promises 5 x 18 x 22"):
         open_source(str(path))
+
+
+def _several(tmp_path: Path, name: str) -> tuple[Path, Volume]:
+    """A file of four volumes of three slices each."""
+    pixels = volume("<i2", (4, 3, 18, 22))
+    path = tmp_path / name
+    if path.suffix == ".mrc":
+        with mrcfile.new(path) as file:
+            file.set_data(pixels)
+            file.voxel_size = 20.0
+    else:
+        nibabel.save(nibabel.Nifti1Image(pixels.T, np.diag([2.0, 2, 2, 1])), path)
+    return path, pixels
+
+
+@pytest.mark.parametrize("name", ["scan.mrc", "scan.nii", "scan.nii.gz"])
+def test_one_of_several_volumes_is_taken_by_its_number(
+    tmp_path: Path, name: str, opened: Callable[..., Source]
+) -> None:
+    path, pixels = _several(tmp_path, name)
+    with pytest.raises(UsageError, match=r"4 times or volumes; label one .*--axes czyx --channels 0"):
+        open_source(str(path), SourceOptions(taken=1))
+    source = opened(path, taken=1, axes="czyx", channels=(2,))
+    np.testing.assert_array_equal(np.stack(source.read(0, 3)), pixels[2])
+    assert {"scan.mrc": "2 x 2 x 2 nm"}.get(name, "2 x 2 x 2 mm") == str(source.voxel_size())
+    several = opened(path, taken=2, axes="czyx", channels=(3, 1))
+    np.testing.assert_array_equal(np.stack(several.read(1, 3)), np.moveaxis(pixels[[3, 1], 1:], 0, -1))
+
+
+def test_of_a_stream_of_volumes_only_what_is_taken_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[..., Source]
+) -> None:
+    source = opened(_several(tmp_path, "scan.nii.gz")[0], taken=1, axes="czyx", channels=(2,))
+    real, lengths = DeflatedPixels.read, []
+    monkeypatch.setattr(
+        DeflatedPixels, "read", lambda self, *ends: (lengths.append(ends[1] - ends[0]), real(self, *ends))[1]
+    )
+    source.read(1, 2)
+    assert lengths == [18 * 22 * 2]
+
+
+def test_mrc_of_a_single_image_tells_its_pixel_s_size(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    """As EPU writes it, with a cell of no height."""
+    path = tmp_path / "scan.mrc"
+    write_mrc(path, volume(shape=(1, 18, 22)))
+    content = bytearray(path.read_bytes())
+    content[48:52] = bytes(4)
+    path.write_bytes(content)
+    assert str(opened(path).voxel_size()) == "? x 500 x 500 nm"
+
+
+def test_nifti_is_read_as_it_is_stored_whatever_its_orientation(
+    tmp_path: Path, opened: Callable[..., Source]
+) -> None:
+    """Row i of slice k shows voxels [:, i, k] of nibabel; the place of each voxel in space is kept beside."""
+    for name, affine in {
+        "RAS": np.diag([0.5, 0.5, 3, 1]),
+        "LPI": np.diag([-0.5, -0.5, -3, 1]),
+        "turned": np.array([[0, -0.5, 0, 7], [0.5, 0, 0, 8], [0, 0, 3, 9], [0, 0, 0, 1]]),
+    }.items():
+        path = tmp_path / f"{name}.nii"
+        nibabel.save(nibabel.Nifti1Image(volume().T, affine), path)
+        source = opened(path)
+        found = np.asarray(nibabel.load(path).dataobj)
+        for k, image in enumerate(source.read(0, SHAPE[0])):
+            np.testing.assert_array_equal(image, found[:, :, k].T)
+        assert source.volume is not None
+        spacing = source.volume.spacing
+        assert spacing is not None
+        assert spacing.directions is not None
+        to_ras = np.diag([1, -1, -1])  # of (z, y, x) places in ITK's space
+        vectors = np.array(spacing.directions) * np.array([spacing.scale]).T @ to_ras
+        np.testing.assert_allclose(vectors[::-1, ::-1].T, affine[:3, :3])
+        np.testing.assert_allclose((spacing.translation @ to_ras)[::-1], affine[:3, 3])
 
 
 def test_nifti_values_are_what_their_scale_makes_of_them(

@@ -66,7 +66,9 @@ class _Place:
 
 
 class DeflatedPixels:
-    """An array whose bytes are a deflate stream; indexed along its first axis only.
+    """An array whose bytes are a deflate stream.
+
+    It is cheap along the axis of slices if nothing but channels, or volumes of which some are taken, comes before it.
 
     Reading on where the last read ended costs the unpacking of what is read; reading elsewhere at most the unpacking
     from the last kept place before.
@@ -101,12 +103,20 @@ class DeflatedPixels:
         self._kept = [self._now.copy()]
 
     def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
-        first = index[0]
-        assert isinstance(first, slice), "a compressed array is cut along its first axis only"
-        start, stop, _ = first.indices(self.shape[0])
-        layer = math.prod(self.shape[1:]) * self.dtype.itemsize
-        content = self.read(self._skip + start * layer, self._skip + stop * layer)
-        return np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape[1:])[:, *index[1:]]
+        return self._part(index, self._skip)
+
+    def _part(self, index: tuple[slice | int, ...], start: int) -> NDArray[Any]:
+        """The part at an index of the last axes, which begin at a byte; read in one piece where it is one."""
+        first, *others = index
+        length, *inner = self.shape[-len(index) :]
+        layer = math.prod(inner) * self.dtype.itemsize
+        numbers = range(length)[first] if isinstance(first, slice) else range(first, first + 1)
+        if others and len(range(inner[0])[_as_slice(others[0])]) < inner[0]:
+            part = np.stack([self._part(tuple(others), start + number * layer) for number in numbers])
+        else:
+            content = self.read(start + numbers.start * layer, start + numbers.stop * layer)
+            part = np.frombuffer(content, self.dtype).reshape(len(numbers), *inner)[:, *others]
+        return part if isinstance(first, slice) else part[0]
 
     def read(self, start: int, stop: int) -> bytearray:
         """Unpacked bytes `start` to `stop` (exclusive).
@@ -136,6 +146,10 @@ class DeflatedPixels:
         kept = max((place for place in self._kept if place.made <= start), key=lambda place: place.made)
         if not kept.made <= self._now.made <= start:
             self._now = kept.copy()
+
+
+def _as_slice(part: slice | int) -> slice:
+    return part if isinstance(part, slice) else slice(part, part + 1)
 
 
 def require_first_axis(path: Path, options: SourceOptions) -> None:

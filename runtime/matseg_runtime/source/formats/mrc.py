@@ -13,6 +13,8 @@ from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.pixels import FilePixels, reading, stored_array
 from matseg_shared.errors import UsageError
 
+_STACKS_OF_VOLUMES = range(401, 631)
+"""Space groups that stand for several volumes one behind the other, each of `mz` sections."""
 _IMOD_STAMP = 1146047817
 _IMOD_PLACE = slice(40, 48)
 """Place of IMOD's stamp and flags in the second field of extra space."""
@@ -22,7 +24,7 @@ _NM_PER_ANGSTROM = 0.1
 
 
 def open_mrc(location: str, options: SourceOptions) -> ArraySource:
-    """Open one volume or image.
+    """Open one volume or image; several volumes are an axis t, of which `options.axes` makes channels.
 
     Raises:
         UsageError: the header is damaged, or promises other pixels than the file has.
@@ -41,7 +43,10 @@ def open_mrc(location: str, options: SourceOptions) -> ArraySource:
             raise UsageError(
                 f"{path}: stores its axes in the order {axes}, expected columns, rows, sections (1, 2, 3); save it so"
             )
-        shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
+        shape, names = tuple(int(header[name]) for name in ("nz", "ny", "nx")), ("z", "y", "x")
+        depth = int(header["mz"])
+        if int(header["ispg"]) in _STACKS_OF_VOLUMES and 0 < depth < shape[0] and shape[0] % depth == 0:
+            shape, names = (shape[0] // depth, depth, *shape[1:]), ("t", *names)
         dtype = utils.dtype_from_mode(int(header["mode"])).newbyteorder(order)
         if dtype == np.int8 and _has_unsigned_bytes(header, order):
             dtype = np.dtype(np.uint8)
@@ -52,10 +57,10 @@ def open_mrc(location: str, options: SourceOptions) -> ArraySource:
         edges = [length / (count or 1) * _NM_PER_ANGSTROM for length, count in zip(cell, grid, strict=True)]
         if cell == grid:  # voxels of 1 angstrom are what programs fill in
             edges = []
+        elif edges[0] == 0:  # a single image, as EPU writes it
+            edges = edges[1:]
         return ArraySource(
-            stored_array(
-                "mrc", path, array, edges=edges, units=["nm"] * len(edges), axis_names=("z", "y", "x")
-            ),
+            stored_array("mrc", path, array, edges=edges, units=["nm"] * len(edges), axis_names=names),
             options,
         )
 

@@ -32,7 +32,7 @@ class _Scaled:
 
 
 def open_nifti(location: str, options: SourceOptions) -> ArraySource:
-    """Open one volume.
+    """Open one volume, its axes k, j, i as they are stored; several are an axis t.
 
     Raises:
         UsageError: the header is damaged, or promises other pixels than the file has.
@@ -69,6 +69,7 @@ def open_nifti(location: str, options: SourceOptions) -> ArraySource:
         if slope is not None and (slope, intercept) != (1.0, 0.0):
             array = _Scaled(array, slope, intercept)
         edges = [float(edge) for edge in header.get_zooms()][:3][::-1]
+        origin, directions = _place(header)
         unit = header.get_xyzt_units()[0]
         return ArraySource(
             stored_array(
@@ -77,7 +78,24 @@ def open_nifti(location: str, options: SourceOptions) -> ArraySource:
                 array,
                 edges=edges,
                 units=[None if unit == "unknown" else unit] * len(edges),
+                origin=origin,
+                directions=directions,
                 axis_names=tuple("tzyx"[4 - len(shape) :]) if len(shape) <= 4 else None,
             ),
             options,
         )
+
+
+def _place(header: Any) -> tuple[list[float], list[list[float]]]:
+    """Place of the first voxel and unit vectors of the axes, z first, as `Spacing` has them; empty: not told.
+
+    In NIfTI x goes to the right and y to the front, in ITK and DICOM to the left and to the back.
+    """
+    if not (header["sform_code"] or header["qform_code"]):
+        return [], []
+    try:
+        affine = np.diag([-1.0, -1.0, 1.0]) @ header.get_best_affine()[:3]
+    except Exception:  # of numbers that are no rotation; labels need no place
+        return [], []
+    vectors = affine[:, :3] / np.linalg.norm(affine[:, :3], axis=0)
+    return affine[::-1, 3].tolist(), vectors.T[::-1, ::-1].tolist()
