@@ -33,6 +33,7 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
             check = WrittenCheck(
                 where, dataset, fill_missing=options.fill_missing_chunks, may_end=doubt is not None
             )
+            names = nodes.axis_names(name, dataset)
             stored = StoredArray(
                 kind="hdf5",
                 location=where,
@@ -41,7 +42,8 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
                 content=content + references_digest(where, path, dataset, options),
                 chunk_shape=dataset.chunks,
                 piece_shape=dataset.chunks,
-                voxel=nodes.voxel(name, dataset),
+                axis_names=names,
+                voxel=nodes.voxel(name, dataset, names),
                 warnings=tuple(_doubts(where, doubt, nodes.projection_signs(name, dataset))),
                 check=check,
                 closing=file.close,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from matseg_runtime.source.hdf5_links import linked_file, refuse_elsewhere
+from matseg_runtime.source.layout import known_axes
 from matseg_runtime.units import VoxelSize, voxel_of_scale
 from matseg_shared.errors import UsageError
 from matseg_shared.system.names import printable
@@ -194,9 +195,17 @@ class Nodes:
                     found.add(posixpath.basename(other))
         return sorted(found)
 
-    def voxel(self, name: str, dataset: h5py.Dataset) -> VoxelSize | None:
-        """That of slices along the first axis, as Fiji's HDF5 plugin and ilastik note it, or NeXus axes do."""
-        if dataset.ndim != 3:
+    def axis_names(self, name: str, dataset: h5py.Dataset) -> tuple[str, ...] | None:
+        """As `layout.known_axes` has them, by the dataset's dimension labels or the axes of its NeXus group."""
+        told = [np.atleast_1d(np.asarray(dataset.attrs.get("DIMENSION_LABELS", ()), object)).tolist()]
+        told += [_axes(group) for group in self._beside(name, dataset)]
+        found = (known_axes([_plain(word) for word in words], dataset.ndim) for words in told)
+        return next((axes for axes in found if axes is not None), None)
+
+    def voxel(self, name: str, dataset: h5py.Dataset, names: Sequence[str] | None) -> VoxelSize | None:
+        """That of slices along the first axis of space, as Fiji's HDF5 plugin and ilastik note it, or NeXus axes do."""
+        spatial = [place for place, axis in enumerate(names or "zyx") if axis in "zyx"]
+        if len(spatial) != 3 or (names is None and dataset.ndim != 3):
             return None
         try:
             scale = [float(value) for value in dataset.attrs.get("element_size_um", ())]
@@ -205,8 +214,11 @@ class Nodes:
         except (TypeError, ValueError):
             return None
         for group in self._beside(name, dataset):
-            axes = [self._axis(group, axis, dataset, place) for place, axis in enumerate(_axes(group))]
-            if len(axes) == 3 and None not in axes:
+            told = _axes(group)
+            if len(told) != dataset.ndim:
+                continue
+            axes = [self._axis(group, told[place], dataset, place) for place in spatial]
+            if None not in axes:
                 edges, units = zip(*(axis for axis in axes if axis is not None), strict=True)
                 return voxel_of_scale(edges, units, 0, "the input")
         return None
@@ -271,14 +283,19 @@ def _only_child(node: Any) -> str | None:
 def _axes(group: h5py.Group) -> list[str]:
     """Names of a data group's axes, in the order of its signal's."""
     found = np.atleast_1d(np.asarray(group.attrs.get("axes", ()), object)).tolist()
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
+    return [str(_plain(name)) for name in found]
+
+
+def _plain(value: Any) -> Any:
+    """Text where h5py gives bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _value(node: Any, name: str) -> Any:
     value = node.attrs.get(name)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return _plain(value)
 
 
 def _text(node: Any, name: str) -> str | None:

@@ -15,6 +15,8 @@ from matseg_shared.images.channels import GREY, PixelArray, pick_channels
 
 COLOURS = 3
 _AXES = "tczyx"
+_WORDS = {"time": "t", "channel": "c", "channels": "c", "depth": "z", "height": "y", "width": "x"}
+"""Names of axes in some files."""
 _FLAT, _FLAT_AT_ANY_RATE = 0.75, 0.25
 """Last axis over the shorter of the two before it, up to which it may be that of slices: of square ones, of others."""
 _TINY = 16
@@ -110,7 +112,7 @@ def layout_of(
     if named != sorted(named, reverse=True):
         raise UsageError(
             f"{where}: expected its axes in the order z, y, x, found {', '.join(named)}: its slices would be mirrored "
-            "along the diagonal; transpose it first"
+            f"along the diagonal; transpose it first, or use --axes {_in_order(names or ())} if its names are wrong"
         )
     axis = options.axis
     if axis is not None and axis >= len(spatial):
@@ -146,6 +148,14 @@ def parse_axes(text: str) -> str:
     )
 
 
+def known_axes(names: Sequence[object], ndim: int) -> tuple[str, ...] | None:
+    """The axes' names in a file as `layout_of` takes them; None where some are missing or mean something else."""
+    axes = tuple(_WORDS.get(word := str(name).lower(), word) for name in names)
+    if "z" not in axes:
+        axes = tuple("z" if name == "t" else name for name in axes)  # images one after the other
+    return axes if {"y", "x"} <= set(axes) <= set(_AXES) and len(set(axes)) == len(axes) == ndim else None
+
+
 def _span(picked: Sequence[int]) -> tuple[int, int]:
     """The channels to read at once, which some stores cannot do one by one."""
     return min(picked), max(picked) + 1
@@ -170,6 +180,12 @@ def _wanted(options: SourceOptions) -> str:
         return f"the channels {','.join(map(str, options.channels))}"
     taken = options.taken or 1
     return f"{COLOURS} colours" if taken in (1, COLOURS) else f"{taken} channels"
+
+
+def _in_order(names: Sequence[str]) -> str:
+    """The same axes, those of space as z, y, x."""
+    space = iter(sorted((name for name in names if name in "zyx"), reverse=True))
+    return "".join(next(space) if name in "zyx" else name for name in names)
 
 
 def _one_of_several(shape: Sequence[int], names: Sequence[str] | None) -> str:

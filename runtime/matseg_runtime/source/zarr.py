@@ -15,6 +15,7 @@ from zarr.errors import ZarrUserWarning
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing
+from matseg_runtime.source.layout import known_axes
 from matseg_runtime.source.zarr_chunks import ChunkCheck, chunk_boxes, refuse_object_codecs, stored_chunks
 from matseg_shared.errors import UsageError
 
@@ -97,14 +98,9 @@ def _choose(where: str, root: Any, level: int | None) -> tuple[Any, tuple[str, .
 
 
 def _dimension_names(array: Any) -> tuple[str, ...] | None:
-    """As zarr v3 has them, or xarray in v2; None where they are missing or other than t, c, z, y, x."""
+    """As zarr v3 has them, or xarray in v2."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
-    if not isinstance(names, list | tuple) or len(names) != array.ndim:
-        return None
-    lowered = tuple(str(name).lower() for name in names)
-    if "z" not in lowered:
-        lowered = tuple("z" if name == "t" else name for name in lowered)  # images one after the other
-    return lowered if {"y", "x"} <= set(lowered) <= set("tczyx") and len(set(lowered)) == array.ndim else None
+    return known_axes(names if isinstance(names, list | tuple) else (), array.ndim)
 
 
 def ome_document(group: Any) -> dict[str, Any]:

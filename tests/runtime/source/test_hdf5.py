@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +391,57 @@ def test_the_voxel_size_is_that_of_nexus_axes(tmp_path: Path, opened: Opened) ->
     with h5py.File(path, "a") as file:
         file["entry/rec/z"][3] = 90  # not evenly
     assert opened(path).voxel_size() is None
+
+
+CHANNELS = np.random.default_rng(1).integers(0, 255, (4, 5, 18, 22)).astype(np.uint8)
+
+
+def _labelled(path: Path, pixels: np.ndarray, labels: Sequence[str]) -> Path:
+    with h5py.File(path, "w") as file:
+        file["data"] = pixels
+        file["data"].attrs["element_size_um"] = [3.0, 0.5, 0.5]
+        for dim, label in zip(file["data"].dims, labels, strict=True):
+            dim.label = label
+    return path
+
+
+@pytest.mark.parametrize("labels", ["czyx", "zcyx", "zyxc", ("channel", "depth", "height", "width")])
+def test_axes_are_those_of_the_dimension_labels(
+    tmp_path: Path, labels: Sequence[str], opened: Opened
+) -> None:
+    places = [0, 1, 2, 3] if len(labels[0]) > 1 else ["czyx".index(name) for name in labels]
+    source = opened(_labelled(tmp_path / "scan.h5", CHANNELS.transpose(places), labels), taken=4)
+    assert source.volume is not None
+    assert (source.volume.shape, source.volume.channels) == ((5, 18, 22), 4)
+    np.testing.assert_array_equal(source.read(2, 3)[0], np.moveaxis(CHANNELS[:, 2], 0, -1))
+    assert str(source.voxel_size()) == "3 x 0.5 x 0.5 um"
+
+
+def test_axes_are_those_of_nexus(tmp_path: Path, opened: Opened) -> None:
+    path = _nexus(tmp_path / "scan.nxs", CHANNELS, rec={"signal": "data", "axes": ["channel", "z", "y", "x"]})
+    with h5py.File(path, "a") as file:
+        for axis, step in zip("zyx", (3, 0.5, 0.5), strict=True):
+            values = file["entry/rec"].create_dataset(
+                axis, data=step * np.arange(CHANNELS.shape["czyx".index(axis)])
+            )
+            values.attrs["units"] = "um"
+    source = opened(path, taken=2, channels=(3, 0))
+    np.testing.assert_array_equal(source.read(2, 3)[0], np.moveaxis(CHANNELS[[3, 0], 2], 0, -1))
+    assert str(source.voxel_size()) == "3 x 0.5 x 0.5 um"
+
+
+def test_axes_in_another_order_are_refused_with_the_option(tmp_path: Path, opened: Opened) -> None:
+    path = _labelled(tmp_path / "scan.h5", VOLUME, "xyz")
+    with pytest.raises(
+        UsageError, match=r"in the order z, y, x, found x, y, z.*--axes zyx if its names are wrong"
+    ):
+        opened(path)
+    np.testing.assert_array_equal(opened(path, axes="zyx").read(1, 2)[0], VOLUME[1])
+
+
+@pytest.mark.parametrize("labels", [("", "y", "x"), ("energy", "y", "x"), ("z", "y", "y"), ("a", "b", "c")])
+def test_labels_that_are_no_axes_are_left_alone(
+    tmp_path: Path, labels: Sequence[str], opened: Opened
+) -> None:
+    source = opened(_labelled(tmp_path / "scan.h5", VOLUME, labels))
+    np.testing.assert_array_equal(source.read(1, 2)[0], VOLUME[1])

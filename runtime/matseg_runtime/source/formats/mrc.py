@@ -43,7 +43,7 @@ def open_mrc(location: str, options: SourceOptions) -> ArraySource:
             raise UsageError(
                 f"{path}: stores its axes in the order {axes}, expected columns, rows, sections (1, 2, 3); save it so"
             )
-        shape, names = tuple(int(header[name]) for name in ("nz", "ny", "nx")), ("z", "y", "x")
+        shape, names = tuple(int(header[name]) for name in ("nz", "ny", "nx")), tuple("zyx")
         depth = int(header["mz"])
         if int(header["ispg"]) in _STACKS_OF_VOLUMES and 0 < depth < shape[0] and shape[0] % depth == 0:
             shape, names = (shape[0] // depth, depth, *shape[1:]), ("t", *names)
