@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pytest
+import tifffile
+import zarr
+from click.testing import Result
 from PIL import Image
 from roifile import ROI_TYPE, ImagejRoi, roiwrite
 
@@ -214,3 +219,65 @@ def make_exports(root: Path) -> None:
     labels = np.ones((HEIGHT, WIDTH, 1), np.uint8)
     labels[5:9] = 2
     ilastik(root / "ilastik" / "s0_Labels.h5", labels, "yxc")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three pictures of 40 x 60 pixels, each in another format."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, suffix in enumerate((".png", ".tif", ".bmp")):
+        save(folder / f"s{number}{suffix}", rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture
+def volume(workspace: Path) -> np.ndarray:
+    """(8, 40, 60) grey values, in `volume.zarr` and `volume.tif`."""
+    values = np.random.default_rng(1).integers(0, 60000, (8, HEIGHT, WIDTH)).astype(np.uint16)
+    zarr.save(str(workspace / "volume.zarr"), values)
+    tifffile.imwrite(
+        workspace / "volume.tif",
+        values,
+        imagej=True,
+        resolution=(2.0, 2.0),
+        metadata={"unit": "um", "spacing": 0.5},
+    )
+    return values
+
+
+def labels(workspace: Path, stem: str, split: str = "train", name: str = "set") -> np.ndarray:
+    """Class indices of a label image."""
+    return np.array(Image.open(workspace / "data" / name / split / "labels" / f"{stem}.png"))
+
+
+def names(workspace: Path, name: str = "set") -> list[str]:
+    table = tomllib.loads((workspace / "data" / name / "classes.toml").read_text(encoding="utf-8"))
+    return [item["name"] for item in table["class"]]
+
+
+def box(top: int, left: int, bottom: int, right: int, value: int = 1, ground: int = 0) -> np.ndarray:
+    """(40, 60) labels of one rectangle."""
+    expected = np.full((HEIGHT, WIDTH), ground, np.uint8)
+    expected[top:bottom, left:right] = value
+    return expected
+
+
+def imported(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def refused(result: Result, *told: str, code: int = 2) -> None:
+    """Ended by one sentence that says all of this."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    message = " ".join(result.output.split())
+    for words in told:
+        assert words in message
+
+
+def nothing_written(workspace: Path) -> bool:
+    return not list((workspace / "data").iterdir())

@@ -227,7 +227,7 @@ def _named(
     if found == taken or (found == COLOURS and taken in (None, 1)):
         return spatial, channel
     if taken is None:
-        return spatial, None
+        return spatial, None if options.as_labels or found > MAX_CHANNELS else channel
     raise UsageError(
         f"{where}: expected {taken} channel{'s' * (taken > 1)}, as the model takes, found {found} (the axis c of an "
         f"array of shape {tuple(shape)}); choose with --channels, as in --channels {','.join(map(str, range(taken)))}"

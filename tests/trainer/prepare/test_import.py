@@ -12,24 +12,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from click.testing import Result
 from label_exports import (
     HEIGHT,
     WIDTH,
     as_text,
+    box,
     coco,
     cvat,
     feature,
-    ilastik,
+    imported,
     labelbox,
     labelme,
+    labels,
+    names,
+    nothing_written,
     packed,
     rectangle,
+    refused,
     ring,
     run_lengths,
     save,
@@ -43,53 +46,6 @@ from matseg_trainer.prepare.imports.coco import unpack_counts
 from matseg_trainer.prepare.imports.shapes import ellipse, fill
 
 Prep = Callable[..., Result]
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three pictures of 40 x 60 pixels, each in another format."""
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number, suffix in enumerate((".png", ".tif", ".bmp")):
-        save(folder / f"s{number}{suffix}", rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8))
-    return folder
-
-
-def labels(workspace: Path, stem: str, split: str = "train", name: str = "set") -> np.ndarray:
-    """Class indices of a label image."""
-    return np.array(Image.open(workspace / "data" / name / split / "labels" / f"{stem}.png"))
-
-
-def names(workspace: Path, name: str = "set") -> list[str]:
-    table = tomllib.loads((workspace / "data" / name / "classes.toml").read_text(encoding="utf-8"))
-    return [item["name"] for item in table["class"]]
-
-
-def box(top: int, left: int, bottom: int, right: int, value: int = 1, ground: int = 0) -> np.ndarray:
-    """(40, 60) labels of one rectangle."""
-    expected = np.full((HEIGHT, WIDTH), ground, np.uint8)
-    expected[top:bottom, left:right] = value
-    return expected
-
-
-def imported(result: Result) -> dict[str, Any]:
-    assert result.exit_code == 0, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
-    return document
-
-
-def refused(result: Result, *told: str, code: int = 2) -> None:
-    """Ended by one sentence that says all of this."""
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    message = " ".join(result.output.split())
-    for words in told:
-        assert words in message
-
-
-def nothing_written(workspace: Path) -> bool:
-    return not list((workspace / "data").iterdir())
 
 
 # --- pixels of shapes ---------------------------------------------------------------------------------------------
@@ -421,7 +377,7 @@ def test_labelme_strokes_leave_the_rest_unlabelled(prep: Prep, workspace: Path, 
     ("shape", "told"),
     [
         ({"label": " ", "points": [[0, 0], [1, 0], [1, 1]]}, "expected the name of a class"),
-        ({"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "line"}, "found 1 (background)"),
+        ({"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "line"}, "expected something drawn"),
         ({"label": "a\u001b[31m", "points": [[0, 0], [9, 0], [9, 9]]}, "control characters"),
         ({"label": "a", "points": [[0, 0], [1]]}, "shapes.0.points"),
         ({"label": "a", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": "!!"}, "base64"),
@@ -476,6 +432,16 @@ def test_qupath_objects_without_a_name_or_corners(prep: Prep, pictures: Path) ->
     refused(prep("import", path, "set"), "s1.geojson: object 1", "expected the name of a class")
     path.write_text(json.dumps([feature("a", []), feature("b", [], "MultiPolygon")]), encoding="utf-8")
     refused(prep("import", path, "set"), "expected something drawn")
+
+
+def test_qupath_without_objects_is_a_picture_without_labels(
+    prep: Prep, workspace: Path, pictures: Path
+) -> None:
+    (pictures / "s0.geojson").write_text("[]", encoding="utf-8")
+    refused(prep("import", pictures / "s0.geojson", "set"), "s0.geojson", "expected something drawn")
+    (pictures / "s1.geojson").write_text(json.dumps([feature("Pore", [ring(0, 0, 9, 9)])]), encoding="utf-8")
+    assert imported(prep("import", pictures, "set", "--json"))["images"] == 2
+    assert not labels(workspace, "s0").any()
 
 
 def test_geojson_with_a_damaged_polygon_is_refused(prep: Prep, pictures: Path) -> None:
@@ -617,196 +583,6 @@ def test_the_second_suffix_of_an_ome_tiff_is_no_part_of_its_name(
     (tmp_path / "s0.geojson").write_text(json.dumps([feature("Pore", [ring(5, 10, 15, 30)])]))
     assert prep("import", tmp_path / "s0.geojson", "set").exit_code == 0
     assert (labels(workspace, "s0.ome") == box(5, 10, 15, 30)).all()
-
-
-# --- volumes ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def volume(workspace: Path) -> np.ndarray:
-    """(8, 40, 60) grey values, in `volume.zarr` and `volume.tif`."""
-    values = np.random.default_rng(1).integers(0, 60000, (8, HEIGHT, WIDTH)).astype(np.uint16)
-    zarr.save(str(workspace / "volume.zarr"), values)
-    tifffile.imwrite(
-        workspace / "volume.tif",
-        values,
-        imagej=True,
-        resolution=(2.0, 2.0),
-        metadata={"unit": "um", "spacing": 0.5},
-    )
-    return values
-
-
-@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "uint8"])
-def test_the_labelled_slices_of_a_volume(prep: Prep, workspace: Path, volume: np.ndarray, dtype: str) -> None:
-    drawn = np.zeros(volume.shape, dtype)
-    drawn[2], drawn[5] = 1 + (volume[2] > 30000), 1 + (volume[5] > 30000)
-    tifffile.imwrite(workspace / "labels.tif", drawn, compression="zlib")
-    document = imported(
-        prep("import", workspace / "volume.zarr", "set", "--labels", workspace / "labels.tif", "--json")
-    )
-    images = sorted((workspace / "data/set/train/images").iterdir())
-    assert len(images) == 2
-    assert (tifffile.imread(images[1]) == volume[5]).all()
-    assert names(workspace) == ["label 1", "label 2"]
-    assert (labels(workspace, images[0].stem) == (volume[2] > 30000)).all()
-    assert document["unlabelled"] == 0
-    assert "2 of 8 slices have labels" in document["notes"]
-
-
-@pytest.mark.parametrize("suffix", ["zarr", "npy", "h5"])
-def test_labels_in_other_formats(prep: Prep, workspace: Path, volume: np.ndarray, suffix: str) -> None:
-    drawn = np.zeros(volume.shape, np.uint16)
-    drawn[6] = 7 + 300 * (volume[6] > 30000)
-    path = workspace / f"labels.{suffix}"
-    if suffix == "zarr":  # which does not store chunks of nothing but 0
-        array = zarr.create_array(str(path), shape=drawn.shape, chunks=(1, HEIGHT, WIDTH), dtype=drawn.dtype)
-        array[:] = drawn
-        assert not (path / "c" / "0").exists()
-    elif suffix == "npy":
-        np.save(path, drawn)
-    else:
-        with h5py.File(path, "w") as file:
-            file["labels"] = drawn
-    assert prep("import", workspace / "volume.zarr", "set", "--labels", path).exit_code == 0
-    assert names(workspace) == ["label 7", "label 307"]
-    assert (labels(workspace, "volume_0006") == (volume[6] > 30000)).all()
-
-
-def test_strokes_in_a_volume_along_another_axis(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
-    drawn = np.zeros(volume.shape, np.int32)
-    drawn[:, 3, 10:20], drawn[:, 3, 30:40] = 1, 2
-    tifffile.imwrite(workspace / "labels.tif", drawn)
-    words = ("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif", "--axis", 1)
-    told = imported(prep(*words, "--json"))
-    assert any("add --unlabelled 0" in note for note in told["notes"])
-    assert prep(*words, "--unlabelled", 0, "--overwrite").exit_code == 0
-    assert names(workspace) == ["label 1", "label 2"]
-    [image] = (workspace / "data/set/train/images").iterdir()
-    assert (tifffile.imread(image) == volume[:, 3]).all()
-    found = labels(workspace, image.stem)
-    assert (found[:, 10:20] == 0).all()
-    assert (found[:, 30:40] == 1).all()
-    assert np.count_nonzero(found == 255) == 8 * (WIDTH - 20)
-    assert prep("labels", "set", "train").exit_code == 0
-    assert (np.load(workspace / f"data/set/train/labels_npy/{image.stem}.npy") == found).all()
-
-
-def test_slices_keep_the_size_of_their_pixels(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
-    from matseg_runtime.source.tiff_scale import image_voxel_size
-
-    tifffile.imwrite(workspace / "labels.tif", (volume > 30000).astype(np.uint8))
-    assert (
-        prep("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif").exit_code == 0
-    )
-    size = image_voxel_size(next((workspace / "data/set/train/images").iterdir()))
-    assert size is not None
-    assert (size.column, size.unit) == (0.5, "um")
-
-
-@pytest.mark.parametrize("suffix", [".npy", ""])
-def test_signed_slices_are_written_through_the_window_of_later_runs(
-    prep: Prep, workspace: Path, volume: np.ndarray, suffix: str
-) -> None:
-    from matseg_runtime.source.transform import Window
-
-    signed = (volume.astype(np.int32) - 30000).astype(np.int16)
-    source = workspace / f"signed{suffix}"
-    if suffix:
-        np.save(source, signed)
-    else:  # a folder of slices
-        source.mkdir()
-        for number, pixels in enumerate(signed):
-            tifffile.imwrite(source / f"signed_{number:04}.tif", pixels)
-    tifffile.imwrite(workspace / "labels.tif", (volume > 30000).astype(np.uint8))
-    words = ("import", source, "set", "--labels", workspace / "labels.tif")
-    refused(prep(*words), "found int16; say with --window LO,HI", "here they are -")
-    assert nothing_written(workspace)
-    assert prep(*words, "--window", "-1000,20000").exit_code == 0
-    written = tifffile.imread(workspace / "data/set/train/images/signed_0003.tif")
-    assert written.dtype == np.uint16
-    expected = np.rint(Window(-1000, 20000).shares(signed[3]) * 65535)
-    assert (written == expected).all()
-    assert written[signed[3] <= -1000].max() == 0
-    assert written[signed[3] >= 20000].min() == 65535
-
-
-def test_a_window_is_applied_to_pictures_that_the_export_carries(
-    prep: Prep, workspace: Path, tmp_path: Path
-) -> None:
-    content = io.BytesIO()
-    Image.fromarray(np.full((HEIGHT, WIDTH), 51, np.uint8)).save(content, "PNG")
-    shape = {"label": "pore", "points": [[10, 5], [30, 15]], "shape_type": "rectangle"}
-    labelme(tmp_path / "s0.json", [shape], imageData=base64.b64encode(content.getvalue()).decode())
-    assert prep("import", tmp_path / "s0.json", "set", "--window", "0,255").exit_code == 0
-    [image] = (workspace / "data/set/train/images").iterdir()
-    assert image.name == "s0.tif"
-    assert set(tifffile.imread(image).ravel().tolist()) == {51 * 257}
-
-
-def test_a_window_gives_no_value_to_nan(prep: Prep, workspace: Path, volume: np.ndarray) -> None:
-    real = volume.astype(np.float64)
-    real[2, 0, 0] = np.nan
-    np.save(workspace / "real.npy", real)
-    tifffile.imwrite(workspace / "labels.tif", (volume > 30000).astype(np.uint8))
-    words = ("import", workspace / "real.npy", "set", "--labels", workspace / "labels.tif", "--window", "0,9")
-    refused(prep(*words), "real_0002: holds NaN")
-    assert nothing_written(workspace)
-
-
-def test_label_images_of_some_slices_of_a_folder(prep: Prep, workspace: Path, pictures: Path) -> None:
-    save(workspace / "drawn" / "s1_L.png", box(5, 10, 15, 30, 2, ground=1))
-    assert prep("import", pictures, "set", "--labels", workspace / "drawn").exit_code == 0
-    assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
-    assert (workspace / "data/set/train/images/s1.tif").read_bytes() == (pictures / "s1.tif").read_bytes()
-    save(workspace / "drawn" / "s10_labels.png", box(5, 10, 15, 30))
-    refused(prep("import", pictures, "other", "--labels", workspace / "drawn"), "found none for s10_labels")
-    (workspace / "drawn" / "s10_labels.png").rename(workspace / "drawn" / "s1 labels.png")
-    refused(
-        prep("import", pictures, "other", "--labels", workspace / "drawn"),
-        "several of one image: s1 labels, s1_L",
-    )
-
-
-def test_ilastik_labels_of_one_picture(prep: Prep, workspace: Path, pictures: Path) -> None:
-    strokes = box(5, 10, 15, 30, 2) + box(30, 0, 35, 5)
-    source = ilastik(workspace / "s0_Labels.h5", strokes[..., None], "yxc")
-    assert prep("import", source, "set", "--images", pictures / "s0.png").exit_code == 0
-    expected = np.where(strokes == 0, 255, strokes - 1)
-    assert (labels(workspace, "s0") == expected).all()
-    refused(prep("import", source, "other"), "s0_Labels.h5", "--images")
-    ilastik(source, strokes.T[..., None], "xyc")
-    refused(prep("import", source, "other", "--images", pictures / "s0.png"), "s0_Labels.h5", "found xyc")
-
-
-def test_a_folder_of_ilastik_segmentations(prep: Prep, workspace: Path, pictures: Path) -> None:
-    folder = workspace / "out"
-    folder.mkdir()
-    for stem in ("s0", "s1"):
-        ilastik(folder / f"{stem}_Simple Segmentation.h5", box(5, 10, 15, 30, 2, 1)[..., None], "yxc")
-    assert prep("import", folder, "set", "--images", pictures).exit_code == 0
-    assert (labels(workspace, "s1") == box(5, 10, 15, 30)).all()
-
-
-@pytest.mark.parametrize(
-    ("drawn", "told"),
-    [
-        (np.zeros((8, HEIGHT, WIDTH), np.uint8), "found 0 at every pixel of 8 slice(s)"),
-        (np.ones((8, HEIGHT, WIDTH - 1), np.uint8), "(8, 40, 59)"),
-        (np.ones((7, HEIGHT, WIDTH), np.uint8), "(7, 40, 60)"),
-        (np.full((8, HEIGHT, WIDTH), 0.5, np.float32), "whole numbers"),
-        (np.full((8, HEIGHT, WIDTH), 1e30, np.float32), "whole numbers"),
-        (np.arange(8 * HEIGHT * WIDTH, dtype=np.int32).reshape(8, HEIGHT, WIDTH), "single particles"),
-        (np.ones((8, HEIGHT, WIDTH), np.uint8), "expected 2 to 255 classes, found 1 (label 1)"),
-    ],
-)
-@pytest.mark.usefixtures("volume")
-def test_labels_that_do_not_fit_their_volume(
-    prep: Prep, workspace: Path, drawn: np.ndarray, told: str
-) -> None:
-    tifffile.imwrite(workspace / "labels.tif", drawn)
-    refused(prep("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif"), told)
-    assert nothing_written(workspace)
 
 
 # --- whatever else is named ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matseg_shared.console.command import debug_option, json_option, warn
-from matseg_shared.console.options import flag
+from matseg_shared.console.options import flag, parsed
 from matseg_shared.errors import MissingExtraError
 from matseg_trainer.commands.completion import complete_dataset, complete_version
 from matseg_trainer.workspace import Workspace, workspace_option
@@ -33,6 +33,41 @@ def new_dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
     kind, text = click.IntRange(0), "Seed of all random draws."
     seed = click.option("--seed", type=kind, metavar="N", default=0, show_default=True, help=text)
     return seed(replace_option(usual_options(command)))
+
+
+def class_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--classes`, `--class`, `--nearest` and `--max-moved`: what stands for classes in labels."""
+    request = "matseg_trainer.prepare.label_request"
+    for option in reversed(
+        (
+            click.option(
+                "--classes",
+                type=click.IntRange(2, 255),
+                metavar="N",
+                help="Number of classes. Default: n_class of config.toml; of an import, values that are not rare.",
+            ),
+            click.option(
+                "--class",
+                "named",
+                type=parsed(f"{request}:parse_class"),
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="A class, and what stands for it: a value, R,G,B, or rest (all other values). Repeatable, "
+                "in order.",
+            ),
+            flag("--nearest", "Take a label value of no class for the nearest class, where it is near."),
+            click.option(
+                "--max-moved",
+                type=parsed(f"{request}:parse_percent"),
+                metavar="P%",
+                default="2%",
+                show_default=True,
+                help="Largest share of an image's pixels that --nearest may move.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 def version_config(place: Workspace, dataset: str, version: str) -> VersionConfig:

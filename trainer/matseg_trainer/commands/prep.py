@@ -14,7 +14,12 @@ from matseg_shared.console.options import COUNT, PATH, Decorator, flag, gathered
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import ConfigError, DatasetError, UsageError
 from matseg_trainer.commands.completion import complete_split
-from matseg_trainer.commands.options import dataset_argument, new_dataset_options, usual_options
+from matseg_trainer.commands.options import (
+    class_options,
+    dataset_argument,
+    new_dataset_options,
+    usual_options,
+)
 from matseg_trainer.commands.prep_import import import_command
 from matseg_trainer.workspace import Workspace
 
@@ -57,35 +62,13 @@ def main() -> None:
 )
 @dataset_argument
 @click.argument("splits", metavar="SPLIT...", nargs=-1, required=True, shell_complete=complete_split)
-@click.option(
-    "--classes",
-    type=click.IntRange(2, 255),
-    metavar="N",
-    help="Number of classes (default: n_class of config.toml).",
-)
-@click.option(
-    "--class",
-    "named",
-    type=parsed("matseg_trainer.prepare.label_request:parse_class"),
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A class, and what stands for it: a value, R,G,B, or rest (all other values). Repeatable, in order.",
-)
+@class_options
 @click.option(
     "--unlabelled",
     type=parsed("matseg_trainer.prepare.label_request:parse_value"),
     multiple=True,
     metavar="VALUE",
     help="Value, or R,G,B, of pixels that nobody labelled; repeatable. They are learnt by no class.",
-)
-@flag("--nearest", "Take a label value of no class for the nearest class, where it is near.")
-@click.option(
-    "--max-moved",
-    type=parsed("matseg_trainer.prepare.label_request:parse_percent"),
-    metavar="P%",
-    default="2%",
-    show_default=True,
-    help="Largest share of an image's pixels that --nearest may move.",
 )
 @click.option(
     "--append", "existing", flag_value="append", help="Keep label arrays that are there, make the others."

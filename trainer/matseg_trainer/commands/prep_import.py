@@ -11,7 +11,7 @@ from matseg_shared.console.command import show
 from matseg_shared.console.help import Command
 from matseg_shared.console.options import Choice, gathered, parsed
 from matseg_shared.console.progress import shown_progress
-from matseg_trainer.commands.options import replace_option, usual_options
+from matseg_trainer.commands.options import class_options, replace_option, usual_options
 from matseg_trainer.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -55,8 +55,21 @@ if TYPE_CHECKING:
     metavar="V",
     help="Label value, or name of a class, that means that nobody labelled the pixel; repeatable.",
 )
+@class_options
 @click.option(
     "--axis", type=click.IntRange(0, 2), metavar="N", help="Axis to slice a volume along (default: 0)."
+)
+@click.option(
+    "--axes",
+    type=parsed("matseg_runtime.source.layout:parse_axes"),
+    metavar="LETTERS",
+    help="What each axis of a volume is, for files that do not say: zcyx, yxc. c: channels, t: times, one of them.",
+)
+@click.option(
+    "--channels",
+    type=parsed("matseg_shared.images.channels:parse_channels"),
+    metavar="N,N,...|grey",
+    help="Channels that are taken of the pictures, from 0; grey: the mean of colours. Default: all.",
 )
 @click.option(
     "--window",

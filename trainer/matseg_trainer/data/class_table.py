@@ -146,8 +146,8 @@ def table_from_scans(
     indices = [value for value in range(n_class + len(blank)) if value not in blank][:n_class]
     several: dict[int, list[int]] = {}
     if len(values) > n_class:
-        codes = _codes(scans, totals, blank) if nearest and kind in ("grey", "value") else {}
-        several = codes if len(codes) >= n_class else {value: [value] for value in values}
+        groups = codes(scans, blank) if nearest and kind in ("grey", "value") else {}
+        several = groups if len(groups) >= n_class else {value: [value] for value in values}
         values = sorted(sorted(several, key=lambda value: -totals[value])[:n_class])
     elif kind != "colour" and set(values) <= set(indices):
         values = indices
@@ -173,12 +173,23 @@ def total_counts(scans: Sequence[LabelScan]) -> dict[int, int]:
     return dict(totals)
 
 
-def _codes(scans: Sequence[LabelScan], totals: dict[int, int], blank: set[int]) -> dict[int, list[int]]:
-    """Values that stand for something in an image, those together that are nearly the same and never in one image."""
+def main_values(scans: Sequence[LabelScan]) -> dict[int, set[int]]:
+    """Values with more than 0.1 % of an image's pixels, and the positions of those images."""
     places: dict[int, set[int]] = {}
     for number, scan in enumerate(scans):
         for value in scan.values[scan.shares > _STRAY].tolist():
             places.setdefault(value, set()).add(number)
+    return places
+
+
+def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
+    """Main values, those together that are nearly the same and never in one image, under the most frequent of them.
+
+    Args:
+        scans: label images of grey values.
+        blank: values that stand for no class.
+    """
+    places, totals = main_values(scans), total_counts(scans)
     alike = (max(totals) - min(totals)) * _ALIKE
     groups: dict[int, list[int]] = {}
     for value in sorted(set(places) - blank, key=lambda value: -totals[value]):

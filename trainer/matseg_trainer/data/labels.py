@@ -113,13 +113,7 @@ def read_values(path: Path, kind: LabelKind) -> Values:
 def _read(path: Path) -> tuple[StoredImage, LabelKind]:
     stored = read_stored(path)
     pixels = stored.pixels
-    whole = pixels.dtype.kind in "biu" or (pixels.dtype.kind == "f" and (pixels == np.rint(pixels)).all())
-    if not whole or not -_LARGEST < float(pixels.min()) <= float(pixels.max()) < _LARGEST:
-        other = " with fractions, NaN or numbers beyond 2^53" if pixels.dtype.kind in "fu" else ""
-        raise ImageError(
-            path,
-            f"expected whole numbers as labels, found {pixels.dtype}{other}; save one whole number per class",
-        )
+    require_whole(pixels, path)
     if pixels.dtype.kind in "bf" or pixels.dtype == np.uint64:
         stored = dataclasses.replace(stored, pixels=pixels.astype(np.int64))
     if stored.inverted:  # how ImageJ writes a look-up table from white to black
@@ -133,6 +127,17 @@ def _read(path: Path) -> tuple[StoredImage, LabelKind]:
         found = f"{pixels.shape[2]} channels of {pixels.dtype}"
         raise ImageError(path, f"expected one value per pixel, or 8-bit RGB, as labels, found {found}")
     return stored, "colour"
+
+
+def require_whole(pixels: NDArray[Any], where: Path | str) -> None:
+    """Refuse pixels that are no whole numbers below 2^53 with an ImageError."""
+    whole = pixels.dtype.kind in "biu" or (pixels.dtype.kind == "f" and (pixels == np.rint(pixels)).all())
+    if not whole or not -_LARGEST < float(pixels.min()) <= float(pixels.max()) < _LARGEST:
+        other = " with fractions, NaN or numbers beyond 2^53" if pixels.dtype.kind in "fu" else ""
+        raise ImageError(
+            where,
+            f"expected whole numbers as labels, found {pixels.dtype}{other}; save one whole number per class",
+        )
 
 
 def _values_of(stored: StoredImage, kind: LabelKind) -> NDArray[np.integer]:

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.transform import Window
 from matseg_runtime.units import VoxelSize
+from matseg_shared.contract.classes import LabelValue
 from matseg_shared.errors import DatasetError
+from matseg_shared.images.channels import ChannelChoice
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import PixelArray
+from matseg_trainer.data.class_table import MAX_MOVED
 
 OUTSIDE = ""
 """Stands for what lies outside of everything drawn, among the names of classes."""
@@ -41,6 +44,18 @@ class ImportRequest:
     split: str = "train"
     axis: int | None = None
     """Axis of a volume to slice along."""
+    axes: str | None = None
+    """A letter per axis of a volume, see `SourceOptions`."""
+    channels: ChannelChoice = ()
+    """Channels of the pictures that are taken."""
+    classes: int | None = None
+    """Number of classes among label values; None: as many as stand for something."""
+    named: tuple[tuple[str, LabelValue | None], ...] = ()
+    """Classes and label values, see `LabelRequest.classes`."""
+    nearest: bool = False
+    """Take a stray label value for the nearest class."""
+    max_moved: float = MAX_MOVED
+    """The largest share of an image's pixels that `nearest` may move, in percent."""
     unlabelled: tuple[str, ...] = ()
     """Label values, or names of classes, whose pixels nobody labelled."""
     outside: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from matseg_trainer.prepare.imports.imagej import ROI_SUFFIX, is_roi_set, read_i
 from matseg_trainer.prepare.imports.labelbox import read_labelbox
 from matseg_trainer.prepare.imports.labelme import read_labelme
 from matseg_trainer.prepare.imports.qupath import read_qupath
-from matseg_trainer.prepare.imports.slices import Slices
+from matseg_trainer.prepare.imports.slices import Slices, is_label_array
 from matseg_trainer.prepare.imports.via import PROJECT_KEY, read_via
 from matseg_trainer.prepare.imports.volume import ilastik_axes, ilastik_pairs, read_volumes
 
 _ROIS = "ROIs of ImageJ"
+_ILASTIK = "ilastik"
+_ARRAYS = "label values"
 _JSON_SUFFIXES = (".json", ".geojson", ".ndjson")
 _ADVICE = {
     "annotations.xml": "is of CVAT's own format; export the task as Segmentation mask 1.1 or COCO 1.0",
@@ -33,12 +35,21 @@ _ADVICE = {
 """For files that hold labels, and are none that is read."""
 _TOOLS = (
     "CVAT segmentation masks (a folder or zip with labelmap.txt), COCO JSON, LabelMe JSON, QuPath GeoJSON, ImageJ ROIs "
-    "(.roi, .zip), VIA JSON, Labelbox rows (.ndjson) or HDF5 of ilastik"
+    "(.roi, .zip), VIA JSON, Labelbox rows (.ndjson), HDF5 of ilastik, or "
+    "label values (.npy, rows of numbers as text)"
 )
 
 
-def open_export(request: ImportRequest, opened: ExitStack, progress: Progress) -> Export:
+def open_export(
+    request: ImportRequest, known: Sequence[str], opened: ExitStack, progress: Progress
+) -> Export:
     """The pictures of an export, whose files `opened` closes.
+
+    Args:
+        request: the export, and how it is meant.
+        known: names of the classes of a data set that it becomes a split of.
+        opened: closes the files.
+        progress: told of each slice of labels.
 
     Raises:
         UsageError: nothing is there, it is of no tool that is known, or of several; or as the tool's reader.
@@ -49,7 +60,7 @@ def open_export(request: ImportRequest, opened: ExitStack, progress: Progress) -
             raise UsageError(
                 "--labels and --images cannot be combined: with --labels, SOURCE is the images themselves"
             )
-        return read_volumes([(request.source, request.labels)], request, opened, progress)
+        return read_volumes([(request.source, request.labels)], request, known, opened, progress)
     path = Path(request.source)
     if not path.exists():
         raise UsageError(f"{path}: there is no such export; name {_TOOLS}")
@@ -57,11 +68,16 @@ def open_export(request: ImportRequest, opened: ExitStack, progress: Progress) -
         path = opened.enter_context(unpacked(path))
     tool, found = _recognised(path)
     files = [item[0] for item in found]
-    if request.axis is not None and tool not in ("ilastik", _ROIS):
-        raise UsageError(f"--axis applies to volumes, not to an export of {tool}")
+    _refuse_options(request, tool)
     finder = _finder(path, request.images)
-    if tool == "ilastik":
-        return read_volumes(ilastik_pairs(files, request.images), request, opened, progress)
+    if tool in (_ILASTIK, _ARRAYS):
+        folder = str(path if path.is_dir() else path.parent)
+        pairs = (
+            ilastik_pairs(files, request.images)
+            if tool == _ILASTIK
+            else [(request.images or folder, str(path))]
+        )
+        return read_volumes(pairs, request, known, opened, progress)
     if tool == _ROIS:
         export = read_imagej(files, finder, _stack(files, request, finder, opened))
     elif tool in _OF_FILES:
@@ -92,21 +108,14 @@ _OF_FILES: dict[str, Callable[[list[Any], ImageFinder], Export]] = {
 
 def _recognised(path: Path) -> tuple[str, list[tuple[Any, ...]]]:
     """The tool, and its files; JSON with what is in it."""
-    by_tool: dict[str, list[tuple[Any, ...]]] = {}
     files = files_in(path) if path.is_dir() else [path]
+    by_tool: dict[str, list[tuple[Any, ...]]] = {}
     for file in files:
-        suffix = file.suffix.lower()
-        if file.name == LABELMAP:
-            by_tool.setdefault("CVAT", []).append((file,))
-        elif suffix == ROI_SUFFIX or (suffix not in IMAGE_SUFFIXES and is_roi_set(file)):
-            by_tool.setdefault(_ROIS, []).append((file,))
-        elif suffix in _JSON_SUFFIXES:
-            content = load_json(file)
-            content = [content] if isinstance(content, dict) and "data_row" in content else content
-            if (tool := _tool_of_json(file, content)) is not None:
-                by_tool.setdefault(tool, []).append((file, content))
-        elif suffix not in IMAGE_SUFFIXES and ilastik_axes(str(file)) is not None:
-            by_tool.setdefault("ilastik", []).append((file,))
+        tool, *content = _tool_of(file)
+        by_tool.setdefault(tool, []).append((file, *content))
+    by_tool.pop("", None)
+    if len(by_tool) > 1:
+        by_tool.pop(_ARRAYS, None)  # lists of numbers that a tool writes, too
     if len(by_tool) > 1:
         listing = "; ".join(
             f"{tool}: {shorten([str(item[0]) for item in found])}" for tool, found in by_tool.items()
@@ -125,7 +134,23 @@ def _recognised(path: Path) -> tuple[str, list[tuple[Any, ...]]]:
     return by_tool.popitem()
 
 
-def _tool_of_json(path: Path, content: Any) -> str | None:
+def _tool_of(file: Path) -> tuple[Any, ...]:
+    """The tool that a file is of, "" for none; and the content of JSON."""
+    suffix = file.suffix.lower()
+    if file.name == LABELMAP:
+        return ("CVAT",)
+    if suffix == ROI_SUFFIX or (suffix not in IMAGE_SUFFIXES and is_roi_set(file)):
+        return (_ROIS,)
+    if suffix in _JSON_SUFFIXES:
+        content = load_json(file)
+        content = [content] if isinstance(content, dict) and "data_row" in content else content
+        return _tool_of_json(file, content), content
+    if suffix not in IMAGE_SUFFIXES and ilastik_axes(str(file)) is not None:
+        return (_ILASTIK,)
+    return (_ARRAYS if is_label_array(file) else "",)
+
+
+def _tool_of_json(path: Path, content: Any) -> str:
     if isinstance(content, list) and content and isinstance(content[0], dict):
         first = content[0]
         if "data_row" in first:
@@ -134,9 +159,11 @@ def _tool_of_json(path: Path, content: Any) -> str | None:
             raise DatasetError(
                 f"{path}: expected rows of Labelbox (.ndjson), found its export of before 2023; export it again"
             )
-        return "QuPath" if first.get("type") == "Feature" else None
+        return "QuPath" if first.get("type") == "Feature" else ""
+    if content == []:
+        return "QuPath"  # as it exports a picture without objects
     if not isinstance(content, dict):
-        return None
+        return ""
     if {"images", "annotations"} <= set(content):
         return "COCO"
     if "shapes" in content and "imagePath" in content:
@@ -150,7 +177,22 @@ def _tool_of_json(path: Path, content: Any) -> str | None:
         and all(isinstance(item, dict) and {"filename", "regions"} <= set(item) for item in pictures.values())
     ):
         return "VIA"
-    return None
+    return ""
+
+
+def _refuse_options(request: ImportRequest, tool: str) -> None:
+    """Refuse with a UsageError options that do not apply to exports of a tool."""
+    if tool in (_ILASTIK, _ARRAYS):
+        return
+    volumes = {"--axis": request.axis, "--axes": request.axes} if tool != _ROIS else {}
+    values = {
+        "--classes": request.classes,
+        "--class": request.named or None,
+        "--nearest": request.nearest or None,
+    }
+    for what, options in (("volumes", volumes), ("label values", values)):
+        if given := [option for option, value in options.items() if value is not None]:
+            raise UsageError(f"{given[0]} applies to {what}, not to an export of {tool}")
 
 
 def _finder(path: Path, images: str | None) -> ImageFinder:
@@ -169,5 +211,5 @@ def _stack(
         return None
     if finder.only is None and finder.find(files[0].stem, files[0]) is not None:
         return None
-    stack = Slices.open(request.images, request.axis, opened)
+    stack = Slices.open(request.images, request, opened)
     return stack if len(stack.names) > 1 else None

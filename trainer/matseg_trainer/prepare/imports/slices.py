@@ -1,19 +1,39 @@
-"""Slices of whatever `matseg-run` reads, or a single picture, by their number."""
+"""Slices of whatever `matseg-run` reads, single pictures, and label files of one picture each, by their number."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.slice_reader import SliceReader
 from matseg_runtime.units import VoxelSize
-from matseg_shared.images.read import IMAGE_SUFFIXES, TIFF_SUFFIXES, PixelArray, read_any_dtype, read_stored
-from matseg_trainer.prepare.imports.base import Picture
+from matseg_shared.errors import ImageError
+from matseg_shared.images.read import (
+    IMAGE_SUFFIXES,
+    TIFF_SUFFIXES,
+    PixelArray,
+    natural_key,
+    read_any_dtype,
+    read_stored,
+)
+from matseg_trainer.prepare.imports.base import ImportRequest, Picture
+
+_ARRAY_SUFFIX = ".npy"
+_NUMBERS = re.compile(
+    rb"(\xef\xbb\xbf)?(\s*#[^\n]*\n)*\s*[-+.\deE]+[ \t,;]+[-+.\deE]+[-+.\deE \t,;]*(\r?\n|$)"
+)
+"""Comments, then a line of at least two numbers, or the beginning of one."""
+_HEAD = 4096
+"""Bytes of a file that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,40 +51,100 @@ class Slices:
     voxel: VoxelSize | None = None
 
     @classmethod
-    def open(cls, location: str, axis: int | None, opened: ExitStack, *, as_labels: bool = False) -> Slices:
+    def open(
+        cls, location: str, request: ImportRequest, opened: ExitStack, *, labels_of: str | None = None
+    ) -> Slices:
         """Open an image, a folder or a volume, which `opened` closes.
+
+        Args:
+            location: as `matseg-run` takes it, or of label files.
+            request: names axes and channels.
+            opened: closes the files.
+            labels_of: location of the pictures, for labels of them; None: these are the pictures.
 
         Raises:
             UsageError: as `open_source`.
         """
-        path = Path(location)
-        if path.suffix.lower() in IMAGE_SUFFIXES - TIFF_SUFFIXES and path.is_file():
-            return cls(
-                location=location,
-                names=[path.stem],
-                paths=[path],
-                shape=None,
-                read=lambda _: read_stored(path).pixels if as_labels else read_any_dtype(path),
-            )
-        # chunks of nothing but 0 are not stored where labels are
-        options = SourceOptions(axis=axis, as_labels=as_labels, fill_missing_chunks=as_labels)
+        path, as_labels = Path(location), labels_of is not None
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES - TIFF_SUFFIXES and path.is_file()
+        files = [path] if is_image else _label_files(path, labels_of) if labels_of is not None else []
+        if files:
+            read = _read_labels if as_labels else partial(read_any_dtype, choice=request.channels)
+            names = [file.stem for file in files]
+            return cls(location=location, names=names, paths=files, shape=None, read=lambda n: read(files[n]))
+        options = SourceOptions(axis=request.axis, axes=request.axes, channels=request.channels)
+        if as_labels:  # which have no channels; chunks of nothing but 0 are not stored
+            axes = request.axes and request.axes.replace("c", "")
+            options = SourceOptions(axis=request.axis, axes=axes, as_labels=True, fill_missing_chunks=True)
         source = open_source(location, options)
         opened.callback(source.close)
-        names = [item.name for item in source.slices]
-        is_folder = source.volume is None
+        names, paths = [item.name for item in source.slices], None
+        if source.volume is None:
+            paths = [Path(item.where) for item in source.slices]
+        elif len(names) == 1 and path.suffix.lower() in TIFF_SUFFIXES and not request.axes:
+            paths = [path]
         return cls(
             location=location,
             names=names,
-            paths=[Path(item.where) for item in source.slices]
-            if is_folder
-            else [path]
-            if len(names) == 1 and path.suffix.lower() in TIFF_SUFFIXES
-            else None,
+            paths=paths,
             shape=None if source.volume is None else source.volume.shape,
             read=SliceReader(source).read,
-            voxel=None if is_folder else source.voxel_size(),
+            voxel=None if source.volume is None else source.voxel_size(),
         )
 
     def picture(self, number: int) -> Picture:
         """The slice's file, or a function that reads it."""
         return self.paths[number] if self.paths is not None else partial(self.read, number)
+
+
+def is_label_array(path: Path) -> bool:
+    """True for a file of numbers: an array of numpy, or rows of numbers as text, whatever its name."""
+    if path.suffix.lower() in IMAGE_SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return path.suffix.lower() == _ARRAY_SUFFIX or _NUMBERS.match(stream.read(_HEAD)) is not None
+
+
+def _label_files(path: Path, labels_of: str) -> list[Path]:
+    """Label files of which some are no images; none where `open_source` reads them all, or a volume.
+
+    Images in the folder of the pictures are these, and no labels.
+    """
+    if not path.is_dir():
+        return [path] if path.suffix.lower() != _ARRAY_SUFFIX and is_label_array(path) else []
+    files = [file for file in path.iterdir() if not file.name.startswith(".")]
+    found = [file for file in files if is_label_array(file)]
+    if found and path.resolve() != Path(labels_of).resolve():
+        found += [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return sorted(found, key=lambda file: natural_key(file.name))
+
+
+def _read_labels(path: Path) -> PixelArray:
+    """(H, W) labels of one picture, or (H, W, 3) as an image may have them."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return read_stored(path).pixels
+    if path.suffix.lower() == _ARRAY_SUFFIX:
+        with closing(open_source(str(path), SourceOptions(as_labels=True))) as source:
+            if len(source.slices) == 1:
+                return source.read(0, 1)[0]
+            shape = source.volume and source.volume.shape
+    else:
+        array = _rows(path)
+        if array.ndim == 2:
+            return array
+        shape = array.shape
+    raise ImageError(path, f"expected the labels of one picture, found an array of the shape {shape}")
+
+
+def _rows(path: Path) -> PixelArray:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            rows: np.ndarray[Any, Any] = np.loadtxt(line.translate(_SPACES) for line in lines)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            path, f"expected rows of as many whole numbers each, found something else ({error})"
+        ) from error
+    return rows
+
+
+_SPACES = str.maketrans(",;", "  ")

@@ -85,7 +85,8 @@ def import_table(export: Export, request: ImportRequest, present: Path | None) -
     if present is None:
         blank, classes = UNLABELLED, _new_classes(names, outside, export, request)
     else:
-        blank, classes = _present_classes(names, request, present)
+        options = "--class NAME=VALUE" if export.kind == "values" else "--outside or --unlabelled"
+        blank, classes = _present_classes(names, request, present, options)
     values = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
     elsewhere = blank if outside is None else values[outside]
     indices = values | dict.fromkeys(unlabelled, blank) | {OUTSIDE: elsewhere}
@@ -125,7 +126,7 @@ def _new_classes(
 
 
 def _present_classes(
-    names: Sequence[str], request: ImportRequest, path: Path
+    names: Sequence[str], request: ImportRequest, path: Path, options: str
 ) -> tuple[int, tuple[ClassInfo, ...]]:
     """The value of unlabelled pixels that a table states, else the largest that is no class; and its classes."""
     legend = read_legend(path)
@@ -138,7 +139,7 @@ def _present_classes(
     if strange := [name for name in names if name not in known]:
         raise DatasetError(
             f"{path}: expected classes among {shorten(known)}, found {shorten(strange)} as well in {request.source}; "
-            "rename it, say --outside or --unlabelled as for the other splits, or import it as a data set of its own"
+            f"rename it, say {options} as for the other splits, or import it as a data set of its own"
         )
     stated = [value for value in legend.unlabelled if isinstance(value, int)]
     free = max(set(range(256)) - legend.numbers, default=UNLABELLED)

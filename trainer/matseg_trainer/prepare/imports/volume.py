@@ -1,4 +1,4 @@
-"""Labelled volumes: the slices of a scan that have labels, from napari, ilastik or whatever saves an array."""
+"""Label values: slices of a scan, or pictures, that have labels from napari, ilastik or whatever saves an array."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.open import split_location
 from matseg_shared.console.progress import Progress
+from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError, ImageError, UsageError
 from matseg_shared.images.channels import is_grey
+from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import shorten
-from matseg_trainer.prepare.imports.base import Export, ImportRequest, Indices, LabelledImage, Painted, Size
+from matseg_trainer.data.labels import LabelScan, require_whole
+from matseg_trainer.prepare.imports.base import (
+    OUTSIDE,
+    Export,
+    ImportRequest,
+    Indices,
+    LabelledImage,
+    Painted,
+    Size,
+)
 from matseg_trainer.prepare.imports.slices import Slices
+from matseg_trainer.prepare.imports.values import value_table
 
-_MOST_VALUES = 255
-_BRIGHT = 128
-"""Classes with values below it are numbered, and 255 is no number among them."""
-_LARGEST = 2**53
-"""Up to which a real number holds every whole one."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,26 +40,34 @@ class _LabelledSlice(LabelledImage):
     labels: Slices
     number: int
     """Position of its labels among those."""
+    table: ClassTable
 
     def paint(self, size: Size, indices: Indices) -> Painted:
-        found = _whole(self.labels, self.number)
-        table = {value: indices[_name(value)] for value in np.unique(found).tolist()}
-        return Painted.of_values(found, table, size, f"{self.labels.location}: slice {self.number}")
+        values = {item.index: indices[item.name] for item in self.table.classes}
+        found = self.table.encode(_whole(self.labels, self.number))
+        return Painted.of_values(
+            found, values | {UNLABELLED: indices[OUTSIDE]}, size, _where(self.labels, self.number)
+        )
 
 
 def read_volumes(
-    pairs: Sequence[tuple[str, str]], request: ImportRequest, opened: ExitStack, progress: Progress
+    pairs: Sequence[tuple[str, str]],
+    request: ImportRequest,
+    known: Sequence[str],
+    opened: ExitStack,
+    progress: Progress,
 ) -> Export:
     """The labelled slices of some volumes: those that hold another value than 0, or than `request.unlabelled`.
 
     Args:
         pairs: locations of images and labels, each as `matseg-run` takes them.
-        request: names the axis, and the values that are no class.
+        request: names axes, channels, classes, and the values that are no class.
+        known: names of the classes of a data set that these become a split of.
         opened: closes the files.
         progress: told of each slice of labels.
 
     Raises:
-        DatasetError: images and labels do not fit, or hold no labels.
+        DatasetError: images and labels do not fit, or hold no labels, or values that stand for no class.
     """
     blank = {_number(text) for text in request.unlabelled}
     axes = [ilastik_axes(labels) for _, labels in pairs]
@@ -67,49 +81,56 @@ def read_volumes(
                 f"{labels_at}: expected axes in the order zyx, found {found_axes}; export it again with Transpose to "
                 "Axis Order zyxc, or yxc for a picture"
             )
-    counts: dict[int, int] = {}
-    images: list[LabelledImage] = []
+    scans: list[LabelScan] = []
+    taken: list[tuple[Slices, int, Slices, int]] = []
+    notes: list[str] = []
     slices = 0
     for images_at, labels_at in pairs:
-        pictures = Slices.open(images_at, request.axis, opened)
-        labels = Slices.open(labels_at, request.axis, opened, as_labels=True)
+        pictures = Slices.open(images_at, request, opened)
+        labels = Slices.open(labels_at, request, opened, labels_of=images_at)
         progress.stage("reading labels", len(labels.names), unit="slices")
-        slices += len(labels.names)
-        for picture, number in _matched(pictures, labels):
+        for picture, number in _matched(pictures, labels, notes):
             progress.advance()
+            slices += 1
             values, found = np.unique(_whole(labels, number), return_counts=True)
+            labelled = ~np.isin(values, list(blank))
             if set(values.tolist()) <= (blank or {0}):
                 continue
-            for value, count in zip(values.tolist(), found.tolist(), strict=True):
-                counts[value] = counts.get(value, 0) + count
-            if len(counts) > _MOST_VALUES:
-                raise DatasetError(
-                    f"{labels_at}: expected at most {_MOST_VALUES} values, one per class, found more; are they numbers "
-                    "of single particles? Label phases instead"
-                )
-            images.append(
-                _LabelledSlice(
-                    name=pictures.names[picture],
-                    image=pictures.picture(picture),
-                    labels=labels,
-                    number=number,
-                    voxel=pictures.voxel,
+            taken.append((pictures, picture, labels, number))
+            scans.append(
+                LabelScan(
+                    path=Path(_where(labels, number)),
+                    kind="grey",
+                    shape=(1, int(found[labelled].sum())),  # rarity is one among what is labelled
+                    values=values[labelled],
+                    counts=found[labelled],
                 )
             )
-    if not images:
+    if not taken:
         shown = ", ".join(map(str, sorted(blank or {0})))
         raise DatasetError(
             f"{pairs[0][1]}: expected labels, found {shown} at every pixel of {slices} slice(s); save the labels "
             "layer, and not another one"
         )
-    notes = [f"{len(images)} of {slices} slices have labels"] if len(images) < slices else []
+    if len(taken) < slices:
+        notes.append(f"{len(taken)} of {slices} slices have labels")
+    table, doubts = value_table(scans, request, blank, known, pairs[0][1])
     return Export(
         tool="ilastik" if from_ilastik else "label values",
-        images=images,
-        classes=tuple(_name(value) for value in sorted(counts) if value not in blank),
-        unlabelled=frozenset(map(_name, blank)),
+        images=[
+            _LabelledSlice(
+                name=pictures.names[picture],
+                image=pictures.picture(picture),
+                labels=labels,
+                number=number,
+                voxel=pictures.voxel,
+                table=table,
+            )
+            for pictures, picture, labels, number in taken
+        ],
+        classes=tuple(item.name for item in table.classes),
         kind="values",
-        notes=(*notes, *_doubts(counts, blank)),
+        notes=(*notes, *doubts),
     )
 
 
@@ -154,41 +175,75 @@ def ilastik_axes(location: str) -> str | None:
 
 
 def _owner(name: str, stems: Collection[str]) -> str | None:
-    """The image that a label file is of: the one of its name, or of the longest beginning of it that is a word."""
+    """The image that a label file is of.
+
+    That of its name, or of the longest beginning of it that is a word; else the only one with its only number, as
+    `0012_slice` is that of `mask_12`.
+    """
     owners = [
         stem
         for stem in stems
         if stem and name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
     ]
+    if not owners and len(number := _numbers(name)) == 1:
+        same = [stem for stem in stems if _numbers(stem) == number]
+        owners = same if len(same) == 1 else []
     return max(owners, key=len, default=None)
 
 
-def _matched(pictures: Slices, labels: Slices) -> Iterator[tuple[int, int]]:
-    """Numbers of slices and of their labels: by place, files of folders by name."""
+def _numbers(name: str) -> list[int]:
+    return [int(digits) for digits in re.findall("[0-9]+", name)]
+
+
+def _matched(pictures: Slices, labels: Slices, notes: list[str]) -> Iterator[tuple[int, int]]:
+    """Numbers of slices and of their labels: by place, files of folders by name; what deserves a note is noted."""
     if None not in (pictures.shape, labels.shape) and _lengths(pictures) != _lengths(labels):
         raise DatasetError(
             f"{labels.location}: expected labels of the shape {pictures.shape} of {pictures.location}, found "
             f"{labels.shape}; save the labels of the whole volume, in the same order of axes"
         )
-    known = {name: number for number, name in enumerate(pictures.names)}
-    owners = [] if labels.paths is None else [_owner(name, known) for name in labels.names]
+    position = {name: number for number, name in enumerate(pictures.names)}
+    owners = [] if labels.paths is None else [_owner(name, position) for name in labels.names]
     if any(owners):
-        alone = [name for name, owner in zip(labels.names, owners, strict=True) if owner is None]
-        several = [name for name, owner in zip(labels.names, owners, strict=True) if owners.count(owner) > 1]
-        if alone or several:
-            found = f"none for {shorten(alone)}" if alone else f"several of one image: {shorten(several)}"
-            raise DatasetError(
-                f"{labels.location}: expected one label image each for images in {pictures.location}, found {found}; "
-                "their names begin with the images'"
-            )
-        yield from ((known[owner or ""], number) for number, owner in enumerate(owners))
-        return
+        files: dict[str | None, list[int]] = {}
+        for number, owner in enumerate(owners):
+            files.setdefault(owner, []).append(number)
+        if alone := [labels.names[number] for number in files.pop(None, [])]:
+            found = f"none for {shorten(alone)}"
+        elif several := [same for same in files.values() if not _are_one(labels, same)]:
+            found = f"several of one image: {shorten([labels.names[number] for number in several[0]])}"
+        else:
+            if twice := [labels.names[number] for same in files.values() for number in same[1:]]:
+                notes.append(
+                    f"{shorten(twice)}: say the same as another file of their image, and were left out"
+                )
+            other = [f"{labels.names[same[0]]} of {owner}" for owner, same in files.items()]
+            other = [
+                words for words, owner in zip(other, files, strict=True) if not words.startswith(str(owner))
+            ]
+            if other:
+                notes.append(f"labels were matched with images by their numbers: {shorten(other)}")
+            yield from sorted((position[owner or ""], same[0]) for owner, same in files.items())
+            return
+        raise DatasetError(
+            f"{labels.location}: expected one label image each for images in {pictures.location}, found {found}; "
+            "their names begin with the images', or have their numbers"
+        )
     if len(labels.names) != len(pictures.names):
         raise DatasetError(
             f"{labels.location}: expected labels for the {len(pictures.names)} slice(s) of {pictures.location}, found "
             f"{len(labels.names)}; save the labels of the whole volume, or a folder of label images named as the slices"
         )
+    if labels.paths is not None and pictures.paths is not None and len(labels.names) > 1:
+        pairs = [f"{label} of {name}" for label, name in zip(labels.names, pictures.names, strict=True)]
+        notes.append(f"labels were matched with images by their order: {shorten(pairs)}")
     yield from zip(range(len(pictures.names)), range(len(labels.names)), strict=True)
+
+
+def _are_one(labels: Slices, numbers: Sequence[int]) -> bool:
+    """True where files hold the same labels, as in two formats."""
+    first, *others = (labels.read(number) for number in numbers)
+    return all(np.array_equal(first, other) for other in others)
 
 
 def _lengths(volume: Slices) -> list[int]:
@@ -196,29 +251,24 @@ def _lengths(volume: Slices) -> list[int]:
     return [length for length in volume.shape or () if length != 1]
 
 
-def _whole(labels: Slices, number: int) -> Labels:
+def _where(labels: Slices, number: int) -> str:
+    """Name of a slice of labels in messages."""
+    return f"{labels.location}: slice {number}" if labels.paths is None else str(labels.paths[number])
+
+
+def _whole(labels: Slices, number: int) -> NDArray[np.int64]:
     """(H, W) label values of a slice.
 
     Raises:
         ImageError: they are no whole numbers.
     """
-    pixels = labels.read(number)
-    where = f"{labels.location}: slice {number}"
-    if pixels.ndim == 3:
-        if not is_grey(pixels):
-            raise ImageError(
-                where, "expected one label value per pixel, found colours; save labels, not a picture of them"
-            )
-        pixels = pixels[..., 0]
-    if pixels.dtype.kind == "f" and not ((np.abs(pixels) < _LARGEST) & (pixels == np.rint(pixels))).all():
+    pixels, where = labels.read(number), _where(labels, number)
+    if not is_grey(pixels):
         raise ImageError(
-            where, f"expected whole numbers as labels, found {pixels.dtype} with fractions or NaN"
+            where, "expected one label value per pixel, found colours; save labels, not a picture of them"
         )
-    return pixels.astype(np.int64)
-
-
-def _name(value: int) -> str:
-    return f"label {value}"
+    require_whole(pixels, where)
+    return (pixels if pixels.ndim == 2 else pixels[..., 0]).astype(np.int64)
 
 
 def _number(text: str) -> int:
@@ -228,18 +278,3 @@ def _number(text: str) -> int:
         raise UsageError(
             f"--unlabelled {text}: expected a label value of a volume, a whole number"
         ) from error
-
-
-def _doubts(counts: dict[int, int], blank: set[int]) -> list[str]:
-    """Values that became classes and look as if they meant that nobody labelled a pixel."""
-    rest = {value for value in counts if value not in blank}
-    looks_blank = []
-    if 0 in rest and len(rest) > 2 and rest - {0, 255} == set(range(1, len(rest - {0, 255}) + 1)):
-        looks_blank.append(0)
-    if 255 in rest and len(rest) > 2 and max(rest - {255}) < _BRIGHT:
-        looks_blank.append(255)
-    return [
-        f"value {value} ({counts[value] / sum(counts.values()):.1%} of the pixels of these slices) became the class "
-        f"{_name(value)!r}; where it means that nobody labelled a pixel, add --unlabelled {value}"
-        for value in looks_blank
-    ]

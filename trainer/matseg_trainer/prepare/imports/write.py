@@ -16,7 +16,7 @@ from PIL import Image
 from matseg_runtime.source.transform import Window
 from matseg_runtime.units import VoxelSize
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import CLASSES_NAME, add_unlabelled, write_classes
+from matseg_shared.contract.classes import CLASSES_NAME, add_unlabelled, read_classes, write_classes
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.png import write_label_png
@@ -76,9 +76,12 @@ def import_labels(
     place = target / request.split if is_added else target
     refuse_existing_folder(place, overwrite=overwrite)
     with ExitStack() as opened:
-        export = open_export(request, opened, progress)
-        stems = _stems(export, request)
         known = target / CLASSES_NAME
+        names = [item.name for item in read_classes(known)] if is_added else []
+        export = open_export(request, names, opened, progress)
+        stems = _stems(export, request)
+        if not export.classes:
+            raise _nothing_drawn(request, stems)
         table = import_table(export, request, known if is_added else None)
         with new_folder(place, overwrite=overwrite) as folder:
             split = folder if is_added else folder / request.split
@@ -195,11 +198,15 @@ def _write(
         written.happened.update(painted.happened)
     drawn = set(table.values) - ({table.indices[OUTSIDE]} if export.kind != "values" else set())
     if not any(written.pixels[value] for value in drawn):
-        raise DatasetError(
-            f"{request.source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it "
-            "again when they are labelled"
-        )
+        raise _nothing_drawn(request, stems)
     return written
+
+
+def _nothing_drawn(request: ImportRequest, stems: Sequence[str]) -> DatasetError:
+    return DatasetError(
+        f"{request.source}: expected something drawn in its {len(stems)} picture(s), found nothing; export it again "
+        "when they are labelled"
+    )
 
 
 def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tuple[Path, tuple[int, int]]:
@@ -216,12 +223,12 @@ def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tup
         with atomic_write(path) as stream:
             stream.write(item.image)
         try:
-            pixels = read_any_dtype(path)
+            pixels = read_any_dtype(path, request.channels)
         except ImageError as error:
             cause = str(error).removeprefix(f"{path}: ")
             raise ImageError(f"{where}, as the export carries it", cause) from error
     elif isinstance(item.image, Path):
-        pixels = read_any_dtype(item.image)
+        pixels = read_any_dtype(item.image, request.channels)
         path = stem.with_name(stem.name + item.image.suffix.lower())
         with item.image.open("rb") as source, atomic_write(path) as stream:
             shutil.copyfileobj(source, stream)
@@ -229,9 +236,11 @@ def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tup
         assert item.image is not None  # missing pictures are told before
         path, pixels = stem.with_name(f"{stem.name}.tif"), item.image()
         pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
-    if request.window is not None:
+    if request.window is not None or request.channels:
         path.unlink(missing_ok=True)
-        path, pixels = stem.with_name(f"{stem.name}.tif"), _windowed(pixels, request.window, where)
+        path = stem.with_name(f"{stem.name}.tif")
+    if request.window is not None:
+        pixels = _windowed(pixels, request.window, where)
     if not path.exists():
         with atomic_write(path) as stream:
             _write_tiff(stream, pixels, item.voxel)
