@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import zipfile
 from collections.abc import Callable
@@ -90,6 +91,57 @@ def test_bioimageio_core_validates_and_runs_it(packed: Path, model: Path, ask: A
     with np.load(tmp_path / "out.npz") as outputs:
         np.testing.assert_array_equal(outputs["labels"][inner], expected[inner])
         np.testing.assert_array_equal(outputs["probabilities"].argmax(axis=1)[inner], expected[inner])
+
+
+def _of_channels(tmp_path: Path, channels: int, **given: Any) -> Path:
+    graph = onnx_models.build_graph(channels=channels, dtype="float32")
+    metadata = onnx_models.build_metadata(channels=channels, dtype="float32")
+    metadata = metadata.model_copy(update={"input": metadata.input.model_copy(update=given)})
+    test = onnx_models.self_test_of(graph, channels, "float32")
+    return onnx_models.save(graph, encode(metadata, test), tmp_path / "m.onnx")
+
+
+@READER_LEAVES_FILES_OPEN
+@pytest.mark.parametrize(
+    ("given", "names", "words"),
+    [
+        ({}, [f"channel_{k}" for k in range(7)], "is 7 channels of float32"),
+        (
+            {"picked": (6, 5, 4, 3, 2, 1, 0)},
+            [f"channel_{k}" for k in range(7)],
+            "channels 6,5,4,3,2,1,0 of the training pictures",
+        ),
+        (
+            {"channel_names": ("Fe K\u03b1", "Ni", "ni", "Cr (wt%)", "7", "Mo", "W")},
+            ["fe_k", "ni_1", "ni_2", "cr_wt", "channel_7", "mo", "w"],
+            "is 7 channels (Fe K\u03b1, Ni, ni, Cr (wt%), 7, Mo, W) of float32",
+        ),
+    ],
+)
+def test_a_model_of_many_channels(
+    tmp_path: Path, given: dict[str, Any], names: list[str], words: str
+) -> None:
+    write_package(_parse(tmp_path / "m.zip"), _of_channels(tmp_path, 7, **given))
+    axis = spec.load_model_description(tmp_path / "m.zip").inputs[0].axes[1]
+    gc.collect()  # closes what the reader leaves open
+    assert (axis.id, axis.channel_names) == ("channel", names)
+    with zipfile.ZipFile(tmp_path / "m.zip") as members:
+        assert np.load(io.BytesIO(members.read("image.npy"))).shape[:2] == (1, 7)
+        assert words in members.read("README.md").decode()
+        assert Image.open(io.BytesIO(members.read("cover.png"))).size == (512, 256)
+
+
+def test_bioimageio_core_runs_a_model_of_many_channels(ask: Ask, tmp_path: Path) -> None:
+    model = _of_channels(tmp_path, 7)
+    write_package(_parse(tmp_path / "m.zip"), model)
+    pixels = np.random.default_rng(3).random((1, 7, 96, 116), np.float32)
+    np.save(tmp_path / "image.npy", pixels)
+    found = ask("bioimageio_check.py", tmp_path / "m.zip", tmp_path / "image.npy", tmp_path / "out.npz")
+    assert found["errors"] == []
+    expected = onnx_models.run_graph(onnx.load(model), pixels)[0]
+    inner = (slice(None), slice(16, -16), slice(16, -16))
+    with np.load(tmp_path / "out.npz") as outputs:
+        np.testing.assert_array_equal(outputs["labels"][inner], expected[inner])
 
 
 @READER_LEAVES_FILES_OPEN

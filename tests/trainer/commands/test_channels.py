@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -139,6 +140,73 @@ def test_two_of_four_channels_from_files_to_labels(place: Path) -> None:
         refused = CliRunner().invoke(run_main, [str(model), str(place / "raw"), "--channel-files", pattern])
         assert refused.exit_code == 2
         assert words in " ".join(refused.output.split())
+
+
+def marked(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A grey picture (H, W, 3) with a coloured scale bar, and its two classes."""
+    pixels, _ = labelled(seed)
+    colours = np.repeat(pixels[2][..., np.newaxis], 3, axis=2)
+    colours[-6:, -20:] = (200, 30, 10)
+    return colours, (
+        np.kron(pixels[2].reshape(4, 16, 4, 16).mean(axis=(1, 3)) > 130, np.ones((16, 16)))
+    ).astype(np.uint8)
+
+
+def test_grey_of_coloured_pictures_from_training_to_labels(tmp_path: Path) -> None:
+    """With `channels = 1`: without it, pictures of two kinds are refused; with it, runs take the mean, too."""
+    for split, seeds in (("train", range(4)), ("validate", range(4, 6)), ("test", range(6, 7))):
+        for seed in seeds:
+            pixels, labels = marked(seed)
+            for kind, array in (("images", pixels if seed else pixels[..., 0]), ("labels", labels)):
+                place = tmp_path / "data" / "alloy" / split / kind / f"s{seed}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(place)
+    config(tmp_path)
+    there = ["alloy", "v1", "--workspace", str(tmp_path)]
+    refused = CliRunner().invoke(train_main, there)
+    assert refused.exit_code == 2
+    assert "set `channels = 1`" in " ".join(refused.output.split())
+    config(tmp_path, "channels = 1")
+    ok(CliRunner().invoke(train_main, there))
+    evaluated = CliRunner().invoke(evaluate_main, [*there, "--report", "--json"])
+    assert ok(evaluated)
+    first = json.loads(evaluated.stdout)
+    assert first["accuracy"] > 0.9
+    assert page_pictures(tmp_path)
+    model = tmp_path / "model.onnx"
+    for precision in ("int8", "fp32"):
+        ok(
+            CliRunner().invoke(
+                export_main, [*there, "-o", str(model), "--precision", precision, "--overwrite"]
+            )
+        )
+    found = read_model(model, MADE_HERE).model.metadata.input
+    assert (found.channels, found.picked) == (1, "grey")
+    again = json.loads(ok(CliRunner().invoke(evaluate_main, [*there, "--model", str(model), "--json"])))
+    assert again["confusion_matrix"] == first["confusion_matrix"]
+    pixels = np.stack([marked(seed)[0] for seed in (9, 10)])
+    mean = np.rint(pixels.mean(axis=-1)).astype(np.uint8)
+    ways = {"colours": pixels, "grey": mean}
+    for name, volume in ways.items():
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(volume):
+            Image.fromarray(image).save(tmp_path / name / f"s{number}.png")
+        np.save(tmp_path / f"{name}.npy", volume)
+        ok(
+            CliRunner().invoke(
+                run_main, [str(model), str(tmp_path / name), "-o", str(tmp_path / "out" / name)]
+            )
+        )
+        ok(
+            CliRunner().invoke(
+                run_main, [str(model), str(tmp_path / f"{name}.npy"), "-o", str(tmp_path / f"{name}.tif")]
+            )
+        )
+    expected = [read_stored(tmp_path / "out" / "grey" / f"s{number}.png").pixels for number in (0, 1)]
+    for name in ways:
+        written = [read_stored(tmp_path / "out" / name / f"s{number}.png").pixels for number in (0, 1)]
+        np.testing.assert_array_equal(written, expected)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / f"{name}.tif"), expected)
 
 
 @pytest.mark.parametrize(

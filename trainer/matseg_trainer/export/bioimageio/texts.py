@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_shared.contract.metadata import ModelMetadata
-from matseg_shared.images.channels import described
+from matseg_shared.images.channels import GREY, described, shown_choice
 
 _COVER_EDGE = 256
 """Edge of each half in pixels: even noise stays below the 500 kB that a cover may have."""
@@ -61,6 +61,11 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
     colour = {1: "one grey channel", 3: "red, green and blue"}.get(given.channels)
     if colour is None or given.channel_names:
         colour = described(given)
+    if given.picked:
+        of_them = (
+            "the mean of the channels" if given.picked == GREY else f"channels {shown_choice(given.picked)}"
+        )
+        colour += f", {of_them} of the training pictures,"
     rows = [f"| {item.index} | {item.name} | {item.colour} |" for item in metadata.classes]
     return "\n".join(
         [
