@@ -48,6 +48,7 @@ def test_mutated_inputs_end_in_a_sentence_or_in_labels(seeds: Path, tmp_path: Pa
         "jpeg",
         "bmp",
         "tiff",
+        "channels",
         "npy",
         "zarr",
         "hdf5",

@@ -25,6 +25,7 @@ from matseg_shared.contract.metadata import ClassInfo
 
 SLICES, ROWS, COLUMNS = 6, 24, 32
 N_CLASS = 3
+CHANNELS = 4
 SETTLED_SECONDS = 60
 CONFIG = """\
 [ds.default]
@@ -59,6 +60,8 @@ def make_seeds(root: Path) -> None:
     pixels = volume()
     _pictures(root / "pictures", pixels)
     _stacks(root / "stacks", pixels)
+    _channels(root / "channels", pixels)
+    onnx_models.save_model(root / "many.onnx", channels=CHANNELS, n_class=N_CLASS)
     _zarrs(root / "zarrs", pixels)
     _hdf5(root / "hdf5", pixels)
     np.save(root / "volume.npy", pixels)
@@ -122,6 +125,28 @@ def _stacks(folder: Path, pixels: NDArray[np.uint8]) -> None:
         value: Any = text if kind == "s" else text.encode()
         tag = (code, kind, 0 if kind == "s" else len(text), value, True)
         tifffile.imwrite(folder / f"{name}.tif", pixels[0], extratags=[tag], metadata=None)
+
+
+def _channels(folder: Path, pixels: NDArray[np.uint8]) -> None:
+    """Pictures and stacks of `CHANNELS` channels, in the layouts that programs write."""
+    folder.mkdir()
+    one, last = pixels[:CHANNELS], np.ascontiguousarray(np.moveaxis(pixels[:CHANNELS], 0, -1))
+    stack = np.stack([one, 255 - one])  # (Z, C, Y, X)
+    names: dict[str, Any] = {"axes": "CYX", "Channel": {"Name": ["Fe", "Ni", "Cr", "Al"]}}
+    for name, array, options in (
+        ("planes", one, {"planarconfig": "separate", "metadata": None}),
+        ("together", last, {"planarconfig": "contig", "metadata": None}),
+        ("tiles", last, {"planarconfig": "contig", "tile": (16, 16), "compression": "zlib"}),
+        ("pages", one, {"metadata": None}),
+        ("behind", one, {"truncate": True}),
+        ("last", last, {"planarconfig": None}),
+        ("imagej", one, {"imagej": True, "metadata": {"axes": "CYX", "Labels": ["Fe", "Ni", "Cr", "Al"]}}),
+        ("ome", one, {"ome": True, "metadata": names}),
+        ("samples.ome", last, {"ome": True, "planarconfig": "contig", "metadata": {"axes": "YXS"}}),
+        ("stack", stack, {"imagej": True, "metadata": {"axes": "ZCYX"}}),
+        ("stack.ome", np.moveaxis(stack, 1, 0), {"ome": True, "metadata": {"axes": "CZYX"}}),
+    ):
+        tifffile.imwrite(folder / f"{name}.tif", array, photometric="minisblack", **options)
 
 
 def _zarrs(folder: Path, pixels: NDArray[np.uint8]) -> None:

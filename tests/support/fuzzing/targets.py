@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import volume_files
 
 from fuzzing import archives, arrays, models, pictures, seeds
@@ -107,7 +108,7 @@ def _bmp(bench: Bench, folder: Path, random: Random) -> list[Line]:
 
 
 def _volume_lines(bench: Bench, folder: Path, random: Random, location: str) -> list[Line]:
-    output = random.choice(("labels.zarr", "labels.tif", "labels.nrrd", "out"))
+    output = random.choice(("labels.zarr", "labels.tif", "labels.nrrd", "labels.nii", "out"))
     extra = random.choice(
         ((), (), (), ("--window", "0,255"), ("--axis", "1"), ("--range", "1:3"), ("--pyramid",),
          ("--fill-missing-chunks",), ("--quantify",), ("--dry-run",))
@@ -133,6 +134,53 @@ def _tiff(bench: Bench, folder: Path, random: Random) -> list[Line]:
     path = folder / seed.name
     path.write_bytes(mutated)
     return _volume_lines(bench, folder, random, str(path))
+
+
+def _channels(bench: Bench, folder: Path, random: Random) -> list[Line]:
+    """A TIFF or a .czi of many channels: for a model of as many or of one, from training pictures to a run."""
+    many = [
+        (),
+        (),
+        (),
+        ("--channels", "2,0,1,3"),
+        ("--axes", "cyx"),
+        ("--axes", "yxc"),
+        ("--window", "0,255"),
+    ]
+    one = [("--channels", "1"), ("--channels", "1"), ("--channels", "grey"), ("--axis", "0")]
+    one += [("--axes", axes, "--channels", "3") for axes in ("cyx", "yxc", "zcyx", "czyx")]
+    model, extras = random.choice(((str(bench.root / "many.onnx"), many), (bench.model, one)))
+    extra: Line = random.choice(extras if random.random() < 0.9 else many + one)
+    if random.random() < 0.15:
+        path = folder / "scan.czi"
+        volume_files.write_czi(path, np.stack([seeds.volume()[: seeds.CHANNELS]] * 2))
+        path.write_bytes(mutate_octets(random, path.read_bytes()))
+        return [("run", model, str(path), "-o", str(folder / "out"), *extra, *_QUICK)]
+    seed = bench.seed(random, "channels/*.tif")
+    mutate = pictures.mutate_tiff if random.random() < 0.7 else mutate_octets
+    content = mutate(random, seed.read_bytes())
+    choice = random.randrange(4)
+    if choice == 0:
+        place = folder / "ws" / "data" / "ds" / "train"
+        for kind in ("images", "labels"):
+            (place / kind).mkdir(parents=True)
+        (place / "images" / "s.tif").write_bytes(content)
+        shutil.copy(bench.root / "pictures" / "palette.png", place / "labels" / "s.png")
+        option = ("--workspace", str(folder / "ws"))
+        return [
+            ("prep", "labels", "ds", "train", "--classes", "3", *option),
+            ("prep", "check", "ds", *option),
+        ]
+    scan = folder / "scan"
+    scan.mkdir()
+    path = scan / seed.name
+    path.write_bytes(content)
+    if choice == 1:
+        shutil.copy(bench.root / "channels" / "together.tif", scan / "a_good.tif")
+        extra = extra if "--channels" in extra[:1] else ()
+        return [("run", model, str(scan), "-o", str(folder / "out"), *extra, *_QUICK)]
+    output = random.choice(("out", "labels.tif", "labels.zarr", "labels.nii"))
+    return [("run", model, str(path), "-o", str(folder / output), *extra, *_QUICK)]
 
 
 def _npy(bench: Bench, folder: Path, random: Random) -> list[Line]:
@@ -342,6 +390,7 @@ TARGETS: Mapping[str, Target] = {
     "jpeg": Target(make=_jpeg, weight=6),
     "bmp": Target(make=_bmp, weight=4),
     "tiff": Target(make=_tiff, weight=18),
+    "channels": Target(make=_channels, weight=10),
     "npy": Target(make=_npy, weight=8),
     "zarr": Target(make=_zarr, weight=18),
     "hdf5": Target(make=_hdf5, weight=10),
