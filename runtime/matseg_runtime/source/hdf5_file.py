@@ -93,6 +93,8 @@ class _WithoutFlags(mmap.mmap):
             start = start * 2 or 512
             if start >= end:
                 raise ValueError("it has no superblock")
+        if start + _ADDRESSES > end:
+            raise ValueError("it ends in its superblock")
         width = found[start + 9]
         checksum = start + _ADDRESSES + 4 * width
         if found[start + 8] != 3 or not found[start + _FLAGS] or width not in (2, 4, 8) or checksum + 4 > end:

@@ -393,6 +393,15 @@ def test_the_voxel_size_is_that_of_nexus_axes(tmp_path: Path, opened: Opened) ->
     assert opened(path).voxel_size() is None
 
 
+@pytest.mark.parametrize("place", [0, 512, 2048])
+@pytest.mark.parametrize("length", [8, 9, 12])
+def test_a_file_that_ends_in_its_first_bytes(tmp_path: Path, place: int, length: int, opened: Opened) -> None:
+    path = tmp_path / "scan.h5"
+    path.write_bytes((bytes(place) + b"\x89HDF\r\n\x1a\n\3\x08\x08\1")[: place + length])
+    with pytest.raises(UsageError, match="expected an HDF5 file, found something else or a damaged file"):
+        opened(path)
+
+
 CHANNELS = np.random.default_rng(1).integers(0, 255, (4, 5, 18, 22)).astype(np.uint8)
 
 
