@@ -91,6 +91,35 @@ def write_nhdr(path: Path, volume: Volume) -> None:
     path.write_bytes(_nrrd(volume, "raw", "byte skip: -1", f"data file: {path.with_suffix('.raw').name}"))
 
 
+def _slices(path: Path, volume: Volume, names: str) -> None:
+    """One file per slice, by a format of their numbers from 1."""
+    for number, image in enumerate(volume, start=1):
+        (path.parent / (names % number)).write_bytes(image.tobytes())
+
+
+def write_listed_mhd(path: Path, volume: Volume) -> None:
+    _slices(path, volume, f"{path.stem}%d.raw")
+    path.write_text(
+        _metaimage(volume, "LIST\n" + "\n".join(f"{path.stem}{k + 1}.raw" for k in range(len(volume))))
+    )
+
+
+def write_numbered_mhd(path: Path, volume: Volume) -> None:
+    _slices(path, volume, f"{path.stem}_%03d.raw")
+    path.write_text(_metaimage(volume, f"{path.stem}_%03d.raw 1 {len(volume)} 1"))
+
+
+def write_listed_nhdr(path: Path, volume: Volume) -> None:
+    _slices(path, volume, f"{path.stem} µ %d.raw")
+    names = "\n".join(f"{path.stem} µ {k + 1}.raw" for k in range(len(volume)))
+    path.write_bytes(_nrrd(volume, "raw", "data file: LIST").rstrip() + f"\n{names}\n".encode())
+
+
+def write_numbered_nhdr(path: Path, volume: Volume) -> None:
+    _slices(path, volume[::-1], f"{path.stem}_%02d.raw")
+    path.write_bytes(_nrrd(volume, "raw", f"data file: {path.stem}_%02d.raw {len(volume)} 1 -1 2"))
+
+
 def write_vgi(path: Path, volume: Volume) -> None:
     kind = {"u": "unsigned integer", "i": "signed integer", "f": "float"}[volume.dtype.kind]
     path.with_suffix(".vol").write_bytes(_little(volume).tobytes())
@@ -285,6 +314,10 @@ WRITERS: Mapping[str, Callable[[Path, Volume], None]] = {
     "attached.nrrd": write_nrrd,
     "packed.nrrd": write_packed_nrrd,
     "detached.nhdr": write_nhdr,
+    "listed.mhd": write_listed_mhd,
+    "numbered.mhd": write_numbered_mhd,
+    "listed.nhdr": write_listed_nhdr,
+    "numbered.nhdr": write_numbered_nhdr,
     "scan.vgi": write_vgi,
     "scan.vol": write_vgi,
     "scan.mrc": write_mrc,

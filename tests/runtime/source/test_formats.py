@@ -26,6 +26,7 @@ from matseg_shared.errors import ImageError, MissingExtraError, UnsupportedError
 
 SHAPE = (5, 18, 22)
 COMPRESSED = {"packed.mha", "packed.nrrd", "packed.am", "packed.nii.gz"}
+ONE_FILE_PER_SLICE = {"listed.mhd", "numbered.mhd", "listed.nhdr", "numbered.nhdr"}
 FIRST_AXIS_ONLY = {*COMPRESSED, "scan.txm", "scan.czi"}
 READERS = {".nrrd": "nrrd", ".mrc": "mrcfile", ".txm": "olefile", ".czi": "czifile", ".nii": "nibabel"}
 
@@ -118,7 +119,7 @@ def test_a_missing_reader_is_named_by_its_extra(
 # --- headers and files that do not fit
 
 
-@pytest.mark.parametrize("name", sorted(set(WRITERS) - FIRST_AXIS_ONLY))
+@pytest.mark.parametrize("name", sorted(set(WRITERS) - FIRST_AXIS_ONLY - ONE_FILE_PER_SLICE))
 def test_a_file_that_is_not_whole_is_refused_with_both_numbers_of_bytes(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name)
     data = next(
@@ -160,13 +161,22 @@ def test_impossible_lengths_in_a_text_header(tmp_path: Path, name: str, length: 
         ("detached.mhd", "NDims = 3", "NDims = 2", "NDims = 2"),
         ("detached.mhd", "MET_USHORT", "MET_STRING", "ElementType = MET_STRING"),
         ("detached.mhd", "ObjectType = Image", "BinaryData = False", "as text; save it as binary"),
-        ("detached.mhd", "ElementDataFile = detached.raw", "ElementDataFile = LIST\na.raw\n", "one file per slice"),
+        ("detached.mhd", "= detached.raw", "= LIST\na.raw\n", "5 files, .*found the names of 1"),
+        ("detached.mhd", "= detached.raw", "= LIST 3\na.raw\n", "found LIST 3; save"),
+        ("listed.mhd", "ObjectType = Image", "CompressedData = True", "one compressed file per slice"),
+        ("listed.mhd", "listed2.raw", "../else.raw", "which does not lie in its folder"),
+        ("numbered.mhd", "%03d.raw 1 5 1", "%03d.raw 1 5 0", "must not be zero"),
+        ("numbered.mhd", "%03d.raw 1 5 1", "%03d.raw 1 900000000 1", "found the names of 900000000"),
+        ("numbered.mhd", "%03d.raw 1 5 1", "%s.raw 1 5 1", "found numbered_%s.raw 1 5 1; save"),
+        ("numbered.mhd", "%03d.raw 1 5 1", "%03d.raw 2 6 1", "numbered_006.raw, which is not there"),
+        ("listed.nhdr", "encoding: raw", "encoding: gzip", "one compressed file per slice"),
+        ("listed.nhdr", "1.raw\n", "1.raw", "found the names of 4"),
         ("detached.mhd", "ElementDataFile = detached.raw", "", "no end"),
         ("detached.mhd", "ElementDataFile =", "HeaderSize = -7\nElementDataFile =", "HeaderSize = -7"),
         ("attached.nrrd", "encoding: raw", "encoding: bzip2", "as bzip2, expected raw or gzip"),
         ("attached.nrrd", "type: uint16", "type: block", "no 'block'"),
         ("attached.nrrd", "encoding: raw", "encoding: raw\nline skip: 3", "skips lines"),
-        ("detached.nhdr", "data file: detached.raw", "data file: s%03d.raw 1 5 1", "one file per slice"),
+        ("detached.nhdr", "data file: detached.raw", "data file: s%03d.raw 1 5 1", "s001.raw, which is not there"),
         ("scan.am", "@1\n\n#", "@1(HxByteRLE,1234)\n\n#", "is compressed with HxByteRLE"),
         ("scan.am", '"uniform"', '"stacked"', "voxels of one size"),
         ("scan.am", "BINARY-LITTLE-ENDIAN", "ASCII", "expected a binary AmiraMesh"),
@@ -191,6 +201,26 @@ def test_a_header_without_an_end_is_not_read_to_the_end_of_a_long_file(tmp_path:
     path.write_bytes(b"NDims = 3\n" + b"x" * (3 << 20))
     with pytest.raises(UsageError, match="its header has no end"):
         open_source(str(path))
+
+
+@pytest.mark.parametrize("name", sorted(ONE_FILE_PER_SLICE))
+def test_a_slice_s_file_that_is_not_whole_is_refused(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name)
+    for other in tmp_path.glob("*3.raw"):
+        other.write_bytes(other.read_bytes()[:-1])
+    with pytest.raises(
+        UsageError, match=r"promises 1 x 18 x 22 pixels .* 792 bytes of them in .*3\.raw, found 791"
+    ):
+        open_source(str(path))
+
+
+def test_another_content_of_one_slice_s_file_is_another_input(
+    tmp_path: Path, opened: Callable[..., Source]
+) -> None:
+    path = written(tmp_path, "listed.mhd")
+    before = opened(path).identity.content
+    (tmp_path / "listed4.raw").write_bytes(bytes(792))
+    assert opened(path).identity.content != before
 
 
 # --- the file that a header names

@@ -10,7 +10,15 @@ import numpy as np
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import DeflatedPixels, require_first_axis
-from matseg_runtime.source.formats.pixels import FilePixels, data_file, reading, stored_array, text_header
+from matseg_runtime.source.formats.pixels import (
+    FilePixels,
+    data_file,
+    is_several,
+    pixel_files,
+    reading,
+    stored_array,
+    text_header,
+)
 from matseg_shared.errors import UsageError
 from matseg_shared.system.names import printable
 
@@ -35,7 +43,7 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
         fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
         shape, names = _shape(fields)
-        array, data = _pixels(path, fields, shape, length, options)
+        array, data = _pixels(path, fields, shape, (text, length), options)
         edges = (_numbers(fields, "elementspacing") or _numbers(fields, "elementsize"))[:3]
         matrix = _numbers(fields, "transformmatrix")[::-1]
         unit = fields.get("distanceunits")
@@ -66,9 +74,14 @@ def _shape(fields: dict[str, str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
 
 
 def _pixels(
-    path: Path, fields: dict[str, str], shape: tuple[int, ...], length: int, options: SourceOptions
+    path: Path,
+    fields: dict[str, str],
+    shape: tuple[int, ...],
+    header: tuple[str, int],
+    options: SourceOptions,
 ) -> tuple[Any, Path]:
     """The pixels, and the file that they lie in."""
+    text, length = header
     kind = fields["elementtype"].removesuffix("_ARRAY")
     if kind not in _TYPES:
         raise ValueError(f"ElementType = {printable(kind)}")
@@ -77,16 +90,20 @@ def _pixels(
     msb = fields.get("elementbyteordermsb", fields.get("binarydatabyteordermsb", "False"))
     dtype = np.dtype((">" if _true(msb) else "<") + _TYPES[kind])
     name = fields["elementdatafile"]
-    if name.split()[:1] == ["LIST"] or "%" in name:
-        raise UsageError(
-            f"{path}: names one file per slice ({printable(name)}); name their folder, or save them as one volume"
-        )
     is_local = name.upper() == "LOCAL"
-    data = path if is_local else data_file(path, name, options)
     skip = length if is_local else int(fields.get("headersize", "0"))
+    is_packed = _true(fields.get("compresseddata", "False"))
     if skip < -1:
         raise ValueError(f"HeaderSize = {skip}")
-    if _true(fields.get("compresseddata", "False")):
+    if is_several(name) and is_packed:
+        raise UsageError(f"{path}: names one compressed file per slice; save it raw, or as one volume")
+    if is_several(name):
+        listed = text_header(path, rb"\Z")[0].split("\n")[text.count("\n") :]
+        return pixel_files(
+            path, name, listed, shape, dtype, options, offset=None if skip == -1 else skip
+        ), path
+    data = path if is_local else data_file(path, name, options)
+    if is_packed:
         require_first_axis(path, options)
         return DeflatedPixels(data, shape, dtype, offset=max(skip, 0)), data
     return FilePixels(data, shape, dtype, offset=None if skip == -1 else skip, described_by=path), data

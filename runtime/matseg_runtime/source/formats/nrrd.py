@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ import numpy as np
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import DeflatedPixels, require_first_axis
-from matseg_runtime.source.formats.pixels import FilePixels, data_file, reading, stored_array, text_header
+from matseg_runtime.source.formats.pixels import (
+    FilePixels,
+    data_file,
+    is_several,
+    pixel_files,
+    reading,
+    stored_array,
+    text_header,
+)
 from matseg_shared.errors import UsageError
 from matseg_shared.system.names import printable
 
@@ -39,14 +47,19 @@ def open_nrrd(location: str, options: SourceOptions) -> ArraySource:
     path = Path(location)
     with reading(path, "a NRRD file"):
         text, length = text_header(path, rb"\n\r?\n|\Z")
-        fields: dict[str, Any] = nrrd.read_header(io.BytesIO(text.encode()))
+        listed = re.search(r"(?m)^data ?file:[ \t]*LIST.*$", text)
+        end = len(text) if listed is None else listed.end()
+        fields: dict[str, Any] = nrrd.read_header(text[:end].split("\n"))
         shape = tuple(int(size) for size in fields["sizes"])[::-1]
         if len(shape) != int(fields["dimension"]):
             raise ValueError(f"dimension: {fields['dimension']}, sizes: {shape[::-1]}")
         dtype = np.dtype((">" if fields.get("endian") == "big" else "<") + _TYPES[_plain(fields["type"])])
+        name = fields.get("data file", fields.get("datafile"))
         data, offset = _place(path, fields, length, options)
         array: Any
-        if fields["encoding"] == "raw":
+        if name is not None and is_several(name):
+            array = pixel_files(path, name, text[end:].split("\n"), shape, dtype, options, offset=offset)
+        elif fields["encoding"] == "raw":
             array = FilePixels(data, shape, dtype, offset=offset, described_by=path)
         elif fields["encoding"] in ("gzip", "gz") and offset is not None:
             require_first_axis(path, options)
@@ -96,11 +109,10 @@ def _place(
         raise ValueError(f"byte skip: {skip}")
     if name is None:
         return path, None if skip == -1 else length + skip
-    if name.split()[0] == "LIST" or "%" in name:
-        raise UsageError(
-            f"{path}: names one file per slice ({printable(name)}); name their folder, or save them as one volume"
-        )
-    return data_file(path, name, options), None if skip == -1 else skip
+    if is_several(name) and fields["encoding"] != "raw":
+        raise UsageError(f"{path}: names one compressed file per slice; save it raw, or as one volume")
+    data = path if is_several(name) else data_file(path, name, options)
+    return data, None if skip == -1 else skip
 
 
 def _axis_names(kinds: Sequence[str] | None, count: int) -> tuple[str, ...]:

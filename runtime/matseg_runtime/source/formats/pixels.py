@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.array import StoredArray
+from matseg_runtime.source.array import MOST_SLICES, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing, file_identity
 from matseg_runtime.units import ome_unit, unit_of, voxel_of_scale
 from matseg_shared.errors import MatsegError, UsageError
@@ -23,6 +24,7 @@ _MAPPED = 32 << 20
 """Bytes of the file that are looked at before what was mapped is let go."""
 _CHEAP = (1, 16, 64)
 """So many slices along each axis cost hardly more than one, which lies on as many pages of the file."""
+_LONGEST_NAME = 4096
 LONGEST_HEADER = 1 << 20
 """Bytes; a text header has a few hundred."""
 
@@ -82,6 +84,79 @@ class FilePixels:
         return np.array(mapped[index])
 
 
+class PixelFiles:
+    """An array of which each layer along the first axis lies in a file of its own."""
+
+    def __init__(self, layers: Sequence[FilePixels]) -> None:
+        """Put together layers of one shape, each of length 1."""
+        self._layers, self.dtype = layers, layers[0].dtype
+        self.shape = (len(layers), *layers[0].shape[1:])
+        self.chunk_shape = _CHEAP if len(self.shape) == 3 else None
+        self.content = hashlib.sha256(
+            " ".join(file_identity(item.path) for item in layers).encode()
+        ).hexdigest()
+
+    def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        first, *others = index
+        if not isinstance(first, slice):
+            return self._layers[first][(0, *others)]
+        return np.concatenate([layer[(slice(None), *others)] for layer in self._layers[first]])
+
+
+def is_several(name: str) -> bool:
+    """True where a header names a list or a pattern in the place of a file of pixels."""
+    return name.split()[:1] == ["LIST"] or "%" in name
+
+
+def pixel_files(
+    header: Path,
+    name: str,
+    listed: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    options: SourceOptions,
+    *,
+    offset: int | None,
+) -> PixelFiles:
+    """The pixels of one file per layer.
+
+    Args:
+        header: the file that names them.
+        name: `LIST`, or a pattern with first and last number and step, as in `s%03d.raw 1 5 1`.
+        listed: the lines behind it, which are the names of a list.
+        shape, dtype: of the array.
+        options: see `data_file`.
+        offset: see `FilePixels`; of each file.
+
+    Raises:
+        UsageError: there are not as many as layers, or one is missing or has another number of bytes.
+    """
+    found = re.fullmatch(
+        r"(?:LIST|(?P<pattern>[^%]*%(?:0?\d)?d[^%]*?)\s+(?P<first>-?\d+)\s+(?P<last>-?\d+)(?:\s+(?P<step>-?\d+))?)"
+        r"(?:\s+(?P<axes>\d+))?",
+        name,
+    )
+    if len(name) > _LONGEST_NAME or found is None or int(found["axes"] or len(shape) - 1) != len(shape) - 1:
+        raise UsageError(
+            f"{header}: expected the names of one file per slice, such as LIST or s%03d.raw 1 5 1, found "
+            f"{printable(name)}; save it as one volume"
+        )
+    names: Sequence[str] = [line.strip() for line in listed if line.strip()]
+    count = len(names)
+    if pattern := found["pattern"]:
+        step, last = int(found["step"] or 1), int(found["last"])
+        numbers = range(int(found["first"]), last + (1 if step > 0 else -1), step)
+        count = len(numbers)
+        names = [pattern % number for number in numbers] if count == shape[0] <= MOST_SLICES else ()
+    if count != shape[0] or count > MOST_SLICES:
+        raise UsageError(
+            f"{header}: expected {shape[0]} files, one per slice and at most {MOST_SLICES}, found the names of {count}"
+        )
+    files = [data_file(header, one, options) for one in names]
+    layers = [FilePixels(file, (1, *shape[1:]), dtype, offset=offset, described_by=header) for file in files]
+    return PixelFiles(layers)
+
+
 def stored_array(
     kind: str,
     path: Path,
@@ -127,13 +202,14 @@ def stored_array(
             directions=tuple(tuple(row) for row in directions) if np.shape(directions) == (3, 3) else None,
         )
     files = [path] if data is None or data == path else [path, data]
+    more_content = [array.content] if isinstance(array, PixelFiles) else []
     return StoredArray(
         kind=kind,
         location=str(path),
         path=path,
         data=data,
         array=array,
-        content="; ".join([*(file_identity(file) for file in files), f"{array.shape} {array.dtype}"]),
+        content="; ".join([*map(file_identity, files), *more_content, f"{array.shape} {array.dtype}"]),
         axis_names=axis_names,
         chunk_shape=getattr(array, "chunk_shape", None),
         **more,
