@@ -11,7 +11,8 @@ from matseg_shared.contract.metadata import MAX_CHANNELS
 from matseg_shared.errors import Problem
 from matseg_shared.images.channels import GREY, ChannelChoice
 
-Network = Literal["unet", "segnet", "pixelnet", "patchunet"]
+Network = Literal["unet", "segnet", "pixelnet", "patchunet", "effunet"]
+Encoder = Literal["lite0", "lite1", "lite2"]
 Optimizer = Literal["Adam", "SGD"]
 Amp = Literal["auto", "fp32", "bf16", "fp16"]
 KeptEpoch = Literal["best", "last"]
@@ -65,7 +66,11 @@ class VersionConfig(BaseModel):
     crop_bottom: int | None = Field(default=None, ge=0)
     """Rows at the foot of each image that are no sample, such as a bar of data; None: as its file says."""
     width: int | None = Field(default=None, ge=1, le=1024)
-    """Channels of the network's first level; None: the paper's 64."""
+    """Channels of the network's first level; None: the paper's 64, of effunet's decoder 16."""
+    encoder: Encoder | None = None
+    """effunet: start from the weights of this encoder, trained on ImageNet; None: lite0 with random weights."""
+    encoder_lr: float = Field(default=1.0, ge=0, le=1)
+    """Learning rate of a pretrained encoder, over `lr`; 0: it stays as it is."""
     crop: int | None = Field(default=None, ge=16)
     """Train on random square crops of this edge in pixels; None: whole images."""
     crops_per_image: int = Field(default=1, ge=1)

@@ -19,6 +19,9 @@ class SegmentationNetwork(nn.Module):
     samples_pixels: ClassVar[bool] = False
     """True for a network that trains on sampled pixels instead of whole images; see `loss_inputs`."""
 
+    default_width: ClassVar[int] = 64
+    """Channels of the first level in the papers of U-Net, SegNet and PixelNet."""
+
     peak_channels: int
     """Full-resolution channels alive at once at inference, about; for planning memory."""
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from matseg_trainer.networks.base import SegmentationNetwork
+from matseg_trainer.networks.effunet import EffUNet
 from matseg_trainer.networks.patchunet import PatchUNet
 from matseg_trainer.networks.pixelnet import PixelNet
 from matseg_trainer.networks.segnet import SegNet
 from matseg_trainer.networks.unet import UNet
 
-DEFAULT_WIDTH = 64
-"""Channels of the first level in all three papers."""
 NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "unet": UNet,
     "segnet": SegNet,
     "pixelnet": PixelNet,
     "patchunet": PatchUNet,
+    "effunet": EffUNet,
 }
 
 
 def build_network(
-    name: str, *, in_channels: int, n_class: int, width: int | None = None
+    name: str, *, in_channels: int, n_class: int, width: int | None = None, encoder: str | None = None
 ) -> SegmentationNetwork:
-    """A network with fresh random weights; all widths scale with that of the first level (None: the paper's 64)."""
-    return NETWORKS[name](in_channels=in_channels, n_class=n_class, width=width or DEFAULT_WIDTH)
+    """A network with fresh random weights.
+
+    Args:
+        name: key of `NETWORKS`.
+        in_channels: of the images.
+        n_class: classes.
+        width: channels of the first level, with which all others scale, but for a given encoder; None: its usual one.
+        encoder: that of an `effunet`; None: its smallest.
+    """
+    network = NETWORKS[name]
+    given = {} if encoder is None else {"encoder": encoder}
+    return network(in_channels=in_channels, n_class=n_class, width=width or network.default_width, **given)

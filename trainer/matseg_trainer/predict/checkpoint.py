@@ -28,7 +28,7 @@ from matseg_trainer.workspace import Workspace
 
 FORMAT = 1
 CHECKPOINT_SUFFIX = ".pth"
-_NETWORK_KEYS = ("model", "n_class", "width")
+_NETWORK_KEYS = ("model", "n_class", "width", "encoder")
 """Hyperparameters that make another network; the others tell how it was trained."""
 
 
@@ -79,6 +79,7 @@ class Checkpoint:
             in_channels=self.input.channels,
             n_class=n_class or len(self.classes),
             width=self.config.width,
+            encoder=self.config.encoder,
         )
 
 

@@ -19,7 +19,7 @@ from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
 from matseg_shared.images.channels import kind_of
 from matseg_trainer.networks.base import SegmentationNetwork
-from matseg_trainer.networks.registry import DEFAULT_WIDTH
+from matseg_trainer.networks.registry import NETWORKS
 from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
 from matseg_trainer.workspace import Workspace
 
@@ -80,7 +80,7 @@ class PretrainedWeights:
             if notes and name.startswith(_CLASSIFIER):
                 continue
             stored = self.checkpoint.weights[name]
-            state[name] = stored if stored.shape == fresh.shape else _with_channels(stored, fresh.shape[1])
+            state[name] = stored if stored.shape == fresh.shape else with_channels(stored, fresh.shape[1])
         if (before := self.checkpoint.input.channels) != (channels := _input_channels(network)):
             notes.append(f"first layer from {kind_of(before)} to {kind_of(channels)}")
         network.load_state_dict(state)
@@ -97,7 +97,7 @@ class PretrainedWeights:
             for name, shape in ours.items()
         )
         if trained != kind or not same:
-            width = self.checkpoint.config.width or DEFAULT_WIDTH
+            width = self.checkpoint.config.width or NETWORKS[trained].default_width
             raise ModelError(
                 f"{self.path}: expected a checkpoint of the new version's own network to start from, found a {trained} "
                 f'of width {width}; give the version model = "{trained}" and width = {width}, or leave out --weights'
@@ -131,6 +131,6 @@ def _differ_in_channels_only(stored: torch.Size, fresh: torch.Size) -> bool:
     return len(stored) == len(fresh) == 4 and (stored[0], *stored[2:]) == (fresh[0], *fresh[2:])
 
 
-def _with_channels(weight: Tensor, channels: int) -> Tensor:
+def with_channels(weight: Tensor, channels: int) -> Tensor:
     """(out, in, h, w) for another number of input channels, with the same answer where all of them are equal."""
     return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels

@@ -40,7 +40,7 @@ class LearningRate:
         cosine = (1 + math.cos(math.pi * (1 - left))) / 2
         share = cosine if self._config.schedule == "cosine" else left**POLYNOMIAL_POWER
         for group in self._optimizer.param_groups:
-            group["lr"] = self._config.lr * share
+            group["lr"] = self._config.lr * group["share"] * share
 
     def after_epoch(self, validation_loss: float) -> None:
         """The guide's: a tenth of the rate after `patience` epochs without a better validation loss."""

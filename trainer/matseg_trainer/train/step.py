@@ -139,8 +139,12 @@ class TrainStep:
 
 
 def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
+    encoder = list(network.encoder.parameters()) if config.encoder is not None else []
+    known = {id(parameter) for parameter in encoder}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    groups = [{"params": rest, "share": 1.0}]
+    if encoder:
+        groups.append({"params": encoder, "share": config.encoder_lr, "lr": config.lr * config.encoder_lr})
     if config.optimizer == "Adam":
-        return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+        return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -28,6 +28,7 @@ from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
+from matseg_trainer.train.imagenet import load_imagenet
 from matseg_trainer.train.log import EpochRecord
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.pretrained import PretrainedWeights
@@ -69,10 +70,16 @@ class Training:
         torch.manual_seed(job.seed)
         config = job.config
         network = build_network(
-            config.model, in_channels=self.input.channels, n_class=config.n_class, width=config.width
+            config.model,
+            in_channels=self.input.channels,
+            n_class=config.n_class,
+            width=config.width,
+            encoder=config.encoder,
         )
         self.init: InitInfo | None = None
         self.start = "random weights"
+        if config.encoder is not None:
+            self.start = load_imagenet(network, config.encoder)
         if job.weights is not None:
             self.init = job.weights.info
             self.start = job.weights.copy_into(network, config.model, self.classes)
