@@ -1,4 +1,4 @@
-"""All three networks as exported files."""
+"""All networks as exported files."""
 
 from __future__ import annotations
 

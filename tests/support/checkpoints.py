@@ -1,4 +1,4 @@
-"""Checkpoints of all three networks whose weights make every pixel's neighbourhood matter, without training."""
+"""Checkpoints of all networks whose weights make every pixel's neighbourhood matter, without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
 
-NETWORKS = ("unet", "segnet", "pixelnet", "patchunet")
+NETWORKS = ("unet", "segnet", "pixelnet", "patchunet", "effunet")
 WIDTH = 4
 
 

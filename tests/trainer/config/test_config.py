@@ -306,3 +306,13 @@ def test_the_documentation_has_every_key_with_its_default() -> None:
         elif field.default is not None:
             assert tomllib.loads(f"value = {shown}")["value"] == field.default
             assert rows[key].startswith("`")
+
+
+def test_an_encoder_is_one_of_its_network() -> None:
+    """Also where the data set's defaults name it, and the versions their networks."""
+    document = {"set": {"default": {"n_class": 2, "encoder": "lite0"}, "v1": {"model": "effunet"}}}
+    assert parse_config(document, SOURCE).version("set", "v1").encoder == "lite0"
+    document["set"]["v2"] = {"model": "unet"}
+    assert problems(document) == {
+        "set.v2.encoder": "expected model = \"effunet\", of which these are encoders, found 'lite0'"
+    }

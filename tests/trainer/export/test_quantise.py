@@ -146,7 +146,7 @@ def integer_layers(model: onnx.ModelProto) -> list[bool]:
             readers.setdefault(name, set()).add(node.op_type)
     return [
         all(producer.get(name) == "DequantizeLinear" for name in node.input)
-        and readers[node.output[0]] <= {"QuantizeLinear", "Relu"}
+        and readers[node.output[0]] <= {"QuantizeLinear", "Relu", "Clip"}
         for node in model.graph.node
         if node.op_type == "Conv"
     ]
@@ -428,7 +428,7 @@ def test_layers_are_modules_of_the_network(name: str) -> None:
     checkpoint = make_checkpoint(name, n_class=2)
     layers = layers_of(in_integer_operators(fp32_graph(checkpoint)))
     assert set(layers) <= {module for module, _ in checkpoint.network().named_modules()}
-    assert len(layers) < 30
+    assert len(layers) < 50
 
 
 def test_layers_are_ranked_with_one_calibration_and_each_is_told(

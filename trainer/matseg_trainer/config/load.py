@@ -133,7 +133,7 @@ def _check_dataset(
     """A mistake in the defaults is reported once, there, and not again for every version."""
     defaults = tables.get(DEFAULT_VERSION, {})
     named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
-    placeholders: dict[str, Any] = {"model": "unet"}
+    placeholders: dict[str, Any] = {"model": "effunet" if "encoder" in defaults else "unet"}
     if any("n_class" in table for table in named.values()):
         placeholders["n_class"] = 2
     versions: dict[str, VersionConfig] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from matseg_shared.contract.metadata import MAX_CHANNELS
 from matseg_shared.errors import Problem
@@ -68,7 +68,7 @@ class VersionConfig(BaseModel):
     width: int | None = Field(default=None, ge=1, le=1024)
     """Channels of the network's first level; None: the paper's 64, of effunet's decoder 16."""
     encoder: Encoder | None = None
-    """effunet: start from the weights of this encoder, trained on ImageNet; None: lite0 with random weights."""
+    """effunet: start from the weights of this EfficientNet, trained on ImageNet; None: lite0 with random weights."""
     encoder_lr: float = Field(default=1.0, ge=0, le=1)
     """Learning rate of a pretrained encoder, over `lr`; 0: it stays as it is."""
     crop: int | None = Field(default=None, ge=16)
@@ -114,6 +114,13 @@ class VersionConfig(BaseModel):
         if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
             raise ValueError("expected [height, width] in pixels, or one number for square images")
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("encoder")
+    @classmethod
+    def _of_a_network_that_has_it(cls, value: Encoder | None, others: ValidationInfo) -> Encoder | None:
+        if value is not None and others.data.get("model", "effunet") != "effunet":
+            raise ValueError('expected model = "effunet", of which these are encoders')
+        return value
 
     @field_validator("channels", mode="before")
     @classmethod

@@ -97,6 +97,8 @@ def with_folded_norms(deployed: DeployedNetwork) -> DeployedNetwork:
 def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:
     """The graph with a dynamic batch, and H and W dynamic multiples of the stride."""
     from onnxscript.optimizer import fold_constants
+    from onnxscript.rewriter import rewrite
+    from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
     stride = deployed.network.stride
     # Two and three strides, so that no dimension is taken for a constant or for another one
@@ -122,6 +124,7 @@ def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelP
         program.optimize()
         # The exporter leaves slices of large weights to the runtime; a layer whose weight is no constant stays in float
         fold_constants(program.model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT)
+        rewrite(program.model, [fuse_pad_into_conv_rule])  # padding of one side more than of the other
     model: onnx.ModelProto = program.model_proto
     strip(model)
     return model

@@ -6,17 +6,20 @@ so that every output depends on a bounded neighbourhood. Decoder: Ronneberger et
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from matseg_trainer.networks.base import SegmentationNetwork, conv_block
 
-NORM_EPS = 1e-3
+DEFAULT_ENCODER = "lite0"
+_NORM_EPS = 1e-3
 """TensorFlow's, with which the published weights were trained."""
+_STEM = 32
+"""Channels of the first convolution."""
 
 
 class _Stage(NamedTuple):
@@ -35,14 +38,12 @@ _STAGES = (
     _Stage(6, 40, 2, 5, 2),
     _Stage(6, 80, 3, 3, 2),
     _Stage(6, 112, 3, 5, 1),
-    _Stage(6, 192, 4, 5, 2),
-    _Stage(6, 320, 1, 3, 1),
 )
-_STEM = 32
-_SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+"""Down to 1/16 of the resolution; with those at 1/32, left out here, an output sees 851 pixels instead of 339."""
+_FACTORS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 """Encoder -> factors of width and depth."""
-_DECODER = (1, 2, 4, 8, 8)
-"""Channels of the decoder at 1/1, 1/2, 1/4, ..., in units of `width`."""
+_DECODER = (1, 2, 4, 8)
+"""Channels of the decoder at 1/1, 1/2, 1/4 and 1/8, in units of `width`."""
 
 
 class EffUNet(SegmentationNetwork):
@@ -51,111 +52,90 @@ class EffUNet(SegmentationNetwork):
     stride = 16
     default_width = 16
 
-    def __init__(
-        self, *, in_channels: int, n_class: int, width: int, encoder: str = "lite0", levels: int = 4
-    ) -> None:
+    def __init__(self, *, in_channels: int, n_class: int, width: int, encoder: str = DEFAULT_ENCODER) -> None:
         super().__init__()
-        self.encoder = Encoder(in_channels, encoder, levels)
-        skips = [width, *self.encoder.widths]
-        self.stride = 2**levels
+        self.variant = encoder
+        self.encoder, widths = _encoder(in_channels, *_FACTORS[encoder])
         self.image = conv_block([in_channels, width], bias=False)
-        ups = [unit * width for unit in _DECODER[:levels]]
-        steps = list(zip(ups, skips, [*ups[1:], skips[-1]], strict=False))
+        upward = [unit * width for unit in _DECODER]
+        steps = list(zip([*upward[1:], widths[-1]], upward, [width, *widths[:-1]], strict=True))[::-1]
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(below, after, kernel_size=2, stride=2) for after, _, below in reversed(steps)
+            nn.ConvTranspose2d(below, level, kernel_size=2, stride=2) for below, level, _ in steps
         )
         self.decoder = nn.ModuleList(
-            conv_block([after + skip, after, after], bias=False) for after, skip, _ in reversed(steps)
+            conv_block([level + skip, level, level], bias=False) for _, level, skip in steps
         )
         self.classifier = nn.Conv2d(width, n_class, kernel_size=1)
-        self.peak_channels = 5 * width
+        self.peak_channels = max(5 * width, width + _STEM)
         self.initialise()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) float to (N, K, H, W) logits."""
-        skips = [self.image(x), *self.encoder(x)]
-        x = skips.pop()
-        for up, block, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
+        skips: list[Tensor] = [self.image(x)]
+        for level in self.encoder:
+            x = level(x)
+            skips.append(x)
+        for up, block, skip in zip(self.up, self.decoder, reversed(skips[:-1]), strict=True):
             x = block(torch.cat([skip, up(x)], dim=1))
         logits: Tensor = self.classifier(x)
         return logits
 
 
-class Encoder(nn.Module):
-    """The stages of an EfficientNet-Lite down to 1 / 2**`levels` of the resolution."""
-
-    def __init__(self, in_channels: int, name: str, levels: int) -> None:
-        super().__init__()
-        wider, deeper = _SCALES[name]
-        self.stem = nn.Sequential(*_conv(in_channels, _STEM, 3, stride=2), nn.ReLU6(inplace=True))
-        self.stages = nn.ModuleList()
-        self.widths: list[int] = []
-        """Channels of the features at 1/2, 1/4, ..."""
-        before = _STEM
-        for number, stage in enumerate(_STAGES):
-            if stage.stride == 2:
-                if len(self.widths) == levels - 1:
-                    break
-                self.widths.append(before)
-            width = _rounded(stage.width * wider)
-            # the first and the last stage keep their depth, as the stem and the head keep their width
-            depth = stage.depth if number in (0, len(_STAGES) - 1) else math.ceil(stage.depth * deeper)
-            strides = [stage.stride] + [1] * (depth - 1)
-            widths = [before] + [width] * depth
-            self.stages.append(
-                nn.Sequential(
-                    *(
-                        _Bottleneck(first, after, stage.expansion, stage.kernel, stride)
-                        for (first, after), stride in zip(itertools.pairwise(widths), strides, strict=True)
-                    )
-                )
-            )
-            before = width
-        self.widths.append(before)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, C, H, W) to features at 1/2, 1/4, ... of the resolution."""
-        features = []
-        x = self.stem(x)
-        for stage in self.stages:
-            after = stage(x)
-            if after.shape[-1] != x.shape[-1]:
-                features.append(x)
-            x = after
-        return [*features, x]
+def _encoder(in_channels: int, wider: float, deeper: float) -> tuple[nn.ModuleList, list[int]]:
+    """Levels at 1/2, 1/4, 1/8 and 1/16 of the resolution, and the channels of what each makes."""
+    stem = nn.Sequential(*_conv(in_channels, _STEM, 3, stride=2), nn.ReLU6(inplace=True))
+    levels: list[list[nn.Module]] = [[stem]]
+    widths = [_STEM]
+    for number, stage in enumerate(_STAGES):
+        if stage.stride == 2:
+            levels.append([])
+            widths.append(widths[-1])
+        width = _rounded(stage.width * wider)
+        # the first stage keeps its depth, as the stem keeps its width
+        depth = stage.depth if number == 0 else math.ceil(stage.depth * deeper)
+        for stride in (stage.stride, *[1] * (depth - 1)):
+            levels[-1].append(Bottleneck(widths[-1], width, stage.expansion, stage.kernel, stride))
+            widths[-1] = width
+    return nn.ModuleList(nn.Sequential(*level) for level in levels), widths
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
+    """Expansion 1 x 1, depthwise convolution, projection 1 x 1; a residual where its shape allows one."""
+
     def __init__(self, before: int, after: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
         inner = before * expansion
-        expand = [*_conv(before, inner, 1), nn.ReLU6(inplace=True)] if expansion > 1 else []
-        self.layers = nn.Sequential(
-            *expand,
-            *_conv(inner, inner, kernel, stride=stride, groups=inner),
-            nn.ReLU6(inplace=True),
-            *_conv(inner, after, 1),
+        self.expand = (
+            nn.Sequential(*_conv(before, inner, 1), nn.ReLU6(inplace=True)) if expansion > 1 else None
         )
+        self.depthwise = nn.Sequential(
+            *_conv(inner, inner, kernel, stride=stride, groups=inner), nn.ReLU6(inplace=True)
+        )
+        self.project = nn.Sequential(*_conv(inner, after, 1))
         self.is_residual = stride == 1 and before == after
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x) if self.is_residual else self.layers(x)
+        """(N, C, H, W) to (N, C', H / stride, W / stride)."""
+        inner = x if self.expand is None else self.expand(x)
+        result: Tensor = self.project(self.depthwise(inner))
+        return x + result if self.is_residual else result
+
+
+class _SameConv2d(nn.Conv2d):
+    """Padded to the size of TensorFlow's "SAME": of an odd number of pixels, the larger half is below and right."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.kernel_size[0] - self.stride[0]
+        return super().forward(F.pad(x, (total // 2, total - total // 2) * 2))
 
 
 def _conv(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution with batch norm; with stride 2 padded below and on the right by one more, as TensorFlow does."""
-    total = kernel - stride
-    conv = nn.Conv2d(
-        before,
-        after,
-        kernel,
-        stride=stride,
-        padding=0 if stride > 1 else total // 2,
-        groups=groups,
-        bias=False,
-    )
-    pad = [nn.ZeroPad2d((total // 2, total - total // 2) * 2)] if stride > 1 else []
-    return [*pad, conv, nn.BatchNorm2d(after, eps=NORM_EPS)]
+    """A convolution with batch norm."""
+    if stride == 1:
+        conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False)
+    else:
+        conv = _SameConv2d(before, after, kernel, stride=stride, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(after, eps=_NORM_EPS)]
 
 
 def _rounded(width: float) -> int:

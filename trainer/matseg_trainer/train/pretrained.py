@@ -93,7 +93,7 @@ class PretrainedWeights:
         same = theirs.keys() == ours.keys() and all(
             theirs[name] == shape
             or name.startswith(_CLASSIFIER)
-            or _differ_in_channels_only(theirs[name], shape)
+            or differ_in_channels_only(theirs[name], shape)
             for name, shape in ours.items()
         )
         if trained != kind or not same:
@@ -127,7 +127,8 @@ def _input_channels(network: SegmentationNetwork) -> int:
     return first.in_channels
 
 
-def _differ_in_channels_only(stored: torch.Size, fresh: torch.Size) -> bool:
+def differ_in_channels_only(stored: torch.Size, fresh: torch.Size) -> bool:
+    """True for weights of convolutions that differ in the channels they read."""
     return len(stored) == len(fresh) == 4 and (stored[0], *stored[2:]) == (fresh[0], *fresh[2:])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,12 +140,16 @@ class TrainStep:
 
 
 def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
-    encoder = list(network.encoder.parameters()) if config.encoder is not None else []
-    known = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    groups = [{"params": rest, "share": 1.0}]
-    if encoder:
-        groups.append({"params": encoder, "share": config.encoder_lr, "lr": config.lr * config.encoder_lr})
+    """With the pretrained encoder as a group of its own; `share` is a group's learning rate over the version's."""
+    named = list(network.named_parameters())
+    is_encoder = [config.encoder is not None and name.startswith("encoder.") for name, _ in named]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "share": share, "lr": config.lr * share}
+        for inside, share in ((False, 1.0), (True, config.encoder_lr))
+        if (
+            weights := [weight for (_, weight), mine in zip(named, is_encoder, strict=True) if mine is inside]
+        )
+    ]
     if config.optimizer == "Adam":
         return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

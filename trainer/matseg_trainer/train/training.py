@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from matseg_runtime.source.transform import NoDataOptions
-from matseg_shared.contract.metadata import InitInfo, InputInfo, TrainingInfo
+from matseg_shared.contract.metadata import InitInfo, InputInfo, PretrainedInfo, TrainingInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import PixelArray
 from matseg_shared.images.tiff import channel_names
@@ -28,7 +28,7 @@ from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
-from matseg_trainer.train.imagenet import load_imagenet
+from matseg_trainer.train.encoders import load_encoder
 from matseg_trainer.train.log import EpochRecord
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.pretrained import PretrainedWeights
@@ -77,9 +77,11 @@ class Training:
             encoder=config.encoder,
         )
         self.init: InitInfo | None = None
+        self.pretrained: PretrainedInfo | None = None
         self.start = "random weights"
         if config.encoder is not None:
-            self.start = load_imagenet(network, config.encoder)
+            self.pretrained = load_encoder(network, config.encoder)
+            self.start = f"encoder of {self.pretrained.origin}, licence {self.pretrained.licence}"
         if job.weights is not None:
             self.init = job.weights.info
             self.start = job.weights.copy_into(network, config.model, self.classes)
@@ -227,6 +229,7 @@ class Training:
                 seed=job.seed,
                 packages=package_versions(),
                 init=self.init,
+                pretrained=self.pretrained,
             ),
             classes=self.classes,
             pixel_size=self.pixel_size,

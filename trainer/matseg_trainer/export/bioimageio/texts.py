@@ -24,6 +24,10 @@ _NETWORKS = {
         "Segmentation",
         "10.48550/arXiv.1511.00561",
     ),
+    "effunet": (
+        "Tan and Le 2019: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+        "10.48550/arXiv.1905.11946",
+    ),
     "pixelnet": (
         "Bansal, Chen, Russell, Gupta, Ramanan 2017: PixelNet: Representation of the pixels, by the pixels, and for "
         "the pixels",
@@ -71,8 +75,8 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
         [
             f"# {metadata.name}",
             "",
-            f"A {training.network} that labels every pixel of an image as one of {len(metadata.classes)} classes, "
-            "trained and exported with MatSeg.",
+            f"The network {training.network}, which labels every pixel of an image as one of {len(metadata.classes)} "
+            "classes, trained and exported with MatSeg.",
             "",
             "| label | class | colour (red, green, blue) |",
             "|---|---|---|",
