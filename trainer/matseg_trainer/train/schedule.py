@@ -22,7 +22,7 @@ class LearningRate:
     def __init__(self, optimizer: Optimizer, config: VersionConfig, steps_per_epoch: int) -> None:
         self._optimizer = optimizer
         self._config = config
-        self._shares = [group["share"] for group in optimizer.param_groups]
+        self._starts = [group["lr"] for group in optimizer.param_groups]
         self._steps = steps_per_epoch * config.epoch
         self._plateau = ReduceLROnPlateau(
             optimizer, factor=PLATEAU_FACTOR, patience=config.effective_patience
@@ -40,8 +40,8 @@ class LearningRate:
         left = 1 - step / self._steps
         cosine = (1 + math.cos(math.pi * (1 - left))) / 2
         share = cosine if self._config.schedule == "cosine" else left**POLYNOMIAL_POWER
-        for group, part in zip(self._optimizer.param_groups, self._shares, strict=True):
-            group["lr"] = self._config.lr * part * share
+        for group, start in zip(self._optimizer.param_groups, self._starts, strict=True):
+            group["lr"] = start * share
 
     def after_epoch(self, validation_loss: float) -> None:
         """The guide's: a tenth of the rate after `patience` epochs without a better validation loss."""

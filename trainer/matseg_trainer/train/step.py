@@ -140,11 +140,11 @@ class TrainStep:
 
 
 def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
-    """With the pretrained encoder as a group of its own; `share` is a group's learning rate over the version's."""
+    """With a pretrained encoder as a group of its own, behind the rest, which has its own learning rate."""
     named = list(network.named_parameters())
     is_encoder = [config.encoder is not None and name.startswith("encoder.") for name, _ in named]
     groups: list[dict[str, Any]] = [
-        {"params": weights, "share": share, "lr": config.lr * share}
+        {"params": weights, "lr": config.lr * share}
         for inside, share in ((False, 1.0), (True, config.encoder_lr))
         if (
             weights := [weight for (_, weight), mine in zip(named, is_encoder, strict=True) if mine is inside]
