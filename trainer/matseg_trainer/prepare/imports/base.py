@@ -21,7 +21,7 @@ from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.data.class_table import MAX_MOVED
 
-OUTSIDE = ""
+OUTSIDE = "\0"
 """Stands for what lies outside of everything drawn, among the names of classes."""
 Picture = Path | bytes | Callable[[], PixelArray] | None
 """File, content of a file, or a function that reads (H, W) or (H, W, C) pixels; None: not found."""

@@ -41,9 +41,9 @@ class _Annotation(Document):
     image_id: int | str
     category_id: int
     segmentation: Annotated[
-        list[list[Coordinate]] | _RunLengths | None, BeforeValidator(lambda found: found or None)
-    ] = None
-    """None: a box alone."""
+        list[list[Coordinate]] | _RunLengths, BeforeValidator(lambda found: found or [])
+    ] = []
+    """Nothing: a box alone."""
 
 
 class _Coco(Document):
@@ -66,7 +66,6 @@ def read_coco(path: Path, content: Any, finder: ImageFinder) -> Export:
             f"{path}: expected each id of images and categories once, found some twice; export it again"
         )
     shapes = defaultdict[int | str, list[Shape]](list)
-    boxes = 0
     for number, item in enumerate(coco.annotations, 1):
         where = f"{path}: annotation {number}"
         for kind, key, known in (("image", item.image_id, pictures), ("category", item.category_id, names)):
@@ -75,10 +74,7 @@ def read_coco(path: Path, content: Any, finder: ImageFinder) -> Export:
                     f"{where}: expected the id of one of its {kind} entries ({shorten([*map(str, known)])}), found "
                     f"{key}; export it again"
                 )
-        if item.segmentation is None:
-            boxes += 1
-        else:
-            shapes[item.image_id].append(_shape(names[item.category_id], where, item.segmentation))
+        shapes[item.image_id].append(_shape(names[item.category_id], where, item.segmentation))
     return export_of(
         "COCO JSON",
         [
@@ -90,7 +86,6 @@ def read_coco(path: Path, content: Any, finder: ImageFinder) -> Export:
             )
             for item in coco.images
         ],
-        left_out=boxes,
         classes=tuple(dict.fromkeys(names.values())),
     )
 

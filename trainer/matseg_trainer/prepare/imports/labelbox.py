@@ -11,7 +11,7 @@ from pydantic import AliasPath, Field
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, Edge, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Drawing, Shape, class_name, export_of, rectangle
+from matseg_trainer.prepare.imports.shapes import Drawing, Shape, export_of, rectangle
 
 
 class _Corner(Document):
@@ -34,12 +34,8 @@ class _Object(Document):
     composite_mask: dict[str, Any] | None = None
 
 
-class _Annotations(Document):
-    objects: list[_Object] = Field(default_factory=list)
-
-
 class _Label(Document):
-    annotations: _Annotations
+    objects: list[_Object] = Field(default_factory=list, validation_alias=AliasPath("annotations", "objects"))
 
 
 class _Project(Document):
@@ -60,7 +56,7 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
     Raises:
         DatasetError: it is none; a picture has several labels; or masks were left on Labelbox's server.
     """
-    drawings, left_out = [], 0
+    drawings = []
     for row in checked(path, list[_Row], content, "rows exported from Labelbox"):
         name = row.external_id or row.id
         labels = [label for project in row.projects.values() for label in project.labels]
@@ -69,27 +65,17 @@ def read_labelbox(path: Path, content: Any, finder: ImageFinder) -> Export:
                 f"{path}: {name}: expected one label, found {len(labels)}; export one project, and the label that won"
             )
         shapes = []
-        for number, item in enumerate([found for label in labels for found in label.annotations.objects], 1):
+        for number, item in enumerate([found for label in labels for found in label.objects], 1):
             where = f"{path}: {name}, object {number} ({item.name})"
             if item.mask is not None or item.composite_mask is not None:
                 raise DatasetError(
                     f"{where}: expected a polygon or a box, found a mask, of which the export has only the address; "
                     "convert masks to polygons in Labelbox, or export them as COCO with labelbox's own converter"
                 )
-            if item.polygon is not None and len(item.polygon) > 2:
-                ring = np.array([(corner.x, corner.y) for corner in item.polygon], np.float64)
-            elif (box := item.bounding_box) is not None:
+            ring = np.array([(corner.x, corner.y) for corner in item.polygon or ()], np.float64)
+            if len(ring) < 3 and (box := item.bounding_box) is not None:
                 ring = rectangle(box.left, box.top, box.left + box.width, box.top + box.height)
-            else:
-                left_out += 1
-                continue
-            shapes.append(Shape(name=class_name(item.name, where), where=where, parts=[[ring]]))
-        drawings.append(
-            Drawing(
-                name=name,
-                image=finder.find(name, path),
-                shapes=shapes,
-                size=None if row.height is None or row.width is None else (row.height, row.width),
-            )
-        )
-    return export_of("Labelbox", drawings, left_out=left_out)
+            shapes.append(Shape(name=item.name, where=where, parts=[[ring]]))
+        size = None if row.height is None or row.width is None else (row.height, row.width)
+        drawings.append(Drawing(name=name, image=finder.find(name, path), shapes=shapes, size=size))
+    return export_of("Labelbox", drawings)

@@ -16,15 +16,7 @@ from PIL import Image
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import OUTSIDE, Export, Size
 from matseg_trainer.prepare.imports.files import Document, Edge, ImageFinder, Point, checked
-from matseg_trainer.prepare.imports.shapes import (
-    Box,
-    Drawing,
-    Shape,
-    class_name,
-    ellipse,
-    export_of,
-    rectangle,
-)
+from matseg_trainer.prepare.imports.shapes import Box, Drawing, Shape, ellipse, export_of, rectangle
 
 _BACKGROUND = "_background_"
 _IGNORE = "__ignore__"
@@ -54,38 +46,33 @@ def read_labelme(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> 
     Raises:
         DatasetError: a file is no LabelMe file.
     """
-    drawings, left_out = [], 0
+    drawings = []
     for path, content in documents:
         picture = checked(path, _Picture, content, "a LabelMe file")
-        shapes = [
-            _shape(path, number, item)
-            for number, item in enumerate(picture.shapes, 1)
-            if len(item.points) >= _CORNERS.get(item.shape_type or "polygon", len(item.points) + 1)
-        ]
-        left_out += len(picture.shapes) - len(shapes)
         height, width = picture.imageHeight, picture.imageWidth
         drawings.append(
             Drawing(
                 name=picture.imagePath,
                 image=finder.find(picture.imagePath, path) or _embedded(path, picture.imageData),
-                shapes=shapes,
+                shapes=[_shape(path, number, item) for number, item in enumerate(picture.shapes, 1)],
                 size=None if height is None or width is None else (height, width),
             )
         )
-    return export_of("LabelMe JSON", drawings, left_out=left_out, unlabelled=frozenset({_IGNORE}))
+    return export_of("LabelMe JSON", drawings, ignored=_IGNORE)
 
 
 def _shape(path: Path, number: int, item: _Shape) -> Shape:
     where = f"{path}: shape {number} ({item.label!r})"
-    name = class_name(item.label, where)
-    name = OUTSIDE if name == _BACKGROUND else name
-    points = np.array(item.points, np.float64)
-    if item.shape_type == "mask":
+    name = OUTSIDE if item.label.strip() == _BACKGROUND else item.label
+    points, kind = np.array(item.points, np.float64), item.shape_type or "polygon"
+    if len(points) < _CORNERS.get(kind, len(points) + 1):
+        return Shape(name=name, where=where)
+    if kind == "mask":
         return Shape(name=name, where=where, mask=partial(_mask, where, points, item.mask or ""))
-    if item.shape_type == "circle":
+    if kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
         points = ellipse(points[0, 0], points[0, 1], radius, radius)
-    elif item.shape_type == "rectangle" and len(points) == 2:
+    elif kind == "rectangle" and len(points) == 2:
         points = rectangle(*points[0], *points[1])
     return Shape(name=name, where=where, parts=[[points]])
 

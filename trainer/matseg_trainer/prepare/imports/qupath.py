@@ -7,32 +7,32 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from matseg_shared.images.palette import Colour
 from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import Drawing, Shape, class_name, export_of
+from matseg_trainer.prepare.imports.shapes import Drawing, Shape, export_of
 
 _Rings = list[Annotated[list[Annotated[list[Coordinate], Field(min_length=2)]], Field(min_length=3)]]
 _Byte = Annotated[int, Field(ge=0, le=255)]
-_IGNORED = "*"
-"""Ends the names of classes that QuPath leaves out of trainings."""
+_IGNORED = r".*\*"
+"""Names of classes that QuPath leaves out of trainings."""
 
 
-class _Polygon(Document):
-    type: Literal["Polygon"]
-    coordinates: _Rings
-
-
-class _Polygons(Document):
-    type: Literal["MultiPolygon"]
+class _Geometry(Document):
+    type: Literal["Polygon", "MultiPolygon", "Point", "MultiPoint", "LineString", "MultiLineString"]
     coordinates: list[_Rings]
+    """Of polygons; nothing for what has no area."""
 
-
-class _Other(Document):
-    type: Literal["Point", "MultiPoint", "LineString", "MultiLineString"]
-    """Without an area."""
+    @model_validator(mode="before")
+    @classmethod
+    def _of_polygons(cls, found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        kind, coordinates = found.get("type"), found.get("coordinates")
+        areas = [coordinates] if kind == "Polygon" else coordinates if kind == "MultiPolygon" else []
+        return {"type": kind, "coordinates": areas}
 
 
 class _Class(Document):
@@ -56,7 +56,7 @@ class _Properties(Document):
 
 class _Feature(Document):
     type: Literal["Feature"]
-    geometry: _Polygon | _Polygons | _Other = Field(discriminator="type")
+    geometry: _Geometry
     properties: _Properties | None = None
 
 
@@ -66,7 +66,7 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
     Raises:
         DatasetError: a file is no GeoJSON.
     """
-    drawings, left_out = [], 0
+    drawings = []
     colours: dict[str, Colour] = {}
     for path, content in documents:
         found = content
@@ -74,29 +74,15 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
             found = content.get("features") if content.get("type") == "FeatureCollection" else [content]
         shapes = []
         for number, item in enumerate(checked(path, list[_Feature], found, "GeoJSON of QuPath"), 1):
-            if isinstance(item.geometry, _Other):
-                left_out += 1
-                continue
             properties = item.properties or _Properties()
             kind = properties.classification
-            where = f"{path}: object {number}"
-            name = class_name(
-                properties.objectType if kind is None else kind.name or ": ".join(kind.names), where
-            )
+            name = properties.objectType if kind is None else kind.name or ": ".join(kind.names)
             if kind is not None and kind.colour is not None:
-                colours.setdefault(name, kind.colour)
-            shapes.append(Shape(name=name, where=f"{where} ({name})", parts=_parts(item.geometry)))
+                colours.setdefault(name.strip(), kind.colour)
+            parts = [
+                [np.array([point[:2] for point in ring]) for ring in rings]
+                for rings in item.geometry.coordinates
+            ]
+            shapes.append(Shape(name=name, where=f"{path}: object {number} ({name})", parts=parts))
         drawings.append(Drawing(name=path.stem, image=finder.find(path.stem, path), shapes=shapes))
-    names = {shape.name for drawing in drawings for shape in drawing.shapes}
-    return export_of(
-        "QuPath GeoJSON",
-        drawings,
-        left_out=left_out,
-        colours=colours,
-        unlabelled=frozenset(name for name in names if name.endswith(_IGNORED)),
-    )
-
-
-def _parts(geometry: _Polygon | _Polygons) -> list[list[np.ndarray[Any, Any]]]:
-    polygons = [geometry.coordinates] if isinstance(geometry, _Polygon) else geometry.coordinates
-    return [[np.array([point[:2] for point in ring]) for ring in rings] for rings in polygons if rings]
+    return export_of("QuPath GeoJSON", drawings, colours=colours, ignored=_IGNORED)

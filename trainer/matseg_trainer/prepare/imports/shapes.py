@@ -8,8 +8,9 @@ which makes every region half a pixel wider on each side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +18,7 @@ from numpy.typing import NDArray
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import natural_key
-from matseg_trainer.prepare.imports.base import (
-    OUTSIDE,
-    Export,
-    Indices,
-    LabelledImage,
-    Painted,
-    Size,
-)
+from matseg_trainer.prepare.imports.base import OUTSIDE, Export, Indices, LabelledImage, Painted, Size
 
 Ring = NDArray[np.float64]
 """(N, 2) corners (x, y) of a closed polygon."""
@@ -39,7 +33,7 @@ class Shape:
     """A drawn area of one class."""
 
     name: str
-    """The class."""
+    """The class, as the file has it."""
     where: str
     """File and place, for messages."""
     parts: Sequence[Sequence[Ring]] = ()
@@ -49,7 +43,7 @@ class Shape:
 
     @property
     def has_area(self) -> bool:
-        return bool(self.parts) or self.mask is not None
+        return self.mask is not None or any(len(ring) > 2 for rings in self.parts for ring in rings)
 
     def boxes(self, size: Size) -> Iterator[Box]:
         """The pixels of each part.
@@ -125,7 +119,7 @@ class Drawing(LabelledImage):
         painted = Painted(labels=np.full(size, indices[OUTSIDE], np.uint8))
         labels, happened = painted.labels, painted.happened
         drawn = np.zeros(size, bool)
-        for shape in (shape for shape in self.shapes if shape.has_area):
+        for shape in self.shapes:
             value, pixels = indices[shape.name], 0
             for row, column, mask in shape.boxes(size):
                 box = np.s_[row : row + mask.shape[0], column : column + mask.shape[1]]
@@ -144,29 +138,41 @@ def export_of(
     tool: str,
     drawings: Sequence[Drawing],
     *,
-    left_out: int,
     classes: Sequence[str] | None = None,
     colours: Mapping[str, Colour] | None = None,
-    unlabelled: frozenset[str] = frozenset(),
+    ignored: str | None = None,
 ) -> Export:
-    """An export of shapes.
+    """An export of shapes, of which those without an area are left out.
 
     Args:
         tool: as messages name it.
         drawings: one per picture.
-        left_out: shapes that have no area, beside those without parts and mask.
         classes: in their order; None: those of the shapes, by their names.
         colours: of classes that have one.
-        unlabelled: names that mean that nobody labelled the pixels.
+        ignored: regular expression for names that mean that nobody labelled the pixels.
+
+    Raises:
+        DatasetError: a class has no name.
     """
-    shapes = [shape for drawing in drawings for shape in drawing.shapes]
-    names = {shape.name for shape in shapes} - {OUTSIDE} - unlabelled
-    left_out += sum(not shape.has_area for shape in shapes)
+    left_out = sum(not shape.has_area for drawing in drawings for shape in drawing.shapes)
+    drawings = [
+        replace(
+            drawing,
+            shapes=[
+                replace(shape, name=class_name(shape.name, shape.where))
+                for shape in drawing.shapes
+                if shape.has_area
+            ],
+        )
+        for drawing in drawings
+    ]
+    names = {shape.name for drawing in drawings for shape in drawing.shapes} - {OUTSIDE}
+    unlabelled = frozenset(name for name in names if ignored and re.fullmatch(ignored, name))
     note = f"{left_out} shape(s) without an area (points, lines, texts, bare boxes) were left out"
     return Export(
         tool=tool,
         images=drawings,
-        classes=tuple(sorted(names, key=natural_key) if classes is None else classes),
+        classes=tuple(sorted(names - unlabelled, key=natural_key) if classes is None else classes),
         colours=colours or {},
         unlabelled=unlabelled,
         notes=(note,) if left_out else (),

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from matseg_shared.errors import DatasetError
 from matseg_trainer.prepare.imports.base import Export
 from matseg_trainer.prepare.imports.files import Coordinate, Document, ImageFinder, checked
-from matseg_trainer.prepare.imports.shapes import (
-    Drawing,
-    Ring,
-    Shape,
-    class_name,
-    ellipse,
-    export_of,
-    rectangle,
-)
+from matseg_trainer.prepare.imports.shapes import Drawing, Ring, Shape, ellipse, export_of, rectangle
 
 PROJECT_KEY = "_via_img_metadata"
 
@@ -47,9 +39,13 @@ class _Region(Document):
     region_attributes: dict[str, Any]
 
 
+def _listed(found: Any) -> Any:
+    return list(found.values()) if isinstance(found, dict) else found
+
+
 class _Picture(Document):
     filename: str
-    regions: list[_Region] | dict[str, _Region]
+    regions: Annotated[list[_Region], BeforeValidator(_listed)]
     """VIA 1 numbers them."""
 
 
@@ -62,37 +58,33 @@ def read_via(path: Path, content: Any, finder: ImageFinder) -> Export:
     pictures = checked(
         path, dict[str, _Picture], content.get(PROJECT_KEY, content), "a file of the VGG Image Annotator"
     )
-    regions = {
-        key: list(item.regions.values()) if isinstance(item.regions, dict) else item.regions
-        for key, item in pictures.items()
-    }
-    keys = {key for found in regions.values() for region in found for key in region.region_attributes}
+    keys = {key for item in pictures.values() for region in item.regions for key in region.region_attributes}
     if len(keys) > 1:
         raise DatasetError(
             f"{path}: expected one attribute of regions, which says their class, found {', '.join(sorted(keys))}; "
             "export it again without the others (Attributes > Region Attributes)"
         )
-    drawings, left_out = [], 0
-    for key, item in pictures.items():
-        shapes = []
-        for number, region in enumerate(regions[key], 1):
-            where = f"{path}: {item.filename}, region {number}"
-            ring = _ring(region.shape_attributes)
-            if len(ring) < 3:
-                left_out += 1
-                continue
-            shapes.append(Shape(name=_class_of(region, where), where=where, parts=[[ring]]))
+    drawings = []
+    for item in pictures.values():
+        shapes = [
+            Shape(
+                name=_class_of(region),
+                where=f"{path}: {item.filename}, region {number}",
+                parts=[[_ring(region.shape_attributes)]],
+            )
+            for number, region in enumerate(item.regions, 1)
+        ]
         drawings.append(Drawing(name=item.filename, image=finder.find(item.filename, path), shapes=shapes))
-    return export_of("VGG Image Annotator (VIA)", drawings, left_out=left_out)
+    return export_of("VGG Image Annotator (VIA)", drawings)
 
 
-def _class_of(region: _Region, where: str) -> str:
-    """The attribute's value; of check boxes, the one that is ticked."""
+def _class_of(region: _Region) -> str:
+    """The attribute's value; of check boxes, the one that is ticked; else nothing."""
     value = next(iter(region.region_attributes.values()), "")
     if isinstance(value, dict):
         ticked = [str(name) for name, is_ticked in value.items() if is_ticked]
         value = ticked[0] if len(ticked) == 1 else ""
-    return class_name(value if isinstance(value, str) else "", where)
+    return value if isinstance(value, str) else ""
 
 
 def _ring(outline: _Outline) -> Ring:
