@@ -41,9 +41,9 @@ class _Annotation(Document):
     image_id: int | str
     category_id: int
     segmentation: Annotated[
-        list[list[Coordinate]] | _RunLengths, BeforeValidator(lambda found: found or [])
-    ] = []
-    """Nothing: a box alone."""
+        list[list[Coordinate]] | _RunLengths | None, BeforeValidator(lambda found: found or None)
+    ] = None
+    """None: a box alone."""
 
 
 class _Coco(Document):
@@ -90,14 +90,15 @@ def read_coco(path: Path, content: Any, finder: ImageFinder) -> Export:
     )
 
 
-def _shape(name: str, where: str, found: list[list[float]] | _RunLengths) -> Shape:
+def _shape(name: str, where: str, found: list[list[float]] | _RunLengths | None) -> Shape:
     if isinstance(found, _RunLengths):
         return Shape(name=name, where=where, mask=partial(_mask, where, found))
-    if any(len(flat) % 2 for flat in found):
+    flats = found or []
+    if any(len(flat) % 2 for flat in flats):
         raise DatasetError(
             f"{where}: expected x, y, x, y, ... as a polygon, found an odd number of coordinates"
         )
-    return Shape(name=name, where=where, parts=[[np.reshape(flat, (-1, 2))] for flat in found if flat])
+    return Shape(name=name, where=where, parts=[[np.reshape(flat, (-1, 2))] for flat in flats if flat])
 
 
 def _mask(where: str, runs: _RunLengths, size: Size) -> Box:

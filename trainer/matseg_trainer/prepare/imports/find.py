@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matseg_shared.console.progress import Progress
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import IMAGE_SUFFIXES
 from matseg_trainer.data.folder import shorten
@@ -41,13 +42,13 @@ _TOOLS = (
 
 
 def open_export(
-    request: ImportRequest, known: Sequence[str], opened: ExitStack, progress: Progress
+    request: ImportRequest, known: Sequence[ClassInfo], opened: ExitStack, progress: Progress
 ) -> Export:
     """The pictures of an export, whose files `opened` closes.
 
     Args:
         request: the export, and how it is meant.
-        known: names of the classes of a data set that it becomes a split of.
+        known: classes of a data set that it becomes a split of.
         opened: closes the files.
         progress: told of each slice of labels.
 

@@ -36,17 +36,10 @@ class ImportTable:
     """Label images have the classes' colours as their palette, else they are grey, as those that are there."""
 
     @property
-    def values(self) -> list[int]:
-        """Values of the classes in label images."""
-        return [self.indices[item.name] for item in self.classes]
-
-    @property
     def palette(self) -> list[Colour]:
         """RGB of each value up to 255."""
-        colours = [_GREY] * 256
-        for value, item in zip(self.values, self.classes, strict=True):
-            colours[value] = item.colour
-        return colours
+        colours = {self.indices[item.name]: item.colour for item in self.classes}
+        return [colours.get(value, _GREY) for value in range(256)]
 
 
 def import_table(export: Export, request: ImportRequest, present: Path | None) -> ImportTable:
@@ -63,14 +56,14 @@ def import_table(export: Export, request: ImportRequest, present: Path | None) -
             data set; or the data set's table has values that an import cannot write.
     """
     outside: str | None = request.outside or _BACKGROUND
-    unlabelled = export.unlabelled
+    unlabelled, options = export.unlabelled, "--outside or --unlabelled"
     if export.kind == "values":  # which are all classes but for those that the reader took
         if request.outside is not None:
             raise UsageError(
                 f"--outside applies to shapes and masks that leave something out, not to {export.tool}; say with "
                 "--unlabelled which value means that nobody labelled a pixel"
             )
-        outside = None
+        outside, options = None, "--class NAME=VALUE"
     else:
         if unknown := [name for name in request.unlabelled if name not in export.classes]:
             raise UsageError(
@@ -83,17 +76,21 @@ def import_table(export: Export, request: ImportRequest, present: Path | None) -
     if outside is not None and outside not in names:
         names.insert(0, outside)
     if present is None:
-        blank, classes = UNLABELLED, _new_classes(names, outside, export, request)
+        blank, classes, others = UNLABELLED, _new_classes(names, outside, export, request), []
     else:
-        options = "--class NAME=VALUE" if export.kind == "values" else "--outside or --unlabelled"
         blank, classes = _present_classes(names, request, present, options)
+        others = [
+            label for split in SPLITS for label in sorted((present.parent / split / "labels").glob("*.*"))
+        ]
     values = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
-    elsewhere = blank if outside is None else values[outside]
-    indices = values | dict.fromkeys(unlabelled, blank) | {OUTSIDE: elsewhere}
-    folders = [present.parent / split / "labels" for split in SPLITS] if present is not None else []
-    others = [label for folder in folders for label in sorted(folder.glob("*.*"))]
-    in_colours = not others or read_stored(others[0]).palette is not None
-    return ImportTable(classes=classes, indices=indices, blank=blank, outside=outside, in_colours=in_colours)
+    indices = values | dict.fromkeys(unlabelled, blank) | {OUTSIDE: values.get(outside or OUTSIDE, blank)}
+    return ImportTable(
+        classes=classes,
+        indices=indices,
+        blank=blank,
+        outside=outside,
+        in_colours=not others or read_stored(others[0]).palette is not None,
+    )
 
 
 def _new_classes(

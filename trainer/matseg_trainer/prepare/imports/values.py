@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from matseg_shared.contract.classes import CLASSES_NAME, LabelValue
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError
 from matseg_trainer.data.class_table import (
     MAX_MOVED,
@@ -37,7 +38,7 @@ def value_table(
     scans: Sequence[LabelScan],
     request: ImportRequest,
     blank: Set[int],
-    known: Sequence[str],
+    known: Sequence[ClassInfo],
     where: str,
 ) -> tuple[ClassTable, list[str]]:
     """The classes of label values, and notes on values that may mean something else.
@@ -46,7 +47,7 @@ def value_table(
         scans: of what is labelled.
         request: what the user says of classes.
         blank: values that mean that nobody labelled a pixel.
-        known: names of classes that are there already.
+        known: classes that are there already.
         where: the labels, named in errors.
 
     Raises:
@@ -63,11 +64,15 @@ def value_table(
 
 
 def _table(
-    scans: Sequence[LabelScan], request: ImportRequest, blank: Set[int], known: Sequence[str], where: str
+    scans: Sequence[LabelScan],
+    request: ImportRequest,
+    blank: Set[int],
+    known: Sequence[ClassInfo],
+    where: str,
 ) -> ClassTable:
     """Classes as the user names or counts them, as they are called already, or those that values stand for."""
     named: Sequence[tuple[str, LabelValue | None]] = request.named
-    numbers = [int(found[1]) for name in known if (found := _NAMED.fullmatch(name))]
+    numbers = [int(found[1]) for item in known if (found := _NAMED.fullmatch(item.name))]
     numbers = numbers if len(numbers) == len(known) else []
     n_class = None if numbers else request.classes
     if not named and n_class is None:

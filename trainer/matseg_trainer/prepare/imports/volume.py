@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from matseg_runtime.source.open import split_location
 from matseg_shared.console.progress import Progress
 from matseg_shared.contract.classes import UNLABELLED
+from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, UsageError
 from matseg_shared.images.channels import is_grey
 from matseg_trainer.data.class_table import ClassTable
@@ -53,7 +54,7 @@ class _LabelledSlice(LabelledImage):
 def read_volumes(
     pairs: Sequence[tuple[str, str]],
     request: ImportRequest,
-    known: Sequence[str],
+    known: Sequence[ClassInfo],
     opened: ExitStack,
     progress: Progress,
 ) -> Export:
@@ -62,7 +63,7 @@ def read_volumes(
     Args:
         pairs: locations of images and labels, each as `matseg-run` takes them.
         request: names axes, channels, classes, and the values that are no class.
-        known: names of the classes of a data set that these become a split of.
+        known: classes of a data set that these become a split of.
         opened: closes the files.
         progress: told of each slice of labels.
 

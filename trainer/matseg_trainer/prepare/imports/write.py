@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from matseg_runtime.source.transform import Window
@@ -73,37 +74,34 @@ def import_labels(
         OutputError: it cannot be written.
     """
     is_added = any((target / split).is_dir() for split in SPLITS if split != request.split)
-    place = target / request.split if is_added else target
+    place, known = target / request.split if is_added else target, target / CLASSES_NAME
     refuse_existing_folder(place, overwrite=overwrite)
     with ExitStack() as opened:
-        known = target / CLASSES_NAME
-        names = [item.name for item in read_classes(known)] if is_added else []
-        export = open_export(request, names, opened, progress)
+        export = open_export(request, read_classes(known) if is_added else (), opened, progress)
         stems = _stems(export, request)
         if not export.classes:
             raise _nothing_drawn(request, stems)
         table = import_table(export, request, known if is_added else None)
+        written = _Written(export=export, request=request, table=table)
         with new_folder(place, overwrite=overwrite) as folder:
-            split = folder if is_added else folder / request.split
-            result = _write(request, export, stems, table, split, progress)
-            notes = tuple(_notes(export, request, table, result))
+            written.write(stems, folder if is_added else folder / request.split, progress)
             if not is_added:
                 known = folder / CLASSES_NAME
                 write_classes(known, table.classes)
-            if result.pixels[table.blank]:
+            if written.pixels[table.blank]:
                 add_unlabelled(known, table.blank)
     return ImportResult(
         dataset=target,
         split=request.split,
         tool=export.tool,
-        images=len(stems) - len(result.left_out),
+        images=len(stems) - len(written.left_out),
         classes=tuple(
-            ClassShare(index=item.index, name=item.name, colour=item.colour, pixels=result.pixels[value])
-            for item, value in zip(table.classes, table.values, strict=True)
+            ClassShare(index=item.index, name=item.name, colour=item.colour, pixels=written.count(item.name))
+            for item in table.classes
         ),
-        unlabelled=result.pixels[table.blank],
-        left_out=tuple(result.left_out),
-        notes=notes,
+        unlabelled=int(written.pixels[table.blank]),
+        left_out=tuple(written.left_out),
+        notes=tuple(written.notes()),
     )
 
 
@@ -159,47 +157,76 @@ def _parts(item: LabelledImage) -> tuple[str, ...]:
     return (item.name if callable(item.image) else PurePosixPath(item.name.replace("\\", "/")).stem,)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Written:
-    """Facts that are known when all pictures are written."""
+    """What is written, and what came up meanwhile."""
 
-    pixels: list[int]
+    export: Export
+    request: ImportRequest
+    table: ImportTable
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     """By value in the label images."""
-    left_out: list[str]
+    left_out: list[str] = field(default_factory=list)
     happened: Counter[str] = field(default_factory=Counter)
     """To shapes, see `Painted`."""
 
+    def count(self, name: str) -> int:
+        """Pixels of a class, or of what lies outside."""
+        return int(self.pixels[self.table.indices[name]])
 
-def _write(
-    request: ImportRequest,
-    export: Export,
-    stems: Sequence[str],
-    table: ImportTable,
-    folder: Path,
-    progress: Progress,
-) -> _Written:
-    written = _Written(pixels=[0] * 256, left_out=[])
-    progress.stage("writing labelled pictures", len(stems), unit="images")
-    for item, stem in zip(export.images, stems, strict=True):
-        image, size = _write_image(item, folder / "images" / stem, request)
-        painted = item.paint(size, table.indices)
-        progress.advance()
-        if (painted.labels == table.blank).all():
-            image.unlink()
-            written.left_out.append(item.name)
-            continue
-        with atomic_write(folder / "labels" / f"{stem}.png") as stream:
-            if table.in_colours:
-                write_label_png(stream, painted.labels, table.palette)
+    def write(self, stems: Sequence[str], folder: Path, progress: Progress) -> None:
+        """Write all pictures and their label images, but for those without a label."""
+        table = self.table
+        progress.stage("writing labelled pictures", len(stems), unit="images")
+        for item, stem in zip(self.export.images, stems, strict=True):
+            image, size = _write_image(item, folder / "images" / stem, self.request)
+            painted = item.paint(size, table.indices)
+            progress.advance()
+            if (painted.labels == table.blank).all():
+                image.unlink()
+                self.left_out.append(item.name)
+                continue
+            with atomic_write(folder / "labels" / f"{stem}.png") as stream:
+                if table.in_colours:
+                    write_label_png(stream, painted.labels, table.palette)
+                else:
+                    Image.fromarray(painted.labels).save(stream, format="PNG", compress_level=1)
+            self.pixels += np.bincount(painted.labels.ravel(), minlength=256)
+            self.happened.update(painted.happened)
+        drawn = {item.name for item in table.classes} - {table.outside}
+        if not any(map(self.count, drawn)):
+            raise _nothing_drawn(self.request, stems)
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know, in words."""
+        yield from self.export.notes
+        happened, outside, classes = self.happened, self.table.outside, self.table.classes
+        if self.export.kind == "shapes":
+            covered = f"; at {happened['covered']} pixel(s) a later one covers another class"
+            yield f"shapes were painted in the file's order{covered if happened['covered'] else ''}"
+        if happened["clipped"]:
+            yield f"{happened['clipped']} shape(s) reach beyond their picture and were cut off at its edge"
+        if happened["too small"]:
+            yield f"{happened['too small']} shape(s) are so small that they hold no pixel's centre"
+        for name in (item.name for item in classes if not self.count(item.name)):
+            if name == outside:
+                yield f"nothing lies outside of shapes: class {name!r} has no pixel; --outside unlabelled leaves it out"
             else:
-                Image.fromarray(painted.labels).save(stream, format="PNG", compress_level=1)
-        counts = np.bincount(painted.labels.ravel(), minlength=256).tolist()
-        written.pixels = [before + count for before, count in zip(written.pixels, counts, strict=True)]
-        written.happened.update(painted.happened)
-    drawn = set(table.values) - ({table.indices[OUTSIDE]} if export.kind != "values" else set())
-    if not any(written.pixels[value] for value in drawn):
-        raise _nothing_drawn(request, stems)
-    return written
+                yield (
+                    f"class {name!r} is declared and found nowhere; to do without it, remove its table from "
+                    f"{CLASSES_NAME}"
+                )
+        names = Counter(item.name.casefold() for item in classes)
+        if alike := [item.name for item in classes if names[item.name.casefold()] > 1]:
+            yield f"{', '.join(alike)} differ in capital letters alone: are they one class?"
+        if self.left_out:
+            yield f"{len(self.left_out)} picture(s) without a label were left out: {shorten(self.left_out)}"
+        if outside is not None and self.request.outside is None:
+            yield (
+                f"what lies outside of all shapes is the class {outside!r} "
+                f"({self.count(OUTSIDE) / self.pixels.sum():.1%} of the pixels); where not everything was drawn, say "
+                "--outside unlabelled"
+            )
 
 
 def _nothing_drawn(request: ImportRequest, stems: Sequence[str]) -> DatasetError:
@@ -285,34 +312,3 @@ def _write_tiff(stream: BinaryIO, pixels: PixelArray, voxel: VoxelSize | None) -
         return
     resolution = (1 / size.column, 1 / size.row)
     tifffile.imwrite(stream, pixels, imagej=True, resolution=resolution, metadata={"unit": size.unit})
-
-
-def _notes(export: Export, request: ImportRequest, table: ImportTable, written: _Written) -> Iterator[str]:
-    """Notes for the user, in words."""
-    yield from export.notes
-    happened, outside = written.happened, table.outside
-    if export.kind == "shapes":
-        covered = f"; at {happened['covered']} pixel(s) a later one covers another class"
-        yield f"shapes were painted in the file's order{covered if happened['covered'] else ''}"
-    if happened["clipped"]:
-        yield f"{happened['clipped']} shape(s) reach beyond their picture and were cut off at its edge"
-    if happened["too small"]:
-        yield f"{happened['too small']} shape(s) are so small that they hold no pixel's centre"
-    for name in (item.name for item in table.classes if not written.pixels[table.indices[item.name]]):
-        if name == outside:
-            yield f"nothing lies outside of shapes: class {outside!r} has no pixel; --outside unlabelled leaves it out"
-        else:
-            yield (
-                f"class {name!r} is declared and found nowhere; to do without it, remove its table from {CLASSES_NAME}"
-            )
-    names = Counter(item.name.casefold() for item in table.classes)
-    if alike := [item.name for item in table.classes if names[item.name.casefold()] > 1]:
-        yield f"{', '.join(alike)} differ in capital letters alone: are they one class?"
-    if written.left_out:
-        yield f"{len(written.left_out)} picture(s) without a label were left out: {shorten(written.left_out)}"
-    if outside is not None and request.outside is None:
-        share = written.pixels[table.indices[OUTSIDE]] / sum(written.pixels)
-        yield (
-            f"what lies outside of all shapes is the class {outside!r} ({share:.1%} of the pixels); where not "
-            "everything was drawn, say --outside unlabelled"
-        )
