@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +86,11 @@ class Workspace:
             )
         return self.data / name
 
-    def dataset(self, name: str) -> Dataset:
+    def dataset(self, name: str, validation_images: Sequence[str] | None = None) -> Dataset:
         """The data set `data/<name>`; see `Dataset.open`."""
         from matseg_trainer.data.folder import Dataset
 
-        return Dataset.open(self.dataset_root(name))
+        return Dataset.open(self.dataset_root(name), validation_images)
 
     def n_class_of(self, dataset: Dataset) -> int:
         """The number of classes in `config.toml`; where that says nothing of the data set, in its `classes.toml`.

@@ -115,6 +115,7 @@ def test_a_version_overrides_its_data_sets_defaults() -> None:
         ("size", 852, (852, 852)),
         ("size", [484, 645], (484, 645)),
         ("lr", 1, 1.0),
+        ("validation_images", ["a", "b"], ("a", "b")),
     ],
 )
 def test_accepted_spellings(key: str, written: object, read: object) -> None:
@@ -150,6 +151,10 @@ def test_accepted_spellings(key: str, written: object, read: object) -> None:
         ("size", 852.0, "expected [height, width]"),
         ("size", True, "expected [height, width]"),
         ("momentum", 1.0, "less than 1, found 1.0"),
+        ("steps", 0, "greater than or equal to 1, found 0"),
+        ("validation_images", [], "expected different names of images without suffix"),
+        ("validation_images", "a", "expected different names of images without suffix"),
+        ("validation_images", ["a", "a"], "expected different names of images without suffix"),
     ],
 )
 def test_a_bad_value_is_named_with_its_place(key: str, value: object, part: str) -> None:

@@ -30,9 +30,24 @@ def test_shuffle_changes_the_order_each_epoch_and_visits_all(workspace: Path) ->
     assert [natural.image_of(1, position) for position in range(5)] == list(range(5))
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_passes_over_the_images_go_on_from_epoch_to_epoch_where_the_steps_are_given(
+    workspace: Path, *, shuffle: bool
+) -> None:
+    """Two steps of two images: five epochs show each of five images four times."""
+    batches = batches_of(workspace, batch_size=2, steps=2, shuffle=shuffle)
+    seen = [batches.image_of(epoch, position) for epoch in range(1, 6) for position in range(4)]
+    assert all(sorted(seen[start : start + 5]) == list(range(5)) for start in range(0, 20, 5))
+    assert (len({tuple(seen[start : start + 5]) for start in range(0, 20, 5)}) > 1) is shuffle
+
+
 @pytest.mark.parametrize(
     ("values", "sizes"),
-    [({"batch_size": 2, "crops_per_image": 2}, [2, 2, 2, 2, 2]), ({"batch_size": 4}, [4, 1])],
+    [
+        ({"batch_size": 2, "crops_per_image": 2, "steps": 3}, [2, 2, 2]),
+        ({"batch_size": 2, "crops_per_image": 2}, [2, 2, 2, 2, 2]),
+        ({"batch_size": 4}, [4, 1]),
+    ],
 )
 def test_batches_have_the_configured_size(values: dict[str, int], sizes: list[int]) -> None:
     config = VersionConfig.model_validate({"model": "unet", "n_class": 2, **values})

@@ -86,6 +86,31 @@ def test_the_published_set_has_its_address(dataset):
     assert "doi" not in str(caught.value)
 
 
+def test_images_of_train_that_are_held_out_are_the_split_validate(dataset):
+    held = Dataset.open(dataset.root, ["a10"])
+    assert [image.stem for image in held.images("train")] == ["a9"]
+    assert [sample.stem for sample in held.samples("validate")] == ["a10"]
+    assert held.folder("validate", "labels") == dataset.root / "train" / "labels"
+    found = held.pairing("validate")
+    assert ([pair.labels.name for pair in found.pairs], found.labels_alone) == (["a10.bmp"], ())
+    assert held.fingerprint(["train", "validate"]) != dataset.fingerprint(["train"])
+    (dataset.root / "train" / "labels_npy" / "a10.npy").unlink()
+    with pytest.raises(DatasetError, match="matseg-prep labels steel train`"):
+        held.samples("validate")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a9", "a11"], r"found none of a11; did you mean 'a10'\?"),
+        (["a9", "a10"], "an image to train on, found that"),
+    ],
+)
+def test_images_that_cannot_be_held_out(dataset, names, words):
+    with pytest.raises(DatasetError, match=words):
+        Dataset.open(dataset.root, names).images("train")
+
+
 @pytest.mark.parametrize("split", ["validate", "", ".", "..", "train/images"])
 def test_a_missing_split(dataset, split):
     with pytest.raises(DatasetError, match="steel has train"):

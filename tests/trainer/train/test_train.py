@@ -24,12 +24,15 @@ from PIL import Image
 
 from matseg_shared.errors import ModelError, OutputError, UnsupportedError
 from matseg_shared.installation import install_command
+from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.dataset import EpochSampler
 from matseg_trainer.data.examples import IGNORED, Examples
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.statistics import SplitStatistics, representative_crop
+from matseg_trainer.overview.state import VersionState
+from matseg_trainer.overview.survey import survey
 from matseg_trainer.predict.checkpoint import Checkpoint, load_checkpoint, save_tensors
 from matseg_trainer.train import loop, training
 from matseg_trainer.train.console import Progress
@@ -38,6 +41,7 @@ from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.step import RunningScore
 from matseg_trainer.train.training import Training
+from matseg_trainer.workspace import Workspace
 from models_zoo.build.build import kept_mean_iou
 
 
@@ -81,6 +85,42 @@ def test_each_network_trains(workspace: Path, version: str) -> None:
     assert checkpoint.sample.dtype == np.uint8
     assert (workspace / "plots" / f"discs_{version}.png").stat().st_size > 10_000
     assert not (workspace / "saved" / f"discs_{version}.resume.pth").exists()
+
+
+def test_images_of_train_that_are_named_validate_instead_of_training(workspace: Path) -> None:
+    """As if they lay in validate/, whether there is such a folder or not; evaluation and overview know it."""
+    root = workspace / "data" / "discs"
+    shutil.rmtree(root / "validate")
+    settings = "model = 'unet'\nwidth = 4\nepoch = 2\ncrop = 32\n"
+    with (workspace / "config.toml").open("a", encoding="utf-8") as stream:
+        stream.write(f"[discs.held]\n{settings}validation_images = ['slice1', 'slice3']\n")
+        stream.write(f"[discs.folder]\n{settings}")
+    result = run(workspace, "discs", "held", "--no-report")
+    assert result.exit_code == 0, result.output
+    assert "3 to train, 2 to validate" in result.output
+    evaluated = ["discs", "held", "--test-folder", "validate", "--workspace", str(workspace), "--json"]
+    result = CliRunner().invoke(evaluate_main, [*evaluated, "--no-report"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert sorted(image["stem"] for image in document["images"]) == ["slice1", "slice3"]
+    kept = load_checkpoint(workspace / "saved" / "discs_held.pth").training
+    assert document["mean_iou"] == pytest.approx(kept.metrics["mean_iou"])
+    assert not version_state_of(workspace, "held").is_stale
+
+    for split in ("images", "labels", "labels_npy"):
+        (root / "validate" / split).mkdir(parents=True)
+        for path in [*(root / "train" / split).glob("slice[13]*")]:
+            path.rename(root / "validate" / split / path.name)
+    result = run(workspace, "discs", "folder", "--no-report")
+    assert result.exit_code == 0, result.output
+    assert log_of(workspace, "folder") == log_of(workspace, "held")
+    result = run(workspace, "discs", "held", "--overwrite")
+    assert (result.exit_code, "found none of slice1, slice3" in result.output) == (2, True)
+
+
+def version_state_of(workspace: Path, version: str) -> VersionState:
+    states = {item.version: item for item in survey(Workspace(workspace)).datasets[0].versions}
+    return states[version]
 
 
 @pytest.mark.parametrize(("choice", "epoch"), [("best", 1), ("last", 3)])

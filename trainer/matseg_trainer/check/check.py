@@ -116,7 +116,10 @@ class _Check:
             self.notes.append("slips in labels were not looked for: that needs the extra `train`")
         for split in SPLITS:
             if split not in dataset.splits:
-                self.notes.append(f"{dataset.root / split}: there is no split {split!r}")
+                held = (
+                    "; `validation_images` of a version takes images of train/" if split == "validate" else ""
+                )
+                self.notes.append(f"{dataset.root / split}: there is no split {split!r}{held}")
 
     def attempt(self, action: Callable[[], _T]) -> _T | None:
         """The action's result; its error becomes a problem."""

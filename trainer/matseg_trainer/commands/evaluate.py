@@ -28,6 +28,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_runtime.model.trust import Trust
+    from matseg_shared.contract.metadata import TrainingInfo
     from matseg_trainer.predict.predictor import Predictor
 
 
@@ -116,9 +117,11 @@ def evaluate_main(
 
     name = f"{dataset}_{version}"
     if model is None:
-        predictor, network = _checkpoint_predictor(place, dataset, version, gpu=gpu)
+        predictor, training = _checkpoint_predictor(place, dataset, version, gpu=gpu)
     else:
-        predictor, network = _onnx_predictor(model, name, trust_of(sha256), gpu=gpu)
+        predictor, training = _onnx_predictor(model, name, trust_of(sha256), gpu=gpu)
+    if other in (None, dataset):
+        data = data.as_trained(training)
     with shown_progress() as progress:
         for note in update_arrays(data, [test_folder], len(predictor.classes), progress):
             click.echo(f"note: {note}", err=True)
@@ -130,7 +133,7 @@ def evaluate_main(
         tolerance=tolerance,
     )
     outputs = EvaluationOutputs.of(
-        place, data, request, network, exported=model is not None, overlays=overlay
+        place, data, request, training.network, exported=model is not None, overlays=overlay
     )
     with shown_progress() as progress:
         progress.stage("evaluating", unit="images")
@@ -146,7 +149,7 @@ def evaluate_main(
 
 def _checkpoint_predictor(
     place: Workspace, dataset: str, version: str, *, gpu: bool
-) -> tuple[Predictor, str]:
+) -> tuple[Predictor, TrainingInfo]:
     from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
     from matseg_trainer.predict.predictor import Predictor
     from matseg_trainer.train.device import choose_compute
@@ -159,10 +162,10 @@ def _checkpoint_predictor(
     compute = choose_compute(gpu=gpu, amp="fp32")
     if gpu and compute.device.type == "cpu":
         warn(f"evaluating on the CPU: {compute.device_reason}")
-    return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training.network
+    return Predictor.of_checkpoint(checkpoint, compute.device), checkpoint.training
 
 
-def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, str]:
+def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[Predictor, TrainingInfo]:
     from matseg_runtime.inference.session import Session
     from matseg_trainer.predict.predictor import Predictor
 
@@ -172,4 +175,4 @@ def _onnx_predictor(path: Path, name: str, trust: Trust, *, gpu: bool) -> tuple[
         found = f"expected a model of {name}, found one of {metadata.name}"
         raise UsageError(f"{path}: {found}; name its version")
     session.require_self_test()
-    return Predictor.of_session(session), metadata.training.network
+    return Predictor.of_session(session), metadata.training

@@ -80,7 +80,7 @@ def train_main(
     """
     place = Workspace.find(workspace)
     config = version_config(place, dataset, version)
-    data = place.dataset(dataset)
+    data = place.dataset(dataset, config.validation_images)
     require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page

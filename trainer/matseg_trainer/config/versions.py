@@ -75,6 +75,8 @@ class VersionConfig(BaseModel):
     """Train on random square crops of this edge in pixels; None: whole images."""
     crops_per_image: int = Field(default=1, ge=1)
     """Crops taken of each training image per epoch."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps per epoch, however many images there are; None: as `crops_per_image` gives."""
     oversample_classes: float = Field(default=0.0, ge=0, le=1)
     """Share of the crops that are placed on a random pixel of a random class, instead of anywhere."""
     loss: Loss = "cross_entropy"
@@ -89,6 +91,8 @@ class VersionConfig(BaseModel):
     """Momentum of SGD."""
     checkpoint: KeptEpoch = "best"
     """The epoch that is kept: the best on the validation images, or the last, whatever they say."""
+    validation_images: tuple[str, ...] | None = None
+    """Images of train/, without suffix, that validate instead of training; None: those of validate/."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that load training images ahead; 0: the training loads each batch when it needs it."""
     amp: Amp = "auto"
@@ -135,6 +139,16 @@ class VersionConfig(BaseModel):
                 f"expected different channels from 0, as in [0, 2, 5], or how many there are, 1 to {MAX_CHANNELS}"
             )
         return numbers
+
+    @field_validator("validation_images", mode="before")
+    @classmethod
+    def _different_names(cls, value: object) -> object:
+        names = tuple(value) if isinstance(value, list | tuple) else ()
+        if value is not None and not (
+            names and all(isinstance(name, str) for name in names) and len({*names}) == len(names)
+        ):
+            raise ValueError('expected different names of images without suffix, as in ["a", "b"]')
+        return None if value is None else names
 
     @field_validator("no_data", mode="before")
     @classmethod

@@ -54,7 +54,8 @@ class EpochSampler(Sampler[Step]):
     def __init__(self, config: VersionConfig, n_images: int, *, rank: int = 0, processes: int = 1) -> None:
         self.epoch = 1
         """The next one that is iterated over."""
-        self._positions = range(n_images * config.crops_per_image)
+        crops = config.steps and config.steps * config.batch_size
+        self._positions = range(crops or n_images * config.crops_per_image)
         self._batch_size, self._rank, self._processes = config.batch_size, rank, processes
 
     def __len__(self) -> int:
@@ -99,7 +100,13 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
         )
 
     def image_of(self, epoch: int, position: int) -> int:
-        """The image at a position: natural order, or a new random order each pass with `shuffle`."""
+        """The image at a position: natural order, or a new random order each pass with `shuffle`.
+
+        With `steps`, which may be fewer than show all images, passes go on from epoch to epoch.
+        """
+        steps = self._config.steps
+        if steps is not None:
+            epoch, position = 0, position + (epoch - 1) * steps * self._config.batch_size
         visit, index = divmod(position, len(self._examples))
         if not self._config.shuffle:
             return index

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, read_legend
-from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.metadata import ClassInfo, TrainingInfo
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import list_images
 
@@ -67,22 +67,29 @@ class Dataset:
     """One folder of `data/`."""
 
     root: Path
+    validation_images: tuple[str, ...] | None = None
+    """Stems of images of train/ that are the split `validate`; None: it is the folder validate/."""
 
     @classmethod
-    def open(cls, path: Path) -> Dataset:
+    def open(cls, path: Path, validation_images: Sequence[str] | None = None) -> Dataset:
         """The data set in the folder `path`.
 
         Raises:
             DatasetError: there is no such folder, or it has none of the splits; shows the layout expected.
         """
         if path.is_dir() and any((path / split).is_dir() for split in SPLITS):
-            return cls(path)
+            return cls(path, None if validation_images is None else tuple(validation_images))
         if is_unsplit(path):
             raise DatasetError(f"{path}: expected train/, validate/ and test/, {unsplit_words(path)}")
         found = "found none of train/, validate/ and test/ in it" if path.is_dir() else "found no such folder"
         raise DatasetError(
             f"{path}: expected a data set, {found}{_near(path)}\n{_layout(path)}{_PUBLISHED.get(path.name, '')}"
         )
+
+    def as_trained(self, training: TrainingInfo) -> Dataset:
+        """The same data set, with the images that validated a training as its split `validate`."""
+        names = training.config.get("validation_images")
+        return replace(self, validation_images=None if names is None else tuple(names))
 
     @property
     def name(self) -> str:
@@ -124,10 +131,14 @@ class Dataset:
         Raises:
             DatasetError: the data set has no such split; names those it has.
         """
+        if split == "validate" and self.validation_images is not None:
+            split = "train"
         if split in ("", ".", "..") or Path(split).name != split or not (self.root / split).is_dir():
+            held = ", or name images of train/ in `validation_images`" if split == "validate" else ""
             raise DatasetError(
                 f"{self.root / split}: expected the folder of the split {split!r}, found none; "
-                f"{self.name} has {', '.join(self.splits)}{did_you_mean(split, self.splits)}\n{_layout(self.root)}"
+                f"{self.name} has {', '.join(self.splits)}{did_you_mean(split, self.splits)}{held}\n"
+                f"{_layout(self.root)}"
             )
         return self.root / split / kind
 
@@ -135,7 +146,8 @@ class Dataset:
         """The images of a split in natural order.
 
         Raises:
-            DatasetError: the folder is missing or holds no image, or two images share a stem.
+            DatasetError: the folder is missing or holds no image, two images share a stem, or `validation_images` names
+                one that is not there, or all.
         """
         folder = self.folder(split, "images")
         images, _ = _listed(folder, f"images of the split {split!r}")
@@ -147,7 +159,22 @@ class Dataset:
             raise DatasetError(
                 f"{folder}: expected one image per stem, found {'; '.join(repeated)}; rename or remove one of each"
             )
-        return tuple(images)
+        if self.validation_images is None or split not in ("train", "validate"):
+            return tuple(images)
+        unknown = [name for name in self.validation_images if name not in groups]
+        if unknown:
+            raise DatasetError(
+                f"{folder}: expected the images that `validation_images` of config.toml names, found none of "
+                f"{shorten(unknown)}{did_you_mean(unknown[0], groups)}"
+            )
+        if len(self.validation_images) == len(images):
+            raise DatasetError(
+                f"{folder}: expected an image to train on, found that `validation_images` of config.toml names all; "
+                "leave one out"
+            )
+        return tuple(
+            image for image in images if (image.stem in self.validation_images) == (split == "validate")
+        )
 
     def array_path(self, image: Path) -> Path:
         """The file for the label array of an image of this data set."""
@@ -167,7 +194,8 @@ class Dataset:
         if missing:
             raise DatasetError(
                 f"{self.folder(split, 'labels_npy')}: expected a label array for every image, found none for "
-                f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} {split}`"
+                f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} "
+                f"{self.folder(split, 'labels').parent.name}`"
             )
         unlabelled = self.has_unlabelled
         return tuple(
@@ -186,7 +214,10 @@ class Dataset:
         images = self.images(split)
         labels, others = _listed(self.folder(split, "labels"), f"label images of the split {split!r}")
         ready = [image for image in images if or_arrays and self.array_path(image).exists()]
-        return pair_images(images, labels, [*list_images(images[0].parent)[1], *others], ready)
+        found = pair_images(images, labels, [*list_images(images[0].parent)[1], *others], ready)
+        stems = {image.stem for image in list_images(images[0].parent)[0]}  # of both parts of train/
+        alone = (label for label in found.labels_alone if not {label.stem, bare_stem(label)} & stems)
+        return found if self.validation_images is None else replace(found, labels_alone=tuple(alone))
 
     def fingerprint(self, splits: Sequence[str]) -> str:
         """SHA-256 (hex) over names, image bytes and label arrays of these splits.
@@ -266,6 +297,11 @@ def _listed(folder: Path, what: str) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
+def bare_stem(label: Path) -> str:
+    """The stem of a label image without the mark that it may have."""
+    return label.stem.removesuffix(LABEL_MARK)
+
+
 def pair_images(
     images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path], ready: Sequence[Path] = ()
 ) -> Pairing:
@@ -276,7 +312,7 @@ def pair_images(
     stems = {image.stem for image in images}
     by_stem: dict[str, list[Path]] = {}
     for label in labels:
-        bare = label.stem.removesuffix(LABEL_MARK)
+        bare = bare_stem(label)
         stem = label.stem if label.stem in stems or bare not in stems else bare
         by_stem.setdefault(stem, []).append(label)
     alone = shorten([image.name for image in images if image.stem not in by_stem and image not in ready])

@@ -25,7 +25,7 @@ Crop = NDArray[Any]
 
 
 def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: str) -> Dataset:
-    """The data set a checkpoint was trained on, unchanged.
+    """The data set a checkpoint was trained on, unchanged, with the images that validated it.
 
     Raises:
         UsageError: there is none.
@@ -36,6 +36,7 @@ def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: 
             f"--precision {precision} needs the data set {checkpoint.training.dataset!r}: ranges are chosen on its "
             "training images, and the result is measured on its validation images"
         )
+    dataset = dataset.as_trained(checkpoint.training)
     if dataset.fingerprint(("train", "validate")) != checkpoint.training.fingerprint:
         raise DatasetError(
             f"{dataset.root}: expected the images and labels that {checkpoint.training.version} was trained on, found "

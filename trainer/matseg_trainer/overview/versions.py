@@ -25,16 +25,18 @@ _TRAINING_SPLITS = ("train", "validate")
 class DataChanges:
     """Comparison of a data set with what versions were trained on.
 
-    Its content is read only if any of its files is newer than a checkpoint, and once for all versions.
+    Its content is read only if any of its files is newer than a checkpoint, and once for all versions that share it out
+    alike.
     """
 
     def __init__(self, dataset: Dataset | None) -> None:
         self._dataset = dataset
+        self._fingerprints: dict[tuple[str, ...] | None, str] = {}
 
     def since(self, checkpoint: Path, training: TrainingInfo) -> bool:
         """Tell, as far as that is possible, whether it has changed."""
         is_newer = self._newest > checkpoint.stat().st_mtime
-        return is_newer and self._fingerprint not in ("", training.fingerprint)
+        return is_newer and self._fingerprint(training) not in ("", training.fingerprint)
 
     @cached_property
     def _paths(self) -> list[Path]:
@@ -47,15 +49,17 @@ class DataChanges:
     def _newest(self) -> float:
         return max((path.stat().st_mtime for path in self._paths), default=0.0)
 
-    @cached_property
-    def _fingerprint(self) -> str:
-        """Empty where it cannot be told."""
+    def _fingerprint(self, training: TrainingInfo) -> str:
+        """Fingerprint of the data, shared out as for a training; empty where it cannot be told."""
         if self._dataset is None or sum(path.stat().st_size for path in self._paths) > _HASHED_BYTES:
             return ""
-        try:
-            return self._dataset.fingerprint(_TRAINING_SPLITS)
-        except DatasetError:
-            return ""
+        dataset = self._dataset.as_trained(training)
+        if dataset.validation_images not in self._fingerprints:
+            found = ""
+            with suppress(DatasetError):
+                found = dataset.fingerprint(_TRAINING_SPLITS)
+            self._fingerprints[dataset.validation_images] = found
+        return self._fingerprints[dataset.validation_images]
 
 
 def version_state(
