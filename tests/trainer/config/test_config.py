@@ -207,6 +207,62 @@ def test_a_data_set_with_defaults_only() -> None:
     assert list(problems({"set": {"default": {}}})) == ["set.default.n_class"]
 
 
+def test_a_version_takes_what_it_does_not_say_from_its_base() -> None:
+    document = {
+        "set": {
+            "default": {"n_class": 3, "lr": 0.1, "width": 8},
+            "v1": {"base": "v2", "epoch": 5},
+            "v2": {"base": "v3", "lr": 0.2, "epoch": 4},
+            "v3": {"model": "segnet", "crop": 32, "keep": "last"},
+            "auto": {"model": "effunet", "steps": 40},
+            "mine": {"preset": "auto", "epoch": 7},
+        }
+    }
+    config = parse_config(document, SOURCE)
+    expected = {"n_class": 3, "width": 8, "model": "segnet", "crop": 32, "lr": 0.2, "checkpoint": "last"}
+    assert config.version("set", "v1") == one_version(**expected, epoch=5)
+    assert config.version("set", "v2") == one_version(**expected, epoch=4)
+    mine = config.version("set", "mine")
+    assert (mine.model, mine.steps, mine.epoch, mine.lr) == ("effunet", 40, 7, 0.1)
+
+
+def test_the_preset_of_2020_is_what_a_version_of_the_guide_has(shipped: Config) -> None:
+    """Whatever the defaults of the data set say of training, and nothing else."""
+    default = {"n_class": 2, "size": 852, "crop": 64, "lr": 0.5, "crop_bottom": 3, "loss": "dice"}
+    document = {
+        "tomography": {"default": default, "v2": {"preset": "guide2020", "model": "unet", "epoch": 1}}
+    }
+    found = parse_config(document, SOURCE).version("tomography", "v2")
+    assert found == shipped.version("tomography", "v2").model_copy(update={"crop_bottom": 3})
+
+
+@pytest.mark.parametrize(
+    ("tables", "place", "words"),
+    [
+        ({"v1": {"base": "v9"}, "v8": {}}, "v1.base", "found 'v9'; known: v1, v8"),
+        ({"v1": {"base": 3}}, "v1.base", "expected another version of this data set, found 3"),
+        ({"v1": {"base": "v1"}}, "v1.base", "cannot inherit from itself: v1 -> v1"),
+        (
+            {"v1": {"base": "v2"}, "v2": {"base": "v1"}},
+            "v2.base",
+            "cannot inherit from itself: v1 -> v2 -> v1",
+        ),
+        ({"v1": {"preset": "2020"}}, "v1.preset", 'expected "auto" or "guide2020", found \'2020\''),
+        ({"v1": {"preset": "auto"}}, "v1.preset", "`matseg-prep config` makes the version 'auto'"),
+        ({"v1": {"base": "v2", "preset": "auto"}, "v2": {}}, "v1.base", "stands beside `preset`"),
+        ({"default": {"base": "v1"}, "v1": {}}, "default.base", "move it into one version"),
+        ({"v1": {"base": "v2"}, "v2": {"lr": -1}}, "v2.lr", "greater than 0"),
+    ],
+)
+def test_what_cannot_be_inherited_is_named_with_its_place(
+    tables: dict[str, dict[str, Any]], place: str, words: str
+) -> None:
+    named = {name: {"model": "unet", "n_class": 2, **table} for name, table in tables.items()}
+    found = problems({"set": named})
+    assert words in found[f"set.{place}"]
+    assert len(found) == (2 if "cannot inherit" in words and len(tables) > 1 else 1)
+
+
 OLD_NAMES = {"repeat": 6, "focus": 0.5, "samples": 99, "keep": "last", "precision": "fp32"}
 NEW_NAMES = {
     "crops_per_image": 6,

@@ -8,6 +8,10 @@ size = [852, 852]
 [tomography.v7]             # one version: what differs from the defaults
 model = "unet"
 epoch = 4
+
+[tomography.longer]         # what differs from another version
+base = "v7"
+epoch = 40
 ```
 """
 
@@ -16,7 +20,7 @@ from __future__ import annotations
 import reprlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +32,17 @@ from matseg_shared.system.names import portable_name_problem
 from matseg_trainer.config.versions import RENAMED, Network, VersionConfig, current_names
 
 DEFAULT_VERSION = "default"
+AUTO_VERSION = "auto"
+"""The version that is made from the data."""
+GUIDE_PRESET = "guide2020"
+_PRESET = "preset"
+_INHERITING = ("base", _PRESET)
+_OF_THE_DATA = {"model", "n_class", "size", "channels", "no_data", "crop_bottom", "validation_images"}
+"""Keys that say what the data are, and no preset sets."""
+GUIDE_2020 = {
+    name: field.default for name, field in VersionConfig.model_fields.items() if name not in _OF_THE_DATA
+}
+"""All keys of how a network is trained, as the user guide has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,17 +155,59 @@ def _check_dataset(
     problems: list[Problem] = []
     reported: set[str] = set()
     for name, table in {DEFAULT_VERSION: placeholders | dict(defaults), **named}.items():
-        whole = {**defaults, **table}
+        try:
+            inherited = {} if name == DEFAULT_VERSION else _inherited(name, named, ())
+        except _InheritanceError as error:
+            problems.append(replace(error.problem, where=f"{dataset}.{error.problem.where}"))
+            continue
+        whole = {**defaults, **inherited, **(table if name == DEFAULT_VERSION else _own(table))}
         try:
             versions[name] = VersionConfig.model_validate(whole)
         except ValidationError as error:
             explained = [_explain(problem, whole, f"{dataset}.{name}") for problem in problems_of(error)]
             # one problem per key: both numbers of a bad `size` are one mistake
             found = {problem.where.removeprefix(f"{dataset}.{name}."): problem for problem in explained}
-            problems += [item for key, item in found.items() if key in table or key not in reported]
+            known = reported | inherited.keys() - table.keys()
+            problems += [item for key, item in found.items() if key in table or key not in known]
             reported |= found.keys() if name == DEFAULT_VERSION else set()
     versions.pop(DEFAULT_VERSION, None)
-    return versions, problems
+    return versions, list(dict.fromkeys(problems))
+
+
+class _InheritanceError(Exception):
+    def __init__(self, where: str, message: str, kind: str) -> None:
+        self.problem = Problem(where=where, message=message, kind=kind)
+
+
+def _inherited(name: str, tables: Mapping[str, Mapping[str, Any]], heirs: tuple[str, ...]) -> dict[str, Any]:
+    """Keys that a version takes from its `base` or `preset`, over which its own table goes; `heirs` take from it."""
+    given = [key for key in _INHERITING if key in tables[name]]
+    if not given:
+        return {}
+    key, base = given[0], tables[name][given[0]]
+    place = f"{name}.{key}"
+    if len(given) > 1:
+        raise _InheritanceError(place, "stands beside `preset`; leave one of them out", "two_bases")
+    if key == _PRESET and base == GUIDE_PRESET:
+        return dict(GUIDE_2020)
+    if key == _PRESET and base != AUTO_VERSION:
+        message = f'expected "{AUTO_VERSION}" or "{GUIDE_PRESET}", found {_show(base)}'
+        raise _InheritanceError(place, message, "unknown_preset")
+    if not isinstance(base, str) or base not in tables:
+        message = (
+            f"expected another version of this data set, found {_show(base)}; {_choices(str(base), tables)}"
+        )
+        makes = f"; `matseg-prep config` makes the version {AUTO_VERSION!r}" if base == AUTO_VERSION else ""
+        raise _InheritanceError(place, message + makes, "unknown_version")
+    if base in (*heirs, name):
+        circle = " -> ".join((*heirs, name, base))
+        raise _InheritanceError(place, f"a version cannot inherit from itself: {circle}", "circle")
+    return {**_inherited(base, tables, (*heirs, name)), **_own(tables[base])}
+
+
+def _own(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a table itself."""
+    return {key: value for key, value in table.items() if key not in _INHERITING}
 
 
 def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
@@ -158,6 +215,9 @@ def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
     place = f"{where}.{key}" if key else where
     if problem.kind == "extra_forbidden" and key in RENAMED:
         message = f"is the earlier name of {RENAMED[key]!r}, which is there too; leave one of them out"
+        return Problem(where=place, message=message, kind="unknown_key")
+    if problem.kind == "extra_forbidden" and key in _INHERITING:
+        message = "stands in the defaults of all versions; move it into one version"
         return Problem(where=place, message=message, kind="unknown_key")
     if problem.kind == "extra_forbidden":
         message = f"unknown key; {_choices(key, VersionConfig.model_fields)}"
