@@ -188,7 +188,18 @@ def ilastik(path: Path, values: np.ndarray, axes: str) -> Path:
 def make_exports(root: Path) -> None:
     """A small export of each tool in a folder of its own, with its pictures."""
     rng = np.random.default_rng(0)
-    for tool in ("coco", "runs", "labelme", "qupath", "via", "labelbox", "cvat", "imagej", "ilastik"):
+    for tool in (
+        "coco",
+        "runs",
+        "labelme",
+        "qupath",
+        "via",
+        "labelbox",
+        "cvat",
+        "imagej",
+        "ilastik",
+        "numbers",
+    ):
         for number in (0, 1):
             save(root / tool / f"s{number}.png", rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8))
     two = [
@@ -219,6 +230,8 @@ def make_exports(root: Path) -> None:
     labels = np.ones((HEIGHT, WIDTH, 1), np.uint8)
     labels[5:9] = 2
     ilastik(root / "ilastik" / "s0_Labels.h5", labels, "yxc")
+    np.savetxt(root / "numbers" / "s0.txt", labels[..., 0])
+    np.save(root / "numbers" / "s1_labels.npy", labels[..., 0].astype(float))
 
 
 @pytest.fixture

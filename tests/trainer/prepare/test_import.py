@@ -662,7 +662,7 @@ def test_options_that_do_not_apply(prep: Prep, workspace: Path, volume: np.ndarr
     tifffile.imwrite(workspace / "labels.tif", (volume > 3).astype(np.uint8))
     given = ("import", workspace / "volume.tif", "set", "--labels", workspace / "labels.tif")
     refused(prep(*given, "--outside", "x"), "--outside")
-    refused(prep(*given, "--unlabelled", "x"), "--unlabelled x")
+    refused(prep(*given, "--unlabelled", "x"), "--unlabelled 'x'")
     refused(prep(*given, "--images", pictures), "--images")
     source = coco(pictures / "a.json", [{"segmentation": [rectangle(0, 0, 5, 5)]}])
     refused(prep("import", source, "set", "--unlabelled", "grain"), "grain", "pore")

@@ -447,7 +447,24 @@ def test_classes_are_named_and_counted(prep: Prep, workspace: Path, pictures: Pa
     refused(prep(*words, "--classes", 2), "expected 2 classes (values 7, 9)", "200 (81)")
     assert prep(*words, "--classes", 3).exit_code == 0
     assert names(workspace) == ["label 7", "label 9", "label 200"]
-    refused(prep(*words, "--class", "ore=1,2,3", "--class", "rock=7"), "1,2,3", "found a colour")
+    refused(
+        prep(*words, "--class", "ore=1,2,3", "--class", "rock=7"),
+        "expected 2 classes (values (1, 2, 3), (7, 7, 7))",
+    )
+
+
+def test_classes_are_colours(prep: Prep, workspace: Path, pictures: Path) -> None:
+    painted = np.array(Image.open(pictures / "s0.png").convert("RGB"))
+    painted[:5], painted[5:9], painted[9:12] = (0, 0, 255), (255, 0, 0), 0
+    save(workspace / "drawn" / "s0.png", painted)
+    words = ("import", pictures, "set", "--labels", workspace / "drawn", "--unlabelled", 0)
+    refused(prep(*words), "s0.png: expected one label value per pixel, found colours", "--class NAME=R,G,B")
+    named = ("--class", "matrix=rest", "--class", "ore=0,0,255", "--class", "pore=255,0,0")
+    result = prep(*words, *named)
+    assert result.exit_code == 0, result.output
+    expected = box(0, 0, 5, WIDTH)
+    expected[5:9], expected[(painted == 0).all(axis=2)] = 2, 255
+    assert (labels(workspace, "s0") == expected).all()
 
 
 def test_rare_numbers_are_classes_and_told(prep: Prep, workspace: Path, volume: np.ndarray) -> None:

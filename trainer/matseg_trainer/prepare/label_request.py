@@ -97,10 +97,10 @@ def make_table(
         DatasetError: the label images have other values than that, or request and legend contradict each other.
         UsageError: something said has colours where the label images have none.
     """
-    unlabelled = tuple(_as_kind(value, kind) for value in request.unlabelled)
+    unlabelled = tuple(as_kind(value, kind) for value in request.unlabelled)
     named: dict[str, list[LabelValue]] = {}
     for name, value in request.classes:
-        named.setdefault(name, []).extend([] if value is None else [_as_kind(value, kind)])
+        named.setdefault(name, []).extend([] if value is None else [as_kind(value, kind)])
     if request.classes and len(named) != request.n_class:
         raise UsageError(
             f"expected {request.n_class} classes (--classes), found {len(named)} named with --class"
@@ -145,8 +145,12 @@ def _extended(legend: Legend, unlabelled: tuple[LabelValue, ...], where: Path) -
     return replace(legend, unlabelled=legend.unlabelled or unlabelled)
 
 
-def _as_kind(value: LabelValue, kind: LabelKind) -> LabelValue:
-    """A shade of grey as a colour, and the other way round, where label images need it."""
+def as_kind(value: LabelValue, kind: LabelKind) -> LabelValue:
+    """A shade of grey as a colour, and the other way round, where label images need it.
+
+    Raises:
+        UsageError: it is a colour, and they are grey.
+    """
     if isinstance(value, int):
         return (value, value, value) if kind == "colour" and 0 <= value <= 255 else value
     if kind != "colour" and len(set(value)) > 1:

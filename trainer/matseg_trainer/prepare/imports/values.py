@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ _NAMED = re.compile(_NAME.format(r"(-?\d+)"))
 def value_table(
     scans: Sequence[LabelScan],
     request: ImportRequest,
-    blank: Set[int],
+    blank: tuple[LabelValue, ...],
     known: Sequence[ClassInfo],
     where: str,
 ) -> tuple[ClassTable, list[str]]:
@@ -46,7 +46,7 @@ def value_table(
     Args:
         scans: of what is labelled.
         request: what the user says of classes.
-        blank: values that mean that nobody labelled a pixel.
+        blank: values or colours that mean that nobody labelled a pixel.
         known: classes that are there already.
         where: the labels, named in errors.
 
@@ -60,13 +60,14 @@ def value_table(
         joined = _table(scans, replace(request, nearest=True), blank, known, where)
         moved = Strays.find(joined, scans, request.max_moved)  # what --nearest would do
         raise DatasetError((moved if moved.images else strays).message(Path(where)))
-    return table, [*_notes(table, strays, scans, request), *_doubts(total_counts(scans))]
+    doubts = _doubts(total_counts(scans)) if table.kind == "grey" else []
+    return table, [*_notes(table, strays, scans, request), *doubts]
 
 
 def _table(
     scans: Sequence[LabelScan],
     request: ImportRequest,
-    blank: Set[int],
+    blank: tuple[LabelValue, ...],
     known: Sequence[ClassInfo],
     where: str,
 ) -> ClassTable:
@@ -76,15 +77,15 @@ def _table(
     numbers = numbers if len(numbers) == len(known) else []
     n_class = None if numbers else request.classes
     if not named and n_class is None:
-        groups = _groups(scans, request, blank, numbers, where)
+        groups = _groups(scans, request, numbers, where)
         named = [(_NAME.format(first), value) for first in sorted(groups) for value in groups[first]]
     wanted = LabelRequest(
         n_class=n_class or len(dict(named)),
         classes=tuple(named),
-        unlabelled=tuple(sorted(blank)),
+        unlabelled=blank,
         nearest=request.nearest,
     )
-    table = make_table(wanted, "grey", scans, None, Path(where, CLASSES_NAME))
+    table = make_table(wanted, scans[0].kind, scans, None, Path(where, CLASSES_NAME))
     if named:
         return table
     legend = table.legend
@@ -96,7 +97,7 @@ def _table(
 
 
 def _groups(
-    scans: Sequence[LabelScan], request: ImportRequest, blank: Set[int], numbers: list[int], where: str
+    scans: Sequence[LabelScan], request: ImportRequest, numbers: list[int], where: str
 ) -> dict[int, list[int]]:
     """Values of each class under the one that it is called by; `numbers`: what classes are called already."""
     totals, mains = total_counts(scans), main_values(scans)
@@ -109,7 +110,7 @@ def _groups(
             values=np.array(numbers, np.int64),
             counts=np.full(len(numbers), _OFTEN),
         )
-        groups = codes([seen, *scans], set(blank))
+        groups = codes([seen, *scans], set())
     else:
         values = numbers or (totals if is_numbered and not request.nearest else mains)
         groups = {value: [value] for value in values}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.open import split_location
 from matseg_shared.console.progress import Progress
-from matseg_shared.contract.classes import UNLABELLED
+from matseg_shared.contract.classes import UNLABELLED, LabelValue
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError, UsageError
 from matseg_shared.images.channels import is_grey
+from matseg_shared.images.read import IMAGE_SUFFIXES
 from matseg_trainer.data.class_table import ClassTable
 from matseg_trainer.data.folder import shorten
-from matseg_trainer.data.labels import LabelScan, require_whole
+from matseg_trainer.data.labels import LabelKind, LabelScan, packed, read_values, require_whole
 from matseg_trainer.prepare.imports.base import (
     OUTSIDE,
     Export,
@@ -32,6 +34,7 @@ from matseg_trainer.prepare.imports.base import (
 )
 from matseg_trainer.prepare.imports.slices import Slices
 from matseg_trainer.prepare.imports.values import value_table
+from matseg_trainer.prepare.label_request import as_kind, parse_value
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -44,8 +47,8 @@ class _LabelledSlice(LabelledImage):
     table: ClassTable
 
     def paint(self, size: Size, indices: Indices) -> Painted:
+        found = self.table.encode(_values(self.labels, self.number, self.table.kind))
         values = {item.index: indices[item.name] for item in self.table.classes}
-        found = self.table.encode(_whole(self.labels, self.number))
         return Painted.of_values(
             found, values | {UNLABELLED: indices[OUTSIDE]}, size, _where(self.labels, self.number)
         )
@@ -70,11 +73,14 @@ def read_volumes(
     Raises:
         DatasetError: images and labels do not fit, or hold no labels, or values that stand for no class.
     """
-    blank = {_number(text) for text in request.unlabelled}
+    blank = tuple(map(_parse_blank, request.unlabelled))
+    kind: LabelKind = "grey"
+    if any(isinstance(value, tuple) for value in (*blank, *(value for _, value in request.named))):
+        kind = "colour"
     axes = [ilastik_axes(labels) for _, labels in pairs]
     from_ilastik = None not in axes
     if from_ilastik:
-        blank = blank or {0}
+        blank = blank or (0,)
     for (_, labels_at), found_axes in zip(pairs, axes, strict=True):
         spatial = [axis for axis in found_axes or "" if axis in "xyz"]
         if spatial != sorted(spatial, reverse=True):
@@ -82,8 +88,9 @@ def read_volumes(
                 f"{labels_at}: expected axes in the order zyx, found {found_axes}; export it again with Transpose to "
                 "Axis Order zyxc, or yxc for a picture"
             )
+    nothing = {packed(as_kind(value, kind)) for value in blank}
     scans: list[LabelScan] = []
-    taken: list[tuple[Slices, int, Slices, int]] = []
+    taken: list[Callable[..., LabelledImage]] = []
     notes: list[str] = []
     slices = 0
     for images_at, labels_at in pairs:
@@ -93,42 +100,34 @@ def read_volumes(
         for picture, number in _matched(pictures, labels, notes):
             progress.advance()
             slices += 1
-            values, found = np.unique(_whole(labels, number), return_counts=True)
-            labelled = ~np.isin(values, list(blank))
-            if set(values.tolist()) <= (blank or {0}):
+            values, counts = np.unique(_values(labels, number, kind), return_counts=True)
+            if set(values.tolist()) <= (nothing or {0}):
                 continue
-            taken.append((pictures, picture, labels, number))
+            known_pixels = ~np.isin(values, list(nothing))
             scans.append(
                 LabelScan(
                     path=Path(_where(labels, number)),
-                    kind="grey",
-                    shape=(1, int(found[labelled].sum())),  # rarity is one among what is labelled
-                    values=values[labelled],
-                    counts=found[labelled],
+                    kind=kind,
+                    shape=(1, int(counts[known_pixels].sum())),  # rarity is one among what is labelled
+                    values=values[known_pixels],
+                    counts=counts[known_pixels],
                 )
             )
+            name, image, voxel = pictures.names[picture], pictures.picture(picture), pictures.voxel
+            taken.append(
+                partial(_LabelledSlice, name=name, image=image, voxel=voxel, labels=labels, number=number)
+            )
     if not taken:
-        shown = ", ".join(map(str, sorted(blank or {0})))
         raise DatasetError(
-            f"{pairs[0][1]}: expected labels, found {shown} at every pixel of {slices} slice(s); save the labels "
-            "layer, and not another one"
+            f"{pairs[0][1]}: expected labels, found {', '.join(map(str, blank or (0,)))} at every pixel of {slices} "
+            "slice(s); save the labels layer, and not another one"
         )
     if len(taken) < slices:
         notes.append(f"{len(taken)} of {slices} slices have labels")
     table, doubts = value_table(scans, request, blank, known, pairs[0][1])
     return Export(
         tool="ilastik" if from_ilastik else "label values",
-        images=[
-            _LabelledSlice(
-                name=pictures.names[picture],
-                image=pictures.picture(picture),
-                labels=labels,
-                number=number,
-                voxel=pictures.voxel,
-                table=table,
-            )
-            for pictures, picture, labels, number in taken
-        ],
+        images=[made(table=table) for made in taken],
         classes=tuple(item.name for item in table.classes),
         kind="values",
         notes=(*notes, *doubts),
@@ -257,25 +256,28 @@ def _where(labels: Slices, number: int) -> str:
     return f"{labels.location}: slice {number}" if labels.paths is None else str(labels.paths[number])
 
 
-def _whole(labels: Slices, number: int) -> NDArray[np.int64]:
-    """(H, W) label values of a slice.
+def _values(labels: Slices, number: int, kind: LabelKind) -> NDArray[np.int64]:
+    """(H, W) label values of a slice, of colours 0xRRGGBB.
 
     Raises:
-        ImageError: they are no whole numbers.
+        ImageError: they are no whole numbers, or colours that nothing stands for.
     """
+    path = None if labels.paths is None else labels.paths[number]
+    if kind == "colour" and path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+        return read_values(path, kind)
     pixels, where = labels.read(number), _where(labels, number)
     if not is_grey(pixels):
         raise ImageError(
-            where, "expected one label value per pixel, found colours; save labels, not a picture of them"
+            where,
+            "expected one label value per pixel, found colours; save labels, not a picture of them, or say with "
+            "--class NAME=R,G,B what each of its colours stands for",
         )
     require_whole(pixels, where)
     return (pixels if pixels.ndim == 2 else pixels[..., 0]).astype(np.int64)
 
 
-def _number(text: str) -> int:
+def _parse_blank(text: str) -> LabelValue:
     try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--unlabelled {text}: expected a label value of a volume, a whole number"
-        ) from error
+        return parse_value(text)
+    except UsageError as error:
+        raise UsageError(f"--unlabelled {error}") from error
