@@ -16,6 +16,7 @@ from matseg_shared.errors import ModelError, UsageError
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from matseg_trainer.predict.exported import load_exported
 from matseg_trainer.train.pretrained import PretrainedWeights, origin_changes, weights_sha256
 from matseg_trainer.train.training import Training
 from matseg_trainer.workspace import Workspace
@@ -153,6 +154,19 @@ def test_a_training_starts_there_and_says_so(fine_tuning: Path) -> None:
     assert load_checkpoint(fine_tuning / "saved" / "discs_v9.pth").training.init is None
 
 
+def test_a_training_starts_from_the_zoo(workspace: Path) -> None:
+    width = load_exported("zoo:dendrites")[1].config.width
+    version = f'[discs.v9]\nmodel = "unet"\nwidth = {width}\nepoch = 1\nlr = 1e-9\namp = "fp32"\n'
+    config = workspace / "config.toml"
+    config.write_text(config.read_text(encoding="utf-8") + version, encoding="utf-8")
+    result = run(workspace, "discs", "v9", "--weights", "zoo:dendrites")
+    assert result.exit_code == 0, result.output
+    assert "demo_v1; a new classifier, as the classes are others" in result.output
+    made = load_checkpoint(workspace / "saved" / "discs_v9.pth")
+    assert made.training.init is not None
+    assert made.training.init.name == "demo_v1"
+
+
 def test_resume_goes_on_from_the_same_start(fine_tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         with monkeypatch.context() as patch:
@@ -203,8 +217,8 @@ def test_what_cannot_be_started_from_is_named(fine_tuning: Path) -> None:
     for choice, text in (
         ("dics_v1", "did you mean 'discs_v1'?"),
         ("steel.pth", r"steel\.pth: expected the checkpoint of --weights"),
-        ("saved/discs_v1.onnx", "found an exported model, which cannot be trained"),
-        ("zoo:dendrites", "found an exported model, which cannot be trained"),
+        ("saved/discs_v1.onnx", "there is no such model file"),
+        ("zoo:uhcs-fast", "found int8, whose weights are rounded"),
     ):
         with pytest.raises(UsageError, match=text):
             PretrainedWeights.load(Workspace(fine_tuning), choice)

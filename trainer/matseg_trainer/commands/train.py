@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--weights",
-    metavar="CHECKPOINT",
-    help="Fine-tune: start from the weights of a checkpoint, a name in saved/ (tomography_v8) or a .pth file.",
+    metavar="NAME|FILE",
+    help="Fine-tune: start from these weights: a name in saved/ (tomography_v8), a .pth file, a model in fp32 "
+    "(zoo:uhcs or an .onnx file).",
 )
 @flag("--resume", "Go on with an interrupted training, bit for bit.")
 @flag("--overwrite", "Replace an earlier result of this version.")

@@ -15,12 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from matseg_runtime.model.zoo import PREFIX
 from matseg_shared.contract.metadata import ClassInfo, InitInfo
-from matseg_shared.errors import ModelError, UsageError
+from matseg_shared.errors import ModelError
 from matseg_shared.images.channels import kind_of
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import NETWORKS
-from matseg_trainer.predict.checkpoint import CHECKPOINT_SUFFIX, Checkpoint, find_checkpoint, load_checkpoint
+from matseg_trainer.predict.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from matseg_trainer.predict.exported import load_exported
 from matseg_trainer.workspace import Workspace
 
 _CLASSIFIER = "classifier."
@@ -29,24 +31,24 @@ _CLASSIFIER = "classifier."
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PretrainedWeights:
-    """A checkpoint to start from."""
+    """A checkpoint, or an exported model, to start from."""
 
     path: Path
     checkpoint: Checkpoint
+    is_exported: bool = False
+    """Its batch norms are in its convolutions; see `refit_norms`."""
 
     @classmethod
     def load(cls, workspace: Workspace, choice: str) -> PretrainedWeights:
-        """Read what `--weights` names, as `find_checkpoint` has it.
+        """Read what `--weights` names: a checkpoint, as `find_checkpoint` has it, or an exported model.
 
         Raises:
-            UsageError: it is an exported model, which cannot be trained.
-            ModelError: there is no such checkpoint (names the nearest), or it is damaged.
+            UsageError: it is an exported model of rounded weights.
+            ModelError: there is no such file (names the nearest checkpoint), or it is damaged.
         """
-        if choice.endswith(".onnx") or choice.startswith("zoo:"):
-            raise UsageError(
-                f"--weights {choice}: expected a checkpoint ({CHECKPOINT_SUFFIX}), found an exported model, which "
-                "cannot be trained; name the checkpoint it was exported from"
-            )
+        if choice.endswith(".onnx") or choice.startswith(PREFIX):
+            path, checkpoint = load_exported(choice)
+            return cls(path=path, checkpoint=checkpoint, is_exported=True)
         path = find_checkpoint(workspace, choice, "--weights")
         return cls(path=path, checkpoint=load_checkpoint(path))
 

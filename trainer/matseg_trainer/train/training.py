@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,18 +13,20 @@ import torch
 
 from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.contract.metadata import InitInfo, InputInfo, PretrainedInfo, TrainingInfo
-from matseg_shared.errors import DatasetError, UsageError
+from matseg_shared.errors import DatasetError, MatsegError, UsageError
 from matseg_shared.images.read import PixelArray
 from matseg_shared.images.tiff import channel_names
 from matseg_shared.system import interruption
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.dataset import BatchLoader, EpochSampler, TrainingBatches
+from matseg_trainer.data.dataset import BatchLoader, EpochSampler, Step, TrainingBatches
 from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.pixel_size import common_pixel_size
 from matseg_trainer.data.statistics import SplitStatistics, representative_crop, require_one_kind
+from matseg_trainer.networks.base import normalise
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
+from matseg_trainer.predict.exported import refit_norms
 from matseg_trainer.predict.tiled import TorchPredictor
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
@@ -35,6 +38,9 @@ from matseg_trainer.train.pretrained import PretrainedWeights
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.step import RunningScore, TrainStep
 from matseg_trainer.workspace import Workspace
+
+_NORM_CROPS = 16
+"""Training crops of which batch norms get their statistics, after weights of an exported model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +91,6 @@ class Training:
         if job.weights is not None:
             self.init = job.weights.info
             self.start = job.weights.copy_into(network, config.model, self.classes)
-        class_weights = self._class_weights() if config.balance else None
-        self.step = TrainStep(network, config, self.input, job.compute, context, class_weights)
-        sampler = EpochSampler(config, len(self.train_images), rank=context.rank, processes=context.size)
         batches = TrainingBatches(
             self.train_images,
             config,
@@ -95,6 +98,11 @@ class Training:
             stride=network.stride,
             pixels_per_image=config.pixels_per_image if network.samples_pixels else 0,
         )
+        if job.weights is not None and job.weights.is_exported:
+            refit_norms(network, self._first_crops(batches))
+        class_weights = self._class_weights() if config.balance else None
+        self.step = TrainStep(network, config, self.input, job.compute, context, class_weights)
+        sampler = EpochSampler(config, len(self.train_images), rank=context.rank, processes=context.size)
         self.batches = BatchLoader(
             batches, sampler, workers=config.workers, pin_memory=job.compute.device.type == "cuda"
         )
@@ -141,6 +149,15 @@ class Training:
             images.fill(self.input.mean)
         self.pixel_size = common_pixel_size([sample.image for sample in samples["train"]])
         self.fingerprint = job.dataset.fingerprint(("train", "validate"))
+
+    def _first_crops(self, batches: TrainingBatches) -> Iterator[torch.Tensor]:
+        """Some of the first epoch's crops, (1, C, H, W) normalised, the same in all processes."""
+        crops = len(self.train_images) * self.job.config.crops_per_image
+        for position in range(min(_NORM_CROPS, crops)):
+            batch = batches[Step(1, [position])]
+            if isinstance(batch, MatsegError):
+                raise batch
+            yield normalise(batch.images, self.input.mean, self.input.std)
 
     def _class_weights(self) -> torch.Tensor:
         """Reciprocal of each class's share, as the user guide balances; mean 1 over the classes that occur."""
