@@ -118,9 +118,9 @@ def labels(
     if plan.strays.images and not (nearest and plan.strays.can_move):
         may_ask = may_ask and plan.strays.can_move
         if may_ask:
-            click.echo(plan.stray_message)
+            click.echo(plan.strays.message(opened.root))
         if not may_ask or not click.confirm("Take these values for their nearest classes?"):
-            raise DatasetError(plan.stray_message)
+            raise DatasetError(plan.strays.message(opened.root))
     arrays = []
     with shown_progress() as progress:
         progress.stage("writing label arrays", len(plan.pairs) + len(plan.kept), unit="arrays")

@@ -130,11 +130,7 @@ def make_table(
 
 
 def _extended(legend: Legend, unlabelled: tuple[LabelValue, ...], where: Path) -> Legend:
-    """With the unlabelled values where it has none.
-
-    Raises:
-        DatasetError: it has others, or takes them for classes.
-    """
+    """With the unlabelled values where it has none."""
     taken = [value for value in unlabelled if any(value in some for some in legend.values)]
     if taken or (unlabelled and legend.unlabelled and set(unlabelled) != set(legend.unlabelled)):
         found = f"classes with the values {taken}" if taken else str(list(legend.unlabelled))

@@ -46,8 +46,6 @@ class LabelPlan:
     """Images whose arrays are to be written."""
     kept: tuple[Sample, ...]
     """Images whose arrays stay."""
-    adds_unlabelled: bool
-    """`classes.toml` is there and does not say yet what is unlabelled."""
     strays: Strays
     """Label images of the whole data set with values of no class."""
     notes: tuple[str, ...]
@@ -60,11 +58,6 @@ class LabelPlan:
         """Those of them whose arrays are to be written."""
         labels = {pair.labels for pair in self.pairs}
         return tuple(image for image in self.strays.images if image.path in labels)
-
-    @property
-    def stray_message(self) -> str:
-        """Every image with more values than classes, and the ways out."""
-        return self.strays.message(self.dataset.root)
 
 
 def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]:
@@ -108,7 +101,6 @@ def plan_labels(
         dataset=dataset,
         table=table,
         new_table=legend is None,
-        adds_unlabelled=legend is not None and legend != table.legend,
         pairs=tuple(written),
         kept=tuple(kept),
         strays=Strays.find(table, scans, request.max_moved),
@@ -125,7 +117,7 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
     """
     if plan.new_table:
         write_legend(plan.dataset.classes_path, plan.table.legend)
-    elif plan.adds_unlabelled:
+    elif plan.table.legend.unlabelled:
         add_unlabelled(plan.dataset.classes_path, *plan.table.legend.unlabelled)
     table = plan.table
     records: dict[Path, dict[str, str]] = {}
@@ -133,14 +125,14 @@ def write_labels(plan: LabelPlan) -> Iterator[ArraySummary]:
         path, values = plan.dataset.array_path(pair.image), read_values(pair.labels, table.kind)
         record = records.setdefault(path.parent, _record(path.parent))
         if is_kept := pair in plan.kept:
-            made_of_it = not table.differing(values, _load(plan.dataset, pair, table.legend))
+            labels = _load(plan.dataset, pair, table.legend)
         else:
+            labels = table.encode(values)
             with atomic_write(path) as stream:
-                np.save(stream, table.encode(values), allow_pickle=False)
-            made_of_it = True
-        if made_of_it:
+                np.save(stream, labels, allow_pickle=False)
+        if not is_kept or not table.differing(values, labels):
             record[path.name] = _digest(pair, table.legend)
-        yield _summary(plan, pair, kept=is_kept)
+        yield ArraySummary(path=path, values=tuple(np.unique(labels).tolist()), kept=is_kept)
     for folder, record in records.items():
         write_text(folder.with_suffix(".json"), json.dumps(record, indent=1, sort_keys=True) + "\n")
 
@@ -215,7 +207,7 @@ def add_class_table(dataset: Dataset, n_class: int, progress: Progress = SILENT)
     drawn = _drawn(dataset, dataset.splits)
     plan = plan_labels(dataset, drawn, LabelRequest(n_class=n_class, existing="append"), progress)
     if plan.strays.images:
-        raise DatasetError(plan.stray_message)
+        raise DatasetError(plan.strays.message(dataset.root))
     write_legend(dataset.classes_path, plan.table.legend)
     return _hints(plan)
 
@@ -259,11 +251,6 @@ def _digest(pair: Sample, legend: Legend) -> str:
 def _load(dataset: Dataset, pair: Sample, legend: Legend) -> NDArray[np.uint8]:
     path = dataset.array_path(pair.image)
     return load_array(path, len(legend.classes), unlabelled=bool(legend.unlabelled))
-
-
-def _summary(plan: LabelPlan, pair: Sample, *, kept: bool) -> ArraySummary:
-    values = np.unique(_load(plan.dataset, pair, plan.table.legend)).tolist()
-    return ArraySummary(path=plan.dataset.array_path(pair.image), values=tuple(values), kept=kept)
 
 
 def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence[Pairing]) -> None:

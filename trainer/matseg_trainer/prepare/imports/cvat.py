@@ -48,11 +48,7 @@ def read_cvat(labelmap: Path, finder: ImageFinder) -> Export:
     """
     colours = _colours(labelmap)
     folder = labelmap.parent / MASK_FOLDERS[0]
-    masks = (
-        [path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-        if folder.is_dir()
-        else []
-    )
+    masks = [path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not masks:
         raise DatasetError(
             f"{folder}: expected the masks of {LABELMAP}, found none; export the task as Segmentation mask from CVAT"

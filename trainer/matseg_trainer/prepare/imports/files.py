@@ -23,6 +23,8 @@ Coordinate = Annotated[float, Field(ge=-1e7, le=1e7, allow_inf_nan=False)]
 Point = tuple[Coordinate, Coordinate]
 Edge = Annotated[int, Field(ge=1, le=10_000_000)]
 _SHOWN = 5
+_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError)
+"""Errors of zipfile; RuntimeError: encrypted."""
 MASK_FOLDERS = ("SegmentationClass", "SegmentationObject")
 """Folders of PASCAL VOC's layout: label images that have their pictures' names."""
 Checked = TypeVar("Checked")
@@ -101,18 +103,10 @@ def unpacked(archive: Path) -> Iterator[Path]:
                         f"{wanted / 1e9:.1f} GB; unpack it elsewhere and name the folder"
                     )
                 for item in packed.infolist():
-                    item.filename = item.filename.replace(
-                        "\\", "/"
-                    )  # as some programs on Windows part folders
+                    # as some programs on Windows part folders
+                    item.filename = item.filename.replace("\\", "/")
                     packed.extract(item, name)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            OSError,
-            EOFError,
-            ValueError,
-        ) as error:  # RuntimeError: encrypted
+        except _DAMAGED as error:
             raise DatasetError(
                 f"{archive}: cannot be unpacked: {error}; unpack it yourself and name the folder"
             ) from error

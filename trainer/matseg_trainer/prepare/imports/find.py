@@ -73,11 +73,9 @@ def open_export(
     finder = _finder(path, request.images)
     if tool in (_ILASTIK, _ARRAYS):
         folder = str(path if path.is_dir() else path.parent)
-        pairs = (
-            ilastik_pairs(files, request.images)
-            if tool == _ILASTIK
-            else [(request.images or folder, str(path))]
-        )
+        pairs = [(request.images or folder, str(path))]
+        if tool == _ILASTIK:
+            pairs = ilastik_pairs(files, request.images)
         return read_volumes(pairs, request, known, opened, progress)
     if tool == _ROIS:
         export = read_imagej(files, finder, _stack(files, request, finder, opened))

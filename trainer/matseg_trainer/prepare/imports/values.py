@@ -153,17 +153,14 @@ def _notes(
 
 def _doubts(totals: dict[int, int]) -> list[str]:
     """Values that became classes and look as if they meant that nobody labelled a pixel."""
-    looks_blank = []
-    if (
-        0 in totals
-        and len(totals) > 2
-        and totals.keys() - {0, 255} == set(range(1, len(totals.keys() - {0, 255}) + 1))
-    ):
-        looks_blank.append(0)
-    if 255 in totals and len(totals) > 2 and max(totals.keys() - {255}) < _BRIGHT:
-        looks_blank.append(255)
+    others = totals.keys() - {0, 255}
+    is_blank = {
+        0: others == set(range(1, len(others) + 1)),
+        255: max(totals.keys() - {255}, default=0) < _BRIGHT,
+    }
     return [
         f"value {value} ({totals[value] / sum(totals.values()):.1%} of the pixels of these slices) became a class; "
         f"where it means that nobody labelled a pixel, add --unlabelled {value}"
-        for value in looks_blank
+        for value in is_blank
+        if len(totals) > 2 and value in totals and is_blank[value]
     ]

@@ -257,11 +257,7 @@ def _where(labels: Slices, number: int) -> str:
 
 
 def _values(labels: Slices, number: int, kind: LabelKind) -> NDArray[np.int64]:
-    """(H, W) label values of a slice, of colours 0xRRGGBB.
-
-    Raises:
-        ImageError: they are no whole numbers, or colours that nothing stands for.
-    """
+    """(H, W) label values of a slice, of colours 0xRRGGBB."""
     path = None if labels.paths is None else labels.paths[number]
     if kind == "colour" and path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
         return read_values(path, kind)

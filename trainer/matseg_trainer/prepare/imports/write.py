@@ -106,11 +106,7 @@ def import_labels(
 
 
 def _stems(export: Export, request: ImportRequest) -> list[str]:
-    """A name for each picture: its own, with those of its folders where several have it.
-
-    Raises:
-        DatasetError: pictures are missing, or cannot have different names.
-    """
+    """A name for each picture: its own, with those of its folders where several have it."""
     if not export.images:
         raise DatasetError(
             f"{request.source}: expected labelled pictures, found none; was anything drawn in it?"
@@ -237,12 +233,7 @@ def _nothing_drawn(request: ImportRequest, stems: Sequence[str]) -> DatasetError
 
 
 def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tuple[Path, tuple[int, int]]:
-    """Write a picture, as it is or through a window; its file, and its height and width.
-
-    Raises:
-        ImageError: it cannot be read, or not by a training.
-        DatasetError: it has another size than the export says.
-    """
+    """Write a picture, as it is or through a window; its file, and its height and width."""
     where = str(item.image) if isinstance(item.image, Path) else f"{request.source}: {item.name}"
     if isinstance(item.image, bytes):
         suffix = next((suffix for suffix, mark in _MARKS.items() if item.image.startswith(mark)), ".png")
