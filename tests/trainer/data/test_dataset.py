@@ -99,6 +99,22 @@ def test_images_of_train_that_are_held_out_are_the_split_validate(dataset):
         held.samples("validate")
 
 
+def test_where_images_are_named_train_and_validate_are_one_pool(dataset):
+    train, validate = dataset.root / "train", dataset.root / "validate"
+    for kind in ("images", "labels", "labels_npy"):
+        (validate / kind).mkdir(parents=True)
+        for path in [*(train / kind).glob("a10*")]:
+            path.rename(validate / kind / path.name)
+    held = Dataset.open(dataset.root, ["a9"])
+    assert [image.parent.parent.name for image in held.images("train")] == ["validate"]
+    assert [image.parent.parent.name for image in held.images("validate")] == ["train"]
+    assert [pair.labels.parent.parent.name for pair in held.pairing("train").pairs] == ["validate"]
+    assert held.pairing("train").labels_alone == ()
+    pool = Dataset.open(dataset.root, ())
+    assert [sample.stem for sample in pool.samples("train")] == ["a9", "a10"]
+    assert pool.folders("train", "test") == ("train", "validate", "test")
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [

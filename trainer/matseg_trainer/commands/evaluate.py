@@ -21,8 +21,8 @@ from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
     require_train_extra,
+    trained_config,
     version_argument,
-    version_config,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -154,7 +154,7 @@ def _checkpoint_predictor(
     from matseg_trainer.predict.predictor import Predictor
     from matseg_trainer.train.device import choose_compute
 
-    config = version_config(place, dataset, version)
+    config = trained_config(place, dataset, version)
     path = place.saved / f"{dataset}_{version}.pth"
     checkpoint = load_checkpoint(path)
     if (note := check_config(path, checkpoint, config)) is not None:

@@ -17,8 +17,8 @@ from matseg_shared.errors import UsageError
 from matseg_trainer.commands.options import (
     dataset_argument,
     require_train_extra,
+    trained_config,
     version_argument,
-    version_config,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
 
@@ -111,7 +111,7 @@ def export_main(
     it gains anything.
     """
     place = Workspace.find(workspace)
-    config = version_config(place, dataset, version)
+    config = trained_config(place, dataset, version)
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size

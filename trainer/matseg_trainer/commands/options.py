@@ -82,6 +82,17 @@ def version_config(place: Workspace, dataset: str, version: str) -> VersionConfi
     return config.version(dataset, version)
 
 
+def trained_config(place: Workspace, dataset: str, version: str) -> VersionConfig:
+    """Read the hyperparameters of a version; `v1.fold2.seed0`, a training of a cross-validation, has those of `v1`.
+
+    Raises:
+        ConfigError: see `version_config`.
+    """
+    from matseg_trainer.config.versions import base_version
+
+    return version_config(place, dataset, base_version(version))
+
+
 def require_train_extra(command: str) -> None:
     """Say which extra is missing before anything imports it.
 

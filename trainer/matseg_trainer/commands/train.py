@@ -10,7 +10,7 @@ import cloup
 
 from matseg_shared.console.command import console, debug_option, json_option, print_json, warn
 from matseg_shared.console.help import Command
-from matseg_shared.console.options import excludes, flag, page_option
+from matseg_shared.console.options import COUNT, applies_with, excludes, flag, page_option
 from matseg_shared.console.progress import shown_progress
 from matseg_trainer.commands.options import (
     dataset_argument,
@@ -22,6 +22,8 @@ from matseg_trainer.commands.options import (
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
+    from matseg_trainer.train.distributed import DistributedContext
+    from matseg_trainer.train.folds import FoldsRequest
     from matseg_trainer.train.log import TrainingLog
     from matseg_trainer.train.outputs import Outputs
     from matseg_trainer.train.training import TrainingJob
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
         matseg-train tomography v7 --resume  # go on after an interruption
         matseg-train tomography v7 --seed 1 --no-save
             # try the same version with another seed, and keep nothing
+        matseg-train steel v1 --folds 5 --seeds 2
+            # cross-validation: ten trainings, and each image predicted by those that have not seen it
     """,
     renamed={"--init": "--weights"},
 )
@@ -54,12 +58,30 @@ if TYPE_CHECKING:
     help="Fine-tune: start from these weights: a name in saved/ (tomography_v8), a .pth file, a model in fp32 "
     "(zoo:uhcs or an .onnx file).",
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Cross-validation: train K times, each time on all labelled images but those of one fold.",
+)
+@click.option(
+    "--seeds",
+    type=COUNT,
+    metavar="N",
+    help="Trainings of each fold, with N seeds. Default: 1.",
+)
+@flag(
+    "--blocks",
+    "Keep neighbours by name in one fold, as slices of one scan are; else folds are drawn at random.",
+)
 @flag("--resume", "Go on with an interrupted training, bit for bit.")
 @flag("--overwrite", "Replace an earlier result of this version.")
 @workspace_option
 @page_option
 @json_option
 @excludes("resume", "overwrite", "no_save")
+@excludes("folds", "no_save")
+@applies_with("folds", "seeds", "blocks")
 @debug_option
 def train_main(
     dataset: str,
@@ -68,6 +90,9 @@ def train_main(
     no_save: bool,
     seed: int | None,
     weights: str | None,
+    folds: int | None,
+    seeds: int | None,
+    blocks: bool,
     resume: bool,
     overwrite: bool,
     workspace: Path | None,
@@ -81,7 +106,7 @@ def train_main(
     """
     place = Workspace.find(workspace)
     config = version_config(place, dataset, version)
-    data = place.dataset(dataset, config.validation_images)
+    data = place.dataset(dataset, config.validation_images if folds is None else ())
     require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
@@ -89,6 +114,7 @@ def train_main(
     from matseg_trainer.train.console import Progress, terminal_progress
     from matseg_trainer.train.device import choose_compute
     from matseg_trainer.train.distributed import join_processes
+    from matseg_trainer.train.folds import FoldsRequest
     from matseg_trainer.train.loop import run_training
     from matseg_trainer.train.outputs import Outputs
     from matseg_trainer.train.pretrained import PretrainedWeights
@@ -114,6 +140,10 @@ def train_main(
             resume=resume,
             overwrite=overwrite,
         )
+        if folds is not None:
+            request = FoldsRequest(folds=folds, seeds=seeds or 1, blocks=blocks)
+            _cross_validate(job, request, context, page=page, as_json=as_json)
+            return
         outputs = Outputs(place, job.name)
         try:
             if context.is_main:
@@ -131,6 +161,34 @@ def train_main(
         except KeyboardInterrupt as error:
             hint = "go on with --resume" if resume else "nothing was saved yet"
             raise KeyboardInterrupt(str(error) or hint) from error
+
+
+def _cross_validate(
+    job: TrainingJob, request: FoldsRequest, context: DistributedContext, *, page: bool, as_json: bool
+) -> None:
+    from matseg_trainer.evaluate.console import NAME_WIDTH, print_evaluation
+    from matseg_trainer.pages.evaluation import write_evaluation_page
+    from matseg_trainer.pages.places import page_line
+    from matseg_trainer.train.console import Progress, terminal_progress
+    from matseg_trainer.train.folds import evaluate_folds, plan_folds, train_folds
+
+    plan = plan_folds(job, request)
+    if not context.is_main:
+        train_folds(plan, context, Progress())
+        return
+    for note in plan.notes:
+        warn(note)
+    with terminal_progress(console(stderr=as_json)) as progress:
+        train_folds(plan, context, progress)
+    with shown_progress() as shown:
+        shown.stage("predicting each image by those that have not seen it", unit="images")
+        result, outputs = evaluate_folds(plan, shown.reach)
+    if as_json:
+        print_json(result)
+    else:
+        print_evaluation(result, outputs)
+    if page:
+        click.echo(page_line(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
 
 
 def _summary(job: TrainingJob, log: TrainingLog, outputs: Outputs) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -184,10 +185,28 @@ class VersionConfig(BaseModel):
         """Channels of the network's input; None: as many as the images have."""
         return len(self.channels) if isinstance(self.channels, tuple) else self.channels
 
+    def of_fold(self, stems: Sequence[str]) -> VersionConfig:
+        """The same, validated by these images; the last epoch is kept where `checkpoint` is not given.
+
+        The best on images that are to tell how good the version is on unseen ones would have been chosen by them.
+        """
+        kept = {} if "checkpoint" in self.model_fields_set else {"checkpoint": "last"}
+        return self.model_copy(update={"validation_images": tuple(stems), **kept})
+
     @property
     def effective_patience(self) -> int:
         """`patience`, or the number of epochs when it is 0 (the guide's default: never)."""
         return self.patience or self.epoch
+
+
+def fold_version(version: str, fold: int | str, seed: int | str) -> str:
+    """Name of one training of a cross-validation, as of its files."""
+    return f"{version}.fold{fold}.seed{seed}"
+
+
+def base_version(version: str) -> str:
+    """The version that a training of a cross-validation is of; another name as it is."""
+    return re.sub(r"\.fold\d+\.seed\d+$", "", version)
 
 
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:

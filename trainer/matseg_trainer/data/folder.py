@@ -23,7 +23,7 @@ from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, read_legend
 from matseg_shared.contract.metadata import ClassInfo, TrainingInfo
 from matseg_shared.errors import DatasetError
-from matseg_shared.images.read import list_images
+from matseg_shared.images.read import list_images, natural_key
 
 SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"
@@ -68,7 +68,8 @@ class Dataset:
 
     root: Path
     validation_images: tuple[str, ...] | None = None
-    """Stems of images of train/ that are the split `validate`; None: it is the folder validate/."""
+    """Stems of images of train/ and validate/ that are the split `validate`, all others of both being `train`; None:
+    the splits are the folders."""
 
     @classmethod
     def open(cls, path: Path, validation_images: Sequence[str] | None = None) -> Dataset:
@@ -125,8 +126,16 @@ class Dataset:
         """The class table says what stands for pixels that nobody labelled, so that arrays may hold 255."""
         return self.classes_path.exists() and bool(self.legend.unlabelled)
 
+    def folders(self, *splits: str) -> tuple[str, ...]:
+        """Names of the folders in which the images of these splits lie."""
+        pool = ("train", "validate")
+        if self.validation_images is None or not set(pool) & set(splits):
+            return splits
+        there = [split for split in pool if (self.root / split / "images").is_dir()]
+        return (*(there or ["train"]), *(split for split in splits if split not in pool))
+
     def folder(self, split: str, kind: str) -> Path:
-        """The folder of a split's `images`, `labels` or `labels_npy`.
+        """The folder of a split's `images`, `labels` or `labels_npy`; of several, train/.
 
         Raises:
             DatasetError: the data set has no such split; names those it has.
@@ -149,11 +158,16 @@ class Dataset:
             DatasetError: the folder is missing or holds no image, two images share a stem, or `validation_images` names
                 one that is not there, or all.
         """
-        folder = self.folder(split, "images")
-        images, _ = _listed(folder, f"images of the split {split!r}")
+        folder, folders = self.folder(split, "images"), self.folders(split)
+        images = [
+            image
+            for name in folders
+            for image in _listed(self.root / name / "images", f"images of the split {split!r}")[0]
+        ]
         groups: dict[str, list[str]] = {}
         for image in images:
-            groups.setdefault(image.stem, []).append(image.name)
+            name = image.name if len(folders) == 1 else f"{image.parent.parent.name}/{image.name}"
+            groups.setdefault(image.stem, []).append(name)
         repeated = [" and ".join(names) for names in groups.values() if len(names) > 1]
         if repeated:
             raise DatasetError(
@@ -172,6 +186,7 @@ class Dataset:
                 f"{folder}: expected an image to train on, found that `validation_images` of config.toml names all; "
                 "leave one out"
             )
+        images.sort(key=lambda image: (natural_key(image.name), image.name))
         return tuple(
             image for image in images if (image.stem in self.validation_images) == (split == "validate")
         )
@@ -192,10 +207,11 @@ class Dataset:
         """
         missing = self.unlabelled(split)
         if missing:
+            folder = self.array_path(missing[0]).parent
             raise DatasetError(
-                f"{self.folder(split, 'labels_npy')}: expected a label array for every image, found none for "
+                f"{folder}: expected a label array for every image, found none for "
                 f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} "
-                f"{self.folder(split, 'labels').parent.name}`"
+                f"{folder.parent.name}`"
             )
         unlabelled = self.has_unlabelled
         return tuple(
@@ -212,10 +228,16 @@ class Dataset:
             DatasetError: see `images`; or the folder of label images is missing or empty.
         """
         images = self.images(split)
-        labels, others = _listed(self.folder(split, "labels"), f"label images of the split {split!r}")
+        stored = [list_images(self.root / name / "images") for name in self.folders(split)]
+        folders = [self.root / name / "labels" for name in self.folders(split)]
+        listed = [list_images(folder) for folder in folders if folder.is_dir()]
+        labels = [label for found, _ in listed for label in found]
+        if not labels:
+            _listed(self.folder(split, "labels"), f"label images of the split {split!r}")
+        others = [path for _, found in (*stored, *listed) for path in found]
         ready = [image for image in images if or_arrays and self.array_path(image).exists()]
-        found = pair_images(images, labels, [*list_images(images[0].parent)[1], *others], ready)
-        stems = {image.stem for image in list_images(images[0].parent)[0]}  # of both parts of train/
+        found = pair_images(images, labels, others, ready)
+        stems = {image.stem for whole, _ in stored for image in whole}  # also of those in the other split
         alone = (label for label in found.labels_alone if not {label.stem, bare_stem(label)} & stems)
         return found if self.validation_images is None else replace(found, labels_alone=tuple(alone))
 

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from matseg_shared.console.command import console
-from matseg_trainer.evaluate.document import EvaluationDocument
+from matseg_trainer.evaluate.document import CrossValidation, EvaluationDocument
 from matseg_trainer.evaluate.run import EvaluationOutputs
 
 _WORST = 5
@@ -18,6 +18,9 @@ NAME_WIDTH = 12
 def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> None:
     """Figures per class, boundaries and phase fractions, spread over the images, the worst images, the files."""
     out = console()
+    if result.folds is not None:
+        out.print(_folds_table(result, result.folds))
+        out.print("every image, predicted by those that have not seen it:")
     out.print(_class_table(result))
     mean_iou, accuracy = _number(result.mean_iou, 5), _number(result.accuracy, 5)
     out.print(f"mean IoU {mean_iou}   accuracy {accuracy}   loss {result.loss:.5f}")
@@ -35,6 +38,21 @@ def print_evaluation(result: EvaluationDocument, outputs: EvaluationOutputs) -> 
     for name in ("predictions", "overlays", "metrics", "table", "confusion", "reliability"):
         if (path := getattr(outputs, name)) is not None:  # in one piece, to be copied
             out.print(f"  {name:<{NAME_WIDTH}} {path}", markup=False, soft_wrap=True)
+
+
+def _folds_table(result: EvaluationDocument, folds: CrossValidation) -> Table:
+    """Every training on the images of its fold, then the spread over them."""
+    columns = ["mean IoU", "accuracy", *(f"IoU {item.name}" for item in result.classes)]
+    table = _table(f"{result.title}: {len(folds.images)} folds", "training", "images", *columns)
+    for one in folds.trainings:
+        values = (one.mean_iou, one.accuracy, *one.iou)
+        images = str(len(folds.images[one.fold - 1]))
+        table.add_row(f"fold {one.fold} seed {one.seed}", images, *map(_number, values))
+    table.add_section()
+    spreads = (folds.mean_iou, folds.accuracy, *folds.iou)
+    for name in ("median", "minimum", "maximum", "mean"):
+        table.add_row(name, "", *(_number(None if one is None else getattr(one, name)) for one in spreads))
+    return table
 
 
 def _class_table(result: EvaluationDocument) -> Table:

@@ -20,6 +20,8 @@ from matseg_shared.errors import MetadataError, problems_of
 from matseg_trainer.data.folder import load_array
 
 SCHEMA_VERSION: Literal[1] = 1
+FOLDS = "folds"
+"""The `split` of a cross-validation."""
 BOUNDARY_TOLERANCE = 2.0
 """Distance from a boundary that is near unless said otherwise, pixels."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -196,6 +198,35 @@ class ReliabilityBin(_Document):
     """Share of them whose most probable class is the labelled one; null without pixels."""
 
 
+class FoldTraining(_Document):
+    """One training of a cross-validation, on the images of its fold, pooled."""
+
+    fold: int = Field(ge=1)
+    seed: Count
+    checkpoint: str
+    """Relative to the document's folder."""
+    epoch: int = Field(ge=1)
+    """The one that was kept."""
+    seconds: float = Field(ge=0)
+    accuracy: Share
+    mean_iou: Share
+    iou: tuple[Share | None, ...]
+
+
+class CrossValidation(_Document):
+    """Trainings of one version, each on all labelled images but those of a fold (Stone 1974)."""
+
+    images: tuple[tuple[str, ...], ...]
+    """Stems of each fold's images."""
+    trainings: tuple[FoldTraining, ...]
+    mean_iou: Spread
+    """Over the trainings, as the next two."""
+    accuracy: Spread
+    iou: tuple[Spread | None, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences on folds whose trainings lack a class."""
+
+
 class EvaluationDocument(Figures):
     """A model's figures on one folder of labelled images; those at the top level are pooled over its images."""
 
@@ -218,6 +249,9 @@ class EvaluationDocument(Figures):
     reliability: tuple[ReliabilityBin, ...]
     images: tuple[ImageResult, ...]
     """In natural order of their names; `disagreement.rank` orders them from the worst."""
+    folds: CrossValidation | None = None
+    """Of a cross-validation: its trainings. Each image is then predicted by those that have not seen it, by the mean of
+    their probabilities where they have several seeds."""
 
     @model_validator(mode="after")
     def _one_value_per_class(self) -> EvaluationDocument:
@@ -243,6 +277,8 @@ class EvaluationDocument(Figures):
     @property
     def title(self) -> str:
         """The model, and what it was evaluated on."""
+        if self.folds is not None:
+            return f"{self.name}, cross-validated"
         return f"{self.name} on {self.split if self.dataset is None else f'{self.dataset}, {self.split}'}"
 
     def load_labels(self, image: ImageResult, folder: Path) -> NDArray[np.uint8]:

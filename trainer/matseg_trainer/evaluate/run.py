@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,12 +17,19 @@ from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ModelError
 from matseg_shared.images.palette import Colour, full_palette
 from matseg_shared.images.png import write_label_png
-from matseg_shared.images.read import check_dtype
+from matseg_shared.images.read import check_dtype, natural_key
 from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.data.examples import Example, Examples
 from matseg_trainer.data.folder import Dataset, Sample
 from matseg_trainer.evaluate.disagreement import disagreement, ranked
-from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE, EvaluationDocument, ImageResult, in_classes
+from matseg_trainer.evaluate.document import (
+    BOUNDARY_TOLERANCE,
+    FOLDS,
+    CrossValidation,
+    EvaluationDocument,
+    ImageResult,
+    in_classes,
+)
 from matseg_trainer.evaluate.figures import Accumulator, accumulate_image, pool, spread_of_images
 from matseg_trainer.evaluate.overlay import overlay
 from matseg_trainer.evaluate.plots import plot_confusion, plot_reliability
@@ -38,13 +45,23 @@ class EvaluationRequest:
     name: str
     """The model, `<dataset>_<version>`."""
     split: str
-    """`test`, or another folder of the data set."""
+    """`test`, or another folder of the data set; `FOLDS`: images of train/ and validate/."""
     model: Path
     """The checkpoint or ONNX file."""
     dataset: str | None = None
     """The data set, where it is not the model's own; its classes are matched with the model's by their names."""
     tolerance: float = BOUNDARY_TOLERANCE
     """Distance from a boundary that is near, pixels."""
+    folds: CrossValidation | None = None
+    """The trainings, where the model is those of a cross-validation."""
+
+
+class Part(NamedTuple):
+    """Images that one predictor is for."""
+
+    samples: Sequence[Sample]
+    open: Callable[[], Predictor]
+    """Called when their turn comes, so that only the models of one part are in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +93,15 @@ class EvaluationOutputs:
         Raises:
             DatasetError: the data set has no such split.
         """
-        split = dataset.folder(request.split, "predictions").parent
+        folds = request.folds is not None
+        split = dataset.root / FOLDS if folds else dataset.folder(request.split, "predictions").parent
         mark = "_onnx" if exported else ""
         version = request.name
         on = f"_on_{request.dataset}"
         if request.dataset is None:
             version, on = version.removeprefix(f"{dataset.name}_"), ""
         folder = f"{version}_{network}{mark}"
-        stem = f"{request.name}{on}_{request.split}{mark}"
+        stem = f"{request.name}.{FOLDS}" if folds else f"{request.name}{on}_{request.split}{mark}"
         return cls(
             predictions=split / "predictions" / folder,
             overlays=split / "overlays" / folder if overlays else None,
@@ -101,7 +119,19 @@ def evaluate(
     outputs: EvaluationOutputs,
     progress: Callable[[int, int], None],
 ) -> EvaluationDocument:
-    """Score every labelled image of a split and write predictions, overlays, figures and plots.
+    """Score every labelled image of a split; see `evaluate_parts`."""
+    parts = [Part(dataset.samples(request.split), lambda: predictor)]
+    return evaluate_parts(dataset, request, parts, outputs, progress)
+
+
+def evaluate_parts(
+    dataset: Dataset,
+    request: EvaluationRequest,
+    parts: Sequence[Part],
+    outputs: EvaluationOutputs,
+    progress: Callable[[int, int], None],
+) -> EvaluationDocument:
+    """Score labelled images and write predictions, overlays, figures and plots.
 
     Results of an earlier evaluation are replaced; `progress` is called with (images done, images in all).
 
@@ -110,30 +140,35 @@ def evaluate(
         ModelError: the model gives probabilities that are no numbers.
         OutputError: results cannot be written.
     """
-    classes = predictor.classes
-    indices = _model_indices(dataset, classes, by_name=request.dataset is not None)
-    samples = dataset.samples(request.split)
-    given = predictor.input
-    images = Examples(
-        samples,
-        channels=given.channels,
-        choice=given.picked,
-        n_class=len(indices),
-        no_data=predictor.no_data,
-        mean=given.mean,
-    )
     label_images: dict[Path, Path] = {}
     with suppress(DatasetError):  # a split may have label arrays only
-        label_images = {pair.image: pair.labels for pair in dataset.pairing(request.split).pairs}
+        split = request.split if request.folds is None else "train"  # which holds all of them
+        label_images = {pair.image: pair.labels for pair in dataset.pairing(split).pairs}
     counts: list[Accumulator] = []
     results: list[ImageResult] = []
-    for done, (sample, image) in enumerate(zip(samples, images, strict=True), start=1):
-        check_dtype(image.pixels, predictor.input.dtype, sample.image)
-        known = replace(image, labels=in_classes(indices, image.labels))
-        one, result = _evaluate_image(sample, known, predictor, request, outputs, label_images)
-        counts.append(one)
-        results.append(result)
-        progress(done, len(samples))
+    classes: Sequence[ClassInfo] = ()
+    indices: Sequence[int] = ()
+    for samples, open_predictor in parts:
+        predictor = open_predictor()
+        classes, given = predictor.classes, predictor.input
+        indices = _model_indices(dataset, classes, by_name=request.dataset is not None)
+        images = Examples(
+            samples,
+            channels=given.channels,
+            choice=given.picked,
+            n_class=len(indices),
+            no_data=predictor.no_data,
+            mean=given.mean,
+        )
+        for sample, image in zip(samples, images, strict=True):
+            check_dtype(image.pixels, given.dtype, sample.image)
+            known = replace(image, labels=in_classes(indices, image.labels))
+            one, result = _evaluate_image(sample, known, predictor, request, outputs, label_images)
+            counts.append(one)
+            results.append(result)
+            progress(len(results), sum(len(part.samples) for part in parts))
+    if request.folds is not None:
+        results.sort(key=lambda result: natural_key(result.stem))
     total = pool(counts)
     document = EvaluationDocument(
         **dict(total.figures()),
@@ -142,12 +177,13 @@ def evaluate(
         dataset=request.dataset,
         label_classes=None if request.dataset is None else tuple(indices),
         model=relative_path(request.model, outputs.metrics.parent),
-        classes=classes,
+        classes=tuple(classes),
         boundary_tolerance=request.tolerance,
         confusion_matrix=total.matrix.tolist(),
         spread=spread_of_images(results),
         reliability=total.calibration.bins(),
         images=ranked(results),
+        folds=request.folds,
     )
     write_text(outputs.metrics, document.model_dump_json(indent=2) + "\n")
     write_text(outputs.table, image_table(document))

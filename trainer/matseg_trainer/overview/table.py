@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -73,10 +73,10 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
         for item in dataset.splits
     ]
     out.print(f"[bold]{escape(dataset.name)}[/bold]{classes}: {', '.join(splits) or 'no images yet'}")
-    begun = [item for item in dataset.versions if item.progress != "untrained"]
+    begun = [item for item in dataset.versions if item.progress != "untrained" or item.evaluations]
     if begun:
         out.print(_version_table(begun))
-    untrained = [item.version for item in dataset.versions if item.progress == "untrained"]
+    untrained = [item.version for item in dataset.versions if item not in begun]
     if untrained:
         _line(out, f"  not trained: {', '.join(untrained)}")
     for version in dataset.versions:
@@ -88,20 +88,34 @@ def _print_dataset(out: Console, dataset: DatasetState) -> None:
     out.print()
 
 
-def _version_table(versions: Iterable[VersionState]) -> Table:
+def _version_table(versions: Sequence[VersionState]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("  version", "network", "epochs", "validate IoU", "test IoU", "exported"):
+    folds = any(_evaluated(item, "folds") for item in versions)
+    measured = ("validate IoU", *(["folds IoU"] if folds else []), "test IoU")
+    for heading in ("  version", "network", "epochs", *measured, "exported"):
         table.add_column(heading, justify="right" if "IoU" in heading else "left", overflow="fold")
     for item in versions:
-        own = [found for found in item.evaluations if found.dataset is None]
-        tests = [found for found in own if found.split == "test" and found.model == "checkpoint"]
-        test = "-" if not tests else _score(tests[-1].mean_iou) + (" old" if tests[-1].is_stale else "")
+        scores = [_evaluated(item, split) or "-" for split in ("folds", "test")[0 if folds else 1 :]]
         models = [model.kind + (" old" if model.is_stale else "") for model in item.models]
         mark = "! " if item.is_stale else "  "
         epochs = f"{item.epochs}/{item.epochs_wanted}" + (" ..." if item.progress == "interrupted" else "")
-        row = mark + item.version, item.network, epochs, _score(item.mean_iou), test, ", ".join(models) or "-"
+        row = (
+            mark + item.version,
+            item.network,
+            epochs,
+            _score(item.mean_iou),
+            *scores,
+            ", ".join(models) or "-",
+        )
         table.add_row(*map(escape, row))
     return table
+
+
+def _evaluated(version: VersionState, split: str) -> str:
+    """Mean IoU of a version's checkpoint on its own data, the latest; empty without one."""
+    own = [item for item in version.evaluations if item.dataset is None and item.model == "checkpoint"]
+    found = [item for item in own if item.split == split]
+    return "" if not found else _score(found[-1].mean_iou) + (" old" if found[-1].is_stale else "")
 
 
 def _run_words(run: RunState) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo
 from matseg_shared.errors import DatasetError, MetadataError, ModelError, UsageError
-from matseg_trainer.config.versions import VersionConfig, config_differences
+from matseg_trainer.config.versions import VersionConfig, config_differences, fold_version
 from matseg_trainer.data.folder import Dataset
-from matseg_trainer.evaluate.document import read_evaluation
+from matseg_trainer.evaluate.document import FOLDS, read_evaluation
 from matseg_trainer.overview.state import EvaluationState, ModelState, VersionState
 from matseg_trainer.predict.checkpoint_header import read_training
 from matseg_trainer.train.log import read_log
@@ -122,17 +122,23 @@ def _stale(
 
 def _evaluations(place: Workspace, name: str, checkpoint: Path) -> Iterator[EvaluationState]:
     """Figures in `log/` that name this version themselves: `a_v1_x.json` may be another's."""
-    for path in sorted(place.log.glob(f"{name}_*.json")):
+    folds = place.log / f"{name}.{FOLDS}.json"
+    for path in (*sorted(place.log.glob(f"{name}_*.json")), folds):
         try:
             document = read_evaluation(path)
         except MetadataError:
             continue  # of something else, or of a version that wrote other figures
         if document.name == name:
+            trained = (
+                place.saved.glob(f"{fold_version(name, '*', '*')}.pth") if path == folds else [checkpoint]
+            )
             yield EvaluationState(
                 split=document.split,
                 dataset=document.dataset,
                 model="onnx" if path.stem.endswith("_onnx") else "checkpoint",
                 mean_iou=document.mean_iou,
                 path=path,
-                is_stale=checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime,
+                is_stale=any(
+                    file.is_file() and file.stat().st_mtime > path.stat().st_mtime for file in trained
+                ),
             )

@@ -82,8 +82,14 @@ def write_evaluation_page(metrics: Path, path: Path | None = None, show: Sequenc
 def _tiles(document: EvaluationDocument) -> tuple[Fact, ...]:
     boundary = document.boundary
     displaced = "–" if boundary.displacement is None else f"{boundary.displacement:.2f} px"
+    folds = document.folds
+    spread = (
+        ""
+        if folds is None
+        else f"folds {folds.mean_iou.minimum:.3f} to {folds.mean_iou.maximum:.3f}; images "
+    )
     rows = (
-        ("mean IoU", figure(document.mean_iou), _range(document.spread.mean_iou)),
+        ("mean IoU", figure(document.mean_iou), spread + _range(document.spread.mean_iou)),
         ("accuracy", percent(document.accuracy), "share of pixels with the right class"),
         ("boundary displacement", displaced, "mean distance of predicted and labelled boundaries"),
         ("boundary F1", figure(boundary.f1, 3), f"within {document.boundary_tolerance:g} pixels"),

@@ -20,7 +20,7 @@ from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo
 from matseg_shared.errors import ModelError, problems_of
 from matseg_shared.system.files import atomic_write
-from matseg_trainer.config.versions import VersionConfig, config_differences
+from matseg_trainer.config.versions import VersionConfig, base_version, config_differences
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint_header import append_training
@@ -186,7 +186,10 @@ def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> s
     Raises:
         ModelError: the network is another one; lists every difference.
     """
-    name = f"{checkpoint.training.dataset} {checkpoint.training.version}"
+    version = base_version(checkpoint.training.version)
+    if version != checkpoint.training.version:
+        config = config.of_fold(checkpoint.config.validation_images or ())
+    name = f"{checkpoint.training.dataset} {version}"
     differences = config_differences(checkpoint.training.config, config)
     if any(problem.where in _NETWORK_KEYS for problem in differences):
         listing = "\n".join(f"  - {problem}" for problem in differences)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +47,19 @@ class Predictor:
             no_data=no_data_of(checkpoint.training),
             predict=predictor.predict,
         )
+
+    @classmethod
+    def mean_of(cls, predictors: Sequence[Predictor]) -> Predictor:
+        """The mean of the probabilities of several models of the same data, an ensemble (Hansen and Salamon 1990)."""
+
+        def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+            probabilities = predictors[0].predict(pixels)[1].copy()
+            for one in predictors[1:]:
+                probabilities += one.predict(pixels)[1]
+            probabilities /= len(predictors)
+            return probabilities.argmax(axis=0).astype(np.uint8), probabilities
+
+        return predictors[0] if len(predictors) == 1 else replace(predictors[0], predict=predict)
 
     @classmethod
     def of_session(cls, session: Session) -> Predictor:

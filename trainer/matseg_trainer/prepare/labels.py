@@ -157,6 +157,7 @@ def update_arrays(
         DatasetError: an array is needed that cannot be made; see `plan_labels`.
         OutputError: something cannot be written.
     """
+    dataset, splits = replace(dataset, validation_images=None), dataset.folders(*splits)
     drawn = _drawn(dataset, splits)
     legend = dataset.legend if dataset.classes_path.exists() else None
     if not drawn or (legend and not any(_unsure(dataset, split, legend) for split in drawn)):

@@ -40,7 +40,7 @@ class TerminalProgress(Progress):
         self._headed = False
 
     def start(self, name: str, epochs: int, facts: dict[str, str]) -> None:
-        self._epochs = epochs
+        self._epochs, self._left, self._headed = epochs, "", False
         self._out.print(name, style="bold", markup=False)
         for fact, value in facts.items():
             self._out.print(f"  {fact:<10} {value}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matseg_trainer.config.versions import config_differences
 from matseg_trainer.predict.checkpoint import load_tensors, save_tensors
 from matseg_trainer.train.log import EpochRecord
 from matseg_trainer.train.pretrained import origin_changes
-from matseg_trainer.train.training import Training
+from matseg_trainer.train.training import Training, TrainingJob
 
 
 def save_resume_state(path: Path, training: Training) -> None:
@@ -45,14 +46,15 @@ def restore(path: Path, training: Training) -> None:
     state = load_tensors(path)
     if state.get("matseg_resume") != 1:
         raise ModelError(f"{path}: expected the state of an interrupted training, found something else")
-    started = None if state.get("init") is None else InitInfo.model_validate(state["init"])
-    changed = _changes(state, started, training)
+    changed = changes(state, training.job, training.fingerprint)
+    if state["processes"] != training.context.size:
+        changed.append(f"processes: was {state['processes']}, now {training.context.size}")
     if changed:
         raise ModelError(
             f"{path}: the interrupted training cannot go on, since these have changed: {'; '.join(changed)}; "
             "restore them, or start again with --overwrite"
         )
-    training.init = started
+    training.init = started = _start(state)
     if started is not None:
         training.start = started.name
     training.step.network.load_state_dict(state["network"])
@@ -62,18 +64,24 @@ def restore(path: Path, training: Training) -> None:
     training.records = [EpochRecord.model_validate(values) for values in state["records"]]
 
 
-def _changes(state: dict[str, Any], started: InitInfo | None, training: Training) -> list[str]:
-    """Everything that keeps a training from going on, in words."""
-    changed = [str(item) for item in config_differences(state["config"], training.job.config)]
-    if state["seed"] != training.job.seed:
-        changed.append(f"seed: was {state['seed']}, now {training.job.seed}")
-    if state["fingerprint"] != training.fingerprint:
+def changes(state: Mapping[str, Any], job: TrainingJob, fingerprint: str) -> list[str]:
+    """Everything that would make a training another one, in words; `state` has its config, seed, fingerprint and init.
+
+    `fingerprint` is that of the data as they are now.
+    """
+    changed = [str(item) for item in config_differences(state["config"], job.config)]
+    if state["seed"] != job.seed:
+        changed.append(f"seed: was {state['seed']}, now {job.seed}")
+    if state["fingerprint"] != fingerprint:
         changed.append("data: the training or validation images or labels have changed")
-    changed += origin_changes(started, training.init)
+    changed += origin_changes(_start(state), None if job.weights is None else job.weights.info)
     if state.get("teacher") is not None:
         changed.append(
             f"teacher: was {state['teacher']['name']}, from which this version of matseg cannot learn"
         )
-    if state["processes"] != training.context.size:
-        changed.append(f"processes: was {state['processes']}, now {training.context.size}")
     return changed
+
+
+def _start(state: Mapping[str, Any]) -> InitInfo | None:
+    """The weights that a training started from; None: random ones."""
+    return None if state.get("init") is None else InitInfo.model_validate(state["init"])
