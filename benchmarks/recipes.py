@@ -4,9 +4,9 @@
 
 FOLDER holds the data sets as matseg-prep expects them. The file names a data set, the hyperparameters that all arms
 share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (only
-so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images: seed i is tested on
-fold i), `init` (for `--weights`, with {seed} in it). `"none"` leaves a hyperparameter out. Finished trainings are not
-repeated.
+so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images, those of test/ as well,
+by `matseg-train --folds`; each training is a row's figure, on the fold that it has not seen), `init` (for `--weights`,
+with {seed} in it). `"none"` leaves a hyperparameter out. Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Trial:
     def dataset(self) -> str:
         """The data set it is trained on: the original or a variant of it."""
         if self.arm.folds is not None:
-            return f"{self.arm.dataset}_fold{self.seed + 1}"
+            return f"{self.arm.dataset}-all"
         if self.arm.images is not None:
             return f"{self.arm.dataset}-{self.arm.images}slices"
         return self.arm.dataset
@@ -72,7 +72,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """Result of one trial."""
+    """Result of one training."""
 
     best_epoch: int
     validate: float
@@ -130,33 +130,25 @@ def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
     root = work / "data" / trial.dataset
     if (root / "classes.toml").exists():
         return
-    if not root.exists():  # the folds are made together, with the first of them
+    if not root.exists():
         copy_images(work, original, root, trial.arm)
     splits = [folder.name for folder in sorted(root.iterdir()) if (folder / "labels").is_dir()]
     command("matseg-prep", "labels", trial.dataset, *splits, "--nearest", "--workspace", str(work))
 
 
 def copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
-    """The images and label images of one data set, or of all folds."""
+    """The images and label images of one data set; with folds all of them in train/."""
     if arm.folds is not None:
-        pool = work / "pool" / arm.dataset
-        _pool(original, pool)
-        folds = ["--validate", "2", "--folds", str(arm.folds), "--overwrite"]
-        command("matseg-prep", "split", str(pool), arm.dataset, *folds, "--workspace", str(work))
+        for kind in ("images", "labels"):
+            (root / "train" / kind).mkdir(parents=True)
+            for path in (*original.glob(f"{kind}/*"), *original.glob(f"*/{kind}/*")):
+                shutil.copy2(path, root / "train" / kind / path.name)
     elif (original / "images").is_dir():  # labelled images that nobody has split yet
         command("matseg-prep", "split", str(original), root.name, "--workspace", str(work))
     else:
         shutil.copytree(original, root)
     if arm.images is not None:
         _thin_out(root / "train", arm.images)
-
-
-def _pool(original: Path, pool: Path) -> None:
-    """All labelled images of a data set in one folder."""
-    for kind in ("images", "labels"):
-        (pool / kind).mkdir(parents=True, exist_ok=True)
-        for path in original.glob(f"*/{kind}/*"):
-            shutil.copy2(path, pool / kind / path.name)
 
 
 def _thin_out(split: Path, count: int) -> None:
@@ -182,46 +174,52 @@ def command(name: str, *arguments: str, threads: int = 1) -> str:
     return done.stdout
 
 
-def run(work: Path, trial: Trial, threads: int) -> Result:
+def run(work: Path, trial: Trial, threads: int) -> list[Result]:
     """Train and evaluate, unless both were done before."""
     name = f"{trial.dataset}_{trial.version}"
-    record, summary = work / "log" / f"{name}.jsonl", work / "log" / f"{name}.recipe.json"
+    summary = work / "log" / f"{name}.recipe.json"
+    words = [trial.dataset, trial.version, "--json", "--workspace", str(work)]
     if not summary.exists():
         started = time.monotonic()
-        words = [trial.dataset, trial.version, "--seed", str(trial.seed), "--overwrite"]
+        train = [*words, "--seed", str(trial.seed)]
         if trial.arm.init is not None:
-            words += ["--weights", trial.arm.init.format(seed=trial.seed)]
-        command("matseg-train", *words, "--workspace", str(work), threads=threads)
-        minutes = (time.monotonic() - started) / 60
-        test = json.loads(
-            command(
-                "matseg-evaluate",
-                trial.dataset,
-                trial.version,
-                "--json",
-                "--workspace",
-                str(work),
-                threads=threads,
+            train += ["--weights", trial.arm.init.format(seed=trial.seed)]
+        if trial.arm.folds is not None:
+            done = command(
+                "matseg-train", *train, "--folds", str(trial.arm.folds), "--resume", threads=threads
             )
-        )
-        scores = {
-            "minutes": minutes,
-            "test": test["mean_iou"],
-            "accuracy": test["accuracy"],
-            "iou": test["iou"],
-        }
-        write_text(summary, json.dumps(scores))
+            write_text(summary, json.dumps(json.loads(done)["folds"]))
+        else:
+            command("matseg-train", *train, "--overwrite", threads=threads)
+            minutes = (time.monotonic() - started) / 60
+            test = json.loads(command("matseg-evaluate", *words, threads=threads))
+            figures = {"minutes": minutes, "test": test["mean_iou"], "accuracy": test["accuracy"]}
+            write_text(summary, json.dumps(figures))
     done = json.loads(summary.read_text(encoding="utf-8"))
-    records = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    if trial.arm.folds is None:
+        return [_result(work / "log" / f"{name}.jsonl", done["minutes"], done["test"], done["accuracy"])]
+    return [
+        _result(
+            work / "log" / f"{name}.fold{one['fold']}.seed{one['seed']}.jsonl",
+            one["seconds"] / 60,
+            one["mean_iou"],
+            one["accuracy"],
+        )
+        for one in done["trainings"]
+    ]
+
+
+def _result(log: Path, minutes: float, test: float, accuracy: float) -> Result:
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     best = max(records, key=lambda item: item["validate"]["mean_iou"])
     return Result(
         best_epoch=best["epoch"],
         validate=best["validate"]["mean_iou"],
         classes=tuple(float("nan") if value is None else value for value in best["validate"]["iou"]),
         last=records[-1]["validate"]["mean_iou"],
-        minutes=done["minutes"],
-        test=done["test"],
-        accuracy=done["accuracy"],
+        minutes=minutes,
+        test=test,
+        accuracy=accuracy,
     )
 
 
@@ -232,10 +230,12 @@ def _median_and_range(values: Sequence[float], digits: int = 4) -> str:
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def rows_of(arms: Sequence[Arm], results: dict[tuple[str, int], Result]) -> Iterator[list[str]]:
+def rows_of(arms: Sequence[Arm], results: dict[tuple[str, int], list[Result]]) -> Iterator[list[str]]:
     """One row per arm that has results."""
     for arm in arms:
-        mine = [result for (name, _), result in sorted(results.items()) if name == arm.name]
+        mine = [
+            result for (name, _), found in sorted(results.items()) if name == arm.name for result in found
+        ]
         if mine:
             classes = " ".join(
                 f"{statistics.median(values):.3f}"
@@ -255,7 +255,7 @@ def rows_of(arms: Sequence[Arm], results: dict[tuple[str, int], Result]) -> Iter
 
 HEADER = (
     "arm",
-    "seeds",
+    "trainings",
     "validation mean IoU, best epoch",
     "per class",
     "last epoch",
@@ -294,16 +294,17 @@ def main(
     work = work / arms_file.stem
     work.mkdir(parents=True, exist_ok=True)
     prepare(work, data, trials)
-    results: dict[tuple[str, int], Result] = {}
+    results: dict[tuple[str, int], list[Result]] = {}
 
     def measure(trial: Trial) -> None:
-        result = run(work, trial, threads)
-        results[trial.arm.name, trial.seed] = result
-        click.echo(
-            f"{trial.version}: validation {result.validate:.4f} in epoch {result.best_epoch}, last {result.last:.4f}, "
-            f"test {result.test:.4f} (accuracy {result.accuracy:.4f}), {result.minutes:.1f} min",
-            err=True,
-        )
+        results[trial.arm.name, trial.seed] = found = run(work, trial, threads)
+        for result in found:
+            click.echo(
+                f"{trial.version}: validation {result.validate:.4f} in epoch {result.best_epoch}, "
+                f"last {result.last:.4f}, test {result.test:.4f} (accuracy {result.accuracy:.4f}), "
+                f"{result.minutes:.1f} min",
+                err=True,
+            )
 
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(measure, trial) for trial in trials]:

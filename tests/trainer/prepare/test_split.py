@@ -53,22 +53,17 @@ def test_a_seed_repeats_and_another_does_not(place: Path) -> None:
     assert tests[0] == tests[1] != tests[2]
 
 
-def test_folds_test_each_image_once(place: Path) -> None:
-    result = run(place, "rock", "--folds", "4", "--json")
-    assert result.exit_code == 0, result.output
-    document = json.loads(result.stdout)
-    datasets = [Path(item) for item in document["datasets"]]
-    tested = [stem for dataset in datasets for stem in stems(dataset, "test")]
-    assert sorted(tested) == [f"s{number}" for number in range(9)]
-    for dataset in datasets:
-        assert not stems(dataset, "test") & (stems(dataset, "train") | stems(dataset, "validate"))
+def test_the_document_counts_images(place: Path) -> None:
+    document = json.loads(run(place, "rock", "--json").stdout)
+    assert Path(document["dataset"]) == place / "data" / "rock"
+    assert document["images"] == {"train": 5, "validate": 2, "test": 2}
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--validate", "5", "--test", "4"), "found 0, 5 and 4"),
-        (("--validate", "8", "--folds", "9"), "found 0, 8 and 1"),
+        (("--validate", "8", "--test", "1"), "found 0, 8 and 1"),
     ],
 )
 def test_something_must_be_left_to_train_with(place: Path, words: tuple[str, ...], told: str) -> None:

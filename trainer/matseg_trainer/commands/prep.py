@@ -193,19 +193,12 @@ def crop(
     examples="""
         matseg-prep split rock/ sandstone --validate 2 --test 2  # two to validate, two to test
         matseg-prep split data/steel/train steel_split  # labels that were imported
-        matseg-prep split steel/ steel --folds 5  # cross-validation: steel_fold1 to steel_fold5
     """
 )
 @click.argument("folder", type=PATH)
 @click.argument("name")
 @_number("--validate", 2, "Images to validate with.")
 @_number("--test", 2, "Images to test with.")
-@click.option(
-    "--folds",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Cross-validation: N data sets, each image tested once.",
-)
 @new_dataset_options
 @gathered("request", "matseg_trainer.prepare.split:SplitRequest")
 def split(
@@ -221,20 +214,16 @@ def split(
     from matseg_trainer.prepare.split import class_table, labelled_pairs, split_images
 
     place = Workspace.find(workspace)
-    folds = request.folds
-    names = [name] if folds is None else [f"{name}_fold{number}" for number in range(1, folds + 1)]
-    pairs = labelled_pairs(folder)
-    targets = [place.dataset_root(item) for item in names]
+    pairs, target = labelled_pairs(folder), place.dataset_root(name)
     with shown_progress() as progress:
         counts = split_images(
-            pairs, targets, request, overwrite=overwrite, classes=class_table(folder), progress=progress
+            pairs, target, request, overwrite=overwrite, classes=class_table(folder), progress=progress
         )
-    lines = [
-        f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in part.items())}"
-        for target, part in zip(targets, counts, strict=True)
-    ]
-    lines.append(f"next: {next_words(place, names[0])}")
-    show({"datasets": targets, "images": counts, "seed": request.seed}, lines, as_json=as_json)
+    lines = (
+        f"{target}: {', '.join(f'{count} to {split_name}' for split_name, count in counts.items())}",
+        f"next: {next_words(place, name)}",
+    )
+    show({"dataset": target, "images": counts, "seed": request.seed}, lines, as_json=as_json)
 
 
 @main.command(

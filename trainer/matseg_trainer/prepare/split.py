@@ -1,9 +1,9 @@
-"""Split labelled images into training, validation and test, once or for cross-validation."""
+"""Split labelled images into training, validation and test."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from matseg_shared.contract.classes import CLASSES_NAME
 from matseg_shared.errors import DatasetError, UsageError
 from matseg_shared.images.read import list_images
 from matseg_trainer.data.folder import Sample, pair_images, shorten
-from matseg_trainer.prepare.folders import new_folder, refuse_existing_folder
+from matseg_trainer.prepare.folders import new_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,7 @@ class SplitRequest:
     validate: int
     """Images to validate with."""
     test: int
-    """Images to test with; with `folds` each fold in turn instead."""
-    folds: int | None = None
-    """Number of data sets for cross-validation: each image is tested once (Stone 1974)."""
+    """Images to test with."""
     seed: int = 0
     """Decides the order in which images are drawn."""
 
@@ -56,63 +54,52 @@ def class_table(folder: Path) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def share_out(count: int, request: SplitRequest) -> list[dict[str, list[int]]]:
-    """The images of each split, by position; one mapping, or one per fold.
+def share_out(count: int, request: SplitRequest) -> dict[str, list[int]]:
+    """The images of each split, by position.
 
     Raises:
         UsageError: nothing would be left to train with.
     """
     order = np.random.default_rng(request.seed).permutation(count).tolist()
-    tests = [order[: request.test]]
-    if request.folds is not None:
-        tests = [order[fold :: request.folds] for fold in range(request.folds)]
-    parts = []
-    for test in tests:
-        rest = [index for index in order if index not in test]
-        validate, train = rest[: request.validate], rest[request.validate :]
-        if not train or not test or not validate:
-            raise UsageError(
-                f"{count} labelled images: expected some of each to train, validate and test with, found "
-                f"{len(train)}, {request.validate} and {len(test)}; ask for fewer to validate or test with"
-            )
-        parts.append({"train": sorted(train), "validate": sorted(validate), "test": sorted(test)})
-    return parts
+    test, rest = order[: request.test], order[request.test :]
+    validate, train = rest[: request.validate], rest[request.validate :]
+    if not train:
+        raise UsageError(
+            f"{count} labelled images: expected some of each to train, validate and test with, found "
+            f"0, {request.validate} and {len(test)}; ask for fewer to validate or test with"
+        )
+    return {"train": sorted(train), "validate": sorted(validate), "test": sorted(test)}
 
 
 def split_images(
     pairs: Sequence[Sample],
-    targets: Sequence[Path],
+    target: Path,
     request: SplitRequest,
     *,
     overwrite: bool,
     classes: Path | None = None,
     progress: Progress = SILENT,
-) -> list[Mapping[str, int]]:
-    """Copy labelled images into data sets, each whole or not at all; `targets` has one folder, or one per fold.
-
-    Each gets a copy of the class table `classes`, where there is one.
+) -> dict[str, int]:
+    """Copy labelled images into a data set, whole or not at all, and with them the class table `classes`, if any.
 
     Returns:
-        Images per split, for each target.
+        Images per split.
 
     Raises:
-        UsageError: a target exists, or too few images.
+        UsageError: the target exists, or too few images.
         OutputError: it cannot be written.
     """
-    parts = share_out(len(pairs), request)
-    for target in targets:
-        refuse_existing_folder(target, overwrite=overwrite)
-    progress.stage("copying labelled images", len(pairs) * len(targets), unit="images")
-    for target, part in zip(targets, parts, strict=True):
-        with new_folder(target, overwrite=overwrite) as folder:
-            for split, positions in part.items():
-                for kind in ("images", "labels"):
-                    (folder / split / kind).mkdir(parents=True)
-                for position in positions:
-                    pair = pairs[position]
-                    shutil.copy2(pair.image, folder / split / "images" / pair.image.name)
-                    shutil.copy2(pair.labels, folder / split / "labels" / pair.labels.name)
-                    progress.advance()
-            if classes is not None:
-                shutil.copyfile(classes, folder / CLASSES_NAME)
-    return [{split: len(positions) for split, positions in part.items()} for part in parts]
+    part = share_out(len(pairs), request)
+    progress.stage("copying labelled images", len(pairs), unit="images")
+    with new_folder(target, overwrite=overwrite) as folder:
+        for split, positions in part.items():
+            for kind in ("images", "labels"):
+                (folder / split / kind).mkdir(parents=True)
+            for position in positions:
+                pair = pairs[position]
+                shutil.copy2(pair.image, folder / split / "images" / pair.image.name)
+                shutil.copy2(pair.labels, folder / split / "labels" / pair.labels.name)
+                progress.advance()
+        if classes is not None:
+            shutil.copyfile(classes, folder / CLASSES_NAME)
+    return {split: len(positions) for split, positions in part.items()}
