@@ -121,6 +121,7 @@ def test_what_nobody_labelled_and_what_is_no_data_are_counted_apart(made: Any, p
     told = " ".join(trained(small)[0].output.split())
     assert "labels 50.00% of the pixels to train, 50.00% of those to validate, no data apart" in told
     assert f"no data {CIRCLE.mean():.2%} of the pixels" in told
+    assert evaluated(small)["unlabelled"] == (~CIRCLE[: EDGE // 2]).sum()
     assert "of 50.00% labelled" in " ".join(prep("check", "steel").output.split())
 
 

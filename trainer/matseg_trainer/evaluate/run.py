@@ -208,6 +208,8 @@ def _evaluate_image(
             "lower learning rate"
         )
     counts = accumulate_image(labels, predictions, probabilities, request.tolerance)
+    if image.absent is not None:  # what is no sample could not be labelled
+        counts = replace(counts, unlabelled=counts.unlabelled - int(np.count_nonzero(image.absent)))
     wrong = disagreement(labels, predictions, probabilities, predictor.classes, request.tolerance)
     colours: Sequence[Colour] = [item.colour for item in predictor.classes]
     palette = colours
