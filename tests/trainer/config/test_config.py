@@ -373,7 +373,20 @@ def test_an_encoder_is_one_of_its_network() -> None:
     """Also where the data set's defaults name it, and the versions their networks."""
     document = {"set": {"default": {"n_class": 2, "encoder": "lite0"}, "v1": {"model": "effunet"}}}
     assert parse_config(document, SOURCE).version("set", "v1").encoder == "lite0"
-    document["set"]["v2"] = {"model": "unet"}
-    assert problems(document) == {
-        "set.v2.encoder": "expected model = \"effunet\", of which these are encoders, found 'lite0'"
+    document["set"] |= {"v2": {"model": "unet"}, "v3": {"model": "segnet"}}
+    found = problems(document)
+    assert found.keys() == {"set.v2.encoder", "set.v3.encoder"}
+    assert (
+        "effunet, segnet, pixelnet, vggunet: there are no published encoders of unet"
+        in found["set.v2.encoder"]
+    )
+    assert "expected the path of a file with weights of VGG-16" in found["set.v3.encoder"]
+    assert one_version(model="vggunet", encoder="vgg16.pth", encoder_licence="MIT").encoder_licence == "MIT"
+    document = {"set": {"v1": {"model": "segnet", "n_class": 2, "encoder": "vgg16.pth", "width": 16}}}
+    assert "expected width = 64" in problems(document)["set.v1.encoder"]
+    document = {
+        "set": {"v1": {"model": "effunet", "n_class": 2, "encoder": "lite7", "encoder_licence": "MIT"}}
     }
+    assert "the encoders of effunet, found 'lite7'" in problems(document)["set.v1.encoder"]
+    document["set"]["v1"]["encoder"] = "lite0"
+    assert "of others the licence is known" in problems(document)["set.v1.encoder_licence"]

@@ -14,6 +14,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from matseg_runtime.cli.model import inspect_main
+from matseg_runtime.model.file import read_model
+from matseg_runtime.model.trust import MADE_HERE
+from matseg_shared.contract.metadata import PretrainedInfo
 from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_image
 from matseg_trainer.commands.evaluate import evaluate_main
@@ -21,7 +25,8 @@ from matseg_trainer.commands.export import export_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer.export import export
-from matseg_trainer.predict.checkpoint import load_checkpoint
+from matseg_trainer.export.bioimageio.texts import documentation
+from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 
 
 def invoke(command: object, workspace: Path, *arguments: str) -> object:
@@ -55,6 +60,22 @@ def test_export_writes_one_self_contained_file(trained: Path) -> None:
     assert document["training"]["config"]["width"] == 4
     assert document["training"]["seed"] == 0
     assert len(document["input"]["histogram"]["counts"]) == 256
+
+
+def test_an_encoders_origin_and_licence_are_told(trained: Path) -> None:
+    """By the export, in the file, by matseg-inspect, and in the text of a package."""
+    path = trained / "saved" / "discs_v1.pth"
+    checkpoint = load_checkpoint(path)
+    origin = PretrainedInfo(origin="vgg16.pth (SHA-256 0f)", licence="CC-BY-NC-4.0")
+    training = checkpoint.training.model_copy(update={"pretrained": origin})
+    save_checkpoint(path, dataclasses.replace(checkpoint, training=training))
+    result = invoke(export_main, trained, "discs", "v1")
+    assert "made from vgg16.pth (SHA-256 0f), licence CC-BY-NC-4.0" in result.output
+    model = read_model(trained / "saved" / "discs_v1.onnx", MADE_HERE).model
+    assert model.metadata.training.pretrained == origin
+    assert f"Its encoder started from {origin}." in documentation(model.metadata, model.sha256)
+    inspected = CliRunner().invoke(inspect_main, [str(model.path)])
+    assert "CC-BY-NC-4.0" in inspected.output
 
 
 def test_an_existing_file_is_kept_without_overwrite(trained: Path) -> None:

@@ -16,7 +16,7 @@ from matseg_trainer.networks.segnet import max_pool_with_origin, max_unpool
 from matseg_trainer.predict import tiled
 from matseg_trainer.predict.tiled import TorchPredictor
 
-NETWORKS = ("unet", "segnet", "pixelnet", "patchunet", "effunet")
+NETWORKS = ("unet", "segnet", "pixelnet", "patchunet", "effunet", "vggunet")
 VGG16_CONVOLUTIONS = (
     14_714_688  # Simonyan and Zisserman 2015, configuration D, 3 input channels, weights and biases
 )

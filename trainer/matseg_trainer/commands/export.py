@@ -195,4 +195,6 @@ def _lines(result: ExportResult, package: Package | None) -> list[str]:
     if export.calibration is not None and export.calibration.fp32_layers:
         lines.append(f"  left in fp32: {', '.join(export.calibration.fp32_layers)}")
     lines.append(f"  this precision pays on: {', '.join(export.pays_on)}")
+    if (origin := result.metadata.training.pretrained) is not None:
+        lines.append(f"  note: made from {origin}; what others may do with the file depends on that, too")
     return lines if package is None else [*lines, f"{package.path}: package for bioimage.io"]

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.errors import ConfigError, Problem, problems_of
 from matseg_shared.system.names import portable_name_problem
-from matseg_trainer.config.versions import RENAMED, Network, VersionConfig, current_names
+from matseg_trainer.config.versions import EFFICIENTNETS, RENAMED, Network, VersionConfig, current_names
 
 DEFAULT_VERSION = "default"
 AUTO_VERSION = "auto"
@@ -148,7 +148,8 @@ def _check_dataset(
     """A mistake in the defaults is reported once, there, and not again for every version."""
     defaults = tables.get(DEFAULT_VERSION, {})
     named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
-    placeholders: dict[str, Any] = {"model": "effunet" if "encoder" in defaults else "unet"}
+    has_encoder = {True: "effunet", False: "vggunet"}[defaults.get("encoder") in EFFICIENTNETS]
+    placeholders: dict[str, Any] = {"model": has_encoder if "encoder" in defaults else "unet"}
     if any("n_class" in table for table in named.values()):
         placeholders["n_class"] = 2
     versions: dict[str, VersionConfig] = {}

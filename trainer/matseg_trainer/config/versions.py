@@ -8,12 +8,15 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from matseg_shared.contract.metadata import MAX_CHANNELS
+from matseg_shared.contract.metadata import MAX_CHANNELS, OneLine
 from matseg_shared.errors import Problem
 from matseg_shared.images.channels import GREY, ChannelChoice
 
-Network = Literal["unet", "segnet", "pixelnet", "patchunet", "effunet"]
-Encoder = Literal["lite0", "lite1", "lite2"]
+Network = Literal["unet", "segnet", "pixelnet", "patchunet", "effunet", "vggunet"]
+EFFICIENTNETS = ("lite0", "lite1", "lite2")
+"""Encoders of `effunet`."""
+_VGG16_NETWORKS = ("segnet", "pixelnet", "vggunet")
+"""Networks with the encoder of VGG-16, of its own width unless `width` says another."""
 Optimizer = Literal["Adam", "SGD"]
 Amp = Literal["auto", "fp32", "bf16", "fp16"]
 KeptEpoch = Literal["best", "last"]
@@ -68,10 +71,13 @@ class VersionConfig(BaseModel):
     """Rows at the foot of each image that are no sample, such as a bar of data; None: as its file says."""
     width: int | None = Field(default=None, ge=1, le=1024)
     """Channels of the network's first level; None: the paper's 64, of effunet's decoder 16."""
-    encoder: Encoder | None = None
-    """effunet: start from the weights of this EfficientNet, trained on ImageNet; None: lite0 with random weights."""
+    encoder: str | None = None
+    """effunet: start from the weights of this EfficientNet, trained on ImageNet; None: lite0 with random weights.
+    segnet, pixelnet, vggunet: file with weights of VGG-16 to start from, relative to the workspace; None: random."""
+    encoder_licence: OneLine | None = None
+    """Licence of the file that `encoder` names, as an SPDX identifier; the model carries it; None: unknown."""
     encoder_lr: float = Field(default=1.0, ge=0, le=1)
-    """Learning rate of a pretrained encoder, over `lr`; 0: it stays as it is."""
+    """Learning rate of a pretrained encoder, over `lr`; 0: its weights and statistics stay as they are."""
     crop: int | None = Field(default=None, ge=16)
     """Train on random square crops of this edge in pixels; None: whole images."""
     crops_per_image: int = Field(default=1, ge=1)
@@ -122,9 +128,33 @@ class VersionConfig(BaseModel):
 
     @field_validator("encoder")
     @classmethod
-    def _of_a_network_that_has_it(cls, value: Encoder | None, others: ValidationInfo) -> Encoder | None:
-        if value is not None and others.data.get("model", "effunet") != "effunet":
-            raise ValueError('expected model = "effunet", of which these are encoders')
+    def _of_a_network_that_has_it(cls, value: str | None, others: ValidationInfo) -> str | None:
+        model, width = others.data.get("model"), others.data.get("width")
+        if value is None or model is None:
+            return value
+        if model == "effunet":
+            if value not in EFFICIENTNETS:
+                raise ValueError('expected "lite0", "lite1" or "lite2", the encoders of effunet')
+        elif model not in _VGG16_NETWORKS:
+            raise ValueError(
+                f"expected one of the models effunet, {', '.join(_VGG16_NETWORKS)}: there are no published encoders of "
+                f"{model}"
+            )
+        elif value in EFFICIENTNETS:
+            raise ValueError(
+                f"expected the path of a file with weights of VGG-16, as {model} has its encoder"
+            )
+        elif width not in (None, 64):
+            raise ValueError(
+                f"expected width = 64, which published weights of VGG-16 have, instead of {width}"
+            )
+        return value
+
+    @field_validator("encoder_licence")
+    @classmethod
+    def _of_a_file(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is not None and others.data.get("encoder", "a file") in (None, *EFFICIENTNETS):
+            raise ValueError("expected it beside an `encoder` that is a file; of others the licence is known")
         return value
 
     @field_validator("channels", mode="before")
@@ -192,6 +222,11 @@ class VersionConfig(BaseModel):
         """
         kept = {} if "checkpoint" in self.model_fields_set else {"checkpoint": "last"}
         return self.model_copy(update={"validation_images": tuple(stems), **kept})
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What makes another network, besides its name and its numbers of channels and classes."""
+        return {"width": self.width, "encoder": self.encoder if self.model == "effunet" else None}
 
     @property
     def effective_patience(self) -> int:

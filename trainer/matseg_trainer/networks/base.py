@@ -22,6 +22,9 @@ class SegmentationNetwork(nn.Module):
     default_width: ClassVar[int] = 64
     """Channels of the first level in the papers of U-Net, SegNet and PixelNet."""
 
+    encoder: nn.ModuleList
+    """Its first half, level by level, where it has one: what can start from published weights."""
+
     variant: str | None = None
     """Name of the encoder, of a network that can have several; None: it has one."""
 

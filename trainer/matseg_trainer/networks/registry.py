@@ -7,7 +7,7 @@ from matseg_trainer.networks.effunet import EffUNet
 from matseg_trainer.networks.patchunet import PatchUNet
 from matseg_trainer.networks.pixelnet import PixelNet
 from matseg_trainer.networks.segnet import SegNet
-from matseg_trainer.networks.unet import UNet
+from matseg_trainer.networks.unet import UNet, VGGUNet
 
 NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "unet": UNet,
@@ -15,6 +15,7 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "pixelnet": PixelNet,
     "patchunet": PatchUNet,
     "effunet": EffUNet,
+    "vggunet": VGGUNet,
 }
 
 
@@ -28,7 +29,7 @@ def build_network(
         in_channels: of the images.
         n_class: classes.
         width: channels of the first level, with which all others scale, but for a given encoder; None: its usual one.
-        encoder: that of an `effunet`; None: its smallest.
+        encoder: of an `effunet`: its variant; None: the smallest.
     """
     network = NETWORKS[name]
     given = {} if encoder is None else {"encoder": encoder}

@@ -1,4 +1,4 @@
-"""U-Net: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597)."""
+"""U-Net: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597), and one on the encoder of VGG-16."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from matseg_trainer.networks.base import SegmentationNetwork, conv_block
+from matseg_trainer.networks.base import SegmentationNetwork, conv_block, vgg16_blocks
 
 
 class UNet(SegmentationNetwork):
@@ -18,14 +18,13 @@ class UNet(SegmentationNetwork):
     """
 
     stride = 16
+    widths: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Channels of each level, in units of the first."""
 
     def __init__(self, *, in_channels: int, n_class: int, width: int) -> None:
         super().__init__()
-        widths = [width * 2**level for level in range(5)]
-        before = [in_channels, *widths[:-1]]
-        self.encoder = nn.ModuleList(
-            conv_block([first, after, after], bias=False) for first, after in zip(before, widths, strict=True)
-        )
+        widths = [width * unit for unit in self.widths]
+        self.encoder = self._encoder(in_channels, widths)
         upward = list(reversed(widths))
         steps = list(itertools.pairwise(upward))
         self.up = nn.ModuleList(
@@ -46,3 +45,18 @@ class UNet(SegmentationNetwork):
             x = block(torch.cat([skip, up(x)], dim=1))
         logits: Tensor = self.classifier(x)
         return logits
+
+    def _encoder(self, in_channels: int, widths: list[int]) -> nn.ModuleList:
+        before = [in_channels, *widths[:-1]]
+        return nn.ModuleList(
+            conv_block([first, after, after], bias=False) for first, after in zip(before, widths, strict=True)
+        )
+
+
+class VGGUNet(UNet):
+    """The same decoder on the thirteen convolutions of VGG-16, for which published weights exist."""
+
+    widths = (1, 2, 4, 8, 8)
+
+    def _encoder(self, in_channels: int, widths: list[int]) -> nn.ModuleList:
+        return vgg16_blocks(in_channels, widths[0])

@@ -28,8 +28,6 @@ from matseg_trainer.workspace import Workspace
 
 FORMAT = 1
 CHECKPOINT_SUFFIX = ".pth"
-_NETWORK_KEYS = ("model", "n_class", "width", "encoder")
-"""Hyperparameters that make another network; the others tell how it was trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,8 +76,7 @@ class Checkpoint:
             self.training.network,
             in_channels=self.input.channels,
             n_class=n_class or len(self.classes),
-            width=self.config.width,
-            encoder=self.config.encoder,
+            **self.config.architecture,
         )
 
 
@@ -191,7 +188,8 @@ def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> s
         config = config.of_fold(checkpoint.config.validation_images or ())
     name = f"{checkpoint.training.dataset} {version}"
     differences = config_differences(checkpoint.training.config, config)
-    if any(problem.where in _NETWORK_KEYS for problem in differences):
+    then, now = ((item.model, item.n_class, item.architecture) for item in (checkpoint.config, config))
+    if then != now:
         listing = "\n".join(f"  - {problem}" for problem in differences)
         raise ModelError(
             f"{path}: was trained with other hyperparameters, and another network, than config.toml now gives for "

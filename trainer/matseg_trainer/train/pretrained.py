@@ -99,10 +99,14 @@ class PretrainedWeights:
             for name, shape in ours.items()
         )
         if trained != kind or not same:
-            width = self.checkpoint.config.width or NETWORKS[trained].default_width
+            config = self.checkpoint.config
+            width = config.width or NETWORKS[trained].default_width
+            variant = config.architecture["encoder"]
+            encoder = "" if variant is None else f', encoder = "{variant}"'
             raise ModelError(
                 f"{self.path}: expected a checkpoint of the new version's own network to start from, found a {trained} "
-                f'of width {width}; give the version model = "{trained}" and width = {width}, or leave out --weights'
+                f'of width {width}; give the version model = "{trained}"{encoder} and width = {width}, or leave out '
+                "--weights"
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matseg_shared.contract.metadata import InitInfo
+from matseg_shared.contract.metadata import InitInfo, PretrainedInfo
 from matseg_shared.errors import ModelError
 from matseg_trainer.config.versions import config_differences
 from matseg_trainer.predict.checkpoint import load_tensors, save_tensors
@@ -27,6 +27,7 @@ def save_resume_state(path: Path, training: Training) -> None:
         "seed": training.job.seed,
         "fingerprint": training.fingerprint,
         "init": None if training.init is None else training.init.model_dump(mode="json"),
+        "pretrained": None if training.pretrained is None else training.pretrained.model_dump(mode="json"),
         "processes": training.context.size,
         "network": training.step.network.state_dict(),
         "optimizer": training.step.optimizer.state_dict(),
@@ -55,6 +56,9 @@ def restore(path: Path, training: Training) -> None:
             "restore them, or start again with --overwrite"
         )
     training.init = started = _start(state)
+    if state.get("pretrained") is not None:
+        training.pretrained = PretrainedInfo.model_validate(state["pretrained"])
+        training.start = f"encoder of {training.pretrained}"
     if started is not None:
         training.start = started.name
     training.step.network.load_state_dict(state["network"])

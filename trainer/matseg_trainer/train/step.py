@@ -94,6 +94,9 @@ class TrainStep:
         self._input = input_info
         self.weights = None if class_weights is None else class_weights.to(compute.device)
         self.network = network.to(compute.device)
+        self._is_frozen = config.encoder is not None and config.encoder_lr == 0
+        if self._is_frozen:
+            self.network.encoder.requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module: nn.Module = _LossInputs(self.network)
         if context.size > 1:
@@ -105,6 +108,12 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(
             compute.device.type, enabled=compute.autocast == torch.float16 and compute.device.type == "cuda"
         )
+
+    def train(self) -> None:
+        """Set the network to training; the statistics of a frozen encoder stay as they are."""
+        self.network.train()
+        if self._is_frozen:
+            self.network.encoder.eval()
 
     def step(self, batch: Batch, score: RunningScore) -> None:
         """Update the weights once and count the batch's pixels in `score`."""
@@ -139,17 +148,15 @@ class TrainStep:
         return loss, local
 
 
-def _optimizer(network: nn.Module, config: VersionConfig) -> torch.optim.Optimizer:
-    """With a pretrained encoder as a group of its own, behind the rest, which has its own learning rate."""
-    named = list(network.named_parameters())
-    is_encoder = [config.encoder is not None and name.startswith("encoder.") for name, _ in named]
+def _optimizer(network: SegmentationNetwork, config: VersionConfig) -> torch.optim.Optimizer:
+    """With a pretrained encoder as a group of its own behind the rest, which has its own learning rate."""
+    encoder = [] if config.encoder is None else list(network.encoder.parameters())
+    inside = set(map(id, encoder))
     groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": config.lr * share}
-        for inside, share in ((False, 1.0), (True, config.encoder_lr))
-        if (
-            weights := [weight for (_, weight), mine in zip(named, is_encoder, strict=True) if mine is inside]
-        )
+        {"params": [item for item in network.parameters() if id(item) not in inside]}
     ]
+    if encoder and config.encoder_lr:
+        groups.append({"params": encoder, "lr": config.lr * config.encoder_lr})
     if config.optimizer == "Adam":
         return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

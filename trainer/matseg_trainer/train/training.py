@@ -79,18 +79,17 @@ class Training:
             config.model,
             in_channels=self.input.channels,
             n_class=config.n_class,
-            width=config.width,
-            encoder=config.encoder,
+            **config.architecture,
         )
         self.init: InitInfo | None = None
         self.pretrained: PretrainedInfo | None = None
         self.start = "random weights"
-        if config.encoder is not None:
-            self.pretrained = load_encoder(network, config.encoder)
-            self.start = f"encoder of {self.pretrained.origin}, licence {self.pretrained.licence}"
         if job.weights is not None:
-            self.init = job.weights.info
+            self.init, self.pretrained = job.weights.info, job.weights.checkpoint.training.pretrained
             self.start = job.weights.copy_into(network, config.model, self.classes)
+        elif config.encoder is not None and not job.resume:  # whose state has all weights
+            self.pretrained = load_encoder(network, config, job.workspace.root)
+            self.start = f"encoder of {self.pretrained}"
         batches = TrainingBatches(
             self.train_images,
             config,
@@ -187,7 +186,7 @@ class Training:
     def train_epoch(self, epoch: int, progress: Progress) -> RunningScore:
         """One pass over the training images."""
         torch.manual_seed(hash_seed(self.job.seed, epoch, self.context.rank))
-        self.step.network.train()
+        self.step.train()
         score = RunningScore(n_class=self.job.config.n_class)
         for number, batch in enumerate(self.batches.epoch(epoch), start=1):
             self.rate.before_step((epoch - 1) * self.steps + number - 1)

@@ -28,6 +28,10 @@ _NETWORKS = {
         "Tan and Le 2019: EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
         "10.48550/arXiv.1905.11946",
     ),
+    "vggunet": (
+        "Simonyan and Zisserman 2015: Very Deep Convolutional Networks for Large-Scale Image Recognition",
+        "10.48550/arXiv.1409.1556",
+    ),
     "pixelnet": (
         "Bansal, Chen, Russell, Gupta, Ramanan 2017: PixelNet: Representation of the pixels, by the pixels, and for "
         "the pixels",
@@ -99,6 +103,7 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
             f"Data set `{training.dataset}`, version `{training.version}`, epoch {training.epoch}, seed "
             f"{training.seed}; SHA-256 of the images and labels: `{training.fingerprint}`. Validation metrics of that "
             f"epoch: {_metrics(training.metrics)}.",
+            *(["", f"Its encoder started from {training.pretrained}."] if training.pretrained else []),
             "",
             "## Validation",
             "",
