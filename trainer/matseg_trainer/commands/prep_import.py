@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         matseg-prep import drawn/ steel --outside unlabelled  # LabelMe; what was not drawn is no class
         matseg-prep import volume.zarr scan --labels labels.tif --unlabelled 0
             # the slices of a volume that have labels in napari, where 0 is not labelled
+        matseg-prep import strokes/ beads --images raw/ --unlabelled 0  # .npy or .txt, one for each picture
     """,
 )
 @click.argument("source")
@@ -86,8 +87,8 @@ def import_command(
     """Make a data set of labels from another tool.
 
     SOURCE, recognised by its content, is an export of CVAT (segmentation masks), COCO, LabelMe, QuPath (GeoJSON),
-    ImageJ (ROIs), VIA, Labelbox or ilastik (HDF5); with --labels it is a volume or folder of which some slices have
-    labels. Where data/NAME has other splits, this becomes one more.
+    ImageJ (ROIs), VIA, Labelbox or ilastik (HDF5), or label values (.npy, rows of numbers as text); with --labels it
+    is a volume or folder of which some slices have labels. Where data/NAME has other splits, this becomes one more.
     """
     from matseg_trainer.overview.survey import next_words
     from matseg_trainer.prepare.imports.write import import_labels

@@ -70,10 +70,12 @@ def open_export(
     tool, found = _recognised(path)
     files = [item[0] for item in found]
     _refuse_options(request, tool)
-    finder = _finder(path, request.images)
+    folder = path if path.is_dir() else path.parent
+    if request.images is not None and not Path(request.images).exists():
+        raise UsageError(f"--images {request.images}: expected the folder of the pictures, found none")
+    finder = ImageFinder(Path(request.images or folder), is_given=request.images is not None)
     if tool in (_ILASTIK, _ARRAYS):
-        folder = str(path if path.is_dir() else path.parent)
-        pairs = [(request.images or folder, str(path))]
+        pairs = [(request.images or str(folder), str(path))]
         if tool == _ILASTIK:
             pairs = ilastik_pairs(files, request.images)
         return read_volumes(pairs, request, known, opened, progress)
@@ -192,14 +194,6 @@ def _refuse_options(request: ImportRequest, tool: str) -> None:
     for what, options in (("volumes", volumes), ("label values", values)):
         if given := [option for option, value in options.items() if value is not None]:
             raise UsageError(f"{given[0]} applies to {what}, not to an export of {tool}")
-
-
-def _finder(path: Path, images: str | None) -> ImageFinder:
-    if images is None:
-        return ImageFinder(path if path.is_dir() else path.parent, is_given=False)
-    if not Path(images).exists():
-        raise UsageError(f"--images {images}: expected the folder of the pictures, found none")
-    return ImageFinder(Path(images), is_given=True)
 
 
 def _stack(

@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -121,25 +120,18 @@ def _label_files(path: Path, labels_of: str) -> list[Path]:
 
 def _read_labels(path: Path) -> PixelArray:
     """(H, W) labels of one picture, or (H, W, 3) as an image may have them."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
         return read_stored(path).pixels
-    if path.suffix.lower() == _ARRAY_SUFFIX:
+    if suffix == _ARRAY_SUFFIX:
         with closing(open_source(str(path), SourceOptions(as_labels=True))) as source:
             if len(source.slices) == 1:
                 return source.read(0, 1)[0]
-            shape = source.volume and source.volume.shape
-    else:
-        array = _rows(path)
-        if array.ndim == 2:
-            return array
-        shape = array.shape
-    raise ImageError(path, f"expected the labels of one picture, found an array of the shape {shape}")
-
-
-def _rows(path: Path) -> PixelArray:
+            found = f"an array of the shape {source.volume and source.volume.shape}"
+            raise ImageError(path, f"expected the labels of one picture, found {found}")
     try:
         with path.open(encoding="utf-8-sig") as lines:
-            rows: np.ndarray[Any, Any] = np.loadtxt(line.translate(_SPACES) for line in lines)
+            rows: PixelArray = np.loadtxt((line.translate(_SPACES) for line in lines), ndmin=2)
     except (OSError, ValueError) as error:
         raise ImageError(
             path, f"expected rows of as many whole numbers each, found something else ({error})"
