@@ -142,7 +142,13 @@ def test_text_files_beside_pictures_are_not_skipped_loudly(model: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "change", [np.asarray, lambda pixels: 255 - pixels, lambda pixels: pixels * np.uint16(200)]
+    "change",
+    [
+        np.asarray,
+        lambda pixels: 255 - pixels,
+        lambda pixels: pixels * np.uint16(200),
+        lambda pixels: np.stack([pixels, *np.zeros((6, *pixels.shape))], axis=-1),
+    ],
 )
 def test_a_bar_is_known_by_its_looks(change: Any) -> None:
     assert data_bar_rows(change(picture())) == BAR
