@@ -39,6 +39,10 @@ class SegmentationNetwork(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def classifier_bias(self) -> str:
+        """Name of the bias of the last layer; its length is a multiple of the classes, class by class."""
+        return [name for name, _ in self.named_parameters() if name.startswith("classifier.")][-1]
+
     def loss_inputs(self, images: Tensor, labels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and labels that the training loss compares; a network may look at fewer pixels than all.
 

@@ -19,6 +19,8 @@ from matseg_trainer.train.record import SplitFacts, TrainingRecord, write_record
 from matseg_trainer.train.resume import restore, save_resume_state
 from matseg_trainer.train.training import Training, TrainingJob
 
+_SHARES = "how frequent each class is where nothing is labelled is estimated after each epoch"
+
 
 def run_training(job: TrainingJob, context: DistributedContext, progress: Progress) -> TrainingLog:
     """Train a version to its last epoch.
@@ -115,6 +117,7 @@ def _facts(training: Training) -> dict[str, str]:
         "images": f"{len(training.train_images)} to train, {len(training.validation_images)} to validate, "
         f"{described(found)}, {found.dtype}",
         **({"labels": labels} if min(train, validate) < 1 else {}),
+        **({"shares": _SHARES} if training.estimates_shares else {}),
         "device": f"{compute.device} ({compute.device_reason}), {training.context.size} process(es)",
         "precision": f"{compute.precision} ({compute.precision_reason})",
         "seed": str(training.job.seed),

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.contract.metadata import InitInfo, InputInfo, PretrainedInfo, TrainingInfo
@@ -28,6 +29,7 @@ from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
 from matseg_trainer.predict.exported import refit_norms
 from matseg_trainer.predict.tiled import TorchPredictor
+from matseg_trainer.train.class_shares import logit_shift
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
@@ -39,6 +41,8 @@ from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.step import RunningScore, TrainStep
 from matseg_trainer.workspace import Workspace
 
+_SHARE_IMAGES = 16
+"""Training images, evenly spread, in which class shares are estimated where labels are strokes."""
 _NORM_CROPS = 16
 """Training crops of which batch norms get their statistics, after weights of an exported model."""
 
@@ -81,6 +85,8 @@ class Training:
             n_class=config.n_class,
             **config.architecture,
         )
+        self.shift = np.zeros((config.n_class, 1, 1), np.float32)
+        """(K, 1, 1) that validation and the kept network add to the logits."""
         self.init: InitInfo | None = None
         self.pretrained: PretrainedInfo | None = None
         self.start = "random weights"
@@ -170,6 +176,7 @@ class Training:
         epoch = len(self.records) + 1
         trained = self.train_epoch(epoch, progress)
         rate = self.rate.now
+        self.shift = self._logit_shift()
         validated = self.validate(epoch, progress)
         self._require_finite(epoch, trained, validated)
         self.rate.after_epoch(validated.loss)
@@ -195,6 +202,25 @@ class Training:
             progress.step(epoch, number, self.steps, score.loss, self.batches.waiting)
         return score.gathered(self.context)
 
+    @property
+    def estimates_shares(self) -> bool:
+        """True where the labels do not tell how frequent the classes are, and the loss does not weight them."""
+        return self.train_statistics.labelled_share < 1 and not self.job.config.balance
+
+    def _logit_shift(self) -> NDArray[np.float32]:
+        """(K, 1, 1) to be added to the logits; see `class_shares`."""
+        statistics = self.train_statistics
+        if not self.estimates_shares:
+            return np.zeros((self.job.config.n_class, 1, 1), np.float32)
+        self.step.network.eval()
+        self.context.share_statistics(self.step.network)
+        count = min(_SHARE_IMAGES, len(self.train_images))
+        chosen = np.linspace(0, len(self.train_images) - 1, count).round().astype(int).tolist()
+        pixels = sum(math.prod(statistics.shapes[index]) for index in chosen)
+        examples = (self.train_images[index] for index in chosen)
+        predictions = ((self._predictor.logits(example.pixels), example) for example in examples)
+        return logit_shift(predictions, statistics.class_shares, pixels)[:, np.newaxis, np.newaxis]
+
     def validate(self, epoch: int, progress: Progress) -> RunningScore:
         """Segment whole validation images in fp32."""
         self.step.network.eval()
@@ -204,7 +230,7 @@ class Training:
         mine = self.context.share(list(range(len(self.validation_images))))
         for count, index in enumerate(mine, start=1):
             image: Example = self.validation_images[index]
-            logits = torch.from_numpy(self._predictor.logits(image.pixels)).unsqueeze(0)
+            logits = torch.from_numpy(self._predictor.logits(image.pixels) + self.shift).unsqueeze(0)
             labels = torch.from_numpy(image.labels.astype(np.int64)).unsqueeze(0)
             loss, weight = weighted_cross_entropy(logits, labels, weights)
             score.add(logits, labels, float(loss), float(weight))
@@ -229,11 +255,14 @@ class Training:
     def checkpoint(self) -> Checkpoint:
         """The network as it is now, after its last epoch."""
         job, now = self.job, self.records[-1]
+        weights = {
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in self.step.network.state_dict().items()
+        }
+        bias = weights[self.step.network.classifier_bias()]
+        bias += torch.from_numpy(self.shift).flatten().repeat_interleave(len(bias) // len(self.shift))
         return Checkpoint(
-            weights={
-                name: tensor.detach().cpu().contiguous().clone()
-                for name, tensor in self.step.network.state_dict().items()
-            },
+            weights=weights,
             training=TrainingInfo(
                 dataset=job.dataset.name,
                 version=job.version,
