@@ -449,6 +449,17 @@ def test_geojson_with_a_damaged_polygon_is_refused(prep: Prep, pictures: Path) -
     refused(prep("import", pictures / "s1.geojson", "set"), "s1.geojson", "coordinates")
 
 
+def test_a_point_of_imagej_needs_no_slice(prep: Prep, workspace: Path) -> None:
+    tifffile.imwrite(workspace / "stack.tif", np.zeros((6, HEIGHT, WIDTH), np.uint8))
+    point = ImagejRoi(roitype=ROI_TYPE.POINT, name="note")
+    roiwrite(workspace / "a.zip", [square(5, 10, 15, 30, name="pore-1", position=2), point], mode="w")
+    document = imported(
+        prep("import", workspace / "a.zip", "set", "--images", workspace / "stack.tif", "--json")
+    )
+    assert document["images"] == 1
+    assert any("1 shape(s) without an area" in note for note in document["notes"])
+
+
 def test_imagej_sets_beside_their_pictures(prep: Prep, workspace: Path, pictures: Path) -> None:
     composite = square(20, 30, 40, 60, name="crack-1")
     corners = [

@@ -51,7 +51,12 @@ def read_imagej(files: Sequence[Path], finder: ImageFinder, stack: Slices | None
     rois = [(path, name, roi) for path in files for name, roi in _read(path)]
     grouped = any(roi.group for _, _, roi in rois)
     shapes: dict[Any, list[Shape]] = defaultdict(list)
+    left_out = 0
     for path, name, roi in rois:
+        rings = _rings(roi)
+        if not rings:
+            left_out += 1
+            continue
         kind = f"group {roi.group}" if grouped else _class_of(roi.name or Path(name).stem)
         place: Any = path
         if stack is not None:
@@ -61,7 +66,7 @@ def read_imagej(files: Sequence[Path], finder: ImageFinder, stack: Slices | None
                     f"{path}: {name}: expected the position of one of {len(stack.names)} slices, found {place + 1}; "
                     "in Fiji, show the slice and update the ROI in the ROI Manager"
                 )
-        shapes[place].append(Shape(name=kind, where=f"{path}: {name}", parts=[_rings(roi)]))
+        shapes[place].append(Shape(name=kind, where=f"{path}: {name}", parts=[rings]))
     drawings = (
         [Drawing(name=path.stem, image=finder.find(path.stem, path), shapes=shapes[path]) for path in files]
         if stack is None
@@ -70,7 +75,7 @@ def read_imagej(files: Sequence[Path], finder: ImageFinder, stack: Slices | None
             for n in sorted(shapes)
         ]
     )
-    return export_of("ImageJ ROIs", drawings)
+    return export_of("ImageJ ROIs", drawings, left_out=left_out)
 
 
 def _read(path: Path) -> list[tuple[str, Any]]:

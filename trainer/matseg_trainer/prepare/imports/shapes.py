@@ -138,6 +138,7 @@ def export_of(
     tool: str,
     drawings: Sequence[Drawing],
     *,
+    left_out: int = 0,
     classes: Sequence[str] | None = None,
     colours: Mapping[str, Colour] | None = None,
     ignored: str | None = None,
@@ -147,6 +148,7 @@ def export_of(
     Args:
         tool: as messages name it.
         drawings: one per picture.
+        left_out: shapes without an area that are in none of them.
         classes: in their order; None: those of the shapes, by their names.
         colours: of classes that have one.
         ignored: regular expression for names that mean that nobody labelled the pixels.
@@ -154,7 +156,7 @@ def export_of(
     Raises:
         DatasetError: a class has no name.
     """
-    left_out = sum(not shape.has_area for drawing in drawings for shape in drawing.shapes)
+    left_out += sum(not shape.has_area for drawing in drawings for shape in drawing.shapes)
     drawings = [
         replace(
             drawing,
