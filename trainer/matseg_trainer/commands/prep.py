@@ -21,6 +21,7 @@ from matseg_trainer.commands.options import (
     usual_options,
 )
 from matseg_trainer.commands.prep_import import import_command
+from matseg_trainer.commands.prep_search import search_command
 from matseg_trainer.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -352,3 +353,4 @@ def import_config(config_py: Path, output: Path | None, as_json: bool) -> None:
 
 
 main.add_command(import_command)
+main.add_command(search_command)

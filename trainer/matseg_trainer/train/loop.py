@@ -22,8 +22,10 @@ from matseg_trainer.train.training import Training, TrainingJob
 _SHARES = "how frequent each class is where nothing is labelled is estimated after each epoch"
 
 
-def run_training(job: TrainingJob, context: DistributedContext, progress: Progress) -> TrainingLog:
-    """Train a version to its last epoch.
+def run_training(
+    job: TrainingJob, context: DistributedContext, progress: Progress, *, until: int | None = None
+) -> TrainingLog:
+    """Train a version to its last epoch, or to epoch `until`, from which it can go on with `resume`.
 
     Returns:
         The log of all epochs, those before an interruption included.
@@ -43,13 +45,14 @@ def run_training(job: TrainingJob, context: DistributedContext, progress: Progre
         record = start_record(training)
         progress.start(job.name, job.config.epoch, record.facts)
         log = TrainingLog(epochs=training.records, checkpoint=job.config.checkpoint)
-        while len(training.records) < job.config.epoch:
+        last = min(until or job.config.epoch, job.config.epoch)
+        while len(training.records) < last:
             training.run_epoch(progress)
             if context.is_main:
                 save_epoch(training, outputs, log, record)
             progress.epoch(training.records, log.best.epoch)
             context.barrier()
-        if context.is_main and job.save:
+        if context.is_main and job.save and last == job.config.epoch:
             outputs.resume.unlink(missing_ok=True)
     return log
 

@@ -69,6 +69,10 @@ class TrainingJob:
         return f"{self.dataset.name}_{self.version}"
 
 
+class DivergedError(UsageError):
+    """A loss is no number any more."""
+
+
 class Training:
     """The state of one training and what changes it."""
 
@@ -247,7 +251,7 @@ class Training:
             )
         for what, score in (("training", trained), ("validation", validated)):
             if not math.isfinite(score.loss):
-                raise UsageError(
+                raise DivergedError(
                     f"training diverged in epoch {epoch}: the {what} loss is {score.loss}; lower `lr` of "
                     f"{self.job.name} in config.toml (now {self.job.config.lr:g})"
                 )
