@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import h5py
 import numpy as np
 import onnx_models
 import pytest
 from discs import write_discs
 from PIL import Image
+from published_weights import vgg16
 from scipy import ndimage
 from thoroughness import slow
 
@@ -383,3 +385,20 @@ def test_a_busy_machine_is_told(common: ModuleType, monkeypatch: pytest.MonkeyPa
     assert "others kept 1.5 cores busy" in common.busy_warning("now")
     monkeypatch.setattr(common, "busy_cores", lambda: 0.05)
     assert common.busy_warning("now") is None
+
+
+def test_weights_of_hed_are_those_of_vgg16(tmp_path: Path) -> None:
+    """Names are torchvision's, axes are torch's, and the first layer takes red before blue, of deviation 1."""
+    hed = load_benchmark("hed_weights")
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "hed.h5", "w") as file:
+        for block, depth in enumerate((2, 2, 3, 3, 3), start=1):
+            for name in ("conv2d", "conv2d_1", "conv2d_2")[:depth]:
+                file[f"block{block}/layers/{name}/vars/0"] = rng.random((3, 3, 3, 5), dtype=np.float32)
+                file[f"block{block}/layers/{name}/vars/1"] = rng.random(5, dtype=np.float32)
+        state = hed.in_torchvisions_layout(file)
+        first, last = (file[f"block{place}/vars/0"][()] for place in ("1/layers/conv2d", "5/layers/conv2d_2"))
+    assert list(state) == [key for key in vgg16(norms=False) if key.startswith("features.")]
+    scaled = first[..., ::-1, :] * np.float32(hed.DEVIATION)
+    np.testing.assert_array_equal(state["features.0.weight"][4, :, 1, 2], scaled[1, 2, :, 4])
+    np.testing.assert_array_equal(state["features.28.weight"][4, :, 1, 2], last[1, 2, :, 4])

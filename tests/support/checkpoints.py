@@ -26,10 +26,10 @@ class Exported:
     path: Path
 
 
-def make_checkpoint(name: str, *, channels: int = 1, n_class: int = 3) -> Checkpoint:
+def make_checkpoint(name: str, *, channels: int = 1, n_class: int = 3, scale: int = 1) -> Checkpoint:
     """A network of random weights whose batch norm is settled on noise, so that activations stay of order 1."""
     torch.manual_seed(NETWORKS.index(name))
-    network = build_network(name, in_channels=channels, n_class=n_class, width=WIDTH)
+    network = build_network(name, in_channels=channels, n_class=n_class, width=WIDTH, scale=scale)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
@@ -41,7 +41,7 @@ def make_checkpoint(name: str, *, channels: int = 1, n_class: int = 3) -> Checkp
         last.weight.div_(spread.std())
         offsets = spread.mean(dim=(0, 2)) / spread.std()
         last.bias.sub_(offsets.repeat_interleave(len(last.bias) // n_class))
-    config = VersionConfig.model_validate({"model": name, "n_class": n_class, "width": WIDTH})
+    config = VersionConfig.model_validate({"model": name, "n_class": n_class, "width": WIDTH, "scale": scale})
     rng = np.random.default_rng(0)
     return Checkpoint(
         weights=network.state_dict(),

@@ -22,7 +22,7 @@ _LARGEST_NUMBER = 1 << 64
 
 _CALCULATION = ("Add", "Clip", "Div", "Exp", "Mul", "Relu", "Sigmoid", "Softmax", "Sub")
 _CHOICE = ("And", "ArgMax", "Equal", "Greater", "Not", "Or", "ReduceMax", "ReduceSum")
-_LAYERS = ("Conv", "ConvTranspose", "MaxPool", "Resize")
+_LAYERS = ("AveragePool", "Conv", "ConvTranspose", "MaxPool", "Resize")
 _SHAPES = ("Concat", "DepthToSpace", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _NUMBERS = ("Cast", "DequantizeLinear", "QuantizeLinear")
 OPERATORS = frozenset((*_CALCULATION, *_CHOICE, *_LAYERS, *_SHAPES, *_NUMBERS))

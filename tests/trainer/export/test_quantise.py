@@ -24,7 +24,7 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import constant_tile_cache, segment_images
 from matseg_shared.console.progress import Progress
 from matseg_shared.contract.classes import write_classes
-from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo
+from matseg_shared.contract.metadata import AccuracyInfo, ClassInfo, Precision
 from matseg_shared.contract.tiling import smallest_tile
 from matseg_shared.errors import DatasetError, ExportError, UsageError
 from matseg_trainer.commands.export import export_main
@@ -59,12 +59,12 @@ def smooth(seed: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """A checkpoint and a data set of its own, whose labels are what the network itself says in fp32."""
-    made: dict[tuple[str, int], tuple[Checkpoint, Dataset]] = {}
+    made: dict[tuple[str, int, int], tuple[Checkpoint, Dataset]] = {}
 
-    def get(name: str, n_class: int = 2) -> tuple[Checkpoint, Dataset]:
-        if (name, n_class) in made:
-            return made[name, n_class]
-        checkpoint = make_checkpoint(name, n_class=n_class)
+    def get(name: str, n_class: int = 2, scale: int = 1) -> tuple[Checkpoint, Dataset]:
+        if (name, n_class, scale) in made:
+            return made[name, n_class, scale]
+        checkpoint = make_checkpoint(name, n_class=n_class, scale=scale)
         predictor = TorchPredictor.of(checkpoint.network(), checkpoint.input, torch.device("cpu"))
         root = tmp_path_factory.mktemp(name) / "data" / "noise"
         for split, count in (("train", 3), ("validate", 2)):
@@ -87,8 +87,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         training = checkpoint.training.model_copy(
             update={"fingerprint": dataset.fingerprint(("train", "validate"))}
         )
-        made[name, n_class] = dataclasses.replace(checkpoint, training=training), dataset
-        return made[name, n_class]
+        made[name, n_class, scale] = dataclasses.replace(checkpoint, training=training), dataset
+        return made[name, n_class, scale]
 
     return get
 
@@ -173,6 +173,28 @@ def test_tiled_is_whole_without_exception(
     tiled, pieces = segment_image(session, image, tile=(edge, edge), batch=batch, probabilities=True)
     np.testing.assert_array_equal(tiled, whole)
     np.testing.assert_allclose(pieces, probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_coarser_resolution_goes_through_every_precision(
+    loose: None, make: Make, tmp_path: Path, precision: Precision
+) -> None:
+    """Tiles are the whole, and the scores are enlarged in float: all integer layers lie before."""
+    del loose
+    checkpoint, dataset = make("unet", scale=2)
+    path = export_checkpoint(checkpoint, tmp_path / "m.onnx", precision=precision, dataset=dataset).path
+    session = Session.open(path, provider="cpu")
+    assert session.require_self_test().mismatches == 0
+    tiling = session.model.metadata.tiling
+    assert tiling.stride == 32
+    edge = smallest_tile(tiling.halo, tiling.stride)
+    image = np.random.default_rng(0).integers(0, 256, (1, edge + 170, 41), dtype=np.uint8)
+    whole, probabilities = segment_image(session, image, probabilities=True)
+    tiled, pieces = segment_image(session, image, tile=(edge, edge), probabilities=True)
+    np.testing.assert_allclose(pieces, probabilities, atol=1e-4)
+    assert (tiled != whole).sum() == 0
+    if precision == "int8":
+        assert all(integer_layers(int8_graph(checkpoint)))
 
 
 @pytest.mark.parametrize("name", ["unet", "patchunet"])

@@ -90,23 +90,27 @@ def test_unpooling_hands_gradients_back_where_torch_does() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-def test_pixelnet_trains_on_the_function_it_is_deployed_as() -> None:
+@pytest.mark.parametrize("scale", [1, 2])
+def test_pixelnet_trains_on_the_function_it_is_deployed_as(scale: int) -> None:
     """Sampled hypercolumns (training) and slices of hidden units at each map's own resolution agree."""
-    network = build_network("pixelnet", in_channels=1, n_class=3, width=4).eval()
-    images = torch.randn(2, 1, 32, 48)
-    labels = torch.randint(0, 3, (2, 32, 48))
-    pixels = torch.stack([torch.randperm(32 * 48)[:300] for _ in range(2)])
+    network = build_network("pixelnet", in_channels=1, n_class=3, width=4, scale=scale).eval()
+    height, width = 32 * scale, 48 * scale
+    images = torch.randn(2, 1, height, width)
+    labels = torch.randint(0, 3, (2, height, width))
+    pixels = torch.stack([torch.randperm(height * width)[:300] for _ in range(2)])
     sampled, wanted = network.loss_inputs(images, labels, pixels)
     dense = network(images).flatten(2).gather(2, pixels.unsqueeze(1).expand(-1, 3, -1))
     torch.testing.assert_close(sampled, dense, rtol=1e-4, atol=1e-5)
     assert torch.equal(wanted, labels.flatten(1).gather(1, pixels))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_halo_is_exactly_what_tiles_need(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "scale"), [*((name, 1) for name in NETWORKS), ("unet", 2), ("patchunet", 4), ("pixelnet", 2)]
+)
+def test_halo_is_exactly_what_tiles_need(name: str, scale: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the measured halo tiles equal the whole; with one stride less they do not."""
     torch.manual_seed(0)
-    network = build_network(name, in_channels=1, n_class=3, width=2).eval()
+    network = build_network(name, in_channels=1, n_class=3, width=2, scale=scale).eval()
     info = InputInfo(
         channels=1,
         dtype="uint8",
@@ -136,3 +140,24 @@ def test_the_decision_is_argmax(n_class: int) -> None:
     """Ties included: few values, so that many pixels have them."""
     logits = torch.randint(0, 3, (2, n_class, 30, 40), generator=torch.Generator().manual_seed(0)).float()
     assert torch.equal(decide(logits), logits.argmax(dim=1))
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+def test_a_coarser_resolution_is_means_in_and_interpolated_logits_out(scale: int) -> None:
+    fine, coarse = (
+        build_network("unet", in_channels=2, n_class=3, width=2, scale=n).eval() for n in (1, scale)
+    )
+    coarse.load_state_dict(fine.state_dict())
+    assert coarse.stride == scale * fine.stride
+    image = torch.randn(1, 2, 32 * scale, 16 * scale)
+    means = image.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).mean(dim=(3, 5))
+    with torch.no_grad():
+        logits, small = coarse(image), fine(means)
+    assert logits.shape == (1, 3, 32 * scale, 16 * scale)
+    torch.testing.assert_close(
+        logits[..., :1, :1], small[..., :1, :1]
+    )  # before the first centre there is no other
+    blocks = logits.unflatten(3, (-1, scale)).unflatten(2, (-1, scale))
+    middle = blocks[..., scale // 2 - 1 : scale // 2 + 1, :, scale // 2 - 1 : scale // 2 + 1].mean(dim=(3, 5))
+    # as far before the centre of a square as behind it: near its own logits, but for the bend between squares
+    assert float((middle - small).abs().mean()) < float(small.std()) / 2

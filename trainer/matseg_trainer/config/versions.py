@@ -78,6 +78,8 @@ class VersionConfig(BaseModel):
     """Licence of the file that `encoder` names, as an SPDX identifier; the model carries it; None: unknown."""
     encoder_lr: float = Field(default=1.0, ge=0, le=1)
     """Learning rate of a pretrained encoder, over `lr`; 0: its weights and statistics stay as they are."""
+    scale: Literal[1, 2, 4, 8] = 1
+    """Work on the means of squares of so many pixels along an edge; labels are at full resolution all the same."""
     crop: int | None = Field(default=None, ge=16)
     """Train on random square crops of this edge in pixels; None: whole images."""
     crops_per_image: int = Field(default=1, ge=1)
@@ -226,7 +228,8 @@ class VersionConfig(BaseModel):
     @property
     def architecture(self) -> dict[str, Any]:
         """What makes another network, besides its name and its numbers of channels and classes."""
-        return {"width": self.width, "encoder": self.encoder if self.model == "effunet" else None}
+        variant = self.encoder if self.model == "effunet" else None
+        return {"width": self.width, "encoder": variant, "scale": self.scale}
 
     @property
     def effective_patience(self) -> int:

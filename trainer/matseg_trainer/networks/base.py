@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class SegmentationNetwork(nn.Module):
     """Maps a normalised image (N, C, H, W) float to logits (N, K, H, W); H and W are multiples of `stride`."""
 
-    stride: ClassVar[int]
+    stride: int
     """Pixels; a shift of the input by it is the same shift of the output."""
+
+    scale: int = 1
+    """Edge of the squares of pixels that it works on the means of; see `work_at`."""
 
     samples_pixels: ClassVar[bool] = False
     """True for a network that trains on sampled pixels instead of whole images; see `loss_inputs`."""
@@ -30,6 +35,27 @@ class SegmentationNetwork(nn.Module):
 
     peak_channels: int
     """Full-resolution channels alive at once at inference, about; for planning memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) float to (N, K, H, W) logits."""
+        if self.scale == 1:
+            return self.logits(x)
+        coarse = self.logits(F.avg_pool2d(x, self.scale))
+        return F.interpolate(coarse, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float at the working resolution to (N, K, h, w) logits there."""
+        raise NotImplementedError
+
+    def work_at(self, scale: int) -> None:
+        """Work on means of `scale` x `scale` pixels, and interpolate the logits between them bilinearly.
+
+        Of a power of 2 the weights of the interpolation are exact, so that they are the same in a tile and the whole.
+        """
+        self.stride, self.scale = self.stride * scale, scale
+        channels = self.peak_channels / scale**2
+        # the image, its logits and probabilities stay at full resolution
+        self.peak_channels = math.ceil(channels) + 8
 
     def initialise(self) -> None:
         """He initialisation for every convolution (He et al. 2015, arXiv:1502.01852)."""

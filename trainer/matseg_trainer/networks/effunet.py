@@ -69,8 +69,8 @@ class EffUNet(SegmentationNetwork):
         self.peak_channels = max(5 * width, width + _STEM)
         self.initialise()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float to (N, K, H, W) logits."""
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float to (N, K, h, w) logits."""
         skips: list[Tensor] = [self.image(x)]
         for level in self.encoder:
             x = level(x)

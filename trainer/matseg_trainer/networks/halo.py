@@ -21,18 +21,20 @@ def measure_halo(network: SegmentationNetwork, channels: int) -> int:
     Returns:
         A multiple of the network's stride. It depends on the architecture alone, not on width or weights.
     """
-    return _halo_of(type(network).__name__.lower(), network.variant, network.stride, channels)
+    return _halo_of(type(network).__name__.lower(), network.variant, network.scale, channels)
 
 
 @functools.cache
-def _halo_of(name: str, variant: str | None, stride: int, channels: int) -> int:
+def _halo_of(name: str, variant: str | None, scale: int, channels: int) -> int:
     with torch.random.fork_rng(devices=[]):
-        network = build_network(name, in_channels=channels, n_class=2, width=1, encoder=variant).eval()
+        network = build_network(
+            name, in_channels=channels, n_class=2, width=1, encoder=variant, scale=scale
+        ).eval()
     reach = 256
     while True:
         halos = [_affected(network, channels, reach, axis, sign) for axis in (2, 3) for sign in (-1, 1)]
         if max(halos) < reach:
-            return padded_length(max(halos), stride)
+            return padded_length(max(halos), network.stride)
         reach *= 2
         if reach > 4096:
             raise ExportError(

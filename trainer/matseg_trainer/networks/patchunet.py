@@ -45,8 +45,8 @@ class PatchUNet(SegmentationNetwork):
         self.peak_channels = 2 * n_class + 1 + 4 * width // self.patch**2
         self.initialise()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float to (N, K, H, W) logits."""
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float to (N, K, h, w) logits."""
         x = self.stem(x)
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):

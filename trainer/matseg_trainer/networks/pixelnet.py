@@ -48,8 +48,8 @@ class PixelNet(SegmentationNetwork):
             maps.append(x)
         return maps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float to (N, K, H, W) logits, dense.
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float to (N, K, h, w) logits, dense.
 
         The hidden units are computed a slice at a time: the same sums, but the 2048 full-resolution maps (6 GB for
         an 852 x 852 slice) are never in memory together.
@@ -80,6 +80,10 @@ class PixelNet(SegmentationNetwork):
 
     def loss_inputs(self, images: Tensor, labels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, K, P) and labels (N, P) of the sampled pixels only, as the paper trains."""
+        wanted = labels.flatten(1).gather(1, pixels)
+        if self.scale > 1:  # each lies between four pixels of the working resolution
+            dense = self(images).flatten(2)
+            return dense.gather(2, pixels.unsqueeze(1).expand(-1, dense.shape[1], -1)), wanted
         height, width = images.shape[-2:]
         rows = torch.div(pixels, width, rounding_mode="floor")
         columns = pixels - rows * width
@@ -93,4 +97,4 @@ class PixelNet(SegmentationNetwork):
         total = sum(layer(column) for layer, column in zip(self.hidden, hypercolumn, strict=True))
         assert isinstance(total, Tensor)
         logits = self.classifier(self.dropout(F.relu(total))).squeeze(2)
-        return logits, labels.flatten(1).gather(1, pixels)
+        return logits, wanted

@@ -20,7 +20,13 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
 
 
 def build_network(
-    name: str, *, in_channels: int, n_class: int, width: int | None = None, encoder: str | None = None
+    name: str,
+    *,
+    in_channels: int,
+    n_class: int,
+    width: int | None = None,
+    encoder: str | None = None,
+    scale: int = 1,
 ) -> SegmentationNetwork:
     """A network with fresh random weights.
 
@@ -30,7 +36,11 @@ def build_network(
         n_class: classes.
         width: channels of the first level, with which all others scale, but for a given encoder; None: its usual one.
         encoder: of an `effunet`: its variant; None: the smallest.
+        scale: pixels along the edge of those squares whose means it works on; see `SegmentationNetwork.work_at`.
     """
-    network = NETWORKS[name]
+    kind = NETWORKS[name]
     given = {} if encoder is None else {"encoder": encoder}
-    return network(in_channels=in_channels, n_class=n_class, width=width or network.default_width, **given)
+    network = kind(in_channels=in_channels, n_class=n_class, width=width or kind.default_width, **given)
+    if scale > 1:
+        network.work_at(scale)
+    return network

@@ -31,8 +31,8 @@ class SegNet(SegmentationNetwork):
         self.peak_channels = 7 * width
         self.initialise()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float to (N, K, H, W) logits."""
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float to (N, K, h, w) logits."""
         origins: list[tuple[Tensor, ...]] = []
         for block in self.encoder:
             x, origin = max_pool_with_origin(block(x))

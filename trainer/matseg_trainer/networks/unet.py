@@ -35,8 +35,8 @@ class UNet(SegmentationNetwork):
         self.peak_channels = 5 * width
         self.initialise()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float to (N, K, H, W) logits."""
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float to (N, K, h, w) logits."""
         skips: list[Tensor] = []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else F.max_pool2d(x, 2))

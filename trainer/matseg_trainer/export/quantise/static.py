@@ -100,16 +100,16 @@ def layers_of(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _excluded(graph: ir.Graph, keep: Sequence[str]) -> list[str]:
-    """Nodes that stay in float: layers to keep, what follows the class scores, and sums of class scores.
+    """Nodes that stay in float: layers to keep, what follows the class scores, and sums and enlargements of scores.
 
-    Scores that are summed up from several layers would be rounded at every sum.
+    Scores that are summed up from several layers would be rounded at every sum, those between others once more.
     """
     scores = class_scores(graph)
     excluded = following(scores, graph)
     waiting = [scores]
     while waiting:
         node = waiting.pop().producer()
-        if node is not None and node.op_type == "Add":
+        if node is not None and node.op_type in ("Add", "Resize"):
             excluded.append(node)
             waiting += filter(None, node.inputs)
     excluded += [node for node in graph if node.op_type == "Conv" and layer_name(node) in keep]
