@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from matseg_trainer.data.class_positions import ClassPositions
 from matseg_trainer.data.examples import IGNORED, Example
 
 MAX_ROTATION = np.deg2rad(15.0)
@@ -35,32 +36,6 @@ class Augmentation:
     """Rotate and scale some of the crops a little."""
     oversample_classes: float = 0.0
     """Share of the crops that are placed on a random pixel of a random class of the image, instead of anywhere."""
-
-
-class ClassPositions:
-    """Index of the labelled pixels of an image: how many of each class there are up to each row."""
-
-    def __init__(self, labels: NDArray[np.uint8]) -> None:
-        counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)
-        self.is_partial = bool(counts[IGNORED])
-        """Some pixels have no label."""
-        self._classes = np.flatnonzero(counts[:IGNORED])
-        self._until = {
-            int(index): np.cumsum(np.count_nonzero(labels == index, axis=1)) for index in self._classes
-        }
-
-    def draw(
-        self, labels: NDArray[np.uint8], rng: np.random.Generator, *, by_class: bool = True
-    ) -> tuple[int, int] | None:
-        """(row, column) of a random pixel of a random class, or of a random labelled pixel; None of none."""
-        if not len(self._classes):
-            return None
-        wanted = [int(rng.choice(self._classes))] if by_class else list(self._until)
-        until = np.sum([self._until[index] for index in wanted], axis=0)
-        number = int(rng.integers(0, until[-1]))
-        row = int(np.searchsorted(until, number, side="right"))
-        before = int(until[row - 1]) if row else 0
-        return row, int(np.flatnonzero(np.isin(labels[row], wanted))[number - before])
 
 
 def augment(
@@ -152,7 +127,8 @@ def _warp(
     grid_tensor = torch.from_numpy(grid.astype(np.float32)).unsqueeze(0)
 
     def sample(array: NDArray[np.generic], mode: str) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).unsqueeze(0)
+        values = np.require(array, dtype=np.float32, requirements=("C", "W"))
+        tensor = torch.from_numpy(values).unsqueeze(0)
         warped = F.grid_sample(tensor, grid_tensor, mode=mode, padding_mode="reflection", align_corners=False)
         result: NDArray[np.float32] = warped.squeeze(0).numpy()
         return result

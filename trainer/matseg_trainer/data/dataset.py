@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import MatsegError
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.augment import Augmentation, ClassPositions, augment
+from matseg_trainer.data.augment import Augmentation, augment
+from matseg_trainer.data.class_positions import ClassPositions
 from matseg_trainer.data.examples import IGNORED, Example, Examples
 
 
@@ -72,8 +73,16 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
     """Batches of augmented crops of the training images, padded to multiples of the network's stride."""
 
     def __init__(
-        self, examples: Examples, config: VersionConfig, *, seed: int, stride: int, pixels_per_image: int = 0
+        self,
+        examples: Examples,
+        config: VersionConfig,
+        *,
+        seed: int,
+        stride: int,
+        pixels_per_image: int = 0,
+        positions: Sequence[ClassPositions] = (),
     ) -> None:
+        """With the positions of the labels of each image where they are known."""
         self._examples, self._config, self._seed = examples, config, seed
         self._stride, self._pixels_per_image = stride, pixels_per_image
         self._options = Augmentation(
@@ -82,7 +91,7 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
             warp=config.aug is True,
             oversample_classes=config.oversample_classes,
         )
-        self._positions: dict[int, ClassPositions] = {}
+        self._positions = dict(enumerate(positions))
 
     def __getitem__(self, step: Step) -> Batch | MatsegError:
         """Cut, augment and pad the images of a step; an error is handed over whole from a worker's process."""

@@ -1,10 +1,11 @@
-"""Labelled images in memory: read, checked and kept while there is room."""
+"""Labelled images: read, checked, and kept in memory while there is room, beyond that in files that are mapped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,13 @@ from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.channels import ChannelChoice, is_grey, to_channels
 from matseg_shared.images.read import PixelArray, read_image
+from matseg_shared.system.machine import available_memory
 from matseg_trainer.data.folder import Sample, load_array
+from matseg_trainer.data.mapped import MappedArray, map_tiff, row_bands
 from matseg_trainer.data.no_data import absent_of, told_bar
 
 CACHE_BYTES = 4 << 30
-"""Decoded images are kept in memory up to this much; beyond it each is read again when needed."""
+"""The decoded images of a split are kept in memory up to this much, and up to a quarter of what is free."""
 IGNORED = UNLABELLED
 """Label of pixels that count neither in the loss nor in a metric: unlabelled ones, and padding."""
 
@@ -39,13 +42,41 @@ class Example:
         """(C, H, W) pixels, or (C, N) where some are no sample."""
         return self.pixels if self.absent is None else self.pixels[:, ~self.absent]
 
+    def bands(self) -> Iterator[Example]:
+        """The whole image in bands of rows, of which temporary copies are small."""
+        for rows in row_bands(self.labels.shape):
+            absent = None if self.absent is None else self.absent[rows]
+            yield Example(pixels=self.pixels[:, rows], labels=self.labels[rows], absent=absent)
+
     def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Example:
         """Apply the same change to pixels and labels; it acts on the last two axes."""
         return Example(pixels=change(self.pixels), labels=change(self.labels))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedExample:
+    """An image with its labels in files."""
+
+    pixels: MappedArray
+    """(H, W) or (H, W, C)."""
+    labels: MappedArray
+    absent: MappedArray | None = None
+
+    def open(self, mode: Literal["r", "r+"] = "r") -> Example:
+        """The example, of which only what is looked at is read."""
+        pixels, absent = self.pixels.open(mode), self.absent
+        return Example(
+            pixels=pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0),
+            labels=self.labels.open(),
+            absent=None if absent is None else absent.open(),
+        )
+
+
 class Examples(Sequence[Example]):
-    """The images of one split with their labels, decoded on demand and kept while memory allows.
+    """The images of one split with their labels, each decoded on demand and kept while memory allows.
+
+    Beyond that each is decoded once into files of the folder `decoded`, which are mapped; or mapped where it lies, as
+    label arrays and uncompressed TIFFs are. Without such a folder it is read again when it is needed.
 
     All get as many channels as `channels` says, or else 1 for grey images, also such as are stored as RGB, and for
     others all they have. Pixels that are no sample have the label `IGNORED`, and become the training `mean`, once that
@@ -61,13 +92,18 @@ class Examples(Sequence[Example]):
         choice: ChannelChoice = (),
         no_data: NoDataOptions | None = None,
         mean: Sequence[float] | None = None,
+        decoded: Path | None = None,
+        in_memory: bool = True,
     ) -> None:
+        """See above; with `in_memory` false all are in files, which the processes that load images share."""
         self.samples = tuple(samples)
         self._n_class = n_class
         self._channels, self._choice = channels, choice
         self._no_data, self._mean = no_data or NoDataOptions(), mean
+        self._decoded = decoded
         self._cache: dict[int, Example] = {}
-        self._room = CACHE_BYTES
+        self._mapped: dict[int, MappedExample] = {}
+        self._limit = self._room = min(CACHE_BYTES, available_memory() // 4) if in_memory else 0
 
     def is_told_of_bar(self, sample: Sample) -> bool:
         """True where the version, or the image's file, says how many rows are a bar of data."""
@@ -79,6 +115,20 @@ class Examples(Sequence[Example]):
         for example in self._cache.values():
             if example.absent is not None:
                 fill_absent(example.pixels, example.absent, mean)
+        for mapped in self._mapped.values():
+            if mapped.absent is not None:  # so it lies in our own files
+                example = mapped.open("r+")
+                assert example.absent is not None
+                fill_absent(example.pixels, example.absent, mean)
+
+    @property
+    def decoded_sizes(self) -> tuple[int, ...]:
+        """Bytes of each image that lies decoded in `decoded`."""
+        return tuple(
+            mapped.pixels.nbytes
+            for mapped in self._mapped.values()
+            if mapped.pixels.path.parent == self._decoded
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -86,16 +136,32 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: Any) -> Any:
         if index in self._cache:
             return self._cache[index]
+        if index in self._mapped:
+            return self._mapped[index].open()
         example = self._read(self.samples[index])
         size = example.pixels.nbytes + example.labels.nbytes
         if size <= self._room:
+            example = replace(example, labels=np.array(example.labels))
             self._cache[index] = example
             self._room -= size
+        elif self._decoded is not None:
+            self._mapped[index] = self._put_into_files(index, example, self._decoded)
         return example
+
+    def _put_into_files(self, index: int, example: Example, folder: Path) -> MappedExample:
+        absent = example.absent
+        pixels = example.pixels[0] if len(example.pixels) == 1 else np.moveaxis(example.pixels, 0, -1)
+        in_place = map_tiff(self.samples[index].image, pixels) if absent is None else None
+        return MappedExample(
+            pixels=in_place or MappedArray.save(folder / f"{index}.npy", pixels),
+            labels=MappedArray.of(example.labels)
+            or MappedArray.save(folder / f"{index}.labels.npy", example.labels),
+            absent=None if absent is None else MappedArray.save(folder / f"{index}.absent.npy", absent),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the decoded images behind on the way to another process, which reads what it needs."""
-        return {**self.__dict__, "_cache": {}, "_room": CACHE_BYTES}
+        return {**self.__dict__, "_cache": {}, "_room": self._limit}
 
     def _read(self, sample: Sample) -> Example:
         stored = read_image(sample.image, self._choice)
@@ -104,7 +170,8 @@ class Examples(Sequence[Example]):
             stored = zeroed(stored, absent)  # until the mean is known
         found = 1 if is_grey(stored) else stored.shape[-1]
         pixels = to_channels(stored, self._channels or found, sample.image)
-        labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled)
+        in_place = self._decoded is not None
+        labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled, mapped=in_place)
         if pixels.shape[1:] != labels.shape:
             raise DatasetError(
                 f"{sample.labels}: expected labels of {pixels.shape[1]} x {pixels.shape[2]} pixels as in "

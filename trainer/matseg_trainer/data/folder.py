@@ -11,6 +11,7 @@ data/<name>/{train,validate,test}/images/       micrographs
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, rea
 from matseg_shared.contract.metadata import ClassInfo, TrainingInfo
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import list_images, natural_key
+from matseg_trainer.data.mapped import row_bands
 
 SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"
@@ -251,22 +253,26 @@ class Dataset:
         for split in splits:
             for sample in self.samples(split):
                 for path in (sample.image, sample.labels):
-                    content = path.read_bytes()
-                    digest.update(f"{split}/{path.name}\0{len(content)}\0".encode())
-                    digest.update(content)
+                    with path.open("rb") as stream:
+                        size = os.fstat(stream.fileno()).st_size
+                        digest.update(f"{split}/{path.name}\0{size}\0".encode())
+                        while piece := stream.read(1 << 20):
+                            digest.update(piece)
         return digest.hexdigest()
 
 
-def load_array(path: Path, n_class: int, *, unlabelled: bool = False) -> NDArray[np.uint8]:
+def load_array(
+    path: Path, n_class: int, *, unlabelled: bool = False, mapped: bool = False
+) -> NDArray[np.uint8]:
     """Read one label array: (H, W) uint8 class indices below `n_class`, or 255 where `unlabelled` allows it.
 
-    Some pixel has a class.
+    Some pixel has a class. With `mapped` it stays in its file, if that holds uint8.
 
     Raises:
         DatasetError: the file is missing or damaged, or holds something else; names the values found.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: there is no such label array; run `matseg-prep labels`") from error
     except Exception as error:  # numpy raises many kinds for damaged files
@@ -281,16 +287,17 @@ def load_array(path: Path, n_class: int, *, unlabelled: bool = False) -> NDArray
             f"{path}: expected class indices of shape (H, W) and an integer dtype, found shape {array.shape} and "
             f"dtype {array.dtype}; write it again with `matseg-prep labels --overwrite`"
         )
-    wrong = (array < 0) | (array >= n_class)
+    present = np.unique(np.concatenate([np.unique(array[rows]) for rows in row_bands(array.shape)]))
+    wrong = (present < 0) | (present >= n_class)
     if unlabelled:
-        wrong &= array != UNLABELLED
-        if (array == UNLABELLED).all():
+        wrong &= present != UNLABELLED
+        if (present == UNLABELLED).all():
             raise DatasetError(
                 f"{path}: expected labels, found no labelled pixel in the whole image; label some of it, or take the "
                 "image out of the data set"
             )
     if wrong.any():
-        strays = np.unique(array[wrong]).tolist()
+        strays = present[wrong].tolist()
         raise DatasetError(
             f"{path}: expected class indices from 0 to {n_class - 1}, found {shorten([*map(str, strays)])} as well; "
             + (

@@ -16,6 +16,7 @@ from matseg_shared.images.channels import kind_of
 from matseg_shared.images.data_bar import data_bar_rows
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.config.versions import VersionConfig
+from matseg_trainer.data.class_positions import ClassPositions
 from matseg_trainer.data.examples import IGNORED, Example, Examples
 
 HISTOGRAM_BINS = 256
@@ -34,6 +35,8 @@ class SplitStatistics:
     """Pixels among them that are no sample."""
     bars: list[tuple[str, int]]
     """Name of each image that seems to end in a data bar of which nothing tells, and its rows."""
+    positions: list[ClassPositions]
+    """Labelled pixels of each image."""
     kinds: dict[tuple[int, str], str]
     """(channels, dtype) -> name of the first image of that kind."""
 
@@ -41,11 +44,12 @@ class SplitStatistics:
         self._examples = examples
         self.shapes, self.kinds, self.class_counts = [], {}, np.zeros(n_class, np.int64)
         self.unlabelled = self.no_data = 0
-        self.bars = []
+        self.bars, self.positions = [], []
         for sample, example in zip(examples.samples, examples, strict=True):
             height, width = example.labels.shape
             self.shapes.append((height, width))
-            counts = np.bincount(example.labels.ravel(), minlength=IGNORED + 1)
+            self.positions.append(ClassPositions(example.labels))
+            counts = self.positions[-1].counts
             self.class_counts += counts[:n_class]
             self.unlabelled += int(counts[IGNORED])
             if example.absent is not None:
@@ -56,7 +60,8 @@ class SplitStatistics:
             if not self.kinds:
                 self._intensities = _Intensities(kind[0], example.pixels.dtype)
             if self.kinds.setdefault(kind, sample.image.name) == next(iter(self.kinds.values())):
-                self._intensities.add(example.data)
+                for band in example.bands():
+                    self._intensities.add(band.data)
 
     @property
     def class_shares(self) -> NDArray[np.float64]:
@@ -114,7 +119,8 @@ class SplitStatistics:
         # what a constant channel differs from its mean is a rounding, and nothing to divide by
         std = np.where(found.highest > found.lowest, np.sqrt(found.squares / found.pixels), 1.0)
         if found.counts is None:
-            counts = sum(_histogram(channel, edges) for example in self._examples for channel in example.data)
+            bands = (band for example in self._examples for band in example.bands())
+            counts = sum(_histogram(channel, edges) for band in bands for channel in band.data)
         else:
             counts = _histogram(np.arange(len(found.counts)), edges, found.counts)
         return InputInfo(
@@ -135,7 +141,7 @@ class _Intensities:
         self.counts = None if dtype.kind == "f" else np.zeros(np.iinfo(dtype).max + 1, np.int64)  # type: ignore[type-var]
 
     def add(self, pixels: PixelArray) -> None:
-        """Merge those of one image (C, H, W), or of its (C, N) pixels with data, as Chan, Golub and LeVeque 1983 do."""
+        """Merge those of (C, H, W) pixels, or of (C, N) with data, as Chan, Golub and LeVeque 1983 do."""
         values = pixels.reshape(len(pixels), -1)
         if not values.size:
             return

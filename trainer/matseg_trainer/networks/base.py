@@ -115,11 +115,12 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
     """Raw pixels (N, C, H, W) of any dtype to float32 with the training set's mean 0 and deviation 1 per channel."""
-    shape = (1, len(mean), 1, 1)
-    offset = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    offset, scale = (
+        torch.as_tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        for values in (mean, std)
+    )
     return (images.to(torch.float32) - offset) / scale
 
 

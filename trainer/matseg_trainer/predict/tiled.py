@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,19 +44,30 @@ class TorchPredictor:
             edge // self.network.stride * self.network.stride, smallest_tile(self.halo, self.network.stride)
         )
 
-    @torch.inference_mode()
-    def logits(self, pixels: PixelArray) -> NDArray[np.float32]:
-        """(C, H, W) raw pixels in the data's own dtype to (K, H, W) dense logits, the same as untiled."""
+    def tiles(self, pixels: PixelArray) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float32]]]:
+        """Dense logits of an image in parts, the same as untiled.
+
+        Args:
+            pixels: (C, H, W) raw, in the data's own dtype.
+
+        Yields:
+            The rows and columns of a part, and its (K, h, w) logits.
+        """
         stride = self.network.stride
         shape = (pixels.shape[1], pixels.shape[2])
         padded = np.moveaxis(pad_to_stride(np.moveaxis(pixels, 0, -1), stride), -1, 0)
-        result: NDArray[np.float32] | None = None
         for tile in plan_tiles(shape, (self.tile, self.tile), halo=self.halo, stride=stride):
-            window = np.ascontiguousarray(padded[(slice(None), *tile.read.slices())])
+            window = np.require(padded[(slice(None), *tile.read.slices())], requirements=("C", "W"))
             part = self._run(window)[(slice(None), *tile.write.relative_to(tile.read).slices())]
+            yield tile.write.slices(), part
+
+    def logits(self, pixels: PixelArray) -> NDArray[np.float32]:
+        """(C, H, W) raw pixels to (K, H, W) dense logits; see `tiles`."""
+        result: NDArray[np.float32] | None = None
+        for place, part in self.tiles(pixels):
             if result is None:
-                result = np.empty((part.shape[0], *shape), dtype=np.float32)
-            result[(slice(None), *tile.write.slices())] = part
+                result = np.empty((part.shape[0], *pixels.shape[1:]), dtype=np.float32)
+            result[(slice(None), *place)] = part
         assert result is not None
         return result
 
@@ -66,6 +78,7 @@ class TorchPredictor:
         probabilities: NDArray[np.float32] = torch.softmax(logits, dim=0).numpy()
         return labels, probabilities
 
+    @torch.inference_mode()
     def _run(self, window: NDArray[Any]) -> NDArray[np.float32]:
         images = torch.from_numpy(window[np.newaxis]).to(self.device)
         logits = self.network(normalise(images, self.input.mean, self.input.std))

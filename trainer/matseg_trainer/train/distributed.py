@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -36,13 +34,13 @@ class DistributedContext:
         """This process's part of a list; the parts of all processes are the list."""
         return items[self.rank :: self.size]
 
-    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of an array over several processes, the same everywhere."""
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(device)
-        dist.all_reduce(tensor)
-        result: NDArray[np.float64] = tensor.cpu().numpy()
-        return result
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over all processes, the same everywhere."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
 
     def total(self, values: Tensor) -> Tensor:
         """Sum of a tensor over all processes, through which gradients go back to each."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.channels import described
+from matseg_trainer.data.mapped import temporary_folder
 from matseg_trainer.networks.base import count_parameters
 from matseg_trainer.predict.checkpoint import package_versions, save_checkpoint
 from matseg_trainer.train.console import Progress
@@ -34,8 +35,11 @@ def run_training(
         UsageError: the data, the configuration, earlier results or another process stand in the way.
     """
     outputs = Outputs(job.workspace, job.name)
-    training = Training(job, context)
-    with outputs.locked() if context.is_main else nullcontext(), _resumable(training):
+    with (
+        temporary_folder() as decoded,
+        _resumable(Training(job, context, decoded)) as training,
+        outputs.locked() if context.is_main else nullcontext(),
+    ):
         if context.is_main:
             outputs.require_free(resume=job.resume, overwrite=job.overwrite, save=job.save)
             outputs.require_writable(save=job.save)
@@ -72,10 +76,10 @@ def save_epoch(training: Training, outputs: Outputs, log: TrainingLog, record: T
 
 
 @contextmanager
-def _resumable(training: Training) -> Iterator[None]:
+def _resumable(training: Training) -> Iterator[Training]:
     """Say how to go on after an interruption, or after a process that loads images was lost."""
     try:
-        yield
+        yield training
     except KeyboardInterrupt as error:
         is_saved = training.job.save and training.records
         raise KeyboardInterrupt("go on with --resume" if is_saved else "nothing was saved yet") from error
@@ -126,6 +130,13 @@ def _facts(training: Training) -> dict[str, str]:
         "seed": str(training.job.seed),
         "start": training.start,
     }
+    decoded = [*training.train_images.decoded_sizes, *training.validation_images.decoded_sizes]
+    if decoded:
+        why = "for all workers" if config.workers else "as the memory that is free does not hold them"
+        facts["decoded"] = (
+            f"{len(decoded)} images lie decoded in {training.decoded} ({sum(decoded) / 1e6:.0f} MB), {why}; TMPDIR "
+            "names another disk"
+        )
     if no_data:
         pixels = sum(height * width for split in splits for height, width in split.shapes)
         facts["no data"] = f"{no_data / pixels:.2%} of the pixels; their labels do not count"

@@ -20,7 +20,10 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
     known = labels != IGNORED
     if weights is None:
         return total, known.sum().to(total.dtype)
-    return total, weights[labels[known]].sum()
+    if labels.device.type == "cpu":
+        return total, weights[labels[known]].sum()
+    by_label = F.pad(weights, (0, IGNORED + 1 - len(weights)))  # no GPU is waited for to know how many are known
+    return total, by_label[labels].sum()
 
 
 def soft_dice(logits: Tensor, labels: Tensor, everywhere: Callable[[Tensor], Tensor] | None = None) -> Tensor:

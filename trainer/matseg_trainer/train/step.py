@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,34 +22,39 @@ from matseg_trainer.train.log import SplitScore
 from matseg_trainer.train.losses import soft_dice, weighted_cross_entropy
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class RunningScore:
-    """Loss and confusion matrix of the pixels seen so far."""
+    """Loss and confusion matrix of the pixels seen so far, summed on a device and fetched from it now and then."""
 
-    n_class: int
-    loss_sum: float = 0.0
-    """Weighted cross-entropy, in nats."""
-    weight_sum: float = 0.0
-    matrix: ConfusionMatrix = field(init=False)
+    loss_sum: float
+    """Weighted cross-entropy, in nats, as last fetched."""
+    weight_sum: float
+    matrix: ConfusionMatrix
 
-    def __post_init__(self) -> None:
-        self.matrix = np.zeros((self.n_class, self.n_class), dtype=np.int64)
+    def __init__(self, *, n_class: int, device: torch.device | None = None) -> None:
+        self.n_class = n_class
+        self.loss_sum = self.weight_sum = 0.0
+        self.matrix = np.zeros((n_class, n_class), np.int64)
+        self._sums = torch.zeros(2 + n_class**2, dtype=torch.float64, device=device)
 
-    def add(self, logits: Tensor, labels: Tensor, loss_sum: float, weight_sum: float) -> None:
-        """Count a batch: logits (N, K, ...), labels (N, ...)."""
-        self.loss_sum += loss_sum
-        self.weight_sum += weight_sum
-        pairs = labels * self.n_class + decide(logits)
-        counts = torch.bincount(pairs[labels != IGNORED], minlength=self.n_class**2).cpu().numpy()
-        self.matrix += counts.reshape(self.n_class, self.n_class)
+    def add(self, logits: Tensor, labels: Tensor, loss_sum: Tensor, weight_sum: Tensor) -> None:
+        """Count a batch, without waiting for the device: logits (N, K, ...), labels (N, ...), and two scalars."""
+        self._sums[:2] += torch.stack([loss_sum.detach(), weight_sum])
+        beyond = self.n_class**2
+        pairs = (labels * self.n_class + decide(logits)).masked_fill(labels == IGNORED, beyond).flatten()
+        counts = torch.zeros(beyond + 1, dtype=torch.int64, device=pairs.device)
+        self._sums[2:] += counts.scatter_add_(0, pairs, torch.ones_like(pairs))[:beyond]
+
+    def fetch(self) -> None:
+        """Wait for the device, and bring the figures up to date."""
+        values = self._sums.cpu().numpy()
+        self.loss_sum, self.weight_sum = map(float, values[:2])
+        self.matrix = values[2:].reshape(self.n_class, self.n_class).astype(np.int64)
 
     def gathered(self, context: DistributedContext) -> RunningScore:
-        """The sum over all processes."""
-        if context.size == 1:
-            return self
-        values = context.sum(np.concatenate([[self.loss_sum, self.weight_sum], self.matrix.ravel()]))
-        total = RunningScore(n_class=self.n_class, loss_sum=float(values[0]), weight_sum=float(values[1]))
-        total.matrix[:] = values[2:].reshape(self.n_class, self.n_class).astype(np.int64)
+        """The sum over all processes, fetched."""
+        total = RunningScore(n_class=self.n_class)
+        total._sums = context.sum(self._sums)
+        total.fetch()
         return total
 
     def summary(self) -> SplitScore:
@@ -91,7 +95,10 @@ class TrainStep:
         self._compute = compute
         self._context = context
         self._dice = config.loss == "dice"
-        self._input = input_info
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=compute.device)
+            for values in (input_info.mean, input_info.std)
+        )
         self.weights = None if class_weights is None else class_weights.to(compute.device)
         self.network = network.to(compute.device)
         self._is_frozen = config.encoder is not None and config.encoder_lr == 0
@@ -118,9 +125,8 @@ class TrainStep:
     def step(self, batch: Batch, score: RunningScore) -> None:
         """Update the weights once and count the batch's pixels in `score`."""
         device = self._compute.device
-        images = normalise(batch.images.to(device), self._input.mean, self._input.std)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels, pixels = batch.labels.to(device), batch.pixels.to(device)
+        raw, labels, pixels = (part.to(device, non_blocking=True) for part in batch)
+        images = normalise(raw, self._mean, self._std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             device.type, dtype=self._compute.autocast, enabled=self._compute.autocast is not None
         ):
@@ -132,17 +138,16 @@ class TrainStep:
         self.scaler.update()
         score.add(logits.detach(), wanted, *local)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The loss, and (sum of the weighted cross-entropy, sum of the weights) of this process.
 
         DistributedDataParallel averages gradients over processes, and each may have another number of pixels: what is a
         mean over the pixels of all is therefore this process's sum, times the processes, over what all of them have.
         """
-        loss_sum, weight_sum = weighted_cross_entropy(logits, labels, self.weights)
-        local = (float(loss_sum.detach()), float(weight_sum))
+        local = weighted_cross_entropy(logits, labels, self.weights)
         processes = self._context.size
-        everywhere = local[1] if processes == 1 else float(self._context.sum(np.array([local[1]]))[0])
-        loss = loss_sum * (processes / max(everywhere, 1e-12))
+        everywhere = self._context.sum(local[1].double())
+        loss = local[0] * (processes / everywhere.clamp(min=1e-12)).float()
         if self._dice:
             loss = loss + soft_dice(logits, labels, None if processes == 1 else self._context.total)
         return loss, local

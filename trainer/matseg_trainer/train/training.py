@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ _SHARE_IMAGES = 16
 """Training images, evenly spread, in which class shares are estimated where labels are strokes."""
 _NORM_CROPS = 16
 """Training crops of which batch norms get their statistics, after weights of an exported model."""
+_FETCH_SECONDS = 1.0
+"""The loss that is shown while an epoch lasts is at least this new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +79,9 @@ class DivergedError(UsageError):
 class Training:
     """The state of one training and what changes it."""
 
-    def __init__(self, job: TrainingJob, context: DistributedContext) -> None:
-        self.job, self.context = job, context
+    def __init__(self, job: TrainingJob, context: DistributedContext, decoded: Path) -> None:
+        """Read the data; images that are too many for the memory are decoded into the folder `decoded`."""
+        self.job, self.context, self.decoded = job, context, decoded
         self.records: list[EpochRecord] = []
         self.classes = job.dataset.classes
         self._read_data()
@@ -106,6 +110,7 @@ class Training:
             seed=job.seed,
             stride=network.stride,
             pixels_per_image=config.pixels_per_image if network.samples_pixels else 0,
+            positions=self.train_statistics.positions,
         )
         if job.weights is not None and job.weights.is_exported:
             refit_norms(network, self._first_crops(batches))
@@ -135,6 +140,8 @@ class Training:
                 channels=config.channel_count,
                 choice=config.channel_choice,
                 no_data=NoDataOptions(no_data=config.no_data or (), crop_bottom=config.crop_bottom),
+                decoded=self.decoded / split,
+                in_memory=split != "train" or config.workers == 0,
             )
             for split in ("train", "validate")
         )
@@ -198,11 +205,15 @@ class Training:
         """One pass over the training images."""
         torch.manual_seed(hash_seed(self.job.seed, epoch, self.context.rank))
         self.step.train()
-        score = RunningScore(n_class=self.job.config.n_class)
+        score = RunningScore(n_class=self.job.config.n_class, device=self.job.compute.device)
+        fetched = -math.inf
         for number, batch in enumerate(self.batches.epoch(epoch), start=1):
             self.rate.before_step((epoch - 1) * self.steps + number - 1)
             self.step.step(batch, score)
             interruption.check()
+            if time.monotonic() > fetched + _FETCH_SECONDS:  # which waits for a GPU
+                score.fetch()
+                fetched = time.monotonic()
             progress.step(epoch, number, self.steps, score.loss, self.batches.waiting)
         return score.gathered(self.context)
 
@@ -234,10 +245,11 @@ class Training:
         mine = self.context.share(list(range(len(self.validation_images))))
         for count, index in enumerate(mine, start=1):
             image: Example = self.validation_images[index]
-            logits = torch.from_numpy(self._predictor.logits(image.pixels) + self.shift).unsqueeze(0)
-            labels = torch.from_numpy(image.labels.astype(np.int64)).unsqueeze(0)
-            loss, weight = weighted_cross_entropy(logits, labels, weights)
-            score.add(logits, labels, float(loss), float(weight))
+            for place, part in self._predictor.tiles(image.pixels):
+                logits = torch.from_numpy(np.ascontiguousarray(part) + self.shift).unsqueeze(0)
+                labels = torch.from_numpy(image.labels[place].astype(np.int64)).unsqueeze(0)
+                score.add(logits, labels, *weighted_cross_entropy(logits, labels, weights))
+                interruption.check()
             progress.validation(epoch, count, len(mine))
         return score.gathered(self.context)
 
