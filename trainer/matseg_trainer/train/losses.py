@@ -22,7 +22,9 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
         return total, known.sum().to(total.dtype)
     if labels.device.type == "cpu":
         return total, weights[labels[known]].sum()
-    by_label = F.pad(weights, (0, IGNORED + 1 - len(weights)))  # no GPU is waited for to know how many are known
+    by_label = F.pad(
+        weights, (0, IGNORED + 1 - len(weights))
+    )  # no GPU is waited for to know how many are known
     return total, by_label[labels].sum()
 
 

@@ -52,10 +52,10 @@ class RunningScore:
 
     def gathered(self, context: DistributedContext) -> RunningScore:
         """The sum over all processes, fetched."""
-        total = RunningScore(n_class=self.n_class)
-        total._sums = context.sum(self._sums)
-        total.fetch()
-        return total
+        if context.size > 1:
+            self._sums = context.sum(self._sums)
+        self.fetch()
+        return self
 
     def summary(self) -> SplitScore:
         """The figures of these counts."""
@@ -146,7 +146,9 @@ class TrainStep:
         """
         local = weighted_cross_entropy(logits, labels, self.weights)
         processes = self._context.size
-        everywhere = self._context.sum(local[1].double())
+        everywhere = local[1].double()
+        if processes > 1:
+            everywhere = self._context.sum(everywhere)
         loss = local[0] * (processes / everywhere.clamp(min=1e-12)).float()
         if self._dice:
             loss = loss + soft_dice(logits, labels, None if processes == 1 else self._context.total)
