@@ -27,6 +27,7 @@ from matseg_trainer.overview.survey import survey
 from matseg_trainer.overview.table import print_state
 from matseg_trainer.predict.checkpoint import load_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
+from matseg_trainer.train import folds as folds_module
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
 from matseg_trainer.train.folds import FoldsRequest, share_out
@@ -229,6 +230,20 @@ def test_seeds_are_added_to_what_is_trained_and_other_data_are_not(finished: Pat
     assert (result.exit_code, "images or labels have changed" in said(result)) == (2, True)
     result = run(place, "--folds", "3", "--resume")
     assert (result.exit_code, "validation_images: trained with" in said(result)) == (2, True)
+
+
+def test_an_interruption_after_the_trainings_is_told_how_to_go_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(finished, place)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folds_module, "evaluate_parts", interrupted)
+    result = run(place, "--folds", "2", "--resume")
+    assert (result.exit_code, "go on with --resume" in result.output) == (130, True)
 
 
 def test_a_class_that_only_one_fold_has_is_told(place: Path) -> None:

@@ -142,7 +142,10 @@ def train_main(
         )
         if folds is not None:
             request = FoldsRequest(folds=folds, seeds=seeds or 1, blocks=blocks)
-            _cross_validate(job, request, context, page=page, as_json=as_json)
+            try:
+                _cross_validate(job, request, context, page=page, as_json=as_json)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt("go on with --resume") from error
             return
         outputs = Outputs(place, job.name)
         try:

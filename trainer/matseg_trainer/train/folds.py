@@ -134,14 +134,8 @@ def train_folds(plan: FoldsPlan, context: DistributedContext, progress: Progress
                 fingerprints[fold] = job.dataset.fingerprint(("train", "validate"))
             if _is_finished(job, fingerprints[fold]):
                 continue
-        try:
-            run_training(
-                replace(job, resume=job.resume and begun, overwrite=job.overwrite or job.resume),
-                context,
-                progress,
-            )
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("go on with --resume") from error
+        one = replace(job, resume=job.resume and begun, overwrite=job.overwrite or job.resume)
+        run_training(one, context, progress)
 
 
 def _refuse_earlier(plan: FoldsPlan) -> None:
