@@ -54,7 +54,7 @@ compute = choose_compute(gpu=True, amp=config.amp)
 job = TrainingJob(workspace=place, dataset=data, version="v1", config=config, compute=compute, seed=0)
 log = run_training(job, DistributedContext(), Progress())
 for record in log.epochs:
-    print(record.epoch, record.train.loss, record.validate_.mean_iou)
+    print(record.epoch, record.train.loss, record.measured.mean_iou)
 
 # %% Label a test image with the epoch that was kept
 checkpoint = load_checkpoint(place.saved / "demo_v1.pth")

@@ -220,4 +220,4 @@ def kept_mean_iou(log: Path) -> float:
         )
     if noted is not None:
         epochs = replace(epochs, checkpoint=current_names(noted.config).get("checkpoint", "best"))
-    return epochs.kept.validate_.mean_iou
+    return epochs.kept.measured.mean_iou

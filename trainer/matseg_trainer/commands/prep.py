@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -317,6 +318,37 @@ def demo(name: str, request: DemoRequest, overwrite: bool, workspace: Path | Non
     raw = [] if stack is None else [f"{stack}: {request.raw} consecutive slices without labels"]
     lines = [f"{target}: {told}", *raw, f"next: {next_words(place, name)}"]
     show({"dataset": target, **splits, "raw": stack}, lines, as_json=as_json)
+
+
+@main.command(
+    examples="""
+        matseg-prep config steel  # then read the version `auto` in config.toml, and train it: matseg-train steel
+        matseg-prep config steel --overwrite  # make it anew, as after new images were labelled
+    """
+)
+@dataset_argument
+@flag("--overwrite", "Replace a version `auto` that is there.")
+@usual_options
+def config(dataset: str, overwrite: bool, workspace: Path | None, as_json: bool) -> None:
+    """Write a version made from the data into config.toml.
+
+    The version `auto` of DATASET has network, crops, steps and the like as images and labels ask for them, each with
+    its reason in a comment. Everything else in the file stays. matseg-train DATASET does the same, and trains it.
+    """
+    from matseg_trainer.prepare.auto import write_auto
+
+    place = Workspace.find(workspace)
+    with shown_progress() as progress:
+        made = write_auto(place, dataset, overwrite=overwrite, progress=progress)
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
+    document = {
+        "dataset": dataset,
+        "config": made.config,
+        "version": {item.key: item.value for item in made.choices},
+        "reasons": {item.key: item.reason for item in made.choices},
+    }
+    show(document, [*made.told, f"next: {shlex.join(['matseg-train', dataset])}"], as_json=as_json)
 
 
 @main.command(

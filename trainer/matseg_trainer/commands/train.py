@@ -12,11 +12,11 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.help import Command
 from matseg_shared.console.options import COUNT, applies_with, excludes, flag, page_option
 from matseg_shared.console.progress import shown_progress
+from matseg_trainer.commands.completion import complete_version
 from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
     require_train_extra,
-    version_argument,
     version_config,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     name="matseg-train",
     cls=Command,
     examples="""
+        matseg-train steel  # train a version that is made from the data
         matseg-train tomography v7 --gpu  # train, on a GPU should there be one
         matseg-train tomography v7 --resume  # go on after an interruption
         matseg-train tomography v7 --seed 1 --no-save
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     renamed={"--init": "--weights"},
 )
 @dataset_argument
-@version_argument
+@click.argument("version", required=False, shell_complete=complete_version)
 @gpu_option
 @flag("--no-save", "Keep no checkpoint; log and plot are still written.")
 @click.option(
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
 @debug_option
 def train_main(
     dataset: str,
-    version: str,
+    version: str | None,
     gpu: bool,
     no_save: bool,
     seed: int | None,
@@ -101,13 +102,21 @@ def train_main(
 ) -> None:
     """Train VERSION of DATASET, as config.toml describes it.
 
+    Without VERSION it is the version `auto`, which is made from images and labels where config.toml has none yet, as
+    `matseg-prep config` does.
+
     The best epoch by validation mean IoU (or the last, with `checkpoint = "last"`) is kept in saved/; metrics per
     epoch go to log/, curves to plots/.
     """
     place = Workspace.find(workspace)
+    require_train_extra("matseg-train")
+    from matseg_trainer.config.load import AUTO_VERSION
+
+    version = version or AUTO_VERSION
+    if version == AUTO_VERSION:
+        _make_auto(place, dataset, as_json=as_json)
     config = version_config(place, dataset, version)
     data = place.dataset(dataset, config.validation_images if folds is None else ())
-    require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
     from matseg_trainer.prepare.labels import update_arrays
@@ -121,7 +130,7 @@ def train_main(
     from matseg_trainer.train.training import TrainingJob
 
     with shown_progress() as shown:
-        notes = update_arrays(data, ("train", "validate"), config.n_class, shown)
+        notes = update_arrays(data, data.learned_splits, config.n_class, shown)
     with join_processes(gpu=gpu) as context:
         for note in notes if context.is_main else ():
             click.echo(f"note: {note}", err=True)
@@ -194,6 +203,19 @@ def _cross_validate(
         click.echo(page_line(write_evaluation_page, outputs.metrics, width=NAME_WIDTH), err=as_json)
 
 
+def _make_auto(place: Workspace, dataset: str, *, as_json: bool) -> None:
+    """Make the version `auto` where there is none, and print its choices with reasons."""
+    from matseg_trainer.prepare.auto import has_auto, write_auto
+
+    if has_auto(place, dataset):
+        return
+    with shown_progress() as shown:
+        made = write_auto(place, dataset, progress=shown)
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo("\n".join(made.told), err=as_json)
+
+
 def _summary(job: TrainingJob, log: TrainingLog, outputs: Outputs) -> dict[str, Any]:
     """The JSON document, as docs/commands.md has it."""
     kept = log.kept
@@ -216,6 +238,8 @@ def _summary(job: TrainingJob, log: TrainingLog, outputs: Outputs) -> dict[str, 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     score = summary["validation"]
-    figures = f"mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
+    figures = "none: no image measures it"
+    if score is not None:
+        figures = f"mean IoU {score.mean_iou:.4f}, accuracy {score.accuracy:.4f}"
     files = [f"  {name:<10} {summary[name]}" for name in ("checkpoint", "log", "curves") if summary[name]]
     return [f"epoch {summary['kept_epoch']} is kept: validation {figures}", *files]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import textwrap
 import tomllib
 import warnings
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matseg_shared.errors import ConfigError, Problem
+from matseg_trainer.config.edit import table_header
 from matseg_trainer.config.load import DEFAULT_VERSION, parse_config
 from matseg_trainer.config.versions import VersionConfig
 
@@ -197,12 +197,9 @@ def _config_dict(tree: ast.Module) -> ast.expr:
 
 
 def _write(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], comments: list[str]) -> str:
-    def quoted(name: str) -> str:
-        return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
-
     lines = [f"# {comment}" for comment in comments]
     for dataset, versions in tables.items():
         for version, table in versions.items():
-            lines += ["", f"[{quoted(dataset)}.{quoted(version)}]"]
+            lines += ["", table_header(dataset, version)]
             lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"

@@ -37,10 +37,12 @@ AUTO_VERSION = "auto"
 GUIDE_PRESET = "guide2020"
 _PRESET = "preset"
 _INHERITING = ("base", _PRESET)
-_OF_THE_DATA = {"model", "n_class", "size", "channels", "no_data", "crop_bottom", "validation_images"}
-"""Keys that say what the data are, and no preset sets."""
+DATA_KEYS = ("n_class", "size", "channels", "no_data", "crop_bottom")
+"""Keys that say what the data are."""
 GUIDE_2020 = {
-    name: field.default for name, field in VersionConfig.model_fields.items() if name not in _OF_THE_DATA
+    name: field.default
+    for name, field in VersionConfig.model_fields.items()
+    if name not in ("model", "validation_images", *DATA_KEYS)
 }
 """All keys of how a network is trained, as the user guide has them."""
 

@@ -101,7 +101,7 @@ class VersionConfig(BaseModel):
     checkpoint: KeptEpoch = "best"
     """The epoch that is kept: the best on the validation images, or the last, whatever they say."""
     validation_images: tuple[str, ...] | None = None
-    """Images of train/, without suffix, that validate instead of training; None: those of validate/."""
+    """Images of train/, without suffix, that validate instead of training; None: those of validate/; (): none."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that load training images ahead; 0: the training loads each batch when it needs it."""
     amp: Amp = "auto"
@@ -177,9 +177,8 @@ class VersionConfig(BaseModel):
     @classmethod
     def _different_names(cls, value: object) -> object:
         names = tuple(value) if isinstance(value, list | tuple) else ()
-        if value is not None and not (
-            names and all(isinstance(name, str) for name in names) and len({*names}) == len(names)
-        ):
+        is_list = value is None or isinstance(value, list | tuple)
+        if not (is_list and all(isinstance(name, str) for name in names) and len({*names}) == len(names)):
             raise ValueError('expected different names of images without suffix, as in ["a", "b"]')
         return None if value is None else names
 

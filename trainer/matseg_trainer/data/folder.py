@@ -70,8 +70,8 @@ class Dataset:
 
     root: Path
     validation_images: tuple[str, ...] | None = None
-    """Stems of images of train/ and validate/ that are the split `validate`, all others of both being `train`; None:
-    the splits are the folders."""
+    """Stems of images of train/ and validate/ that are the split `validate`, all others of both being `train`; (): all
+    train; None: the splits are the folders."""
 
     @classmethod
     def open(cls, path: Path, validation_images: Sequence[str] | None = None) -> Dataset:
@@ -103,6 +103,11 @@ class Dataset:
     def splits(self) -> tuple[str, ...]:
         """Those of train, validate and test that are there."""
         return tuple(split for split in SPLITS if (self.root / split).is_dir())
+
+    @property
+    def learned_splits(self) -> tuple[str, ...]:
+        """The splits that a training takes: train, and validate unless nothing validates."""
+        return ("train",) if self.validation_images == () else ("train", "validate")
 
     @property
     def classes_path(self) -> Path:
@@ -182,6 +187,10 @@ class Dataset:
             raise DatasetError(
                 f"{folder}: expected the images that `validation_images` of config.toml names, found none of "
                 f"{shorten(unknown)}{did_you_mean(unknown[0], groups)}"
+            )
+        if split == "validate" and not self.validation_images:
+            raise DatasetError(
+                f"{folder}: expected images that validate, found none named (`validation_images = []` in config.toml)"
             )
         if len(self.validation_images) == len(images):
             raise DatasetError(

@@ -28,7 +28,7 @@ def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: 
     """The data set a checkpoint was trained on, unchanged, with the images that validated it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or no image of it validated.
         DatasetError: it is another one, or has changed since.
     """
     if dataset is None:
@@ -37,7 +37,12 @@ def require_dataset(checkpoint: Checkpoint, dataset: Dataset | None, precision: 
             "training images, and the result is measured on its validation images"
         )
     dataset = dataset.as_trained(checkpoint.training)
-    if dataset.fingerprint(("train", "validate")) != checkpoint.training.fingerprint:
+    if "validate" not in dataset.learned_splits:
+        raise UsageError(
+            f"--precision {precision} is measured on validation images, and {checkpoint.training.version} was trained "
+            "without any; export fp32, or train with some"
+        )
+    if dataset.fingerprint(dataset.learned_splits) != checkpoint.training.fingerprint:
         raise DatasetError(
             f"{dataset.root}: expected the images and labels that {checkpoint.training.version} was trained on, found "
             "others (their fingerprint differs); restore them, or train this version again"

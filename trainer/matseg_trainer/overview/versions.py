@@ -57,7 +57,7 @@ class DataChanges:
         if dataset.validation_images not in self._fingerprints:
             found = ""
             with suppress(DatasetError):
-                found = dataset.fingerprint(_TRAINING_SPLITS)
+                found = dataset.fingerprint(dataset.learned_splits)
             self._fingerprints[dataset.validation_images] = found
         return self._fingerprints[dataset.validation_images]
 

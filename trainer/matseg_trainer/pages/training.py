@@ -91,7 +91,7 @@ def _read_record(log: Path, epochs: TrainingLog) -> tuple[TrainingRecord | None,
         record = read_record(log)
     except MatsegError as error:
         missing.append(str(error))
-    if record is not None and len(record.classes) != len(epochs.kept.validate_.iou):
+    if record is not None and len(record.classes) != len(epochs.kept.measured.iou):
         missing.append(
             f"{log}: has another number of classes than what was noted at its start; they do not belong together."
         )
@@ -133,11 +133,16 @@ def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]
             f"{len(epochs.epochs)} of {config.epoch} epochs were done when this page was made; should the training "
             "have been interrupted, matseg-train --resume goes on."
         )
-    lowest = min(epochs.epochs, key=lambda epoch: epoch.validate_.loss)
-    if last.validate_.loss > 1.5 * lowest.validate_.loss and last.train.loss < lowest.train.loss:
+    if not epochs.is_validated:
         notes.append(
-            f"The validation loss was lowest in epoch {lowest.epoch} ({lowest.validate_.loss:.4f}) and has risen to "
-            f"{last.validate_.loss:.4f} while the training loss still fell: the network begins to learn the training "
+            "No image validates: nothing measures what the network does on images that it has not learned."
+        )
+        return tuple(notes)
+    lowest = min(epochs.epochs, key=lambda epoch: epoch.measured.loss)
+    if last.measured.loss > 1.5 * lowest.measured.loss and last.train.loss < lowest.train.loss:
+        notes.append(
+            f"The validation loss was lowest in epoch {lowest.epoch} ({lowest.measured.loss:.4f}) and has risen to "
+            f"{last.measured.loss:.4f} while the training loss still fell: the network begins to learn the training "
             "images by heart; more labels, or augmentation (aug), help."
         )
     if best.epoch == last.epoch and len(epochs.epochs) > 1 and not unfinished:
@@ -148,10 +153,10 @@ def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]
 def _tiles(epochs: TrainingLog, config: VersionConfig | None) -> tuple[Fact, ...]:
     kept, number = epochs.kept, len(epochs.epochs)
     seconds = sum(epoch.seconds for epoch in epochs.epochs)
-    score = kept.validate_
+    score, split = kept.measured, "validation" if epochs.is_validated else "training"
     rows = [
-        ("validation mean IoU", figure(score.mean_iou), f"in the {epochs.checkpoint} epoch, which is kept"),
-        ("validation accuracy", percent(score.accuracy), "share of pixels that are right"),
+        (f"{split} mean IoU", figure(score.mean_iou), f"in the {epochs.checkpoint} epoch, which is kept"),
+        (f"{split} accuracy", percent(score.accuracy), "share of pixels that are right"),
         (f"{epochs.checkpoint} epoch", str(kept.epoch), f"of {number}"),
         ("time", f"{seconds / 60:.1f} min", f"{seconds / number:.1f} s an epoch, validation included"),
     ]
@@ -195,6 +200,7 @@ def _data(record: TrainingRecord | None) -> tuple[Fact, ...]:
                 f"{split.images} images",
             )
             for name, split in (("training", record.train), ("validation", record.validate_))
+            if split is not None
         ),
         ("intensities", f"mean {mean}, deviation {std}", f"{info.channels} channel(s) of {info.dtype}"),
     ]

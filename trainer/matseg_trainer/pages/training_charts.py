@@ -16,7 +16,7 @@ from matseg_trainer.train.record import TrainingRecord
 def classes(epochs: TrainingLog, record: TrainingRecord | None) -> list[tuple[str, Colour]]:
     """Names of the classes, and RGB as it can be seen; numbers and default colours where nothing was noted."""
     if record is None:
-        colours = default_colours(len(epochs.kept.validate_.iou))
+        colours = default_colours(len(epochs.kept.measured.iou))
         return [(f"class {index}", colour) for index, colour in enumerate(colours)]
     colours = visible_colours([item.colour for item in record.classes])
     return [(item.name, colour) for item, colour in zip(record.classes, colours, strict=True)]
@@ -30,11 +30,11 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
 
     def both(name: str) -> list[Series]:
         train = thinned([getattr(epoch.train, name) for epoch in all_])
-        validate = thinned([getattr(epoch.validate_, name) for epoch in all_])
+        validate = thinned([getattr(epoch.measured, name) for epoch in all_])
         return [
             Series(name="train", x=x, y=train, colour=BLUE, dash="dash"),
             Series(name="validate", x=x, y=validate, colour=VERMILION),
-        ]
+        ][: 1 + epochs.is_validated]
 
     def chart(name: str, title: str, y_title: str, series: Sequence[Series], **y_axis: Any) -> Chart:
         ends = [f"{line.name} {line.y[-1]:.4g}" for line in series if line.y[-1] is not None]
@@ -50,16 +50,17 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
             **y_axis,
         )
 
+    measured = "Validation" if epochs.is_validated else "Training"
     by_class = []
     for index, (name, colour) in enumerate(classes(epochs, record)):
-        y = [epoch.validate_.iou[index] for epoch in all_]
+        y = [epoch.measured.iou[index] for epoch in all_]
         by_class.append(Series(name=name, x=x, y=y, colour=css_colour(colour), width=1.5))
     rates = [epoch.lr if epoch.lr > 0 else None for epoch in all_]
     rate, ious = [Series(name="learning rate", x=x, y=rates)], both("mean_iou")
     return [
         chart("loss", "Loss", "cross-entropy (nats)", both("loss"), y_log=True),
         chart("mean-iou", "Mean IoU", "mean IoU", ious, y_range=_late_range(ious)),
-        chart("class-iou", "Validation IoU per class", "IoU", by_class, y_range=_late_range(by_class)),
+        chart("class-iou", f"{measured} IoU per class", "IoU", by_class, y_range=_late_range(by_class)),
         chart("rate", "Learning rate", "learning rate", rate, y_log=True),
     ]
 

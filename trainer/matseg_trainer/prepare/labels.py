@@ -16,11 +16,14 @@ from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, add
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import list_images, read_image
 from matseg_shared.system.files import atomic_write, write_text
-from matseg_trainer.data.class_table import ClassTable, Strays
+from matseg_trainer.data.class_table import ClassTable, Strays, codes, main_values
 from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import note_on
 from matseg_trainer.prepare.label_request import LabelRequest, make_table
+
+MOST_FOUND = 20
+"""More values than this in label images are not taken for classes unless somebody says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +197,30 @@ def update_arrays(
         names = shorten([str(dataset.array_path(pair.image)) for pair in stale])
         notes.append(f"label images have changed, and label arrays were made anew: {names}")
     return tuple(notes)
+
+
+def found_classes(dataset: Dataset, progress: Progress = SILENT) -> int:
+    """Number of classes that the label images of all splits show, where nothing says it.
+
+    Raises:
+        DatasetError: there are no label images, or they show one class alone, or more than `MOST_FOUND`.
+    """
+    drawn = _drawn(dataset, dataset.splits)
+    if not drawn:
+        raise DatasetError(
+            f"{dataset.root}: expected label images, or a {CLASSES_NAME}, that tell the classes, found none; put label "
+            "images in labels/ of each split"
+        )
+    scans, _ = _scan_all(dataset, [], _other_labels(dataset, []), progress)
+    kind, scans = unify(scans, frozenset(), in_colours=False)
+    number = len(codes(scans, set()) if kind in ("grey", "value") else main_values(scans))
+    if not 2 <= number <= MOST_FOUND:
+        found = "one value alone" if number == 1 else f"{number} values that are common in some image"
+        raise DatasetError(
+            f"{dataset.root}: expected label images of two to {MOST_FOUND} classes, found {found}; say what stands for "
+            f"each class with `matseg-prep labels {dataset.name} {' '.join(drawn)} --class NAME=VALUE`"
+        )
+    return number
 
 
 def add_class_table(dataset: Dataset, n_class: int, progress: Progress = SILENT) -> list[str]:

@@ -65,10 +65,10 @@ class TerminalProgress(Progress):
                 f"{'train':>36}{'validate':>24}\n{'epoch':>9}{'time':>9}{'lr':>9}{_HEADINGS}{_HEADINGS}"
             )
             self._headed = True
-        mark = " best" if record.epoch == best else ""
+        mark = " best" if record.epoch == best and record.validate_ else ""
         self._out.print(
             f"{record.epoch:>4}/{self._epochs:<4}{record.seconds:>7.1f} s{record.lr:>9.1e}"
-            f"{_figures(record.train)}{_figures(record.validate_)}{mark}"
+            f"{_figures(record.train)}{_figures(record.validate_) if record.validate_ else ''}{mark}"
         )
         mean = sum(item.seconds for item in records) / len(records)
         self._left = f"all in {progress.duration(mean * (self._epochs - record.epoch))}"

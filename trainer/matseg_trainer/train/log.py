@@ -39,9 +39,14 @@ class EpochRecord(BaseModel):
     """Learning rate of its last step."""
     train: SplitScore
     """Scores of the augmented crops, while the weights were changing."""
-    validate_: SplitScore = Field(alias="validate")
-    """Scores of whole validation images, in fp32, after the epoch."""
+    validate_: SplitScore | None = Field(alias="validate")
+    """Scores of whole validation images, in fp32, after the epoch; None: there are no such images."""
     seconds: float = 0.0
+
+    @property
+    def measured(self) -> SplitScore:
+        """Scores on the validation images; on the training images where nothing validates."""
+        return self.validate_ or self.train
 
     def document(self) -> dict[str, Any]:
         """The record as plain lists, numbers and texts."""
@@ -60,8 +65,15 @@ class TrainingLog:
 
     @property
     def best(self) -> EpochRecord:
-        """The first epoch with the highest validation mean IoU."""
-        return max(self.epochs, key=lambda record: record.validate_.mean_iou)
+        """The first epoch with the highest validation mean IoU; without validation the last."""
+        if not self.is_validated:
+            return self.epochs[-1]
+        return max(self.epochs, key=lambda record: record.measured.mean_iou)
+
+    @property
+    def is_validated(self) -> bool:
+        """False where no image validates."""
+        return self.epochs[-1].validate_ is not None
 
     @property
     def kept(self) -> EpochRecord:
@@ -98,7 +110,7 @@ def read_log(path: Path) -> TrainingLog:
             epochs.append(EpochRecord.model_validate_json(line))
         except ValidationError:
             unread.append(number)
-    classes = {len(score.iou) for epoch in epochs for score in (epoch.train, epoch.validate_)}
+    classes = {len(score.iou) for epoch in epochs for score in (epoch.train, epoch.validate_) if score}
     if len(classes) != 1:
         raise UsageError(
             f"{path}: expected the log of one training, a JSON document with loss and IoU per line, found something "

@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.channels import described
+from matseg_trainer.config.load import AUTO_VERSION
+from matseg_trainer.data.folder import shorten
 from matseg_trainer.data.mapped import temporary_folder
 from matseg_trainer.networks.base import count_parameters
 from matseg_trainer.predict.checkpoint import package_versions, save_checkpoint
 from matseg_trainer.train.console import Progress
+from matseg_trainer.train.cost import expected_seconds, time_words
 from matseg_trainer.train.curves import plot_training
 from matseg_trainer.train.distributed import DistributedContext
 from matseg_trainer.train.log import TrainingLog, write_log
@@ -104,7 +107,7 @@ def start_record(training: Training) -> TrainingRecord:
         classes=training.classes,
         input=training.input,
         train=SplitFacts.of(training.train_statistics),
-        validate=SplitFacts.of(training.validation_statistics),
+        validate=SplitFacts.of(training.validation_statistics) if len(training.validation_images) else None,
         fingerprint=training.fingerprint,
         seed=job.seed,
         packages=package_versions(),
@@ -113,21 +116,25 @@ def start_record(training: Training) -> TrainingRecord:
 
 def _facts(training: Training) -> dict[str, str]:
     """Network, data and machine, for a person, before the first epoch."""
-    compute, config, found = training.job.compute, training.job.config, training.input
-    splits = (training.train_statistics, training.validation_statistics)
-    train, validate = (split.labelled_share for split in splits)
+    job, found = training.job, training.input
+    compute, config = job.compute, job.config
+    splits = [training.train_statistics, training.validation_statistics]
+    if not len(training.validation_images):
+        splits = splits[:1]
+    shares = [split.labelled_share for split in splits]
     no_data, bars = sum(split.no_data for split in splits), [bar for split in splits for bar in split.bars]
     apart = ", no data apart" if no_data else ""
-    labels = f"{train:.2%} of the pixels to train, {validate:.2%} of those to validate{apart}"
+    validate = f", {shares[-1]:.2%} of those to validate" if len(shares) > 1 else ""
+    labels = f"{shares[0]:.2%} of the pixels to train{validate}{apart}"
     facts = {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",
         "images": f"{len(training.train_images)} to train, {len(training.validation_images)} to validate, "
         f"{described(found)}, {found.dtype}",
-        **({"labels": labels} if min(train, validate) < 1 else {}),
+        **({"labels": labels} if min(shares) < 1 else {}),
         **({"shares": _SHARES} if training.estimates_shares else {}),
         "device": f"{compute.device} ({compute.device_reason}), {training.context.size} process(es)",
         "precision": f"{compute.precision} ({compute.precision_reason})",
-        "seed": str(training.job.seed),
+        "seed": str(job.seed),
         "start": training.start,
     }
     decoded = [*training.train_images.decoded_sizes, *training.validation_images.decoded_sizes]
@@ -137,9 +144,15 @@ def _facts(training: Training) -> dict[str, str]:
             f"{len(decoded)} images lie decoded in {training.decoded} ({sum(decoded) / 1e6:.0f} MB), {why}; TMPDIR "
             "names another disk"
         )
+    if job.version == AUTO_VERSION and training.context.size == 1:
+        device = "GPU" if compute.device.type == "cuda" else "CPU"
+        facts["time"] = time_words(expected_seconds(training), device)
     if no_data:
         pixels = sum(height * width for split in splits for height, width in split.shapes)
         facts["no data"] = f"{no_data / pixels:.2%} of the pixels; their labels do not count"
+    if validate == "":
+        facts["validation"] = "none: nothing measures what the network does on images that it has not learned"
+    facts |= _unlearned(training)
     if bars:
         name, rows = bars[0]
         facts["warning"] = (
@@ -147,3 +160,15 @@ def _facts(training: Training) -> dict[str, str]:
             f"as if it were sample; leave it out with `crop_bottom = {rows}` in config.toml"
         )
     return facts
+
+
+def _unlearned(training: Training) -> dict[str, str]:
+    """A word on classes without a pixel in the training images."""
+    counts = training.train_statistics.class_counts, training.validation_statistics.class_counts
+    names = [item.name for item in training.classes]
+    absent = [name for name, count in zip(names, counts[0].tolist(), strict=True) if not count]
+    if not absent:
+        return {}
+    alone = [name for name, count in zip(names, counts[1].tolist(), strict=True) if count and name in absent]
+    where = f"; {shorten(alone)} occurs in the validation images alone" if alone else ""
+    return {"not learned": f"{shorten(absent)}, of which the training images have no pixel{where}"}

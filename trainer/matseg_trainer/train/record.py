@@ -56,7 +56,8 @@ class TrainingRecord(BaseModel):
     classes: tuple[ClassInfo, ...]
     input: InputInfo
     train: SplitFacts
-    validate_: SplitFacts = Field(alias="validate")
+    validate_: SplitFacts | None = Field(alias="validate")
+    """None: no image validates."""
     fingerprint: str
     """SHA-256 over the training and validation images and label arrays."""
     seed: int

@@ -132,10 +132,10 @@ class Training:
                 f"{job.dataset.root}: its label arrays have {len(self.classes)} classes, the version's n_class is "
                 f"{config.n_class}; change config.toml, or run matseg-prep labels --classes {config.n_class} again"
             )
-        samples = {split: job.dataset.samples(split) for split in ("train", "validate")}
+        samples = {split: job.dataset.samples(split) for split in job.dataset.learned_splits}
         self.train_images, self.validation_images = (
             Examples(
-                samples[split],
+                samples.get(split, ()),
                 n_class=config.n_class,
                 channels=config.channel_count,
                 choice=config.channel_choice,
@@ -164,7 +164,7 @@ class Training:
         for images in (self.train_images, self.validation_images):
             images.fill(self.input.mean)
         self.pixel_size = common_pixel_size([sample.image for sample in samples["train"]])
-        self.fingerprint = job.dataset.fingerprint(("train", "validate"))
+        self.fingerprint = job.dataset.fingerprint(job.dataset.learned_splits)
 
     def _first_crops(self, batches: TrainingBatches) -> Iterator[torch.Tensor]:
         """Some of the first epoch's crops, (1, C, H, W) normalised, the same in all processes."""
@@ -188,15 +188,15 @@ class Training:
         trained = self.train_epoch(epoch, progress)
         rate = self.rate.now
         self.shift = self._logit_shift()
-        validated = self.validate(epoch, progress)
+        validated = self.validate(epoch, progress) if len(self.validation_images) else None
         self._require_finite(epoch, trained, validated)
-        self.rate.after_epoch(validated.loss)
+        self.rate.after_epoch((validated or trained).loss)
         self.records.append(
             EpochRecord(
                 epoch=epoch,
                 lr=rate,
                 train=trained.summary(),
-                validate=validated.summary(),
+                validate=None if validated is None else validated.summary(),
                 seconds=time.monotonic() - started,
             )
         )
@@ -253,16 +253,16 @@ class Training:
             progress.validation(epoch, count, len(mine))
         return score.gathered(self.context)
 
-    def _require_finite(self, epoch: int, trained: RunningScore, validated: RunningScore) -> None:
+    def _require_finite(self, epoch: int, trained: RunningScore, validated: RunningScore | None) -> None:
         """Stop before weights that are no numbers are kept: the last step of an epoch shows in the validation only."""
-        if not validated.weight_sum:
+        if validated is not None and not validated.weight_sum:
             raise DatasetError(
                 f"{self.job.dataset.root / 'validate'}: expected some pixels of the classes that the training images "
                 "have, found none, and `balance` gives classes without training pixels no weight; label such images, "
                 "or leave out `balance`"
             )
         for what, score in (("training", trained), ("validation", validated)):
-            if not math.isfinite(score.loss):
+            if score is not None and not math.isfinite(score.loss):
                 raise DivergedError(
                     f"training diverged in epoch {epoch}: the {what} loss is {score.loss}; lower `lr` of "
                     f"{self.job.name} in config.toml (now {self.job.config.lr:g})"
@@ -285,7 +285,7 @@ class Training:
                 network=job.config.model,
                 config=job.config.model_dump(mode="json"),
                 epoch=now.epoch,
-                metrics=now.validate_.model_dump(),
+                metrics={} if now.validate_ is None else now.validate_.model_dump(),
                 fingerprint=self.fingerprint,
                 seed=job.seed,
                 packages=package_versions(),

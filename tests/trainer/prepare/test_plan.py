@@ -1,0 +1,262 @@
+"""A plan follows from the data alone, and says why; what cannot be planned for is said in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from labelled_sets import SmallSet
+
+from matseg_trainer.config.load import load_config
+from matseg_trainer.prepare import plan
+from matseg_trainer.prepare.facts import DataFacts
+from matseg_trainer.prepare.plan import STEPS, held_out, make_plan
+from matseg_trainer.prepare.structures import Structure, measure_structures
+
+Prep = Callable[..., Result]
+
+
+def discs(seed: int, *, size: int = 64, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """An image of blobs in noise and its labels, (size, size) uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.uint8)
+    for number in range(6):
+        cy, cx = rng.uniform(0, size, 2)
+        labels[(y - cy) ** 2 + (x - cx) ** 2 < 36] = 1 + number % (classes - 1)
+    image = 150 - 60 * (labels > 0) + rng.normal(0, 15, labels.shape)
+    return image.clip(0, 255).astype(np.uint8), labels
+
+
+def fill(small: SmallSet, count: int, split: str = "train", **shape: int) -> None:
+    for number in range(count):
+        image, labels = discs(number, **shape)
+        small.add(split, f"s{number}", labels, image=image)
+
+
+def facts(count: int = 10, **changes: Any) -> DataFacts:
+    found = DataFacts(
+        stems=tuple(f"s{number}" for number in range(count)),
+        shapes=((512, 600),) * count,
+        channels=1,
+        names=("matrix", "pore"),
+        counts=np.full((count, 2), [200_000, 50_000]),
+        structures=(
+            Structure(thickness=50, extent=None, largest=None),
+            Structure(thickness=9, extent=40, largest=90),
+        ),
+        direction=0.0,
+        validation=2,
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def planned(found: DataFacts) -> dict[str, Any]:
+    return {item.key: item.value for item in make_plan(found)}
+
+
+def test_each_rule_answers_to_what_was_found() -> None:
+    usual = planned(facts())
+    assert (usual["crop"], usual["batch_size"], usual["oversample_classes"], usual["aug"]) == (
+        256,
+        4,
+        0.0,
+        "turns",
+    )
+    assert usual["checkpoint"] == "last"
+    assert "validation_images" not in usual
+    assert planned(facts(validation=5))["checkpoint"] == "best"
+    assert planned(facts(counts=np.full((10, 2), [200_000, 10_000])))["oversample_classes"] == 0.5
+    assert planned(facts(direction=0.5))["aug"] is False
+    long = Structure(thickness=9, extent=150, largest=400)
+    assert planned(facts(structures=(long, long)))["crop"] == 384
+    assert planned(facts(shapes=((150, 600),) * 10))["crop"] == 144
+    assert planned(facts(shapes=((150, 600),) * 10))["batch_size"] == 8
+
+
+@pytest.mark.parametrize(("labelled", "total"), [(1e4, STEPS[0]), (1e6, 1300), (1e8, STEPS[1])])
+def test_more_labels_are_trained_on_for_longer(labelled: float, total: int) -> None:
+    found = planned(facts(counts=np.full((10, 2), int(labelled / 20))))
+    assert found["epoch"] * found["steps"] == total
+
+
+def test_larger_crops_take_fewer_steps() -> None:
+    long = Structure(thickness=9, extent=900, largest=900)
+    found = planned(
+        facts(structures=(long,) * 2, shapes=((2000, 2000),) * 10, counts=np.full((10, 2), 10**7))
+    )
+    assert found["crop"] == 512
+    assert found["epoch"] * found["steps"] * 4 * 512**2 <= 1.02 * plan.MOST_PIXELS
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_pretrained_encoder_is_taken_where_it_is_installed(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "has_encoder", lambda: is_there)
+    found = planned(facts())
+    assert (found["model"], "encoder" in found, "width" in found) == (
+        ("effunet", True, False) if is_there else ("unet", False, True)
+    )
+
+
+def test_held_out_images_are_spread_and_leave_every_class_to_train_on() -> None:
+    assert held_out(facts(10)) == ("s2", "s7")
+    assert held_out(facts(3)) == ("s1",)
+    counts = np.full((10, 2), [5, 0])
+    counts[2, 1] = 5  # the only one with a pore
+    assert held_out(facts(10, counts=counts)) == ("s1", "s7")
+    assert held_out(facts(1)) == ()
+    assert held_out(facts(2, counts=np.array([[5, 0], [0, 5]]))) == ()
+    assert planned(facts(1, validation=0))["validation_images"] == []
+
+
+def test_structures_of_known_size() -> None:
+    labels = np.zeros((200, 300), np.uint8)
+    labels[20:60, 30:110] = 1  # 40 thick, 80 long
+    labels[100:105, :] = 2  # a crack through the whole image
+    labels[150:157, 50:120] = 2
+    matrix, block, crack = measure_structures([labels], 3)
+    assert (block.thickness, block.extent, block.largest) == (39, 80, 80)
+    assert (crack.thickness, crack.extent) == (5, 70)
+    assert matrix.extent is None or matrix.extent < 300
+    assert (
+        measure_structures([np.zeros((50, 50), np.uint8)], 2)
+        == (Structure(thickness=None, extent=None, largest=None),) * 2
+    )
+
+
+def test_a_version_is_written_with_a_reason_for_each_choice(
+    workspace: Path, small: SmallSet, prep: Prep
+) -> None:
+    fill(small, 5)
+    result = prep("config", "steel")
+    assert result.exit_code == 0, result.output
+    text = (workspace / "config.toml").read_text(encoding="utf-8")
+    keys = [line for line in text.splitlines() if " = " in line]
+    assert all("  # " in line for line in keys)
+    assert len(keys) > 12
+    version = load_config(workspace / "config.toml").version("steel", "auto")
+    assert (version.n_class, version.crop, version.validation_images) == (2, 64, ("s2",))
+    assert "s2" in result.output
+    assert "next: matseg-train steel" in result.output
+    again = prep("config", "steel")
+    assert (again.exit_code, "give --overwrite" in again.output) == (2, True)
+    assert prep("config", "steel", "--overwrite").exit_code == 0
+    assert (workspace / "config.toml").read_text(encoding="utf-8") == text
+
+
+def test_the_json_document_has_values_and_reasons(small: SmallSet, prep: Prep) -> None:
+    fill(small, 3)
+    result = prep("config", "steel", "--json")
+    document = json.loads(result.stdout)
+    assert document["version"]["n_class"] == 2
+    assert document["version"].keys() == document["reasons"].keys()
+
+
+def test_what_the_defaults_say_of_the_data_counts(workspace: Path, small: SmallSet, prep: Prep) -> None:
+    """The bar below the pictures has labels of a third class, which no pixel of the sample has."""
+    for number in range(3):
+        image, labels = discs(number)
+        labels[56:] = 2
+        small.add("train", f"s{number}", labels, image=image)
+    text = "[steel.default]\nn_class = 3\ncrop_bottom = 8\n"
+    (workspace / "config.toml").write_text(text, encoding="utf-8")
+    result = prep("config", "steel", "--json")
+    assert result.exit_code == 0, result.output
+    reasons = json.loads(result.stdout)["reasons"]
+    assert "class 2 0.00%" in reasons["n_class"]
+
+
+@pytest.mark.parametrize("is_directed", [False, True])
+def test_images_that_look_alike_only_upright_are_not_turned(
+    small: SmallSet, prep: Prep, *, is_directed: bool
+) -> None:
+    rows = np.arange(64)[:, np.newaxis]
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        labels = np.broadcast_to((rows + 3 * number) // 8 % 2, (64, 64)).astype(np.uint8)
+        if number % 2 and not is_directed:
+            labels = labels.T
+        small.add(
+            "train",
+            f"s{number}",
+            labels,
+            image=(90 * labels + rng.integers(0, 60, labels.shape)).astype(np.uint8),
+        )
+    version = json.loads(prep("config", "steel", "--json").stdout)["version"]
+    assert version["aug"] == (False if is_directed else "turns")
+
+
+def test_one_image_is_planned_for_without_validation(small: SmallSet, prep: Prep) -> None:
+    fill(small, 1)
+    result = prep("config", "steel")
+    assert result.exit_code == 0, result.output
+    assert "no image can be spared to measure it" in result.output
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "words"),
+    [
+        (
+            None,
+            np.zeros((40, 40), np.uint8),
+            "expected label images of two to 20 classes, found one value alone",
+        ),
+        (
+            np.full((40, 40), 7, np.uint8),
+            np.eye(40, dtype=np.uint8),
+            "found one and the same value in all their pixels",
+        ),
+        (
+            None,
+            np.repeat(np.arange(40, dtype=np.uint8), 40).reshape(40, 40),
+            "found 40 values that are common",
+        ),
+    ],
+)
+def test_nothing_is_planned_where_nothing_can_be_learned(
+    workspace: Path, small: SmallSet, prep: Prep, image: np.ndarray | None, label: np.ndarray, words: str
+) -> None:
+    for number in range(2):
+        small.add("train", f"s{number}", label, image=image)
+    result = prep("config", "steel")
+    assert result.exit_code == 2
+    assert words in result.output
+    assert not (workspace / "config.toml").exists()
+
+
+def test_labels_of_one_class_of_those_in_the_class_table(small: SmallSet, prep: Prep) -> None:
+    fill(small, 2)
+    assert prep("labels", "steel", "train", "--classes", "2").exit_code == 0
+    for path in (small.root / "train" / "labels_npy").glob("*.npy"):
+        np.save(path, np.ones((64, 64), np.uint8))
+    for path in (small.root / "train" / "labels").iterdir():
+        path.unlink()
+    result = prep("config", "steel")
+    assert result.exit_code == 2
+    assert "expected labels of two classes at least, found 'class 1' alone" in result.output
+
+
+def test_there_is_no_data_set_of_that_name(workspace: Path, small: SmallSet, prep: Prep) -> None:
+    fill(small, 2)
+    result = prep("config", "steal")
+    assert result.exit_code == 2
+    assert "did you mean 'steel'" in result.output
+    assert not (workspace / "config.toml").exists()
+
+
+def test_classes_are_counted_in_label_images_where_nothing_says_them(
+    workspace: Path, small: SmallSet, prep: Prep
+) -> None:
+    fill(small, 3, classes=3)
+    assert prep("config", "steel").exit_code == 0
+    document = tomllib.loads((workspace / "config.toml").read_text(encoding="utf-8"))
+    assert document["steel"]["auto"]["n_class"] == 3

@@ -1,0 +1,162 @@
+"""Findings on a data set that a plan is made of: one pass over labels and images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matseg_runtime.source.transform import NoDataOptions
+from matseg_shared.console.progress import SILENT, Progress
+from matseg_shared.errors import DatasetError
+from matseg_shared.images.read import PixelArray, list_images
+from matseg_trainer.config.versions import VersionConfig
+from matseg_trainer.data.examples import IGNORED, Example, Examples
+from matseg_trainer.data.folder import Dataset, shorten
+from matseg_trainer.prepare.structures import Structure, measure_structures
+
+LOOKED_AT = 8
+"""Images, spread evenly, in which structures and directions are measured."""
+_SMOOTHING = 2.0
+"""Standard deviation in pixels of the smoothing before gradients, so that noise has no say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataFacts:
+    """Findings on the training images and their labels."""
+
+    stems: tuple[str, ...]
+    """Of the images of train/, in natural order."""
+    shapes: tuple[tuple[int, int], ...]
+    """(H, W) of each image in pixels."""
+    channels: int
+    names: tuple[str, ...]
+    """Of the classes."""
+    counts: NDArray[np.int64]
+    """(N, K) labelled pixels of each image and class."""
+    structures: tuple[Structure, ...]
+    """Of each class."""
+    direction: float
+    """Strength of a direction that all images share, from 0 to 1."""
+    validation: int
+    """Images in validate/."""
+
+    @property
+    def labelled(self) -> int:
+        """Labelled pixels."""
+        return int(self.counts.sum())
+
+    @property
+    def labelled_share(self) -> float:
+        """Those, of all pixels."""
+        return self.labelled / sum(height * width for height, width in self.shapes)
+
+    @property
+    def words(self) -> str:
+        """Images, classes and structures, for a person."""
+        sizes = sorted({f"{height} x {width}" for height, width in self.shapes})
+        number = "one image" if len(self.stems) == 1 else f"{len(self.stems)} images"
+        told = [f"{number} of {shorten(sizes)} pixels, {self.channels} channel(s)"]
+        for name, share, item in zip(self.names, self.shares, self.structures, strict=True):
+            thin = "" if item.thickness is None else f", {item.thickness} pixels thick where it is thin"
+            long = "" if item.extent is None else f", regions {item.extent} long"
+            told.append(f"{name} {share:.2%}{thin}{long}")
+        return "; ".join(told)
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """(K,) share of each class among the labelled pixels."""
+        shares: NDArray[np.float64] = self.counts.sum(axis=0) / self.labelled
+        return shares
+
+
+def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT) -> DataFacts:
+    """Go through the images of train/ and their label arrays.
+
+    Args:
+        dataset: with its class table and label arrays.
+        config: of which the keys that say what the data are count.
+        progress: told of each image.
+
+    Raises:
+        DatasetError: see `Dataset.samples` and `load_array`; or there is nothing to learn: labels of one class, images
+            of one value.
+    """
+    samples, names = dataset.samples("train"), tuple(item.name for item in dataset.classes)
+    images = Examples(
+        samples,
+        n_class=len(names),
+        channels=config.channel_count,
+        choice=config.channel_choice,
+        no_data=NoDataOptions(no_data=config.no_data or (), crop_bottom=config.crop_bottom),
+    )
+    chosen = {*np.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).astype(int).tolist()}
+    counts, shapes, looked_at, directions = [], [], [], []
+    values: set[float] = set()
+    progress.stage("looking at the data", len(samples), unit="images")
+    for number in range(len(samples)):
+        example: Example = images[number]
+        counts.append(np.bincount(example.labels.ravel(), minlength=IGNORED + 1)[: len(names)])
+        shapes.append((example.labels.shape[0], example.labels.shape[1]))
+        values.update((example.data.min().item(), example.data.max().item()))
+        if number in chosen:
+            looked_at.append(example.labels)
+            directions.append(_direction(example.pixels))
+        progress.advance()
+    facts = DataFacts(
+        stems=tuple(sample.stem for sample in samples),
+        shapes=tuple(shapes),
+        channels=int(example.pixels.shape[0]),
+        names=names,
+        counts=np.array(counts, np.int64),
+        structures=measure_structures(looked_at, len(names)),
+        direction=_shared(directions),
+        validation=_images_in(dataset.root / "validate" / "images"),
+    )
+    _require_contrast(facts, dataset, is_constant=len(values) == 1)
+    return facts
+
+
+def _require_contrast(facts: DataFacts, dataset: Dataset, *, is_constant: bool) -> None:
+    there = np.flatnonzero(facts.counts.sum(axis=0)).tolist()
+    if len(there) == 1:
+        raise DatasetError(
+            f"{dataset.folder('train', 'labels')}: expected labels of two classes at least, found "
+            f"{facts.names[there[0]]!r} alone; label some of another class, or see `matseg-prep check {dataset.name}`"
+        )
+    if is_constant:
+        raise DatasetError(
+            f"{dataset.folder('train', 'images')}: expected images that show something, found one and the same value "
+            "in all their pixels; save them again from where they came from"
+        )
+
+
+def _images_in(folder: Path) -> int:
+    return len(list_images(folder)[0]) if folder.is_dir() else 0
+
+
+def _direction(pixels: PixelArray) -> NDArray[np.float64]:
+    """(2,) direction of the gradients of (C, H, W) pixels, as a vector at twice its angle, of length 0 to 1.
+
+    The angle and coherence of the structure tensor (Bigun and Granlund 1987) over the whole image. Turned by a quarter
+    the image has the opposite vector.
+    """
+    from scipy import ndimage  # of the extra `train`
+
+    grey = ndimage.gaussian_filter(pixels.mean(axis=0, dtype=np.float32), _SMOOTHING)
+    down, right = np.gradient(grey) if min(grey.shape) > 1 else (np.zeros(1), np.zeros(1))
+    total = float(np.mean(right**2 + down**2))
+    if not math.isfinite(total) or total == 0:
+        return np.zeros(2)
+    return np.array([np.mean(right**2 - down**2), 2 * np.mean(right * down)], np.float64) / total
+
+
+def _shared(directions: Sequence[NDArray[np.float64]]) -> float:
+    """Length of the vectors along their mean, of the image where that is least; 0 where one goes against it."""
+    mean = np.mean(directions, axis=0)
+    length = float(np.linalg.norm(mean))
+    return 0.0 if length == 0 else max(0.0, min(float(one @ mean) / length for one in directions))

