@@ -27,7 +27,6 @@ from matseg_shared.console.completion import ColonBashComplete, completion_scrip
 from matseg_shared.console.help import Command, Group
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.matseg import commands, main
-from matseg_trainer.config.load import load_config
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.evaluate.document import BOUNDARY_TOLERANCE
 from matseg_trainer.overview import state
@@ -385,7 +384,7 @@ def test_a_set_with_nothing_to_validate_with_is_shared_out(there: Path, count: i
     assert command == f"matseg-prep split data/discs/train discs_split{few}"
     made = CliRunner().invoke(ALL["matseg-prep"], command.split()[1:])
     assert made.exit_code == 0, made.output
-    assert "next: add a version to config.toml" in made.output
+    assert "next: matseg-train discs_split  (train a version that is made from the data)" in made.output
     datasets = {item["name"]: item for item in json.loads(invoke("--json").stdout)["datasets"]}
     assert datasets["discs"]["hint"] == "was shared out to discs_split"
     shutil.rmtree(there / "data" / "discs_split")
@@ -398,27 +397,21 @@ def check_main(name: str) -> str:
     return str(CliRunner().invoke(ALL["matseg-prep"], ["check", name]).output)
 
 
-def test_what_matseg_proposes_for_config_toml_can_be_pasted(there: Path) -> None:
+def test_a_set_without_versions_is_trained_with_one_that_is_made_from_it(there: Path) -> None:
+    """With defaults alone, too, and without images that validate; a version may hold some out."""
     config = there / "config.toml"
     config.unlink()
-    (there / "data" / "discs" / "classes.toml").unlink(missing_ok=True)
-    shutil.rmtree(there / "data" / "discs" / "train" / "labels_npy")
+    shutil.rmtree(there / "data" / "discs" / "validate")
 
     def proposed() -> str:
-        entry = json.loads(invoke("--json").stdout)["datasets"][0]
-        assert entry["next"] is None
-        assert " ".join(entry["hint"].split()) in " ".join(invoke().stdout.split())
-        return str(entry["hint"]).split("\n\n", 1)[1]
+        return str(json.loads(invoke("--json").stdout)["next"])
 
-    first = proposed()
-    assert "n_class" in first
+    assert proposed() == "matseg-train discs"
     config.write_text("[discs.default]\nn_class = 2\n", encoding="utf-8")
-    second = proposed()
-    assert "default" not in second, "a table may be written once only"
-    for text in (first, config.read_text(encoding="utf-8") + second):
-        config.write_text(text, encoding="utf-8")
-        assert json.loads(invoke("--json").stdout)["datasets"][0]["versions"][0]["version"] == "v1"
-        assert load_config(config).note is None, "no key under an earlier name"
+    assert proposed() == "matseg-train discs"
+    with config.open("a", encoding="utf-8") as stream:
+        stream.write("[discs.auto]\nmodel = 'unet'\nvalidation_images = ['slice1']\n")
+    assert proposed() == "matseg-train discs auto"
 
 
 @pytest.mark.parametrize("has_arrays", [True, False])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -89,7 +87,8 @@ def _dataset(
         next=None,
         hint="",
     )
-    command, hint = _next_step(place, state, has_defaults=name in config)
+    held = [item.validation_images for item in versions.values()]
+    command, hint = _next_step(place, state, has_folder=bool(held) and all(names is None for names in held))
     return replace(state, next=command, hint=hint)
 
 
@@ -102,8 +101,11 @@ def _split(dataset: Dataset, split: str) -> SplitState:
     return SplitState(split=split, images=images, labels=labels, arrays=arrays)
 
 
-def _next_step(place: Workspace, state: DatasetState, *, has_defaults: bool) -> tuple[str | None, str]:
-    """The command that takes a data set one step further, and its purpose."""
+def _next_step(place: Workspace, state: DatasetState, *, has_folder: bool) -> tuple[str | None, str]:
+    """The command that takes a data set one step further, and its purpose.
+
+    `has_folder`: its versions validate on the folder validate/.
+    """
     name, splits = state.name, state.splits
     folder = place.data / name
     if not splits:
@@ -114,20 +116,12 @@ def _next_step(place: Workspace, state: DatasetState, *, has_defaults: bool) -> 
         command = "matseg-prep import-config config.py -o config.toml"
         return command, "bring the versions of an earlier MatSeg along"
     labelled = {item.split: item.images for item in splits if item.images and (item.labels or item.arrays)}
-    for split in ("train", "validate"):
+    for split in ("train", *(["validate"] if has_folder else [])):
         if split not in labelled:
             return _missing_split(place, name, split, labelled.get("train", 0))
     if state.versions:
         return _model_step(place, state)
-    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-    words = "add a version to config.toml, such as"
-    if state.n_class is None:
-        words = "write to config.toml, with n_class as your labels have it"
-    defaults = "" if has_defaults else f"[{key}.default]\nn_class = {state.n_class or 2}\n\n"
-    return None, (
-        f'{words}\n\n{defaults}[{key}.v1]\nmodel = "unet"\nwidth = 16\ncrop = 256\ncrops_per_image = 4\n'
-        'batch_size = 8\nlr = 0.003\nweight_decay = 0\nschedule = "cosine"\nepoch = 30\naug = true\nshuffle = true'
-    )
+    return shlex.join(["matseg-train", name]), "train a version that is made from the data"
 
 
 def _missing_split(place: Workspace, name: str, split: str, pictures: int) -> tuple[str | None, str]:

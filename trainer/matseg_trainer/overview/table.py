@@ -13,7 +13,7 @@ from matseg_trainer.overview.survey import BEGIN
 
 _WALK = (
     ("matseg-prep", "images and labels become a data set"),
-    ("matseg-train", "a version of config.toml is trained"),
+    ("matseg-train", "a version of config.toml is trained, or one made from the data"),
     ("matseg-evaluate", "it is measured on images it has not seen"),
     ("matseg-export", "it becomes one file that needs no torch"),
     ("matseg-run", "the file labels slices on any machine"),
