@@ -31,8 +31,7 @@ def expected_seconds(training: Training) -> float:
             config.model,
             in_channels=training.input.channels,
             n_class=config.n_class,
-            width=config.width,
-            encoder=config.encoder,
+            **config.architecture,
         )
     height, width = (math.ceil(edge / network.stride) * network.stride for edge in edges)
     images = np.zeros((config.batch_size, training.input.channels, height, width), training.input.dtype)
