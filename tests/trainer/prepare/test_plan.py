@@ -88,12 +88,23 @@ def test_more_labels_are_trained_on_for_longer(labelled: float, total: int) -> N
 
 
 def test_larger_crops_take_fewer_steps() -> None:
-    long = Structure(thickness=9, extent=900, largest=900)
+    long = Structure(thickness=3, extent=900, largest=900)
     found = planned(
         facts(structures=(long,) * 2, shapes=((2000, 2000),) * 10, counts=np.full((10, 2), 10**7))
     )
-    assert found["crop"] == 512
+    assert (found["scale"], found["crop"]) == (1, 512)
     assert found["epoch"] * found["steps"] * 4 * 512**2 <= 1.02 * plan.MOST_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("thickness", "largest", "scale"), [(9, 900, 1), (9, 1100, 2), (9, 5000, 2), (20, 2000, 2), (20, 2100, 4)]
+)
+def test_large_coarse_regions_are_seen_at_a_lower_resolution(
+    thickness: int, largest: int, scale: int
+) -> None:
+    coarse = Structure(thickness=thickness, extent=200, largest=largest)
+    found = planned(facts(structures=(coarse,) * 2, shapes=((3000, 3000),) * 10))
+    assert (found["scale"], found["crop"] % (16 * scale)) == (scale, 0)
 
 
 @pytest.mark.parametrize("is_there", [False, True])

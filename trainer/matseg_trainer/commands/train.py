@@ -109,14 +109,15 @@ def train_main(
     epoch go to log/, curves to plots/.
     """
     place = Workspace.find(workspace)
-    require_train_extra("matseg-train")
     from matseg_trainer.config.load import AUTO_VERSION
 
     version = version or AUTO_VERSION
     if version == AUTO_VERSION:
+        require_train_extra("matseg-train")
         _make_auto(place, dataset, as_json=as_json)
     config = version_config(place, dataset, version)
     data = place.dataset(dataset, config.validation_images if folds is None else ())
+    require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
     from matseg_trainer.prepare.labels import update_arrays

@@ -17,8 +17,11 @@ from matseg_trainer.prepare.facts import DataFacts
 ENCODER, WIDTH = "lite0", 16
 CROPS = (256, 384, 512)
 """Edges in pixels."""
-CROP_PER_EXTENT = 2.0
-"""Edge of a crop, over the extent of the regions that it must show with their surroundings."""
+CROP_PER_EXTENT, CROP_PER_LARGEST = 2.0, 0.5
+"""Edge of a crop, over the extent of the regions that it must show with their surroundings; and of the largest crop, at
+the resolution that the network works on, over that of the largest region."""
+SCALES, THINNEST = (1, 2, 4), 4
+"""Pixels along the edge of the squares whose means the network works on; and what thin places must keep of theirs."""
 BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
 """Crops of a step; and of one whose crops are no larger."""
 STEPS, STEPS_AT = (600, 2000), (1e5, 1e7)
@@ -54,12 +57,14 @@ def make_plan(facts: DataFacts) -> tuple[Choice, ...]:
 def _choices(facts: DataFacts) -> Iterator[Choice]:
     yield from _network()
     yield Choice("n_class", len(facts.names), _class_words(facts))
-    crop, why = _crop(facts)
+    scale, why = _scale(facts)
+    yield Choice("scale", scale, why)
+    crop, why = _crop(facts, scale)
     yield Choice("crop", crop, why)
     batch = SMALL_BATCH if crop <= SMALL_CROP else BATCH
     yield Choice("batch_size", batch, "crops of a step")
-    total, why = _steps(facts, batch * crop**2)
-    yield Choice("epoch", EPOCHS, f"with a look at the validation images every {total // EPOCHS} steps")
+    total, why = _steps(facts, batch * (crop // scale) ** 2)
+    yield Choice("epoch", EPOCHS, "parts of the training, each ending with a line of figures")
     yield Choice("steps", total // EPOCHS, f"{total} in all: {why}")
     yield Choice("optimizer", "Adam", "with the rate below it suits crops of micrographs")
     yield Choice("lr", LEARNING_RATE, "the learning rate at the start")
@@ -93,15 +98,32 @@ def _class_words(facts: DataFacts) -> str:
     return listed if facts.labelled_share == 1 else f"{listed} of the labelled {facts.labelled_share:.1%}"
 
 
-def _crop(facts: DataFacts) -> tuple[int, str]:
-    extents = [item.extent for item in facts.structures if item.extent is not None]
-    extent = float(np.median(extents)) if extents else 0.0
-    wanted = CROP_PER_EXTENT * extent
-    crop = next((edge for edge in CROPS if edge >= wanted), CROPS[-1])
-    why = f"regions are {extent:.0f} pixels long" if extents else "the regions are longer than the images"
+def _extents(facts: DataFacts) -> tuple[float, float]:
+    """Extent of usual regions, each class counting alike, and of the largest; 0 where none is whole."""
+    usual = [item.extent for item in facts.structures if item.extent is not None]
+    largest = [item.largest for item in facts.structures if item.largest is not None]
+    return float(np.median(usual or [0])), float(max(largest, default=0))
+
+
+def _scale(facts: DataFacts) -> tuple[int, str]:
+    usual, largest = _extents(facts)
+    thin = min((item.thickness for item in facts.structures if item.thickness is not None), default=0)
+    kept = [scale for scale in SCALES if scale == 1 or thin >= THINNEST * scale]
+    wanted = max(CROP_PER_EXTENT * usual, CROP_PER_LARGEST * largest)
+    scale = next((scale for scale in kept if CROPS[-1] * scale >= wanted), kept[-1])
+    found = f"the largest region is {largest:.0f} pixels long" if largest else "no region is whole"
+    return scale, f"{found}, thin places are {thin} pixels thick"
+
+
+def _crop(facts: DataFacts, scale: int) -> tuple[int, str]:
+    usual, _ = _extents(facts)
+    edges = [edge * scale for edge in CROPS]
+    crop = next((edge for edge in edges if edge >= CROP_PER_EXTENT * usual), edges[-1])
+    why = f"regions are {usual:.0f} pixels long" if usual else "the regions are longer than the images"
     shortest = int(np.median([min(shape) for shape in facts.shapes]))
     if crop > shortest:
-        return max(16, shortest // 16 * 16), f"{why}, and the images have {shortest} rows or columns"
+        unit = 16 * scale
+        return max(unit, shortest // unit * unit), f"{why}, and the images have {shortest} rows or columns"
     return crop, why
 
 

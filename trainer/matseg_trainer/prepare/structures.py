@@ -14,6 +14,8 @@ WINDOW = 1024
 """Edge in pixels of the middle of an image that is looked at."""
 _SPANNING = 0.9
 """A region that reaches over this share of the window is cut by its edges, and its extent is unknown."""
+_LEAST_WHOLE = 0.1
+"""Share of a class's area that whole regions must have to stand for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ def measure_structures(labels: Iterable[NDArray[np.uint8]], n_class: int) -> tup
             mask = window == index
             if not mask.all():
                 thick[index].append(_thickness(mask))
-                boxes[index].append(_whole_regions(mask))
+                boxes[index].append(_regions(mask))
     return tuple(_structure(widths, found) for widths, found in zip(thick, boxes, strict=True))
 
 
@@ -57,35 +59,33 @@ def _thickness(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return found
 
 
-def _whole_regions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N, 2) extent and area of each region that does not span the window."""
+def _regions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N, 2) extent and area of each region; the extent is 0 where it spans the window."""
     from scipy import ndimage
 
     regions, _ = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(regions.ravel())[1:]
     sides = [[part.stop - part.start for part in box] for box in ndimage.find_objects(regions)]
-    whole = [
-        (max(box), area)
-        for box, area in zip(sides, areas.tolist(), strict=True)
-        if all(side < _SPANNING * full for side, full in zip(box, mask.shape, strict=True))
+    extents = [
+        max(box) if all(side < _SPANNING * full for side, full in zip(box, mask.shape, strict=True)) else 0
+        for box in sides
     ]
-    return np.array(whole, np.int64).reshape(-1, 2)
+    return np.stack([np.array(extents, np.int64), areas], axis=1)
 
 
 def _structure(thick: list[NDArray[np.int64]], boxes: list[NDArray[np.int64]]) -> Structure:
     if not thick:
         return Structure(thickness=None, extent=None, largest=None)
     widths, regions = np.concatenate(thick), np.concatenate(boxes)
-    return Structure(
-        thickness=_weighted_quantile(widths, widths, THIN),
-        extent=_weighted_quantile(regions[:, 0], regions[:, 1], 0.5),
-        largest=int(regions[:, 0].max()) if len(regions) else None,
-    )
+    thickness = _weighted_quantile(widths, widths, THIN)
+    whole = regions[regions[:, 0] > 0]
+    if whole[:, 1].sum() < _LEAST_WHOLE * regions[:, 1].sum():
+        return Structure(thickness=thickness, extent=None, largest=None)
+    extent = _weighted_quantile(whole[:, 0], whole[:, 1], 0.5)
+    return Structure(thickness=thickness, extent=extent, largest=int(whole[:, 0].max()))
 
 
-def _weighted_quantile(values: NDArray[np.int64], weights: NDArray[np.int64], share: float) -> int | None:
-    if not len(values):
-        return None
+def _weighted_quantile(values: NDArray[np.int64], weights: NDArray[np.int64], share: float) -> int:
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
     return int(values[order][np.searchsorted(total, share * total[-1])])
