@@ -41,10 +41,15 @@ def expected_seconds(training: Training) -> float:
         pixels=torch.zeros((config.batch_size, config.pixels_per_image), dtype=torch.int64),
     )
     step = TrainStep(network, config, training.input, compute, training.context, None)
-    step.network.train()
-    score = RunningScore(n_class=config.n_class)
-    step.step(batch, score)  # the first allocates and chooses kernels
-    of_step = _seconds(lambda: step.step(batch, score))
+    step.train()
+    score = RunningScore(n_class=config.n_class, device=compute.device)
+
+    def one_step() -> None:
+        step.step(batch, score)
+        score.fetch()  # waits for a GPU
+
+    one_step()  # the first allocates and chooses kernels
+    of_step = _seconds(one_step)
     step.network.eval()
     predictor = TorchPredictor.of(step.network, training.input, compute.device)
     of_pixel = _seconds(lambda: predictor.logits(images[0])) / (height * width)
