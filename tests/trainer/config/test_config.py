@@ -130,7 +130,7 @@ def test_accepted_spellings(key: str, written: object, read: object) -> None:
     [
         ("model", "unett", "did you mean 'unet'?"),
         ("model", 3, "found 3"),
-        ("optimizer", "AdamW", "'Adam' or 'SGD', found 'AdamW'"),
+        ("optimizer", "Adamax", "'Adam', 'SGD' or 'AdamW', found 'Adamax'"),
         ("batch_size", True, "found true"),
         ("batch_size", 0, "greater than or equal to 1, found 0"),
         ("batch_size", 4.0, "found 4.0"),

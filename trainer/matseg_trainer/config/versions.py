@@ -17,12 +17,13 @@ EFFICIENTNETS = ("lite0", "lite1", "lite2")
 """Encoders of `effunet`."""
 _VGG16_NETWORKS = ("segnet", "pixelnet", "vggunet")
 """Networks with the encoder of VGG-16, of its own width unless `width` says another."""
-Optimizer = Literal["Adam", "SGD"]
+Optimizer = Literal["Adam", "SGD", "AdamW"]
 Amp = Literal["auto", "fp32", "bf16", "fp16"]
 KeptEpoch = Literal["best", "last"]
 Schedule = Literal["plateau", "cosine", "polynomial"]
-Loss = Literal["cross_entropy", "dice"]
+Loss = Literal["cross_entropy", "dice", "focal", "tversky"]
 Pixels = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
 RENAMED = {
     "repeat": "crops_per_image",
     "focus": "oversample_classes",
@@ -89,7 +90,9 @@ class VersionConfig(BaseModel):
     oversample_classes: float = Field(default=0.0, ge=0, le=1)
     """Share of the crops that are placed on a random pixel of a random class, instead of anywhere."""
     loss: Loss = "cross_entropy"
-    """`dice` adds that term to the cross-entropy."""
+    """`dice` and `tversky` add that term to the cross-entropy; `focal` weights it by how wrong a pixel is."""
+    class_weights: tuple[Weight, ...] | None = None
+    """Weight of each class's loss; None: all alike, or as `balance` says."""
     pixels_per_image: int = Field(default=2048, ge=1)
     """PixelNet: training pixels sampled per image."""
     schedule: Schedule = "plateau"
@@ -98,6 +101,16 @@ class VersionConfig(BaseModel):
     """L2 penalty on the weights."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
+    warmup: int = Field(default=0, ge=0)
+    """Batches over which the learning rate rises from zero at the start."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients are averaged for one update of the weights."""
+    clip_gradient: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient of all weights together; None: any."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per update of the exponential average of the weights that is validated and kept; 0: the weights are."""
+    stop_after: int = Field(default=0, ge=0)
+    """Epochs without a better validation mean IoU after which a training ends; 0: none."""
     checkpoint: KeptEpoch = "best"
     """The epoch that is kept: the best on the validation images, or the last, whatever they say."""
     validation_images: tuple[str, ...] | None = None
@@ -158,6 +171,20 @@ class VersionConfig(BaseModel):
         if value is not None and others.data.get("encoder", "a file") in (None, *EFFICIENTNETS):
             raise ValueError("expected it beside an `encoder` that is a file; of others the licence is known")
         return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _one_for_each_class(cls, value: object, others: ValidationInfo) -> object:
+        weights, classes = tuple(value) if isinstance(value, list | tuple) else (), others.data.get("n_class")
+        if value is None:
+            return None
+        if len(weights) != classes or not any(weights):
+            raise ValueError(
+                f"expected a weight for each of the {classes} classes, some above 0, as in [1.0, 5.0]"
+            )
+        if others.data.get("balance"):
+            raise ValueError("expected no `balance` beside them; leave out one of the two")
+        return weights
 
     @field_validator("channels", mode="before")
     @classmethod

@@ -127,7 +127,7 @@ def _notes(epochs: TrainingLog, config: VersionConfig | None) -> tuple[str, ...]
     """Signs of an interruption, of overfitting and of too short a training, with the numbers they rest on."""
     notes: list[str] = []
     last, best = epochs.epochs[-1], epochs.best
-    unfinished = config is not None and len(epochs.epochs) < config.epoch
+    unfinished = config is not None and not epochs.is_done(config)
     if config is not None and unfinished:
         notes.append(
             f"{len(epochs.epochs)} of {config.epoch} epochs were done when this page was made; should the training "

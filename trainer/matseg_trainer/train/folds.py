@@ -160,7 +160,7 @@ def _is_finished(job: TrainingJob, fingerprint: str) -> bool:
             "folds again with --overwrite"
         )
     log = replace(read_log(outputs.log), checkpoint=job.config.checkpoint)
-    return len(log.epochs) == job.config.epoch and log.kept.epoch == training.epoch
+    return log.is_done(job.config) and log.kept.epoch == training.epoch
 
 
 def evaluate_folds(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matseg_shared.errors import UsageError
 from matseg_shared.system.files import write_text
-from matseg_trainer.config.versions import KeptEpoch
+from matseg_trainer.config.versions import KeptEpoch, VersionConfig
 
 
 class SplitScore(BaseModel):
@@ -79,6 +79,13 @@ class TrainingLog:
     def kept(self) -> EpochRecord:
         """The epoch whose weights are kept."""
         return self.epochs[-1] if self.checkpoint == "last" else self.best
+
+    def is_done(self, config: VersionConfig) -> bool:
+        """True behind the last epoch, and after `stop_after` epochs that were no better than an earlier one."""
+        done = len(self.epochs)
+        if config.stop_after and done and done - self.best.epoch >= config.stop_after:
+            return True
+        return done >= config.epoch
 
 
 def write_log(path: Path, epochs: Sequence[EpochRecord]) -> None:

@@ -53,7 +53,7 @@ def run_training(
         progress.start(job.name, job.config.epoch, record.facts)
         log = TrainingLog(epochs=training.records, checkpoint=job.config.checkpoint)
         last = min(until or job.config.epoch, job.config.epoch)
-        while len(training.records) < last:
+        while len(training.records) < last and not log.is_done(job.config):
             training.run_epoch(progress)
             if context.is_main:
                 save_epoch(training, outputs, log, record)

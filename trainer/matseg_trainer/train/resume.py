@@ -32,6 +32,7 @@ def save_resume_state(path: Path, training: Training) -> None:
         "network": training.step.network.state_dict(),
         "optimizer": training.step.optimizer.state_dict(),
         "scaler": training.step.scaler.state_dict(),
+        "average": None if training.step.average is None else training.step.average.state_dict(),
         "rate": training.rate.state(),
         "records": [record.document() for record in training.records],
     }
@@ -64,6 +65,8 @@ def restore(path: Path, training: Training) -> None:
     training.step.network.load_state_dict(state["network"])
     training.step.optimizer.load_state_dict(state["optimizer"])
     training.step.scaler.load_state_dict(state["scaler"])
+    if training.step.average is not None:
+        training.step.average.load_state_dict(state["average"])
     training.rate.restore(state["rate"])
     training.records = [EpochRecord.model_validate(values) for values in state["records"]]
 

@@ -34,12 +34,17 @@ class LearningRate:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def before_step(self, step: int) -> None:
-        """Cosine and polynomial schedules; `step` counts from 0 over the whole training."""
-        if self._config.schedule == "plateau":
+        """Warm-up, cosine and polynomial schedules; `step` counts from 0 over the whole training."""
+        config, left = self._config, 1 - step / self._steps
+        if config.schedule == "plateau" and step >= config.warmup:
             return
-        left = 1 - step / self._steps
-        cosine = (1 + math.cos(math.pi * (1 - left))) / 2
-        share = cosine if self._config.schedule == "cosine" else left**POLYNOMIAL_POWER
+        share = 1.0
+        if config.schedule == "cosine":
+            share = (1 + math.cos(math.pi * (1 - left))) / 2
+        elif config.schedule == "polynomial":
+            share = left**POLYNOMIAL_POWER
+        if step < config.warmup:
+            share *= (step + 1) / config.warmup
         for group, start in zip(self._optimizer.param_groups, self._starts, strict=True):
             group["lr"] = start * share
 

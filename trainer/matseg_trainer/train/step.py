@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from matseg_shared.contract.metadata import InputInfo
 from matseg_trainer.config.versions import VersionConfig
@@ -19,7 +21,7 @@ from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
 from matseg_trainer.train.log import SplitScore
-from matseg_trainer.train.losses import soft_dice, weighted_cross_entropy
+from matseg_trainer.train.losses import focal_loss, soft_dice, tversky, weighted_cross_entropy
 
 
 class RunningScore:
@@ -94,7 +96,7 @@ class TrainStep:
     ) -> None:
         self._compute = compute
         self._context = context
-        self._dice = config.loss == "dice"
+        self._config = config
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=compute.device)
             for values in (input_info.mean, input_info.std)
@@ -111,6 +113,10 @@ class TrainStep:
             if compute.device.type == "cuda":
                 self._module = nn.SyncBatchNorm.convert_sync_batchnorm(self._module)
             self._module = DistributedDataParallel(self._module)
+        self.average: AveragedModel | None = None
+        """The network whose weights are the exponential average, where the version asks for it."""
+        if config.ema:
+            self.average = AveragedModel(self.network, avg_fn=_towards(config.ema), use_buffers=True)
         self.optimizer = _optimizer(self.network, config)
         self.scaler = torch.amp.GradScaler(
             compute.device.type, enabled=compute.autocast == torch.float16 and compute.device.type == "cuda"
@@ -122,8 +128,28 @@ class TrainStep:
         if self._is_frozen:
             self.network.encoder.eval()
 
-    def step(self, batch: Batch, score: RunningScore) -> None:
-        """Update the weights once and count the batch's pixels in `score`."""
+    @property
+    def kept(self) -> SegmentationNetwork:
+        """The network that is validated and kept: the average, or the one that is trained."""
+        if self.average is None:
+            return self.network
+        network = self.average.module
+        assert isinstance(network, SegmentationNetwork)
+        return network
+
+    def step(self, batch: Batch, score: RunningScore, *, number: int = 0, batches: int = 1) -> None:
+        """Learn from a batch, and count its pixels in `score`.
+
+        Weights are updated once for each `accumulate` batches, and at the end of an epoch.
+
+        Args:
+            batch: of one process.
+            score: is added to.
+            number: of the batch in its epoch, from 0.
+            batches: of the epoch.
+        """
+        place, first = number % self._config.accumulate, number - number % self._config.accumulate
+        together = min(self._config.accumulate, batches - first)
         device = self._compute.device
         raw, labels, pixels = (part.to(device, non_blocking=True) for part in batch)
         images = normalise(raw, self._mean, self._std).contiguous(memory_format=torch.channels_last)
@@ -132,11 +158,21 @@ class TrainStep:
         ):
             logits, wanted = self._module(images, labels, pixels)
         loss, local = self._loss(logits, wanted)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        if place == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss / together if together > 1 else loss).backward()
+        if place == together - 1:
+            self._update()
+        score.add(logits.detach(), wanted, *local)
+
+    def _update(self) -> None:
+        if self._config.clip_gradient is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._config.clip_gradient)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        score.add(logits.detach(), wanted, *local)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The loss, and (sum of the weighted cross-entropy, sum of the weights) of this process.
@@ -149,10 +185,24 @@ class TrainStep:
         everywhere = local[1].double()
         if processes > 1:
             everywhere = self._context.sum(everywhere)
-        loss = local[0] * (processes / everywhere.clamp(min=1e-12)).float()
-        if self._dice:
-            loss = loss + soft_dice(logits, labels, None if processes == 1 else self._context.total)
+        kind, over_processes = self._config.loss, None if processes == 1 else self._context.total
+        each = focal_loss(logits, labels, self.weights) if kind == "focal" else local[0]
+        loss = each * (processes / everywhere.clamp(min=1e-12)).float()
+        if kind == "dice":
+            loss = loss + soft_dice(logits, labels, over_processes)
+        elif kind == "tversky":
+            loss = loss + tversky(logits, labels, over_processes)
         return loss, local
+
+
+def _towards(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """One step of an exponential average; its decay grows to what is asked, so that the first weights are forgotten."""
+
+    def average(mean: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        share = 1 - torch.as_tensor((1 + updates) / (10 + updates)).clamp(max=decay)
+        return mean + (new - mean) * share if mean.is_floating_point() else new
+
+    return average
 
 
 def _optimizer(network: SegmentationNetwork, config: VersionConfig) -> torch.optim.Optimizer:
@@ -164,6 +214,7 @@ def _optimizer(network: SegmentationNetwork, config: VersionConfig) -> torch.opt
     ]
     if encoder and config.encoder_lr:
         groups.append({"params": encoder, "lr": config.lr * config.encoder_lr})
-    if config.optimizer == "Adam":
-        return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+    if config.optimizer in ("Adam", "AdamW"):
+        kind = torch.optim.Adam if config.optimizer == "Adam" else torch.optim.AdamW
+        return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

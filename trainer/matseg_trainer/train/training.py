@@ -114,7 +114,7 @@ class Training:
         )
         if job.weights is not None and job.weights.is_exported:
             refit_norms(network, self._first_crops(batches))
-        class_weights = self._class_weights() if config.balance else None
+        class_weights = self._class_weights()
         self.step = TrainStep(network, config, self.input, job.compute, context, class_weights)
         sampler = EpochSampler(config, len(self.train_images), rank=context.rank, processes=context.size)
         self.batches = BatchLoader(
@@ -122,7 +122,7 @@ class Training:
         )
         self.steps = len(sampler)
         self.rate = LearningRate(self.step.optimizer, config, self.steps)
-        self._predictor = TorchPredictor.of(self.step.network, self.input, job.compute.device)
+        self._predictor = TorchPredictor.of(self.step.kept, self.input, job.compute.device)
 
     def _read_data(self) -> None:
         """Look at every image and label once, and refuse what cannot be trained on."""
@@ -175,8 +175,14 @@ class Training:
                 raise batch
             yield normalise(batch.images, self.input.mean, self.input.std)
 
-    def _class_weights(self) -> torch.Tensor:
-        """Reciprocal of each class's share, as the user guide balances; mean 1 over the classes that occur."""
+    def _class_weights(self) -> torch.Tensor | None:
+        """Those of the version, or the reciprocal of each class's share, as the user guide balances.
+
+        Of these the mean is 1 over the classes that occur.
+        """
+        config = self.job.config
+        if not config.balance:
+            return None if config.class_weights is None else torch.tensor(config.class_weights)
         shares = self.train_statistics.class_shares
         weights = np.divide(1.0, shares, out=np.zeros_like(shares), where=shares > 0)
         return torch.from_numpy((weights / weights[weights > 0].mean()).astype(np.float32))
@@ -209,7 +215,7 @@ class Training:
         fetched = -math.inf
         for number, batch in enumerate(self.batches.epoch(epoch), start=1):
             self.rate.before_step((epoch - 1) * self.steps + number - 1)
-            self.step.step(batch, score)
+            self.step.step(batch, score, number=number - 1, batches=self.steps)
             interruption.check()
             if time.monotonic() > fetched + _FETCH_SECONDS:  # which waits for a GPU
                 score.fetch()
@@ -220,15 +226,17 @@ class Training:
     @property
     def estimates_shares(self) -> bool:
         """True where the labels do not tell how frequent the classes are, and the loss does not weight them."""
-        return self.train_statistics.labelled_share < 1 and not self.job.config.balance
+        config = self.job.config
+        is_weighted = config.balance or config.class_weights is not None
+        return self.train_statistics.labelled_share < 1 and not is_weighted
 
     def _logit_shift(self) -> NDArray[np.float32]:
         """(K, 1, 1) to be added to the logits; see `class_shares`."""
         statistics = self.train_statistics
         if not self.estimates_shares:
             return np.zeros((self.job.config.n_class, 1, 1), np.float32)
-        self.step.network.eval()
-        self.context.share_statistics(self.step.network)
+        self.step.kept.eval()
+        self.context.share_statistics(self.step.kept)
         count = min(_SHARE_IMAGES, len(self.train_images))
         chosen = np.linspace(0, len(self.train_images) - 1, count).round().astype(int).tolist()
         pixels = sum(math.prod(statistics.shapes[index]) for index in chosen)
@@ -238,8 +246,8 @@ class Training:
 
     def validate(self, epoch: int, progress: Progress) -> RunningScore:
         """Segment whole validation images in fp32."""
-        self.step.network.eval()
-        self.context.share_statistics(self.step.network)
+        self.step.kept.eval()
+        self.context.share_statistics(self.step.kept)
         score = RunningScore(n_class=self.job.config.n_class)
         weights = None if self.step.weights is None else self.step.weights.cpu()
         mine = self.context.share(list(range(len(self.validation_images))))
@@ -273,7 +281,7 @@ class Training:
         job, now = self.job, self.records[-1]
         weights = {
             name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in self.step.network.state_dict().items()
+            for name, tensor in self.step.kept.state_dict().items()
         }
         bias = weights[self.step.network.classifier_bias()]
         bias += torch.from_numpy(self.shift).flatten().repeat_interleave(len(bias) // len(self.shift))
