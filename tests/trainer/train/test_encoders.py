@@ -18,8 +18,9 @@ from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import build_network
 from matseg_trainer.predict.checkpoint import load_checkpoint
+from matseg_trainer.predict.exported import refit_norms
 from matseg_trainer.train.console import Progress
-from matseg_trainer.train.encoders import load_encoder
+from matseg_trainer.train.encoders import has_fresh_norms, load_encoder
 from matseg_trainer.train.step import RunningScore
 from matseg_trainer.train.training import Training
 
@@ -174,6 +175,21 @@ def test_vgg16_is_taken_over_from_a_file(tmp_path: Path, model: str, norms: bool
             torch.testing.assert_close(image, x, atol=1e-3, rtol=1e-3)
             image, x = (nn.functional.max_pool2d(item, 2) for item in (image, x))
             place += 1
+
+
+def test_norms_that_came_with_no_weights_get_statistics(tmp_path: Path) -> None:
+    """The encoder gives what it gave, now by the statistics of images; other norms stay as they are."""
+    torch.save(vgg16(norms=False), tmp_path / "v.pth")
+    network = build_network("vggunet", in_channels=1, n_class=2).eval()
+    started(network, "v.pth", tmp_path, "vggunet")
+    assert has_fresh_norms(network.encoder)
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        before = network.encoder[0](images)
+        refit_norms(network, [images], network.encoder)
+        torch.testing.assert_close(network.encoder[0](images), before, atol=1e-3, rtol=1e-3)
+    assert not has_fresh_norms(network.encoder)
+    assert has_fresh_norms(network.decoder)
 
 
 def test_vgg16_for_one_channel_from_a_larger_network(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _of_two_classes(stored: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def refit_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def refit_norms(network: nn.Module, batches: Iterable[Tensor], part: nn.Module | None = None) -> None:
     """Give all batch norms the statistics of these images, and weights with which the network gives what it gave.
 
     Training goes on from there without a jump, where norms of other images, or of none, would change what each layer
@@ -132,8 +132,9 @@ def refit_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
     Args:
         network: in any mode; it is in evaluation mode afterwards.
         batches: (N, C, H, W) normalised.
+        part: of the network, whose norms alone are changed; None: all.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in (part or network).modules() if isinstance(module, nn.BatchNorm2d)]
     sums = [torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in norms]
     counts = [0] * len(norms)
 

@@ -42,7 +42,8 @@ def load_encoder(network: SegmentationNetwork, config: VersionConfig, root: Path
     """Give the encoder of a fresh network the weights that the version's `encoder` names.
 
     The first convolution is for any number of channels: its weights are summed over the colours and spread evenly.
-    Weights of VGG-16 without batch norm leave the norms of ours as they are, which is no change at first.
+    Weights of VGG-16 without batch norm leave the norms of ours as they are; `refit_norms` gives
+    them statistics.
 
     Args:
         network: with the version's `architecture`.
@@ -69,6 +70,12 @@ def load_encoder(network: SegmentationNetwork, config: VersionConfig, root: Path
     return PretrainedInfo(
         origin=f"{path.name} (SHA-256 {digest})", licence=config.encoder_licence or "unknown"
     )
+
+
+def has_fresh_norms(encoder: nn.Module) -> bool:
+    """True where weights came without batch norm, and none has seen an image."""
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    return all(norm.running_mean is not None and not norm.running_mean.any() for norm in norms)
 
 
 def _packaged(encoder: str) -> tuple[Path, str]:

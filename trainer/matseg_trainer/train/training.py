@@ -34,7 +34,7 @@ from matseg_trainer.train.class_shares import logit_shift
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
-from matseg_trainer.train.encoders import load_encoder
+from matseg_trainer.train.encoders import has_fresh_norms, load_encoder
 from matseg_trainer.train.log import EpochRecord
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.pretrained import PretrainedWeights
@@ -114,6 +114,8 @@ class Training:
         )
         if job.weights is not None and job.weights.is_exported:
             refit_norms(network, self._first_crops(batches))
+        elif self.pretrained is not None and has_fresh_norms(network.encoder):
+            refit_norms(network, self._first_crops(batches), network.encoder)
         class_weights = self._class_weights()
         self.step = TrainStep(network, config, self.input, job.compute, context, class_weights)
         sampler = EpochSampler(config, len(self.train_images), rank=context.rank, processes=context.size)
