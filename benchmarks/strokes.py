@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from recipes import Arm, Trial
 from scipy import ndimage
 
 from matseg_shared.contract.classes import UNLABELLED, Legend, read_classes, write_legend
+from matseg_trainer.config.load import load_config
 from matseg_trainer.data.folder import Dataset, load_array
 
 _NEAR = 8
@@ -60,7 +60,7 @@ class Case:
 
 CASES = (
     Case(dataset="tomography", version="v9", images=3, share=0.01, goal=0.97),
-    Case(dataset="uhcs", version="v9", images=16, share=0.05, goal=0.95),
+    Case(dataset="uhcs", version="v10", images=16, share=0.05, goal=0.95),
     Case(dataset="sandstone", version="v1", images=3, share=0.05, goal=0.95),
 )
 
@@ -152,8 +152,8 @@ def make_sets(work: Path, data: Path, case: Case) -> tuple[str, str, float]:
 
 def _recipe(case: Case) -> dict[str, Any]:
     """The hyperparameters of the set's version in config.toml."""
-    tables = tomllib.loads((ROOT / "config.toml").read_text(encoding="utf-8"))[case.dataset]
-    return {**tables["default"], **tables[case.version]}
+    version = load_config(ROOT / "config.toml").version(case.dataset, case.version)
+    return version.model_dump(mode="json", exclude_defaults=True)
 
 
 def trials_of(
@@ -209,7 +209,7 @@ def main(
         trials = trials_of(case, (full, strokes), count, epochs, range(seeds))
         recipes.prepare(place, place / "data", trials)
         for one, other in zip(trials[::2], trials[1::2], strict=True):
-            whole, drawn = (recipes.run(place, trial, threads) for trial in (one, other))
+            (whole,), (drawn,) = (recipes.run(place, trial, threads) for trial in (one, other))
             for split, a, b in (("validate", whole.last, drawn.last), ("test", whole.test, drawn.test)):
                 goal = verdict(b / a, case.goal, at_least=True)
                 figures = [f"{a:.4f}", f"{b:.4f}", f"{b / a:.4f}"]

@@ -33,7 +33,7 @@ def inputs(checkpoint: Checkpoint) -> Tensor:
     return torch.cat([image, image.flip(3)])
 
 
-@pytest.mark.parametrize("name", ["unet", "segnet", "patchunet"])
+@pytest.mark.parametrize("name", ["unet", "segnet", "patchunet", "effunet"])
 def test_an_exported_file_gives_back_its_checkpoint(name: str, exported: Callable[[str], Exported]) -> None:
     file = exported(name)
     path, loaded = load_exported(str(file.path))

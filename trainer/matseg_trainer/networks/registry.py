@@ -1,4 +1,4 @@
-"""The three networks of the user guide and one for fast deployment, each one module for training and export alike."""
+"""All networks by name: the three of the user guide, and ours; each is one module for training and export alike."""
 
 from __future__ import annotations
 
