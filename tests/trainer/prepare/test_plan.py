@@ -81,6 +81,25 @@ def test_each_rule_answers_to_what_was_found() -> None:
     assert planned(facts(shapes=((150, 600),) * 10))["batch_size"] == 8
 
 
+def test_strokes_do_not_tell_how_large_structures_are(small: SmallSet, prep: Prep) -> None:
+    few = facts(
+        counts=np.full((10, 2), 50_000), structures=(Structure(thickness=9, extent=190, largest=5000),) * 2
+    )
+    reasons = {item.key: (item.value, item.reason) for item in make_plan(few)}
+    told = "strokes do not tell how large the structures are"
+    assert (reasons["scale"], reasons["crop"]) == ((1, told), (256, told))
+    image, labels = discs(0)
+    labels[np.random.default_rng(0).random(labels.shape) < 0.9] = 255
+    small.add("train", "s0", labels, image=image)
+    small.add("train", "s1", labels, image=image)
+    name = small.root.name
+    assert prep("labels", name, "train", "--classes", "2", "--unlabelled", "255").exit_code == 0
+    result = prep("config", name)
+    assert result.exit_code == 0, result.output
+    assert "class 0" in result.output
+    assert "thick" not in result.output
+
+
 @pytest.mark.parametrize(("labelled", "total"), [(1e4, STEPS[0]), (1e6, 1300), (1e8, STEPS[1])])
 def test_more_labels_are_trained_on_for_longer(labelled: float, total: int) -> None:
     found = planned(facts(counts=np.full((10, 2), int(labelled / 20))))
@@ -103,7 +122,8 @@ def test_large_coarse_regions_are_seen_at_a_lower_resolution(
     thickness: int, largest: int, scale: int
 ) -> None:
     coarse = Structure(thickness=thickness, extent=200, largest=largest)
-    found = planned(facts(structures=(coarse,) * 2, shapes=((3000, 3000),) * 10))
+    size = {"shapes": ((3000, 3000),) * 10, "counts": np.full((10, 2), 4_500_000)}
+    found = planned(facts(structures=(coarse,) * 2, **size))
     assert (found["scale"], found["crop"] % (16 * scale)) == (scale, 0)
 
 

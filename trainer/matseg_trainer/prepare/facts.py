@@ -21,6 +21,8 @@ from matseg_trainer.prepare.structures import Structure, measure_structures
 
 LOOKED_AT = 8
 """Images, spread evenly, in which structures and directions are measured."""
+WHOLE = 0.5
+"""Labelled share of an image, or of all, below which labels are strokes, whose size says nothing of the structures."""
 _SMOOTHING = 2.0
 """Standard deviation in pixels of the smoothing before gradients, so that noise has no say."""
 
@@ -56,11 +58,17 @@ class DataFacts:
         return self.labelled / sum(height * width for height, width in self.shapes)
 
     @property
+    def has_strokes(self) -> bool:
+        """True where so little is labelled that nothing tells how large the structures are."""
+        return self.labelled_share < WHOLE
+
+    @property
     def words(self) -> str:
         """Images, classes and structures, for a person."""
         sizes = sorted({f"{height} x {width}" for height, width in self.shapes})
         number = "one image" if len(self.stems) == 1 else f"{len(self.stems)} images"
-        told = [f"{number} of {shorten(sizes)} pixels, {self.channels} channel(s)"]
+        channels = "one channel" if self.channels == 1 else f"{self.channels} channels"
+        told = [f"{number} of {shorten(sizes)} pixels, {channels}"]
         for name, share, item in zip(self.names, self.shares, self.structures, strict=True):
             thin = "" if item.thickness is None else f", {item.thickness} pixels thick where it is thin"
             long = "" if item.extent is None else f", regions {item.extent} long"
@@ -104,7 +112,8 @@ def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT
         shapes.append((example.labels.shape[0], example.labels.shape[1]))
         values.update((example.data.min().item(), example.data.max().item()))
         if number in chosen:
-            looked_at.append(example.labels)
+            if np.mean(example.labels != IGNORED) >= WHOLE:
+                looked_at.append(example.labels)
             directions.append(_direction(example.pixels))
         progress.advance()
     facts = DataFacts(

@@ -17,6 +17,7 @@ from matseg_trainer.prepare.facts import DataFacts
 ENCODER, WIDTH = "lite0", 16
 CROPS = (256, 384, 512)
 """Edges in pixels."""
+_STROKES = "strokes do not tell how large the structures are"
 CROP_PER_EXTENT, CROP_PER_LARGEST = 2.0, 0.5
 """Edge of a crop, over the extent of the regions that it must show with their surroundings; and of the largest crop, at
 the resolution that the network works on, over that of the largest region."""
@@ -106,6 +107,8 @@ def _extents(facts: DataFacts) -> tuple[float, float]:
 
 
 def _scale(facts: DataFacts) -> tuple[int, str]:
+    if facts.has_strokes:
+        return 1, _STROKES
     usual, largest = _extents(facts)
     thin = min((item.thickness for item in facts.structures if item.thickness is not None), default=0)
     kept = [scale for scale in SCALES if scale == 1 or thin >= THINNEST * scale]
@@ -120,6 +123,8 @@ def _crop(facts: DataFacts, scale: int) -> tuple[int, str]:
     edges = [edge * scale for edge in CROPS]
     crop = next((edge for edge in edges if edge >= CROP_PER_EXTENT * usual), edges[-1])
     why = f"regions are {usual:.0f} pixels long" if usual else "the regions are longer than the images"
+    if facts.has_strokes:
+        crop, why = edges[0], _STROKES
     shortest = int(np.median([min(shape) for shape in facts.shapes]))
     if crop > shortest:
         unit = 16 * scale
@@ -167,8 +172,8 @@ def _validation(facts: DataFacts) -> Iterator[Choice]:
         yield Choice("validation_images", list(held), reason)
     count = facts.validation or len(held)
     if count < FEW_TO_VALIDATE:
-        few = {0: "no image", 1: "one image"}.get(count, f"{count} images")
-        yield Choice("checkpoint", "last", f"which epoch is best on {few} is chance")
+        few = {0: "no image measures", 1: "which epoch is best on one image is chance"}
+        yield Choice("checkpoint", "last", few.get(count, f"which epoch is best on {count} images is chance"))
     else:
         yield Choice("checkpoint", "best", f"the epoch that is best on {count} validation images")
 
