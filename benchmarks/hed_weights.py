@@ -21,7 +21,7 @@ from matseg_trainer.predict.checkpoint import save_tensors
 
 DEPTHS = (2, 2, 3, 3, 3)
 DEVIATION = 0.225 * 255
-"""Of ImageNet's colours, about."""
+"""Deviation of ImageNet's colours, about."""
 
 
 def in_torchvisions_layout(file: h5py.File) -> dict[str, Tensor]:

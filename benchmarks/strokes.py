@@ -123,6 +123,7 @@ def make_sets(work: Path, data: Path, case: Case) -> tuple[str, str, float]:
     """Data sets with full labels and with strokes; their names, and the share of pixels that is drawn in the second."""
     full, strokes = f"{case.dataset}-full", f"{case.dataset}-strokes"
     root = work / "data" / full
+    work.mkdir(parents=True, exist_ok=True)
     if not (root / "classes.toml").exists():
         images = sum(1 for _ in (data / case.dataset).glob("train/images/*"))
         thinned = None if case.images == images else case.images

@@ -14,6 +14,7 @@ from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.data.examples import IGNORED, Example
 from matseg_trainer.predict.checkpoint import load_checkpoint
+from matseg_trainer.train import training
 from matseg_trainer.train.class_shares import estimate_shares, logit_shift
 from matseg_trainer.train.log import read_log
 
@@ -104,15 +105,17 @@ def strokes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(workspace: Path, version: str) -> str:
-    result = CliRunner().invoke(train_main, ["noise", version, "--workspace", str(workspace)])
+def trained(workspace: Path, version: str, *options: str) -> str:
+    result = CliRunner().invoke(train_main, ["noise", version, *options, "--workspace", str(workspace)])
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def test_the_kept_network_knows_how_frequent_classes_are(strokes: Path) -> None:
     """The log, and an evaluation of what is kept, have one figure: the shift is in both."""
-    assert "how frequent each class is where nothing is labelled is estimated" in trained(strokes, "v1")
+    assert "how frequent each class is where nothing is labelled is estimated, and used" in trained(
+        strokes, "v1"
+    )
     logged = read_log(strokes / "log" / "noise_v1.jsonl").epochs[-1].validate_
     words = ["noise", "v1", "--test-folder", "validate", "--json", "--workspace", str(strokes)]
     result = CliRunner().invoke(evaluate_main, words)
@@ -124,3 +127,19 @@ def test_the_kept_network_knows_how_frequent_classes_are(strokes: Path) -> None:
 
 def test_a_balanced_loss_is_left_alone(strokes: Path) -> None:
     assert "how frequent" not in trained(strokes, "v2")
+
+
+def test_a_shift_that_harms_is_not_taken(strokes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "logit_shift", lambda *_: np.array([-30, 30], np.float32))
+        trained(strokes, "v1")
+    wrong = read_log(strokes / "log" / "noise_v1.jsonl").epochs[-1].validate_
+    labels = strokes / "data" / "noise" / "validate" / "labels" / "a.png"
+    assert wrong is not None
+    assert wrong.loss < 5
+    bias = load_checkpoint(strokes / "saved" / "noise_v1.pth").weights["classifier.bias"]
+    assert float((bias[0] - bias[1]).abs()) < 5
+    strokes_alone = np.full((64, 64), 255, np.uint8)
+    strokes_alone[:8] = np.asarray(Image.open(labels))[:8]
+    Image.fromarray(strokes_alone).save(labels)
+    assert "how frequent" not in trained(strokes, "v1", "--overwrite")

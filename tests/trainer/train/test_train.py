@@ -88,7 +88,7 @@ def test_each_network_trains(workspace: Path, version: str) -> None:
 
 
 def test_images_that_are_named_validate_and_all_others_train(workspace: Path) -> None:
-    """Whether they lie in train/ or in validate/; evaluation and overview know it."""
+    """Evaluation and overview know whether they lie in train/ or in validate/."""
     root = workspace / "data" / "discs"
     shutil.rmtree(root / "validate")
     settings = "model = 'unet'\nwidth = 4\nepoch = 2\ncrop = 32\n"

@@ -253,7 +253,7 @@ class VersionConfig(BaseModel):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What makes another network, besides its name and its numbers of channels and classes."""
+        """Keys that make another network, besides its name and its numbers of channels and classes."""
         variant = self.encoder if self.model == "effunet" else None
         return {"width": self.width, "encoder": variant, "scale": self.scale}
 

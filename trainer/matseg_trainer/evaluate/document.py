@@ -250,7 +250,7 @@ class EvaluationDocument(Figures):
     images: tuple[ImageResult, ...]
     """In natural order of their names; `disagreement.rank` orders them from the worst."""
     folds: CrossValidation | None = None
-    """Of a cross-validation: its trainings. Each image is then predicted by those that have not seen it, by the mean of
+    """Trainings of a cross-validation. Each image is then predicted by those that have not seen it, by the mean of
     their probabilities where they have several seeds."""
 
     @model_validator(mode="after")

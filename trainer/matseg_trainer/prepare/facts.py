@@ -32,16 +32,16 @@ class DataFacts:
     """Findings on the training images and their labels."""
 
     stems: tuple[str, ...]
-    """Of the images of train/, in natural order."""
+    """Names of the images of train/ without suffix, in natural order."""
     shapes: tuple[tuple[int, int], ...]
     """(H, W) of each image in pixels."""
     channels: int
     names: tuple[str, ...]
-    """Of the classes."""
+    """Names of the classes."""
     counts: NDArray[np.int64]
     """(N, K) labelled pixels of each image and class."""
     structures: tuple[Structure, ...]
-    """Of each class."""
+    """Structures of each class."""
     direction: float
     """Strength of a direction that all images share, from 0 to 1."""
     validation: int

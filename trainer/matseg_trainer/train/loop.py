@@ -23,7 +23,9 @@ from matseg_trainer.train.record import SplitFacts, TrainingRecord, write_record
 from matseg_trainer.train.resume import restore, save_resume_state
 from matseg_trainer.train.training import Training, TrainingJob
 
-_SHARES = "how frequent each class is where nothing is labelled is estimated after each epoch"
+_SHARES = (
+    "how frequent each class is where nothing is labelled is estimated, and used where validation gains by it"
+)
 
 
 def run_training(

@@ -97,7 +97,7 @@ def usual_values(config: VersionConfig) -> dict[str, tuple[Any, ...]]:
 
 
 def draw_trials(config: VersionConfig, request: SearchRequest, seed: int) -> list[dict[str, Any]]:
-    """What differs from the version in each trial: nothing in the first, then values drawn at random, none twice.
+    """Differences from the version in each trial: nothing in the first, then values drawn at random, none twice.
 
     More trials begin with the same as fewer.
 

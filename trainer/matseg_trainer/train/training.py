@@ -44,6 +44,8 @@ from matseg_trainer.workspace import Workspace
 
 _SHARE_IMAGES = 16
 """Training images, evenly spread, in which class shares are estimated where labels are strokes."""
+_WHOLE = 0.5
+"""Labelled share of the validation images from which they tell how frequent classes are."""
 _NORM_CROPS = 16
 """Training crops of which batch norms get their statistics, after weights of an exported model."""
 _FETCH_SECONDS = 1.0
@@ -195,7 +197,6 @@ class Training:
         epoch = len(self.records) + 1
         trained = self.train_epoch(epoch, progress)
         rate = self.rate.now
-        self.shift = self._logit_shift()
         validated = self.validate(epoch, progress) if len(self.validation_images) else None
         self._require_finite(epoch, trained, validated)
         self.rate.after_epoch((validated or trained).loss)
@@ -227,18 +228,19 @@ class Training:
 
     @property
     def estimates_shares(self) -> bool:
-        """True where the labels do not tell how frequent the classes are, and the loss does not weight them."""
+        """True where training labels do not tell how frequent the classes are, and those to validate with do.
+
+        Not where the loss weights the classes.
+        """
         config = self.job.config
         is_weighted = config.balance or config.class_weights is not None
-        return self.train_statistics.labelled_share < 1 and not is_weighted
+        if is_weighted or self.train_statistics.labelled_share == 1 or not len(self.validation_images):
+            return False
+        return self.validation_statistics.labelled_share >= _WHOLE
 
     def _logit_shift(self) -> NDArray[np.float32]:
         """(K, 1, 1) to be added to the logits; see `class_shares`."""
         statistics = self.train_statistics
-        if not self.estimates_shares:
-            return np.zeros((self.job.config.n_class, 1, 1), np.float32)
-        self.step.kept.eval()
-        self.context.share_statistics(self.step.kept)
         count = min(_SHARE_IMAGES, len(self.train_images))
         chosen = np.linspace(0, len(self.train_images) - 1, count).round().astype(int).tolist()
         pixels = sum(math.prod(statistics.shapes[index]) for index in chosen)
@@ -247,21 +249,28 @@ class Training:
         return logit_shift(predictions, statistics.class_shares, pixels)[:, np.newaxis, np.newaxis]
 
     def validate(self, epoch: int, progress: Progress) -> RunningScore:
-        """Segment whole validation images in fp32."""
+        """Segment whole validation images in fp32; with the shift that they are better with, where there is one."""
         self.step.kept.eval()
         self.context.share_statistics(self.step.kept)
-        score = RunningScore(n_class=self.job.config.n_class)
+        shifts = [np.zeros((self.job.config.n_class, 1, 1), np.float32)]
+        if self.estimates_shares:
+            shifts.append(self._logit_shift())
+        scores = [RunningScore(n_class=self.job.config.n_class) for _ in shifts]
         weights = None if self.step.weights is None else self.step.weights.cpu()
         mine = self.context.share(list(range(len(self.validation_images))))
         for count, index in enumerate(mine, start=1):
             image: Example = self.validation_images[index]
             for place, part in self._predictor.tiles(image.pixels):
-                logits = torch.from_numpy(np.ascontiguousarray(part) + self.shift).unsqueeze(0)
                 labels = torch.from_numpy(image.labels[place].astype(np.int64)).unsqueeze(0)
-                score.add(logits, labels, *weighted_cross_entropy(logits, labels, weights))
+                for shift, score in zip(shifts, scores, strict=True):
+                    logits = torch.from_numpy(np.ascontiguousarray(part) + shift).unsqueeze(0)
+                    score.add(logits, labels, *weighted_cross_entropy(logits, labels, weights))
                 interruption.check()
             progress.validation(epoch, count, len(mine))
-        return score.gathered(self.context)
+        together = [score.gathered(self.context) for score in scores]
+        best = min(range(len(shifts)), key=lambda number: together[number].loss)
+        self.shift = shifts[best]
+        return together[best]
 
     def _require_finite(self, epoch: int, trained: RunningScore, validated: RunningScore | None) -> None:
         """Stop before weights that are no numbers are kept: the last step of an epoch shows in the validation only."""

@@ -23,7 +23,7 @@ _IGNORED = r".*\*"
 class _Geometry(Document):
     type: Literal["Polygon", "MultiPolygon", "Point", "MultiPoint", "LineString", "MultiLineString"]
     coordinates: list[_Rings]
-    """Of polygons; nothing for what has no area."""
+    """Outlines of polygons; none for what has no area."""
 
     @model_validator(mode="before")
     @classmethod

@@ -155,7 +155,7 @@ def _parts(item: LabelledImage) -> tuple[str, ...]:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Written:
-    """What is written, and what came up meanwhile."""
+    """A data set that is being written, and notes on what came up meanwhile."""
 
     export: Export
     request: ImportRequest
@@ -194,7 +194,7 @@ class _Written:
             raise _nothing_drawn(self.request, stems)
 
     def notes(self) -> Iterator[str]:
-        """What a user should know, in words."""
+        """Notes for the user, in words."""
         yield from self.export.notes
         happened, outside, classes = self.happened, self.table.outside, self.table.classes
         if self.export.kind == "shapes":
