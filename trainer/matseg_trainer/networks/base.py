@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """Maps a normalised image (N, C, H, W) float to logits (N, K, H, W); H and W are multiples of `stride`."""
 
     stride: int
@@ -43,9 +44,9 @@ class SegmentationNetwork(nn.Module):
         coarse = self.logits(F.avg_pool2d(x, self.scale))
         return F.interpolate(coarse, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
 
+    @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float at the working resolution to (N, K, h, w) logits there."""
-        raise NotImplementedError
 
     def work_at(self, scale: int) -> None:
         """Work on means of `scale` x `scale` pixels, and interpolate the logits between them bilinearly.
