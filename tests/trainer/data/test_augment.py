@@ -114,3 +114,54 @@ def test_nothing_is_labelled_outside_of_a_partly_labelled_image() -> None:
     labels[rng.random(labels.shape) < 0.5] = IGNORED
     labels[rng.random(labels.shape) < 0.2] = 1
     assert {value for view in views() for value in np.unique(view.labels)} == {0, 1, IGNORED}
+
+
+def test_elastic_warps_move_image_and_labels_alike() -> None:
+    place = np.indices((96, 96))[0]
+    whole = Example(pixels=place[np.newaxis].astype(np.float32), labels=place.astype(np.uint8))
+    rng = np.random.default_rng(2)
+    moved = 0
+    for _ in range(20):
+        view = augment(whole, rng, Augmentation(crop=48, elastic=6.0))
+        inside = (view.labels > 0) & (view.labels < place.max())
+        assert np.abs((view.pixels[0] - view.labels)[inside]).max() <= 0.5 + 1e-3
+        bent = np.diff(view.pixels[0], axis=1)[
+            inside[:, 1:]
+        ]  # rows of the source stay rows unless they are bent
+        moved += bool(np.abs(bent).max() > 0.01)
+    assert 4 < moved < 16
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_grey_values_change_as_much_as_was_asked(dtype: type) -> None:
+    """Mean and contrast move within the bounds, labels and place do not, integers keep their range."""
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(100, 20, (2, 64, 64)).astype(dtype)
+    whole = Example(pixels=pixels, labels=(pixels[0] > 100).astype(np.uint8))
+    spread = pixels.std(axis=(1, 2))
+    brightness, contrast = [], []
+    for _ in range(60):
+        view = augment(whole, rng, Augmentation(intensity=0.5))
+        assert view.pixels.dtype == np.float32
+        assert (view.labels == whole.labels).all()
+        brightness.append((view.pixels.mean(axis=(1, 2)) - pixels.mean(axis=(1, 2))) / spread)
+        contrast.append(np.log(view.pixels.std(axis=(1, 2)) / spread))
+    for drawn in (brightness, contrast):
+        assert 0.4 < np.abs(drawn).max() < 0.51
+
+
+def test_blur_smooths_and_noise_roughens() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(100, 20, (1, 128, 128)).astype(np.float32)
+    whole = Example(pixels=pixels, labels=np.zeros((128, 128), np.uint8))
+    blurred = [augment(whole, rng, Augmentation(blur=2.0)).pixels.std() for _ in range(20)]
+    assert min(blurred) < 5
+    assert max(blurred) <= pixels.std() + 0.1
+    added = [np.std(augment(whole, rng, Augmentation(noise=0.5)).pixels - pixels) for _ in range(20)]
+    assert 8 < max(added) < 10.5
+    assert min(added) < 3
+    dark = Example(pixels=np.zeros((1, 32, 32), np.uint8), labels=np.zeros((32, 32), np.uint8))
+    dark.pixels[0, :16] = 255
+    noisy = augment(dark, rng, Augmentation(noise=1.0)).pixels
+    assert noisy.min() == 0
+    assert noisy.max() == 255

@@ -89,6 +89,10 @@ class TrainingBatches(Dataset[Batch | MatsegError]):
             crop=config.crop,
             turn=config.aug is not False,
             warp=config.aug is True,
+            elastic=config.elastic,
+            intensity=config.intensity,
+            blur=config.blur,
+            noise=config.noise,
             oversample_classes=config.oversample_classes,
         )
         self._positions = dict(enumerate(positions))
