@@ -694,6 +694,34 @@ def test_precision_on_a_gpu(
     assert choose_compute(gpu=False, amp="fp32").device.type == "cpu"
 
 
+def test_a_named_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken or refused, never replaced; with a stand-in for CUDA."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    choice = choose_compute(gpu=False, amp="auto", device="cuda:1")
+    assert (choice.device, choice.precision) == (torch.device("cuda", 1), "bf16")
+    assert choose_compute(gpu=False, amp="fp32", device="cpu").device.type == "cpu"
+    with pytest.raises(UnsupportedError, match="expected cuda:0 to cuda:1"):
+        choose_compute(gpu=False, amp="auto", device="cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnsupportedError, match="--device cuda: "):
+        choose_compute(gpu=False, amp="auto", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "gpu"], "expected cpu, cuda or cuda:N"),
+        (["--device", "cpu", "--gpu"], "cannot be combined"),
+    ],
+)
+def test_devices_that_are_none_are_refused(workspace: Path, arguments: list[str], words: str) -> None:
+    result = run(workspace, "discs", "v2", *arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
 @pytest.mark.parametrize("version", ["v1", "v2", "v3", "everything"])
 def test_strokes_are_enough_to_train(workspace: Path, version: str) -> None:
     """Cross-entropy, balanced, on sampled pixels, and with the Dice term; the share of labels is told."""

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 dataset_argument = click.argument("dataset", shell_complete=complete_dataset)
 version_argument = click.argument("version", shell_complete=complete_version)
 gpu_option = flag("--gpu", "Use a GPU where there is one.")
+device_option = click.option(
+    "--device",
+    metavar="cpu|cuda|cuda:N",
+    help="Train on this device, and on no other should it be missing. Default: the CPU, or as --gpu says.",
+)
 replace_option = flag("--overwrite", "Replace a data set of that name.")
 
 

@@ -11,10 +11,11 @@ import click
 
 from matseg_shared.console.command import console, print_json, warn
 from matseg_shared.console.help import Command
-from matseg_shared.console.options import COUNT, flag, parsed
+from matseg_shared.console.options import COUNT, excludes, flag, parsed
 from matseg_shared.console.progress import shown_progress
 from matseg_trainer.commands.options import (
     dataset_argument,
+    device_option,
     gpu_option,
     require_train_extra,
     usual_options,
@@ -59,7 +60,9 @@ if TYPE_CHECKING:
     help="Seed of all random draws, instead of the version's own.",
 )
 @gpu_option
+@device_option
 @flag("--overwrite", "Search anew, instead of going on with an earlier search.")
+@excludes("device", "gpu")
 @usual_options
 def search_command(
     dataset: str,
@@ -68,6 +71,7 @@ def search_command(
     tried: tuple[tuple[str, tuple[Any, ...]], ...],
     seed: int | None,
     gpu: bool,
+    device: str | None,
     overwrite: bool,
     workspace: Path | None,
     as_json: bool,
@@ -90,7 +94,7 @@ def search_command(
     with shown_progress() as shown:
         for note in update_arrays(data, ("train", "validate"), config.n_class, shown):
             click.echo(f"note: {note}", err=True)
-    compute = choose_compute(gpu=gpu, amp=config.amp)
+    compute = choose_compute(gpu=gpu, amp=config.amp, device=device)
     if gpu and compute.device.type == "cpu":
         warn(f"training on the CPU: {compute.device_reason}")
     job = TrainingJob(

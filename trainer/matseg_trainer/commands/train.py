@@ -12,9 +12,11 @@ from matseg_shared.console.command import console, debug_option, json_option, pr
 from matseg_shared.console.help import Command
 from matseg_shared.console.options import COUNT, applies_with, excludes, flag, page_option
 from matseg_shared.console.progress import shown_progress
+from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_version
 from matseg_trainer.commands.options import (
     dataset_argument,
+    device_option,
     gpu_option,
     require_train_extra,
     version_config,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 @dataset_argument
 @click.argument("version", required=False, shell_complete=complete_version)
 @gpu_option
+@device_option
 @flag("--no-save", "Keep no checkpoint; log and plot are still written.")
 @click.option(
     "--seed",
@@ -75,6 +78,14 @@ if TYPE_CHECKING:
     "--blocks",
     "Keep neighbours by name in one fold, as slices of one scan are; else folds are drawn at random.",
 )
+@click.option(
+    "--on-epoch",
+    "hooks",
+    multiple=True,
+    metavar="csv|tensorboard|MODULE:FUNCTION",
+    help="Besides our own log: a table in log/, events for TensorBoard in log/tensorboard/, or a function of yours. "
+    "Repeatable.",
+)
 @flag("--resume", "Go on with an interrupted training, bit for bit.")
 @flag("--overwrite", "Replace an earlier result of this version.")
 @workspace_option
@@ -82,18 +93,21 @@ if TYPE_CHECKING:
 @json_option
 @excludes("resume", "overwrite", "no_save")
 @excludes("folds", "no_save")
+@excludes("device", "gpu")
 @applies_with("folds", "seeds", "blocks")
 @debug_option
 def train_main(
     dataset: str,
     version: str | None,
     gpu: bool,
+    device: str | None,
     no_save: bool,
     seed: int | None,
     weights: str | None,
     folds: int | None,
     seeds: int | None,
     blocks: bool,
+    hooks: tuple[str, ...],
     resume: bool,
     overwrite: bool,
     workspace: Path | None,
@@ -125,6 +139,7 @@ def train_main(
     from matseg_trainer.train.device import choose_compute
     from matseg_trainer.train.distributed import join_processes
     from matseg_trainer.train.folds import FoldsRequest
+    from matseg_trainer.train.hooks import epoch_hook
     from matseg_trainer.train.loop import run_training
     from matseg_trainer.train.outputs import Outputs
     from matseg_trainer.train.pretrained import PretrainedWeights
@@ -133,9 +148,11 @@ def train_main(
     with shown_progress() as shown:
         notes = update_arrays(data, data.learned_splits, config.n_class, shown)
     with join_processes(gpu=gpu) as context:
+        if device is not None and context.size > 1:
+            raise UsageError("--device: of several processes each takes a GPU of its own; give --gpu instead")
         for note in notes if context.is_main else ():
             click.echo(f"note: {note}", err=True)
-        compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=context.local_rank)
+        compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=context.local_rank, device=device)
         if gpu and compute.device.type == "cpu" and context.is_main:
             warn(f"training on the CPU: {compute.device_reason}")
         job = TrainingJob(
@@ -149,6 +166,7 @@ def train_main(
             save=not no_save,
             resume=resume,
             overwrite=overwrite,
+            on_epoch={name: epoch_hook(name) for name in hooks},
         )
         if folds is not None:
             request = FoldsRequest(folds=folds, seeds=seeds or 1, blocks=blocks)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
 
-from matseg_shared.errors import UnsupportedError
+from matseg_shared.errors import UnsupportedError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,25 +27,44 @@ class ComputeChoice:
         return names[self.autocast]
 
 
-def choose_compute(*, gpu: bool, amp: str, local_rank: int = 0) -> ComputeChoice:
-    """Resolve `--gpu` and the hyperparameter `amp` for this machine.
+def choose_compute(*, gpu: bool, amp: str, local_rank: int = 0, device: str | None = None) -> ComputeChoice:
+    """Resolve `--gpu` or `--device`, and the hyperparameter `amp`, for this machine.
 
     Args:
         gpu: use a GPU should one be available, as the user guide says.
         amp: `auto`, `fp32`, `bf16` or `fp16`.
         local_rank: this process among those on the machine; picks the GPU.
+        device: `cpu`, `cuda` or `cuda:N`, instead of what `gpu` says.
 
     Raises:
-        UnsupportedError: fp16 was demanded where there is none.
+        UsageError: there is no such kind of device.
+        UnsupportedError: there is no such device here, or fp16 was demanded where there is none.
     """
-    if gpu and torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
-        reason = torch.cuda.get_device_name(device)
+    if device is not None:
+        chosen, reason = _named_device(device), "as asked"
+    elif gpu and torch.cuda.is_available():
+        chosen = torch.device("cuda", local_rank)
+        reason = torch.cuda.get_device_name(chosen)
     else:
-        device = torch.device("cpu")
+        chosen = torch.device("cpu")
         reason = f"no GPU: {why_no_cuda()}" if gpu else "as asked (no --gpu)"
-    autocast, why = _choose_precision(device, amp)
-    return ComputeChoice(device=device, device_reason=reason, autocast=autocast, precision_reason=why)
+    autocast, why = _choose_precision(chosen, amp)
+    return ComputeChoice(device=chosen, device_reason=reason, autocast=autocast, precision_reason=why)
+
+
+def _named_device(text: str) -> torch.device:
+    kind = re.fullmatch(r"cpu|cuda(:\d+)?", text)
+    if kind is None:
+        raise UsageError(f"--device: expected cpu, cuda or cuda:N, as in cuda:1, found {text!r}")
+    if text != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise UnsupportedError(f"--device {text}: {why_no_cuda()}")
+        if int((kind[1] or ":0")[1:]) >= count:
+            raise UnsupportedError(
+                f"--device {text}: expected cuda:0 to cuda:{count - 1}, the GPUs of this machine"
+            )
+    return torch.device(text)
 
 
 def why_no_cuda() -> str:

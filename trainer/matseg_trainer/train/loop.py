@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
+from matseg_shared.console.command import warn
 from matseg_shared.errors import MatsegError
 from matseg_shared.images.channels import described
 from matseg_trainer.config.load import AUTO_VERSION
@@ -59,6 +60,7 @@ def run_training(
             training.run_epoch(progress)
             if context.is_main:
                 save_epoch(training, outputs, log, record)
+                _call_hooks(training, outputs)
             progress.epoch(training.records, log.best.epoch)
             context.barrier()
         if context.is_main and job.save and last == job.config.epoch:
@@ -78,6 +80,16 @@ def save_epoch(training: Training, outputs: Outputs, log: TrainingLog, record: T
     if training.job.save:
         save_resume_state(outputs.resume, training)
     plot_training(outputs.plot, training.job.name, log, training.classes)
+
+
+def _call_hooks(training: Training, outputs: Outputs) -> None:
+    """Hand the epochs to the job's hooks; a hook that fails is told, and loses no training."""
+    epochs = [record.document() for record in training.records]
+    for name, hook in training.job.on_epoch.items():
+        try:
+            hook(outputs.log, epochs)
+        except Exception as error:  # whatever a user's own function raises
+            warn(f"--on-epoch {name} failed after epoch {len(epochs)}, and the training goes on: {error!r}")
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
 from matseg_trainer.train.encoders import has_fresh_norms, load_encoder
+from matseg_trainer.train.hooks import EpochHook
 from matseg_trainer.train.log import EpochRecord
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.pretrained import PretrainedWeights
@@ -67,6 +68,8 @@ class TrainingJob:
     save: bool = True
     resume: bool = False
     overwrite: bool = False
+    on_epoch: Mapping[str, EpochHook] = field(default_factory=dict)
+    """Functions that are called after each epoch, by the names that were asked for."""
 
     @property
     def name(self) -> str:
