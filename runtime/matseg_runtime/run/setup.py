@@ -211,6 +211,8 @@ def refuse_combinations(options: RunOptions) -> None:
 
 def _open_input(options: RunOptions, info: InputInfo) -> Source:
     """The input, or a folder to watch, with the channels that the model takes."""
+    if info.context:
+        raise UsageError(f"{options.model}: sees neighbouring slices, which matseg-run cannot give it yet")
     channels = options.source.channels or info.picked
     require_count(channels, info)
     if (files := options.source.channel_files) is not None:

@@ -90,12 +90,13 @@ class ArraySource(Source):
         _require_memory(stored, one)
         self.location = stored.location
         self.beside = stored.path.absolute().with_name(_bare_name(stored.path))
-        self._start, stop = _range(stored.location, options.slices, 1 if axis is None else shape[axis])
+        self._depth = 1 if axis is None else shape[axis]
+        self._start, stop = _range(stored.location, options.slices, self._depth)
         state = file_state(stored.data or stored.path) if stored.is_file else None
         self._identity = "" if state is None else state.identity
         content = stored.content or f"{self._identity}; {stored.array.shape} {stored.array.dtype}"
         self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=content)
-        self.slices = self._named_slices(stop, 1 if axis is None else shape[axis])
+        self.slices = tuple(self._slice(number) for number in range(self._start, stop))
         require_output_name(stored.location, self.slices[-1].name)
         self.volume = Volume(
             shape=tuple(shape[number] for number in self._layout.spatial),
@@ -111,24 +112,27 @@ class ArraySource(Source):
         if state is not None:
             refuse_growing_file(stored.data or stored.path, state)
 
-    def _named_slices(self, stop: int, depth: int) -> tuple[Slice, ...]:
+    def _slice(self, number: int) -> Slice:
+        """The slice at a position in the whole volume."""
         stem = self.beside.name
-        if depth == 1:
-            return (Slice(index=0, name=stem, where=self.location, identity=self._identity),)
-        digits = max(4, len(str(depth - 1)))
-        return tuple(
-            Slice(
-                index=number - self._start,
-                name=f"{stem}_{number:0{digits}d}",
-                where=f"{self.location}, slice {number}",
-                identity=self._identity,
-            )
-            for number in range(self._start, stop)
+        if self._depth == 1:
+            return Slice(index=0, name=stem, where=self.location, identity=self._identity)
+        digits = max(4, len(str(self._depth - 1)))
+        return Slice(
+            index=number - self._start,
+            name=f"{stem}_{number:0{digits}d}",
+            where=f"{self.location}, slice {number}",
+            identity=self._identity,
         )
 
+    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:
+        number, last = self._start + index, self._depth - 1
+        return tuple(self._slice(min(max(number + step, 0), last)) for step in range(-context, context + 1))
+
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
+        """See `Source.read`; also of slices beyond the range, whose indices are negative or go on after the last."""
         index = self._layout.index(self._start + start, self._start + stop)
-        where = self.slices[start].where
+        where = self._slice(self._start + start).where
         try:
             self._stored.check(index)
             block = np.asarray(self._stored.array[index])

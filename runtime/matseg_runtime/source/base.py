@@ -6,6 +6,7 @@ To read one more format, write a function as `open.Opener` describes it in a fil
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from abc import ABC, abstractmethod
@@ -186,6 +187,18 @@ class Source(ABC):
         """The identity of a slice's file as it is now, to notice one that changes under our hands."""
         return self.slices[index].identity
 
+    def require_neighbours(self) -> None:
+        """Refuse with a UsageError what has no order of slices, or a single one."""
+        if self.volume is None or len(self.volume.shape) < 3 or self.volume.shape[self.volume.axis] == 1:
+            raise no_neighbours(self.location, "one image")
+
+    @abstractmethod
+    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:
+        """A slice in the middle of those around it, (2 * context + 1) in their order, also beyond a range.
+
+        At the ends, and at a gap in the numbers of images, the last slice before it stands again.
+        """
+
     def data_bar(self, index: int) -> int | None:  # noqa: ARG002 (most formats hold no pictures of microscopes)
         """Rows at the foot of a slice that are a bar of data, as its file says; None: it does not say."""
         return None
@@ -207,6 +220,19 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""
+
+
+def no_neighbours(location: str, found: str) -> UsageError:
+    """The refusal of slices that are to be seen with those above and below them."""
+    return UsageError(
+        f"{location}: expected a volume, or images with numbers that follow each other, because each is seen with its "
+        f"neighbours (context), found {found}; name the whole scan, and nothing else in its folder"
+    )
+
+
+def neighbours_digest(slices: Sequence[Slice]) -> str:
+    """Changes when images that a slice is seen with do, or are others."""
+    return hashlib.sha256("\n".join(f"{item.name}: {item.identity}" for item in slices).encode()).hexdigest()
 
 
 class FileState(NamedTuple):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from matseg_runtime.source.base import (
@@ -15,9 +14,11 @@ from matseg_runtime.source.base import (
     SourceOptions,
     file_identity,
     file_state,
+    no_neighbours,
     refuse_growing_file,
     require_output_name,
 )
+from matseg_runtime.source.order import around, consecutive_runs, numbering_gaps
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
 from matseg_shared.images.channel_files import read_channel_files
@@ -36,9 +37,6 @@ PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Ends the name of the file with a slice's class probabilities, beside its label image."""
 _GONE = "missing"
 """Identity of a file that is not there: reading it tells."""
-_NUMBERED = 5
-_MOSTLY = 0.6
-"""Images, and share of equal steps between their numbers, from which on a gap means something."""
 
 
 class FolderSource(Source):
@@ -121,6 +119,26 @@ class FolderSource(Source):
 
         return picture_bar(path, self.slices[index].identity)
 
+    def require_neighbours(self) -> None:
+        if alone := [item.name for item in self.slices if item.index not in self._runs]:
+            found = f"{alone[0]}, which has no number in its name"
+        elif len(self.slices) == 1:
+            found = "one image"
+        elif all(len(run) == 1 for run, _ in self._runs.values()):
+            found = f"{len(self.slices)} images of which none follows another by its number"
+        else:
+            return
+        raise no_neighbours(self.location, found)
+
+    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:
+        return tuple(self.slices[place] for place in around(*self._runs[index], context))
+
+    @cached_property
+    def _runs(self) -> dict[int, tuple[list[int], int]]:
+        """For each image the run of consecutive ones that it is in, and its position there."""
+        runs = consecutive_runs([item.name for item in self.slices])
+        return {place: (run, position) for run in runs for position, place in enumerate(run)}
+
     def voxel_size(self) -> VoxelSize | None:
         """The size in its TIFFs, when the first and the last agree."""
         ends = (self._files[0][0], self._files[-1][0])
@@ -139,38 +157,6 @@ class FolderSource(Source):
         known = {file for files in self._files for file in files}
         known |= {entry.path for entry in self.skipped}
         return tuple(path for path in list_images(self._folder)[0] if path not in known)
-
-
-def numbering_gaps(names: Sequence[str]) -> str | None:
-    """Describe what is missing among images that are numbered evenly but for some, as when a slice was lost.
-
-    Names, in natural order, count with those of the same text around their numbers, so that pictures without a number
-    take no part, however many they are. None where nothing is missing, or the names do not tell.
-    """
-    series: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
-    for name in names:
-        parts = re.split(r"([0-9]+)", name)  # text, number, text, number, ...
-        series.setdefault(tuple(parts[::2]), []).append((name, parts[1::2]))
-    found = (_gap(members) for members in series.values() if len(members) >= _NUMBERED)
-    return next((text for text in found if text is not None), None)
-
-
-def _gap(members: Sequence[tuple[str, list[str]]]) -> str | None:
-    """As `numbering_gaps`, for names with their numbers."""
-    columns = zip(*(numbers for _, numbers in members), strict=True)
-    counting = [column for column in columns if len(set(column)) > 1]
-    if len(counting) != 1:
-        return None
-    steps = [int(after) - int(before) for before, after in itertools.pairwise(counting[0])]
-    usual = max(set(steps), key=steps.count)
-    jumps = [place for place, step in enumerate(steps) if step != usual]
-    if not jumps or steps.count(usual) < _MOSTLY * len(steps):
-        return None
-    first = jumps[0]
-    return (
-        f"the images are numbered in steps of {usual}, but for {len(jumps)} place(s), the first between "
-        f"{members[first][0]} and {members[first + 1][0]}: were slices lost?"
-    )
 
 
 def skip_reason(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity
+from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity, no_neighbours
 from matseg_runtime.source.folder import skip_reason
 from matseg_runtime.source.sem_tags import picture_bar
 from matseg_shared.errors import ImageError, UsageError
@@ -120,6 +120,9 @@ class WatchSource(Source):
 
     def current_identity(self, index: int) -> str:
         return file_identity(Path(self.slices[index].where))
+
+    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:  # noqa: ARG002 (to come)
+        raise no_neighbours(self.location, "images that are still being written")
 
     def data_bar(self, index: int) -> int | None:
         return picture_bar(Path(self.slices[index].where), self.slices[index].identity)

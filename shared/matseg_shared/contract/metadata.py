@@ -121,8 +121,9 @@ class InputInfo(_Document):
     picked: tuple[Annotated[int, Field(ge=0)], ...] | Literal["grey"] = ()
     """Channels of the data set's pictures that the model takes, in this order, from 0; empty: all of them; `grey`: the
     mean of all, as one."""
-    context: Literal[0] = 0
-    """Slices of a volume above and below its own that the model sees: none."""
+    context: int = Field(default=0, ge=0, le=(MAX_CHANNELS - 1) // 2)
+    """Slices of a volume that the model sees on either side of the one that it labels. Their channels are among
+    `channels`, slice by slice in the order of the volume, the labelled one in the middle."""
     no_data: Literal["mean"] = "mean"
     """Stands for pixels without data: the mean of their channel."""
     crop_bottom: int = Field(default=0, ge=0)
@@ -138,11 +139,35 @@ class InputInfo(_Document):
     def _one_value_per_channel(self) -> InputInfo:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std need {self.channels} values, one per channel")
+        slices = 2 * self.context + 1
+        if self.channels % slices:
+            raise ValueError(
+                f"channels must be a multiple of {slices}, the slices that are seen with context {self.context}"
+            )
         picked = ("",) if self.picked == "grey" else self.picked
-        for key, values in (("channel_names", self.channel_names), ("picked", picked)):
-            if len(values) not in (0, self.channels) or len(set(values)) != len(values):
-                raise ValueError(f"{key} needs {self.channels} different values, one per channel, or none")
+        each = self.channels // slices
+        for key, values, count in (
+            ("channel_names", self.channel_names, self.channels),
+            ("picked", picked, each),
+        ):
+            if len(values) not in (0, count) or len(set(values)) != len(values):
+                raise ValueError(f"{key} needs {count} different values, one per channel, or none")
         return self
+
+    @property
+    def of_slice(self) -> InputInfo:
+        """The same input, as far as one slice goes: that which is labelled, without its neighbours."""
+        if not self.context:
+            return self
+        own = own_channels(self.channels, self.context)
+        values = {"channels": own.stop - own.start, "mean": self.mean[own], "std": self.std[own]}
+        return self.model_copy(update={**values, "channel_names": (), "context": 0})
+
+
+def own_channels(channels: int, context: int) -> slice:
+    """Those of a labelled slice among the channels of itself and `context` neighbours on either side."""
+    each = channels // (2 * context + 1)
+    return slice(context * each, (context + 1) * each)
 
 
 class TilingInfo(_Document):

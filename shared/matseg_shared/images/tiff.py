@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from matseg_shared.images.colours import (
     palette_of,
     unlike_its_bytes,
 )
+from matseg_shared.images.context import context_of
 from matseg_shared.images.limits import Format, could_fill, require_bounded_stream, require_memory
 from matseg_shared.images.ome_names import foreign_file_problem, ome_channel_names
 from matseg_shared.images.stored import (
@@ -95,16 +97,52 @@ def channel_names(path: Path, channels: int, choice: ChannelChoice = ()) -> tupl
     Returns:
         As many; empty where some have no name, or share one.
     """
-    import tifffile
-
-    if path.suffix.lower() not in TIFF_SUFFIXES or choice == GREY:
+    if choice == GREY:
         return ()
-    with tifffile.TiffFile(path) as tiff:
-        names = tuple((tiff.imagej_metadata or {}).get("Labels", ())) or ome_channel_names(tiff)
+    names = _stored_names(path)
     if choice and max(choice) < len(names):
         names = tuple(names[number] for number in choice)
     fits = len(names) == len(set(names)) == channels
     return names if fits and all(printable(name) == name and name.strip() for name in names) else ()
+
+
+def stored_context(path: Path) -> int:
+    """Neighbours on either side that an image has among its channels, as their names say; 0: none."""
+    return context_of(_stored_names(path))
+
+
+def _stored_names(path: Path) -> tuple[str, ...]:
+    """Names of all channels that a TIFF holds; empty where it gives none, or is no TIFF."""
+    import tifffile
+
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return ()
+    with tifffile.TiffFile(path) as tiff:
+        return tuple((tiff.imagej_metadata or {}).get("Labels", ())) or ome_channel_names(tiff)
+
+
+def write_channels(
+    stream: BinaryIO, pixels: PixelArray, names: Sequence[str], size: tuple[float, float, str] | None = None
+) -> None:
+    """Write an image as a TIFF in which ImageJ shows channels by their names.
+
+    Args:
+        stream: of the file.
+        pixels: (H, W, C) of uint8, uint16 or float32.
+        names: of its channels.
+        size: row, column and unit of a pixel; None: not known.
+    """
+    import tifffile
+
+    metadata: dict[str, Any] = {"axes": "CYX", "Labels": list(names)}
+    resolution = None
+    if size is not None:
+        row, column, metadata["unit"] = size
+        resolution = (1 / column, 1 / row)
+    planes = np.moveaxis(pixels, -1, 0)
+    tifffile.imwrite(
+        stream, planes, imagej=True, photometric="minisblack", resolution=resolution, metadata=metadata
+    )
 
 
 def _pages_as_channels(path: Path, tiff: TiffFile) -> PixelArray | None:

@@ -32,6 +32,9 @@ class _Volume(Source):
             shape=(depth, *shape), axis=0, start=0, dtype="uint8", channels=1, slices_per_chunk=chunk
         )
 
+    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:  # noqa: ARG002 (the base class's)
+        raise AssertionError("a plan reads nothing")
+
     def read(self, start: int, stop: int) -> list[np.ndarray]:  # noqa: ARG002 (the base class's)
         raise AssertionError("a plan reads nothing")
 

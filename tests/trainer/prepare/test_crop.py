@@ -100,11 +100,11 @@ def test_a_failure_half_way_leaves_nothing(prep, workspace, monkeypatch):
     real_write = crop._write_image
     calls = []
 
-    def write(stem, stored):
+    def write(stem, stored, *names):
         calls.append(stem)
         if len(calls) == 3:
             raise OutputError("the disk is full")
-        real_write(stem, stored)
+        real_write(stem, stored, *names)
 
     monkeypatch.setattr(crop, "_write_image", write)
     result = prep("crop", "steel", 8, 2, 1)

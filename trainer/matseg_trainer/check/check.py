@@ -17,7 +17,9 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import UNLABELLED, Legend
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.channels import is_grey
+from matseg_shared.images.context import of_slice
 from matseg_shared.images.read import list_images, read_image
+from matseg_shared.images.tiff import stored_context
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
@@ -152,7 +154,9 @@ class _Check:
             if pixels is None:
                 continue
             shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-            kinds[shape, pixels.dtype.name, 1 if is_grey(pixels) else pixels.shape[-1]] = None
+            context = stored_context(image) if pixels.ndim == 3 else 0
+            kinds[shape, pixels.dtype.name, 1 if not context and is_grey(pixels) else pixels.shape[-1]] = None
+            pixels = of_slice(pixels, context)
             scan = self._check_label(labels.get(image), image, shape)
             if image in arrays:
                 array = self._check_array(image, shape, n_class)

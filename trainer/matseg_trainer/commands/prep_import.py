@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         matseg-prep import drawn/ steel --outside unlabelled  # LabelMe; what was not drawn is no class
         matseg-prep import volume.zarr scan --labels labels.tif --unlabelled 0
             # the slices of a volume that have labels in napari, where 0 is not labelled
+        matseg-prep import volume.zarr scan3 --labels labels.tif --context 1
+            # each labelled slice with the one above and the one below, for a network that sees three
         matseg-prep import strokes/ beads --images raw/ --unlabelled 0  # .npy or .txt, one for each picture
     """,
 )
@@ -77,6 +79,13 @@ if TYPE_CHECKING:
     type=parsed("matseg_runtime.source.transform:Window.parse"),
     metavar="LO,HI",
     help="Intensities that become black and white of 16-bit pictures; needed where pixels are signed or wide.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(0, 31),  # so that a slice of one channel has 63
+    default=0,
+    metavar="K",
+    help="Store K slices of the volume on either side of each labelled one with it, as channels. Default: none.",
 )
 @replace_option
 @usual_options

@@ -37,7 +37,7 @@ AUTO_VERSION = "auto"
 GUIDE_PRESET = "guide2020"
 _PRESET = "preset"
 _INHERITING = ("base", _PRESET)
-DATA_KEYS = ("n_class", "size", "channels", "no_data", "crop_bottom")
+DATA_KEYS = ("n_class", "size", "channels", "context", "no_data", "crop_bottom")
 """Keys that say what the data are."""
 GUIDE_2020 = {
     name: field.default

@@ -73,6 +73,9 @@ class VersionConfig(BaseModel):
     channels: int | tuple[int, ...] | None = None
     """Channels of the images that the network takes, from 0, as in [0, 2, 5]; or how many they have. 1: one of grey,
     the mean of coloured ones; None: as they are."""
+    context: int | None = Field(default=None, ge=0, le=(MAX_CHANNELS - 1) // 2)
+    """Slices of a volume that the network sees on either side of the one that it labels, with which the images were
+    imported; None: as many as the images hold."""
     no_data: tuple[float | Literal["circle"], ...] | None = None
     """Pixels that are no sample, besides NaN: those of a value, or of several; "circle": all outside the circle
     inscribed in an image. The training mean is fed there, and their labels do not count."""

@@ -14,8 +14,11 @@ from matseg_runtime.source.transform import Absent, NoDataOptions, fill_absent, 
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.channels import ChannelChoice, is_grey, to_channels
+from matseg_shared.images.context import join_slices
 from matseg_shared.images.read import PixelArray, read_image
+from matseg_shared.images.tiff import stored_context
 from matseg_shared.system.machine import available_memory
+from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.folder import Sample, load_array
 from matseg_trainer.data.mapped import MappedArray, map_tiff, row_bands
 from matseg_trainer.data.no_data import absent_of, told_bar
@@ -79,7 +82,8 @@ class Examples(Sequence[Example]):
     label arrays and uncompressed TIFFs are. Without such a folder it is read again when it is needed.
 
     All get as many channels as `channels` says, or else 1 for grey images, also such as are stored as RGB, and for
-    others all they have. Pixels that are no sample have the label `IGNORED`, and become the training `mean`, once that
+    others all they have. Those of a slice with `context` neighbours on either side are all taken, and such images only.
+    Pixels that are no sample have the label `IGNORED`, and become the training `mean`, once that
     is known.
     """
 
@@ -90,6 +94,7 @@ class Examples(Sequence[Example]):
         n_class: int,
         channels: int | None = None,
         choice: ChannelChoice = (),
+        context: int = 0,
         no_data: NoDataOptions | None = None,
         mean: Sequence[float] | None = None,
         decoded: Path | None = None,
@@ -98,7 +103,7 @@ class Examples(Sequence[Example]):
         """See above; with `in_memory` false all are in files, which the processes that load images share."""
         self.samples = tuple(samples)
         self._n_class = n_class
-        self._channels, self._choice = channels, choice
+        self._channels, self._choice, self.context = channels, choice, context
         self._no_data, self._mean = no_data or NoDataOptions(), mean
         self._decoded = decoded
         self._cache: dict[int, Example] = {}
@@ -164,11 +169,8 @@ class Examples(Sequence[Example]):
         return {**self.__dict__, "_cache": {}, "_room": self._limit}
 
     def _read(self, sample: Sample) -> Example:
-        stored = read_image(sample.image, self._choice)
-        absent = absent_of(sample.image, stored, self._no_data)
-        if absent is not None:
-            stored = zeroed(stored, absent)  # until the mean is known
-        found = 1 if is_grey(stored) else stored.shape[-1]
+        stored, absent = self._without_absent(sample.image, read_image(sample.image, self._choice))
+        found = stored.shape[-1] if self.context or not is_grey(stored) else 1
         pixels = to_channels(stored, self._channels or found, sample.image)
         in_place = self._decoded is not None
         labels = load_array(sample.labels, self._n_class, unlabelled=sample.unlabelled, mapped=in_place)
@@ -188,3 +190,36 @@ class Examples(Sequence[Example]):
                 "the image out of the data set"
             )
         return Example(pixels=pixels, labels=labels, absent=absent)
+
+    def _without_absent(self, image: Path, stored: PixelArray) -> tuple[PixelArray, Absent | None]:
+        """Pixels with 0, until the mean is known, where the labelled slice is no sample; and (H, W) where that is.
+
+        A neighbour has the labelled slice's own pixels where it is none itself, as in matseg-run.
+        """
+        if (found := stored_context(image) if stored.ndim == 3 else 0) != self.context:
+            raise DatasetError(
+                f"{image}: expected a slice with {self.context} neighbours on either side as channels (context), found "
+                f"one with {found}; import its volume with `matseg-prep import --context {self.context}`, or take a "
+                f"version or model of context {found}"
+            )
+        parts = np.split(stored, 2 * self.context + 1, axis=-1) if self.context else [stored]
+        absent = [absent_of(image, part, self._no_data) for part in parts]
+        if self.context and any(gone is not None for gone in absent):
+            stored = np.moveaxis(join_slices([np.moveaxis(part, -1, 0) for part in parts], absent), 0, -1)
+        own = absent[self.context]
+        return (stored if own is None else zeroed(stored, own)), own
+
+
+def context_of_set(samples: Sequence[Sample], config: VersionConfig) -> int:
+    """Neighbours on either side that a version takes of each slice: as it says, else as many as the first image has.
+
+    Raises:
+        DatasetError: it chooses channels besides, which are those of the slices and their neighbours.
+    """
+    context = stored_context(samples[0].image) if config.context is None else config.context
+    if context and config.channels is not None:
+        raise DatasetError(
+            f"{samples[0].image}: holds a slice with its neighbours as channels, among which `channels` of config.toml "
+            "cannot choose; leave out the key, and choose channels with --channels of `matseg-prep import`"
+        )
+    return context

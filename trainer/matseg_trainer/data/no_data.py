@@ -8,8 +8,10 @@ from matseg_runtime.source.base import file_identity
 from matseg_runtime.source.sem_tags import picture_bar
 from matseg_runtime.source.transform import Absent, NoDataOptions, absent_pixels
 from matseg_shared.contract.metadata import TrainingInfo
+from matseg_shared.images.context import of_slice
 from matseg_shared.images.data_bar import data_bar_rows
 from matseg_shared.images.read import PixelArray
+from matseg_shared.images.tiff import stored_context
 
 
 def told_bar(image: Path) -> int | None:
@@ -36,6 +38,7 @@ def absent_of(image: Path, pixels: PixelArray, no_data: NoDataOptions) -> Absent
 
 def note_on(image: Path, pixels: PixelArray) -> str | None:
     """Words on what files and looks tell of an image's no data; None: nothing."""
+    pixels = of_slice(pixels, stored_context(image))
     bar, absent = told_bar(image), absent_of(image, pixels, NoDataOptions())
     if absent is not None:
         rows = f" (the lowest {bar} rows are a data bar, as its file says)" if bar else ""

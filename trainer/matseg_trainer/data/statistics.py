@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_shared.contract.metadata import Histogram, InputInfo
+from matseg_shared.contract.metadata import Histogram, InputInfo, own_channels
 from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.channels import kind_of
@@ -107,7 +107,7 @@ class SplitStatistics:
             )
 
     def input_info(self) -> InputInfo:
-        """Mean, standard deviation and histogram, in the data's own units.
+        """Mean, standard deviation and histogram, in the data's own units; neighbours have those of the labelled slice.
 
         One fixed normalisation for every image: with statistics per image a tile would differ from the whole. Float
         images are looked at again for the histogram, whose bins need their whole range.
@@ -118,6 +118,8 @@ class SplitStatistics:
         edges = (low, high) if high > low else (low, low + 1.0)
         # what a constant channel differs from its mean is a rounding, and nothing to divide by
         std = np.where(found.highest > found.lowest, np.sqrt(found.squares / found.pixels), 1.0)
+        context = self._examples.context
+        own, slices = own_channels(channels, context), 2 * context + 1
         if found.counts is None:
             bands = (band for example in self._examples for band in example.bands())
             counts = sum(_histogram(channel, edges) for band in bands for channel in band.data)
@@ -126,8 +128,9 @@ class SplitStatistics:
         return InputInfo(
             channels=channels,
             dtype=dtype,  # type: ignore[arg-type]  # read_image lets no other dtype pass
-            mean=tuple((found.total / found.pixels).tolist()),
-            std=tuple(std.tolist()),
+            context=context,
+            mean=tuple((found.total / found.pixels)[own].tolist()) * slices,
+            std=tuple(std[own].tolist()) * slices,
             histogram=Histogram(low=edges[0], high=edges[1], counts=tuple(np.asarray(counts).tolist())),
         )
 

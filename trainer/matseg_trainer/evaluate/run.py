@@ -156,6 +156,7 @@ def evaluate_parts(
             samples,
             channels=given.channels,
             choice=given.picked,
+            context=given.context,
             n_class=len(indices),
             no_data=predictor.no_data,
             mean=given.mean,

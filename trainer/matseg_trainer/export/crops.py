@@ -54,7 +54,9 @@ def split_images(checkpoint: Checkpoint, dataset: Dataset, split: str) -> Exampl
     """The labelled images of a split, as the checkpoint takes them."""
     samples = dataset.samples(split)
     given, n_class = checkpoint.input, len(checkpoint.classes)
-    images = Examples(samples, channels=given.channels, choice=given.picked, n_class=n_class)
+    images = Examples(
+        samples, channels=given.channels, choice=given.picked, context=given.context, n_class=n_class
+    )
     for sample, image in zip(samples, images, strict=True):
         check_dtype(image.pixels, checkpoint.input.dtype, sample.image)
     return images

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.channel_files import ChannelFiles, read_channel_files
 from matseg_shared.images.read import PIXEL_DTYPES, list_images
+from matseg_shared.images.tiff import write_channels
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import shorten
 
@@ -34,16 +33,13 @@ def stack_channels(
     there = [path.name for path in paths if path.exists()]
     if there and not overwrite:
         raise UsageError(f"{target}: has {shorten(there)} already; replace them with --overwrite")
-    import tifffile
-
     progress.stage("stacking channels", len(paths), unit="images")
     target.mkdir(parents=True, exist_ok=True)
     for path, files in paths.items():
         pixels = read_channel_files(files)
         if pixels.dtype.name not in PIXEL_DTYPES:
             raise ImageError(files[0], f"expected pixels of {', '.join(PIXEL_DTYPES)}, found {pixels.dtype}")
-        metadata = {"axes": "CYX", "Labels": list(pattern.channels)}
         with atomic_write(path) as stream:
-            tifffile.imwrite(stream, np.moveaxis(pixels, -1, 0), imagej=True, metadata=metadata)
+            write_channels(stream, pixels, pattern.channels)
         progress.advance()
     return list(paths)

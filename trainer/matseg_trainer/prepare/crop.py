@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import DatasetError, UsageError
-from matseg_shared.images.read import read_picture, read_stored
+from matseg_shared.images.read import PIXEL_DTYPES, read_picture, read_stored
 from matseg_shared.images.stored import StoredImage, transparent_pixels
+from matseg_shared.images.tiff import channel_names, write_channels
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset, Sample, load_array, shorten
 from matseg_trainer.data.no_data import told_bar
@@ -157,24 +158,28 @@ def _write_crops(
     if image.transparent:
         raise transparent_pixels(pair.image)  # a crop would be opaque
     mark = pair.labels.stem[len(pair.stem) :]
+    names = () if image.pixels.ndim == 2 else channel_names(pair.image, image.pixels.shape[-1])
     for y, x in corners:
         cut = (slice(y, y + size), slice(x, x + size))
         name = f"{pair.stem}_x{x}_y{y}"
-        _write_image(folder / "images" / name, replace(image, pixels=image.pixels[cut]))
+        _write_image(folder / "images" / name, replace(image, pixels=image.pixels[cut]), names)
         _write_image(folder / "labels" / f"{name}{mark}", replace(label, pixels=label.pixels[cut]))
         with atomic_write(folder / "labels_npy" / f"{name}.npy") as stream:
             np.save(stream, array[cut], allow_pickle=False)
 
 
-def _write_image(stem: Path, stored: StoredImage) -> None:
+def _write_image(stem: Path, stored: StoredImage, names: Sequence[str] = ()) -> None:
     """Without loss and in the mode it came in: PNG, or TIFF for what a PNG or Pillow cannot hold."""
     from PIL import Image
 
     pixels = np.ascontiguousarray(stored.pixels)
     is_colour = pixels.ndim == 3 and pixels.shape[-1] == 3
     is_png = pixels.dtype == np.uint8 and (pixels.ndim == 2 or is_colour)
-    is_png = is_png or (pixels.dtype == np.uint16 and pixels.ndim == 2)
+    is_png = (is_png or (pixels.dtype == np.uint16 and pixels.ndim == 2)) and not names
     with atomic_write(stem.with_name(f"{stem.name}.{'png' if is_png else 'tif'}")) as stream:
+        if names and pixels.dtype.name in PIXEL_DTYPES:
+            write_channels(stream, pixels, names)
+            return
         if not is_png:
             import tifffile
 

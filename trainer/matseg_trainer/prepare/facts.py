@@ -15,7 +15,7 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import PixelArray, list_images
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.examples import IGNORED, Example, Examples
+from matseg_trainer.data.examples import IGNORED, Example, Examples, context_of_set
 from matseg_trainer.data.folder import Dataset, shorten
 from matseg_trainer.prepare.structures import Structure, measure_structures
 
@@ -46,6 +46,8 @@ class DataFacts:
     """Strength of a direction that all images share, from 0 to 1."""
     validation: int
     """Images in validate/."""
+    context: int = 0
+    """Neighbours on either side that each image has among its channels."""
 
     @property
     def labelled(self) -> int:
@@ -68,6 +70,8 @@ class DataFacts:
         sizes = sorted({f"{height} x {width}" for height, width in self.shapes})
         number = "one image" if len(self.stems) == 1 else f"{len(self.stems)} images"
         channels = "one channel" if self.channels == 1 else f"{self.channels} channels"
+        if self.context:
+            channels += f" ({self.context} slices on either side among them)"
         told = [f"{number} of {shorten(sizes)} pixels, {channels}"]
         for name, share, item in zip(self.names, self.shares, self.structures, strict=True):
             thin = "" if item.thickness is None else f", {item.thickness} pixels thick where it is thin"
@@ -100,6 +104,7 @@ def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT
         n_class=len(names),
         channels=config.channel_count,
         choice=config.channel_choice,
+        context=context_of_set(samples, config),
         no_data=NoDataOptions(no_data=config.no_data or (), crop_bottom=config.crop_bottom),
     )
     chosen = {*np.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).astype(int).tolist()}
@@ -120,6 +125,7 @@ def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT
         stems=tuple(sample.stem for sample in samples),
         shapes=tuple(shapes),
         channels=int(example.pixels.shape[0]),
+        context=images.context,
         names=names,
         counts=np.array(counts, np.int64),
         structures=measure_structures(looked_at, len(names)),

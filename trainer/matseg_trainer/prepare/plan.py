@@ -58,6 +58,8 @@ def make_plan(facts: DataFacts) -> tuple[Choice, ...]:
 def _choices(facts: DataFacts) -> Iterator[Choice]:
     yield from _network()
     yield Choice("n_class", len(facts.names), _class_words(facts))
+    if facts.context:
+        yield Choice("context", facts.context, "the images were imported with so many slices on either side")
     scale, why = _scale(facts)
     yield Choice("scale", scale, why)
     crop, why = _crop(facts, scale)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.console.progress import Progress as Shown
 from matseg_shared.errors import UsageError, problems_of
+from matseg_trainer.config.load import DATA_KEYS
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.distributed import DistributedContext
@@ -30,8 +31,8 @@ from matseg_trainer.workspace import Workspace
 KEPT_SHARE = 3
 """One trial of so many goes on from one rung to the next, with so many times the epochs."""
 _NOT_TRIED = {
-    *("n_class", "size", "channels", "no_data", "crop_bottom", "validation_images"),
-    *("epoch", "checkpoint", "seed", "workers"),
+    *DATA_KEYS,
+    *("validation_images", "epoch", "checkpoint", "seed", "workers"),
 }
 """Keys that say what the data are, or by which trials could not be compared."""
 

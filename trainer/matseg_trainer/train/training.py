@@ -21,7 +21,7 @@ from matseg_shared.images.tiff import channel_names
 from matseg_shared.system import interruption
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.dataset import BatchLoader, EpochSampler, Step, TrainingBatches
-from matseg_trainer.data.examples import Example, Examples
+from matseg_trainer.data.examples import Example, Examples, context_of_set
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.data.pixel_size import common_pixel_size
 from matseg_trainer.data.statistics import SplitStatistics, representative_crop, require_one_kind
@@ -140,12 +140,14 @@ class Training:
                 f"{config.n_class}; change config.toml, or run matseg-prep labels --classes {config.n_class} again"
             )
         samples = {split: job.dataset.samples(split) for split in job.dataset.learned_splits}
+        context = context_of_set(samples["train"], config)
         self.train_images, self.validation_images = (
             Examples(
                 samples.get(split, ()),
                 n_class=config.n_class,
                 channels=config.channel_count,
                 choice=config.channel_choice,
+                context=context,
                 no_data=NoDataOptions(no_data=config.no_data or (), crop_bottom=config.crop_bottom),
                 decoded=self.decoded / split,
                 in_memory=split != "train" or config.workers == 0,

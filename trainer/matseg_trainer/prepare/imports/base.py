@@ -48,6 +48,8 @@ class ImportRequest:
     """A letter per axis of a volume, see `SourceOptions`."""
     channels: ChannelChoice = ()
     """Channels of the pictures that are taken."""
+    context: int = 0
+    """Slices of a volume on either side of a labelled one that are stored with it, as channels."""
     classes: int | None = None
     """Number of classes among label values; None: as many as stand for something."""
     named: tuple[tuple[str, LabelValue | None], ...] = ()

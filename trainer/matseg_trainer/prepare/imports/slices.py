@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.base import SourceOptions, no_neighbours
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.slice_reader import SliceReader
 from matseg_runtime.units import VoxelSize
@@ -48,6 +48,8 @@ class Slices:
     read: Callable[[int], PixelArray]
     """(H, W) or (H, W, C) pixels of the slice of that number."""
     voxel: VoxelSize | None = None
+    around: Callable[[int], Sequence[int]] | None = None
+    """Numbers of the slices that a slice is stored with, in their order; None: of itself alone."""
 
     @classmethod
     def open(
@@ -62,12 +64,15 @@ class Slices:
             labels_of: location of the pictures, for labels of them; None: these are the pictures.
 
         Raises:
-            UsageError: as `open_source`.
+            UsageError: as `open_source`; or slices are to be stored with their neighbours, and have none.
         """
         path, as_labels = Path(location), labels_of is not None
         is_image = path.suffix.lower() in IMAGE_SUFFIXES - TIFF_SUFFIXES and path.is_file()
         files = [path] if is_image else _label_files(path, labels_of) if labels_of is not None else []
+        context = 0 if as_labels else request.context
         if files:
+            if context:
+                raise no_neighbours(location, "one image")
             read = _read_labels if as_labels else partial(read_any_dtype, choice=request.channels)
             names = [file.stem for file in files]
             return cls(location=location, names=names, paths=files, shape=None, read=lambda n: read(files[n]))
@@ -77,6 +82,8 @@ class Slices:
             options = SourceOptions(axis=request.axis, axes=axes, as_labels=True, fill_missing_chunks=True)
         source = open_source(location, options)
         opened.callback(source.close)
+        if context:
+            source.require_neighbours()
         names, paths = [item.name for item in source.slices], None
         if source.volume is None:
             paths = [Path(item.where) for item in source.slices]
@@ -89,11 +96,27 @@ class Slices:
             shape=None if source.volume is None else source.volume.shape,
             read=SliceReader(source).read,
             voxel=None if source.volume is None else source.voxel_size(),
+            around=(lambda n: [item.index for item in source.neighbours(n, context)]) if context else None,
         )
 
     def picture(self, number: int) -> Picture:
-        """The slice's file, or a function that reads it."""
+        """The slice's file, or a function that reads it, with its neighbours as channels where they are asked for."""
+        if self.around is not None:
+            return partial(self._with_neighbours, self.around(number))
         return self.paths[number] if self.paths is not None else partial(self.read, number)
+
+    def _with_neighbours(self, numbers: Sequence[int]) -> PixelArray:
+        """(H, W, C) pixels of several slices."""
+        slices = [np.atleast_3d(self.read(number)) for number in numbers]
+        own = slices[len(slices) // 2]
+        for number, pixels in zip(numbers, slices, strict=True):
+            if (pixels.shape, pixels.dtype) != (own.shape, own.dtype):
+                expected, found = (f"{one.shape} {one.dtype}" for one in (own, pixels))
+                raise ImageError(
+                    f"{self.location}: {self.names[number]}",
+                    f"expected pixels like those of the slice beside it, {expected}, found {found}",
+                )
+        return np.concatenate(slices, axis=-1)
 
 
 def is_label_array(path: Path) -> bool:

@@ -18,10 +18,13 @@ from matseg_runtime.source.transform import Window
 from matseg_runtime.units import VoxelSize
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import CLASSES_NAME, add_unlabelled, read_classes, write_classes
-from matseg_shared.errors import DatasetError, ImageError
+from matseg_shared.contract.metadata import MAX_CHANNELS
+from matseg_shared.errors import DatasetError, ImageError, UsageError
+from matseg_shared.images.context import context_names
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import PIXEL_DTYPES, PixelArray, read_any_dtype
+from matseg_shared.images.tiff import write_channels
 from matseg_shared.system.files import atomic_write
 from matseg_shared.system.names import portable_name_problem
 from matseg_trainer.data.folder import SPLITS, shorten
@@ -79,6 +82,11 @@ def import_labels(
     with ExitStack() as opened:
         export = open_export(request, read_classes(known) if is_added else (), opened, progress)
         stems = _stems(export, request)
+        if request.context and not all(callable(item.image) for item in export.images):
+            raise UsageError(
+                f"--context applies to volumes and folders of numbered slices, with --labels, not to pictures of "
+                f"{export.tool}"
+            )
         if not export.classes:
             raise _nothing_drawn(request, stems)
         table = import_table(export, request, known if is_added else None)
@@ -253,15 +261,17 @@ def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tup
     else:
         assert item.image is not None  # missing pictures are told before
         path, pixels = stem.with_name(f"{stem.name}.tif"), item.image()
+        if pixels.shape[2:] and pixels.shape[2] > MAX_CHANNELS:
+            raise UsageError(
+                f"{where}: expected at most {MAX_CHANNELS} channels, found {pixels.shape[2]} of "
+                f"{2 * request.context + 1} slices; take fewer with --context or --channels"
+            )
         pixels = pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
     if request.window is not None or request.channels:
         path.unlink(missing_ok=True)
         path = stem.with_name(f"{stem.name}.tif")
     if request.window is not None:
         pixels = _windowed(pixels, request.window, where)
-    if not path.exists():
-        with atomic_write(path) as stream:
-            _write_tiff(stream, pixels, item.voxel)
     if pixels.dtype.name not in PIXEL_DTYPES:
         raise ImageError(
             where,
@@ -269,6 +279,9 @@ def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tup
             f"which intensities become black and white (here they are {pixels.min():g} to {pixels.max():g}), here and "
             "whenever the model is run",
         )
+    if not path.exists():
+        with atomic_write(path) as stream:
+            _write_tiff(stream, pixels, item.voxel, request.context)
     height, width = pixels.shape[:2]
     if item.size not in (None, (height, width)):
         assert item.size is not None
@@ -293,10 +306,14 @@ def _windowed(pixels: PixelArray, window: Window, where: str) -> PixelArray:
 _MARKS = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".bmp": b"BM"}
 
 
-def _write_tiff(stream: BinaryIO, pixels: PixelArray, voxel: VoxelSize | None) -> None:
+def _write_tiff(stream: BinaryIO, pixels: PixelArray, voxel: VoxelSize | None, context: int) -> None:
     import tifffile
 
     size = None if voxel is None else voxel.in_handy_unit()
+    if context:
+        place = None if size is None else (size.row, size.column, size.unit)
+        write_channels(stream, pixels, context_names(pixels.shape[-1], context), place)
+        return
     if size is None or pixels.ndim == 3:
         photometric = "rgb" if pixels.shape[2:] == (3,) else "minisblack"
         tifffile.imwrite(stream, pixels, photometric=photometric, planarconfig="contig")
