@@ -25,7 +25,9 @@ SCALES, THINNEST = (1, 2, 4), 4
 """Pixels along the edge of the squares whose means the network works on; and what thin places must keep of theirs."""
 BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
 """Crops of a step; and of one whose crops are no larger."""
-STEPS, STEPS_AT = (600, 2000), (1e5, 1e7)
+FEW_STROKED, STROKED_CROP, STROKED_BATCH = 3, 64, 16
+"""Images below which strokes on them show so few places that a network must not see far: it would learn the places."""
+STEPS, STEPS_AT = (600, 1000), (1e5, 1e7)
 """Steps of a training, the fewest and the most, and the labelled pixels at which they are reached."""
 MOST_PIXELS = 5.4e8
 """Pixels that all crops of a training have, about, at most; larger crops take fewer steps."""
@@ -56,7 +58,7 @@ def make_plan(facts: DataFacts) -> tuple[Choice, ...]:
 
 
 def _choices(facts: DataFacts) -> Iterator[Choice]:
-    yield from _network()
+    yield from _network(facts)
     yield Choice("n_class", len(facts.names), _class_words(facts))
     if facts.context:
         yield Choice("context", facts.context, "the images were imported with so many slices on either side")
@@ -65,6 +67,7 @@ def _choices(facts: DataFacts) -> Iterator[Choice]:
     crop, why = _crop(facts, scale)
     yield Choice("crop", crop, why)
     batch = SMALL_BATCH if crop <= SMALL_CROP else BATCH
+    batch = STROKED_BATCH if crop <= STROKED_CROP and _sees_few_places(facts) else batch
     yield Choice("batch_size", batch, "crops of a step")
     total, why = _steps(facts, batch * (crop // scale) ** 2)
     yield Choice("epoch", EPOCHS, "parts of the training, each ending with a line of figures")
@@ -80,8 +83,17 @@ def _choices(facts: DataFacts) -> Iterator[Choice]:
     yield from _validation(facts)
 
 
-def _network() -> Iterator[Choice]:
-    if has_encoder():
+def _sees_few_places(facts: DataFacts) -> bool:
+    return facts.has_strokes and len(facts.stems) < FEW_STROKED
+
+
+def _network(facts: DataFacts) -> Iterator[Choice]:
+    if _sees_few_places(facts):
+        yield Choice(
+            "model", "unet", "from random weights: on so few strokes deeper networks learn where they lie"
+        )
+        yield Choice("width", WIDTH, "a quarter of the paper's is enough for a few classes")
+    elif has_encoder():
         yield Choice(
             "model", "effunet", "starts from an encoder that knows pictures (ImageNet), which is installed"
         )
@@ -127,6 +139,11 @@ def _crop(facts: DataFacts, scale: int) -> tuple[int, str]:
     why = f"regions are {usual:.0f} pixels long" if usual else "the regions are longer than the images"
     if facts.has_strokes:
         crop, why = edges[0], _STROKES
+    if _sees_few_places(facts):
+        crop, why = (
+            STROKED_CROP,
+            "strokes on so few images show few places: larger crops would teach the places",
+        )
     shortest = int(np.median([min(shape) for shape in facts.shapes]))
     if crop > shortest:
         unit = 16 * scale
