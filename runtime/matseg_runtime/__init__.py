@@ -111,8 +111,8 @@ def run_job(
         MatsegError: as the command does.
     """
     from matseg_runtime.model.file import choose_model
+    from matseg_runtime.run.job import run_job as run_options
     from matseg_runtime.run.options import RunOptions
-    from matseg_runtime.run.run import run_job as run_options
     from matseg_runtime.sink.target import OutputOptions
 
     path, trust = choose_model(Path(model), None)

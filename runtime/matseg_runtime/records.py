@@ -18,7 +18,7 @@ from pydantic import (
     model_serializer,
 )
 
-_NOT_IN_THE_FIRST_JOBS = ("axes", "channels", "channel_files", "no_data")
+_NOT_IN_THE_FIRST_JOBS = ("axes", "channels", "channel_files", "no_data", "consensus")
 _NAMES_DIGEST = re.compile(r"\d+ slices, names [0-9a-f]{64}")
 
 Connectivity = Literal[4, 8]
@@ -120,6 +120,8 @@ class JobKey(Record):
     """Chunks and shards of a chunked output."""
     no_data: str | None = None
     """Pixels that are no sample beside what the input and the model say; None: the user names none."""
+    consensus: str | None = None
+    """Axes whose mean probability decides, and the volume of where they disagree; None: one pass."""
 
     @field_validator("input_content")
     @classmethod
@@ -174,6 +176,8 @@ class SliceRecord(Record):
     """None: not asked for."""
     uncertainty: SliceUncertainty | None = None
     """None: not asked for."""
+    disagreement: int | None = None
+    """Pixels for which not all axes of a consensus have the same class; None: there is one axis."""
 
 
 class ExcludedSlice(Record):

@@ -202,6 +202,30 @@ def oblong_warning(size: VoxelSize) -> str | None:
     )
 
 
+def uneven_warning(size: VoxelSize, axis: int, axes: Sequence[int]) -> str | None:
+    """A warning where voxels are no cubes, and their slices along several axes are given to one model.
+
+    Args:
+        size: as slices along `axis` show it.
+        axis: spatial axis that it is said of.
+        axes: all that slices are cut along.
+    """
+    views = {each: size.cut_along(each, axis) for each in axes}
+    if size.step is None:
+        return (
+            f"how far apart the slices along axis {axis} are is not known: along the other axes the model takes pixels "
+            f"for squares of {size.row:g} {size.unit}, as if voxels were cubes"
+        )
+    for each, view in views.items():
+        if view is not None and not math.isclose(view.row, view.column, rel_tol=_TOLERANCE):
+            return (
+                f"voxels are no cubes ({size.origin} says so): slices along axis {each} have pixels {view.row:g} "
+                f"{view.unit} high and {view.column:g} wide, and the model takes them for squares as large as those it "
+                "was trained on; make the voxels cubes first, or label along one axis"
+            )
+    return None
+
+
 def parse_size(text: str, name: str = "--memory") -> int:
     """Bytes of `2GB`, `500M` or `1.5 GiB`; errors say that it was given as `name`.
 

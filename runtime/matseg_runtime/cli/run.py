@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from matseg_runtime.measure.report import Report
     from matseg_runtime.records import Connectivity
     from matseg_runtime.run.finalize import Summary
+    from matseg_runtime.run.options import Consensus
     from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.watch import WatchOptions
@@ -130,6 +131,24 @@ output_options = cloup.option_group(
     flag("--pyramid", "Zarr: add levels of lower resolution."),
     flag("--shards", "Zarr: one file per layer of chunks, for slow file systems."),
     flag("--overwrite", "Replace earlier results instead of going on with them."),
+)
+consensus_options = cloup.option_group(
+    "Several axes",
+    click.option(
+        "--consensus",
+        is_flag=False,
+        flag_value="0,1,2",
+        type=parsed("matseg_runtime.run.options:Consensus.parse"),
+        metavar="[AXES]",
+        help="Label along several axes of a volume, and give each voxel the class of the mean probability. Default "
+        "AXES: all three; 0,2 takes two.",
+    ),
+    click.option(
+        "--disagreement",
+        type=PATH,
+        metavar="PATH",
+        help="With --consensus: write a volume that says how many axes' own class is another.",
+    ),
 )
 measure_options = cloup.option_group(
     "Quantities and next labels",
@@ -231,6 +250,8 @@ _EXAMPLES = """
         # float32 slices for a model of 8-bit images: say what becomes black and white
     matseg-run steel.onnx raw_slices/ --quantify --voxel-size 0.65um --uncertain 10
         # measure regions on the way, and copy the ten most uncertain slices to be labelled next
+    matseg-run steel.onnx scan.zarr -o labels.zarr --consensus --disagreement doubt.zarr
+        # label along three axes; doubt.zarr shows where they disagree
     matseg-run steel.onnx incoming/ --watch --idle 600
         # label while the scan is being written, until ten minutes pass without a slice
     matseg-run steel.onnx scan.tif -o labels.zarr --part 3/16
@@ -243,6 +264,7 @@ _EXAMPLES = """
 @click.argument("input_", metavar="INPUT")
 @input_options
 @output_options
+@consensus_options
 @measure_options
 @machine_options
 @watch_options
@@ -254,6 +276,8 @@ _EXAMPLES = """
 @excludes("dask", "part")
 @excludes("overwrite", "finish")
 @excludes("label", "path", "pyramid", "probabilities")
+@excludes("consensus", "axis", "slices", "watch", "uncertain", "channel_files")
+@applies_with("consensus", "disagreement")
 @applies_with("watch", "until", "idle_seconds")
 @applies_with("uncertain", "crop", "uncertain_spacing")
 @applies_with("quantify", "connectivity")
@@ -275,6 +299,7 @@ def run_main(
     measure: MeasureOptions,
     accept_difference: float,
     part: Part | None,
+    consensus: Consensus | None,
     sha256: str | None,
     watch: bool,
     ending: WatchOptions,
@@ -304,9 +329,10 @@ def run_main(
         from matseg_runtime.ledger import Part
         from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
         from matseg_runtime.model.file import choose_model
+        from matseg_runtime.run.finalize import Summary
+        from matseg_runtime.run.job import open_job, plan_job
         from matseg_runtime.run.options import RunOptions
-        from matseg_runtime.run.run import label, plan_job
-        from matseg_runtime.run.setup import open_run
+        from matseg_runtime.run.run import label
         from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
@@ -319,7 +345,8 @@ def run_main(
         accepted_difference=accept_difference / 100,
         part=part or Part(),
         watch=ending if watch else None,
-        voxel=None if voxel_size is None else parse_voxel_size(voxel_size, source.axis or 0),
+        voxel=None if voxel_size is None else parse_voxel_size(voxel_size, _axis(source, consensus)),
+        consensus=consensus,
         measure=replace(measure, regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None),
         **options,  # the others are called as their fields are
     )
@@ -328,21 +355,29 @@ def run_main(
         show({"plan": lines}, lines, as_json=as_json)
         return EXIT_DONE
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
-    with shown_progress() as progress, open_run(asked, progress) as run:
-        for text in run.source.warnings():  # in time to stop the run; the summary repeats them
-            click.echo(printable(f"warning: {text}"), err=True)
-        summary = label(run, progress)
-        if page and summary.is_final:
-            with importing():
-                from matseg_runtime.page.build import leave_page
+    with shown_progress() as progress, open_job(asked, progress) as run:
+        if isinstance(run, Summary):
+            summary = run
+        else:
+            for text in run.source.warnings():  # in time to stop the run; the summary repeats them
+                click.echo(printable(f"warning: {text}"), err=True)
+            summary = label(run, progress)
+            if page and summary.is_final:
+                with importing():
+                    from matseg_runtime.page.build import leave_page
 
-            progress.stage("making the report")
-            summary = leave_page(run, summary, shown)
+                progress.stage("making the report")
+                summary = leave_page(run, summary, shown)
     if as_json:
         print_json(summary.report.model_dump(mode="json"))
     for line in summary_lines(summary):
         click.echo(printable(line), err=as_json)
     return summary.exit_code
+
+
+def _axis(source: SourceOptions, consensus: Consensus | None) -> int:
+    """The spatial axis that slices, or those of the deciding run, are cut along."""
+    return (source.axis or 0) if consensus is None else consensus.axes[0]
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -360,11 +395,16 @@ def summary_lines(summary: Summary) -> list[str]:
     if labelled:
         lines += _speed_lines(report)
     lines += _no_data_lines(report)
+    if report.disagreeing_pixels is not None:
+        share = report.disagreeing_pixels / max(1, report.all_pixels - report.no_data_pixels)
+        lines.append(f"the axes disagree in {share:.2%} of the voxels")
     # what is said of the regions begins with the fraction
     lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in report.phase_fractions]
     if report.uncertain is not None:
         proposals = "1 proposal" if report.proposals == 1 else f"{report.proposals} proposals"
         lines.append(f"{proposals} for labelling: {report.uncertain}; correct the labels in its train/labels")
+    if summary.waits is not None:
+        return [*lines, f"part {report.part} of the passes is done; {summary.waits}"]
     if not summary.is_final:
         left = report.slices - done - len(report.excluded)
         return [

@@ -45,6 +45,10 @@ class Segmentation:
     """(K, H, W) float32, when asked for."""
     constant: int = 0
     """Pixels whose label is that of a constant tile, for which the network was not asked again."""
+    votes: Labels | None = None
+    """(K - 1, H, W) uint8 of a pass along one axis of several, instead of probabilities; see `votes`."""
+    disagreement: Labels | None = None
+    """(H, W) uint8 number of such passes whose own class is another than the label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,8 @@ def write_phase_fractions(
 
     Columns: file; height, width in pixels; for each class its fraction; for each class its pixels; drift; where the
     voxel size is known, the area of each class in its unit squared; and, where any slice has some, pixels without data,
-    which are in no fraction. A slice that has nothing else has no fractions either.
+    which are in no fraction; after a consensus, the share of its pixels for which the axes disagree. A slice that has
+    nothing else has no fractions either.
     """
     names = [item.name for item in metadata.classes]
     header = ["file", "height", "width", *names, *(f"{name} (pixels)" for name in names), "drift"]
@@ -108,7 +109,18 @@ def write_phase_fractions(
         header.append("no data (pixels)")
         for row, count in zip(rows, [*(record.no_data for record in records), no_data], strict=True):
             row.append(count)
+    if any(record.disagreement is not None for record in records):
+        header.append("axes disagree")
+        shares = [disagreement_share(record) for record in records]
+        total = sum(record.disagreement or 0 for record in records) / max(1, sum(totals))
+        for row, share in zip(rows, [*shares, total], strict=True):
+            row.append(f"{share:.6f}")
     write_csv(path, [header, *rows])
+
+
+def disagreement_share(record: SliceRecord) -> float:
+    """Share of a slice's pixels with data for which the axes of a consensus do not all have the same class."""
+    return (record.disagreement or 0) / max(1, sum(record.counts))
 
 
 def counted_files(path: Path) -> frozenset[str] | None:

@@ -116,6 +116,8 @@ class Report(BaseModel):
     """Rows at the foot among them, in the slice that has most, such as a bar of data."""
     all_pixels: NonNegativeInt = 0
     """Pixels of all labelled slices; 0 in reports of earlier versions."""
+    disagreeing_pixels: NonNegativeInt | None = None
+    """Pixels of all labelled slices for which the axes of a consensus have not all one class; None: one axis."""
     megapixels_per_second: float = 0.0
     """Speed of the whole pipeline, start-up excluded."""
     stages: Stages | None = None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from matseg_runtime.ledger import Ledger
-from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
+from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, disagreement_share
 from matseg_runtime.measure.report import read_report, write_report
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
 from matseg_runtime.page.content import RunContent
@@ -209,6 +209,15 @@ def _along_stack(record: RunRecord) -> list[Chart]:
     ends, limits = [drift.x[0], drift.x[-1]], [DRIFT_WARNING, DRIFT_WARNING]
     limit = Series(name="warning", x=ends, y=limits, colour=VERMILION, dash="dash", width=1.5)
     charts = [_stack_chart("drift", "Drift along the stack", [drift, limit], "drift, 0 to 1", percent=False)]
+    if record.report.disagreeing_pixels is not None:
+        line = _line(
+            record, "disagreement", thinned([disagreement_share(e) for e in record.slices]), VERMILION
+        )
+        charts.append(
+            _stack_chart(
+                "disagreement", "Where the axes disagree, along the stack", [line], "share of the slice"
+            )
+        )
     doubt = [doubtful_share(entry) for entry in record.slices]
     if any(doubt):
         line = _line(record, "doubtful", thinned(doubt), VERMILION)

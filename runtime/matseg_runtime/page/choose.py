@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from matseg_runtime.measure.phase_fractions import disagreement_share
 from matseg_runtime.records import SliceRecord
 
 SPREAD = 24
@@ -59,6 +60,7 @@ def _outstanding(records: Sequence[SliceRecord], names: Sequence[str]) -> list[t
     common = sorted(range(len(names)), key=lambda index: -totals[index])[:_CLASSES]
     measures: list[tuple[Callable[[SliceRecord], float], str, str]] = [
         (doubtful_share, "most doubtful pixels", ""),
+        (disagreement_share, "most pixels where axes disagree", ""),
         (lambda record: record.drift, "intensities least like the training set's", ""),
         *(
             (partial(fraction, index=index), f"most {names[index]}", f"least {names[index]}")

@@ -126,6 +126,10 @@ class RunContent:
             share = f"{report.no_data_pixels / report.all_pixels:.2%}"
             note = f"{count(report.no_data_pixels)} pixels, label 255, in no fraction"
             tiles.append(Fact(name="no data", value=share, note=note))
+        if report.disagreeing_pixels is not None:
+            share = f"{report.disagreeing_pixels / max(1, report.all_pixels - report.no_data_pixels):.2%}"
+            note = f"the class of the mean probability along axes {report.provenance.consensus}, not that of each"
+            tiles.append(Fact(name="axes disagree", value=share, note=note))
         if report.stages is not None:
             speed = f"{report.megapixels_per_second:.2f}"
             note = f"{report.stages.seconds:.1f} s; {report.stages.bottleneck} was the slowest stage"
@@ -188,7 +192,7 @@ class RunContent:
             ),
             *(
                 Fact(name=name, value=str(getattr(key, name)))
-                for name in ("window", "no_data", "axis", "slices", "level", "layout")
+                for name in ("window", "no_data", "axis", "consensus", "slices", "level", "layout")
                 if getattr(key, name) is not None
             ),
         ]

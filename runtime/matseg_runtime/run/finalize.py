@@ -67,6 +67,8 @@ class Summary:
     """True when every slice is labelled or excluded, by this process or others, and the output has its final form."""
     quantities: tuple[str, ...] = ()
     """Lines on the regions of each class; empty when they were not measured."""
+    waits: str | None = None
+    """What the output waits for, where that is not slices of other parts."""
     no_page: str | None = None
     """Reason for which a page that was wanted was not made."""
 
@@ -225,6 +227,9 @@ def _report(
         no_data_pixels=sum(record.no_data for record in records),
         rows_cut=max((record.rows_cut for record in records), default=0),
         all_pixels=sum(record.shape[0] * record.shape[1] for record in records),
+        disagreeing_pixels=None
+        if run.options.consensus is None
+        else sum(record.disagreement or 0 for record in records),
         megapixels_per_second=0.0
         if not (stages and stages.seconds)
         else round(pixels / 1e6 / stages.seconds, 3),

@@ -19,6 +19,30 @@ from matseg_shared.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Consensus:
+    """Passes along several axes, and a decision on each voxel: the class of the mean probability."""
+
+    axes: tuple[int, ...]
+    """Two or three spatial axes, ascending; the decision is made slice by slice along the first."""
+    stored: tuple[int, ...] = ()
+    """Axes whose passes are on the disk when it is made; the network is asked along the others."""
+
+    @classmethod
+    def parse(cls, text: str) -> Consensus:
+        """Read `0,2` or `0,1,2`, or raise a UsageError."""
+        axes = tuple(sorted(set(text.split(","))))
+        if not re.fullmatch(r"[012](,[012])+", text) or len(axes) != text.count(",") + 1:
+            raise UsageError(
+                f"--consensus {text}: expected two or three axes such as 0,2, or nothing behind it for all three; "
+                "write it behind MODEL and INPUT"
+            )
+        return cls(axes=tuple(int(axis) for axis in axes))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.axes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """One call of matseg-run."""
 
@@ -43,6 +67,8 @@ class RunOptions:
     """Go on where the intensities are of another scale than the training set's."""
     skip_constant: bool = True
     """Ask the network once for what is constant over tile and halo, not every time."""
+    consensus: Consensus | None = None
+    """None: one pass along one axis."""
     part: Part = field(default_factory=Part)
     watch: WatchOptions | None = None
     """Wait for more images in a folder; None: take what is there."""

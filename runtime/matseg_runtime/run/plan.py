@@ -112,6 +112,8 @@ class PlanConstraints:
     batch: int = 1
     memory: int | None = None
     probabilities: bool = False
+    votes: int | None = None
+    """Passes whose votes are read, 0 where those of a pass are written; None: there is one pass."""
     chunked_output: bool = False
 
 
@@ -216,7 +218,12 @@ class Planner:
         per_pixel = read * stored + 2 * taken * itemsize + 3
         if self.constraints.probabilities:
             per_pixel += 6 * len(self.metadata.classes)
-        return workers.blocks_in_flight * depth * per_pixel * self.shape[0] * self.shape[1]
+        area, in_work = self.shape[0] * self.shape[1], 0
+        if self.constraints.votes is not None:  # probabilities of a slice, and votes of a block
+            classes = len(self.metadata.classes)
+            in_work = workers.inferrers * (6 * classes + depth * (classes - 1) * self.constraints.votes)
+            per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
+        return (workers.blocks_in_flight * depth * per_pixel + in_work) * area
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)

@@ -1,11 +1,10 @@
-"""One run of matseg-run, from the options to the summary."""
+"""One run: what is left to do passes through the stages, and the output is completed."""
 
 from __future__ import annotations
 
 import importlib.util
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from matseg_runtime.ledger import Ledger
@@ -18,50 +17,14 @@ from matseg_runtime.run.finalize import (
     remove_tables,
     tables_in,
 )
-from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import run_pipeline
-from matseg_runtime.run.setup import Run, open_run, refuse_combinations
+from matseg_runtime.run.setup import Run
 from matseg_runtime.run.stages import BlockInWork, WrittenBlock, infer_block, read_block, write_block
 from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Slice
 from matseg_runtime.source.watch import WatchSource
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import MissingExtraError, UsageError
-
-
-def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
-    """Segment an input; goes on where an earlier run of the same job stopped.
-
-    Raises:
-        UsageError: the input, the output or an option does not fit; nothing was written.
-        ModelError: the model file cannot be used.
-        UnsupportedError: this machine cannot run it.
-        OutputError: results cannot be written; the same command goes on once that is mended.
-    """
-    with open_run(options, progress) as run:
-        return label(run, progress)
-
-
-def plan_job(options: RunOptions) -> list[str]:
-    """Say what `run_job` would do, or why it would not; writes nothing.
-
-    Raises:
-        MatsegError: as `run_job` does before it labels anything.
-    """
-    refuse_combinations(options)
-    with open_run(replace(options, watch=None), SILENT) as run:  # what is there now
-        source, session = run.source, run.session
-        done = 0 if options.output.overwrite else len(_done_before(run))
-        lines = [
-            f"input: {source.location} ({source.identity.kind})",
-            f"output: {run.target.path} ({run.target.format})",
-            f"model: {run.key.model_name} on {session.provider} ({session.reason}), "
-            f"{session.threads} thread(s) per stream",
-            *run.plan.lines(len(source.slices)),
-            *([] if run.voxel is None else [f"voxels: {run.voxel} ({run.voxel.origin} says so)"]),
-            *(f"warning: {text}" for text in (*run.warnings, *source.warnings())),
-        ]
-        return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines
 
 
 def label(run: Run, progress: Progress = SILENT) -> Summary:
@@ -88,11 +51,7 @@ def _start(run: Run, ledger: Ledger) -> None:
     with ledger.job_lock():
         ledger.take_part()
         if run.options.output.overwrite:
-            ledger.require_alone()
-            ledger.reload()
-            run.sink.remove_earlier(tuple(ledger.done))
-            remove_tables(run.sink.report_folder, with_report=True)
-            ledger.clear()
+            remove_results(run, ledger)
         others = ledger.start(run.key)
         if ledger.is_new or (not others and ledger.locks_supported):
             run.sink.clean(is_new=ledger.is_new or not ledger.done)
@@ -106,6 +65,20 @@ def _start(run: Run, ledger: Ledger) -> None:
             run.sink.start()
 
 
+def remove_results(run: Run, ledger: Ledger) -> None:
+    """Delete what an earlier job has left; under the job's lock.
+
+    Raises:
+        UsageError: somebody works on it.
+        OutputError: it cannot be deleted.
+    """
+    ledger.require_alone()
+    ledger.reload()
+    run.sink.remove_earlier(tuple(ledger.done))
+    remove_tables(run.sink.report_folder, with_report=True)
+    ledger.clear()
+
+
 def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None:
     """Pass what is left to do through the stages; None when there was nothing, or a person ended the watching."""
     recorder, source = _Recorder(run, ledger, progress), run.source
@@ -117,7 +90,7 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None
         count, on_interrupt = sum(len(block.slices) for block in blocks), None
         if not blocks:
             return None
-    progress.stage("labelling", count, unit="slices")
+    progress.stage(_stage_name(run), count, unit="slices")
     if run.options.dask is not None:
         if importlib.util.find_spec("distributed") is None:
             raise MissingExtraError("dask", "--dask")
@@ -138,6 +111,13 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None
         if on_interrupt is None:
             raise
         return None  # Ctrl-C is how watching ends
+
+
+def _stage_name(run: Run) -> str:
+    if run.options.consensus is None or run.source.volume is None:
+        return "labelling"
+    deciding = " and deciding" if run.votes else ""
+    return f"labelling along axis {run.source.volume.axis}{deciding}" if run.probabilities else "deciding"
 
 
 def _pending_blocks(run: Run, ledger: Ledger) -> Iterator[Block]:
@@ -191,7 +171,7 @@ def _arrivals(run: Run, source: WatchSource, ledger: Ledger) -> Iterator[Block]:
         yield Block(number=item.index, slices=(item,))
 
 
-def _done_before(run: Run) -> set[str]:
+def done_before(run: Run) -> set[str]:
     """Names of the slices that a run would not label again."""
     ledger = Ledger(run.target.ledger_folder, run.options.part)
     if not ledger.has_job(run.key):  # blocks without a job count for nothing

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.providers import (
@@ -30,7 +30,14 @@ from matseg_runtime.records import JobKey
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Planner, default_budget, probe
 from matseg_runtime.sink.base import LabelInfo, Sink
-from matseg_runtime.sink.target import OutputTarget, choose_target, label_volume, open_sink, output_format
+from matseg_runtime.sink.target import (
+    OutputTarget,
+    choose_target,
+    label_volume,
+    open_sink,
+    output_format,
+    stored_votes,
+)
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.checks import check_input
 from matseg_runtime.source.open import open_source, require_text
@@ -43,6 +50,9 @@ from matseg_shared.errors import UsageError
 from matseg_shared.images.channel_files import ChannelFiles
 from matseg_shared.images.channels import GREY, ChannelChoice, described, require_count, shown_choice
 from matseg_shared.system.machine import available_cpus
+
+if TYPE_CHECKING:
+    from matseg_runtime.sink.votes import StoredVotes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +77,8 @@ class Run:
     """None: nothing is to be measured."""
     voxel: VoxelSize | None
     """None: not known, so lengths are in pixels."""
+    votes: tuple[StoredVotes, ...]
+    """Those that this run decides on; empty: it makes no such decision."""
     started: str
     warnings: tuple[str, ...]
 
@@ -85,7 +97,7 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
     with ExitStack() as opened:
         file = read_model(options.model, options.trust)
         metadata = file.model.metadata
-        source = opened.enter_context(closing(_open_input(options, metadata.input)))
+        source = opened.enter_context(closing(open_input(options, metadata.input)))
         if isinstance(source, WatchSource):
             source.wait_for_first()
         started = now()
@@ -131,7 +143,7 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
         )
         self_test = session.require_self_test(options.accepted_difference)
         metadata = session.model.metadata
-        source = stack.enter_context(closing(_open_input(options, metadata.input)))
+        source = stack.enter_context(closing(open_input(options, metadata.input)))
         target = choose_target(source, options.output, metadata)
         transform = Transform(
             info=metadata.input,
@@ -209,7 +221,7 @@ def refuse_combinations(options: RunOptions) -> None:
         require_scikit_image("--quantify")
 
 
-def _open_input(options: RunOptions, info: InputInfo) -> Source:
+def open_input(options: RunOptions, info: InputInfo) -> Source:
     """The input, or a folder to watch, with the channels that the model takes."""
     if info.context:
         raise UsageError(f"{options.model}: sees neighbouring slices, which matseg-run cannot give it yet")
@@ -243,6 +255,8 @@ def _check_channel_files(files: ChannelFiles, choice: ChannelChoice, info: Input
 def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) -> NoData:
     model_crop = metadata.input.crop_bottom
     found = open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
+    if options.output.votes is not None:
+        found = replace(found, across=options.output.votes.axis)
     if options.watch is not None and found.mask is not None and found.mask.slices is not None:
         found.close()
         raise UsageError(f"--mask {options.no_data.mask}: --watch takes a --mask of one image for all slices")
@@ -265,8 +279,11 @@ def _plan(
         depth=None if earlier is None else earlier.unit,
         batch=options.batch,
         memory=options.memory,
-        probabilities=_needs_probabilities(options),
-        chunked_output=target.format == "zarr" or (target.keeps_axes and bool(options.source.axis)),
+        probabilities=options.consensus is None and _needs_probabilities(options),
+        votes=None if options.consensus is None else len(options.consensus.stored),
+        chunked_output=options.consensus is not None
+        or target.format == "zarr"
+        or (target.keeps_axes and bool(options.source.axis)),
     )
     # more streams than slices would be idle
     most = min(options.threads or available_cpus(), LARGEST_STREAMS, len(source.slices))
@@ -322,7 +339,7 @@ def _assembled(
     key = _key(options, source, session, plan, target, transform)
     of_model = None if metadata.pixel_size is None else voxel_of_model(metadata.pixel_size)
     voxel, voxel_warning = choose_voxel_size(options.voxel, source.voxel_size(), of_model)
-    oblong = None if voxel is None else oblong_warning(voxel)
+    oblong = None if voxel is None or options.consensus is not None else oblong_warning(voxel)
     info = LabelInfo(metadata=metadata, provenance=provenance_of(key).text(), voxel=voxel)
     volume = label_volume(source, plan.shape, voxel, given=options.voxel is not None)
     constant_tiles, probabilities = None, _needs_probabilities(options)
@@ -343,6 +360,7 @@ def _assembled(
         constant_tiles=constant_tiles,
         measure=None if options.measure == MeasureOptions() else options.measure,
         voxel=voxel,
+        votes=() if options.consensus is None else stored_votes(target, source, options.consensus.stored),
         started=started,
         warnings=tuple(text for text in (voxel_warning, oblong) if text is not None),
     )
@@ -364,6 +382,9 @@ def _key(
     # it is in the files, but not in PNGs, nor in labels that lie where their image does
     if options.voxel is not None and target.format != "png" and target.image is None:
         flags.append(f"voxels of {options.voxel.exactly}")
+    consensus = None if options.consensus is None else str(options.consensus)
+    if options.output.disagreement is not None:
+        consensus = f"{consensus}, disagreement in {options.output.disagreement.name}"
     return JobKey(
         model_name=session.model.metadata.name,
         model_sha256=session.model.sha256,
@@ -386,10 +407,14 @@ def _key(
         skip_constant=options.skip_constant,
         layout=", ".join(flags) or None,
         no_data=None if transform.no_data is None else transform.no_data.text(),
+        consensus=consensus,
     )
 
 
 def _needs_probabilities(options: RunOptions) -> bool:
+    consensus = options.consensus
+    if consensus is not None:
+        return options.output.votes is not None or consensus.axes[0] not in consensus.stored
     return options.output.probabilities or options.measure.uncertain is not None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.inference.tiles import segment_images
+from matseg_runtime.inference.votes import Ballot, decide, votes_of
 from matseg_runtime.measure.measurer import Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.records import ExcludedSlice, SliceRecord
@@ -50,16 +52,7 @@ def read_block(run: Run, block: Block) -> BlockInWork:
 
 def infer_block(run: Run, read: BlockInWork) -> BlockInWork:
     """Label the slices of a block that could be read."""
-    segmentations = iter(
-        segment_images(
-            run.session,
-            read.images,
-            tile=run.plan.largest_tile,
-            batch=run.plan.batch,
-            probabilities=run.probabilities,
-            constant_tiles=run.constant_tiles,
-        )
-    )
+    segmentations = iter(_segmented(run, read) if run.options.consensus is None else _voted(run, read))
     results = tuple(
         item if item.reason else _labelled(run, item, next(segmentations)) for item in read.results
     )
@@ -87,6 +80,36 @@ def write_block(run: Run, labelled: BlockInWork) -> WrittenBlock:
             if result.segmentation is None
         ),
     )
+
+
+def _segmented(run: Run, read: BlockInWork) -> Sequence[Segmentation]:
+    return segment_images(
+        run.session,
+        read.images,
+        tile=run.plan.largest_tile,
+        batch=run.plan.batch,
+        probabilities=run.probabilities,
+        constant_tiles=run.constant_tiles,
+    )
+
+
+def _voted(run: Run, read: BlockInWork) -> Iterator[Segmentation]:
+    """Votes of a pass, or the decision on all passes; a few slices at a time, for their probabilities are large."""
+    slices = [item.slice for item in read.results if not item.reason]
+    first, stop = read.block.slices[0].index, read.block.slices[-1].index + 1
+    stored = [(each, each.read(first, stop)) for each in run.votes] if slices else []
+    for start in range(0, len(slices), run.plan.batch):
+        part = slice(start, start + run.plan.batch)
+        own = _segmented(run, replace(read, images=read.images[part])) if run.probabilities else ()
+        if not run.votes:
+            yield from (replace(found, probabilities=None, votes=votes_of(found)) for found in own)
+            continue
+        for item, found in zip_longest(slices[part], own):
+            ballots = [each.ballot(votes[:, item.index - first], item.index) for each, votes in stored]
+            if found is not None:
+                ballots.append(Ballot(votes=votes_of(found)))
+            decided = decide(ballots, probabilities=run.options.output.probabilities)
+            yield replace(decided, constant=0 if found is None else found.constant)
 
 
 def consecutive(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
@@ -146,6 +169,10 @@ def _labelled(run: Run, result: Result, segmentation: Segmentation) -> Result:
         np.copyto(segmentation.labels, UNLABELLED, where=result.absent)
         if segmentation.probabilities is not None:
             np.copyto(segmentation.probabilities, 0, where=result.absent)
+        if segmentation.votes is not None:
+            np.copyto(segmentation.votes, 0, where=result.absent)
+        if segmentation.disagreement is not None:
+            np.copyto(segmentation.disagreement, UNLABELLED, where=result.absent)
     counts = class_counts(segmentation.labels, len(run.metadata.classes))
     return replace(result, segmentation=segmentation, counts=counts)
 
@@ -154,7 +181,7 @@ def _record(
     run: Run, result: Result, segmentation: Segmentation, size: int, found: Measurement
 ) -> SliceRecord:
     height, width = segmentation.labels.shape
-    no_data, absent = run.transform.no_data, result.absent
+    no_data, absent, differ = run.transform.no_data, result.absent, segmentation.disagreement
     return SliceRecord(
         name=result.slice.name,
         index=result.slice.index,
@@ -170,4 +197,5 @@ def _record(
         rows_cut=0 if absent is None or no_data is None else no_data.rows_cut(result.slice),
         regions=found.regions,
         uncertainty=found.uncertainty,
+        disagreement=None if differ is None else int(np.count_nonzero((differ > 0) & (differ < UNLABELLED))),
     )

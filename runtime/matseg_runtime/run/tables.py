@@ -9,6 +9,7 @@ from matseg_runtime.measure.quantify import measure_images, measure_output
 from matseg_runtime.measure.tables import SliceRow, write_tables
 from matseg_runtime.records import Connectivity, SliceRecord, SliceRegions
 from matseg_runtime.run.setup import Run
+from matseg_runtime.sink.disagreement import DisagreementSink
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.suggest.choose import SCORES_NAME, choose, default_spacing, write_scores
 from matseg_runtime.suggest.folder import Proposals, Proposer
@@ -56,8 +57,9 @@ def _measured_again(
     """By slice name, from the labels on the disk."""
     progress.stage("measuring what was labelled before", len(missing), unit="slices")
     axis = 0 if run.source.volume is None or run.target.format != "zarr" else run.source.volume.axis
-    if isinstance(run.sink, ImageSink):
-        files = {record.name: run.sink.file_of(record.name) for record in missing}
+    sink = run.sink.labels if isinstance(run.sink, DisagreementSink) else run.sink
+    if isinstance(sink, ImageSink):
+        files = {record.name: sink.file_of(record.name) for record in missing}
         return measure_images(files, connectivity=connectivity)
     return measure_output(str(run.sink.path), missing, axis=axis, connectivity=connectivity)
 

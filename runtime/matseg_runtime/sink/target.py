@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from matseg_runtime.sink.base import LabelInfo, LabelVolume, Sink
 from matseg_runtime.sink.images import LEDGER_NAME, ImageFormat, ImageSink
-from matseg_runtime.sink.volume import side_folder
+from matseg_runtime.sink.volume import VolumeSink, side_folder
 from matseg_runtime.source.base import Source, Spacing
 from matseg_runtime.source.folder import PROBABILITIES_SUFFIX
 from matseg_runtime.source.open import require_text, split_location
@@ -18,6 +19,7 @@ from matseg_shared.errors import UsageError
 
 if TYPE_CHECKING:
     from matseg_runtime.sink.label_group import ImageGroup
+    from matseg_runtime.sink.votes import StoredVotes, VoteOptions
 
 OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr", "metaimage", "nrrd", "mrc", "nifti"]
 _VOLUMES: dict[str, OutputFormat] = {
@@ -66,6 +68,10 @@ class OutputOptions:
     shards: bool = False
     """Zarr: one file per layer of chunks."""
     overwrite: bool = False
+    disagreement: Path | None = None
+    """A volume that says where the axes of a consensus disagree; None: none."""
+    votes: VoteOptions | None = None
+    """The zarr takes the votes of one pass instead of labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +146,21 @@ def choose_target(source: Source, options: OutputOptions, metadata: ModelMetadat
     if format_ == "tiff" and options.probabilities:
         _refuse_one_name_for_two(source)
     _refuse_overlap(source, path)
+    _check_disagreement(source, options, path)
     return OutputTarget(path=path, format=format_)
+
+
+def _check_disagreement(source: Source, options: OutputOptions, labels: Path) -> None:
+    path = options.disagreement
+    if path is None:
+        return
+    if output_format(OutputOptions(path=path)) not in _VOLUMES.values():
+        raise UsageError(
+            f"--disagreement {path}: expected a volume, such as {path}.zarr or .tif, .mhd, .nrrd, .mrc, .nii"
+        )
+    if path.resolve() == labels.resolve():
+        raise UsageError(f"--disagreement {path}: is where the labels go; choose another name")
+    _refuse_overlap(source, path)
 
 
 def _refuse_one_name_for_two(source: Source) -> None:
@@ -159,6 +179,7 @@ def _place_in_image(source: Source, options: OutputOptions, label: str) -> Outpu
     from matseg_runtime.sink.label_group import ImageGroup, check_label_name
 
     image = ImageGroup.open(*split_location(source.location))
+    _check_disagreement(source, options, image.label_path(label))
     levels = image.multiscale.levels
     found = source.volume
     depth = 1 if found is None or len(found.shape) == 2 else found.shape[found.axis]
@@ -228,6 +249,31 @@ def open_sink(
     target: OutputTarget, options: OutputOptions, info: LabelInfo, volume: LabelVolume, block: int
 ) -> Sink:
     """The sink for an output, of which nothing is written yet; `block` slices are written together."""
+    labels = _open_labels(target, options, info, volume, block)
+    if options.disagreement is None:
+        return labels
+    from matseg_runtime.sink.disagreement import DisagreementSink, disagreement_info
+
+    other = OutputOptions(path=options.disagreement)
+    place = OutputTarget(path=options.disagreement, format=output_format(other))
+    beside = _open_labels(place, other, disagreement_info(info), volume, block)
+    assert isinstance(beside, VolumeSink), "its name was checked"
+    return DisagreementSink(labels, beside)
+
+
+def stored_votes(target: OutputTarget, source: Source, axes: Sequence[int]) -> tuple[StoredVotes, ...]:
+    """Votes that passes along some axes have left for an output."""
+    if not axes or source.volume is None:
+        return ()
+    from matseg_runtime.sink.votes import StoredVotes
+
+    folder, axis = target.ledger_folder, source.volume.axis
+    return tuple(StoredVotes(ledger_folder=folder, own=own, axis=axis) for own in axes)
+
+
+def _open_labels(
+    target: OutputTarget, options: OutputOptions, info: LabelInfo, volume: LabelVolume, block: int
+) -> Sink:
     path, format_ = target.path, target.format
     if format_ == "tiff-stack":
         from matseg_runtime.sink.stack import StackSink
@@ -247,6 +293,10 @@ def open_sink(
         levels = target.image.multiscale
         return LabelGroupSink(path, volume, info, levels, block, options.shards, image=target.image)
     levels = alone(volume, pyramid=options.pyramid)
+    if options.votes is not None:
+        from matseg_runtime.sink.votes import VoteSink
+
+        return VoteSink(path, volume, info, levels, block, votes=options.votes)
     return ZarrSink(path, volume, info, levels, block, options.shards, options.probabilities)
 
 

@@ -74,7 +74,7 @@ class ZarrSink(VolumeSink):
             for file in files:
                 file.unlink(missing_ok=True)
             array[index] = values
-        _sync(files, self.partial)
+        sync_files(files, self.partial)
         return sum(file.stat().st_size for file in files)
 
     def _index(self, array: Any, slices: slice) -> tuple[slice, ...]:
@@ -134,7 +134,7 @@ class ZarrSink(VolumeSink):
     def _bytes_of_levels(self, place: Path) -> dict[str, int]:
         """Bytes of the files of all levels but the finest."""
         return {
-            str(number): sum(file.stat().st_size for file in _files_below(place / str(number)))
+            str(number): sum(file.stat().st_size for file in files_below(place / str(number)))
             for number in range(1, len(self.multiscale.levels))
         }
 
@@ -169,7 +169,7 @@ class ZarrSink(VolumeSink):
         if self.probabilities:
             finest = self.multiscale.levels[0].shape
             self._create_array(group, "probabilities", (len(self.info.metadata.classes), *finest))
-        _sync(list(_files_below(path)), path)
+        sync_files(list(files_below(path)), path)
 
     def _create_array(self, group: Any, name: str, shape: tuple[int, ...]) -> None:
         axes = self.multiscale.axes
@@ -207,7 +207,7 @@ class ZarrSink(VolumeSink):
             fine, coarse = self._open(str(number - 1)), self._open(str(number))
             for _, box in chunk_boxes(coarse, (slice(None),) * coarse.ndim):
                 coarse[box] = _sample(fine, coarse.shape, box)
-            _sync(list(_files_below(self.partial / str(number))), self.partial)
+            sync_files(list(files_below(self.partial / str(number))), self.partial)
         if len(self.multiscale.levels) > 1:
             sizes = self._bytes_of_levels(self.partial)
             write_text(self.ledger_folder / LEVELS_NAME, json.dumps(sizes) + "\n")
@@ -227,7 +227,7 @@ def _sample(fine: Any, shape: tuple[int, ...], box: tuple[slice, ...]) -> NDArra
     return sampled
 
 
-def _sync(files: Sequence[Path], root: Path) -> None:
+def sync_files(files: Sequence[Path], root: Path) -> None:
     """Make files durable, and the folders between them and `root`, which zarr makes as it needs them."""
     folders: set[Path] = set()
     for file in files:
@@ -237,5 +237,6 @@ def _sync(files: Sequence[Path], root: Path) -> None:
         sync_folder(folder)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and the folders in it."""
     return (path for path in folder.rglob("*") if path.is_file())

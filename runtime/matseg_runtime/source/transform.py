@@ -166,6 +166,8 @@ class NoData:
     mask: Mask | None = None
     model_crop: int = 0
     """Rows at the foot that were no sample in the model's training pictures."""
+    across: int | None = None
+    """Spatial axis of the slices that a circle and a mask of one image belong to, where these are cut along another."""
 
     def of(self, pixels: PixelArray, item: Slice) -> Absent | None:
         """(H, W) where a slice is no sample; None where all of it is one.
@@ -177,11 +179,34 @@ class NoData:
         Raises:
             ImageError: the mask does not fit, or cannot be read, or nothing is left of the slice.
         """
-        beyond = None
-        if self.mask is not None:
+        beyond, kinds = None, self.options.no_data
+        if self.across is not None and self._is_across:
+            beyond, kinds = self._crossed(item), tuple(kind for kind in kinds if kind != "circle")
+        if self.mask is not None and (beyond is None or self.mask.slices is not None):
             shape = (pixels.shape[0], pixels.shape[1])
-            beyond = self.mask.beyond(self.source.first + item.index, shape, item.where)
-        return absent_pixels(pixels, item.where, self.options.no_data, self.rows_cut(item), beyond)
+            masked = self.mask.beyond(self.source.first + item.index, shape, item.where)
+            beyond = masked if beyond is None else masked | beyond
+        return absent_pixels(pixels, item.where, kinds, self.rows_cut(item), beyond)
+
+    @property
+    def _is_across(self) -> bool:
+        return self.source.volume is not None and self.source.volume.axis != self.across
+
+    def _crossed(self, item: Slice) -> Absent:
+        """(H, W) where a slice lies outside of the circle, or the mask, of the slices that it crosses."""
+        volume = self.source.volume
+        assert volume is not None, "a folder cannot be cut along another axis"
+        plane = [axis for axis in range(3) if axis != self.across]
+        lengths = (volume.shape[plane[0]], volume.shape[plane[1]])
+        outside = np.zeros(lengths, np.bool_)
+        if "circle" in self.options.no_data:
+            outside |= _outside_circle(*lengths)
+        if self.mask is not None and self.mask.image is not None:
+            outside |= self.mask.beyond(0, lengths, item.where)
+        line: Absent = np.take(outside, self.source.first + item.index, axis=plane.index(volume.axis))
+        rows, columns = (axis for axis in range(3) if axis != volume.axis)
+        column = line[np.newaxis] if rows == self.across else line[:, np.newaxis]
+        return np.broadcast_to(column, (volume.shape[rows], volume.shape[columns]))
 
     def close(self) -> None:
         """Release the mask's files."""
@@ -190,6 +215,8 @@ class NoData:
 
     def rows_cut(self, item: Slice) -> int:
         """Rows at the foot of a slice that are no sample: as the user says, else its file, else the model."""
+        if self.across is not None and self._is_across:
+            return 0
         if self.options.crop_bottom is not None:
             return self.options.crop_bottom
         own = self.source.data_bar(item.index)

@@ -1,0 +1,75 @@
+"""A whole job of matseg-run, from the options to the summary: one run, or passes along several axes and a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from matseg_runtime.run.finalize import Summary
+from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.run import done_before, label
+from matseg_runtime.run.setup import Run, open_run, refuse_combinations
+from matseg_shared.console.progress import SILENT, Progress
+
+
+@contextmanager
+def open_job(options: RunOptions, progress: Progress) -> Iterator[Run | Summary]:
+    """Open the run of a job, to be labelled; with a consensus the passes before it are made.
+
+    Yields:
+        The run, or a summary where this process's part of the passes is done and others have still to do theirs.
+
+    Raises:
+        MatsegError: see `run_job`.
+    """
+    refuse_combinations(options)
+    if options.consensus is None:
+        with open_run(options, progress) as run:
+            yield run
+        return
+    from matseg_runtime.run.consensus import open_consensus
+
+    with open_consensus(options, options.consensus, progress) as found:
+        yield found
+
+
+def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
+    """Segment an input; goes on where an earlier run of the same job stopped.
+
+    Raises:
+        UsageError: the input, the output or an option does not fit; nothing was written.
+        ModelError: the model file cannot be used.
+        UnsupportedError: this machine cannot run it.
+        OutputError: results cannot be written; the same command goes on once that is mended.
+    """
+    with open_job(options, progress) as found:
+        return found if isinstance(found, Summary) else label(found, progress)
+
+
+def plan_job(options: RunOptions) -> list[str]:
+    """Say what `run_job` would do, or why it would not; writes nothing.
+
+    Raises:
+        MatsegError: as `run_job` does before it labels anything.
+    """
+    refuse_combinations(options)
+    part = options.part
+    if (consensus := options.consensus) is not None:
+        from matseg_runtime.run.consensus import consensus_lines, deciding_run
+
+        options = deciding_run(options, consensus)
+    with open_run(replace(options, watch=None), SILENT) as run:  # what is there now
+        source, session = run.source, run.session
+        done = 0 if options.output.overwrite else len(done_before(run))
+        lines = [
+            f"input: {source.location} ({source.identity.kind})",
+            f"output: {run.target.path} ({run.target.format})",
+            f"model: {run.key.model_name} on {session.provider} ({session.reason}), "
+            f"{session.threads} thread(s) per stream",
+            *run.plan.lines(len(source.slices)),
+            *(() if consensus is None else consensus_lines(run, consensus, part)),
+            *([] if run.voxel is None else [f"voxels: {run.voxel} ({run.voxel.origin} says so)"]),
+            *(f"warning: {text}" for text in (*run.warnings, *source.warnings())),
+        ]
+        return [*lines, f"done before: {done} of {len(source.slices)} slices"] if done else lines

@@ -1,0 +1,128 @@
+"""Votes of a pass along one axis in a zarr, whose chunks suit both the pass and the run that decides along another."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from matseg_runtime.inference.votes import Ballot, Votes
+from matseg_runtime.ledger import Ledger, Part
+from matseg_runtime.sink.base import Block, Result
+from matseg_runtime.sink.volume import side_folder
+from matseg_runtime.sink.zarr import ZarrSink, files_below, sync_files
+from matseg_shared.system.files import output_errors
+
+_LONGEST = 1024
+"""Voxels of a chunk along the axis that neither cuts."""
+_LEAST = 8
+"""Voxels of a chunk along the axis of the decision: fewer make too many files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteOptions:
+    """The other side of a pass: the run that decides."""
+
+    axis: int
+    """Spatial axis that it cuts slices along."""
+    depth: int
+    """Slices that it reads at a time."""
+
+
+@dataclass(eq=False, kw_only=True)
+class VoteSink(ZarrSink):
+    """Array `0` of (K - 1, Z, Y, X) uint8 votes."""
+
+    votes: VoteOptions
+
+    def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
+        start, axis = block.slices[0].index, self.volume.axis
+        shape = (len(self.info.metadata.classes) - 1, len(results), *self.volume.slice_shape)
+        votes = np.zeros(shape, np.uint8)
+        for number, result in enumerate(results):
+            if result.segmentation is not None:
+                assert result.segmentation.votes is not None, "the network was not asked for them"
+                votes[:, number] = result.segmentation.votes
+        with output_errors(self.path):
+            size = self._store("0", slice(start, start + len(results)), np.moveaxis(votes, 1, axis + 1))
+        return (size,) * len(results)
+
+    def _create(self, path: Path) -> None:
+        shape = self.volume.shape
+        chunks = [-(-length // -(-length // _LONGEST)) for length in shape]
+        for axis, depth in ((self.votes.axis, max(self.votes.depth, _LEAST)), (self.volume.axis, self.block)):
+            chunks[axis] = min(depth, shape[axis])
+        few = len(self.info.metadata.classes) - 1
+        group = zarr.create_group(
+            str(path), zarr_format=3, attributes={"matseg": json.loads(self.info.provenance)}
+        )
+        group.create_array(
+            "0",
+            shape=(few, *shape),
+            dtype="uint8",
+            chunks=(few, *chunks),
+            fill_value=0,
+            compressors=ZstdCodec(level=1),
+            chunk_key_encoding={"name": "default", "separator": "."},  # one folder, which is synced once
+        )
+        sync_files(list(files_below(path)), path)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredVotes:
+    """What a finished pass has left, read along the axis of the decision; opened when it is first asked for."""
+
+    ledger_folder: Path
+    """Of the output that they decide on."""
+    own: int
+    """Spatial axis of the pass."""
+    axis: int
+    """Spatial axis of the decision."""
+    _opened: list[tuple[Any, NDArray[np.bool_] | None]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, start: int, stop: int) -> Votes:
+        """(K - 1, n, H, W) of the slices `start` to `stop` of the decision."""
+        array, _ = self._open()
+        index: list[slice] = [slice(None)] * 4
+        index[self.axis + 1] = slice(start, stop)
+        return np.moveaxis(np.asarray(array[tuple(index)]), self.axis + 1, 1)
+
+    def ballot(self, votes: Votes, index: int) -> Ballot:
+        """Votes (K - 1, H, W) on the slice at `index` of the decision, with where the pass has any."""
+        _, read = self._open()
+        if read is None:
+            return Ballot(votes=votes)
+        shape = votes.shape[1:]
+        if self.own == self.axis:
+            return Ballot(votes=votes, cast=np.full(shape, read[index]))
+        first = [axis for axis in range(3) if axis != self.axis].index(self.own) == 0
+        return Ballot(votes=votes, cast=np.broadcast_to(read[:, np.newaxis] if first else read, shape))
+
+    def _open(self) -> tuple[Any, NDArray[np.bool_] | None]:
+        """The array, and for each slice of the pass whether it could be read; None: all could."""
+        with self._lock:
+            if not self._opened:
+                path = pass_path(self.ledger_folder, self.own)
+                array = zarr.open_array(str(path), path="0", mode="r")
+                ledger = Ledger(side_folder(path), Part())
+                ledger.reload()
+                read = None
+                if ledger.excluded:
+                    read = np.ones(array.shape[self.own + 1], np.bool_)
+                    read[[item.index for item in ledger.excluded.values()]] = False
+                self._opened.append((array, read))
+            return self._opened[0]
+
+
+def pass_path(ledger_folder: Path, axis: int) -> Path:
+    """The place of a pass's votes, in the ledger's folder of the output that they decide on."""
+    return ledger_folder / f"axis-{axis}.zarr"
