@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ from matseg_shared.console.options import (
     parsed,
     show_option,
 )
-from matseg_shared.console.progress import shown_progress
+from matseg_shared.console.progress import Progress, shown_progress
 from matseg_shared.system.interruption import heed_termination
 from matseg_shared.system.names import printable
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from matseg_runtime.records import Connectivity
     from matseg_runtime.run.finalize import Summary
     from matseg_runtime.run.options import Consensus
+    from matseg_runtime.run.setup import Run
     from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.watch import WatchOptions
@@ -329,10 +332,12 @@ def run_main(
         from matseg_runtime.ledger import Part
         from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
         from matseg_runtime.model.file import choose_model
+        from matseg_runtime.run.consensus import open_consensus
         from matseg_runtime.run.finalize import Summary
-        from matseg_runtime.run.job import open_job, plan_job
+        from matseg_runtime.run.job import plan_job
         from matseg_runtime.run.options import RunOptions
         from matseg_runtime.run.run import label
+        from matseg_runtime.run.setup import open_run
         from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
@@ -354,8 +359,10 @@ def run_main(
         lines = plan_job(asked)
         show({"plan": lines}, lines, as_json=as_json)
         return EXIT_DONE
+    open_: Callable[[RunOptions, Progress], AbstractContextManager[Run | Summary]]
+    open_ = open_run if consensus is None else open_consensus
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
-    with shown_progress() as progress, open_job(asked, progress) as run:
+    with shown_progress() as progress, open_(asked, progress) as run:
         if isinstance(run, Summary):
             summary = run
         else:

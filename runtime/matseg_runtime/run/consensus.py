@@ -24,10 +24,9 @@ from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.run.finalize import Summary
 from matseg_runtime.run.options import Consensus, RunOptions
 from matseg_runtime.run.run import done_before, label, remove_results
-from matseg_runtime.run.setup import Run, open_input, open_run
-from matseg_runtime.sink.target import OutputOptions
+from matseg_runtime.run.setup import Run, open_input, open_run, refuse_combinations
+from matseg_runtime.sink.target import OutputOptions, VoteOptions, pass_path
 from matseg_runtime.sink.volume import side_folder
-from matseg_runtime.sink.votes import VoteOptions, pass_path
 from matseg_runtime.source.base import Volume
 from matseg_runtime.units import format_size, uneven_warning
 from matseg_shared.console.progress import Progress
@@ -37,7 +36,7 @@ from matseg_shared.system.locks import FileLock
 
 
 @contextmanager
-def open_consensus(options: RunOptions, consensus: Consensus, progress: Progress) -> Iterator[Run | Summary]:
+def open_consensus(options: RunOptions, progress: Progress) -> Iterator[Run | Summary]:
     """Make the passes that are missing, and open the run that decides on them.
 
     Yields:
@@ -47,9 +46,9 @@ def open_consensus(options: RunOptions, consensus: Consensus, progress: Progress
     Raises:
         MatsegError: as `open_run` and `label` do.
     """
-    deciding = deciding_run(options, consensus)
+    deciding = deciding_run(options)
     with ExitStack() as held:
-        passes = [] if options.finish else _prepare(options, consensus, deciding, progress)
+        passes = [] if options.finish else _prepare(options, deciding, progress)
         last = None
         for each in passes:
             last = _make_pass(each, progress)
@@ -61,21 +60,22 @@ def open_consensus(options: RunOptions, consensus: Consensus, progress: Progress
             stored = tuple(each.source.axis or 0 for each in passes)
             deciding = replace(
                 deciding,
-                consensus=replace(consensus, stored=stored),
+                consensus=replace(_consensus(options), stored=stored),
                 output=replace(options.output, overwrite=False),
             )
         with open_run(deciding, progress) as run:
-            yield replace(run, warnings=(*run.warnings, *_doubts(run, consensus)))
+            yield replace(run, warnings=(*run.warnings, *_doubts(run)))
             if not _left(run):
                 _remove_passes(run.target.ledger_folder)
 
 
-def deciding_run(options: RunOptions, consensus: Consensus) -> RunOptions:
+def deciding_run(options: RunOptions) -> RunOptions:
     """Options of the run that decides: along the first axis, and never one of several parts.
 
     Raises:
         UsageError: an option does not go together with several axes.
     """
+    refuse_combinations(options)
     excluded = {
         "--watch": options.watch is not None,
         "--axis": options.source.axis is not None,
@@ -85,30 +85,34 @@ def deciding_run(options: RunOptions, consensus: Consensus) -> RunOptions:
     for name, is_chosen in excluded.items():
         if is_chosen:
             raise UsageError(f"--consensus and {name} cannot be combined; leave one of them out")
-    return replace(options, source=replace(options.source, axis=consensus.axes[0] or None), part=Part())
+    return replace(
+        options, source=replace(options.source, axis=_consensus(options).axes[0] or None), part=Part()
+    )
 
 
-def consensus_lines(run: Run, consensus: Consensus, part: Part) -> list[str]:
+def consensus_lines(run: Run, part: Part) -> list[str]:
     """The plan of the passes, for a person; `run` is the deciding one, and `part` this process's of the passes.
 
     Raises:
         UsageError: the input cannot be cut along all axes.
         OutputError: the disk has not enough space.
     """
-    passes = _passes(run, consensus, part)
+    passes = _passes(run, part)
     axes = " and ".join(str(each.source.axis) for each in passes)
     needed, free = _require_disk(run, passes)
     return [
         f"consensus: a pass along axis {axes} first, of about as much inference as this run, which then decides",
         f"disk: at most {format_size(needed)} more, most of it until the output is whole; {format_size(free)} are free",
-        *(f"warning: {text}" for text in _doubts(run, consensus)),
+        *(f"warning: {text}" for text in _doubts(run)),
     ]
 
 
-def _doubts(run: Run, consensus: Consensus) -> list[str]:
+def _doubts(run: Run) -> list[str]:
     """Warnings of what makes slices along several axes of a volume doubtful."""
     volume, halo = _volume(run), run.metadata.tiling.halo
-    uneven = None if run.voxel is None else uneven_warning(run.voxel, volume.axis, consensus.axes)
+    uneven = (
+        None if run.voxel is None else uneven_warning(run.voxel, volume.axis, _consensus(run.options).axes)
+    )
     return [
         *([] if uneven is None else [uneven]),
         *(
@@ -120,7 +124,7 @@ def _doubts(run: Run, consensus: Consensus) -> list[str]:
     ]
 
 
-def _passes(run: Run, consensus: Consensus, part: Part) -> list[RunOptions]:
+def _passes(run: Run, part: Part) -> list[RunOptions]:
     """Passes that a decision needs; finds out whether the input can be cut along all axes."""
     source, main = run.source, _volume(run).axis
     no_data = run.transform.no_data
@@ -129,16 +133,21 @@ def _passes(run: Run, consensus: Consensus, part: Part) -> list[RunOptions]:
             f"{source.location}: the lowest {rows} rows of its slices are cut off as a bar of data, which slices along "
             "other axes do not have; write the volume without them first, or keep them with --crop-bottom 0"
         )
-    axes = [axis for axis in consensus.axes if axis != main]
+    axes = [axis for axis in _consensus(run.options).axes if axis != main]
     if part.total > 1 or side_folder(pass_path(run.target.ledger_folder, main)).exists():
         axes.insert(0, main)
-    return [_pass_along(axis, run, consensus, part) for axis in axes]
+    return [_pass_along(axis, run, part) for axis in axes]
+
+
+def _consensus(options: RunOptions) -> Consensus:
+    assert options.consensus is not None, "it was asked for"
+    return options.consensus
 
 
 def _volume(run: Run) -> Volume:
     """The volume behind the input, or a UsageError where it is none."""
     source, found = run.source, run.source.volume
-    if found is None or len(found.shape) != 3:
+    if found is None or len(found.shape) != 3 or min(found.shape) == 1:
         kind = "a folder of images" if found is None else "a single image"
         raise UsageError(
             f"{source.location}: --consensus cuts a volume along several axes, found {kind}; write its slices into one "
@@ -147,7 +156,7 @@ def _volume(run: Run) -> Volume:
     return found
 
 
-def _pass_along(axis: int, run: Run, consensus: Consensus, part: Part) -> RunOptions:
+def _pass_along(axis: int, run: Run, part: Part) -> RunOptions:
     """Options of one pass, along an axis that the input can be cut along."""
     options, main = run.options, _volume(run).axis
     along = replace(options.source, axis=axis)
@@ -160,7 +169,7 @@ def _pass_along(axis: int, run: Run, consensus: Consensus, part: Part) -> RunOpt
             path=pass_path(run.target.ledger_folder, axis),
             votes=VoteOptions(axis=main, depth=run.plan.depth),
         ),
-        consensus=Consensus(axes=consensus.axes),
+        consensus=Consensus(axes=_consensus(options).axes),
         accept_intensities=True,  # they are those of the deciding run, where they were looked at
         voxel=None if options.voxel is None else options.voxel.cut_along(axis, main),
         measure=MeasureOptions(),
@@ -168,16 +177,14 @@ def _pass_along(axis: int, run: Run, consensus: Consensus, part: Part) -> RunOpt
     )
 
 
-def _prepare(
-    options: RunOptions, consensus: Consensus, deciding: RunOptions, progress: Progress
-) -> list[RunOptions]:
+def _prepare(options: RunOptions, deciding: RunOptions, progress: Progress) -> list[RunOptions]:
     """Check everything, and register the job, so that another one is refused; none of it is open when this returns.
 
     Returns:
         The passes that the decision needs; none where every slice is decided on already.
     """
     with open_run(deciding, progress) as run:
-        passes = _passes(run, consensus, options.part)
+        passes = _passes(run, options.part)
         if not options.output.overwrite and not _is_anything_left(run):
             return []
         _require_disk(run, passes)

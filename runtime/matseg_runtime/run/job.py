@@ -1,37 +1,16 @@
-"""A whole job of matseg-run, from the options to the summary: one run, or passes along several axes and a decision."""
+"""A whole job of matseg-run for scripts, and the plan of one: one run, or passes along several axes and a decision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from matseg_runtime.run.consensus import consensus_lines, deciding_run, open_consensus
 from matseg_runtime.run.finalize import Summary
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.run import done_before, label
 from matseg_runtime.run.setup import Run, open_run, refuse_combinations
 from matseg_shared.console.progress import SILENT, Progress
-
-
-@contextmanager
-def open_job(options: RunOptions, progress: Progress) -> Iterator[Run | Summary]:
-    """Open the run of a job, to be labelled; with a consensus the passes before it are made.
-
-    Yields:
-        The run, or a summary where this process's part of the passes is done and others have still to do theirs.
-
-    Raises:
-        MatsegError: see `run_job`.
-    """
-    refuse_combinations(options)
-    if options.consensus is None:
-        with open_run(options, progress) as run:
-            yield run
-        return
-    from matseg_runtime.run.consensus import open_consensus
-
-    with open_consensus(options, options.consensus, progress) as found:
-        yield found
 
 
 def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
@@ -43,7 +22,9 @@ def run_job(options: RunOptions, progress: Progress = SILENT) -> Summary:
         UnsupportedError: this machine cannot run it.
         OutputError: results cannot be written; the same command goes on once that is mended.
     """
-    with open_job(options, progress) as found:
+    opened: AbstractContextManager[Run | Summary]
+    opened = (open_run if options.consensus is None else open_consensus)(options, progress)
+    with opened as found:
         return found if isinstance(found, Summary) else label(found, progress)
 
 
@@ -55,10 +36,8 @@ def plan_job(options: RunOptions) -> list[str]:
     """
     refuse_combinations(options)
     part = options.part
-    if (consensus := options.consensus) is not None:
-        from matseg_runtime.run.consensus import consensus_lines, deciding_run
-
-        options = deciding_run(options, consensus)
+    if options.consensus is not None:
+        options = deciding_run(options)
     with open_run(replace(options, watch=None), SILENT) as run:  # what is there now
         source, session = run.source, run.session
         done = 0 if options.output.overwrite else len(done_before(run))
@@ -68,7 +47,7 @@ def plan_job(options: RunOptions) -> list[str]:
             f"model: {run.key.model_name} on {session.provider} ({session.reason}), "
             f"{session.threads} thread(s) per stream",
             *run.plan.lines(len(source.slices)),
-            *(() if consensus is None else consensus_lines(run, consensus, part)),
+            *(() if options.consensus is None else consensus_lines(run, part)),
             *([] if run.voxel is None else [f"voxels: {run.voxel} ({run.voxel.origin} says so)"]),
             *(f"warning: {text}" for text in (*run.warnings, *source.warnings())),
         ]

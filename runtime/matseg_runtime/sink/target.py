@@ -19,7 +19,7 @@ from matseg_shared.errors import UsageError
 
 if TYPE_CHECKING:
     from matseg_runtime.sink.label_group import ImageGroup
-    from matseg_runtime.sink.votes import StoredVotes, VoteOptions
+    from matseg_runtime.sink.votes import StoredVotes
 
 OutputFormat = Literal["png", "tiff", "tiff-stack", "zarr", "metaimage", "nrrd", "mrc", "nifti"]
 _VOLUMES: dict[str, OutputFormat] = {
@@ -50,6 +50,16 @@ _NOT_WRITTEN = frozenset(
     }
 )
 """Suffixes of which nobody means a folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteOptions:
+    """The run that decides on the votes of a pass, by which they are chunked."""
+
+    axis: int
+    """Spatial axis that it cuts slices along."""
+    depth: int
+    """Slices that it reads at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +271,11 @@ def open_sink(
     return DisagreementSink(labels, beside)
 
 
+def pass_path(ledger_folder: Path, axis: int) -> Path:
+    """The place of a pass's votes, in the ledger's folder of the output that they decide on."""
+    return ledger_folder / f"axis-{axis}.zarr"
+
+
 def stored_votes(target: OutputTarget, source: Source, axes: Sequence[int]) -> tuple[StoredVotes, ...]:
     """Votes that passes along some axes have left for an output."""
     if not axes or source.volume is None:
@@ -268,7 +283,7 @@ def stored_votes(target: OutputTarget, source: Source, axes: Sequence[int]) -> t
     from matseg_runtime.sink.votes import StoredVotes
 
     folder, axis = target.ledger_folder, source.volume.axis
-    return tuple(StoredVotes(ledger_folder=folder, own=own, axis=axis) for own in axes)
+    return tuple(StoredVotes(path=pass_path(folder, own), own=own, axis=axis) for own in axes)
 
 
 def _open_labels(
@@ -296,7 +311,8 @@ def _open_labels(
     if options.votes is not None:
         from matseg_runtime.sink.votes import VoteSink
 
-        return VoteSink(path, volume, info, levels, block, votes=options.votes)
+        decision = options.votes
+        return VoteSink(path, volume, info, levels, block, across=decision.axis, depth=decision.depth)
     return ZarrSink(path, volume, info, levels, block, options.shards, options.probabilities)
 
 

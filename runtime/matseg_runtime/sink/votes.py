@@ -27,21 +27,14 @@ _LEAST = 8
 """Voxels of a chunk along the axis of the decision: fewer make too many files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VoteOptions:
-    """The other side of a pass: the run that decides."""
-
-    axis: int
-    """Spatial axis that it cuts slices along."""
-    depth: int
-    """Slices that it reads at a time."""
-
-
 @dataclass(eq=False, kw_only=True)
 class VoteSink(ZarrSink):
     """Array `0` of (K - 1, Z, Y, X) uint8 votes."""
 
-    votes: VoteOptions
+    across: int
+    """Spatial axis that the run which decides cuts slices along."""
+    depth: int
+    """Slices that it reads at a time."""
 
     def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
         start, axis = block.slices[0].index, self.volume.axis
@@ -58,7 +51,7 @@ class VoteSink(ZarrSink):
     def _create(self, path: Path) -> None:
         shape = self.volume.shape
         chunks = [-(-length // -(-length // _LONGEST)) for length in shape]
-        for axis, depth in ((self.votes.axis, max(self.votes.depth, _LEAST)), (self.volume.axis, self.block)):
+        for axis, depth in ((self.across, max(self.depth, _LEAST)), (self.volume.axis, self.block)):
             chunks[axis] = min(depth, shape[axis])
         few = len(self.info.metadata.classes) - 1
         group = zarr.create_group(
@@ -80,8 +73,8 @@ class VoteSink(ZarrSink):
 class StoredVotes:
     """What a finished pass has left, read along the axis of the decision; opened when it is first asked for."""
 
-    ledger_folder: Path
-    """Of the output that they decide on."""
+    path: Path
+    """Place of the pass; its ledger is beside it."""
     own: int
     """Spatial axis of the pass."""
     axis: int
@@ -111,9 +104,8 @@ class StoredVotes:
         """The array, and for each slice of the pass whether it could be read; None: all could."""
         with self._lock:
             if not self._opened:
-                path = pass_path(self.ledger_folder, self.own)
-                array = zarr.open_array(str(path), path="0", mode="r")
-                ledger = Ledger(side_folder(path), Part())
+                array = zarr.open_array(str(self.path), path="0", mode="r")
+                ledger = Ledger(side_folder(self.path), Part())
                 ledger.reload()
                 read = None
                 if ledger.excluded:
@@ -121,8 +113,3 @@ class StoredVotes:
                     read[[item.index for item in ledger.excluded.values()]] = False
                 self._opened.append((array, read))
             return self._opened[0]
-
-
-def pass_path(ledger_folder: Path, axis: int) -> Path:
-    """The place of a pass's votes, in the ledger's folder of the output that they decide on."""
-    return ledger_folder / f"axis-{axis}.zarr"

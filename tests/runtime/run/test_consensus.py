@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import errno
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,11 @@ from click.testing import Result
 from folders import snapshot
 from numpy.typing import NDArray
 from PIL import Image
+
+from matseg_runtime.measure.report import read_report
+from matseg_runtime.sink.votes import VoteSink
+from matseg_shared.system.files import output_errors
+from matseg_shared.system.locks import FileLock
 
 Run = Callable[..., Result]
 
@@ -196,3 +204,222 @@ def test_what_an_axis_could_not_read_is_decided_by_the_others(
     again = run(model, volume, "-o", tmp_path / "out.zarr", "--consensus")
     assert again.exit_code == 4, again.output
     assert not list((tmp_path / "out.zarr.matseg").glob("axis-*"))
+
+
+def test_the_order_and_the_number_of_parts_make_no_difference(
+    run: Run, model: Path, volume: Path, votes: Any, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "out.zarr", ["--consensus", "--disagreement", tmp_path / "doubt.zarr"]
+    for number in (2, 3):
+        result = run(model, volume, "-o", out, *options, "--part", f"{number}/3")
+        assert result.exit_code == 0, result.output
+        assert f"part {number}-of-3 of the passes is done; the part that ends last decides" in result.output
+        assert not out.exists()
+    result = run(model, volume, "-o", out, *options, "--part", "1/3")
+    assert result.exit_code == 0, result.output
+    assert "20 of 20 slices labelled in this run" in result.output
+    labels, differ = decided([votes(axis) for axis in range(3)])
+    np.testing.assert_array_equal(read(out), labels)
+    np.testing.assert_array_equal(read(tmp_path / "doubt.zarr"), differ)
+    assert not list((tmp_path / "out.zarr.matseg").glob("axis-*"))
+    assert "0 of 20 slices labelled" in run(model, volume, "-o", out, *options, "--part", "2/3").output
+
+
+def test_one_part_goes_on_alone(run: Run, model: Path, volume: Path, votes: Any, tmp_path: Path) -> None:
+    """What parts have begun a single process ends, and the other way round."""
+    out = tmp_path / "out.zarr"
+    assert run(model, volume, "-o", out, "--consensus", "--part", "1/2").exit_code == 0
+    assert run(model, volume, "-o", out, "--consensus").exit_code == 0
+    np.testing.assert_array_equal(read(out), decided([votes(axis) for axis in range(3)])[0])
+
+
+def test_only_one_part_decides(run: Run, model: Path, volume: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    assert run(model, volume, "-o", out, "--consensus", "--part", "1/2").exit_code == 0
+    lock = FileLock(tmp_path / "out.zarr.matseg" / "decision.lock")
+    assert lock.acquire()
+    result = run(model, volume, "-o", out, "--consensus", "--part", "2/2")
+    assert result.exit_code == 0
+    assert "of the passes is done; the part that ends last decides" in result.output
+    lock.release()
+    assert "20 of 20 slices labelled" in run(model, volume, "-o", out, "--consensus", "--part", "2/2").output
+
+
+def test_finish_says_what_is_missing(run: Run, model: Path, volume: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    assert run(model, volume, "-o", out, "--consensus", "--part", "1/2").exit_code == 0
+    result = run(model, volume, "-o", out, "--consensus", "--finish")
+    assert result.exit_code == 1
+    assert "cannot be finished: 20 of 20 slices are not labelled yet" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--consensus", "--axis", "1"], "--consensus and --axis cannot be combined"),
+        (["--consensus", "--range", "0:4"], "--consensus and --range cannot be combined"),
+        (["--consensus", "--watch"], "--consensus and --watch cannot be combined"),
+        (["--consensus", "--uncertain", "2"], "--consensus and --uncertain cannot be combined"),
+        (["--disagreement", "doubt.zarr"], "--disagreement applies with --consensus only"),
+        (["--consensus", "1"], "--consensus 1: expected two or three axes such as 0,2"),
+        (["--consensus", "0,0"], "--consensus 0,0: expected two or three axes"),
+        (["--consensus", "--disagreement", "doubt"], "--disagreement doubt: expected a volume"),
+        (["--consensus", "--disagreement", "out.zarr"], "is where the labels go"),
+        (["--consensus", "--crop-bottom", "3"], "the lowest 3 rows of its slices are cut off"),
+    ],
+)
+def test_refused_before_any_work(
+    run: Run, model: Path, volume: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(volume.parent)
+    before = snapshot(volume.parent)
+    for more in ([], ["--dry-run"]):
+        result = run(model, "scan.zarr", "-o", "out.zarr", *options, *more)
+        assert result.exit_code == 2, result.output
+        assert expected in " ".join(result.output.split())
+    assert snapshot(volume.parent) == before
+
+
+def test_inputs_that_cannot_be_cut_along_other_axes(
+    run: Run, model: Path, slices: Path, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "packed.tif", VOLUME, photometric="minisblack", compression="zlib")
+    Image.fromarray(VOLUME[0]).save(tmp_path / "one.tif")
+    before = snapshot(tmp_path)
+    for source, expected in (
+        (
+            slices,
+            "--consensus cuts a volume along several axes, found a folder of images; write its slices into one",
+        ),
+        (tmp_path / "one.tif", "found a single image"),
+        (tmp_path / "packed.tif", "only an uncompressed stack can be cut along another axis than 0"),
+    ):
+        for more in ([], ["--dry-run"], ["--finish"]):
+            result = run(model, source, "-o", tmp_path / "out.zarr", "--consensus", *more)
+            assert result.exit_code == 2, result.output
+            assert expected in result.output or more == ["--finish"], result.output
+    assert snapshot(tmp_path) == before
+
+
+def test_another_job_is_refused_once_passes_have_begun(
+    run: Run, model: Path, volume: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.zarr"
+    assert run(model, volume, "-o", out, "--consensus", "--part", "1/2").exit_code == 0
+    other = onnx_models.save_model(tmp_path / "alloy_v1.onnx", seed=1)
+    for options, expected in (
+        ([model, "--consensus", "0,2"], "consensus: 0,1,2 then, 0,2 now"),
+        ([model], "consensus: 0,1,2 then, none now"),
+        ([model, "--consensus", "--tile", "40"], "tile: none then"),
+        ([model, "--consensus", "--disagreement", tmp_path / "d.zarr"], "0,1,2, disagreement in"),
+        ([other, "--consensus"], "model sha256:"),
+    ):
+        chosen, *rest = options
+        result = run(chosen, volume, "-o", out, *rest)
+        assert result.exit_code == 2, result.output
+        assert "the results there are of another job" in result.output
+        assert expected in result.output
+    assert run(other, volume, "-o", out, "--consensus", "--overwrite").exit_code == 0
+    assert out.exists()
+
+
+def test_a_full_disk_is_noticed_before(
+    run: Run, model: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two passes of two bytes a voxel, and the labels."""
+    needed = 5 * VOLUME.size
+    out = tmp_path / "out.zarr"
+    plan = run(model, volume, "-o", out, "--consensus", "--dry-run").output
+    assert "consensus: a pass along axis 1 and 2 first" in plan
+    assert f"disk: at most {needed / 1000:.0f} kB more" in plan
+    before = snapshot(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    for more in ([], ["--dry-run"]):
+        result = run(model, volume, "-o", out, "--consensus", *more)
+        assert result.exit_code == 1
+        assert "--consensus needs up to 86 kB on that disk until the output is whole" in result.output
+    assert snapshot(tmp_path) == before
+    assert run(model, volume, "-o", out, "--consensus", "0,2").exit_code == 0
+
+
+def test_a_disk_that_fills_up_in_the_second_pass(
+    run: Run, model: Path, volume: Path, votes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write = tmp_path / "out.zarr", VoteSink.write
+
+    def full(sink: VoteSink, *arguments: Any) -> Any:
+        if sink.volume.axis == 2:
+            with output_errors(sink.path):
+                raise OSError(errno.ENOSPC, "full")
+        return write(sink, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VoteSink, "write", full)
+        result = run(model, volume, "-o", out, "--consensus")
+    assert result.exit_code == 1, result.output
+    assert "no space is left on that disk; free some, then run the same command again" in result.output
+    assert run(model, volume, "-o", out, "--consensus").exit_code == 0
+    np.testing.assert_array_equal(read(out), decided([votes(axis) for axis in range(3)])[0])
+
+
+def test_a_thin_volume_is_padded_and_told(run: Run, model: Path, votes: Any, tmp_path: Path) -> None:
+    source = save_zarr(tmp_path / "thin.zarr", VOLUME[:5])
+    result = run(model, source, "-o", tmp_path / "out.zarr", "--consensus")
+    assert result.exit_code == 0, result.output
+    assert (
+        "the volume is 5 voxels long along axis 0, less than the 16 that the model may look at"
+        in result.output
+    )
+    np.testing.assert_array_equal(
+        read(tmp_path / "out.zarr"), decided([votes(axis, VOLUME[:5]) for axis in range(3)])[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("1.3,0.65,0.65um", "slices along axis 1 have pixels 1.3 um high and 0.65 wide"),
+        ("0.65um", None),
+    ],
+)
+def test_voxels_that_are_no_cubes_are_told(
+    run: Run, model: Path, volume: Path, tmp_path: Path, size: str, expected: str | None
+) -> None:
+    for more in (["--dry-run"], []):
+        result = run(model, volume, "-o", tmp_path / "out.zarr", "--consensus", "--voxel-size", size, *more)
+        assert result.exit_code == 0, result.output
+        assert (expected or "no cubes") in result.output if expected else "no cubes" not in result.output
+
+
+def test_the_report_tells_where_axes_disagree(
+    run: Run, model: Path, volume: Path, votes: Any, tmp_path: Path
+) -> None:
+    result = run(model, volume, "-o", tmp_path / "out.zarr", "--consensus", "--report")
+    _, differ = decided([votes(axis) for axis in range(3)])
+    share = np.count_nonzero(differ) / differ.size
+    assert f"the axes disagree in {share:.2%} of the voxels" in result.output
+    side = tmp_path / "out.zarr.matseg"
+    assert read_report(side / "report.json").disagreeing_pixels == np.count_nonzero(differ)
+    with (side / "phase_fractions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    shares = [np.count_nonzero(slice_) / slice_.size for slice_ in differ]
+    assert [row["axes disagree"] for row in rows] == [f"{value:.6f}" for value in (*shares, share)]
+    page = (side / "report.html").read_text(encoding="utf-8")
+    assert "Where the axes disagree, along the stack" in page
+    assert f"{share:.2%}" in page
+
+
+def test_earlier_volumes_of_disagreement_are_ours(
+    run: Run, model: Path, volume: Path, tmp_path: Path
+) -> None:
+    options = ["-o", tmp_path / "out.zarr", "--consensus", "--disagreement", tmp_path / "doubt.zarr"]
+    (tmp_path / "doubt.zarr").mkdir()
+    result = run(model, volume, *options)
+    assert result.exit_code == 2
+    assert "is not known to be an earlier result of matseg-run" in result.output
+    (tmp_path / "doubt.zarr").rmdir()
+    assert run(model, volume, *options).exit_code == 0
+    before = read(tmp_path / "doubt.zarr")
+    assert run(model, volume, *options, "--overwrite").exit_code == 0
+    np.testing.assert_array_equal(read(tmp_path / "doubt.zarr"), before)
