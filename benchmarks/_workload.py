@@ -67,8 +67,13 @@ def model_options(command: Any) -> Any:
     return command
 
 
-def model_file(given: Path | None, folder: Path, width: int) -> Path:
-    """The model asked for, or a U-Net of three levels made in `folder`, with two classes and random weights."""
+def model_file(
+    given: Path | None, folder: Path, width: int, name: str = "benchmark_v1", **options: int
+) -> Path:
+    """The model asked for, or a U-Net of three levels made in `folder`, with two classes and random weights.
+
+    `options` are its `channels` and `context`.
+    """
     if given is not None:
         return given
     path = ROOT / "tests" / "support" / "onnx_models.py"
@@ -80,7 +85,7 @@ def model_file(given: Path | None, folder: Path, width: int) -> Path:
     maker = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = maker  # dataclasses look their module up there
     spec.loader.exec_module(maker)
-    made: Path = maker.save_model(folder / "benchmark_v1.onnx", width=width, n_class=2, name="benchmark_v1")
+    made: Path = maker.save_model(folder / f"{name}.onnx", width=width, n_class=2, name=name, **options)
     return made
 
 

@@ -61,7 +61,8 @@ def segment(
 
     Args:
         model: from `open_model`.
-        image: (H, W) or (H, W, C), in the dtype that the model takes.
+        image: (H, W) or (H, W, C), in the dtype that the model takes; for a model with context a slice with its
+            neighbours as channels, slice by slice in the order of the volume.
         window: intensities that become the model's darkest and brightest, for images of another dtype or range.
 
     Returns:
@@ -73,7 +74,7 @@ def segment(
     import numpy as np
 
     from matseg_runtime.inference.tiles import segment_images
-    from matseg_runtime.source.transform import Transform, Window, not_numbers
+    from matseg_runtime.source.transform import Transform, Window, join_converted, not_numbers
     from matseg_shared.contract.classes import UNLABELLED
     from matseg_shared.errors import ImageError
     from matseg_shared.images.channels import pick_channels
@@ -81,15 +82,24 @@ def segment(
     if not np.size(image):
         raise ImageError("the image", f"holds no pixels: its shape is {np.shape(image)}")
     info = model.model.metadata.input
-    transform = Transform(info=info, window=None if window is None else Window(*window))
+    transform = Transform(info=info.of_slice, window=None if window is None else Window(*window))
     image = np.asarray(image)
+    slices = 2 * info.context + 1
+    if info.context and (image.ndim != 3 or image.shape[-1] != info.channels):
+        raise ImageError(
+            "the image",
+            f"expected {info.channels} channels, of a slice with {info.context} neighbours on either side, found the "
+            f"shape {image.shape}; label a volume with run_job",
+        )
     if image.ndim == 3 and image.shape[-1] != info.channels:
         image = pick_channels(image, info.picked, "the image")
-    absent = not_numbers(image)
-    pixels = transform.convert(image, "the image", absent)
+    parts = np.split(image, slices, axis=-1) if info.context else [image]
+    absent = [not_numbers(part) for part in parts]
+    converted = [transform.convert(part, "the image", gone) for part, gone in zip(parts, absent, strict=True)]
+    pixels = join_converted(converted, absent, info.mean)
     labels = segment_images(model, [pixels], tile=(_TILE, _TILE), batch=1)[0].labels
-    if absent is not None:
-        labels[absent] = UNLABELLED
+    if (gone := absent[info.context]) is not None:
+        labels[gone] = UNLABELLED
     return labels
 
 

@@ -172,6 +172,8 @@ class SliceRecord(Record):
     """Pixels that are no sample and have no label."""
     rows_cut: int = 0
     """Rows at the foot among them, such as a bar of data."""
+    neighbours: str | None = None
+    """Digest of the names and identities of the images that it was seen with; None: none, or slices of one volume."""
     regions: SliceRegions | None = None
     """None: not asked for."""
     uncertainty: SliceUncertainty | None = None

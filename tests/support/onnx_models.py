@@ -112,6 +112,7 @@ def build_metadata(
     n_class: int = 3,
     precision: str = "fp32",
     name: str = "alloy_v1",
+    context: int = 0,
 ) -> ModelMetadata:
     """The document that belongs to `build_graph`."""
     dataset, _, version = name.rpartition("_")
@@ -123,6 +124,7 @@ def build_metadata(
         ),
         input=InputInfo(
             channels=channels,
+            context=context,
             dtype=dtype,
             mean=(BRIGHTEST[dtype] / 2,) * channels,
             std=(BRIGHTEST[dtype] / 4,) * channels,
@@ -195,8 +197,11 @@ def save_model(
     seed: int = 0,
     precision: str = "fp32",
     name: str = "alloy_v1",
+    context: int = 0,
 ) -> Path:
     """Write a whole model file."""
     graph = build_graph(channels=channels, dtype=dtype, n_class=n_class, width=width, seed=seed)
-    metadata = build_metadata(channels=channels, dtype=dtype, n_class=n_class, precision=precision, name=name)
+    metadata = build_metadata(
+        channels=channels, dtype=dtype, n_class=n_class, precision=precision, name=name, context=context
+    )
     return save(graph, encode(metadata, self_test_of(graph, channels, dtype)), path)

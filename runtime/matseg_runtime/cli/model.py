@@ -147,6 +147,7 @@ def _print_model(model: Model) -> None:
         ("network", data.training.network),
         ("data set, version", f"{data.training.dataset}, {data.training.version}"),
         ("input", f"{data.input.channels} channel(s) of {data.input.dtype}"),
+        ("context", f"{data.input.context} slices on either side" if data.input.context else "none"),
         ("training intensities", f"{data.input.histogram.low:g} to {data.input.histogram.high:g}"),
         ("stride, halo", f"{data.tiling.stride}, {data.tiling.halo} pixels"),
         ("pixel size", "unknown" if size is None else f"{size.value:g} {size.unit}"),

@@ -169,7 +169,7 @@ def _location(record: RunRecord) -> str:
 
 def _source_options(record: RunRecord) -> SourceOptions:
     key = record.report.provenance
-    given = None if record.manifest is None else record.manifest.model.input
+    given = None if record.manifest is None else record.manifest.model.input.of_slice
     return SourceOptions(
         axis=key.axis,
         slices=None if key.slices is None else parse_range(key.slices),

@@ -197,7 +197,7 @@ class _Reader:
         """Pixels per bin of the training histogram, as the model sees them."""
         if self.record.manifest is None:
             return None, 0
-        info, text = self.record.manifest.model.input, self.record.report.provenance.window
+        info, text = self.record.manifest.model.input.of_slice, self.record.report.provenance.window
         transform = Transform(info=info, window=None if text is None else Window.parse(text))
         image = transform.convert(stored, choice.record.where, absent)
         if absent is not None:

@@ -73,7 +73,7 @@ def run_pipeline(
     write: Callable[[Inferred], None],
     workers: WorkerCounts,
     *,
-    on_interrupt: Callable[[], None] | None = None,
+    on_interrupt: Callable[[], bool] | None = None,
     watch: Callable[[str], None] | None = None,
 ) -> Stages:
     """Push every block through the three stages; returns when the last is written.
@@ -85,7 +85,7 @@ def run_pipeline(
         blocks: handed out in order; iterated in a reader's thread.
         read, infer, write: the stages; called from several threads when `workers` says so.
         workers: threads and queue lengths.
-        on_interrupt: called at the first Ctrl-C.
+        on_interrupt: called at the first Ctrl-C; True: it ends the blocks, so that what they still hand out is taken.
         watch: called after each block, from a writer's thread, with the stage that is slowest so far.
 
     Raises:
@@ -196,13 +196,13 @@ class _Pipeline:
         self._to_infer.abort()
         self._to_write.abort()
 
-    def wait(self, interruptions: Callable[[], int], on_interrupt: Callable[[], None] | None) -> None:
+    def wait(self, interruptions: Callable[[], int], on_interrupt: Callable[[], bool] | None) -> None:
         """Wait for all threads, and raise what went wrong."""
+        is_told = False
         while self._error is None and self._is_at_work():
-            if interruptions() and self._is_fed:
-                self._is_fed = False
-                if on_interrupt is not None:
-                    on_interrupt()
+            if interruptions() and not is_told:
+                is_told = True
+                self._is_fed = on_interrupt is not None and on_interrupt()
             if interruptions() > 1:
                 self.fail(KeyboardInterrupt())
         if self._error is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.inference.session import Session
+from matseg_runtime.run.neighbours import kept_blocks
 from matseg_runtime.run.pipeline import WorkerCounts
 from matseg_runtime.source.base import Source
 from matseg_runtime.units import format_size
@@ -212,10 +213,11 @@ class Planner:
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
-        taken = self.metadata.input.channels
+        given = self.metadata.input
+        own, taken = given.of_slice.channels, given.channels
         # a grey image may be stored as RGB; decoders and encoders work on copies
-        read = max(3, taken if volume is None else volume.channels)
-        per_pixel = read * stored + 2 * taken * itemsize + 3
+        read = max(3, own if volume is None else volume.channels)
+        per_pixel = read * stored + (own + taken) * itemsize + 3
         if self.constraints.probabilities:
             per_pixel += 6 * len(self.metadata.classes)
         area, in_work = self.shape[0] * self.shape[1], 0
@@ -223,6 +225,8 @@ class Planner:
             classes = len(self.metadata.classes)
             in_work = workers.inferrers * (6 * classes + depth * (classes - 1) * self.constraints.votes)
             per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
+        if given.context:
+            in_work += kept_blocks(given.context, depth, workers.readers) * depth * (own * itemsize + 1)
         return (workers.blocks_in_flight * depth * per_pixel + in_work) * area
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:

@@ -164,7 +164,10 @@ def _arrivals(run: Run, source: WatchSource, ledger: Ledger) -> Iterator[Block]:
     for item in source.arrivals(outcome):
         record = ledger.done.get(item.name)
         if record is not None:
-            if record.identity == item.identity and not run.sink.lost([record]):
+            is_same = record.identity == item.identity and not (
+                run.neighbours is not None and run.neighbours.are_others(record, item)
+            )
+            if is_same and not run.sink.lost([record]):
                 continue
             run.sink.withdraw(record)
         ledger.withdraw(item.name)
@@ -179,7 +182,7 @@ def done_before(run: Run) -> set[str]:
     ledger.reload()
     _refuse_changed(run, ledger)
     records = labelled_slices(run.source, ledger)
-    lost = set(run.sink.lost(records))
+    lost = {*run.sink.lost(records), *_seen_with_others(run, ledger)}
     return {item.name for item in records if item.name not in lost and run.options.measure.is_scored(item)}
 
 
@@ -188,12 +191,25 @@ def _lose_what_is_gone(run: Run, ledger: Ledger, others: list[str]) -> None:
     _refuse_changed(run, ledger)
     records = [ledger.done[item.name] for item in run.source.slices if item.name in ledger.done]
     lost = run.sink.lost(records)
+    ledger.lose(_seen_with_others(run, ledger))
     if lost and others and run.target.is_volume:
         raise UsageError(
             f"{run.sink.path}: {len(lost)} slices that were labelled are gone from it, while other processes work on "
             f"it ({', '.join(others)}); stop them, then run again"
         )
     ledger.lose(lost)
+
+
+def _seen_with_others(run: Run, ledger: Ledger) -> list[str]:
+    """Names of labelled images that have other neighbours now, as the last one has when more have come."""
+    if run.neighbours is None:
+        return []
+    records = ((ledger.done.get(item.name), item) for item in run.source.slices)
+    return [
+        item.name
+        for record, item in records
+        if record is not None and run.neighbours.are_others(record, item)
+    ]
 
 
 def _refuse_changed(run: Run, ledger: Ledger) -> None:

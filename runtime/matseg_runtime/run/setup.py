@@ -27,6 +27,7 @@ from matseg_runtime.measure.report import Provenance
 from matseg_runtime.model.file import ModelFile, read_model
 from matseg_runtime.model.trust import HasSha256, Trust
 from matseg_runtime.records import JobKey
+from matseg_runtime.run.neighbours import Neighbours
 from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.plan import LARGEST_STREAMS, Plan, PlanConstraints, Planner, default_budget, probe
 from matseg_runtime.sink.base import LabelInfo, Sink
@@ -75,6 +76,8 @@ class Run:
     """None: the network reads constant regions like all others."""
     measure: MeasureOptions | None
     """None: nothing is to be measured."""
+    neighbours: Neighbours | None
+    """None: the model sees each slice by itself."""
     voxel: VoxelSize | None
     """None: not known, so lengths are in pixels."""
     votes: tuple[StoredVotes, ...]
@@ -106,7 +109,7 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
         before = None if earlier is None or options.window is None else earlier.stored_dtype
         no_data = opened.enter_context(closing(_open_no_data(options, source, metadata)))
         transform = Transform(
-            info=metadata.input, window=options.window, stored_dtype=before, no_data=no_data
+            info=metadata.input.of_slice, window=options.window, stored_dtype=before, no_data=no_data
         )
         found = check_input(source, transform, accept=options.accept_intensities)
         shape = found.shape
@@ -146,7 +149,7 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
         source = stack.enter_context(closing(open_input(options, metadata.input)))
         target = choose_target(source, options.output, metadata)
         transform = Transform(
-            info=metadata.input,
+            info=metadata.input.of_slice,
             window=options.window,
             stored_dtype=key.stored_dtype,
             no_data=stack.enter_context(closing(_open_no_data(options, source, metadata))),
@@ -223,22 +226,28 @@ def refuse_combinations(options: RunOptions) -> None:
 
 def open_input(options: RunOptions, info: InputInfo) -> Source:
     """The input, or a folder to watch, with the channels that the model takes."""
-    if info.context:
-        raise UsageError(f"{options.model}: sees neighbouring slices, which matseg-run cannot give it yet")
+    context, info = info.context, info.of_slice
     channels = options.source.channels or info.picked
     require_count(channels, info)
     if (files := options.source.channel_files) is not None:
         _check_channel_files(files, channels, info)
     if options.watch is None:
         wanted = replace(options.source, channels=channels, taken=info.channels)
-        return open_source(options.input, wanted)
+        source = open_source(options.input, wanted)
+        try:
+            if context:
+                source.require_neighbours()
+        except UsageError:
+            source.close()
+            raise
+        return source
     require_text(options.input)
     option = options.source.named() or (options.source.channel_files and "--channel-files")
     if option is not None:
         raise UsageError(
             f"{options.input}: --watch waits for images in a folder, to which {option} does not apply"
         )
-    return WatchSource(Path(options.input), options.watch, channels)
+    return WatchSource(Path(options.input), options.watch, channels, context)
 
 
 def _check_channel_files(files: ChannelFiles, choice: ChannelChoice, info: InputInfo) -> None:
@@ -359,11 +368,18 @@ def _assembled(
         probabilities=probabilities,
         constant_tiles=constant_tiles,
         measure=None if options.measure == MeasureOptions() else options.measure,
+        neighbours=_neighbours(source, metadata.input.context, plan),
         voxel=voxel,
         votes=() if options.consensus is None else stored_votes(target, source, options.consensus.stored),
         started=started,
         warnings=tuple(text for text in (voxel_warning, oblong) if text is not None),
     )
+
+
+def _neighbours(source: Source, context: int, plan: Plan) -> Neighbours | None:
+    depth = 1 if isinstance(source, WatchSource) else plan.depth  # which hands out slice by slice
+    readers = plan.workers.readers
+    return Neighbours(source, context, depth=depth, readers=readers) if context else None
 
 
 def _key(

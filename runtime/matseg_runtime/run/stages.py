@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -16,10 +17,12 @@ from matseg_runtime.inference.votes import Ballot, decide, votes_of
 from matseg_runtime.measure.measurer import Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.records import ExcludedSlice, SliceRecord
+from matseg_runtime.run.neighbours import ReadSlice
 from matseg_runtime.run.setup import Run
 from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.sink.volume import VolumeSink
 from matseg_runtime.source.base import Slice
+from matseg_runtime.source.transform import join_converted
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError
 
@@ -31,8 +34,8 @@ class BlockInWork:
     block: Block
     results: tuple[Result, ...]
     """Results of all its slices; before inference without labels."""
-    images: tuple[NDArray[Any], ...] = ()
-    """(C, H, W) in the model's dtype, of the slices that could be read; none after inference."""
+    images: tuple[Sequence[ReadSlice], ...] = ()
+    """The slices that could be read, each in the middle of the neighbours that the model sees; none after inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +48,14 @@ class WrittenBlock:
 
 def read_block(run: Run, block: Block) -> BlockInWork:
     """Read and convert a block's slices; those that cannot be read are excluded."""
-    found = [one for part in consecutive(block.slices) for one in _read(run, part)]
-    images = tuple(image for _, image in found if image is not None)
-    return BlockInWork(block=block, results=tuple(result for result, _ in found), images=images)
+    if run.neighbours is None:
+        found: list[Sequence[ReadSlice]]
+        found = [[one] for part in consecutive(block.slices) for one in _read(run, part)]
+    else:
+        found = [run.neighbours.around(item, partial(_read, run)) for item in block.slices]
+    results = tuple(seen[len(seen) // 2].result for seen in found)
+    images = tuple(seen for seen, result in zip(found, results, strict=True) if not result.reason)
+    return BlockInWork(block=block, results=results, images=images)
 
 
 def infer_block(run: Run, read: BlockInWork) -> BlockInWork:
@@ -85,7 +93,7 @@ def write_block(run: Run, labelled: BlockInWork) -> WrittenBlock:
 def _segmented(run: Run, read: BlockInWork) -> Sequence[Segmentation]:
     return segment_images(
         run.session,
-        read.images,
+        [_joined(run, seen) for seen in read.images],
         tile=run.plan.largest_tile,
         batch=run.plan.batch,
         probabilities=run.probabilities,
@@ -129,19 +137,26 @@ def excluded(item: Slice, reason: str) -> ExcludedSlice:
     return ExcludedSlice(name=item.name, index=item.index, where=item.where, reason=reason)
 
 
-def _read(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArray[Any] | None]]:
+def _joined(run: Run, seen: Sequence[ReadSlice]) -> NDArray[Any]:
+    """(C, H, W) input of the model for a slice amid its neighbours."""
+    images = [one.image for one in seen if one.image is not None]
+    return join_converted(images, [one.result.absent for one in seen], run.metadata.input.mean)
+
+
+def _read(run: Run, part: Sequence[Slice]) -> list[ReadSlice]:
     """Consecutive slices at once; one at a time when that fails, to find those that are broken."""
     try:
         return _read_together(run, part)
     except ImageError as error:
         if len(part) == 1:
             (item,) = part
-            return [(Result(slice=item, identity=item.identity, segmentation=None, reason=str(error)), None)]
+            result = Result(slice=item, identity=item.identity, segmentation=None, reason=str(error))
+            return [ReadSlice(result, None)]
     return [one for item in part for one in _read(run, [item])]
 
 
-def _read_together(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArray[Any] | None]]:
-    found: list[tuple[Result, NDArray[Any] | None]] = []
+def _read_together(run: Run, part: Sequence[Slice]) -> list[ReadSlice]:
+    found: list[ReadSlice] = []
     for item, (pixels, identity) in zip(part, run.source.read_unchanged(part), strict=True):
         absent = run.transform.absent(pixels, item)
         image = run.transform.convert(pixels, item.where, absent)
@@ -160,7 +175,7 @@ def _read_together(run: Run, part: Sequence[Slice]) -> list[tuple[Result, NDArra
             clipped=run.transform.clipped(pixels, absent),
             absent=absent,
         )
-        found.append((result, image))
+        found.append(ReadSlice(result, image))
     return found
 
 
@@ -194,6 +209,7 @@ def _record(
         constant=segmentation.constant,
         clipped=result.clipped,
         no_data=0 if absent is None else int(np.count_nonzero(absent)),
+        neighbours=result.neighbours,
         rows_cut=0 if absent is None or no_data is None else no_data.rows_cut(result.slice),
         regions=found.regions,
         uncertainty=found.uncertainty,

@@ -43,6 +43,8 @@ class Result:
     """Pixels beyond the window."""
     absent: Absent | None = None
     """Mask of pixels without data; None: all have data."""
+    neighbours: str | None = None
+    """See `SliceRecord.neighbours`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

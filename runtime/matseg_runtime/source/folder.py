@@ -150,6 +150,8 @@ class FolderSource(Source):
         return None if first is None or last is None or not first.agrees_with(last) else first
 
     def warnings(self) -> tuple[str, ...]:
+        if len(self.slices) == 1:
+            return ()
         gaps = numbering_gaps([item.name for item in self.slices])
         return () if gaps is None else (gaps,)
 

@@ -24,6 +24,7 @@ from matseg_runtime.units import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.channels import to_channels
+from matseg_shared.images.context import join_slices
 from matseg_shared.images.read import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -284,6 +285,25 @@ def fill_absent(image: PixelArray, absent: Absent, mean: Sequence[float]) -> Non
     values = np.array(mean)[:, np.newaxis, np.newaxis]
     whole = values if image.dtype.kind == "f" else np.rint(values)
     np.copyto(image, whole.astype(image.dtype), where=absent)
+
+
+def join_converted(
+    images: Sequence[PixelArray], absent: Sequence[Absent | None], mean: Sequence[float]
+) -> PixelArray:
+    """The input of a model with context: a slice in the middle of its neighbours, each as `Transform.convert` gives it.
+
+    Args:
+        images: (C, H, W) each.
+        absent: (H, W) where each is no sample, or None: a neighbour gives way to the slice there, and all channels
+            hold the training mean where the slice itself is none.
+        mean: of each channel of the joined image.
+    """
+    if len(images) == 1:
+        return images[0]
+    joined = join_slices(images, absent)
+    if (own := absent[len(images) // 2]) is not None:
+        fill_absent(joined, own, mean)
+    return joined
 
 
 def not_numbers(pixels: PixelArray) -> Absent | None:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity, no_neighbours
+from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity, neighbours_digest
 from matseg_runtime.source.folder import skip_reason
+from matseg_runtime.source.order import around, consecutive_runs
 from matseg_runtime.source.sem_tags import picture_bar
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.channels import ChannelChoice
@@ -23,6 +24,7 @@ _WAIT_PER_LOOK = 9
 to cost the network its cores."""
 
 _GONE = "gone"
+_IN_FLIGHT_SECONDS = 0.05
 
 Outcome = Callable[[Slice], str | None]
 """The identity of the file that a slice's label was made from; "" when it was excluded, None while it is in flight."""
@@ -39,20 +41,45 @@ class WatchOptions:
     poll_seconds: float = POLL_SECONDS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """Numbers of slices in the order of the numbers in their names."""
+
+    places: list[int]
+    positions: dict[int, int]
+    """Position of each in `places`."""
+    runs: dict[int, tuple[list[int], int]]
+    """For each the run of consecutive ones that it is in, and its position there."""
+
+    @classmethod
+    def of(cls, runs: Sequence[list[int]]) -> _Order:
+        places = [place for run in runs for place in run]
+        return cls(
+            places=places,
+            positions={place: position for position, place in enumerate(places)},
+            runs={place: (run, position) for run in runs for position, place in enumerate(run)},
+        )
+
+
 class WatchSource(Source):
     """Images in the order in which they become whole; `slices` grows.
 
     An image is whole when its size and time of change have stayed the same between two looks and it can be decoded.
     One that cannot is looked at again when it changes; so is one that was handed out already, because a writer that
     reserves the space of a file first leaves an image that looks whole before it is.
+
+    For a model with context a slice waits until as many follow it as the model sees below it, or waiting has ended;
+    when it has other neighbours afterwards, it is handed out again.
     """
 
-    def __init__(self, folder: Path, options: WatchOptions, channels: ChannelChoice = ()) -> None:
+    def __init__(
+        self, folder: Path, options: WatchOptions, channels: ChannelChoice = (), context: int = 0
+    ) -> None:
         """Start watching a folder, in which nothing has to be yet; a UsageError where there is no such folder."""
         if not folder.is_dir():
             raise UsageError(f"{folder}: expected a folder to watch; make it before images are written there")
         self._folder = folder
-        self._options, self._channels = options, channels
+        self._options, self._channels, self._context = options, channels, context
         self._seen: dict[Path, str] = {}
         """Identity at the last look."""
         self._damaged: dict[Path, str] = {}
@@ -66,9 +93,13 @@ class WatchSource(Source):
         self.beside = folder.absolute()
         self.identity = InputIdentity(kind="folder", name=self.beside.name, content="")
         self.slices: list[Slice] = []
+        self._version = 0
+        """Counts the images that have come and gone."""
+        self._order: tuple[int, _Order] | None = None
+        """Of the images that were there at a version."""
 
     def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
-        """Slices as they become whole, again when their file changes; ends as the options say, or after `stop`.
+        """Slices as they become whole, again when they change; ends as the options say, or after `stop`.
 
         Images that are still not whole after the idle time are handed out in the end, so that they are excluded.
 
@@ -76,10 +107,33 @@ class WatchSource(Source):
             outcome: asked for what has become of a slice handed out earlier, which is not handed out again while it is
                 in flight; None: every slice once.
         """
+        own = self._arrivals(outcome)
+        return own if outcome is None or not self._context else self._with_neighbours(own, outcome)
+
+    def _with_neighbours(self, own: Iterator[Slice], outcome: Outcome) -> Iterator[Slice]:
+        """Slices whose neighbours are there, of those that have become whole; in the end all of these."""
+        handed: dict[int, str] = {}  # what each was seen with
+        whole: set[int] = set()
+        for item in own:
+            whole.add(item.index)
+            for place in self._waiting_for(item.index):
+                in_flight = place in handed and outcome(self.slices[place]) is None
+                if place in whole and not in_flight and handed.get(place) != (seen := self._seen_with(place)):
+                    handed[place] = seen
+                    yield self.slices[place]
+        for place in sorted(whole):
+            if self.slices[place].identity == _GONE or handed.get(place) == self._seen_with(place):
+                continue
+            while place in handed and outcome(self.slices[place]) is None:
+                time.sleep(_IN_FLIGHT_SECONDS)  # it is being labelled with its neighbours of before
+            yield self.slices[place]
+
+    def _arrivals(self, outcome: Outcome | None) -> Iterator[Slice]:
+        """As `arrivals`, of single images."""
         known, last = 0, time.monotonic()
         while True:
             for item in self.slices[known:]:
-                if self._enough(item.index):
+                if self._enough(item.index) or self._stopped.is_set():
                     return
                 known += 1
                 yield item
@@ -104,9 +158,10 @@ class WatchSource(Source):
             wait = max(self._options.poll_seconds, _WAIT_PER_LOOK * looking)
             self._stopped.wait(wait if idle is None else min(wait, max(idle / 2, self._options.poll_seconds)))
 
-    def stop(self) -> None:
-        """Hand out nothing more; may be called from any thread."""
+    def stop(self) -> bool:
+        """End waiting: only slices that have waited for their neighbours are handed out yet; from any thread. True."""
         self._stopped.set()
+        return True
 
     def wait_for_first(self) -> None:
         """Return when there is a slice to look at; a UsageError where none came within the idle time."""
@@ -121,8 +176,31 @@ class WatchSource(Source):
     def current_identity(self, index: int) -> str:
         return file_identity(Path(self.slices[index].where))
 
-    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:  # noqa: ARG002 (to come)
-        raise no_neighbours(self.location, "images that are still being written")
+    def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:
+        runs = self._current_order().runs
+        run, position = runs.get(index, ([index], 0))
+        return tuple(self.slices[place] for place in around(run, position, context))
+
+    def _seen_with(self, place: int) -> str:
+        return neighbours_digest(self.neighbours(place, self._context))
+
+    def _waiting_for(self, place: int) -> list[int]:
+        """Slices that may be handed out, or again, now that one has come."""
+        order, context = self._current_order(), self._context
+        if place not in order.positions:
+            return []
+        position, last = order.positions[place], len(order.places) - context
+        return order.places[max(position - context, 0) : min(position + context + 1, max(last, 0))]
+
+    def _current_order(self) -> _Order:
+        version, known = self._version, self._order
+        if known is not None and known[0] == version:
+            return known[1]
+        there = [item.index for item in self.slices if item.identity != _GONE]
+        runs = consecutive_runs([self.slices[place].name for place in there])
+        found = _Order.of([[there[place] for place in run] for run in runs])
+        self._order = version, found
+        return found
 
     def data_bar(self, index: int) -> int | None:
         return picture_bar(Path(self.slices[index].where), self.slices[index].identity)
@@ -191,6 +269,8 @@ class WatchSource(Source):
             reason = f"labels cannot have its name, because {problem}"
         elif (other := self._stems.setdefault(path.stem.casefold(), path)) != path:
             reason = f"{other.name} has the same name and came first"
+        elif self._context and not any(mark.isdecimal() for mark in path.stem):
+            reason = "it has no number, by which its neighbours are known"
         if reason is not None:
             self.skipped = (*self.skipped, Skipped(path=path, reason=reason))
             self._refused.add(path)
@@ -198,12 +278,15 @@ class WatchSource(Source):
         self._numbers[path] = number = len(self.slices)
         item = Slice(index=number, name=path.stem, where=str(path), identity=identity)
         self.slices.append(item)
+        self._version += 1
         return item
 
     def _renew(self, path: Path, identity: str) -> Slice:
         """Remember under which identity a slice is handed out again."""
         number = self._numbers[path]
+        has_come_or_gone = _GONE in (identity, self.slices[number].identity)
         self.slices[number] = replace(self.slices[number], identity=identity)
+        self._version += has_come_or_gone
         return self.slices[number]
 
     def _take_damaged(self, outcome: Outcome | None) -> Iterator[Slice]:

@@ -1,7 +1,7 @@
 """Proposals for labelling: images with the prediction as a first label, laid out as the trainer's data sets are.
 
 ```
-<OUT>_uncertain/train/images/     the slices or crops, pixels as they were
+<OUT>_uncertain/train/images/     the slices or crops, pixels as they were; with the neighbours that the model sees
                /train/labels/     the prediction, with the data set's own label values, to be corrected
                /maps/             where the model is unsure
                /classes.toml      what the label values mean
@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,18 @@ from PIL import Image
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
-from matseg_runtime.source.base import Source
-from matseg_runtime.source.transform import Transform
+from matseg_runtime.source.base import Slice, Source
+from matseg_runtime.source.transform import Absent, Transform, join_converted
 from matseg_runtime.suggest.choose import Chosen
 from matseg_runtime.suggest.index import INDEX_NAME, UncertainIndex, UncertainItem, read_index
 from matseg_runtime.suggest.uncertainty import FULL, LEAST_CONFIDENCE, NEIGHBOURHOOD, unsureness
 from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, LabelValue, Legend, write_legend
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import ImageError
+from matseg_shared.images.context import context_names
 from matseg_shared.images.png import write_label_png
 from matseg_shared.images.read import PixelArray
+from matseg_shared.images.tiff import write_channels
 from matseg_shared.system.files import atomic_write, output_errors, temporary_beside, write_text
 from matseg_shared.system.names import shortened
 
@@ -50,6 +52,14 @@ class Proposals:
     """None: there are none."""
     count: int = 0
     warning: str | None = None
+
+
+class _Seen(NamedTuple):
+    """One slice, as it is stored and as the model takes it."""
+
+    stored: PixelArray
+    absent: Absent | None
+    image: PixelArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,16 +148,16 @@ class Proposer:
 
     def _write_item(self, folder: Path, chosen: Chosen) -> UncertainItem:
         record, name, metadata = chosen.record, self._name(chosen), self.session.model.metadata
-        stored = self.source.read(record.index, record.index + 1)[0]
+        seen = [self._read(item) for item in self._around(record.index)]
         if self.source.current_identity(record.index) != record.identity:
             raise ImageError(record.where, "has changed since it was labelled")
-        absent = self.transform.absent(stored, self.source.slices[record.index])
-        image = self.transform.convert(stored, record.where, absent)
+        absent = seen[len(seen) // 2].absent
+        image = join_converted([one.image for one in seen], [one.absent for one in seen], metadata.input.mean)
         # again, because the probabilities of all slices would fill the disk
         found = segment_image(self.session, image, tile=self.tile, batch=self.batch, probabilities=True)
         assert found.probabilities is not None, "they were asked for"
         place = ... if chosen.box is None else chosen.box.slices()
-        suffix, content = self._image(chosen, stored, image)
+        suffix, content = self._image(chosen, [one.stored for one in seen], image)
         most = 1 - 1 / len(found.probabilities)  # of a pixel for which all classes are equally probable
         doubt = np.minimum(np.rint(unsureness(found.probabilities) / most), FULL).astype(np.uint8)
         if absent is not None:
@@ -171,10 +181,23 @@ class Proposer:
                 stream.write(written)
         return item
 
-    def _image(self, chosen: Chosen, stored: PixelArray, mapped: NDArray[np.generic]) -> tuple[str, bytes]:
-        """Suffix and content of the file that shows it; a whole image file is copied as it is."""
-        file = Path(chosen.record.where)
-        is_whole = chosen.box is None and self.transform.window is None
+    def _around(self, index: int) -> Sequence[Slice]:
+        """What the model sees to label a slice."""
+        context = self.session.model.metadata.input.context
+        return self.source.neighbours(index, context) if context else (self.source.slices[index],)
+
+    def _read(self, item: Slice) -> _Seen:
+        stored = self.source.read(item.index, item.index + 1)[0]
+        absent = self.transform.absent(stored, item)
+        return _Seen(stored, absent, self.transform.convert(stored, item.where, absent))
+
+    def _image(
+        self, chosen: Chosen, seen: Sequence[PixelArray], mapped: NDArray[np.generic]
+    ) -> tuple[str, bytes]:
+        """Suffix and content of the file that shows it; a whole image file is copied as it is, but for neighbours."""
+        file, context = Path(chosen.record.where), len(seen) // 2
+        is_whole = chosen.box is None and self.transform.window is None and not context
+        stored = np.concatenate([np.atleast_3d(one) for one in seen], axis=-1) if context else seen[0]
         if self.source.volume is None and is_whole and file.is_file():
             return file.suffix.lower(), file.read_bytes()
         pixels = stored
@@ -182,13 +205,16 @@ class Proposer:
             pixels = mapped[0] if len(mapped) == 1 else np.moveaxis(mapped, 0, -1)
         if chosen.box is not None:
             pixels = pixels[chosen.box.slices()]
+        stream = io.BytesIO()
+        if context:
+            write_channels(stream, pixels, context_names(pixels.shape[-1], context))
+            return ".tif", stream.getvalue()
         # PNG for what any annotation program opens; TIFF for what PNGs cannot hold
         is_colour = pixels.shape[2:] == (3,)
         if self.session.model.metadata.input.dtype == "uint8" and (pixels.ndim == 2 or is_colour):
             return ".png", _png(pixels)
         import tifffile
 
-        stream = io.BytesIO()
         tifffile.imwrite(
             stream,
             pixels,

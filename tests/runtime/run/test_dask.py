@@ -81,6 +81,14 @@ def test_a_cluster_makes_what_one_process_makes(
     assert bool(extra) == any("_uncertain" in name for name in keep("many"))
 
 
+def test_workers_see_the_neighbours_of_a_slice(run: Run, volume: Path, tmp_path: Path, cluster: Any) -> None:
+    model = onnx_models.save_model(tmp_path / "c_v1.onnx", channels=3, context=1, name="c_v1")
+    assert run(model, volume, "-o", tmp_path / "one.zarr").exit_code == 0
+    result = run(model, volume, "-o", tmp_path / "two.zarr", "--dask", cluster.scheduler_address)
+    assert result.exit_code == 0, result.output
+    assert _labels(tmp_path / "two.zarr") == _labels(tmp_path / "one.zarr")
+
+
 def test_workers_leave_out_what_is_no_data(
     run: Run, model: Path, volume: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,13 @@ from click.testing import CliRunner, Result
 from label_exports import imported, labelme, nothing_written, refused
 from numpy.typing import NDArray
 
+from matseg_runtime.cli.run import run_main
+from matseg_runtime.inference.session import Session
 from matseg_shared.images.context import context_of
-from matseg_shared.images.read import read_image
+from matseg_shared.images.read import read_image, read_stored
 from matseg_shared.images.tiff import channel_names, stored_context
+from matseg_trainer.commands.evaluate import evaluate_main
+from matseg_trainer.commands.export import export_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.examples import IGNORED, Example, Examples
@@ -219,3 +223,54 @@ def test_no_data_of_a_neighbour_is_the_slice_itself(workspace: Path, prep: Prep)
     assert (example.pixels[:, 12:] == values[:, 12:]).all()
     assert (example.labels[4:12] == IGNORED).all()
     assert (example.labels[:4] != IGNORED).all()
+
+
+@pytest.mark.usefixtures("scan")
+def test_evaluation_and_a_run_over_the_volume_give_the_same_labels(prep: Prep, workspace: Path) -> None:
+    words = (
+        "import",
+        workspace / "scan.zarr",
+        "set",
+        "--labels",
+        workspace / "labels.tif",
+        "--unlabelled",
+        0,
+    )
+    for split in ("train", "test"):
+        imported(prep(*words, "--context", 1, "--split", split, "--json"))
+    place = ("--workspace", str(workspace))
+    result = trained(workspace, "crop = 16\ncrops_per_image = 4\nlr = 0.01\naug = true")
+    assert result.exit_code == 0, result.output
+    exported = CliRunner().invoke(export_main, ["set", "v1", *place])
+    assert exported.exit_code == 0, exported.output
+    model = workspace / "saved" / "set_v1.onnx"
+    metadata = Session.open(model, provider="cpu").model.metadata
+    assert (metadata.input.context, metadata.input.channel_names) == (1, ("z-1", "z", "z+1"))
+    evaluated = CliRunner().invoke(evaluate_main, ["set", "v1", "--model", str(model), *place])
+    assert evaluated.exit_code == 0, evaluated.output
+    run = CliRunner().invoke(
+        run_main, [str(model), str(workspace / "scan.zarr"), "-o", str(workspace / "labels"), "--no-report"]
+    )
+    assert run.exit_code == 0, run.output
+    predictions = {path.stem: path for path in (workspace / "data/set/test/predictions").rglob("*.png")}
+    for number in (0, 3, 6):
+        own = read_stored(workspace / "labels" / f"scan_{number:04d}.png").pixels
+        assert (own == read_stored(predictions[f"scan_{number:04d}"]).pixels).all()
+    assert 0 < own.mean() < 1
+
+
+@pytest.mark.usefixtures("made")
+def test_a_model_with_context_is_not_evaluated_on_other_pictures(prep: Prep, workspace: Path) -> None:
+    assert trained(workspace).exit_code == 0
+    words = (
+        "import",
+        workspace / "scan.zarr",
+        "plain",
+        "--labels",
+        workspace / "labels.tif",
+        "--unlabelled",
+        0,
+    )
+    imported(prep(*words, "--split", "test", "--json"))
+    asked = ["set", "v1", "--data", "plain", "--workspace", str(workspace)]
+    refused(CliRunner().invoke(evaluate_main, asked), "with 1 neighbours on either side", "found one with 0")
