@@ -104,6 +104,16 @@ def test_end_to_end_on_images_of_a_folder(tmp_path: Path) -> None:
     assert "3.png: expected (36, 40) uint8 pixels like the first image" in refused.stderr
 
 
+def test_context(tmp_path: Path) -> None:
+    done = call(
+        "context.py", "--repeats", 1, "--slices", 5, "--size", 48, "--width", 4, "--scratch", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [row[0] for row in table_rows(done.stdout)]
+    assert rows == ["memory, stacked", "zarr, with context", "PNG folder, with context"]
+    assert "Labels are equal." in done.stdout
+
+
 def test_parts(tmp_path: Path) -> None:
     done = call("parts.py", "--repeats", 1, "--slices", 18, "--size", 48, "--scratch", tmp_path)
     assert done.returncode == 0, done.stderr

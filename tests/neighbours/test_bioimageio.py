@@ -116,6 +116,11 @@ def _of_channels(tmp_path: Path, channels: int, **given: Any) -> Path:
             ["fe_k", "ni_1", "ni_2", "cr_wt", "channel_7", "mo", "w"],
             "is 7 channels (Fe K\u03b1, Ni, ni, Cr (wt%), 7, Mo, W) of float32",
         ),
+        (
+            {"context": 3, "channel_names": ("z-3", "z-2", "z-1", "z", "z+1", "z+2", "z+3")},
+            [*(f"z_minus_{k}" for k in (3, 2, 1)), "z", *(f"z_plus_{k}" for k in (1, 2, 3))],
+            "of a slice of a volume in the middle of 3 neighbours on either side",
+        ),
     ],
 )
 def test_a_model_of_many_channels(

@@ -319,6 +319,22 @@ def test_inspect_says_the_context(seeing: Path, model: Path) -> None:
     assert "context" in CliRunner().invoke(inspect_main, [str(model)]).output
 
 
+def test_consensus_takes_the_neighbours_along_each_axis(tmp_path: Path, run: Run, seeing: Path) -> None:
+    volume = onnx_models.random_pixels((8, 12, 16), "uint8", 3)
+    zarr.create_array(str(tmp_path / "scan.zarr"), data=volume, chunks=(4, 12, 16))
+    result = run(seeing, tmp_path / "scan.zarr", "-o", tmp_path / "labels.zarr", "--consensus")
+    assert result.exit_code == 0, result.output
+    votes = np.zeros((2, *volume.shape), int)
+    for axis in range(3):
+        slices = np.moveaxis(volume, axis, 0)
+        for number in range(len(slices)):
+            around = slices[np.clip([number - 1, number, number + 1], 0, len(slices) - 1)]
+            chances = onnx_models.run_graph(onnx.load(seeing), around[np.newaxis])[1][0]
+            np.moveaxis(votes, axis + 1, 1)[:, number] += np.rint(chances[:2] * 255).astype(int)
+    expected = np.argmax([*votes, 3 * 255 - votes.sum(axis=0)], axis=0)
+    assert (zarr.open(str(tmp_path / "labels.zarr"), mode="r")["0"][:] == expected).all()
+
+
 def _watching(folder: Path, model: Path, output: Path, **ending: Any) -> RunOptions:
     return RunOptions(
         model=model,

@@ -209,10 +209,14 @@ def _input(metadata: ModelMetadata, folder: Path) -> v0_5.InputTensorDescr:
     size = v0_5.ParameterizedSize(min=smallest_tile(tiling.halo, tiling.stride), step=tiling.stride)
     given = metadata.input
     unnamed = {1: ("grey",), 3: _COLOURS}.get(given.channels) or [str(k) for k in range(given.channels)]
-    names = _identifiers(given.channel_names or unnamed, "channel")
+    named = given.channel_names or unnamed
+    if given.context:
+        named = [name.replace("-", " minus ").replace("+", " plus ") for name in named]
+    names = _identifiers(named, "channel")
     return v0_5.InputTensorDescr(
         id=v0_5.TensorId(INPUT_NAME),
-        description="Raw pixels; the model normalises them itself.",
+        description="Raw pixels; the model normalises them itself."
+        + (f" A slice with {given.context} neighbours on either side as channels." if given.context else ""),
         axes=[
             v0_5.BatchAxis(),
             v0_5.ChannelAxis(channel_names=names),

@@ -69,6 +69,8 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
     colour = {1: "one grey channel", 3: "red, green and blue"}.get(given.channels)
     if colour is None or given.channel_names:
         colour = described(given)
+    if given.context:
+        colour += f", of a slice of a volume in the middle of {given.context} neighbours on either side,"
     if given.picked:
         of_them = (
             "the mean of the channels" if given.picked == GREY else f"channels {shown_choice(given.picked)}"
