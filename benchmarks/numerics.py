@@ -22,7 +22,7 @@ from _common import reporting
 from numpy.typing import NDArray
 
 from matseg_runtime.inference.providers import exact_options, load_onnxruntime
-from matseg_runtime.inference.session import TIE_MARGINS, Session
+from matseg_runtime.inference.session import Session, tie_margin
 from matseg_runtime.inference.tiles import segment_images
 from matseg_runtime.model.file import choose_model
 from matseg_runtime.model.zoo import PREFIX, read_index
@@ -77,7 +77,7 @@ def compare(path: Path, image_file: Path | None = None) -> list[Difference]:
         image = Transform(info=info.input).convert(read_image(image_file), str(image_file))
     labels, probabilities = _segmented(session, image)
     best = np.sort(probabilities, axis=0)
-    tied = best[-1] - best[-2] < TIE_MARGINS[info.export.precision]
+    tied = best[-1] - best[-2] < tie_margin(info)
     differences = []
     for way, (found, chances) in _ways(path, session, image):
         other = found != labels

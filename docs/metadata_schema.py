@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from matseg_shared.contract import metadata
+from matseg_shared.contract.onnx_properties import DOCUMENT_KEY
 
 
 def metadata_schema() -> str:
@@ -23,7 +24,7 @@ def metadata_schema() -> str:
                 described["description"] = text
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$comment": f"metadata_props[{metadata.DOCUMENT_KEY!r}] of a model file",
+        "$comment": f"metadata_props[{DOCUMENT_KEY!r}] of a model file",
     }
     return json.dumps(head | schema, indent=1, ensure_ascii=False) + "\n"
 

@@ -18,7 +18,8 @@ from checkpoints import WIDTH, make_checkpoint
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from matseg_shared.contract.metadata import PixelSize, encode
+from matseg_shared.contract.metadata import PixelSize
+from matseg_shared.contract.onnx_properties import encode
 from matseg_shared.errors import ExportError, MissingExtraError, UsageError
 from matseg_trainer.commands.export import export_main
 from matseg_trainer.export.bioimageio.package import Package, write_package

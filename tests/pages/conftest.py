@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from html_pages import HOSTILE_CLASS, HOSTILE_STEM, PATIENCE, OpenPage, write_labelled, write_slices
 
 from matseg_runtime.cli.run import run_main
-from matseg_shared.contract.metadata import ClassInfo, encode
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.onnx_properties import encode
 from matseg_trainer.commands.report import report_main
 
 if TYPE_CHECKING:

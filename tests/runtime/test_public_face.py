@@ -46,7 +46,7 @@ def test_an_array_gets_the_labels_that_the_command_gives(model: Path, expected: 
 
 
 def test_a_model_that_gives_other_labels_here_is_refused(tmp_path: Path) -> None:
-    from matseg_shared.contract.metadata import SelfTest, encode
+    from matseg_shared.contract.onnx_properties import SelfTest, encode
 
     graph = onnx_models.build_graph()
     test = onnx_models.self_test_of(graph, 1, "uint8")

@@ -25,7 +25,7 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.model import file, guard
 from matseg_runtime.model.file import LIMIT_VARIABLE, read_model_bytes
 from matseg_runtime.model.guard import OPERATORS, check_model
-from matseg_shared.contract.metadata import encode
+from matseg_shared.contract.onnx_properties import encode
 from matseg_shared.errors import ModelError, UsageError
 
 PATH = Path("model.onnx")

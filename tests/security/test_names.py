@@ -27,7 +27,7 @@ from matseg_runtime.sink.base import LabelInfo
 from matseg_runtime.sink.images import ImageSink
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.console.command import console
-from matseg_shared.contract.metadata import DOCUMENT_KEY, decode, encode
+from matseg_shared.contract.onnx_properties import DOCUMENT_KEY, decode, encode
 from matseg_shared.errors import MetadataError, OutputError
 from matseg_shared.system.names import LONGEST_NAME, name_problem, portable_name_problem, printable, shortened
 

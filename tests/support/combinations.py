@@ -22,7 +22,8 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_shared.contract.metadata import ClassInfo, encode
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.onnx_properties import encode
 
 KINDS = ("png", "tiffs", "stack", "ome-tiff", "zarr2", "zarr3", "ome-zarr2", "ome-zarr3", "hdf5", "npy")
 VOXEL = (2.0, 0.5, 0.5)

@@ -19,11 +19,10 @@ from matseg_shared.contract.metadata import (
     InputInfo,
     ModelMetadata,
     ParityInfo,
-    SelfTest,
     TilingInfo,
     TrainingInfo,
-    encode,
 )
+from matseg_shared.contract.onnx_properties import SelfTest, encode
 
 ELEMENT_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "float32": TensorProto.FLOAT}
 STRIDE = 4

@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 from ways_in import direct
 
-from matseg_shared.contract.metadata import PixelSize, encode
+from matseg_shared.contract.metadata import PixelSize
+from matseg_shared.contract.onnx_properties import encode
 
 VOLUME = onnx_models.random_pixels((8, 40, 48), "uint8", 5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from matseg_shared.system.names import printable
 if TYPE_CHECKING:
     from matseg_runtime.inference.providers import ProviderChoice
     from matseg_runtime.model.file import Model
+    from matseg_shared.contract.metadata import ModelMetadata
 
 
 @click.command(
@@ -144,16 +146,14 @@ def _print_model(model: Model) -> None:
     facts = (
         ("SHA-256", model.sha256),
         ("trusted", "; ".join(model.proofs) or "nothing was asked for"),
-        ("network", data.training.network),
-        ("data set, version", f"{data.training.dataset}, {data.training.version}"),
+        ("network", data.network),
+        ("data set, version", ", ".join((data.training.dataset, *(one.version for one in data.trainings)))),
         ("input", f"{data.input.channels} channel(s) of {data.input.dtype}"),
         ("context", f"{data.input.context} slices on either side" if data.input.context else "none"),
         ("training intensities", f"{data.input.histogram.low:g} to {data.input.histogram.high:g}"),
         ("stride, halo", f"{data.tiling.stride}, {data.tiling.halo} pixels"),
         ("pixel size", "unknown" if size is None else f"{size.value:g} {size.unit}"),
-        ("pretrained encoder", str(data.training.pretrained or "none")),
-        ("epoch that was kept", str(data.training.epoch)),
-        *((f"validation {name}", _number(value)) for name, value in data.training.metrics.items()),
+        *_origins(data),
         ("precision, opset", f"{data.export.precision}, {data.export.opset}"),
         ("test-time augmentation", "none" if data.export.tta == 1 else f"mean of {data.export.tta} views"),
         ("precision pays on", ", ".join(filter(data.pays_on, PROVIDER_CHOICES[1:])) or "no provider"),
@@ -167,6 +167,22 @@ def _print_model(model: Model) -> None:
     out = console()
     out.print(table)
     out.print(classes)
+
+
+def _origins(data: ModelMetadata) -> Iterator[tuple[str, str]]:
+    """Facts on the trainings; those of an ensemble one by one."""
+    for number, member in enumerate(data.ensemble, start=1):
+        training = member.training
+        mean_iou = _number(training.metrics.get("mean_iou", "unknown"))
+        yield f"member {number}", f"{training.version}, {training.network}, seed {training.seed}"
+        yield "  SHA-256 of its weights", member.sha256
+        yield "  pretrained encoder", str(training.pretrained or "none")
+        yield "  epoch that was kept", f"{training.epoch}, validation mean IoU {mean_iou}"
+    if not data.ensemble:
+        yield "pretrained encoder", str(data.training.pretrained or "none")
+        yield "epoch that was kept", str(data.training.epoch)
+        for name, value in data.training.metrics.items():
+            yield f"validation {name}", _number(value)
 
 
 def _number(value: object) -> str:

@@ -17,7 +17,7 @@ from matseg_runtime.inference import providers
 from matseg_runtime.inference.providers import Provider, ProviderChoice
 from matseg_runtime.model.file import Model, ModelFile, check_graph, read_model
 from matseg_runtime.model.trust import Trust
-from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, ModelMetadata
 from matseg_shared.errors import MatsegError, ModelError, ProviderError
 from matseg_shared.system.machine import available_cpus
 
@@ -29,10 +29,17 @@ TIE_MARGINS = {"fp32": 1e-3, "fp16": 0.03, "int8": 0.0}
 
 fp16 rounds to three digits, and an int8 graph is exact arithmetic.
 """
+ENSEMBLE_TIE_MARGIN = 1e-5
+"""The same for int8 files that average several networks: integers as each may be, the mean is one of floats."""
 
 _UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
 _DEVICE_PROVIDERS = ("cuda", "tensorrt")
 _ERRORS_ONLY = 3
+
+
+def tie_margin(metadata: ModelMetadata) -> float:
+    """Distance of the two best probabilities of a model below which rounding may decide the label."""
+    return max(TIE_MARGINS[metadata.export.precision], ENSEMBLE_TIE_MARGIN if metadata.ensemble else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,12 +152,12 @@ class Session:
 
     def self_test(self) -> SelfTestResult:
         """Replay the self-test that travels in the model file."""
-        test, precision = self.model.self_test, self.model.metadata.export.precision
+        test = self.model.self_test
         started = time.perf_counter()
         labels = self.predict(test.image)
         seconds = time.perf_counter() - started
         wrong = labels != test.labels
-        ties = int((wrong & (test.margin < TIE_MARGINS[precision])).sum())
+        ties = int((wrong & (test.margin < tie_margin(self.model.metadata))).sum())
         return SelfTestResult(
             provider=self.provider,
             pixels=wrong.size,

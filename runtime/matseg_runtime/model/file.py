@@ -11,15 +11,8 @@ from typing import Any
 from matseg_runtime.model.guard import check_model
 from matseg_runtime.model.trust import Trust, trust_of
 from matseg_runtime.units import format_size, parse_size
-from matseg_shared.contract.metadata import (
-    INPUT_NAME,
-    LABELS_NAME,
-    PROBABILITIES_NAME,
-    ModelMetadata,
-    SelfTest,
-    decode,
-    decode_self_test,
-)
+from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, ModelMetadata
+from matseg_shared.contract.onnx_properties import SelfTest, decode, decode_self_test
 from matseg_shared.errors import ModelError
 
 LIMIT_VARIABLE = "MATSEG_MODEL_LIMIT"

@@ -200,11 +200,11 @@ class RunContent:
             facts.append(Fact(name="input identity", value=key.input_content[:200], code=True))
         facts += [Fact(name=f"{name} version", value=value) for name, value in key.versions.items()]
         if manifest is not None:
-            training, export = manifest.model.training, manifest.model.export
-            epoch = f"version {training.version}, epoch {training.epoch}"
+            model, training = manifest.model, manifest.model.training
+            kept = ", ".join(f"version {one.version}, epoch {one.epoch}" for one in model.trainings)
             facts += [
-                Fact(name="trained on", value=training.dataset, note=epoch),
-                Fact(name="network", value=training.network, note=export.precision),
+                Fact(name="trained on", value=training.dataset, note=kept),
+                Fact(name="network", value=model.network, note=model.export.precision),
                 Fact(name="training data SHA-256", value=training.fingerprint, code=True),
             ]
         return tuple(facts)

@@ -1,48 +1,30 @@
-"""The model contract: what an ONNX file says about itself, and how that is read and checked.
-
-The document is JSON under the key `matseg` of the file's `metadata_props`; the self-test's arrays stand under
-`matseg_self_test`. A few flat keys repeat what people look for in a graph viewer.
-"""
+"""The model contract: what an ONNX file says about itself."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import math
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from matseg_shared.errors import MetadataError, problems_of
 from matseg_shared.system.names import portable_name_problem, printable
 
 SCHEMA_VERSION: Literal[2] = 2
 """Written; version 1 is read too: it knows one or three channels, and says nothing of what version 2 added."""
 MAX_CHANNELS = 64
-DOCUMENT_KEY = "matseg"
-SELF_TEST_KEY = "matseg_self_test"
 INPUT_NAME = "image"
 LABELS_NAME = "labels"
 PROBABILITIES_NAME = "probabilities"
-MAX_DOCUMENT_BYTES = 1 << 20
 MAX_VALUES = 100_000
 """Most hyperparameters or metrics, however deep they lie."""
-MAX_SELF_TEST_BYTES = 8 << 20
-MAX_SELF_TEST_UNPACKED_BYTES = 64 << 20
 
 Precision = Literal["fp32", "fp16", "int8"]
 PAYS_ON: Mapping[Precision, tuple[str, ...]] = {
@@ -248,6 +230,14 @@ class TrainingInfo(_Document):
         return values
 
 
+class MemberInfo(_Document):
+    """One network of an ensemble."""
+
+    training: TrainingInfo
+    sha256: str
+    """Over its weights, by name."""
+
+
 class ParityInfo(_Document):
     """Comparison of the exported graph with the torch network, on this many inputs of several sizes."""
 
@@ -335,6 +325,9 @@ class ModelMetadata(_Document):
     input: InputInfo
     tiling: TilingInfo
     training: TrainingInfo
+    """That of an ensemble's first member, which also gave `input` and the self-test's image."""
+    ensemble: tuple[MemberInfo, ...] = ()
+    """All networks of which the file gives the mean probabilities, the first included; empty: it holds one network."""
     export: ExportInfo
     pixel_size: PixelSize | None = None
 
@@ -344,6 +337,17 @@ class ModelMetadata(_Document):
         if found != list(range(len(found))):
             raise ValueError(f"class indices must be 0 to {len(found) - 1} in order, found {found}")
         return self
+
+    @property
+    def trainings(self) -> tuple[TrainingInfo, ...]:
+        """Origin of the weights, network by network."""
+        return tuple(member.training for member in self.ensemble) or (self.training,)
+
+    @property
+    def network(self) -> str:
+        """Name of the network; of an ensemble, of how many of which the mean is."""
+        names = ", ".join(dict.fromkeys(training.network for training in self.trainings))
+        return f"mean of {len(self.ensemble)}: {names}" if self.ensemble else names
 
     def pays_on(self, provider: str) -> bool:
         """True when the model's precision is worth its while on an execution provider."""
@@ -364,106 +368,3 @@ class ModelMetadata(_Document):
     def colours(self) -> tuple[tuple[int, int, int], ...]:
         """RGB per class, by index."""
         return tuple(item.colour for item in self.classes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SelfTest:
-    """A small real input and what the network made of it at export."""
-
-    image: NDArray[Any]
-    """(N, C, H, W) in the model's own dtype."""
-    labels: NDArray[np.uint8]
-    """(N, H, W) class indices."""
-    margin: NDArray[np.float32]
-    """(N, H, W) best minus second best probability: where it is nearly 0, rounding may decide the label."""
-
-
-def encode(metadata: ModelMetadata, self_test: SelfTest) -> dict[str, str]:
-    """The `metadata_props` of a model file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, image=self_test.image, labels=self_test.labels, margin=self_test.margin.astype(np.float16)
-    )
-    return {
-        DOCUMENT_KEY: metadata.model_dump_json(),
-        SELF_TEST_KEY: base64.b64encode(buffer.getvalue()).decode("ascii"),
-        "matseg_schema_version": str(metadata.schema_version),
-        "matseg_name": metadata.name,
-        "matseg_network": metadata.training.network,
-        "matseg_classes": ", ".join(item.name for item in metadata.classes),
-        "matseg_precision": metadata.export.precision,
-    }
-
-
-def decode(properties: Mapping[str, str], source: str) -> ModelMetadata:
-    """Read and check the document.
-
-    Args:
-        properties: the file's `metadata_props`.
-        source: the file, named in errors.
-
-    Raises:
-        MetadataError: not a MatSeg model, an unknown schema version, or a bad document; lists every problem.
-    """
-    text = properties.get(DOCUMENT_KEY)
-    if text is None:
-        raise MetadataError(
-            f"{source}: expected a model written by matseg-export, found an ONNX file without its metadata "
-            f"(key {DOCUMENT_KEY!r}); export the checkpoint again"
-        )
-    if len(text) > MAX_DOCUMENT_BYTES:
-        raise MetadataError(f"{source}: its metadata are larger than {MAX_DOCUMENT_BYTES} bytes")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MetadataError(f"{source}: its metadata are not JSON: {error}") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version not in (1, SCHEMA_VERSION) or isinstance(version, bool):
-        raise MetadataError(
-            f"{source}: its metadata have schema version {version!r}, this version of matseg reads 1 and "
-            f"{SCHEMA_VERSION}; update matseg, or export the model again"
-        )
-    try:
-        return ModelMetadata.model_validate(document)
-    except ValidationError as error:
-        raise MetadataError(f"{source}: its metadata are not valid", problems_of(error)) from error
-
-
-def decode_self_test(properties: Mapping[str, str], metadata: ModelMetadata, source: str) -> SelfTest:
-    """Read the self-test that travels with a model.
-
-    Raises:
-        MetadataError: it is missing, damaged, or does not fit the model.
-    """
-    text = properties.get(SELF_TEST_KEY, "")
-    if not text or len(text) > MAX_SELF_TEST_BYTES:
-        raise MetadataError(f"{source}: its self-test is missing or oversized; export the model again")
-    try:
-        packed = io.BytesIO(base64.b64decode(text, validate=True))
-        with zipfile.ZipFile(packed) as members:
-            unpacked = sum(member.file_size for member in members.infolist())
-        if unpacked > MAX_SELF_TEST_UNPACKED_BYTES:
-            raise ValueError(f"it unpacks to {unpacked} bytes")
-        with np.load(packed, allow_pickle=False) as arrays:
-            test = SelfTest(
-                image=arrays["image"], labels=arrays["labels"], margin=arrays["margin"].astype(np.float32)
-            )
-    except Exception as error:  # numpy's zip and header readers raise many kinds for damaged data
-        raise MetadataError(
-            f"{source}: its self-test is damaged ({error}); export the model again"
-        ) from error
-    shape = test.image.shape
-    fits = (
-        test.image.ndim == 4
-        and test.image.dtype.name == metadata.input.dtype
-        and shape[1] == metadata.input.channels
-        and shape[2] % metadata.tiling.stride == shape[3] % metadata.tiling.stride == 0
-        and test.labels.dtype == np.uint8
-        and test.labels.shape == test.margin.shape == (shape[0], *shape[2:])
-        and test.labels.size > 0
-        and int(test.labels.max()) < len(metadata.classes)
-        and bool(np.isfinite(test.image).all() and np.isfinite(test.margin).all())
-    )
-    if not fits:
-        raise MetadataError(f"{source}: its self-test does not fit the model; export the model again")
-    return test

@@ -12,7 +12,7 @@ from PIL import Image
 
 from matseg_runtime.cli.model import inspect_main, verify_main
 from matseg_runtime.cli.run import run_main
-from matseg_shared.contract.metadata import SelfTest, encode
+from matseg_shared.contract.onnx_properties import SelfTest, encode
 
 
 def test_inspect_prints_what_a_user_looks_for(model: Path) -> None:

@@ -14,7 +14,7 @@ from click.testing import Result
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import ModelFile
-from matseg_shared.contract.metadata import SelfTest, encode
+from matseg_shared.contract.onnx_properties import SelfTest, encode
 
 Run = Callable[..., Result]
 

@@ -14,7 +14,7 @@ import pytest
 
 from matseg_runtime.inference import providers
 from matseg_runtime.inference.session import Session
-from matseg_shared.contract.metadata import DOCUMENT_KEY, SelfTest, encode
+from matseg_shared.contract.onnx_properties import DOCUMENT_KEY, SelfTest, encode
 from matseg_shared.errors import (
     MetadataError,
     MissingExtraError,

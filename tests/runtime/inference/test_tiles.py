@@ -78,7 +78,7 @@ def test_other_inputs_tile_exactly_too(tmp_path: Path, channels: int, dtype: str
 
 def test_a_halo_that_is_too_small_is_noticed(tmp_path: Path) -> None:
     """The property test above can fail: with half of the true halo it would."""
-    from matseg_shared.contract.metadata import encode
+    from matseg_shared.contract.onnx_properties import encode
 
     graph = onnx_models.build_graph()
     metadata = onnx_models.build_metadata()

@@ -27,7 +27,8 @@ from PIL import Image
 from matseg_runtime.cli.quantify import quantify_main
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.measure.tables import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
-from matseg_shared.contract.metadata import PixelSize, encode
+from matseg_shared.contract.metadata import PixelSize
+from matseg_shared.contract.onnx_properties import encode
 from matseg_shared.images.palette import OKABE_ITO
 from matseg_shared.images.png import write_label_png
 from matseg_shared.installation import install_command

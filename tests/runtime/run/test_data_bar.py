@@ -13,7 +13,7 @@ from command_runs import report_of, run
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from matseg_shared.contract.metadata import encode
+from matseg_shared.contract.onnx_properties import encode
 from matseg_shared.images.data_bar import data_bar_rows
 
 ROWS, COLUMNS, BAR = 200, 240, 24

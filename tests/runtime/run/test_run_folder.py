@@ -399,7 +399,7 @@ def test_an_unwritable_output_folder(run: Run, model: Path, slices: Path, tmp_pa
 
 
 def test_a_failing_self_test_stops_the_job(run: Run, slices: Path, tmp_path: Path) -> None:
-    from matseg_shared.contract.metadata import SelfTest, encode
+    from matseg_shared.contract.onnx_properties import SelfTest, encode
 
     graph = onnx_models.build_graph()
     test = onnx_models.self_test_of(graph, 1, "uint8")

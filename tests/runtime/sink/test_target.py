@@ -17,7 +17,8 @@ from click.testing import Result
 from PIL import Image
 
 from matseg_runtime.source.open import open_source
-from matseg_shared.contract.metadata import PixelSize, encode
+from matseg_shared.contract.metadata import PixelSize
+from matseg_shared.contract.onnx_properties import encode
 
 Run = Callable[..., Result]
 VOLUME = onnx_models.random_pixels((6, 40, 52), "uint8", 1)

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matseg_shared.contract.metadata import (
+from matseg_shared.contract.metadata import SCHEMA_VERSION, ModelMetadata
+from matseg_shared.contract.onnx_properties import (
     DOCUMENT_KEY,
     MAX_DOCUMENT_BYTES,
     MAX_SELF_TEST_BYTES,
-    SCHEMA_VERSION,
     SELF_TEST_KEY,
-    ModelMetadata,
     SelfTest,
     decode,
     decode_self_test,

@@ -115,7 +115,7 @@ def _parsers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     from matseg_runtime.source.base import SourceOptions
     from matseg_runtime.source.zarr import open_zarr
     from matseg_shared.contract.classes import read_classes
-    from matseg_shared.contract.metadata import DOCUMENT_KEY, SELF_TEST_KEY, decode, decode_self_test
+    from matseg_shared.contract.onnx_properties import DOCUMENT_KEY, SELF_TEST_KEY, decode, decode_self_test
     from matseg_shared.images.read import read_image
     from matseg_trainer.config.import_guide import read_matseg_config
     from matseg_trainer.config.load import load_config

@@ -15,7 +15,8 @@ from PIL import Image
 from matseg_runtime.cli.run import run_main
 from matseg_runtime.suggest.index import UncertainIndex, read_index
 from matseg_shared.contract.classes import write_classes
-from matseg_shared.contract.metadata import ClassInfo, encode
+from matseg_shared.contract.metadata import ClassInfo
+from matseg_shared.contract.onnx_properties import encode
 from matseg_trainer.commands.prep import main as prep_main
 from matseg_trainer.commands.train import train_main
 

@@ -197,6 +197,36 @@ def test_a_coarser_resolution_goes_through_every_precision(
         assert all(integer_layers(int8_graph(checkpoint)))
 
 
+def test_the_networks_of_an_ensemble_compute_in_integers_and_are_averaged_in_float(
+    loose: None, make: Make, tmp_path: Path
+) -> None:
+    del loose
+    checkpoint, dataset = make("unet", 3)
+    weights = {
+        name: tensor.flip(0) if name == "encoder.0.0.weight" else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    given = checkpoint.input.model_copy(update={"mean": (120.0,)})
+    other = dataclasses.replace(checkpoint, weights=weights, input=given)
+    fp32 = export_checkpoint(checkpoint, tmp_path / "fp32.onnx", others=[other])
+    result = export_checkpoint(
+        checkpoint, tmp_path / "int8.onnx", others=[other], precision="int8", dataset=dataset
+    )
+    assert result.metadata.export.accuracy is not None
+    assert len(result.metadata.ensemble) == 2
+    layers = integer_layers(onnx.load(result.path))
+    assert all(layers)
+    assert len(layers) > 40, "those of both"
+    image = smooth(7, (300, 84))[np.newaxis]
+    sessions = [Session.open(each.path, provider="cpu") for each in (fp32, result)]
+    (_, expected), (whole, found) = (segment_image(each, image, probabilities=True) for each in sessions)
+    assert float(np.abs(found - expected).mean()) < 0.03
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+    tiling = result.metadata.tiling
+    edge = smallest_tile(tiling.halo, tiling.stride)
+    np.testing.assert_array_equal(segment_image(sessions[1], image, tile=(edge, edge)), whole)
+
+
 @pytest.mark.parametrize("name", ["unet", "patchunet"])
 @settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(

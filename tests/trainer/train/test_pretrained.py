@@ -15,9 +15,14 @@ from matseg_shared.contract.metadata import ClassInfo, InitInfo
 from matseg_shared.errors import ModelError, UsageError
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.networks.registry import build_network
-from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from matseg_trainer.predict.checkpoint import (
+    load_checkpoint,
+    save_checkpoint,
+    save_tensors,
+    weights_sha256,
+)
 from matseg_trainer.predict.exported import load_exported
-from matseg_trainer.train.pretrained import PretrainedWeights, origin_changes, weights_sha256
+from matseg_trainer.train.pretrained import PretrainedWeights, origin_changes
 from matseg_trainer.train.training import Training
 from matseg_trainer.workspace import Workspace
 

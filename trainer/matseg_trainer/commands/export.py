@@ -14,18 +14,15 @@ from matseg_shared.console.help import Command
 from matseg_shared.console.options import Choice, applies_with, flag
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
-from matseg_trainer.commands.options import (
-    dataset_argument,
-    require_train_extra,
-    trained_config,
-    version_argument,
-)
+from matseg_trainer.commands.completion import complete_version
+from matseg_trainer.commands.options import dataset_argument, require_train_extra, trained_config
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
-    from matseg_shared.contract.metadata import Precision, Views
+    from matseg_shared.contract.metadata import PixelSize, Precision, Views
     from matseg_trainer.export.bioimageio.package import Package
     from matseg_trainer.export.export import ExportResult
+    from matseg_trainer.predict.checkpoint import Checkpoint
 
 
 @cloup.command(
@@ -37,12 +34,20 @@ if TYPE_CHECKING:
         matseg-export steel v1 --precision fp16 -o steel_fp16.onnx  # for GPUs
         matseg-export steel v1 --tta 8 -o steel_tta.onnx
             # for few images, where each pixel counts: the mean of eight views
+        matseg-export steel --ensemble v1.folds
+            # the mean probabilities of all networks of a cross-validation, in one file
         matseg-export steel v1 --bioimageio steel.zip --author 'Jane Doe' --licence CC-BY-4.0
             # a package for ilastik, deepImageJ and QuPath, too
     """,
 )
 @dataset_argument
-@version_argument
+@click.argument("version", required=False, shell_complete=complete_version)
+@click.option(
+    "--ensemble",
+    metavar="V1,V2,...",
+    help="Export the mean of the probabilities of these versions instead of one VERSION; v1.folds are all trainings of "
+    "a cross-validation of v1. It takes as many times as long.",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: saved/<name>.onnx."
 )
@@ -88,7 +93,8 @@ if TYPE_CHECKING:
 @debug_option
 def export_main(
     dataset: str,
-    version: str,
+    version: str | None,
+    ensemble: str | None,
     output: Path | None,
     precision: Precision,
     tta: Views,
@@ -107,22 +113,33 @@ def export_main(
     need the data set: ranges are chosen on its training images, and a mean IoU on its validation images that is more
     than 0.002 below fp32's fails the export.
 
+    The members of an ensemble are of one data set and label alike: classes, channels, pixel size and scale are the
+    same. Data for fp16 and int8 are those of the first.
+
     --tta is for networks that were trained on flipped and turned crops (aug). matseg-evaluate --model shows whether
     it gains anything.
     """
     place = Workspace.find(workspace)
-    config = trained_config(place, dataset, version)
+    if (version is None) == (ensemble is None):
+        raise UsageError(
+            "expected either a VERSION or --ensemble with several: matseg-export steel v1, or matseg-export steel "
+            "--ensemble v1,v2"
+        )
     data = place.dataset(dataset) if precision != "fp32" else None
     require_train_extra("matseg-export")
     from matseg_trainer.data.pixel_size import parse_pixel_size
     from matseg_trainer.export.bioimageio.package import Package, write_package
+    from matseg_trainer.export.ensemble import ensemble_name, expand_members, require_alike
     from matseg_trainer.export.export import export_checkpoint, exported_before
     from matseg_trainer.export.views import require_float
-    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
 
     require_float(precision, tta)
-    path = place.saved / f"{dataset}_{version}.pth"
-    target = output or place.saved / f"{dataset}_{version}.onnx"
+    if ensemble is None:
+        versions: tuple[str, ...] = (str(version),)
+        name = f"{dataset}_{version}"
+    else:
+        versions, name = expand_members(place, dataset, ensemble), ensemble_name(dataset, ensemble)
+    target = output or place.saved / f"{name}.onnx"
     if target.suffix != ".onnx":
         raise UsageError(f"{target}: expected a file name that ends in .onnx")
     package = None
@@ -131,6 +148,36 @@ def export_main(
     there = target.exists() and not overwrite
     if there and package is None:
         raise UsageError(f"{target}: exists already; give --overwrite to replace it, or another name with -o")
+    size = None if pixel_size is None else parse_pixel_size(pixel_size)
+    checkpoint, *others = (_checkpoint(place, dataset, member, tta, size) for member in versions)
+    require_alike((checkpoint, *others))
+    if there:
+        result = exported_before(target, checkpoint, precision, tta, others)
+    else:
+        with shown_progress("exporting") as progress:
+            result = export_checkpoint(
+                checkpoint,
+                target,
+                others=others,
+                name=name,
+                precision=precision,
+                tta=tta,
+                dataset=data,
+                progress=progress,
+            )
+    if package is not None:
+        write_package(package, target)
+    show(_summary(result, package), _lines(result, package), as_json=as_json)
+
+
+def _checkpoint(
+    place: Workspace, dataset: str, version: str, tta: Views, pixel_size: PixelSize | None
+) -> Checkpoint:
+    """A trained version, with warnings of what its export cannot know."""
+    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
+
+    path = place.saved / f"{dataset}_{version}.pth"
+    config = trained_config(place, dataset, version)
     checkpoint = load_checkpoint(path)
     if (note := check_config(path, checkpoint, config)) is not None:
         warn(note)
@@ -139,18 +186,7 @@ def export_main(
             f"{dataset}_{version} was trained without aug, on views that are neither flipped nor turned: the mean of "
             f"{tta} views may be worse than the image itself; compare with matseg-evaluate --model"
         )
-    if pixel_size is not None:
-        checkpoint = dataclasses.replace(checkpoint, pixel_size=parse_pixel_size(pixel_size))
-    if there:
-        result = exported_before(target, checkpoint, precision, tta)
-    else:
-        with shown_progress("exporting") as progress:
-            result = export_checkpoint(
-                checkpoint, target, precision=precision, tta=tta, dataset=data, progress=progress
-            )
-    if package is not None:
-        write_package(package, target)
-    show(_summary(result, package), _lines(result, package), as_json=as_json)
+    return checkpoint if pixel_size is None else dataclasses.replace(checkpoint, pixel_size=pixel_size)
 
 
 def _summary(result: ExportResult, package: Package | None) -> dict[str, Any]:
@@ -163,6 +199,7 @@ def _summary(result: ExportResult, package: Package | None) -> dict[str, Any]:
         "precision": export.precision,
         "opset": export.opset,
         "tta": export.tta,
+        "ensemble": [member.training.version for member in result.metadata.ensemble],
         "stride": tiling.stride,
         "halo": tiling.halo,
         "parity": export.parity,
@@ -187,6 +224,9 @@ def _lines(result: ExportResult, package: Package | None) -> list[str]:
     ]
     if export.tta > 1:
         lines.append(f"  test-time augmentation: mean of {export.tta} views, {export.tta} times the work")
+    if members := result.metadata.ensemble:
+        versions = ", ".join(member.training.version for member in members)
+        lines.append(f"  ensemble: mean probabilities of {versions}; {len(members)} times the work")
     if accuracy is not None:
         lines.append(
             f"  mean IoU on {accuracy.images} images of {accuracy.split}: {accuracy.mean_iou:.4f}, "
@@ -195,6 +235,9 @@ def _lines(result: ExportResult, package: Package | None) -> list[str]:
     if export.calibration is not None and export.calibration.fp32_layers:
         lines.append(f"  left in fp32: {', '.join(export.calibration.fp32_layers)}")
     lines.append(f"  this precision pays on: {', '.join(export.pays_on)}")
-    if (origin := result.metadata.training.pretrained) is not None:
-        lines.append(f"  note: made from {origin}; what others may do with the file depends on that, too")
+    origins = dict.fromkeys(training.pretrained for training in result.metadata.trainings)
+    lines += [
+        f"  note: made from {origin}; what others may do with the file depends on that, too"
+        for origin in filter(None, origins)
+    ]
     return lines if package is None else [*lines, f"{package.path}: package for bioimage.io"]

@@ -15,9 +15,12 @@ torch network ─ to_onnx ─> fp32 graph ────────────�
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from matseg_runtime.model.file import read_model
 from matseg_runtime.model.guard import check_model
@@ -27,20 +30,30 @@ from matseg_shared.contract.metadata import (
     PAYS_ON,
     CalibrationInfo,
     ExportInfo,
+    MemberInfo,
     ModelMetadata,
     Precision,
-    SelfTest,
     TilingInfo,
     Views,
-    encode,
 )
+from matseg_shared.contract.onnx_properties import SelfTest, encode
+from matseg_shared.contract.tiling import padded_length
 from matseg_shared.errors import ExportError, ModelError, UsageError
 from matseg_shared.system.files import atomic_write
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.export import crops
 from matseg_trainer.export.accuracy_check import LARGEST_LOSS, AccuracyCheck, passes
 from matseg_trainer.export.accuracy_check import SPLIT as CHECKED_SPLIT
-from matseg_trainer.export.graph import OPSET, DeployedNetwork, Graph, to_onnx, with_one_score
+from matseg_trainer.export.ensemble import require_alike
+from matseg_trainer.export.graph import (
+    OPSET,
+    Deployed,
+    DeployedEnsemble,
+    DeployedNetwork,
+    Graph,
+    to_onnx,
+    with_one_score,
+)
 from matseg_trainer.export.half import to_half
 from matseg_trainer.export.parity import check_parity, confirm_halo, parity_inputs, top_margin
 from matseg_trainer.export.quantise.fallback import quantise_within_loss
@@ -49,7 +62,7 @@ from matseg_trainer.export.quantise.static import METHOD, WEIGHT_LEVELS, ranges_
 from matseg_trainer.export.views import require_float
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.halo import measure_halo
-from matseg_trainer.predict.checkpoint import Checkpoint, package_versions
+from matseg_trainer.predict.checkpoint import Checkpoint, package_versions, weights_sha256
 
 if TYPE_CHECKING:
     import onnx
@@ -68,6 +81,8 @@ def export_checkpoint(
     checkpoint: Checkpoint,
     path: Path,
     *,
+    others: Sequence[Checkpoint] = (),
+    name: str | None = None,
     precision: Precision = "fp32",
     tta: Views = 1,
     dataset: Dataset | None = None,
@@ -78,29 +93,50 @@ def export_checkpoint(
     fp16 and int8 need the data set of the training, unchanged. The file gives the mean of `tta` views, see
     `matseg_trainer.export.views`.
 
+    Args:
+        checkpoint: the trained network, or the first of an ensemble: calibration crops, validation images and
+            self-test are of its training.
+        path: of the file.
+        others: the rest of an ensemble, with whose probabilities those of `checkpoint` are averaged.
+        name: of the model; None: `<dataset>_<version>` of the checkpoint.
+        precision: see above.
+        tta: see above.
+        dataset: see above.
+        progress: is told what is going on.
+
     Raises:
-        UsageError: the precision needs a data set and there is none, or cannot have views.
+        UsageError: the precision needs a data set and there is none, or cannot have views; or the members of an
+            ensemble are not alike, see `require_alike`.
         DatasetError: the data set is not the one of the training.
         ExportError: the graph does not do what the torch network does, or the precision costs too much accuracy.
         OutputError: the file cannot be written.
     """
+    members = (checkpoint, *others)
     require_float(precision, tta)
+    require_alike(members)
     source = crops.require_dataset(checkpoint, dataset, precision) if precision != "fp32" else None
-    network = checkpoint.network()
-    model = _fp32_graph(checkpoint, network, tta, progress)
+    networks = [member.network() for member in members]
+    deployed = _deployed(members, networks, tta)
+    stride = deployed.stride
+    sample = checkpoint.sample  # whose edges are multiples of its own network's stride
+    missing = [(0, padded_length(length, stride) - length) for length in sample.shape[2:]]
+    checkpoint = dataclasses.replace(checkpoint, sample=np.pad(sample, [(0, 0), (0, 0), *missing], "reflect"))
+    model = _fp32_graph(members, networks, tta, progress)
     graph = Graph(model.SerializeToString())
     progress.stage("comparing with torch")
-    deployed = _deployed(checkpoint, network, tta)
-    parity = check_parity(deployed, graph, parity_inputs(checkpoint, network.stride))
+    parity = check_parity(deployed, graph, parity_inputs(checkpoint, stride))
     progress.stage("measuring the halo")
-    halo = measure_halo(network, checkpoint.input.channels)
-    confirm_halo(graph, checkpoint, network.stride, halo)
+    halo = padded_length(
+        max(measure_halo(network, checkpoint.input.channels) for network in networks), stride
+    )
+    confirm_halo(graph, checkpoint, stride, halo)
     metadata = ModelMetadata(
-        name=f"{checkpoint.training.dataset}_{checkpoint.training.version}",
+        name=name or f"{checkpoint.training.dataset}_{checkpoint.training.version}",
         classes=checkpoint.classes,
         input=checkpoint.input,
-        tiling=TilingInfo(stride=network.stride, halo=halo),
+        tiling=TilingInfo(stride=stride, halo=halo),
         training=checkpoint.training,
+        ensemble=_members(members),
         pixel_size=checkpoint.pixel_size,
         export=ExportInfo(
             precision="fp32",
@@ -114,20 +150,25 @@ def export_checkpoint(
     file = _ModelFile(graph=model, metadata=metadata, checkpoint=checkpoint)
     if source is not None:
         file = _in_int8(file, source, progress) if precision == "int8" else _in_fp16(file, source, progress)
-        confirm_halo(Graph(file.graph.SerializeToString()), checkpoint, network.stride, halo)
+        confirm_halo(Graph(file.graph.SerializeToString()), checkpoint, stride, halo)
     return file.write(path)
 
 
-def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision, tta: Views) -> ExportResult:
+def exported_before(
+    path: Path, checkpoint: Checkpoint, precision: Precision, tta: Views, others: Sequence[Checkpoint] = ()
+) -> ExportResult:
     """Read the file that an export of the checkpoint in this precision, with so many views, left at `path`.
 
     Raises:
         ModelError: it is no model.
-        UsageError: it is of another training, in another precision, or with other views.
+        UsageError: it is of another training, or of other members, in another precision, or with other views.
     """
     found = read_model(path, MADE_HERE).model.metadata
     same = found.training.model_dump(mode="json") == checkpoint.training.model_dump(mode="json")
     same = same and checkpoint.pixel_size in (None, found.pixel_size)
+    same = same and [member.sha256 for member in found.ensemble] == [
+        member.sha256 for member in _members((checkpoint, *others))
+    ]
     if not same or found.export.precision != precision or found.export.tta != tta:
         raise UsageError(
             f"{path}: expected {checkpoint.training.dataset}_{checkpoint.training.version} as it is trained now, in "
@@ -138,17 +179,32 @@ def exported_before(path: Path, checkpoint: Checkpoint, precision: Precision, tt
     return ExportResult(path=path, bytes=path.stat().st_size, metadata=found)
 
 
-def _deployed(checkpoint: Checkpoint, network: SegmentationNetwork, tta: Views) -> DeployedNetwork:
-    return DeployedNetwork(network, checkpoint.input.mean, checkpoint.input.std, tta).eval()
+def _members(members: Sequence[Checkpoint]) -> tuple[MemberInfo, ...]:
+    """Those of an ensemble; none for one network."""
+    if len(members) == 1:
+        return ()
+    return tuple(MemberInfo(training=one.training, sha256=weights_sha256(one.weights)) for one in members)
+
+
+def _deployed(members: Sequence[Checkpoint], networks: Sequence[SegmentationNetwork], tta: Views) -> Deployed:
+    found = [
+        DeployedNetwork(network, member.input.mean, member.input.std, tta)
+        for member, network in zip(members, networks, strict=True)
+    ]
+    return (found[0] if len(found) == 1 else DeployedEnsemble(found)).eval()
 
 
 def _fp32_graph(
-    checkpoint: Checkpoint, network: SegmentationNetwork, tta: Views, progress: Progress
+    members: Sequence[Checkpoint], networks: Sequence[SegmentationNetwork], tta: Views, progress: Progress
 ) -> onnx.ModelProto:
     progress.stage("writing the graph")
-    if len(checkpoint.classes) == 2:
-        network = with_one_score(network, checkpoint.new_network(n_class=1))
-    return to_onnx(_deployed(checkpoint, network, tta), checkpoint.input.channels, checkpoint.input.dtype)
+    first = members[0]
+    if len(first.classes) == 2:
+        networks = [
+            with_one_score(network, member.new_network(n_class=1))
+            for member, network in zip(members, networks, strict=True)
+        ]
+    return to_onnx(_deployed(members, networks, tta), first.input.channels, first.input.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,9 +7,10 @@ import copy
 import io
 import itertools
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -43,9 +44,44 @@ class DeployedNetwork(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.tta = tta
 
+    @property
+    def stride(self) -> int:
+        """The network's."""
+        return self.network.stride
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) raw pixels to labels (N, H, W) uint8 and probabilities (N, K, H, W)."""
         return decide(mean_of_views(self.network, normalise(image, self.mean, self.std), self.tta))
+
+
+class DeployedEnsemble(nn.Module):
+    """Several deployed networks, of whose probabilities it gives the mean (Hansen and Salamon 1990).
+
+    The exporter finds what they compute alike: cast, and normalisation where it is the same, are once in the graph.
+    """
+
+    def __init__(self, members: Sequence[DeployedNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @property
+    def stride(self) -> int:
+        """Pixels; the smallest common multiple of the members'."""
+        return math.lcm(*(cast(DeployedNetwork, member).stride for member in self.members))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) raw pixels to labels (N, H, W) uint8 and probabilities (N, K, H, W)."""
+        first, *others = self.members
+        total = first(image)[1]
+        for member in others:
+            total = total + member(image)[1]
+        mean = total / len(self.members)
+        if mean.shape[1] == 2:
+            return (mean[:, 1:] > mean[:, :1]).to(torch.uint8).squeeze(1), mean
+        return mean.argmax(dim=1).to(torch.uint8), mean
+
+
+Deployed = DeployedNetwork | DeployedEnsemble
 
 
 def decide(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +119,7 @@ def with_one_score(network: SegmentationNetwork, single: SegmentationNetwork) ->
     return single.eval()
 
 
-def with_folded_norms(deployed: DeployedNetwork) -> DeployedNetwork:
+def with_folded_norms(deployed: Deployed) -> Deployed:
     """A copy whose convolutions do what the batch norms behind them did; the exporter folds none of shared weights."""
     copied = copy.deepcopy(deployed)
     for block in copied.modules():
@@ -94,13 +130,13 @@ def with_folded_norms(deployed: DeployedNetwork) -> DeployedNetwork:
     return copied
 
 
-def to_onnx(deployed: DeployedNetwork, channels: int, dtype: str) -> onnx.ModelProto:
+def to_onnx(deployed: Deployed, channels: int, dtype: str) -> onnx.ModelProto:
     """The graph with a dynamic batch, and H and W dynamic multiples of the stride."""
     from onnxscript.optimizer import fold_constants
     from onnxscript.rewriter import rewrite
     from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule
 
-    stride = deployed.network.stride
+    stride = deployed.stride
     # Two and three strides, so that no dimension is taken for a constant or for another one
     example = torch.zeros(2, channels, 2 * stride, 3 * stride).to(_TORCH_DTYPES[dtype])
     batch, rows, columns = (Dim(name, min=1, max=1 << 16) for name in ("batch", "rows", "columns"))

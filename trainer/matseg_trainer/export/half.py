@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from matseg_shared.errors import ExportError
 from matseg_trainer.export.quantise.static import activation_ranges
-from matseg_trainer.export.tensors import class_scores, following, layer_name, normalised_image
+from matseg_trainer.export.tensors import class_scores, following, layer_name, normalised_images
 
 if TYPE_CHECKING:
     import onnx
@@ -37,11 +37,12 @@ def to_half(model: onnx.ModelProto, crops: Sequence[NDArray[Any]]) -> onnx.Model
     result = ir.from_proto(model)
     graph = result.graph
     _require_range(graph, activation_ranges(model, crops, _COMPUTED).data)
-    image, scores = normalised_image(graph), class_scores(graph)
+    images, scores = normalised_images(graph), class_scores(graph)
     behind = following(scores, graph)
-    inner = [node for node in following(image, graph) if node not in behind]
-    _cast(image, ir.DataType.FLOAT16, graph)
-    _cast(scores, ir.DataType.FLOAT, graph)
+    inner = [node for node in following(images, graph) if node not in behind]
+    for values, kind in ((images, ir.DataType.FLOAT16), (scores, ir.DataType.FLOAT)):
+        for each in values:
+            _cast(each, kind, graph)
     halves: dict[ir.Value, ir.Value] = {}
     for node in inner:
         for place, value in enumerate(node.inputs):

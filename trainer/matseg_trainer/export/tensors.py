@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from matseg_shared.errors import ExportError
@@ -10,31 +11,47 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def normalised_image(graph: ir.Graph) -> ir.Value:
-    """The image after `(image - mean) / std`."""
-    value = graph.inputs[0]
+def normalised_images(graph: ir.Graph) -> list[ir.Value]:
+    """The image after `(image - mean) / std`; of an ensemble, one for each mean and deviation."""
+    values = [graph.inputs[0]]
     for kind in ("Cast", "Sub", "Div"):
-        found = [node for node in value.consumers() if node.op_type == kind]
-        if len(found) == 1 and found[0].inputs[0] is value:
-            value = found[0].outputs[0]
-        elif kind != "Cast":  # which float32 pixels do without
+        found = [
+            node.outputs[0]
+            for value in values
+            for node in value.consumers()
+            if node.op_type == kind and node.inputs[0] is value
+        ]
+        if not found and kind != "Cast":  # which float32 pixels do without
             raise ExportError("the graph's normalisation is not found; it can be exported in fp32 only")
-    return value
+        values = found or values
+    return values
 
 
-def class_scores(graph: ir.Graph) -> ir.Value:
-    """The tensor that the class is decided by: the logits, or the difference of two."""
-    node = graph.outputs[0].producer()
-    while node is not None and (value := node.inputs[0]) is not None:
-        if node.op_type in ("ArgMax", "Greater"):
-            return value
-        node = value.producer()
-    raise ExportError("the graph's class scores are not found; it can be exported in fp32 only")
+def class_scores(graph: ir.Graph) -> list[ir.Value]:
+    """The tensors that probabilities are computed from: the logits of each network, or the difference of two."""
+    found: dict[ir.Value, None] = {}
+    waiting: list[ir.Value | None] = [graph.outputs[1]]
+    while waiting:
+        value = waiting.pop()
+        node = None if value is None else value.producer()
+        if node is None:
+            continue
+        if node.op_type not in ("Exp", "Sigmoid"):
+            waiting += node.inputs
+            continue
+        scores = node.inputs[0]
+        if node.op_type == "Exp" and scores is not None and (less := scores.producer()) is not None:
+            scores = less.inputs[0]  # of which the largest is subtracted first
+        if scores is not None:
+            found[scores] = None
+    if not found:
+        raise ExportError("the graph's class scores are not found; it can be exported in fp32 only")
+    return list(found)
 
 
-def following(value: ir.Value, graph: ir.Graph) -> list[ir.Node]:
-    """All nodes that depend on a tensor, in graph order."""
-    reached: set[ir.Value | None] = {value}
+def following(values: Collection[ir.Value], graph: ir.Graph) -> list[ir.Node]:
+    """All nodes that depend on any of some tensors, in graph order."""
+    reached: set[ir.Value | None] = set(values)
     found = []
     for node in graph:
         if reached.intersection(node.inputs):

@@ -16,7 +16,8 @@ from matseg_runtime.measure.report import Provenance, Report, read_report
 from matseg_runtime.model.guard import check_model
 from matseg_runtime.page.record import RunPlaces, find_run
 from matseg_runtime.records import JobKey
-from matseg_shared.contract.metadata import ModelMetadata, decode
+from matseg_shared.contract.metadata import ModelMetadata
+from matseg_shared.contract.onnx_properties import decode
 from matseg_shared.errors import MatsegError, ModelError, OutputError
 from matseg_trainer.overview.state import RunState
 from matseg_trainer.workspace import Workspace

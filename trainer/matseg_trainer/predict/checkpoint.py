@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import io
 import platform
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.contract.metadata import ClassInfo, InputInfo, PixelSize, TrainingInfo
@@ -200,6 +202,16 @@ def check_config(path: Path, checkpoint: Checkpoint, config: VersionConfig) -> s
         return None
     keys = ", ".join(problem.where for problem in differences)
     return f"{path} was trained with another {keys} than config.toml now gives for {name}; it is used as it was trained"
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, dtypes, shapes and values, whatever file they are stored in."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_tensors(path: Path, document: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ def load_exported(choice: str) -> tuple[Path, Checkpoint]:
 
     Raises:
         ModelError: the file is missing, damaged, not trusted, or holds other weights than its description says.
-        UsageError: its weights are rounded, to int8 or fp16.
+        UsageError: its weights are rounded, to int8 or fp16, or those of an ensemble.
     """
     import onnx
 
@@ -39,6 +39,11 @@ def load_exported(choice: str) -> tuple[Path, Checkpoint]:
     file = read_model(path, trust)
     model = file.model
     export = model.metadata.export
+    if members := model.metadata.ensemble:
+        raise UsageError(
+            f"--weights {choice}: expected one network, found the mean of {len(members)}; name the checkpoint of "
+            "one of them"
+        )
     if export.precision != "fp32":
         raise UsageError(
             f"--weights {choice}: expected a model in fp32, found {graph_kind(export.precision, export.tta)}, whose "

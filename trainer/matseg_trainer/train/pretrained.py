@@ -7,8 +7,7 @@ the optimiser's state.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,12 @@ from matseg_shared.errors import ModelError
 from matseg_shared.images.channels import kind_of
 from matseg_trainer.networks.base import SegmentationNetwork
 from matseg_trainer.networks.registry import NETWORKS
-from matseg_trainer.predict.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from matseg_trainer.predict.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    weights_sha256,
+)
 from matseg_trainer.predict.exported import load_exported
 from matseg_trainer.workspace import Workspace
 
@@ -108,16 +112,6 @@ class PretrainedWeights:
                 f'of width {width}; give the version model = "{trained}"{encoder} and width = {width}, or leave out '
                 "--weights"
             )
-
-
-def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names, dtypes, shapes and values, whatever file they are stored in."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def origin_changes(started: InitInfo | None, given: InitInfo | None) -> list[str]:

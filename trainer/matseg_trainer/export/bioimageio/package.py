@@ -181,17 +181,21 @@ def _describe(package: Package, session: Session, folder: Path) -> v0_5.ModelDes
     readme = folder / "README.md"
     readme.write_text(documentation(metadata, session.model.sha256), encoding="utf-8")
     classes = ", ".join(item.name for item in metadata.classes)
-    network = network_citation(metadata.training.network)
+    networks = list(dict.fromkeys(training.network for training in metadata.trainings))
+    papers = [network_citation(network) for network in networks]
     return v0_5.ModelDescr(
         name=_plain(f"MatSeg {metadata.name} {graph_kind(metadata.export.precision, metadata.export.tta)}"),
         description=f"Labels every pixel of 2D images as one of {len(metadata.classes)} classes: {classes}."[
             :512
         ],
         authors=package.authors,
-        cite=[*package.citations, v0_5.CiteEntry(text=network[0], doi=v0_5.Doi(network[1]))],
+        cite=[
+            *package.citations,
+            *(v0_5.CiteEntry(text=title, doi=v0_5.Doi(doi)) for title, doi in dict.fromkeys(papers)),
+        ],
         timestamp=v0_5.Datetime(datetime.now(UTC)),
         license=package.licence,
-        tags=["semantic-segmentation", "2d", "materials-science", "matseg", metadata.training.network],
+        tags=["semantic-segmentation", "2d", "materials-science", "matseg", *networks],
         documentation=v0_5.FileDescr(source=readme),
         covers=[v0_5.FileDescr(source=folder / "cover.png")],
         inputs=[_input(metadata, folder)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def cover(path: Path, image: NDArray[Any], labels: NDArray[np.uint8], metadata: 
 
 def documentation(metadata: ModelMetadata, sha256: str) -> str:
     """The package's README in Markdown, from what the model says about itself; `sha256` is the ONNX file's."""
-    training, given, tiling = metadata.training, metadata.input, metadata.tiling
+    given, tiling = metadata.input, metadata.tiling
+    subject = f"An ensemble ({metadata.network})" if metadata.ensemble else f"The network {metadata.network}"
     colour = {1: "one grey channel", 3: "red, green and blue"}.get(given.channels)
     if colour is None or given.channel_names:
         colour = described(given)
@@ -81,8 +83,8 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
         [
             f"# {metadata.name}",
             "",
-            f"The network {training.network}, which labels every pixel of an image as one of {len(metadata.classes)} "
-            "classes, trained and exported with MatSeg.",
+            f"{subject}, which labels every pixel of an image as one of {len(metadata.classes)} classes, trained and "
+            "exported with MatSeg.",
             "",
             "| label | class | colour (red, green, blue) |",
             "|---|---|---|",
@@ -102,10 +104,7 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
             "",
             "## Training",
             "",
-            f"Data set `{training.dataset}`, version `{training.version}`, epoch {training.epoch}, seed "
-            f"{training.seed}; SHA-256 of the images and labels: `{training.fingerprint}`. Validation metrics of that "
-            f"epoch: {_metrics(training.metrics)}.",
-            *(["", f"Its encoder started from {training.pretrained}."] if training.pretrained else []),
+            *_trainings(metadata),
             "",
             "## Validation",
             "",
@@ -118,6 +117,20 @@ def documentation(metadata: ModelMetadata, sha256: str) -> str:
             "",
         ]
     )
+
+
+def _trainings(metadata: ModelMetadata) -> Iterator[str]:
+    for number, training in enumerate(metadata.trainings):
+        if number:
+            yield ""
+        yield (
+            f"Data set `{training.dataset}`, version `{training.version}`, epoch {training.epoch}, seed "
+            f"{training.seed}; SHA-256 of the images and labels: `{training.fingerprint}`. Validation metrics of that "
+            f"epoch: {_metrics(training.metrics)}."
+        )
+        if training.pretrained:
+            yield ""
+            yield f"Its encoder started from {training.pretrained}."
 
 
 def _numbers(values: tuple[float, ...]) -> str:

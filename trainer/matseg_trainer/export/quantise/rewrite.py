@@ -96,11 +96,13 @@ def _one_layer_per_row(op: Any, x: Tensor, weight: Tensor, layer: Tensor) -> Ten
     inputs, channels, rows, columns = values.shape
     given = layer.producer().inputs[2:]
     bias = given[0].const_value.numpy() if given else np.zeros(channels, np.float32)
-    biases = _weight(op, np.tile(bias, columns), f"{weight.name}_bias")
+    biases = _weight(op, np.tile(bias, columns), f"{weight.name}_{layer.name}_bias")
     lines = []
     for row in range(rows):
         matrix = values[:, :, row, :].transpose(2, 1, 0).reshape(-1, inputs, 1, 1)  # column after column
-        made = op.Conv(x, _weight(op, matrix, f"{weight.name}_row{row}"), biases, kernel_shape=[1, 1])
+        made = op.Conv(
+            x, _weight(op, matrix, f"{weight.name}_{layer.name}_row{row}"), biases, kernel_shape=[1, 1]
+        )
         shape = op.Constant(value_ints=[0, 0, -1, channels])
         lines.append(op.Reshape(op.Transpose(made, perm=LAST), shape))
     return join_lines(op, lines)
@@ -120,7 +122,7 @@ def _layer_of_patches(op: Any, x: Tensor, weight: Tensor, layer: Tensor) -> Tens
     by_column = op.Reshape(by_row, op.Constant(value_ints=[0, 0, 0, -1, edge]))
     square = op.Transpose(by_column, perm=[0, 1, 3, 2, 4])
     patches = op.Transpose(op.Reshape(square, op.Constant(value_ints=[0, 0, 0, edge**2])), perm=FIRST)
-    matrix = _weight(op, values.reshape(len(values), -1, 1, 1), f"{weight.name}_patch")
+    matrix = _weight(op, values.reshape(len(values), -1, 1, 1), f"{weight.name}_{layer.name}_patch")
     return op.Conv(patches, matrix, *layer.producer().inputs[2:], kernel_shape=[1, 1])
 
 

@@ -106,7 +106,7 @@ def _excluded(graph: ir.Graph, keep: Sequence[str]) -> list[str]:
     """
     scores = class_scores(graph)
     excluded = following(scores, graph)
-    waiting = [scores]
+    waiting = list(scores)
     while waiting:
         node = waiting.pop().producer()
         if node is not None and node.op_type in ("Add", "Resize"):
