@@ -22,6 +22,8 @@ _EXAMPLES = """
     matseg-quantify labels.zarr  # measure what matseg-run wrote; the tables go where its report is
     matseg-quantify masks/ --voxel-size 0.65um --no-data 255 --names pore,matrix
         # labels of another program, in micrometres, the mask 255 left out
+    matseg-quantify labels.zarr --regions 3d --voxel-size 1.3,0.65um
+        # regions through the volume, too: a row for each in regions_3d.csv
     matseg-quantify labels.tif --connectivity 4 -o tables/  # regions that share a corner are two
 """
 
@@ -66,7 +68,14 @@ def _names(text: str) -> tuple[str, ...]:
     type=Choice([4, 8]),
     default=8,
     show_default=True,
-    help="Pixels belong together that share an edge (4), or a corner too (8).",
+    help="Pixels belong together that share an edge (4), or a corner too (8); voxels a face, or an edge or corner too.",
+)
+@click.option(
+    "--regions",
+    type=Choice(["2d", "3d"]),
+    default="2d",
+    show_default=True,
+    help="3d: measure regions that go through the slices, too.",
 )
 @click.option("--workers", type=COUNT, metavar="N", help="Threads. Default: one per core.")
 @json_option
@@ -78,7 +87,8 @@ def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
 
     LABELS is what matseg-run wrote, or any other folder of label images, TIFF stack, zarr, HDF5 or .npy volume of
     whole numbers. Writes quantities.csv (phase fractions, number and sizes of connected regions, specific surface),
-    region_sizes.csv (histograms) and quantities.json.
+    region_sizes.csv (histograms) and quantities.json; with --regions 3d also regions_3d.csv (volume, diameter, surface
+    and place of each region), quantities_3d.csv and quantities_3d.json.
 
     \b
     Exit codes:
@@ -96,7 +106,15 @@ def quantify_main(asked: QuantifyOptions, as_json: bool) -> int:
         click.echo(printable(line), err=as_json)
     if as_json:
         excluded = [{"where": item.where, "reason": item.reason} for item in result.excluded]
-        print_json({**result.summary.document(), "output": str(result.folder), "excluded": excluded})
+        volume = None if result.volume is None else result.volume.document()
+        print_json(
+            {
+                **result.summary.document(),
+                "output": str(result.folder),
+                "excluded": excluded,
+                "regions_3d": volume,
+            }
+        )
     return EXIT_EXCLUDED if result.excluded else EXIT_DONE
 
 
@@ -115,4 +133,7 @@ def _lines(result: Quantified) -> list[str]:
         lines.append(
             f"{share:.1%} of the pixels ({summary.no_data_pixels}) have no label and are in no fraction"
         )
-    return [*lines, size, *summary.lines(), f"tables: {result.folder}"]
+    lines += [size, *summary.lines()]
+    if result.volume is not None:
+        lines += [*result.volume.lines(), *(f"warning: {item}" for item in result.warnings)]
+    return [*lines, f"tables: {result.folder}"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from matseg_runtime.measure.label_input import LabelFacts, as_labels, class_names, facts_of, open_labels
 from matseg_runtime.measure.regions import (
@@ -19,6 +21,7 @@ from matseg_runtime.measure.regions import (
     require_scikit_image,
 )
 from matseg_runtime.measure.tables import RegionSummary, SliceRow, write_tables
+from matseg_runtime.measure.tables_3d import VolumeSummary, write_volume_tables
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord, SliceRegions
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.units import VoxelSize, parse_voxel_size
@@ -48,6 +51,8 @@ class QuantifyOptions:
     """Value of pixels that have no class; None: 255 in what matseg-run wrote, else there are none."""
     workers: int | None = None
     """Threads; None: one per core."""
+    regions: Literal["2d", "3d"] = "2d"
+    """Connected within each slice, or in three dimensions too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,9 @@ class Quantified:
     summary: RegionSummary
     folder: Path
     excluded: tuple[ExcludedSlice, ...]
+    volume: VolumeSummary | None = None
+    """Of `regions="3d"`."""
+    warnings: tuple[str, ...] = ()
 
 
 def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantified:
@@ -73,13 +81,28 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     found: list[Measured] = []
     with closing(open_labels(options.labels, options.source)) as source:
         voxel = _voxel_size(options, facts, source)
+        if options.regions == "3d":
+            _require_volume(source, voxel)
         beside = source.beside.with_name(f"{source.beside.name}_quantities")
         folder = options.output or facts.report_folder or beside
-        location = source.location
         progress.stage("measuring", len(source.slices), unit="slices")
         for item in _measured(options, source, range(len(source.slices))):
             found.append(item)
             progress.advance(1)
+        return _write(options, facts, source, voxel, found, folder, progress)
+
+
+def _write(
+    options: QuantifyOptions,
+    facts: LabelFacts,
+    source: Source,
+    voxel: VoxelSize | None,
+    found: Sequence[Measured],
+    folder: Path,
+    progress: Progress,
+) -> Quantified:
+    """The tables of measured slices, and of the volume where it is asked for."""
+    location = source.location
     rows = [item for item in found if isinstance(item, SliceRow)]
     excluded = tuple(item for item in found if isinstance(item, ExcludedSlice))
     if not rows:
@@ -89,16 +112,54 @@ def quantify(options: QuantifyOptions, progress: Progress = SILENT) -> Quantifie
     if len(values) > MOST_CLASSES:
         raise UsageError(_too_many(location, f"{len(values)} values"))
     labelled = [row for row in rows if row.regions.classes]
+    classes = class_names(values, options.names or facts.names, bool(options.names), location)
+    volume = None
+    if options.regions == "3d" and values:  # first: what it refuses leaves no tables
+        pixels = Counter(dict.fromkeys(values, 0))
+        for row in rows:
+            pixels.update({item.value: item.pixels for item in row.regions.classes})
+        volume = write_volume_tables(
+            folder,
+            source,
+            classes,
+            pixels,
+            voxel=voxel,
+            connectivity=options.connectivity,
+            excluded=frozenset(item.index for item in excluded),
+            workers=options.workers or available_cpus(),
+            progress=progress,
+        )
     summary = write_tables(
         folder,
         labelled,
-        class_names(values, options.names or facts.names, bool(options.names), location),
+        classes,
         labels=location,
         voxel=voxel,
         connectivity=options.connectivity,
         unlabelled=len(rows) - len(labelled),
     )
-    return Quantified(summary=summary, folder=folder, excluded=excluded)
+    return Quantified(
+        summary=summary,
+        folder=folder,
+        excluded=excluded,
+        volume=volume,
+        warnings=source.warnings() if volume is not None else (),
+    )
+
+
+def _require_volume(source: Source, voxel: VoxelSize | None) -> None:
+    """Refuse, before any work, what cannot be measured in three dimensions."""
+    if len(source.slices) < 2:
+        raise UsageError(
+            f"{source.location}: expected a volume of several slices for --regions 3d, found one slice; name the "
+            "volume, or leave the option out"
+        )
+    if voxel is not None and voxel.step is None:
+        raise UsageError(
+            f"{source.location}: --regions 3d needs the step between slices, and known is the pixel alone "
+            f"({voxel.row:g} x {voxel.column:g} {voxel.unit}, {voxel.origin} says so); give both, as in --voxel-size "
+            "1.3,0.65um"
+        )
 
 
 def _completed(options: QuantifyOptions, facts: LabelFacts) -> QuantifyOptions:

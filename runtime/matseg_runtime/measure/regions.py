@@ -18,7 +18,7 @@ from matseg_shared.errors import MissingExtraError
 MOST_CLASSES = 255
 DEFAULT_CONNECTIVITY: Connectivity = 8
 """As Fiji's particle analysis and scikit-image have it."""
-_UNLABELLED = 255
+UNLABELLED_NUMBER = 255
 """Among the dense class numbers in this module; 0 to 254 are classes."""
 _LARGEST_TABLE = 65535
 _ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
@@ -63,10 +63,10 @@ def measure_regions(
     values, dense = _dense(labels, unlabelled)
     label: Any = measure.label  # untyped
     regions: NDArray[np.integer] = label(
-        dense, background=_UNLABELLED, connectivity=1 if connectivity == 4 else 2
+        dense, background=UNLABELLED_NUMBER, connectivity=1 if connectivity == 4 else 2
     )
     areas = np.bincount(regions.ravel(), minlength=1)
-    owner = np.full(areas.size, _UNLABELLED, np.uint8)
+    owner = np.full(areas.size, UNLABELLED_NUMBER, np.uint8)
     owner[regions] = dense  # all pixels of a region say the same
     at_edge = _goes_on(regions, areas)
     pairs, crossings = _boundaries(dense, len(values))
@@ -97,11 +97,11 @@ def _dense(labels: NDArray[np.integer], unlabelled: int | None) -> tuple[Sequenc
     if len(values) > MOST_CLASSES:
         raise TooManyClassesError(f"{len(values)} values")
     if found.size == 0 or found[-1] <= _LARGEST_TABLE:
-        table = np.full(int(found.max(initial=0)) + 1, _UNLABELLED, np.uint8)
+        table = np.full(int(found.max(initial=0)) + 1, UNLABELLED_NUMBER, np.uint8)
         table[values] = np.arange(len(values))
         return values, table[labels]
     numbers = np.array(
-        [_UNLABELLED if value == unlabelled else values.index(value) for value in found.tolist()]
+        [UNLABELLED_NUMBER if value == unlabelled else values.index(value) for value in found.tolist()]
     )
     return values, numbers.astype(np.uint8)[np.searchsorted(found, labels)]
 
@@ -120,7 +120,7 @@ def _goes_on(regions: NDArray[np.integer], areas: NDArray[np.integer]) -> NDArra
 
 def _boundaries(dense: NDArray[np.uint8], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(4,) labelled pairs of neighbours along each direction; (classes, 4) those between a class and another."""
-    labelled = dense != _UNLABELLED
+    labelled = dense != UNLABELLED_NUMBER
     known = [labelled[first] & labelled[second] for first, second in _NEIGHBOURS]
     crossings = np.zeros((classes, 4), np.int64)
     for number in range(classes):

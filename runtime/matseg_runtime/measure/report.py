@@ -30,6 +30,12 @@ REPORT_NAME = "report.json"
 MANIFEST_NAME = "origin.json"
 QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME = "quantities.csv", "region_sizes.csv", "quantities.json"
 """Tables of the regions, where they were measured."""
+REGIONS_3D_NAME, QUANTITIES_3D_NAME, SUMMARY_3D_NAME = (
+    "regions_3d.csv",
+    "quantities_3d.csv",
+    "quantities_3d.json",
+)
+"""The same of regions in three dimensions."""
 
 _OPEN = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 """Fields that later versions add are left alone."""

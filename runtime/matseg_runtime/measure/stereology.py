@@ -35,13 +35,13 @@ _BINS_PER_OCTAVE = 2
 """A bin of the histogram ends at 2**(1/2) of where it begins: fine enough to see two populations."""
 
 
-class _Quantity(BaseModel):
+class Quantity(BaseModel):
     """Base of what `quantities.json` holds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
-class SizeBin(_Quantity):
+class SizeBin(Quantity):
     """One bar of a histogram of diameters."""
 
     low: float = Field(validation_alias="from", serialization_alias="from")
@@ -50,11 +50,13 @@ class SizeBin(_Quantity):
     """...to below here."""
     regions: int
     area_share: float
-    """Share of the area of all regions that have a size."""
+    """Share of the area (in three dimensions, of the volume) of all regions that have a size."""
 
 
-class Diameters(_Quantity):
-    """Equivalent circle diameters of the regions that are not at the edge, each counted once.
+class Diameters(Quantity):
+    """Diameters of the circles (in three dimensions, spheres) as large as the regions that are not at the edge.
+
+    Each region is counted once.
 
     `p10` is the smallest diameter that 10 % do not exceed, and so on.
     """
@@ -68,7 +70,7 @@ class Diameters(_Quantity):
     largest: float
 
 
-class ClassQuantities(_Quantity):
+class ClassQuantities(Quantity):
     """One class in a slice, or in all of them."""
 
     value: int
@@ -129,10 +131,10 @@ def _quantities(
         volume=None if pixel.step is None else pixels * pixel.area * pixel.step,
         regions=sum(item.regions for item in found),
         regions_at_edge=sum(item.at_edge for item in found),
-        diameter=_diameters(areas, counts, pixel) if areas.size else None,
+        diameter=diameter_statistics(equivalent_diameter(areas, pixel), counts) if areas.size else None,
         boundary_per_area=math.pi / 2 * per_length,
         specific_surface=2 * per_length,
-        histogram=_histogram(areas, counts, pixel) if areas.size else (),
+        histogram=size_histogram(areas, counts, _smallest(pixel), dimensions=2) if areas.size else (),
     )
 
 
@@ -155,8 +157,12 @@ def equivalent_diameter(area: NDArray[np.integer], pixel: VoxelSize) -> NDArray[
     return np.sqrt(4 / math.pi * pixel.area * area.astype(np.float64))
 
 
-def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> Diameters:
-    diameters = equivalent_diameter(areas, pixel)
+def _smallest(pixel: VoxelSize) -> float:
+    return float(equivalent_diameter(np.array([1]), pixel)[0])
+
+
+def diameter_statistics(diameters: NDArray[np.float64], counts: NDArray[np.int64]) -> Diameters:
+    """Mean, quantiles and largest of ascending diameters, each of so many regions."""
     cumulative = np.cumsum(counts)
     # in whole numbers, so that 10 % of 10 regions is the first and not, by rounding, the second
     places = np.searchsorted(100 * cumulative, np.array(QUANTILES) * cumulative[-1])
@@ -167,14 +173,22 @@ def _diameters(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: Voxel
     )
 
 
-def _histogram(areas: NDArray[np.int64], counts: NDArray[np.int64], pixel: VoxelSize) -> tuple[SizeBin, ...]:
-    """Bins of equal ratio on a grid that begins at the diameter of one pixel, so that histograms can be compared."""
-    smallest = float(equivalent_diameter(np.array([1]), pixel)[0])
-    # diameters go with the root of the area, so bins of diameter are bins of the logarithm of the area
-    bins = np.floor(_BINS_PER_OCTAVE / 2 * np.log2(areas) + 1e-9).astype(np.int64)
+def size_histogram(
+    sizes: NDArray[np.int64], counts: NDArray[np.int64], smallest: float, *, dimensions: int
+) -> tuple[SizeBin, ...]:
+    """Bins of equal ratio on a grid that begins at the diameter of one pixel, so that histograms can be compared.
+
+    Args:
+        sizes: ascending areas or volumes, in pixels or voxels.
+        counts: number of regions of each.
+        smallest: diameter of one pixel or voxel, in the unit of length.
+        dimensions: 2 of areas, 3 of volumes.
+    """
+    # diameters go with a root of the size, so bins of diameter are bins of the logarithm of the size
+    bins = np.floor(_BINS_PER_OCTAVE / dimensions * np.log2(sizes) + 1e-9).astype(np.int64)
     first, last = int(bins[0]), int(bins[-1])
     regions = np.bincount(bins - first, weights=counts, minlength=last - first + 1)
-    shares = np.bincount(bins - first, weights=areas * counts / (areas * counts).sum())
+    shares = np.bincount(bins - first, weights=sizes * counts / (sizes * counts).sum())
     return tuple(
         SizeBin(
             low=smallest * 2 ** (number / _BINS_PER_OCTAVE),

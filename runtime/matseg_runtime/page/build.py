@@ -10,6 +10,8 @@ from pathlib import Path
 from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, disagreement_share
 from matseg_runtime.measure.report import read_report, write_report
+from matseg_runtime.measure.tables import RegionSummary
+from matseg_runtime.measure.tables_3d import VolumeSummary
 from matseg_runtime.page.choose import choose_slices, doubtful_share, fraction
 from matseg_runtime.page.content import RunContent
 from matseg_runtime.page.measures import read_measures, read_proposals, size_charts
@@ -71,7 +73,9 @@ def write_run_page(
         )
     colours = [item.colour for item in record.classes]
     shown_colours = visible_colours(colours)
-    measures, proposals = read_measures(record, missing), read_proposals(record)
+    measures = read_measures(record, RegionSummary, missing)
+    volume = read_measures(record, VolumeSummary, missing)
+    proposals = read_proposals(record)
     maps = {} if proposals is None else dict(proposals.maps)
     choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
@@ -82,7 +86,12 @@ def write_run_page(
         )
     fractions, others = _fraction_charts(record), _along_stack(record)
     intensities = [*_histogram(record, pictures), *others]
-    sizes = [] if measures is None else size_charts(measures, shown_colours)
+    sizes = [
+        chart
+        for summary in (measures, volume)
+        if summary is not None
+        for chart in size_charts(summary, shown_colours)
+    ]
     write_page(
         path,
         _TEMPLATE,
@@ -92,6 +101,7 @@ def write_run_page(
             pictures=pictures,
             missing=tuple(missing),
             measures=measures,
+            volume=volume,
             proposals=proposals,
             fraction_charts=tuple(chart.id for chart in fractions),
             intensity_charts=tuple(chart.id for chart in intensities),

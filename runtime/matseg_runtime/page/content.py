@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING
 from matseg_runtime.measure.tables import RegionSummary
+from matseg_runtime.measure.tables_3d import VolumeSummary
 from matseg_runtime.page.choose import fraction
 from matseg_runtime.page.measures import Proposals
 from matseg_runtime.page.record import RunRecord
@@ -41,6 +42,7 @@ class RunContent:
     missing: tuple[str, ...]
     """Parts that the page cannot show, and why."""
     measures: RegionSummary | None
+    volume: VolumeSummary | None
     proposals: Proposals | None
     fraction_charts: tuple[str, ...]
     intensity_charts: tuple[str, ...]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from matseg_runtime.measure.report import SUMMARY_NAME
+from matseg_runtime.measure.report import SUMMARY_3D_NAME, SUMMARY_NAME
+from matseg_runtime.measure.stereology import ClassQuantities
 from matseg_runtime.measure.tables import RegionSummary
+from matseg_runtime.measure.tables_3d import ClassVolumes, VolumeSummary
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.suggest.index import UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
@@ -49,11 +52,14 @@ class Proposals:
     """(slice name, map) of whole slices, for the slice browser."""
 
 
-def read_measures(record: RunRecord, problems: list[str]) -> RegionSummary | None:
+Summary = TypeVar("Summary", RegionSummary, VolumeSummary)
+
+
+def read_measures(record: RunRecord, kind: type[Summary], problems: list[str]) -> Summary | None:
     """The regions, where they were measured; what cannot be read is added to `problems`."""
-    path = record.places.report.with_name(SUMMARY_NAME)
+    path = record.places.report.with_name(SUMMARY_NAME if kind is RegionSummary else SUMMARY_3D_NAME)
     try:
-        return RegionSummary.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         pass
     except (OSError, ValidationError):
@@ -63,8 +69,10 @@ def read_measures(record: RunRecord, problems: list[str]) -> RegionSummary | Non
     return None
 
 
-def size_charts(summary: RegionSummary, colours: Sequence[Colour]) -> list[Chart]:
+def size_charts(summary: RegionSummary | VolumeSummary, colours: Sequence[Colour]) -> list[Chart]:
     """The sizes of the regions of each class; none where there are none."""
+    is_volume = isinstance(summary, VolumeSummary)
+    classes: Sequence[ClassQuantities | ClassVolumes] = summary.classes
     series = [
         Series(
             name=item.name,
@@ -74,13 +82,15 @@ def size_charts(summary: RegionSummary, colours: Sequence[Colour]) -> list[Chart
             kind="steps",
             group=index,
         )
-        for index, (item, colour) in enumerate(zip(summary.classes, colours, strict=False))
+        for index, (item, colour) in enumerate(zip(classes, colours, strict=False))
         if item.histogram
     ]
     chart = Chart(
-        id="sizes",
-        title="Sizes of the regions",
-        summary="How many regions of all slices have which diameter; those at the edge are left out.",
+        id="sizes_3d" if is_volume else "sizes",
+        title="Sizes of the regions in three dimensions" if is_volume else "Sizes of the regions",
+        summary="How many regions of the volume have which diameter; those at the border are left out."
+        if is_volume
+        else "How many regions of all slices have which diameter; those at the edge are left out.",
         x_title=f"diameter ({summary.unit})",
         y_title="regions",
         x_log=True,

@@ -18,9 +18,12 @@ from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
 from matseg_runtime.measure.report import (
     MANIFEST_NAME,
+    QUANTITIES_3D_NAME,
     QUANTITIES_NAME,
+    REGIONS_3D_NAME,
     REPORT_NAME,
     SIZES_NAME,
+    SUMMARY_3D_NAME,
     SUMMARY_NAME,
     Manifest,
     Report,
@@ -46,7 +49,15 @@ if TYPE_CHECKING:
 
 PAGE_NAME = "report.html"
 """The report for people, beside `report.json`."""
-_TABLES = (QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME, SCORES_NAME)
+_TABLES = (
+    QUANTITIES_NAME,
+    SIZES_NAME,
+    SUMMARY_NAME,
+    REGIONS_3D_NAME,
+    QUANTITIES_3D_NAME,
+    SUMMARY_3D_NAME,
+    SCORES_NAME,
+)
 """Made of all labelled slices when that was asked for."""
 MUCH_CLIPPED = 0.5
 """Share of a slice's pixels beyond the window from which on a summary warns."""
@@ -399,7 +410,7 @@ def _removed_tables_warning(before: frozenset[str], folder: Path) -> str | None:
         return None
     asked = (("--quantify", SUMMARY_NAME), ("--uncertain", SCORES_NAME))
     options = [option for option, name in asked if name in missing]
-    return (
-        f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; run "
-        f"again with {' and '.join(options) or '--quantify'} to have them of all slices"
-    )
+    told = f"{', '.join(missing)} told of fewer slices, or of other labels, than there are now, and were removed; "
+    if SUMMARY_3D_NAME in missing:
+        return f"{told}measure again with matseg-quantify --regions 3d"
+    return f"{told}run again with {' and '.join(options) or '--quantify'} to have them of all slices"
