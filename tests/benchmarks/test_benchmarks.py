@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import onnx_models
 import pytest
+import tifffile
 from discs import write_discs
 from PIL import Image
 from published_weights import vgg16
@@ -23,6 +24,7 @@ from scipy import ndimage
 from thoroughness import slow
 
 from matseg_shared.contract.classes import UNLABELLED
+from matseg_shared.errors import UsageError
 from matseg_trainer.evaluate.document import read_evaluation
 from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE
 from models_zoo.build.commands import run_command
@@ -174,6 +176,76 @@ def test_strokes(tmp_path: Path) -> None:
     done = call("strokes.py", *words, "--images", 1, "--share", 0.1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row[:3] for row in table_rows(done.stdout)] == [["tomography", "1", "10.00%"]] * 2
+
+
+def test_regions_3d() -> None:
+    """Memory of twice as many slices is printed beside that of half of them."""
+    done = call("regions_3d.py", "--shape", "6,40,50", "--shape", "12,40,50", "--workers", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = table_rows(done.stdout)
+    assert [row[0] for row in rows] == ["6 x 40 x 50", "12 x 40 x 50"]
+    assert int(rows[1][1]) > int(rows[0][1]) > 10
+
+
+def test_labels_of_volumes_are_compared_with_the_truth() -> None:
+    volumes = load_benchmark("_volumes")
+    truth = np.zeros((12, 20, 20), np.uint8)
+    truth[:, :, 10:] = 1
+    same = volumes.figures(truth, truth)
+    assert (same.mean_iou, same.displacement, same.flips, same.surface) == (1.0, 0.0, 0.0, 1.0)
+    moved = np.roll(truth, 2, axis=2)
+    moved[:, :, :2] = 0
+    found = volumes.figures(truth, moved)
+    assert found.displacement == 1.5, "the boundary is two voxels thick: those in between are one apart"
+    assert found.mean_iou == pytest.approx((10 / 12 + 8 / 10) / 2)
+    flickering = truth.copy()
+    flickering[5] = 1 - flickering[5]
+    assert volumes.figures(truth, flickering).flips == pytest.approx(1 / 10)
+    assert volumes.figures(truth, flickering).surface > 1.2
+
+
+def test_simulated_scans_show_their_labels(tmp_path: Path) -> None:
+    volumes = load_benchmark("_volumes")
+    labels = np.kron(np.random.default_rng(0).integers(0, 2, (6, 5, 5)), np.ones((5, 8, 8))) * 255
+    tifffile.imwrite(tmp_path / "balls.tif", labels.astype(np.uint8), photometric="minisblack")
+    case = volumes.simulated(tmp_path / "balls.tif", (12, 32), 0)
+    assert case.name == "balls"
+    for grey, truth in (case.train, case.test):
+        assert grey.shape == truth.shape == (12, 32, 32)
+        assert set(np.unique(truth)) == {0, 1}
+        assert 15 < float(grey[truth == 1].mean()) - float(grey[truth == 0].mean()) < 35
+    np.save(tmp_path / "a.npy", labels)
+    tifffile.imwrite(tmp_path / "many.tif", np.arange(4000, dtype=np.uint16).reshape(10, 20, 20))
+    with pytest.raises(UsageError, match="expected a volume of 2 to 8 classes, found 3 axes and 4000"):
+        volumes.simulated(tmp_path / "many.tif", (12, 32), 0)
+
+
+@slow
+def test_volumes(tmp_path: Path) -> None:
+    """Every arm, tiny; what is done is not done again."""
+    words = (
+        "--work",
+        tmp_path,
+        "--edge",
+        48,
+        "--depth",
+        12,
+        "--slices",
+        2,
+        "--steps",
+        10,
+        "--seeds",
+        2,
+        "--width",
+        2,
+    )
+    done = call("volumes.py", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row[0]: row for row in table_rows(done.stdout)}
+    assert {"one slice", "one slice, ensemble"} <= set(rows)
+    assert rows["one slice"][1] == "2"
+    assert rows["one slice, ensemble"][1] == "1"
+    assert call("volumes.py", *words).stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
 
 
 def test_mutated_models(tmp_path: Path) -> None:
