@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -83,9 +84,13 @@ def test_a_disk_that_fails_once(job: SmallJob, inputs: Path, folder: Path, clean
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
-def test_a_disk_that_is_too_small(job: SmallJob, inputs: Path, folder: Path, clean: Any) -> None:
-    """The kernel's own answers, to the writers' own calls."""
+def test_a_disk_that_is_too_small(
+    job: SmallJob, inputs: Path, folder: Path, clean: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's own answers, to the writers' own calls; a job that asks before is told of a disk that is not."""
     whole = clean(job)
+    usage = shutil.disk_usage(folder.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
     sizes = range(4, 400, 4) if THOROUGH else (8, 24, 40, 80, 160)
     least, full = _kilobytes(small_jobs.fresh_folder(inputs, folder)), 0
     for size in sizes:

@@ -59,6 +59,12 @@ JOBS = (
     SmallJob(
         name="label", source="image.zarr", output="image.zarr/labels/phases", options=("--label", "phases")
     ),
+    SmallJob(
+        name="consensus",
+        source="image.zarr",
+        output="out.zarr",
+        options=("--consensus", "0,1", "--disagreement", "{folder}/doubt.tif"),
+    ),
 )
 
 
@@ -106,7 +112,8 @@ def command(job: SmallJob, inputs: Path, folder: Path, *more: object, model: str
     """The arguments of matseg-run."""
     root = inputs if job.source == "folder" else folder
     place = () if "--label" in job.options else ("-o", folder / job.output)
-    arguments = [inputs / f"{model}.onnx", root / job.source, *place, *job.options]
+    options = [option.format(folder=folder) for option in job.options]
+    arguments = [inputs / f"{model}.onnx", root / job.source, *place, *options]
     return [str(item) for item in (*arguments, "--provider", "cpu", "--threads", 1, *more)]
 
 
@@ -120,7 +127,9 @@ def run(job: SmallJob, inputs: Path, folder: Path, *more: object, model: str = "
 
 
 def _small_depth(planner: Planner) -> int:
-    """So that six slices are three blocks of a zarr."""
+    """So that six slices are three blocks of a zarr, and the votes of a pass two."""
+    if planner.constraints.votes == 0:
+        return 35
     return 2 if planner.constraints.chunked_output else 1
 
 
