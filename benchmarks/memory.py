@@ -70,7 +70,7 @@ def main(
     save: Path | None,
 ) -> None:
     """Compare the peaks; the volumes are sparse, so that 20 GB take hardly any disk."""
-    _require_wait4()
+    require_wait4()
     with (
         reporting("Memory", save) as report,
         scratch_folder(scratch) as folder,
@@ -171,7 +171,8 @@ def peak_of(command: list[str]) -> float:
     return float(peak * (1 if sys.platform == "darwin" else 1024))
 
 
-def _require_wait4() -> None:
+def require_wait4() -> None:
+    """Refuse a system that does not tell of a finished process's memory, with an UnsupportedError."""
     if not hasattr(os, "wait4"):
         raise UnsupportedError(
             "this system does not tell how much memory a finished process had taken; run this benchmark on Linux or "

@@ -19,6 +19,8 @@ FULL = 255
 """Stands for the probability 1."""
 Votes = NDArray[np.uint8]
 """(K - 1, H, W), or with a further axis of slices."""
+TOGETHER = 8
+"""Slices whose stored votes are read at a time: few, for the memory's sake, and enough for files that are not tiny."""
 _PIXELS = 1 << 16
 """Decided at a time: what is computed on the way then stays in the processor's cache."""
 

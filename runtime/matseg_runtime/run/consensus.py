@@ -25,7 +25,7 @@ from matseg_runtime.run.finalize import Summary
 from matseg_runtime.run.options import Consensus, RunOptions
 from matseg_runtime.run.run import done_before, label, remove_results
 from matseg_runtime.run.setup import Run, open_input, open_run, refuse_combinations
-from matseg_runtime.sink.target import OutputOptions, VoteOptions, pass_path
+from matseg_runtime.sink.target import OutputOptions, pass_path
 from matseg_runtime.sink.volume import side_folder
 from matseg_runtime.source.base import Volume
 from matseg_runtime.units import format_size, uneven_warning
@@ -165,10 +165,7 @@ def _pass_along(axis: int, run: Run, part: Part) -> RunOptions:
     return replace(
         options,
         source=along,
-        output=OutputOptions(
-            path=pass_path(run.target.ledger_folder, axis),
-            votes=VoteOptions(axis=main, depth=run.plan.depth),
-        ),
+        output=OutputOptions(path=pass_path(run.target.ledger_folder, axis), votes=main),
         consensus=Consensus(axes=_consensus(options).axes),
         accept_intensities=True,  # they are those of the deciding run, where they were looked at
         voxel=None if options.voxel is None else options.voxel.cut_along(axis, main),

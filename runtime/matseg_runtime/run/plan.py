@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matseg_runtime.inference.session import Session
+from matseg_runtime.inference.votes import TOGETHER
 from matseg_runtime.run.neighbours import kept_blocks
 from matseg_runtime.run.pipeline import WorkerCounts
 from matseg_runtime.source.base import Source
@@ -223,7 +224,7 @@ class Planner:
         area, in_work = self.shape[0] * self.shape[1], 0
         if self.constraints.votes is not None:  # probabilities of a slice, and votes of a block
             classes = len(self.metadata.classes)
-            in_work = workers.inferrers * (6 * classes + depth * (classes - 1) * self.constraints.votes)
+            in_work = workers.inferrers * (6 * classes + TOGETHER * (classes - 1) * self.constraints.votes)
             per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
         if given.context:
             in_work += kept_blocks(given.context, depth, workers.readers) * depth * (own * itemsize + 1)

@@ -265,7 +265,7 @@ def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) 
     model_crop = metadata.input.crop_bottom
     found = open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
     if options.output.votes is not None:
-        found = replace(found, across=options.output.votes.axis)
+        found = replace(found, across=options.output.votes)
     if options.watch is not None and found.mask is not None and found.mask.slices is not None:
         found.close()
         raise UsageError(f"--mask {options.no_data.mask}: --watch takes a --mask of one image for all slices")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
+from itertools import groupby, islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.inference.tiles import segment_images
-from matseg_runtime.inference.votes import Ballot, decide, votes_of
+from matseg_runtime.inference.votes import TOGETHER, Ballot, decide, votes_of
 from matseg_runtime.measure.measurer import Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.records import ExcludedSlice, SliceRecord
@@ -103,21 +103,23 @@ def _segmented(run: Run, read: BlockInWork) -> Sequence[Segmentation]:
 
 def _voted(run: Run, read: BlockInWork) -> Iterator[Segmentation]:
     """Votes of a pass, or the decision on all passes; a few slices at a time, for their probabilities are large."""
-    slices = [item.slice for item in read.results if not item.reason]
-    first, stop = read.block.slices[0].index, read.block.slices[-1].index + 1
-    stored = [(each, each.read(first, stop)) for each in run.votes] if slices else []
-    for start in range(0, len(slices), run.plan.batch):
-        part = slice(start, start + run.plan.batch)
-        own = _segmented(run, replace(read, images=read.images[part])) if run.probabilities else ()
-        if not run.votes:
-            yield from (replace(found, probabilities=None, votes=votes_of(found)) for found in own)
-            continue
-        for item, found in zip_longest(slices[part], own):
-            ballots = [each.ballot(votes[:, item.index - first], item.index) for each, votes in stored]
-            if found is not None:
-                ballots.append(Ballot(votes=votes_of(found)))
-            decided = decide(ballots, probabilities=run.options.output.probabilities)
-            yield replace(decided, constant=0 if found is None else found.constant)
+    slices, images = [item.slice for item in read.results if not item.reason], iter(read.images)
+    for place, group in groupby(slices, key=lambda item: item.index // TOGETHER):
+        items, first = list(group), place * TOGETHER
+        stored = [(each, each.read(first, first + TOGETHER)) for each in run.votes]
+        for start in range(0, len(items), run.plan.batch):
+            some = items[start : start + run.plan.batch]
+            pixels = tuple(islice(images, len(some)))
+            own = _segmented(run, replace(read, images=pixels)) if run.probabilities else ()
+            if not run.votes:
+                yield from (replace(found, probabilities=None, votes=votes_of(found)) for found in own)
+                continue
+            for item, found in zip_longest(some, own):
+                ballots = [each.ballot(votes[:, item.index - first], item.index) for each, votes in stored]
+                if found is not None:
+                    ballots.append(Ballot(votes=votes_of(found)))
+                decided = decide(ballots, probabilities=run.options.output.probabilities)
+                yield replace(decided, constant=0 if found is None else found.constant)
 
 
 def consecutive(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
@@ -188,15 +190,20 @@ def _labelled(run: Run, result: Result, segmentation: Segmentation) -> Result:
             np.copyto(segmentation.votes, 0, where=result.absent)
         if segmentation.disagreement is not None:
             np.copyto(segmentation.disagreement, UNLABELLED, where=result.absent)
-    counts = class_counts(segmentation.labels, len(run.metadata.classes))
-    return replace(result, segmentation=segmentation, counts=counts)
+    counts, differ = class_counts(segmentation.labels, len(run.metadata.classes)), segmentation.disagreement
+    result = replace(result, segmentation=segmentation, counts=counts)
+    if differ is None:
+        return result
+    if run.options.output.disagreement is None:  # it is kept for nobody
+        result = replace(result, segmentation=replace(segmentation, disagreement=None))
+    return replace(result, disagreement=int(np.count_nonzero((differ > 0) & (differ < UNLABELLED))))
 
 
 def _record(
     run: Run, result: Result, segmentation: Segmentation, size: int, found: Measurement
 ) -> SliceRecord:
     height, width = segmentation.labels.shape
-    no_data, absent, differ = run.transform.no_data, result.absent, segmentation.disagreement
+    no_data, absent = run.transform.no_data, result.absent
     return SliceRecord(
         name=result.slice.name,
         index=result.slice.index,
@@ -213,5 +220,5 @@ def _record(
         rows_cut=0 if absent is None or no_data is None else no_data.rows_cut(result.slice),
         regions=found.regions,
         uncertainty=found.uncertainty,
-        disagreement=None if differ is None else int(np.count_nonzero((differ > 0) & (differ < UNLABELLED))),
+        disagreement=result.disagreement,
     )

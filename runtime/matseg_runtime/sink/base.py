@@ -38,6 +38,8 @@ class Result:
     """Reason for which it was excluded."""
     counts: tuple[int, ...] = ()
     """Pixels per class."""
+    disagreement: int | None = None
+    """Pixels for which the axes of a consensus have not all one class; None: there is one axis."""
     drift: float = 0.0
     clipped: int = 0
     """Pixels beyond the window."""

@@ -53,16 +53,6 @@ _NOT_WRITTEN = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VoteOptions:
-    """The run that decides on the votes of a pass, by which they are chunked."""
-
-    axis: int
-    """Spatial axis that it cuts slices along."""
-    depth: int
-    """Slices that it reads at a time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """Path and form of the labels."""
 
@@ -80,8 +70,8 @@ class OutputOptions:
     overwrite: bool = False
     disagreement: Path | None = None
     """A volume that says where the axes of a consensus disagree; None: none."""
-    votes: VoteOptions | None = None
-    """The zarr takes the votes of one pass instead of labels."""
+    votes: int | None = None
+    """The zarr takes the votes of a pass instead of labels, for a decision along this spatial axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,8 +301,7 @@ def _open_labels(
     if options.votes is not None:
         from matseg_runtime.sink.votes import VoteSink
 
-        decision = options.votes
-        return VoteSink(path, volume, info, levels, block, across=decision.axis, depth=decision.depth)
+        return VoteSink(path, volume, info, levels, block, across=options.votes)
     return ZarrSink(path, volume, info, levels, block, options.shards, options.probabilities)
 
 

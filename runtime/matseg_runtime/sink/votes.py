@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from matseg_runtime.inference.votes import Ballot, Votes
+from matseg_runtime.inference.votes import TOGETHER, Ballot, Votes
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.sink.volume import side_folder
@@ -23,8 +23,6 @@ from matseg_shared.system.files import output_errors
 
 _LONGEST = 1024
 """Voxels of a chunk along the axis that neither cuts."""
-_LEAST = 8
-"""Voxels of a chunk along the axis of the decision: fewer make too many files."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,8 +31,6 @@ class VoteSink(ZarrSink):
 
     across: int
     """Spatial axis that the run which decides cuts slices along."""
-    depth: int
-    """Slices that it reads at a time."""
 
     def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
         start, axis = block.slices[0].index, self.volume.axis
@@ -51,7 +47,7 @@ class VoteSink(ZarrSink):
     def _create(self, path: Path) -> None:
         shape = self.volume.shape
         chunks = [-(-length // -(-length // _LONGEST)) for length in shape]
-        for axis, depth in ((self.across, max(self.depth, _LEAST)), (self.volume.axis, self.block)):
+        for axis, depth in ((self.across, TOGETHER), (self.volume.axis, self.block)):
             chunks[axis] = min(depth, shape[axis])
         few = len(self.info.metadata.classes) - 1
         group = zarr.create_group(
