@@ -1,8 +1,9 @@
 """Kill `matseg-run` with SIGKILL at random moments, run it again, and compare with an undisturbed run byte by byte.
 
-    python benchmarks/kills.py MODEL INPUT [--kills 100]
+    python benchmarks/kills.py MODEL INPUT [--kills 100] [--consensus]
 
-Each round starts a fresh output, kills the process at a random moment up to three times, then lets it finish.
+Each round starts a fresh output, kills the process at a random moment up to three times, then lets it finish. A
+consensus of several axes goes into a zarr, with a volume of where they disagree.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("input", type=Path)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--consensus", action="store_true")
     options = parser.parse_args()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         failures = 0
-        for sink in ("labels", "labels.zarr", "labels.tif"):
+        for sink in ("labels.zarr",) if options.consensus else ("labels", "labels.zarr", "labels.tif"):
             clean = root / "clean" / sink
             started = time.monotonic()
             run(options, clean)
@@ -58,7 +60,21 @@ def main() -> None:
 
 def command(options: argparse.Namespace, output: Path) -> list[str]:
     program = Path(sys.executable).with_name("matseg-run")
-    return [str(program), str(options.model), str(options.input), "-o", str(output), "--provider", "cpu"]
+    more = (
+        ["--consensus", "--disagreement", str(output.with_name("disagreement.tif"))]
+        if options.consensus
+        else []
+    )
+    return [
+        str(program),
+        str(options.model),
+        str(options.input),
+        "-o",
+        str(output),
+        "--provider",
+        "cpu",
+        *more,
+    ]
 
 
 def run(options: argparse.Namespace, output: Path) -> None:
@@ -80,8 +96,8 @@ def kill_within(options: argparse.Namespace, output: Path, seconds: float) -> in
 
 
 def digests(output: Path) -> dict[str, str]:
-    """SHA-256 of every file of a result, without ledgers and reports."""
-    files = [output] if output.is_file() else [path for path in output.rglob("*") if path.is_file()]
+    """SHA-256 of every file of a result and of what lies beside it, without ledgers and reports."""
+    files = [path for path in output.parent.rglob("*") if path.is_file()]
     kept = (
         path
         for path in files

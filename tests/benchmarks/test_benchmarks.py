@@ -138,6 +138,23 @@ def test_kills(tmp_path: Path) -> None:
     assert done.stdout.count("0 failure(s)") == 3
 
 
+def test_kills_of_a_consensus(tmp_path: Path) -> None:
+    model = onnx_models.save_model(tmp_path / "model.onnx")
+    np.save(tmp_path / "scan.npy", onnx_models.random_pixels((40, 60, 50), "uint8", 1))
+    done = call("kills.py", model, tmp_path / "scan.npy", "--kills", 3, "--consensus")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failure(s)" in done.stdout
+
+
+def test_consensus(tmp_path: Path) -> None:
+    done = call("consensus.py", "--repeats", 1, "--slices", 20, "--size", 36, "--scratch", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table_rows(done.stdout)
+    assert [row[0] for row in rows] == ["one pass", "--consensus 0,1,2"]
+    assert "at most 3.6" in rows[1][3]
+    assert "at most 1.1" in rows[1][6]
+
+
 @slow
 def test_soak(tmp_path: Path) -> None:
     """Some seconds of the hour: files written in every way, kills, and each label that of a clean run."""

@@ -33,6 +33,7 @@ from matseg_shared.console.progress import Progress
 from matseg_shared.errors import ImageError, OutputError, UsageError
 from matseg_shared.system.files import output_errors, remove
 from matseg_shared.system.locks import FileLock
+from matseg_shared.system.machine import release_memory
 
 
 @contextmanager
@@ -198,7 +199,10 @@ def _prepare(options: RunOptions, deciding: RunOptions, progress: Progress) -> l
 def _make_pass(each: RunOptions, progress: Progress) -> Summary:
     """Label along one axis; nothing of it is in memory when the next pass begins."""
     with open_run(each, progress) as run:
-        return label(run, progress)
+        summary = label(run, progress)
+    del run
+    release_memory()
+    return summary
 
 
 def _ledger_of(each: RunOptions) -> Ledger:

@@ -26,6 +26,8 @@ _SHARE_OF_FREE_MEMORY = 0.6
 _CHUNK_DEPTH = 16
 _DEPTHS = range(8, 65)
 """Slices per output chunk that suit both readers of slices and readers of blocks."""
+_DEEPEST_DECISION = 32
+"""Slices of a block that is decided on: votes, and probabilities, take the memory that shallower blocks spare."""
 _LEAST_EDGE = 512
 """Pixels of the tiles that slices larger than the first are cut into, at least."""
 _TILE_ON_DEVICE = 1024
@@ -115,7 +117,7 @@ class PlanConstraints:
     memory: int | None = None
     probabilities: bool = False
     votes: int | None = None
-    """Passes whose votes are read, 0 where those of a pass are written; None: there is one pass."""
+    """Passes whose votes a run decides on, 0 where it is such a pass; None: there is no consensus."""
     chunked_output: bool = False
 
 
@@ -207,6 +209,10 @@ class Planner:
         chunk = 1 if self.source.volume is None else self.source.volume.slices_per_chunk
         if self.constraints.chunked_output:
             chunk = chunk if chunk in _DEPTHS else _CHUNK_DEPTH
+        if (
+            self.constraints.votes and chunk > _DEEPEST_DECISION
+        ):  # in halves, so that chunks are read twice at most
+            chunk = math.ceil(chunk / 2)
         return max(1, min(max(chunk, self.constraints.batch), len(self.source.slices)))
 
     def _blocks_bytes(self, workers: WorkerCounts, depth: int) -> int:

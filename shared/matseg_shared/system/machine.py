@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -25,6 +26,13 @@ def available_memory() -> int:
     """Bytes this process may still take: free memory, within its cgroup's limits and those of `ulimit`."""
     found = (psutil.virtual_memory().available, _cgroup_memory_left(), _own_memory_left())
     return int(min(value for value in found if value is not None))
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, where the C library (glibc) keeps it for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def used_memory() -> int:
