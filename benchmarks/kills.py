@@ -35,14 +35,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         failures = 0
-        for sink in ("labels.zarr",) if options.consensus else ("labels", "labels.zarr", "labels.tif"):
+        sinks = ("labels.zarr",) if options.consensus else ("labels", "labels.zarr", "labels.tif")
+        for sink in sinks:
             clean = root / "clean" / sink
             started = time.monotonic()
             run(options, clean)
             seconds = time.monotonic() - started
             expected = digests(clean)
             kills = rounds = 0
-            while kills < options.kills / 3:
+            while kills < options.kills / len(sinks):
                 output = root / f"round{rounds}" / sink
                 for _ in range(3):
                     kills += kill_within(options, output, rng.uniform(0, seconds * 1.05))
