@@ -18,8 +18,11 @@ from matseg_runtime.measure.tables_3d import ClassVolumes, VolumeSummary
 from matseg_runtime.page.record import RunRecord
 from matseg_runtime.suggest.index import UncertainItem, folder_beside, read_index
 from matseg_shared.errors import ImageError
+from matseg_shared.images.channels import to_shown
+from matseg_shared.images.context import of_slice
 from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_image
+from matseg_shared.images.tiff import stored_context
 from matseg_shared.pages.charts import Chart, Series, thinned
 from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import GreyWindow, jpeg_uri, png_uri, shrink
@@ -122,7 +125,8 @@ def _proposal(item: UncertainItem, folder: Path) -> Proposal:
     place = f"slice {item.position}" + ("" if item.box is None else f", x {item.box.x0}, y {item.box.y0}")
     image = doubt = problem = ""
     try:
-        small = shrink(read_image(folder / item.image), _EDGE)
+        path = folder / item.image
+        small = shrink(to_shown(of_slice(read_image(path), stored_context(path))), _EDGE)
         image = jpeg_uri(small if small.dtype == np.uint8 else GreyWindow.of([small]).apply(small))
         doubt = doubt_uri(folder / item.map, _EDGE)
     except ImageError as error:

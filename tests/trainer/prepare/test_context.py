@@ -13,6 +13,7 @@ import zarr
 from click.testing import CliRunner, Result
 from label_exports import imported, labelme, nothing_written, refused
 from numpy.typing import NDArray
+from PIL import Image
 
 from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference.session import Session
@@ -93,6 +94,17 @@ def test_a_gap_in_the_numbers_of_a_folder_is_an_edge(
     )
     assert (np.moveaxis(read_image(stored(workspace, 3)), -1, 0) == scan[[2, 3, 3]]).all()
     assert (np.moveaxis(read_image(stored(workspace, 5)), -1, 0) == scan[[5, 5, 6]]).all()
+
+
+def test_grey_slices_stored_as_colours_are_grey(prep: Prep, workspace: Path, scan: NDArray[np.uint8]) -> None:
+    (workspace / "slices").mkdir()
+    for number in range(4):
+        Image.fromarray(scan[number]).convert("RGB").save(workspace / "slices" / f"scan_{number:04d}.png")
+    (workspace / "drawn").mkdir()
+    tifffile.imwrite(workspace / "drawn" / "scan_0002.tif", 1 + (scan[2] > 130))
+    words = ("import", workspace / "slices", "set", "--labels", workspace / "drawn", "--context", 1, "--json")
+    imported(prep(*words))
+    assert (np.moveaxis(read_image(stored(workspace, 2)), -1, 0) == scan[1:4]).all()
 
 
 def test_channels_of_slices_stay_beside_each_other(prep: Prep, workspace: Path) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from matseg_shared.images.context import of_slice
 from matseg_shared.images.read import read_image
+from matseg_shared.images.tiff import stored_context
 
 COPY = 0.99
 """Detail from which two images are one picture, stored or scaled anew."""
@@ -109,8 +111,11 @@ def nearest_neighbours(thumbnails: Sequence[Thumbnail]) -> tuple[Neighbour, ...]
 
 
 def grey(path: Path) -> NDArray[np.float32]:
-    """(H, W) grey values of an image file (see `read_image`); the mean of the channels of a coloured one."""
-    return to_grey(read_image(path))
+    """(H, W) grey values of an image file (see `read_image`); the mean of the channels of a coloured one.
+
+    Of a slice with its neighbours those of the slice.
+    """
+    return to_grey(of_slice(read_image(path), stored_context(path)))
 
 
 def to_grey(pixels: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -14,8 +14,10 @@ from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.channels import to_shown
+from matseg_shared.images.context import of_slice
 from matseg_shared.images.palette import full_palette
 from matseg_shared.images.read import PixelArray, read_image, read_stored
+from matseg_shared.images.tiff import stored_context
 from matseg_shared.pages.pictures import (
     GreyWindow,
     hatch,
@@ -80,7 +82,7 @@ def take_pictures(
     """Read images, labels and predictions of the worst and the best, the worst first; `folder` is the document's."""
     ranked = document.worst_first
     chosen = ranked if len(ranked) <= ALL else (*ranked[:WORST], *ranked[-BEST:])
-    loaded = [_load(document, result, folder) for result in chosen]
+    loaded = [_load(document, result, folder, show) for result in chosen]
     shown: tuple[ShownImage, ...] = ()
     for edge in EDGES:
         shown = tuple(_shown(item, edge, document.classes, show) for item in loaded)
@@ -89,7 +91,7 @@ def take_pictures(
     return shown
 
 
-def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _Loaded:
+def _load(document: EvaluationDocument, result: ImageResult, folder: Path, show: Sequence[int]) -> _Loaded:
     problems: list[str] = []
 
     def attempt(what: str, read: Callable[[], PixelArray]) -> PixelArray | None:
@@ -101,6 +103,8 @@ def _load(document: EvaluationDocument, result: ImageResult, folder: Path) -> _L
 
     n_class = len(document.classes)
     image = attempt("image", lambda: read_image(folder / result.image))
+    if image is not None and not show:
+        image = of_slice(image, stored_context(folder / result.image))
     labels = attempt("labels", lambda: document.load_labels(result, folder))
     prediction = attempt("prediction", lambda: _read_prediction(folder / result.prediction, n_class))
     if labels is not None and prediction is not None:

@@ -16,6 +16,7 @@ from matseg_runtime.source.open import open_source
 from matseg_runtime.source.slice_reader import SliceReader
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError
+from matseg_shared.images.channels import is_grey
 from matseg_shared.images.read import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -107,7 +108,10 @@ class Slices:
 
     def _with_neighbours(self, numbers: Sequence[int]) -> PixelArray:
         """(H, W, C) pixels of several slices."""
-        slices = [np.atleast_3d(self.read(number)) for number in numbers]
+        read = [self.read(number) for number in numbers]
+        if all(map(is_grey, read)):  # also such as are stored as RGB
+            read = [pixels if pixels.ndim == 2 else pixels[..., 0] for pixels in read]
+        slices = [np.atleast_3d(pixels) for pixels in read]
         own = slices[len(slices) // 2]
         for number, pixels in zip(numbers, slices, strict=True):
             if (pixels.shape, pixels.dtype) != (own.shape, own.dtype):
