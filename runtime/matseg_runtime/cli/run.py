@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from matseg_runtime.measure.report import Report
     from matseg_runtime.records import Connectivity
     from matseg_runtime.run.finalize import Summary
-    from matseg_runtime.run.options import Consensus
+    from matseg_runtime.run.options import Consensus, RunOptions
     from matseg_runtime.run.setup import Run
     from matseg_runtime.sink.target import OutputOptions
     from matseg_runtime.source.base import SourceOptions
@@ -332,12 +331,10 @@ def run_main(
         from matseg_runtime.ledger import Part
         from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
         from matseg_runtime.model.file import choose_model
-        from matseg_runtime.run.consensus import open_consensus
         from matseg_runtime.run.finalize import Summary
         from matseg_runtime.run.job import plan_job
         from matseg_runtime.run.options import RunOptions
         from matseg_runtime.run.run import label
-        from matseg_runtime.run.setup import open_run
         from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
@@ -359,15 +356,13 @@ def run_main(
         lines = plan_job(asked)
         show({"plan": lines}, lines, as_json=as_json)
         return EXIT_DONE
-    open_: Callable[[RunOptions, Progress], AbstractContextManager[Run | Summary]]
-    open_ = open_run if consensus is None else open_consensus
     heed_termination()  # finish what is in flight when a scheduler announces the end of the job
-    with shown_progress() as progress, open_(asked, progress) as run:
+    with shown_progress() as progress, _opened(asked, progress) as run:
         if isinstance(run, Summary):
             summary = run
         else:
-            for text in run.source.warnings():  # in time to stop the run; the summary repeats them
-                click.echo(printable(f"warning: {text}"), err=True)
+            for text in run.source.warnings() if consensus is None else ():
+                _warn(text)  # in time to stop the run; the summary repeats it
             summary = label(run, progress)
             if page and summary.is_final:
                 with importing():
@@ -380,6 +375,21 @@ def run_main(
     for line in summary_lines(summary):
         click.echo(printable(line), err=as_json)
     return summary.exit_code
+
+
+def _opened(options: RunOptions, progress: Progress) -> AbstractContextManager[Run | Summary]:
+    """The run, or the summary of a part whose share of a consensus is done."""
+    with importing():
+        from matseg_runtime.run.consensus import open_consensus
+        from matseg_runtime.run.setup import open_run
+
+    return (
+        open_run(options, progress) if options.consensus is None else open_consensus(options, progress, _warn)
+    )
+
+
+def _warn(text: str) -> None:
+    click.echo(printable(f"warning: {text}"), err=True)
 
 
 def _axis(source: SourceOptions, consensus: Consensus | None) -> int:

@@ -130,7 +130,8 @@ class RunContent:
             tiles.append(Fact(name="no data", value=share, note=note))
         if report.disagreeing_pixels is not None:
             share = f"{report.disagreeing_pixels / max(1, report.all_pixels - report.no_data_pixels):.2%}"
-            note = f"the class of the mean probability along axes {report.provenance.consensus}, not that of each"
+            axes = (report.provenance.consensus or "").partition(", disagreement")[0]
+            note = f"slices along axes {axes} do not all give the class of the mean probability"
             tiles.append(Fact(name="axes disagree", value=share, note=note))
         if report.stages is not None:
             speed = f"{report.megapixels_per_second:.2f}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.run.finalize import Summary
 from matseg_runtime.run.options import Consensus, RunOptions
+from matseg_runtime.run.plan import times_decoded
 from matseg_runtime.run.run import done_before, label, remove_results
 from matseg_runtime.run.setup import Run, open_input, open_run, refuse_combinations
 from matseg_runtime.sink.target import OutputOptions, pass_path
@@ -35,10 +36,20 @@ from matseg_shared.system.files import output_errors, remove
 from matseg_shared.system.locks import FileLock
 from matseg_shared.system.machine import release_memory
 
+_MANY_TIMES = 4
+"""Decodings of an input from which on it is worth a copy."""
+
 
 @contextmanager
-def open_consensus(options: RunOptions, progress: Progress) -> Iterator[Run | Summary]:
+def open_consensus(
+    options: RunOptions, progress: Progress, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[Run | Summary]:
     """Make the passes that are missing, and open the run that decides on them.
+
+    Args:
+        options: of the whole job.
+        progress: of all passes.
+        tell: called with each doubt about the input before the first pass, in time to stop it.
 
     Yields:
         The run, to be labelled; when it is whole, the passes are deleted at the end of the block. Instead of it the
@@ -49,10 +60,14 @@ def open_consensus(options: RunOptions, progress: Progress) -> Iterator[Run | Su
     """
     deciding = deciding_run(options)
     with ExitStack() as held:
-        passes = [] if options.finish else _prepare(options, deciding, progress)
-        last = None
+        passes = [] if options.finish else _prepare(options, deciding, progress, tell)
+        last, silent = None, []
         for each in passes:
             last = _make_pass(each, progress)
+            if unread := last.report.excluded:
+                silent.append(
+                    f"{len(unread)} slices along axis {each.source.axis} have no vote: {unread[0].reason}"
+                )
         if last is not None and options.part.total > 1 and not _may_decide(passes, held):
             what = "the part that ends last decides, and completes the output"
             yield replace(last, is_final=False, waits=what)
@@ -65,7 +80,7 @@ def open_consensus(options: RunOptions, progress: Progress) -> Iterator[Run | Su
                 output=replace(options.output, overwrite=False),
             )
         with open_run(deciding, progress) as run:
-            yield replace(run, warnings=(*run.warnings, *_doubts(run)))
+            yield replace(run, warnings=(*run.warnings, *_doubts(run), *silent))
             if not _left(run):
                 _remove_passes(run.target.ledger_folder)
 
@@ -122,7 +137,19 @@ def _doubts(run: Run) -> list[str]:
             for axis, length in enumerate(volume.shape)
             if length < halo
         ),
+        *(
+            f"slices along axis {axis} decode the input {times} times, because its chunks are long there; copy it to "
+            "a zarr in chunks of about 64 x 64 x 64 to have each decoded once"
+            for axis in _consensus(run.options).axes
+            if (times := _times_decoded(run, axis)) >= _MANY_TIMES
+        ),
     ]
+
+
+def _times_decoded(run: Run, axis: int) -> int:
+    along = replace(run.options, source=replace(run.options.source, axis=axis))
+    with closing(open_input(along, run.metadata.input)) as source:
+        return 1 if source.volume is None else times_decoded(source.volume.slices_per_chunk)
 
 
 def _passes(run: Run, part: Part) -> list[RunOptions]:
@@ -175,7 +202,9 @@ def _pass_along(axis: int, run: Run, part: Part) -> RunOptions:
     )
 
 
-def _prepare(options: RunOptions, deciding: RunOptions, progress: Progress) -> list[RunOptions]:
+def _prepare(
+    options: RunOptions, deciding: RunOptions, progress: Progress, tell: Callable[[str], None]
+) -> list[RunOptions]:
     """Check everything, and register the job, so that another one is refused; none of it is open when this returns.
 
     Returns:
@@ -186,6 +215,8 @@ def _prepare(options: RunOptions, deciding: RunOptions, progress: Progress) -> l
         if not options.output.overwrite and not _is_anything_left(run):
             return []
         _require_disk(run, passes)
+        for text in (*run.source.warnings(), *_doubts(run)):
+            tell(text)
         ledger = Ledger(run.target.ledger_folder, Part())
         with ledger.job_lock(), ledger.exclusive():
             if options.output.overwrite:

@@ -253,7 +253,11 @@ def absolute(options: RunOptions) -> RunOptions:
         model=options.model.absolute(),
         trust=None,  # lists are this machine's; a worker takes the very bytes that were proved here
         input=absolute_location(options.input),
-        output=dataclasses.replace(output, path=None if output.path is None else output.path.absolute()),
+        output=dataclasses.replace(
+            output,
+            path=None if output.path is None else output.path.absolute(),
+            disagreement=None if output.disagreement is None else output.disagreement.absolute(),
+        ),
         no_data=dataclasses.replace(
             no_data, mask=None if no_data.mask is None else absolute_location(no_data.mask)
         ),

@@ -294,6 +294,11 @@ class Planner:
             edge = max(step, *least)
 
 
+def times_decoded(slices_per_chunk: int) -> int:
+    """Times that each chunk of an input is read where blocks go into a chunked output."""
+    return 1 if slices_per_chunk <= max(_DEPTHS) else math.ceil(slices_per_chunk / _CHUNK_DEPTH)
+
+
 def format_seconds(seconds: float) -> str:
     """A duration for a person."""
     if seconds < 120:

@@ -197,6 +197,8 @@ def test_what_an_axis_could_not_read_is_decided_by_the_others(
     next(volume.glob("c/0/0/0")).unlink()
     result = run(model, volume, "-o", tmp_path / "out.zarr", "--consensus")
     assert result.exit_code == 4, result.output
+    for axis in (1, 2):
+        assert f"warning: 16 slices along axis {axis} have no vote" in result.output
     labels = read(tmp_path / "out.zarr")
     assert (labels[:8] == 255).all()
     assert (labels[8:] < N_CLASS).all()
@@ -423,3 +425,14 @@ def test_earlier_volumes_of_disagreement_are_ours(
     before = read(tmp_path / "doubt.zarr")
     assert run(model, volume, *options, "--overwrite").exit_code == 0
     np.testing.assert_array_equal(read(tmp_path / "doubt.zarr"), before)
+
+
+def test_long_chunks_are_told_before_the_first_pass(run: Run, model: Path, tmp_path: Path) -> None:
+    pixels = onnx_models.random_pixels((3, 70, 8), "uint8", 3)
+    zarr.create_array(str(tmp_path / "scan.zarr"), data=pixels, chunks=(1, 70, 8))
+    told = "warning: slices along axis 1 decode the input 5 times, because its chunks are long there"
+    for more in (["--dry-run"], ["--part", "1/2"]):
+        result = run(model, tmp_path / "scan.zarr", "-o", tmp_path / "out.zarr", "--consensus", *more)
+        assert result.exit_code == 0, result.output
+        assert result.output.count(told) == 1
+        assert "slices along axis 2 decode" not in result.output

@@ -58,15 +58,21 @@ def _labels(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("name", "extra"),
-    [("labels.zarr", ["--quantify", "--uncertain", "2"]), ("labels.tif", []), ("labels", [])],
+    [
+        ("labels.zarr", ["--quantify", "--uncertain", "2"]),
+        ("labels.tif", []),
+        ("labels", []),
+        ("labels.zarr", ["--consensus", "0,2", "--disagreement", "{folder}/doubt.zarr"]),
+    ],
 )
 def test_a_cluster_makes_what_one_process_makes(
     run: Run, model: Path, volume: Path, tmp_path: Path, cluster: Any, name: str, extra: list[str]
 ) -> None:
     for folder in ("one", "many"):
         (tmp_path / folder).mkdir()
-    assert run(model, volume, "-o", tmp_path / "one" / name, *extra).exit_code == 0
-    result = run(model, volume, "-o", tmp_path / "many" / name, *extra, "--dask", cluster.scheduler_address)
+    one, many = ([text.format(folder=tmp_path / root) for text in extra] for root in ("one", "many"))
+    assert run(model, volume, "-o", tmp_path / "one" / name, *one).exit_code == 0
+    result = run(model, volume, "-o", tmp_path / "many" / name, *many, "--dask", cluster.scheduler_address)
     assert result.exit_code == 0, result.output
     assert "80 of 80 slices labelled" in result.output
     keep = lambda root: {  # noqa: E731
@@ -78,7 +84,7 @@ def test_a_cluster_makes_what_one_process_makes(
         )
     }
     assert keep("many") == keep("one")
-    assert bool(extra) == any("_uncertain" in name for name in keep("many"))
+    assert ("--uncertain" in extra) == any("_uncertain" in name for name in keep("many"))
 
 
 def test_workers_see_the_neighbours_of_a_slice(run: Run, volume: Path, tmp_path: Path, cluster: Any) -> None:
