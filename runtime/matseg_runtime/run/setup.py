@@ -289,7 +289,7 @@ def _plan(
         batch=options.batch,
         memory=options.memory,
         probabilities=options.consensus is None and _needs_probabilities(options),
-        votes=_votes_read(options),
+        votes=options.votes_read,
         chunked_output=options.consensus is not None
         or target.format == "zarr"
         or (target.keeps_axes and bool(options.source.axis)),
@@ -425,13 +425,6 @@ def _key(
         no_data=None if transform.no_data is None else transform.no_data.text(),
         consensus=consensus,
     )
-
-
-def _votes_read(options: RunOptions) -> int | None:
-    """Passes that a run decides on, 0 where it is one of them; None where there is no consensus."""
-    if options.consensus is None:
-        return None
-    return 0 if options.output.votes is not None else len(options.consensus.axes)
 
 
 def _needs_probabilities(options: RunOptions) -> bool:
