@@ -26,7 +26,7 @@ from skimage import measure
 from matseg_runtime.cli.quantify import quantify_main
 from matseg_runtime.cli.run import run_main
 from matseg_runtime.measure import regions_3d
-from matseg_runtime.measure.blocks_3d import OFFSETS, Crossings, Regions
+from matseg_runtime.measure.blocks_3d import OFFSETS, Crossings, Regions, measure_block
 from matseg_runtime.measure.regions_3d import VolumeTotals, measure_volume, plan_blocks
 from matseg_runtime.measure.report import QUANTITIES_3D_NAME, REGIONS_3D_NAME, SUMMARY_3D_NAME, SUMMARY_NAME
 from matseg_runtime.records import Connectivity
@@ -146,6 +146,21 @@ def test_a_spiral_that_meets_itself_slices_later_is_one_region() -> None:
         totals, regions = measured(volume, depth, 4)
         assert totals.classes[0].regions == 2
         assert sorted(regions.voxels[regions.owner == 0].tolist()) == [12, 12 * 2 + 5]
+
+
+def test_regions_that_end_are_not_kept() -> None:
+    """Of a volume of grains, memory holds those that reach the last slice so far."""
+    volume = noise(7, (30, 12, 12), 3, holes=False)
+    ended: list[Regions] = []
+    joined = regions_3d._Volume(ended.append)
+    areas = crossings_of(CUBE).areas
+    for start in range(0, 28, 2):
+        block = volume[start : start + 3]
+        joined.add(measure_block(block, start=start, is_last=False, classes=3, connectivity=4, areas=areas))
+        assert joined._open is not None
+        assert len(joined._open) <= len(np.unique(joined._bottom))
+        assert (joined._open.last == start + 2).all()
+    assert sum(map(len, ended)) > 5 * len(joined._open)
 
 
 def crossings_by_hand(volume: NDArray[np.uint8], of_class: int) -> NDArray[np.int64]:
