@@ -212,6 +212,8 @@ def summary_lines(summary: Summary) -> list[str]:
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in report.skipped]
     lines += [f"excluded {record.reason}" for record in report.excluded]
     lines += [f"warning: {text}" for text in report.warnings]
+    if summary.waits is not None:  # what is known of the last pass is nothing of the labels
+        return [*lines[1:], f"part {report.part} of the passes is done; {summary.waits}"]
     if labelled:
         lines += _speed_lines(report)
     lines += _no_data_lines(report)
@@ -223,8 +225,6 @@ def summary_lines(summary: Summary) -> list[str]:
     if report.uncertain is not None:
         proposals = "1 proposal" if report.proposals == 1 else f"{report.proposals} proposals"
         lines.append(f"{proposals} for labelling: {report.uncertain}; correct the labels in its train/labels")
-    if summary.waits is not None:
-        return [*lines, f"part {report.part} of the passes is done; {summary.waits}"]
     if not summary.is_final:
         left = report.slices - done - len(report.excluded)
         return [

@@ -83,13 +83,6 @@ class RunOptions:
     finish: bool = False
     """Label nothing, only complete an output whose parts are done."""
 
-    @property
-    def votes_read(self) -> int | None:
-        """Passes that the run decides on, 0 where it is one of them; None where there is no consensus."""
-        if self.consensus is None:
-            return None
-        return 0 if self.output.votes is not None else len(self.consensus.axes)
-
 
 def parse_range(text: str) -> tuple[int | None, int | None]:
     """First slice and the one after the last of `START:STOP`; either may be left out.

@@ -281,16 +281,16 @@ def _plan(
     earlier: JobKey | None,
 ) -> tuple[Session, SelfTestResult, Plan]:
     """The model on a provider, and how the job is cut up there: as before, unless the user says otherwise."""
-    tile = None if earlier is None else earlier.tile
+    tile, consensus = None if earlier is None else earlier.tile, options.consensus
     constraints = PlanConstraints(
         tile=tile if options.tile is None else (options.tile, options.tile),
         whole_slices=earlier is not None and earlier.tile is None,
         depth=None if earlier is None else earlier.unit,
         batch=options.batch,
         memory=options.memory,
-        probabilities=options.consensus is None and _needs_probabilities(options),
-        votes=options.votes_read,
-        chunked_output=options.consensus is not None
+        probabilities=consensus is None and _needs_probabilities(options),
+        votes=None if consensus is None else 0 if options.output.votes is not None else len(consensus.axes),
+        chunked_output=consensus is not None
         or target.format == "zarr"
         or (target.keeps_axes and bool(options.source.axis)),
     )
