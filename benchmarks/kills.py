@@ -37,7 +37,7 @@ def main() -> None:
         failures = 0
         sinks = ("labels.zarr",) if options.consensus else ("labels", "labels.zarr", "labels.tif")
         for sink in sinks:
-            clean = root / "clean" / sink
+            clean = root / f"clean {sink}" / sink
             started = time.monotonic()
             run(options, clean)
             seconds = time.monotonic() - started
@@ -74,6 +74,7 @@ def command(options: argparse.Namespace, output: Path) -> list[str]:
         str(output),
         "--provider",
         "cpu",
+        "--no-report",
         *more,
     ]
 
