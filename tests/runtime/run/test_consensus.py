@@ -436,3 +436,48 @@ def test_long_chunks_are_told_before_the_first_pass(run: Run, model: Path, tmp_p
         assert result.exit_code == 0, result.output
         assert result.output.count(told) == 1
         assert "slices along axis 2 decode" not in result.output
+
+
+def test_tiles_batches_and_constant_regions_make_no_difference(
+    run: Run, model: Path, votes: Any, tmp_path: Path
+) -> None:
+    pixels = np.full((24, 90, 80), 7, np.uint8)
+    pixels[:, :20, :24] = onnx_models.random_pixels((24, 20, 24), "uint8", 4)
+    source, labels = (
+        save_zarr(tmp_path / "scan.zarr", pixels),
+        decided([votes(axis, pixels) for axis in range(3)])[0],
+    )
+    for name, options in (
+        ("a", []),
+        ("b", ["--tile", 40, "--batch", 3, "--shards", "--pyramid", "--quantify"]),
+    ):
+        out = tmp_path / f"{name}.zarr"
+        result = run(model, source, "-o", out, "--consensus", *options)
+        assert result.exit_code == 0, result.output
+        assert "needed no network: constant regions" in result.output
+        np.testing.assert_array_equal(read(out), labels)
+        summary = tmp_path / f"{name}.zarr.matseg" / "quantities.json"
+        assert summary.exists() == ("--quantify" in options)
+
+
+def test_a_coarser_level_of_an_image(run: Run, model: Path, votes: Any, tmp_path: Path) -> None:
+    group = zarr.create_group(str(tmp_path / "scan.zarr"))
+    for level in range(2):
+        group.create_array(str(level), data=np.ascontiguousarray(VOLUME[:, :: 2**level, :: 2**level]))
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    datasets = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [{"type": "scale", "scale": [2.0, 2.0**level, 2.0**level]}],
+        }
+        for level in range(2)
+    ]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    told = {}
+    for level, pixels in enumerate((VOLUME, VOLUME[:, ::2, ::2])):
+        out = tmp_path / f"out{level}.zarr"
+        result = run(model, tmp_path / "scan.zarr", "-o", out, "--consensus", "--level", level)
+        assert result.exit_code == 0, result.output
+        told[level] = "voxels are no cubes (the input says so)" in result.output
+        np.testing.assert_array_equal(read(out), decided([votes(axis, pixels) for axis in range(3)])[0])
+    assert told == {0: True, 1: False}
