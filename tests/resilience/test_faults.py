@@ -36,7 +36,7 @@ SECONDS = 20
 
 def require_named(result: Any, sentence: str, where: str) -> None:
     assert result.exit_code == 1, (where, result.output)
-    lines = result.output.splitlines()
+    lines = [line for line in result.output.splitlines() if not line.startswith("warning: ")]
     assert lines[0].startswith("Error: /"), (where, result.output)
     assert sentence in lines[0], (where, result.output)
     assert "unexpected" not in result.output, where

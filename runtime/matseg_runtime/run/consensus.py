@@ -32,7 +32,7 @@ from matseg_runtime.source.base import Volume
 from matseg_runtime.units import format_size, uneven_warning
 from matseg_shared.console.progress import Progress
 from matseg_shared.errors import ImageError, OutputError, UsageError
-from matseg_shared.system.files import output_errors, remove
+from matseg_shared.system.files import output_errors, remove, temporary_beside
 from matseg_shared.system.locks import FileLock
 from matseg_shared.system.machine import release_memory
 
@@ -315,8 +315,12 @@ def _may_decide(passes: Sequence[RunOptions], held: ExitStack) -> bool:
 
 
 def _remove_passes(folder: Path) -> None:
+    """Delete the passes of an output that is whole."""
     for axis in range(3):
         path = pass_path(folder, axis)
-        with output_errors(path):
-            remove(path)
-            remove(side_folder(path))
+        for each in (path, side_folder(path)):
+            with output_errors(each):
+                if each.exists():  # at once, because half a pass must not be taken for one
+                    away = temporary_beside(each)
+                    each.rename(away)
+                    remove(away)
