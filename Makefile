@@ -54,7 +54,7 @@ bench: install ## time all networks side by side on this machine, which should h
 	$(BIN)/python benchmarks/front.py
 
 bench-runtime: install ## time the runtime on this machine, which should have nothing else to do; reports in benchmarks/results/
-	for name in startup end_to_end parts context memory peers; do \
+	for name in startup end_to_end parts context memory consensus peers; do \
 	  $(BIN)/python benchmarks/$$name.py --save benchmarks/results/$$name.md || exit 1; \
 	done
 

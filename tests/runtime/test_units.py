@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from matseg_runtime.units import (
     VoxelSize,
     ome_unit,
     parse_voxel_size,
+    uneven_warning,
     unit_of,
     voxel_of_model,
 )
@@ -235,3 +237,13 @@ def test_ome_zarr(tmp_path: Path, unit: str | None, expected: tuple[Any, ...] | 
     )
     group.create_array("0", data=VOLUME)
     assert _sizes(open_source(str(tmp_path / "a.zarr")).voxel_size()) == expected
+
+
+def test_slices_along_several_axes_of_voxels_that_are_no_cubes() -> None:
+    cube = VoxelSize(step=2.0, row=2.0, column=2.0, unit="um", origin="the input")
+    assert uneven_warning(cube, 0, (0, 1, 2)) is None
+    flat = replace(cube, step=5.0)
+    assert "slices along axis 1 have pixels 5 um high and 2 wide" in str(uneven_warning(flat, 0, (0, 1)))
+    assert "slices along axis 2 have pixels 2 um high and 5 wide" in str(uneven_warning(flat, 1, (1, 2)))
+    unknown = replace(cube, step=None)
+    assert "how far apart the slices along axis 0 are is not known" in str(uneven_warning(unknown, 0, (0, 2)))
