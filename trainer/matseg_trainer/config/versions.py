@@ -55,14 +55,6 @@ class VersionConfig(BaseModel):
     epoch: int = Field(default=40, ge=1)
     aug: bool | Literal["turns"] = False
     """Augment training images: flips, quarter turns, small rotations and scalings; `turns`: only the first two."""
-    elastic: float = Field(default=0.0, ge=0, le=32)
-    """Largest displacement in pixels of elastic warps, which half of the crops get; 0: none."""
-    intensity: float = Field(default=0.0, ge=0, le=1)
-    """Largest change of a crop's contrast, as a factor's logarithm, and brightness, in its standard deviations."""
-    blur: float = Field(default=0.0, ge=0, le=16)
-    """Largest standard deviation in pixels of a Gaussian blur of the crops; 0: none."""
-    noise: float = Field(default=0.0, ge=0, le=4)
-    """Largest standard deviation of noise that is added to the crops, in theirs; 0: none."""
     shuffle: bool = False
     """Visit the training images in a new random order each epoch."""
     patience: int = Field(default=0, ge=0)
@@ -100,6 +92,14 @@ class VersionConfig(BaseModel):
     """Optimiser steps per epoch, however many images there are; None: as `crops_per_image` gives."""
     oversample_classes: float = Field(default=0.0, ge=0, le=1)
     """Share of the crops that are placed on a random pixel of a random class, instead of anywhere."""
+    elastic: float = Field(default=0.0, ge=0, le=32)
+    """Largest displacement in pixels of elastic warps, which half of the crops get; 0: none."""
+    intensity: float = Field(default=0.0, ge=0, le=1)
+    """Largest change of a crop's contrast, as a factor's logarithm, and brightness, in its standard deviations."""
+    blur: float = Field(default=0.0, ge=0, le=16)
+    """Largest standard deviation in pixels of a Gaussian blur of the crops; 0: none."""
+    noise: float = Field(default=0.0, ge=0, le=4)
+    """Largest standard deviation of noise that is added to the crops, in theirs; 0: none."""
     loss: Loss = "cross_entropy"
     """`dice` and `tversky` add that term to the cross-entropy; `focal` weights it by how wrong a pixel is."""
     class_weights: tuple[Weight, ...] | None = None
