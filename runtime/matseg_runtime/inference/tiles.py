@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.background import ConstantTileCache, find_background
 from matseg_runtime.inference.session import Segmentation, Session
+from matseg_runtime.inference.votes import put_votes
 from matseg_shared.contract.tiling import Tile, pad_to_stride, plan_tiles
 from matseg_shared.images.read import PixelArray
 
@@ -36,6 +37,7 @@ def segment_images(
     tile: tuple[int, int] | None = None,
     batch: int = 1,
     probabilities: bool = False,
+    votes: bool = False,
     constant_tiles: ConstantTileCache | None = None,
 ) -> list[Segmentation]:
     """Label images of any size; the result does not depend on `tile` and `batch`.
@@ -46,6 +48,7 @@ def segment_images(
         tile: (rows, columns) of the largest tile in pixels; None: the whole image at once.
         batch: tiles per call of the network.
         probabilities: give class probabilities too.
+        votes: give them in 8 bits, for all classes but the last.
         constant_tiles: of `constant_tile_cache`, to spare the network what is constant; None: it reads everything.
 
     Raises:
@@ -53,8 +56,8 @@ def segment_images(
     """
     tiling = session.model.metadata.tiling
     padded = [_pad(image, tiling.stride) for image in images]
-    n_class = len(session.model.metadata.classes) if probabilities else None
-    results = [_empty(image, n_class) for image in images]
+    n_class, asks = len(session.model.metadata.classes), probabilities or votes
+    results = [_empty(image, n_class, probabilities=probabilities, votes=votes) for image in images]
     pieces: list[_Piece] = []
     for number, (image, whole) in enumerate(zip(images, padded, strict=True)):
         shape, most = (image.shape[1], image.shape[2]), tile or (whole.shape[1], whole.shape[2])
@@ -65,7 +68,7 @@ def segment_images(
         pieces = _without_background(pieces, session, padded, results, spared, constant_tiles)
     for group in _batches(pieces, batch):
         crops = np.stack([padded[piece.image][:, *piece.tile.read.slices()] for piece in group])
-        for piece, output in zip(group, _predict(session, crops, batch, probabilities), strict=True):
+        for piece, output in zip(group, _predict(session, crops, batch, asks), strict=True):
             _paste(output, piece.tile, results[piece.image])
     return [replace(result, constant=count) for result, count in zip(results, spared, strict=True)]
 
@@ -109,6 +112,8 @@ def _paste(output: Segmentation, tile: Tile, result: Segmentation) -> None:
     result.labels[tile.write.slices()] = output.labels[inner]
     if result.probabilities is not None and output.probabilities is not None:
         result.probabilities[:, *tile.write.slices()] = output.probabilities[:, *inner]
+    if result.votes is not None and output.probabilities is not None:
+        put_votes(result.votes[:, *tile.write.slices()], output.probabilities[:, *inner])
 
 
 def _pad(image: PixelArray, stride: int) -> PixelArray:
@@ -116,11 +121,12 @@ def _pad(image: PixelArray, stride: int) -> PixelArray:
     return np.moveaxis(pad_to_stride(np.moveaxis(image, 0, -1), stride), -1, 0)
 
 
-def _empty(image: PixelArray, n_class: int | None) -> Segmentation:
+def _empty(image: PixelArray, n_class: int, *, probabilities: bool, votes: bool) -> Segmentation:
     shape = image.shape[1:]
     return Segmentation(
         labels=np.empty(shape, np.uint8),
-        probabilities=None if n_class is None else np.empty((n_class, *shape), np.float32),
+        probabilities=np.empty((n_class, *shape), np.float32) if probabilities else None,
+        votes=np.empty((n_class - 1, *shape), np.uint8) if votes else None,
     )
 
 

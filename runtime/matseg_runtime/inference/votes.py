@@ -46,10 +46,10 @@ class Ballot:
         return self.cast * np.uint16(FULL)
 
 
-def votes_of(segmentation: Segmentation) -> Votes:
-    """(K - 1, H, W) votes of a slice whose probabilities were asked for."""
-    assert segmentation.probabilities is not None, "they were not asked for"
-    return np.rint(segmentation.probabilities[:-1] * FULL).astype(np.uint8)
+def put_votes(votes: Votes, probabilities: Probabilities) -> None:
+    """Put the votes of (K, H, W) probabilities from 0 to 1 into (K - 1, H, W)."""
+    for target, plane in zip(votes, probabilities[:-1], strict=True):  # one by one, for the memory's sake
+        np.copyto(target, np.rint(plane * FULL), casting="unsafe")
 
 
 def decide(ballots: Sequence[Ballot], *, probabilities: bool) -> Segmentation:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.inference.tiles import segment_images
-from matseg_runtime.inference.votes import TOGETHER, Ballot, decide, votes_of
+from matseg_runtime.inference.votes import TOGETHER, Ballot, decide
 from matseg_runtime.measure.measurer import Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.records import ExcludedSlice, SliceRecord
@@ -96,7 +96,8 @@ def _segmented(run: Run, read: BlockInWork) -> Sequence[Segmentation]:
         [_joined(run, seen) for seen in read.images],
         tile=run.plan.largest_tile,
         batch=run.plan.batch,
-        probabilities=run.probabilities,
+        probabilities=run.probabilities and run.options.consensus is None,
+        votes=run.probabilities and run.options.consensus is not None,
         constant_tiles=run.constant_tiles,
     )
 
@@ -112,12 +113,12 @@ def _voted(run: Run, read: BlockInWork) -> Iterator[Segmentation]:
             pixels = tuple(islice(images, len(some)))
             own = _segmented(run, replace(read, images=pixels)) if run.probabilities else ()
             if not run.votes:
-                yield from (replace(found, probabilities=None, votes=votes_of(found)) for found in own)
+                yield from own
                 continue
             for item, found in zip_longest(some, own):
                 ballots = [each.ballot(votes[:, item.index - first], item.index) for each, votes in stored]
-                if found is not None:
-                    ballots.append(Ballot(votes=votes_of(found)))
+                if found is not None and found.votes is not None:
+                    ballots.append(Ballot(votes=found.votes))
                 decided = decide(ballots, probabilities=run.options.output.probabilities)
                 yield replace(decided, constant=0 if found is None else found.constant)
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from matseg_runtime.inference.session import Segmentation
-from matseg_runtime.inference.votes import FULL, Ballot, decide, votes_of
+from matseg_runtime.inference.votes import FULL, Ballot, decide, put_votes
 
 
-def _random_votes(n_class: int, passes: int, shape: tuple[int, int]) -> list[Segmentation]:
+def _random_probabilities(n_class: int, passes: int, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
     rng = np.random.default_rng(n_class)
     found = []
     for _ in range(passes):
         chances = rng.dirichlet(np.full(n_class, 0.3), shape).astype(np.float32)
         chances = np.round(chances * 4) / 4 if n_class == 3 else chances  # few values: many ties
         chances /= np.maximum(chances.sum(axis=-1, keepdims=True), 1e-6)
-        found.append(
-            Segmentation(labels=np.zeros(shape, np.uint8), probabilities=np.moveaxis(chances, -1, 0))
-        )
+        found.append(np.moveaxis(chances, -1, 0))
     return found
 
 
@@ -26,11 +24,12 @@ def _random_votes(n_class: int, passes: int, shape: tuple[int, int]) -> list[Seg
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 3000)])
 def test_the_class_of_the_sum_and_of_ties_the_lower(n_class: int, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(7)
-    passes = _random_votes(n_class, 3, shape)
+    passes = _random_probabilities(n_class, 3, shape)
     casts = [None, rng.random(shape) < 0.7, np.broadcast_to(rng.random((1, shape[1])) < 0.5, shape)]
     ballots, whole = [], []
     for each, cast in zip(passes, casts, strict=True):
-        votes = votes_of(each)
+        votes = np.empty((n_class - 1, *shape), np.uint8)
+        put_votes(votes, each)
         if cast is not None:
             votes = votes * cast
         ballots.append(Ballot(votes=votes, cast=cast))
