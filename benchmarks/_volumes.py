@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from matseg_runtime.measure.blocks_3d import Crossings
 from matseg_runtime.measure.regions_3d import measure_volume
 from matseg_runtime.units import PIXEL, VoxelSize
 from matseg_shared.errors import UsageError
+from matseg_shared.images.palette import default_colours
+from matseg_shared.system.files import atomic_write
 from matseg_trainer.demo.phantom import make_scan, render_slice
+from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE
 
 Labels = NDArray[np.uint8]
 """(D, H, W) class indices."""
@@ -153,3 +157,40 @@ def _surface(labels: Labels, classes: int) -> float:
         finished=lambda _: None,
     )
     return sum(crossings.per_volume(met, totals.pairs) for met in totals.crossings)
+
+
+def draw_gain(out: Path, grey: NDArray[np.uint8], truth: Labels, found: Mapping[str, Labels]) -> None:
+    """A picture across the slices, where the last of several labels are right and the first wrong most.
+
+    Args:
+        out: the PNG.
+        grey: (D, H, W) the scan.
+        truth: what it shows.
+        found: title -> labels; wrong voxels are drawn in pink.
+    """
+    from matplotlib.figure import Figure
+
+    first, *_, last = found.values()
+    gain = (first != truth).astype(np.float32) - (last != truth)
+    size = [min(length, most) for length, most in zip(truth.shape, (48, 1, 64), strict=True)]
+    middle = np.unravel_index(ndimage.uniform_filter(gain, size, mode="constant").argmax(), truth.shape)
+    corner = [
+        min(max(int(place) - edge // 2, 0), length - edge)
+        for place, edge, length in zip(middle, size, truth.shape, strict=True)
+    ]
+    cut = (slice(corner[0], corner[0] + size[0]), corner[1], slice(corner[2], corner[2] + size[2]))
+    colours = np.array(default_colours(_MOST_CLASSES), np.uint8)
+    figure = Figure(figsize=(2.6 * (len(found) + 2), 2.4), layout="constrained")
+    places = figure.subplots(1, len(found) + 2)
+    places[0].imshow(grey[cut], cmap="gray", interpolation="nearest")
+    places[0].set_title("scan, across its slices", fontsize="small")
+    for place, (title, labels) in zip(places[1:], [("truth", truth), *found.items()], strict=True):
+        picture = colours[labels[cut]]
+        picture[labels[cut] != truth[cut]] = FALSE_NEGATIVE
+        place.imshow(picture, interpolation="nearest")
+        place.set_title(title, fontsize="small")
+    for place in places:
+        place.set_axis_off()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as stream:
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": ""})

@@ -24,7 +24,7 @@ import numpy as np
 import tifffile
 import zarr
 from _common import reporting
-from _volumes import Case, Figures, figures, flips, phantom, simulated
+from _volumes import Case, Figures, draw_gain, figures, flips, phantom, simulated
 from numpy.typing import NDArray
 from recipes import _median_and_range, command
 
@@ -194,6 +194,14 @@ def _read(output: Path) -> NDArray[np.uint8]:
         return np.stack(source.read(0, len(source.slices))).astype(np.uint8)
 
 
+def _compared(place: Path, plan: Plan) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Labels of the first seed, of one slice at a time, with neighbours, and by consensus."""
+    for arm in arms_of(plan):
+        if not arm.ensemble and (arm.context == 0 or not arm.consensus):
+            suffix = "_consensus" * arm.consensus
+            yield arm.name, _read(place / f"{arm.dataset}_s0{suffix}.zarr")
+
+
 def row_of(arm: Arm, outcomes: Sequence[Outcome], voxels: int) -> list[str]:
     """Medians and ranges over the seeds."""
     found = [item.figures for item in outcomes]
@@ -237,6 +245,7 @@ def row_of(arm: Arm, outcomes: Sequence[Outcome], voxels: int) -> list[str]:
 )
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="The report as Markdown.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Of the first case, PNG.")
 @debug_option
 def main(
     work: Path,
@@ -251,6 +260,7 @@ def main(
     context: int,
     threads: int,
     save: Path | None,
+    picture: Path | None,
 ) -> None:
     """Train on a few slices, label volumes in every way, and compare with the truth."""
     plan = Plan(slices=slices, steps=steps, seeds=seeds, width=width, context=context, threads=threads)
@@ -276,6 +286,8 @@ def main(
                 f"twice; {plan.slices} labelled slices, {plan.steps} steps of a U-Net of width {plan.width}.\n"
             )
             report.table(_HEADER, rows)
+            if picture is not None and case is cases[0]:
+                draw_gain(picture, case.test[0], truth, dict(_compared(place, plan)))
             if refused:
                 report.say("Not done:\n\n" + "\n".join(refused) + "\n")
 

@@ -255,6 +255,8 @@ def test_volumes(tmp_path: Path) -> None:
         2,
         "--width",
         2,
+        "--picture",
+        tmp_path / "gain.png",
     )
     done = call("volumes.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -262,6 +264,8 @@ def test_volumes(tmp_path: Path) -> None:
     assert {"one slice", "one slice, ensemble"} <= set(rows)
     assert rows["one slice"][1] == "2"
     assert rows["one slice, ensemble"][1] == "1"
+    with Image.open(tmp_path / "gain.png") as picture:
+        assert picture.width > 1000
     assert call("volumes.py", *words).stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:]
 
 
