@@ -6,7 +6,8 @@ Networks are trained on a few labelled slices of one volume, by the commands tha
 whose truth is known: the demo's phantom in three dimensions, and a scan that is simulated from each label volume FILE.
 Compared are one slice at a time, slices with their neighbours (2.5D), the consensus of three axes, the ensemble of all
 seeds, and their combinations. What is done is kept in `--work`, and not done again. A combination that matseg-run
-refuses is listed with its reason.
+refuses is listed with its reason. Seconds are those of the whole command, its start included: compare them on volumes
+that take it a minute.
 """
 
 from __future__ import annotations
