@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """How wrong labels are."""
+    """Measures of the errors of labels."""
 
     mean_iou: float
     displacement: float

@@ -169,7 +169,7 @@ class Outcome:
 
     figures: Figures
     seconds: float
-    """Of the whole command."""
+    """Time of the whole command."""
 
 
 def label(place: Path, arm: Arm, model: Path, plan: Plan) -> Outcome:

@@ -63,7 +63,7 @@ class Quantified:
     folder: Path
     excluded: tuple[ExcludedSlice, ...]
     volume: VolumeSummary | None = None
-    """Of `regions="3d"`."""
+    """Figures of `regions="3d"`."""
     warnings: tuple[str, ...] = ()
 
 

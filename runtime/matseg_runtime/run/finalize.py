@@ -79,7 +79,7 @@ class Summary:
     quantities: tuple[str, ...] = ()
     """Lines on the regions of each class; empty when they were not measured."""
     waits: str | None = None
-    """What the output waits for, where that is not slices of other parts."""
+    """The thing that the output waits for, where that is not slices of other parts."""
     no_page: str | None = None
     """Reason for which a page that was wanted was not made."""
 

@@ -20,7 +20,7 @@ _VALUES = (
 
 
 def disagreement_info(info: LabelInfo) -> LabelInfo:
-    """What the files of the volume say of themselves: numbers of axes in place of the labels' classes."""
+    """Description of the volume's files: numbers of axes in place of the labels' classes."""
     classes = tuple(
         ClassInfo(index=index, name=name, colour=colour, label_value=index)
         for index, (name, colour) in enumerate(_VALUES)

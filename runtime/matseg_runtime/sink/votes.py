@@ -67,7 +67,7 @@ class VoteSink(ZarrSink):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredVotes:
-    """What a finished pass has left, read along the axis of the decision; opened when it is first asked for."""
+    """Votes that a finished pass has left, read along the axis of the decision; opened when it is first asked for."""
 
     path: Path
     """Place of the pass; its ledger is beside it."""

@@ -96,7 +96,7 @@ class WatchSource(Source):
         self._version = 0
         """Counts the images that have come and gone."""
         self._order: tuple[int, _Order] | None = None
-        """Of the images that were there at a version."""
+        """Order of the images that were there at a version."""
 
     def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
         """Slices as they become whole, again when they change; ends as the options say, or after `stop`.

@@ -182,7 +182,7 @@ class Proposer:
         return item
 
     def _around(self, index: int) -> Sequence[Slice]:
-        """What the model sees to label a slice."""
+        """Slices that the model sees to label one."""
         context = self.session.model.metadata.input.context
         return self.source.neighbours(index, context) if context else (self.source.slices[index],)
 

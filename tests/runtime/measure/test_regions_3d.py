@@ -149,7 +149,7 @@ def test_a_spiral_that_meets_itself_slices_later_is_one_region() -> None:
 
 
 def test_regions_that_end_are_not_kept() -> None:
-    """Of a volume of grains, memory holds those that reach the last slice so far."""
+    """Memory holds those grains of a volume that reach the last slice so far."""
     volume = noise(7, (30, 12, 12), 3, holes=False)
     ended: list[Regions] = []
     joined = regions_3d._Volume(ended.append)

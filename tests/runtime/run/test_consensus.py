@@ -228,7 +228,7 @@ def test_the_order_and_the_number_of_parts_make_no_difference(
 
 
 def test_one_part_goes_on_alone(run: Run, model: Path, volume: Path, votes: Any, tmp_path: Path) -> None:
-    """What parts have begun a single process ends, and the other way round."""
+    """A single process ends what parts have begun, and the other way round."""
     out = tmp_path / "out.zarr"
     assert run(model, volume, "-o", out, "--consensus", "--part", "1/2").exit_code == 0
     assert run(model, volume, "-o", out, "--consensus").exit_code == 0
