@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -32,15 +31,30 @@ class Neighbours:
     """The slices around each of a source; several threads may ask at a time.
 
     Slices are read in the blocks that they are labelled in, of which as many are kept as the neighbours of those at
-    work lie in. Whoever asks for a block that another thread is reading waits for it.
+    work lie in. Whoever asks for a block that another thread is reading waits for it, and so does who is further ahead
+    of the last one than there are threads: what that one needs would be forgotten.
     """
 
     def __init__(self, source: Source, context: int, *, depth: int, readers: int) -> None:
         """See above; `depth` slices are a block, and `readers` threads read blocks one after the other."""
         self._source, self.context, self._depth = source, context, depth
-        self._most = kept_blocks(context, depth, readers)
-        self._blocks: OrderedDict[tuple[int, str], Future[dict[int, ReadSlice]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._most, self._ahead = kept_blocks(context, depth, readers), (readers - 1) * depth
+        self._blocks: dict[tuple[int, str], Future[dict[int, ReadSlice]]] = {}
+        self._lock = threading.Condition()
+        self._at_work: list[int] = []
+
+    def around_each(self, items: Sequence[Slice], read: Read) -> list[list[ReadSlice]]:
+        """Consecutive slices, each in the middle of its neighbours; see `around`."""
+        first = items[0].index
+        with self._lock:
+            self._at_work.append(first)
+            self._lock.wait_for(lambda: first - min(self._at_work) <= self._ahead)
+        try:
+            return [self.around(item, read) for item in items]
+        finally:
+            with self._lock:
+                self._at_work.remove(first)
+                self._lock.notify_all()
 
     def around(self, item: Slice, read: Read) -> list[ReadSlice]:
         """A slice in the middle of its neighbours; excluded itself where one of them cannot be seen with it."""
@@ -84,9 +98,8 @@ class Neighbours:
             if is_first := future is None:
                 future = self._blocks[key] = Future()
             assert future is not None
-            self._blocks.move_to_end(key)
             while len(self._blocks) > self._most:
-                self._blocks.popitem(last=False)
+                del self._blocks[max(self._blocks, key=lambda other: abs(other[0] - key[0]))]
         if is_first:
             try:
                 future.set_result({one.result.slice.index: one for one in read(block)})

@@ -48,11 +48,11 @@ class WrittenBlock:
 
 def read_block(run: Run, block: Block) -> BlockInWork:
     """Read and convert a block's slices; those that cannot be read are excluded."""
+    found: Sequence[Sequence[ReadSlice]]
     if run.neighbours is None:
-        found: list[Sequence[ReadSlice]]
         found = [[one] for part in consecutive(block.slices) for one in _read(run, part)]
     else:
-        found = [run.neighbours.around(item, partial(_read, run)) for item in block.slices]
+        found = run.neighbours.around_each(block.slices, partial(_read, run))
     results = tuple(seen[len(seen) // 2].result for seen in found)
     images = tuple(seen for seen, result in zip(found, results, strict=True) if not result.reason)
     return BlockInWork(block=block, results=results, images=images)

@@ -6,7 +6,10 @@ import _thread
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,15 @@ from PIL import Image
 import matseg_runtime
 from matseg_runtime.cli.model import inspect_main
 from matseg_runtime.ledger import Part
+from matseg_runtime.run.neighbours import Neighbours, ReadSlice
 from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.pipeline import WorkerCounts
 from matseg_runtime.run.run import label
 from matseg_runtime.run.setup import open_run
+from matseg_runtime.sink.base import Result as SliceResult
 from matseg_runtime.sink.target import OutputOptions
+from matseg_runtime.source.base import Slice
+from matseg_runtime.source.open import open_source
 from matseg_runtime.source.order import consecutive_runs
 from matseg_runtime.source.watch import WatchOptions, WatchSource
 from matseg_shared.console.progress import SILENT
@@ -125,7 +133,8 @@ def test_neighbours_come_from_every_source_and_each_slice_is_read_once(
         output=OutputOptions(path=tmp_path / "labels"),
         provider="cpu",
     )
-    with open_run(options, SILENT) as run:
+    with open_run(options, SILENT) as opened:
+        run = replace(opened, plan=replace(opened.plan, workers=WorkerCounts()))
         original = run.source.read
 
         def counted(start: int, stop: int) -> Any:
@@ -137,6 +146,40 @@ def test_neighbours_come_from_every_source_and_each_slice_is_read_once(
     assert read == dict.fromkeys(range(DEPTH), 1)
     found = images(tmp_path / "labels")
     assert (np.stack(list(found.values())) == all_labels(model, values, context)).all()
+
+
+def test_a_thread_that_falls_behind_is_waited_for(tmp_path: Path, values: NDArray[np.uint8]) -> None:
+    """Else the others would run ahead, and what it needs would be read again."""
+    path = _zarr(tmp_path, values)
+    read: Counter[int] = Counter()
+    begun, go_on = threading.Event(), threading.Event()
+    with closing(open_source(path)) as source:
+        around = Neighbours(source, 1, depth=1, readers=2)
+
+        def one(block: Sequence[Slice]) -> list[ReadSlice]:
+            begun.set()
+            if block[0].index == 1:
+                assert go_on.wait(30)
+            read.update(item.index for item in block)
+            return [
+                ReadSlice(SliceResult(slice=item, identity="", segmentation=None), values[item.index][None])
+                for item in block
+            ]
+
+        with ThreadPoolExecutor(2) as threads:
+            slow = threads.submit(around.around_each, source.slices[:1], one)
+            assert begun.wait(30)
+            fast = [
+                threads.submit(around.around_each, source.slices[n : n + 1], one) for n in range(2, DEPTH)
+            ]
+            time.sleep(0.1)
+            assert not read[3]  # of slice 2, which is two ahead
+            go_on.set()
+            seen = [slow.result()[0], *(each.result()[0] for each in fast)]
+    assert read == dict.fromkeys(range(DEPTH), 1)
+    assert [[int(image.image[0, 0, 0]) for image in each] for each in seen[-2:]] == [  # type: ignore[index]
+        [int(values[n, 0, 0]) for n in places] for places in ([7, 8, 9], [8, 9, 9])
+    ]
 
 
 def test_slices_along_another_axis_and_channels_of_each(tmp_path: Path, run: Run) -> None:
