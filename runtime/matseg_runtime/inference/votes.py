@@ -19,8 +19,9 @@ FULL = 255
 """Stands for the probability 1."""
 Votes = NDArray[np.uint8]
 """(K - 1, H, W), or with a further axis of slices."""
-TOGETHER = 8
-"""Slices whose stored votes are read at a time: few, for the memory's sake, and enough for files that are not tiny."""
+STORED_TOGETHER, TOGETHER = 8, 4
+"""Slices whose votes are in one file, enough for files that are not tiny; and that are read at a time, half of them for
+the memory's sake."""
 _PIXELS = 1 << 16
 """Decided at a time: what is computed on the way then stays in the processor's cache."""
 

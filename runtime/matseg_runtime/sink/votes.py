@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from matseg_runtime.inference.votes import TOGETHER, Ballot, Votes
+from matseg_runtime.inference.votes import STORED_TOGETHER, Ballot, Votes
 from matseg_runtime.ledger import Ledger, Part
 from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.sink.volume import side_folder
@@ -47,7 +47,7 @@ class VoteSink(ZarrSink):
     def _create(self, path: Path) -> None:
         shape = self.volume.shape
         chunks = [-(-length // -(-length // _LONGEST)) for length in shape]
-        for axis, depth in ((self.across, TOGETHER), (self.volume.axis, self.block)):
+        for axis, depth in ((self.across, STORED_TOGETHER), (self.volume.axis, self.block)):
             chunks[axis] = min(depth, shape[axis])
         few = len(self.info.metadata.classes) - 1
         group = zarr.create_group(
