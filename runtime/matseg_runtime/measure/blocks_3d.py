@@ -115,7 +115,7 @@ class Crossings:
     areas: NDArray[np.int64]
     """(13,) per crossing, in units of `unit`."""
     unit: float
-    """In the unit of length squared."""
+    """Area in the unit of length squared."""
 
     @classmethod
     def of(cls, voxel: VoxelSize) -> Crossings:

@@ -129,7 +129,7 @@ class _Block(NamedTuple):
 
     start: int
     slices: list[NDArray[np.uint8]]
-    """With the first one of the next block behind them."""
+    """Slices with the first one of the next block behind them."""
     is_last: bool
 
 

@@ -79,7 +79,7 @@ class ClassQuantities(Quantity):
     fraction: float
     """Share of the labelled pixels."""
     area: float
-    """In the unit squared."""
+    """Area in the unit squared."""
     volume: float | None
     """In the unit cubed; None: it is not known how far slices are apart."""
     regions: int

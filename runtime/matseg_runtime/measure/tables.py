@@ -60,7 +60,7 @@ class RegionSummary(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
     def lines(self) -> list[str]:
-        """For a person: a line per class."""
+        """Lines for a person, one per class."""
         found = []
         for item in self.classes:
             text = f"{item.name}: {item.fraction:.4%}, {item.regions} regions ({item.regions_at_edge} at the edge)"

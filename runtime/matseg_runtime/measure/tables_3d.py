@@ -56,7 +56,7 @@ class ClassVolumes(Quantity):
     fraction: float
     """Share of the labelled voxels."""
     volume: float
-    """In the unit cubed."""
+    """Volume in the unit cubed."""
     regions: int
     regions_at_border: int
     largest_share: float
@@ -64,7 +64,7 @@ class ClassVolumes(Quantity):
     diameter: Diameters | None
     """None: no region has a size."""
     surface: float
-    """In the unit squared."""
+    """Area in the unit squared."""
     specific_surface: float
     """S_V, in 1 / unit."""
     histogram: tuple[SizeBin, ...]
@@ -95,7 +95,7 @@ class VolumeSummary(Quantity):
         return self.model_dump(mode="json", by_alias=True)
 
     def lines(self) -> list[str]:
-        """For a person: a line per class."""
+        """Lines for a person, one per class."""
         found = []
         for item in self.classes:
             text = f"{item.name} in 3D: {item.regions} regions ({item.regions_at_border} at the border), "

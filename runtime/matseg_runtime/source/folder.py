@@ -135,7 +135,7 @@ class FolderSource(Source):
 
     @cached_property
     def _runs(self) -> dict[int, tuple[list[int], int]]:
-        """For each image the run of consecutive ones that it is in, and its position there."""
+        """Run of consecutive images that each is in, and its position there."""
         runs = consecutive_runs([item.name for item in self.slices])
         return {place: (run, position) for run in runs for position, place in enumerate(run)}
 

@@ -49,7 +49,7 @@ class _Order:
     positions: dict[int, int]
     """Position of each in `places`."""
     runs: dict[int, tuple[list[int], int]]
-    """For each the run of consecutive ones that it is in, and its position there."""
+    """Run of consecutive ones that each is in, and its position there."""
 
     @classmethod
     def of(cls, runs: Sequence[list[int]]) -> _Order:

@@ -149,7 +149,7 @@ def test_neighbours_come_from_every_source_and_each_slice_is_read_once(
 
 
 def test_a_thread_that_falls_behind_is_waited_for(tmp_path: Path, values: NDArray[np.uint8]) -> None:
-    """Else the others would run ahead, and what it needs would be read again."""
+    """Others that ran ahead would have forgotten what it needs, which would be read again."""
     path = _zarr(tmp_path, values)
     read: Counter[int] = Counter()
     begun, go_on = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""What is called after each epoch: a table, events for TensorBoard, a function of the user's own."""
+"""Hooks after each epoch: a table, events for TensorBoard, a function of the user's own."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Bottleneck(nn.Module):
 
 
 class _SameConv2d(nn.Conv2d):
-    """With a stride padded to the size of TensorFlow's "SAME": of an odd number, the larger half is below and right."""
+    """Padded, with a stride, to TensorFlow's "SAME": of an odd number, the larger half is below and right."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] == 1:

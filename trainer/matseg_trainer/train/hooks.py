@@ -14,7 +14,7 @@ from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_shared.system.files import write_text
 
 EpochHook: TypeAlias = Callable[[Path, list[dict[str, Any]]], object]
-"""Is given the log's path, `log/<name>.jsonl`, and all epochs so far, as its lines have them."""
+"""Function of the log's path, `log/<name>.jsonl`, and all epochs so far, as its lines have them."""
 
 
 def epoch_hook(text: str) -> EpochHook:
