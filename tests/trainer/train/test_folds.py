@@ -140,11 +140,10 @@ def test_the_summary_is_of_the_last_epoch_of_each_training(finished: Path) -> No
     assert spread.median == pytest.approx(np.median(values))
 
 
-def test_an_epoch_that_the_version_names_is_kept() -> None:
-    values = {"model": "unet", "n_class": 2}
-    named = VersionConfig.model_validate({**values, "checkpoint": "best"})
-    assert named.of_fold(["a"]).checkpoint == "best"
-    assert VersionConfig.model_validate(values).of_fold(["a"]).checkpoint == "last"
+@pytest.mark.parametrize("named", [{}, {"checkpoint": "best"}])
+def test_no_epoch_is_chosen_by_the_images_that_measure(named: dict[str, str]) -> None:
+    version = VersionConfig.model_validate({"model": "unet", "n_class": 2, **named})
+    assert version.of_fold(["a"]).checkpoint == "last"
 
 
 @pytest.mark.skipif(not is_installed(), reason="needs the extra report")

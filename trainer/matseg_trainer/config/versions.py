@@ -255,12 +255,11 @@ class VersionConfig(BaseModel):
         return len(self.channels) if isinstance(self.channels, tuple) else self.channels
 
     def of_fold(self, stems: Sequence[str]) -> VersionConfig:
-        """The same, validated by these images; the last epoch is kept where `checkpoint` is not given.
+        """The same, validated by these images, of which the last epoch is kept.
 
         The best on images that are to tell how good the version is on unseen ones would have been chosen by them.
         """
-        kept = {} if "checkpoint" in self.model_fields_set else {"checkpoint": "last"}
-        return self.model_copy(update={"validation_images": tuple(stems), **kept})
+        return self.model_copy(update={"validation_images": tuple(stems), "checkpoint": "last"})
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -54,14 +54,13 @@ def load_encoder(network: SegmentationNetwork, config: VersionConfig, root: Path
         MissingExtraError: the package that carries the weights is not installed.
         ModelError: the file is missing or damaged, or holds other weights than expected.
     """
-    assert config.encoder is not None
+    path = find_encoder(config, root)
     if config.encoder in EFFICIENTNETS:
-        path, origin = _packaged(config.encoder)
+        package = _PACKAGE.format(config.encoder)
         stored = _from_layer(_read(path), "_conv_stem.weight")
         names = _efficientnet_names(network.encoder)
         _copy(network.encoder, names, stored, path, f"EfficientNet-{config.encoder.capitalize()}")
-        return PretrainedInfo(origin=origin, licence=_LICENCE)
-    path = root / config.encoder
+        return PretrainedInfo(origin=f"{package} {version(package)} (ImageNet)", licence=_LICENCE)
     stored = _from_layer(_read(path), "features.0.weight")
     names = _vgg16_names(network.encoder, with_norms="features.1.weight" in stored)
     _copy(network.encoder, names, stored, path, "VGG-16 as torchvision names them")
@@ -78,15 +77,28 @@ def has_fresh_norms(encoder: nn.Module) -> bool:
     return all(norm.running_mean is not None and not norm.running_mean.any() for norm in norms)
 
 
-def _packaged(encoder: str) -> tuple[Path, str]:
-    """The file of a package of the extra, and the package with its version."""
-    package = _PACKAGE.format(encoder)
+def find_encoder(config: VersionConfig, root: Path) -> Path:
+    """The file of weights that the version's `encoder` names, of a package of the extra or below the workspace.
+
+    Raises:
+        MissingExtraError: the package that carries the weights is not installed.
+        ModelError: the file is missing.
+    """
+    assert config.encoder is not None
+    if config.encoder not in EFFICIENTNETS:
+        path = root / config.encoder
+        if not path.is_file():
+            raise ModelError(
+                f"{path}: expected the weights that `encoder` names, relative to the workspace, found no such file"
+            )
+        return path
+    package = _PACKAGE.format(config.encoder)
     found = importlib.util.find_spec(package.replace("-", "_"))
     if found is None or found.origin is None:
-        raise MissingExtraError("pretrained", f'encoder = "{encoder}"')
+        raise MissingExtraError("pretrained", f'encoder = "{config.encoder}"')
     folder = Path(found.origin).parent / "models"
     for path in sorted(folder.glob("*.pth")):
-        return path, f"{package} {version(package)} (ImageNet)"
+        return path
     raise ModelError(f"{folder}: expected the weights of {package}, found none; install the package again")
 
 
@@ -94,10 +106,6 @@ def _read(path: Path) -> dict[str, Any]:
     """Weights by name, of which nothing is executed."""
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{path}: expected the weights that `encoder` names, relative to the workspace, found no such file"
-        ) from error
     except Exception as error:  # torch, zipfile and pickle raise many kinds for damaged files
         raise ModelError(
             f"{path}: expected weights as torch.save(network.state_dict(), ...) writes them, found a damaged file, or "

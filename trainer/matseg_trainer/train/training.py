@@ -34,7 +34,7 @@ from matseg_trainer.train.class_shares import logit_shift
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
-from matseg_trainer.train.encoders import has_fresh_norms, load_encoder
+from matseg_trainer.train.encoders import find_encoder, has_fresh_norms, load_encoder
 from matseg_trainer.train.hooks import EpochHook
 from matseg_trainer.train.log import EpochRecord
 from matseg_trainer.train.losses import weighted_cross_entropy
@@ -89,9 +89,12 @@ class Training:
         self.job, self.context, self.decoded = job, context, decoded
         self.records: list[EpochRecord] = []
         self.classes = job.dataset.classes
+        config = job.config
+        starts_from_encoder = config.encoder is not None and job.weights is None and not job.resume
+        if starts_from_encoder:
+            find_encoder(config, job.workspace.root)  # before minutes of reading images
         self._read_data()
         torch.manual_seed(job.seed)
-        config = job.config
         network = build_network(
             config.model,
             in_channels=self.input.channels,
@@ -106,7 +109,7 @@ class Training:
         if job.weights is not None:
             self.init, self.pretrained = job.weights.info, job.weights.checkpoint.training.pretrained
             self.start = job.weights.copy_into(network, config.model, self.classes)
-        elif config.encoder is not None and not job.resume:  # whose state has all weights
+        elif starts_from_encoder:  # of a resumed training the state has all weights
             self.pretrained = load_encoder(network, config, job.workspace.root)
             self.start = f"encoder of {self.pretrained}"
         batches = TrainingBatches(
