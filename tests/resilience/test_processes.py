@@ -240,6 +240,6 @@ def test_a_machine_that_lets_no_thread_start(monkeypatch: pytest.MonkeyPatch) ->
     real = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(UnsupportedError, match=r"no more threads start .* --threads"):
-        run_pipeline(range(9), lambda n: n, lambda n: n, print, WorkerCounts())
+        run_pipeline(range(9), lambda n: [n], lambda n: n, print, WorkerCounts())
     started[0].join(5)
     assert not started[0].is_alive()

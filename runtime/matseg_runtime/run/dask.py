@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import distributed
 
@@ -27,7 +27,7 @@ from matseg_runtime.run.options import RunOptions
 from matseg_runtime.run.pipeline import stages_of
 from matseg_runtime.run.plan import Plan
 from matseg_runtime.run.setup import Run, worker_run
-from matseg_runtime.run.stages import WrittenBlock, excluded, infer_block, read_block, write_block
+from matseg_runtime.run.stages import WrittenBlock, excluded, infer_piece, read_block, write_block
 from matseg_runtime.sink.base import Block
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.open import absolute_location
@@ -214,13 +214,16 @@ def process_block(plugin: str, block: Block) -> BlockReport:
     assert isinstance(holder, RunPlugin)
     run = holder.run(worker.state.nthreads)
     block, gone = own_block(run.source, block)
-    times, work = [time.perf_counter()], cast(Any, block)
-    for stage in (read_block, infer_block, write_block):
-        work = stage(run, work)
-        times.append(time.perf_counter())
+    times = [time.perf_counter()]
+    pieces = read_block(run, block)
+    times.append(time.perf_counter())
+    labelled = [infer_piece(run, piece) for piece in pieces]
+    times.append(time.perf_counter())
+    written = write_block(run, block, labelled)
+    times.append(time.perf_counter())
     return BlockReport(
         slices=len(block.slices) + len(gone),
-        written=dataclasses.replace(work, excluded=(*gone, *work.excluded)),
+        written=dataclasses.replace(written, excluded=(*gone, *written.excluded)),
         seconds=(times[1] - times[0], times[2] - times[1], times[3] - times[2]),
     )
 

@@ -1,11 +1,13 @@
-"""Three stages side by side: read, infer, write, with bounded queues between them.
+"""Three stages side by side: read, infer, write.
 
 ```
- blocks ─> readers ─[queue]─> inferrers ─[queue]─> writers
+ blocks ─> readers ─[pieces]─> inferrers ─[whole blocks]─> writers ─[room for another block]─> readers
 ```
 
-Each stage has its own threads. A full queue makes the stage before it wait, so memory stays bounded whatever is slow;
-the first error of any thread stops all stages and is raised in the caller's thread.
+Each stage has its own threads. A block is read and written as a whole; in between, whoever is free takes the next piece
+of it, so that nobody is idle while there is one. So many blocks have room, and a written one gives up its own, so that
+memory stays bounded whatever is slow. The first error of any thread stops all stages and is raised in the caller's
+thread.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from matseg_runtime.measure.report import Stages
@@ -22,7 +26,7 @@ from matseg_shared.errors import UnsupportedError
 from matseg_shared.system import interruption
 
 Block = TypeVar("Block")
-Read = TypeVar("Read")
+Piece = TypeVar("Piece")
 Inferred = TypeVar("Inferred")
 
 _PATIENCE_SECONDS = 10.0
@@ -33,22 +37,18 @@ _STEP_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerCounts:
-    """Threads of each stage, and how many blocks may wait between two stages."""
+    """Threads of each stage, and how many blocks may be in memory."""
 
     readers: int = 1
     inferrers: int = 1
     writers: int = 1
-    queue: int = 2
+    blocks: int = 3
+    """The most at a time; with one for each thread, none has to wait for another as long as all are as fast."""
 
     @property
     def threads(self) -> dict[str, int]:
         """Threads by the name of their stage."""
         return {"reading": self.readers, "inference": self.inferrers, "writing": self.writers}
-
-    @property
-    def blocks_in_flight(self) -> int:
-        """The most blocks that are in memory at a time."""
-        return self.readers + self.inferrers + self.writers + 2 * self.queue
 
 
 def bottleneck(busy: Mapping[str, float], threads: Mapping[str, int]) -> str:
@@ -68,9 +68,9 @@ def stages_of(busy: Mapping[str, float], threads: Mapping[str, int], seconds: fl
 
 def run_pipeline(
     blocks: Iterable[Block],
-    read: Callable[[Block], Read],
-    infer: Callable[[Read], Inferred],
-    write: Callable[[Inferred], None],
+    read: Callable[[Block], Sequence[Piece]],
+    infer: Callable[[Piece], Inferred],
+    write: Callable[[Block, Sequence[Inferred]], None],
     workers: WorkerCounts,
     *,
     on_interrupt: Callable[[], bool] | None = None,
@@ -83,8 +83,10 @@ def run_pipeline(
 
     Args:
         blocks: handed out in order; iterated in a reader's thread.
-        read, infer, write: the stages; called from several threads when `workers` says so.
-        workers: threads and queue lengths.
+        read: gives the pieces of a block, one at least.
+        infer: called with each piece.
+        write: called with a block and what became of its pieces, in their order.
+        workers: threads of each stage; those of several are called from several threads.
         on_interrupt: called at the first Ctrl-C; True: it ends the blocks, so that what they still hand out is taken.
         watch: called after each block, from a writer's thread, with the stage that is slowest so far.
 
@@ -112,36 +114,33 @@ class _Stopped(Exception):  # noqa: N818 (not an error: the way a stage learns t
 
 
 class _Queue:
-    """A bounded queue that can end (no more items) and can be aborted (wake everybody)."""
+    """A queue that can end (no more items) and can be aborted (wake everybody)."""
 
-    def __init__(self, size: int, producers: int) -> None:
+    def __init__(self, producers: int) -> None:
         self._items: deque[Any] = deque()
-        self._size = size
         self._producers = producers
         self._aborted = False
         self._changed = threading.Condition()
 
-    def put(self, item: Any) -> None:
-        """Add an item, waiting until there is space."""
+    def put(self, *items: Any) -> None:
+        """Add items."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self._size or self._aborted)
-            if self._aborted:
-                raise _Stopped
-            self._items.append(item)
+            self._items.extend(items)
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> _Queue:
         """Items until every producer has finished."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._items or not self._producers or self._aborted)
-                if self._aborted:
-                    raise _Stopped
-                if not self._items:
-                    return
-                item = self._items.popleft()
-                self._changed.notify_all()
-            yield item
+        return self
+
+    def __next__(self) -> Any:
+        """The next item; a generator would hold it in memory while the one behind it is waited for."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or not self._producers or self._aborted)
+            if self._aborted:
+                raise _Stopped
+            if not self._items:
+                raise StopIteration
+            return self._items.popleft()
 
     def producer_done(self) -> None:
         """Note that one producer will put nothing more."""
@@ -150,11 +149,22 @@ class _Queue:
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Make every waiting or later `put` and iteration raise `_Stopped`."""
+        """Make every waiting or later iteration raise `_Stopped`."""
         with self._changed:
             self._aborted = True
             self._items.clear()
             self._changed.notify_all()
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """A block between the first stage and the last."""
+
+    block: Any
+    inferred: list[Any]
+    """By the number of the piece."""
+    left: int
+    """Pieces that are still to infer."""
 
 
 class _Pipeline:
@@ -166,8 +176,9 @@ class _Pipeline:
         self._blocks = iter(blocks)
         self._workers = workers
         self._watch = watch
-        self._to_infer = _Queue(workers.queue, workers.readers)
-        self._to_write = _Queue(workers.queue, workers.inferrers)
+        self._room = threading.Semaphore(workers.blocks)
+        self._to_infer = _Queue(workers.readers)
+        self._to_write = _Queue(workers.inferrers)
         self.busy = {"reading": 0.0, "inference": 0.0, "writing": 0.0}
         self._error: BaseException | None = None
         self._is_fed = True
@@ -175,24 +186,30 @@ class _Pipeline:
         self._changed = threading.Condition()
         self._running = workers.readers + workers.inferrers + workers.writers
 
-    def start(self, read: Callable[..., Any], infer: Callable[..., Any], write: Callable[..., Any]) -> None:
+    def start(
+        self,
+        read: Callable[[Any], Sequence[Any]],
+        infer: Callable[[Any], Any],
+        write: Callable[[Any, Sequence[Any]], None],
+    ) -> None:
         """Start all threads, the last stage first."""
-        stages: tuple[tuple[str, Callable[[], Iterable[Any]], Callable[..., Any], _Queue | None], ...] = (
-            ("writing", lambda: self._to_write, write, None),
-            ("inference", lambda: self._to_infer, infer, self._to_write),
-            ("reading", self._feed, read, self._to_infer),
-        )
-        for name, items, function, target in stages:
+        work: dict[str, Callable[[], None]] = {
+            "writing": partial(self._write, write),
+            "inference": partial(self._infer, infer),
+            "reading": partial(self._read, read),
+        }
+        for name, function in work.items():
             for number in range(self._workers.threads[name]):
-                arguments = (name, items(), function, target)
                 label = f"matseg-{name}-{number}"
-                threading.Thread(target=self._run, args=arguments, name=label, daemon=True).start()
+                threading.Thread(target=self._run, args=(function,), name=label, daemon=True).start()
 
     def fail(self, error: BaseException) -> None:
         """Stop all stages for an error; only the first one counts."""
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
+        self._is_fed = False
+        self._room.release()
         self._to_infer.abort()
         self._to_write.abort()
 
@@ -202,11 +219,11 @@ class _Pipeline:
         while self._error is None and self._is_at_work():
             if interruptions() and not is_told:
                 is_told = True
-                self._is_fed = on_interrupt is not None and on_interrupt()
+                if on_interrupt is None or not on_interrupt():
+                    self._is_fed = False
             if interruptions() > 1:
                 self.fail(KeyboardInterrupt())
         if self._error is not None:
-            self._is_fed = False
             deadline = time.monotonic() + _PATIENCE_SECONDS
             while time.monotonic() < deadline and interruptions() < 3 and self._is_at_work():
                 pass
@@ -214,23 +231,10 @@ class _Pipeline:
         if interruptions():
             raise KeyboardInterrupt
 
-    def _run(
-        self, name: str, items: Iterable[Any], function: Callable[..., Any], target: _Queue | None
-    ) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
         """One thread of a stage."""
         try:
-            for item in items:
-                started = time.perf_counter()
-                result = function(item)
-                with self._changed:
-                    self.busy[name] += time.perf_counter() - started
-                if target is not None:
-                    target.put(result)
-                elif self._watch is not None:
-                    self._watch(bottleneck(self.busy, self._workers.threads))
-                del item, result  # neither is to take memory while the next is waited for
-            if target is not None:
-                target.producer_done()
+            work()
         except _Stopped:
             pass
         except BaseException as error:  # handed to the caller's thread, whatever it is
@@ -240,17 +244,55 @@ class _Pipeline:
                 self._running -= 1
                 self._changed.notify_all()
 
+    def _read(self, read: Callable[[Any], Sequence[Any]]) -> None:
+        for block in self._feed():
+            with self._timed("reading"):
+                pieces = read(block)
+            unit = _Unit(block, [None] * len(pieces), len(pieces))
+            self._to_infer.put(*((unit, number, piece) for number, piece in enumerate(pieces)))
+            del pieces, unit  # they are not to take memory while the next block is waited for
+        self._to_infer.producer_done()
+
+    def _infer(self, infer: Callable[[Any], Any]) -> None:
+        for unit, number, piece in self._to_infer:
+            with self._timed("inference"):
+                unit.inferred[number] = infer(piece)
+            with self._changed:
+                unit.left -= 1
+                is_whole = not unit.left
+            if is_whole:
+                self._to_write.put(unit)
+            del unit, piece
+        self._to_write.producer_done()
+
+    def _write(self, write: Callable[[Any, Sequence[Any]], None]) -> None:
+        for unit in self._to_write:
+            with self._timed("writing"):
+                write(unit.block, unit.inferred)
+            del unit
+            self._room.release()
+            if self._watch is not None:
+                self._watch(bottleneck(self.busy, self._workers.threads))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        with self._changed:
+            self.busy[stage] += time.perf_counter() - started
+
     def _feed(self) -> Iterator[Any]:
         """Blocks for one reader, until there are no more or none are to be handed out."""
-        while True:
+        while self._room.acquire():
             with self._feeding:
-                if not self._is_fed:  # set without the lock, which blocks that wait for new slices hold
-                    return
                 try:
+                    if not self._is_fed:  # set without the lock, which blocks that wait for new slices hold
+                        break
                     block = next(self._blocks)
                 except StopIteration:
-                    return
+                    break
             yield block
+        self._room.release()  # another reader may be waiting for it, to find the same
 
     def _is_at_work(self) -> bool:
         """Wait a moment, shorter when a thread ends or fails; whether any is still running."""

@@ -69,6 +69,8 @@ class Plan:
     """Tiles per call of the network."""
     depth: int
     """Slices of a block: they are read, written and recorded together."""
+    piece: int
+    """Slices of a block that a stream infers together."""
     workers: WorkerCounts
     tiles: int
     """Per slice."""
@@ -91,17 +93,20 @@ class Plan:
     def lines(self, slices: int) -> list[str]:
         """For a person."""
         tile = "the whole slice" if self.tile is None else f"{self.tile[0]} x {self.tile[1]} pixels"
-        workers = self.workers
+        workers, streams = self.workers, self.workers.inferrers
+        busiest = min(-(-slices // (streams * self.piece)) * self.piece, slices)
+        seconds = self.seconds_per_slice * streams * busiest
         return [
-            f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.depth} to a block",
+            f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.depth} to a block; "
+            f"{-(-slices // self.depth)} block(s)",
             f"tiles: {self.tiles} per slice, {tile}, {self.batch} to a batch; halo overhead {self.overhead:.1%}",
-            f"threads: {workers.readers} reading, {workers.inferrers} streams of inference, {workers.writers} writing; "
-            f"at most {workers.blocks_in_flight} blocks in flight",
+            f"threads: {workers.readers} reading, {streams} streams of inference that share the slices of a block, "
+            f"{workers.writers} writing; at most {workers.blocks} blocks in memory",
             f"memory: {format_size(self.memory)} of {format_size(self.budget)} (program and weights "
             f"{format_size(self.base_bytes)}, blocks {format_size(self.block_bytes)}, network "
             f"{format_size(self.tile_bytes)})",
-            f"inference: about {format_seconds(self.seconds_per_slice * slices)} "
-            f"({self.seconds_per_slice * 1e3:.0f} ms a slice, from a short probe)",
+            f"inference: about {format_seconds(seconds)} for at most {busiest} slices in each stream "
+            f"({self.seconds_per_slice * 1e3:.0f} ms a slice over all streams, from a short probe)",
         ]
 
 
@@ -175,6 +180,7 @@ class Planner:
             largest_tile=largest,
             batch=self.constraints.batch,
             depth=depth,
+            piece=self._piece,
             workers=workers,
             tiles=len(tiles),
             overhead=read / (self.shape[0] * self.shape[1]) - 1,
@@ -188,13 +194,14 @@ class Planner:
     def _choices(self, free: int) -> Iterator[tuple[WorkerCounts, int]]:
         """Worker counts and depth of a block, from the fastest to those that take least memory."""
         preferred, is_free = self.constraints.depth or self._preferred_depth(), self.constraints.depth is None
-        streams = min(self.streams, max(1, len(self.source.slices) // preferred))
+        streams = min(self.streams, -(-len(self.source.slices) // self._piece))
         hands = 2 if preferred == 1 else 1
         counts = []
-        while streams >= 1:
-            counts.append(WorkerCounts(readers=hands, inferrers=streams, writers=hands, queue=hands))
+        while streams >= 1:  # blocks that are inferred, and for each hand one at work and one that waits
+            blocks = -(-streams * self._piece // preferred) + 4 * hands
+            counts.append(WorkerCounts(readers=hands, inferrers=streams, writers=hands, blocks=blocks))
             streams //= 2
-        for workers in (*counts, WorkerCounts(queue=1)):
+        for workers in (*counts, WorkerCounts()):
             depth = preferred
             # all blocks in flight are to take no more than half of what is free
             while is_free and depth > 1 and self._blocks_bytes(workers, depth) > free / 2:
@@ -203,6 +210,10 @@ class Planner:
         while is_free and depth > 1:
             depth = math.ceil(depth / 2)
             yield workers, depth
+
+    @property
+    def _piece(self) -> int:
+        return self.constraints.batch if self.constraints.votes is None else TOGETHER
 
     def _preferred_depth(self) -> int:
         """Input chunks are best read as a whole; output chunks must be written as a whole."""
@@ -234,7 +245,7 @@ class Planner:
             per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
         if given.context:
             in_work += kept_blocks(given.context, depth, workers.readers) * depth * (own * itemsize + 1)
-        return (workers.blocks_in_flight * depth * per_pixel + in_work) * area
+        return (workers.blocks * depth * per_pixel + in_work) * area
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)

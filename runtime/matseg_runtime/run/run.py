@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from matseg_runtime.ledger import Ledger
@@ -19,8 +19,8 @@ from matseg_runtime.run.finalize import (
 )
 from matseg_runtime.run.pipeline import run_pipeline
 from matseg_runtime.run.setup import Run
-from matseg_runtime.run.stages import BlockInWork, WrittenBlock, infer_block, read_block, write_block
-from matseg_runtime.sink.base import Block
+from matseg_runtime.run.stages import WrittenBlock, infer_piece, read_block, write_block
+from matseg_runtime.sink.base import Block, Result
 from matseg_runtime.source.base import Slice
 from matseg_runtime.source.watch import WatchSource
 from matseg_shared.console.progress import SILENT, Progress
@@ -101,7 +101,7 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None
         return run_pipeline(
             blocks,
             read=partial(read_block, run),
-            infer=partial(infer_block, run),
+            infer=partial(infer_piece, run),
             write=recorder.write,
             workers=run.plan.workers,
             on_interrupt=on_interrupt,
@@ -140,10 +140,10 @@ class _Recorder:
         self._lock = threading.Lock()
         self._has_tables = bool(tables_in(run.sink.report_folder))  # none come while a part is at work
 
-    def write(self, labelled: BlockInWork) -> None:
+    def write(self, block: Block, labelled: Sequence[Sequence[Result]]) -> None:
         """Write a block: the last stage of the pipeline."""
-        self.record(write_block(self._run, labelled))
-        self._progress.advance(len(labelled.results))
+        self.record(write_block(self._run, block, labelled))
+        self._progress.advance(len(block.slices))
 
     def record(self, written: WrittenBlock) -> None:
         """Tables that an earlier run made go before the first slice that they know nothing of."""

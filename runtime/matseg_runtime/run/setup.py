@@ -308,7 +308,7 @@ def _plan(
         on_cpu=on_cpu,
     ).plan()
     streams = plan.workers.inferrers
-    if on_cpu and streams < most:  # for lack of memory, or of blocks
+    if on_cpu and streams < most:  # for lack of memory, or of slices
         again = Session.open(file, provider=session.provider, threads=options.threads, streams=streams)
         session = replace(again, reason=session.reason)
     return session, self_test, plan

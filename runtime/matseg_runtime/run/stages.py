@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby, islice, zip_longest
+from itertools import chain, groupby, zip_longest
 from typing import Any
 
 import numpy as np
@@ -26,16 +26,8 @@ from matseg_runtime.source.transform import join_converted
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class BlockInWork:
-    """A block between two stages."""
-
-    block: Block
-    results: tuple[Result, ...]
-    """Results of all its slices; before inference without labels."""
-    images: tuple[Sequence[ReadSlice], ...] = ()
-    """The slices that could be read, each in the middle of the neighbours that the model sees; none after inference."""
+Piece = Sequence[Sequence[ReadSlice]]
+"""Slices that are inferred together, each in the middle of the neighbours that the model sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,54 +38,57 @@ class WrittenBlock:
     excluded: tuple[ExcludedSlice, ...]
 
 
-def read_block(run: Run, block: Block) -> BlockInWork:
+def read_block(run: Run, block: Block) -> list[Piece]:
     """Read and convert a block's slices; those that cannot be read are excluded."""
     found: Sequence[Sequence[ReadSlice]]
     if run.neighbours is None:
         found = [[one] for part in consecutive(block.slices) for one in _read(run, part)]
     else:
         found = run.neighbours.around_each(block.slices, partial(_read, run))
-    results = tuple(seen[len(seen) // 2].result for seen in found)
-    images = tuple(seen for seen, result in zip(found, results, strict=True) if not result.reason)
-    return BlockInWork(block=block, results=results, images=images)
+    return [
+        list(some) for _, some in groupby(found, lambda seen: _result(seen).slice.index // run.plan.piece)
+    ]
 
 
-def infer_block(run: Run, read: BlockInWork) -> BlockInWork:
-    """Label the slices of a block that could be read."""
-    segmentations = iter(_segmented(run, read) if run.options.consensus is None else _voted(run, read))
-    results = tuple(
-        item if item.reason else _labelled(run, item, next(segmentations)) for item in read.results
-    )
-    return BlockInWork(block=read.block, results=results)
+def infer_piece(run: Run, piece: Piece) -> tuple[Result, ...]:
+    """Label those slices of a piece that could be read."""
+    readable = [seen for seen in piece if not _result(seen).reason]
+    segmentations = iter((_segmented if run.options.consensus is None else _voted)(run, readable))
+    results = map(_result, piece)
+    return tuple(item if item.reason else _labelled(run, item, next(segmentations)) for item in results)
 
 
-def write_block(run: Run, labelled: BlockInWork) -> WrittenBlock:
+def write_block(run: Run, block: Block, labelled: Iterable[Sequence[Result]]) -> WrittenBlock:
     """Measure a block's labels and make them durable."""
+    results = tuple(chain.from_iterable(labelled))
     measured = [
         run.measure.measure(result.segmentation, result.absent)
         if run.measure and result.segmentation
         else Measurement()
-        for result in labelled.results
+        for result in results
     ]
-    sizes = run.sink.write(labelled.block, labelled.results)
+    sizes = run.sink.write(block, results)
     return WrittenBlock(
         done=tuple(
             _record(run, result, result.segmentation, size, found)
-            for result, size, found in zip(labelled.results, sizes, measured, strict=True)
+            for result, size, found in zip(results, sizes, measured, strict=True)
             if result.segmentation is not None
         ),
         excluded=tuple(
-            excluded(result.slice, result.reason)
-            for result in labelled.results
-            if result.segmentation is None
+            excluded(result.slice, result.reason) for result in results if result.segmentation is None
         ),
     )
 
 
-def _segmented(run: Run, read: BlockInWork) -> Sequence[Segmentation]:
+def _result(seen: Sequence[ReadSlice]) -> Result:
+    """The result of the slice in the middle; before inference without labels."""
+    return seen[len(seen) // 2].result
+
+
+def _segmented(run: Run, piece: Piece) -> Sequence[Segmentation]:
     return segment_images(
         run.session,
-        [_joined(run, seen) for seen in read.images],
+        [_joined(run, seen) for seen in piece],
         tile=run.plan.largest_tile,
         batch=run.plan.batch,
         probabilities=run.probabilities and run.options.consensus is None,
@@ -102,25 +97,23 @@ def _segmented(run: Run, read: BlockInWork) -> Sequence[Segmentation]:
     )
 
 
-def _voted(run: Run, read: BlockInWork) -> Iterator[Segmentation]:
-    """Votes of a pass, or the decision on all passes; a few slices at a time, for their probabilities are large."""
-    slices, images = [item.slice for item in read.results if not item.reason], iter(read.images)
-    for place, group in groupby(slices, key=lambda item: item.index // TOGETHER):
-        items, first = list(group), place * TOGETHER
-        stored = [(each, each.read(first, first + TOGETHER)) for each in run.votes]
-        for start in range(0, len(items), run.plan.batch):
-            some = items[start : start + run.plan.batch]
-            pixels = tuple(islice(images, len(some)))
-            own = _segmented(run, replace(read, images=pixels)) if run.probabilities else ()
-            if not run.votes:
-                yield from own
-                continue
-            for item, found in zip_longest(some, own):
-                ballots = [each.ballot(votes[:, item.index - first], item.index) for each, votes in stored]
-                if found is not None and found.votes is not None:
-                    ballots.append(Ballot(votes=found.votes))
-                decided = decide(ballots, probabilities=run.options.output.probabilities)
-                yield replace(decided, constant=0 if found is None else found.constant)
+def _voted(run: Run, piece: Piece) -> Iterator[Segmentation]:
+    """Votes of a pass, or the decision on all passes; a batch at a time, for its probabilities are large."""
+    first = _result(piece[0]).slice.index // TOGETHER * TOGETHER
+    stored = [(each, each.read(first, first + TOGETHER)) for each in run.votes]
+    for start in range(0, len(piece), run.plan.batch):
+        some = piece[start : start + run.plan.batch]
+        own = _segmented(run, some) if run.probabilities else ()
+        if not run.votes:
+            yield from own
+            continue
+        for seen, found in zip_longest(some, own):
+            index = _result(seen).slice.index
+            ballots = [each.ballot(votes[:, index - first], index) for each, votes in stored]
+            if found is not None and found.votes is not None:
+                ballots.append(Ballot(votes=found.votes))
+            decided = decide(ballots, probabilities=run.options.output.probabilities)
+            yield replace(decided, constant=0 if found is None else found.constant)
 
 
 def consecutive(slices: Sequence[Slice]) -> Iterator[list[Slice]]:

@@ -487,7 +487,7 @@ def test_the_plan_counts_what_is_kept(tmp_path: Path, seeing: Path, values: NDAr
         per_pixel = 3 + (1 + 3) + 3
         kept = 2 + plan.workers.readers
         assert plan.depth == 4
-        blocks = plan.workers.blocks_in_flight * per_pixel + 2 * kept
+        blocks = plan.workers.blocks * per_pixel + 2 * kept
         assert plan.block_bytes == blocks * plan.depth * SHAPE[0] * SHAPE[1]
 
 
