@@ -21,8 +21,6 @@ from _common import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 
-from matseg_runtime.inference.providers import exact_options
-from matseg_shared.contract.tiling import pad_to_stride
 from matseg_shared.errors import UnsupportedError, UsageError
 from matseg_shared.images.channels import to_channels
 from matseg_shared.images.read import list_images, read_image
@@ -170,20 +168,6 @@ def _aged(folder: Path) -> Path:
     return folder
 
 
-def padded_batches(slices: Slices, stride: int) -> list[NDArray[np.uint8]]:
-    """Each slice as the network's input (1, 1, H, W), padded to the stride."""
-    return [pad_to_stride(image, stride)[None, None].astype(np.uint8, copy=False) for image in slices]
-
-
-def plain_session(model: Path, threads: int) -> Any:
-    """Session that one would write by hand: onnxruntime with so many threads, exact on every processor."""
-    import onnxruntime
-
-    options = exact_options(onnxruntime)
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
-
-
 def matseg_run_command() -> str:
     """The installed command of this Python's environment.
 
@@ -241,11 +225,12 @@ def matseg_run(*arguments: object, core: int | None = None) -> CommandTimes:
 
 
 def read_labels(path: Path) -> Slices:
-    """(N, H, W) labels of an output folder or zarr."""
+    """(N, H, W) labels of an output folder or zarr, or of a zarr that is the array itself."""
     if path.suffix == ".zarr":
         import zarr
 
-        return np.asarray(zarr.open_array(str(path), path="0", mode="r")[:], dtype=np.uint8)
+        found = zarr.open(str(path), mode="r")
+        return np.asarray((found["0"] if isinstance(found, zarr.Group) else found)[:], dtype=np.uint8)
     return np.stack([np.asarray(Image.open(file)) for file in sorted(path.glob("*.png"))])
 
 

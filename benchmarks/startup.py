@@ -23,7 +23,7 @@ from _workload import (
 from matseg_shared.console.command import debug_option
 
 HELP_GOAL = 0.3
-FIRST_SLICE_GOAL = 2.0
+FIRST_SLICE_GOAL = 0.4
 """Seconds."""
 _STEP = 0.002
 """Seconds between two looks at the output folder."""

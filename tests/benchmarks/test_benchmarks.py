@@ -77,17 +77,13 @@ def test_startup(tmp_path: Path) -> None:
 
 
 def test_end_to_end(tmp_path: Path) -> None:
-    done = call("end_to_end.py", *TINY, "--size", 51, "--scratch", tmp_path)
+    done = call("end_to_end.py", *TINY, "--slices", 18, "--size", 51, "--scratch", tmp_path)
     assert done.returncode == 0, done.stderr
+    kinds = ("PNG folder to PNG folder", "zarr to zarr")
     rows = table_rows(done.stdout)
-    assert [row[0].split(",")[0] for row in rows] == [
-        "bare session",
-        "bare session",
-        "matseg-run",
-        "matseg-run",
-    ]
-    assert rows[0][3] == "1.000"
+    assert [row[0] for row in rows] == [f"{kind}, {count} slices" for count in (4, 18) for kind in kinds]
     assert done.stdout.count(f": 0 of {4 * 51 * 51} pixels labelled differently") == 2
+    assert done.stdout.count(f": 0 of {18 * 51 * 51} pixels labelled differently") == 2
 
 
 def test_end_to_end_on_images_of_a_folder(tmp_path: Path) -> None:
@@ -99,7 +95,7 @@ def test_end_to_end_on_images_of_a_folder(tmp_path: Path) -> None:
         Image.new("RGB", (40, 36), (100 + number,) * 3).save(images / f"{number}.png")
     done = call("end_to_end.py", *TINY, "--images", images)
     assert done.returncode == 0, done.stderr
-    assert "4 slices (from images) of 36 x 40 pixels" in done.stdout
+    assert "Slices (from images) of 36 x 40 pixels" in done.stdout
     Image.new("L", (40, 37), 100).save(images / "3.png")
     refused = call("end_to_end.py", *TINY, "--images", images)
     assert refused.returncode == 2
