@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from matseg_runtime.source.transform import Transform
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.data_bar import data_bar_rows
+from matseg_shared.system.machine import available_cpus
 
 SLICES = 7
 """Size of the sample: evenly spread, the first and the last among them."""
@@ -38,6 +40,8 @@ _FEW = 1e-4
 _ALIKE = 1.1
 _TAIL = 0.05
 """Such shares as a stretch between percentiles leaves, alike in all slices and at most so large."""
+_SMALL = 1 << 22
+"""Pixels of a slice up to which several are looked at together; of larger ones memory may hold only one."""
 _SAMPLED = 1 << 18
 """Pixels that percentiles are taken of."""
 _REMEDY = "map them with --window LO,HI, the intensities that become the model's darkest and brightest"
@@ -136,12 +140,18 @@ def check_input(source: Source, transform: Transform, *, accept: bool) -> InputC
 def _sample(source: Source, transform: Transform) -> list[_Sampled]:
     """Evenly spread slices that can be read; besides, where none has the wanted dtype, the first one that does."""
     last, wanted = len(source.slices) - 1, transform.stored_dtype
-    sample = []
-    for index in sorted({round(last * step / (SLICES - 1)) for step in range(SLICES)}):
+    places = sorted({round(last * step / (SLICES - 1)) for step in range(SLICES)})
+
+    def look(index: int) -> _Sampled | None:
         try:
-            sample.append(_sampled(source, source.slices[index], transform))
+            return _sampled(source, source.slices[index], transform)
         except ImageError:
-            continue  # it is excluded in its turn
+            return None  # it is excluded in its turn
+
+    first = look(places[0])
+    is_small = first is not None and first.shape[0] * first.shape[1] <= _SMALL
+    with ThreadPoolExecutor(available_cpus() if is_small else 1) as pool:
+        sample = [found for found in (first, *pool.map(look, places[1:])) if found is not None]
     if not any(wanted in (None, item.dtype) for item in sample):
         sample.insert(0, _first_readable(source, transform))
     return sample
