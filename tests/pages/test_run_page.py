@@ -114,6 +114,27 @@ def test_volumes_have_pages_too(
     assert page.is_file()
 
 
+@pytest.mark.parametrize("options", [(), ("--crop-bottom", 5)])
+def test_pictures_that_the_run_takes_are_those_of_the_files(
+    tmp_path: Path, run: Call, report: Call, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...]
+) -> None:
+    out = tmp_path / "labels"
+    with monkeypatch.context() as patched:  # nothing is read for the page
+
+        def read_again(*_: object) -> None:
+            raise AssertionError
+
+        patched.setattr("matseg_runtime.page.slices._Reader._read_labels", read_again)
+        code, said = run(write_slices(tmp_path / "scan"), "-o", out, *options)
+    assert code == 4, said
+    taken = page_data(out / "report.html")
+    assert report(out)[0] == 0
+    assert page_data(out / "report.html") == taken
+    again = run(tmp_path / "scan", "-o", tmp_path / "limited", "--memory", "2GB", *options)
+    assert again[0] == 4, again[1]
+    assert page_data(tmp_path / "limited" / "report.html") == taken
+
+
 def test_a_page_of_plain_pixels_is_made_later(tmp_path: Path, run: Call, report: Call) -> None:
     volume, out = tmp_path / "scan.raw", tmp_path / "labels.mhd"
     volume.write_bytes(np.stack([noise((40, 52), 255, seed) for seed in range(4)]).tobytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +137,6 @@ def run_main(
         from matseg_runtime.measure.regions import DEFAULT_CONNECTIVITY
         from matseg_runtime.model.file import choose_model
         from matseg_runtime.run.finalize import Summary
-        from matseg_runtime.run.job import plan_job
         from matseg_runtime.run.options import RunOptions
         from matseg_runtime.run.run import label
         from matseg_runtime.units import parse_voxel_size
@@ -156,6 +157,9 @@ def run_main(
         **options,  # the others are called as their fields are
     )
     if dry_run:
+        with importing():
+            from matseg_runtime.run.job import plan_job
+
         lines = plan_job(asked)
         show({"plan": lines}, lines, as_json=as_json)
         return EXIT_DONE
@@ -166,13 +170,7 @@ def run_main(
         else:
             for text in run.source.warnings() if consensus is None else ():
                 _warn(text)  # in time to stop the run; the summary repeats it
-            summary = label(run, progress)
-            if page and summary.is_final:
-                with importing():
-                    from matseg_runtime.page.build import leave_page
-
-                progress.stage("making the report")
-                summary = leave_page(run, summary, shown)
+            summary = _labelled_with_page(run, progress, shown or ()) if page else label(run, progress)
     if as_json:
         print_json(summary.report.model_dump(mode="json"))
     for line in summary_lines(summary):
@@ -182,13 +180,39 @@ def run_main(
 
 def _opened(options: RunOptions, progress: Progress) -> AbstractContextManager[Run | Summary]:
     """The run, or the summary of a part whose share of a consensus is done."""
-    with importing():
-        from matseg_runtime.run.consensus import open_consensus
+    if options.consensus is None:
         from matseg_runtime.run.setup import open_run
 
-    return (
-        open_run(options, progress) if options.consensus is None else open_consensus(options, progress, _warn)
-    )
+        return open_run(options, progress)
+    with importing():
+        from matseg_runtime.run.consensus import open_consensus
+
+    return open_consensus(options, progress, _warn)
+
+
+def _labelled_with_page(run: Run, progress: Progress, shown: Sequence[int]) -> Summary:
+    """Label, and make the page: what of it can be made meanwhile, unless a limit of memory leaves no room for that."""
+    with importing():
+        from matseg_runtime.run.run import label
+        from matseg_runtime.run.thumbnails import Thumbnails
+
+    with ThreadPoolExecutor(1) as beside:
+        if run.options.memory is None:
+            beside.submit(_prepare_page)  # what fails here fails again below, and is told there
+            run = replace(run, thumbnails=Thumbnails(run, shown))
+        summary = label(run, progress)
+    if not summary.is_final:
+        return summary
+    from matseg_runtime.page.build import leave_page
+
+    progress.stage("making the report")
+    return leave_page(run, summary, shown)
+
+
+def _prepare_page() -> None:
+    from matseg_runtime.page.build import prepare
+
+    prepare()
 
 
 def _warn(text: str) -> None:

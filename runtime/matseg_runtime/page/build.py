@@ -20,6 +20,7 @@ from matseg_runtime.page.slices import Pictures, take_pictures
 from matseg_runtime.run.finalize import PAGE_NAME, Summary
 from matseg_runtime.run.options import parse_range
 from matseg_runtime.run.setup import Run
+from matseg_runtime.run.thumbnails import Thumbnails
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source, split_location
 from matseg_shared.errors import MatsegError, OutputError
@@ -33,6 +34,7 @@ from matseg_shared.pages.page import (
     count,
     css_colour,
     is_installed,
+    prepare_page,
     require_report_extra,
     write_page,
 )
@@ -49,6 +51,7 @@ def write_run_page(
     source: Source | None = None,
     location: str | None = None,
     show: Sequence[int] | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> Path:
     """Make `report.html` beside `report.json`, and return its path; only the slices it shows are read again.
 
@@ -57,6 +60,7 @@ def write_run_page(
         source: the input, where it is open already.
         location: of the input, where it has been moved; None: where it was.
         show: channels, one or three; None: colours, else the first.
+        thumbnails: that the run has taken of slices; None: all are read.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
@@ -79,7 +83,7 @@ def write_run_page(
     maps = {} if proposals is None else dict(proposals.maps)
     choices = choose_slices(record.slices, [item.name for item in record.classes], maps)
     with _input(record, source, location, missing) as found:
-        pictures = take_pictures(record, choices, found, colours, maps, show or ())
+        pictures = take_pictures(record, choices, found, colours, maps, show or (), thumbnails)
     if bad := sum(bool(item.problems) for item in pictures.slices):
         missing.append(
             f"{bad} of the {len(choices)} slices shown here are missing or have changed; each says how."
@@ -121,6 +125,12 @@ def write_run_page(
     return path
 
 
+def prepare() -> None:
+    """Do beforehand what takes long and depends on no run."""
+    if is_installed():
+        prepare_page(_TEMPLATE)
+
+
 def leave_page(run: Run, summary: Summary, show: Sequence[int] | None = None) -> Summary:
     """Make the page of a run whose output is complete, and say so in its report.
 
@@ -137,7 +147,7 @@ def leave_page(run: Run, summary: Summary, show: Sequence[int] | None = None) ->
                 raise OutputError(
                     f"{run.sink.path}: its report is no longer there; something else deletes or replaces this output"
                 )
-            page = str(write_run_page(places, source=run.source, show=show))
+            page = str(write_run_page(places, source=run.source, show=show, thumbnails=run.thumbnails))
             write_report(places.report, read_report(places.report).model_copy(update={"page": page}))
     except MatsegError as error:
         return replace(summary, no_page=str(error))

@@ -8,11 +8,8 @@ from functools import partial
 
 from matseg_runtime.measure.phase_fractions import disagreement_share
 from matseg_runtime.records import SliceRecord
+from matseg_runtime.run.thumbnails import MOST, SPREAD, evenly_spread
 
-SPREAD = 24
-"""Slices evenly spread from the first to the last."""
-MOST = 40
-"""Slices in all: what one looks at in a sitting, and what keeps a page light."""
 _CLASSES = 4
 """The classes whose extremes are shown; with many classes the most common ones."""
 
@@ -41,9 +38,8 @@ def choose_slices(
     for position, reason in [*_outstanding(records, names), *labels]:
         if position in reasons or len(reasons) < MOST - SPREAD:
             reasons.setdefault(position, []).append(reason)
-    free = min(len(records), MOST if len(records) <= MOST else SPREAD)
-    for step in range(free):
-        reasons.setdefault(round(step * (len(records) - 1) / max(1, free - 1)), [])
+    for position in evenly_spread(len(records)):
+        reasons.setdefault(position, [])
     return tuple(
         Choice(record=records[position], reasons=tuple(reasons[position])) for position in sorted(reasons)
     )

@@ -1,4 +1,5 @@
-"""Pictures of chosen slices: read once more, shrunk, with what is missing or has changed said in their place."""
+"""Pictures of chosen slices: taken by the run, or read once more, with what is missing or has changed said in their
+place."""
 
 from __future__ import annotations
 
@@ -16,20 +17,17 @@ from matseg_runtime.measure.phase_fractions import binned, class_counts
 from matseg_runtime.page.choose import Choice
 from matseg_runtime.page.measures import doubt_uri
 from matseg_runtime.page.record import RunRecord
+from matseg_runtime.run.thumbnails import Thumbnails, edges_for, picture_of
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_runtime.source.transform import Absent, Transform, Window, not_numbers
 from matseg_shared.contract.classes import UNLABELLED
 from matseg_shared.errors import ImageError, MatsegError
-from matseg_shared.images.channels import to_shown
 from matseg_shared.images.palette import Colour, full_palette
 from matseg_shared.images.read import PixelArray, read_stored
 from matseg_shared.pages.pictures import GreyWindow, distinct, jpeg_uri, label_uri, shrink, shrink_labels
 from matseg_shared.system.machine import available_cpus
 
-EDGES = (1024, 768, 560, 400, 280)
-"""Longer edge of a picture in pixels; the first at which all pictures fit the budget. The largest is for slices that
-need not be shrunk for it."""
 BUDGET = 9_000_000
 """Characters of all pictures together; a page of them, the charts and their library stays below 15 MB."""
 _LARGE_SLICE = 64 << 20
@@ -94,6 +92,7 @@ def take_pictures(
     colours: Sequence[Colour],
     maps: Mapping[str, Path],
     show: Sequence[int],
+    thumbnails: Thumbnails | None,
 ) -> Pictures:
     """Read the chosen slices and their labels, and make pictures of them.
 
@@ -102,11 +101,18 @@ def take_pictures(
         colours: RGB per class.
         maps: low-confidence maps of some slices, by the slice's name.
         show: see `to_shown`.
+        thumbnails: that the run has taken; None: of another process, so that all is read.
     """
     with _labels_of(record) as labels:
-        edges = EDGES if all(max(choice.record.shape) <= EDGES[0] for choice in choices) else EDGES[1:]
+        edges = edges_for(choice.record.shape for choice in choices)
         reader = _Reader(
-            record=record, source=source, labels=labels, n_class=len(colours), show=show, edge=edges[0]
+            record=record,
+            source=source,
+            labels=labels,
+            n_class=len(colours),
+            show=show,
+            edge=edges[0],
+            thumbnails=thumbnails,
         )
         large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
@@ -151,8 +157,19 @@ class _Reader:
     show: Sequence[int]
     edge: int
     """Longest of a picture in pixels."""
+    thumbnails: Thumbnails | None
 
     def load(self, choice: Choice) -> _Loaded:
+        taken = None if self.thumbnails is None else self.thumbnails.get(choice.record, self.edge)
+        if taken is not None:
+            return _Loaded(
+                choice=choice,
+                image=taken.image,
+                labels=taken.labels,
+                bins=taken.bins,
+                pixels=taken.pixels,
+                problems=(),
+            )
         problems: list[str] = []
         image = bins = labels = absent = None
         pixels = 0
@@ -168,8 +185,7 @@ class _Reader:
             stored = self._read_image(choice, problems)
             if stored is not None:
                 absent = not_numbers(stored) if absent is None or absent.shape != stored.shape[:2] else absent
-                shown = to_shown(stored, self.show)
-                image = shrink(shown if absent is None else _without(shown, absent), self.edge)
+                image = picture_of(stored, absent, self.show, self.edge)
                 bins, pixels = self._bins(stored, choice, absent)
         except ImageError as error:
             problems.append(f"its image: {error}")
@@ -229,13 +245,6 @@ class _Reader:
     def _has_strays(self, labels: NDArray[np.uint8], choice: Choice) -> bool:
         allowed = labels < self.n_class
         return not (allowed | (labels == UNLABELLED) if choice.record.no_data else allowed).all()
-
-
-def _without(pixels: PixelArray, absent: Absent) -> PixelArray:
-    """The pixels with the darkest of the data where there are none, so that contrast is theirs."""
-    found = np.array(pixels)
-    found[absent] = 0 if absent.all() else pixels[~absent].min()
-    return found
 
 
 def _shown(

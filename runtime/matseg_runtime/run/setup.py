@@ -53,6 +53,7 @@ from matseg_shared.images.channels import GREY, ChannelChoice, described, requir
 from matseg_shared.system.machine import available_cpus
 
 if TYPE_CHECKING:
+    from matseg_runtime.run.thumbnails import Thumbnails
     from matseg_runtime.sink.votes import StoredVotes
 
 
@@ -84,6 +85,8 @@ class Run:
     """Those that this run decides on; empty: it makes no such decision."""
     started: str
     warnings: tuple[str, ...]
+    thumbnails: Thumbnails | None = None
+    """Pictures that are taken for a page; None: no page is wanted, or what it shows is read again."""
 
 
 @contextmanager

@@ -68,6 +68,8 @@ def write_block(run: Run, block: Block, labelled: Iterable[Sequence[Result]]) ->
         for result in results
     ]
     sizes = run.sink.write(block, results)
+    if run.thumbnails is not None:
+        run.thumbnails.add_labels(results)
     return WrittenBlock(
         done=tuple(
             _record(run, result, result.segmentation, size, found)
@@ -171,6 +173,8 @@ def _read_together(run: Run, part: Sequence[Slice]) -> list[ReadSlice]:
             clipped=run.transform.clipped(pixels, absent),
             absent=absent,
         )
+        if run.thumbnails is not None:
+            run.thumbnails.take(result, pixels, image)
         found.append(ReadSlice(result, image))
     return found
 
