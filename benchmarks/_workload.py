@@ -74,6 +74,25 @@ def model_file(
     """
     if given is not None:
         return given
+    target = folder / f"{name}.onnx"
+    made: Path = _model_maker().save_model(target, width=width, n_class=2, name=name, **options)
+    return made
+
+
+def wrapped(graph: Any, target: Path, precision: str, stride: int, halo: int) -> Path:
+    """A graph of two classes for grey uint8 slices as a model file, with the labels of the CPU as its self-test."""
+    from matseg_shared.contract.metadata import TilingInfo
+    from matseg_shared.contract.onnx_properties import encode
+
+    maker = _model_maker()
+    metadata = maker.build_metadata(n_class=2, precision=precision, name="benchmark_v1")
+    metadata = metadata.model_copy(update={"tiling": TilingInfo(stride=stride, halo=halo)})
+    made: Path = maker.save(graph, encode(metadata, maker.self_test_of(graph, 1, "uint8")), target)
+    return made
+
+
+def _model_maker() -> Any:
+    """The tests' maker of models."""
     path = ROOT / "tests" / "support" / "onnx_models.py"
     spec = importlib.util.spec_from_file_location("onnx_models", path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -83,8 +102,7 @@ def model_file(
     maker = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = maker  # dataclasses look their module up there
     spec.loader.exec_module(maker)
-    made: Path = maker.save_model(folder / f"{name}.onnx", width=width, n_class=2, name=name, **options)
-    return made
+    return maker
 
 
 def synthetic_slices(count: int, size: int, seed: int = 0) -> Slices:

@@ -29,13 +29,18 @@ _TILE = 2048
 
 
 def open_model(
-    model: str | Path, *, provider: ProviderChoice = "auto", threads: int | None = None
+    model: str | Path,
+    *,
+    provider: ProviderChoice = "auto",
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Session:
     """Open a model, and make sure that it gives the labels here that it gave when it was exported.
 
     Args:
         model: a file that matseg-export wrote, or `zoo:NAME`.
         provider: where the network runs; `auto` takes the best that works.
+        device: `cpu`, `cuda:N`, or several GPUs as in `cuda:0,cuda:1`; None: the first of the provider.
         threads: None: all cores this process may use.
 
     Returns:
@@ -45,11 +50,13 @@ def open_model(
         ModelError: the file cannot be used.
         UnsupportedError: this machine cannot run it, or gives other labels.
     """
+    from matseg_runtime.inference.providers import Devices
     from matseg_runtime.inference.session import Session
     from matseg_runtime.model.file import choose_model, read_model
 
     path, trust = choose_model(Path(model), None)
-    session = Session.open(read_model(path, trust), provider=provider, threads=threads)
+    devices = None if device is None else Devices.parse(device)
+    session = Session.open(read_model(path, trust), provider=provider, devices=devices, threads=threads)
     session.require_self_test()
     return session
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +16,7 @@ import onnx_models
 import pytest
 from environments import Environment
 from PIL import Image
+from thoroughness import slow
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.install, pytest.mark.xdist_group("install")]  # one process: environments are dear
@@ -91,7 +96,7 @@ def test_models_of_the_zoo_are_named_or_found_there(
 def test_cuda_is_refused_with_the_remedy(with_cpu: Environment, model: Path, folder: Path) -> None:
     done = with_cpu.call("matseg-run", model, folder, "--provider", "cuda", check=False)
     assert done.returncode == 3
-    assert "pip install --no-index --find-links WHEELHOUSE 'matseg[cuda]'" in done.stderr
+    assert re.search(r"pip install --no-index --find-links WHEELHOUSE 'matseg\[cuda1[23]\]'", done.stderr)
     assert "Traceback" not in done.stderr
     assert not (folder.parent / "scan_predictions").exists()
 
@@ -101,7 +106,7 @@ def test_without_onnxruntime_a_wheel_says_how_to_add_it(
 ) -> None:
     done = bare.call("matseg-run", model, folder, check=False)
     assert done.returncode == 3
-    assert "`cuda`" in done.stderr
+    assert "`cuda13` or `cuda12`" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Usage: matseg-run" in bare.call("matseg-run", "--help").stdout
     line = f"pip install '{wheel}[cpu]'"
@@ -132,3 +137,40 @@ def test_both_onnxruntimes_are_told_apart(with_cpu: Environment, model: Path, fo
         second.rmdir()
     assert done.returncode == 3
     assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in done.stderr
+
+
+@slow
+@pytest.mark.parametrize(
+    ("extra", "cuda", "least"),
+    [("cuda12", "12", (1, 21)), ("cuda13", "13", (1, 28)), ("cuda", "13", (1, 28))],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA's wheels are for Linux and Windows")
+def test_extras_for_gpus_take_one_cuda(
+    wheel: Path, tmp_path: Path, extra: str, cuda: str, least: tuple[int, int]
+) -> None:
+    """What pip would install: an onnxruntime-gpu for it, with its libraries, and no other onnxruntime."""
+    report = tmp_path / "report.json"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--quiet",
+        "--report",
+    ]
+    done = subprocess.run(
+        [*command, str(report), f"{wheel}[{extra}]"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = {
+        item["metadata"]["name"]: item["metadata"]["version"]
+        for item in json.loads(report.read_text())["install"]
+    }
+    assert [name for name in found if name.startswith("onnxruntime")] == ["onnxruntime-gpu"]
+    major, minor, *_ = (int(part) for part in found["onnxruntime-gpu"].split("."))
+    assert (major, minor) >= least
+    assert f"nvidia-cudnn-cu{cuda}" in found
+    runtime = "nvidia-cuda-runtime" if cuda == "13" else "nvidia-cuda-runtime-cu12"
+    assert found[runtime].startswith(f"{cuda}.")

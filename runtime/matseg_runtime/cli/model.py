@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matseg_runtime.cli.options import model_argument, provider_option, sha256_option, threads_option
+from matseg_runtime.cli.options import (
+    device_option,
+    model_argument,
+    provider_option,
+    sha256_option,
+    threads_option,
+)
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
 from matseg_shared.console.help import Command
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
-    from matseg_runtime.inference.providers import ProviderChoice
+    from matseg_runtime.inference.providers import Devices, ProviderChoice
     from matseg_runtime.model.file import Model
     from matseg_shared.contract.metadata import ModelMetadata
 
@@ -67,6 +73,7 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
 )
 @model_argument
 @provider_option
+@device_option
 @threads_option
 @sha256_option
 @json_option
@@ -74,6 +81,7 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
 def verify_main(
     model: Path,
     provider: ProviderChoice,
+    devices: Devices | None,
     threads: int | None,
     sha256: str | None,
     as_json: bool,
@@ -88,7 +96,7 @@ def verify_main(
     from matseg_runtime.model.file import choose_model
 
     path, trust = choose_model(model, sha256)
-    session = Session.open(path, provider=provider, threads=threads, trust=trust)
+    session = Session.open(path, provider=provider, devices=devices, threads=threads, trust=trust)
     result = session.self_test()
     if as_json:
         facts = {"model": model, "sha256": session.model.sha256, "proofs": session.model.proofs}
@@ -96,7 +104,7 @@ def verify_main(
     session.require_passed(result)
     if not as_json:
         click.echo(
-            f"{model}: passed on {result.provider} ({session.reason}): {result.pixels} pixels, "
+            f"{model}: passed on {session.place} ({session.reason}): {result.pixels} pixels, "
             f"{result.ties} decided by rounding, {result.seconds * 1e3:.1f} ms"
         )
         for proof in session.model.proofs:

@@ -21,6 +21,14 @@ provider_option = click.option(
     show_default=True,
     help="Where the network runs: auto takes the fastest that works, the others are refused where they cannot be had.",
 )
+device_option = click.option(
+    "--device",
+    "devices",
+    type=parsed("matseg_runtime.inference.providers:Devices.parse"),
+    metavar="cpu|cuda:N,...",
+    help="Run the network on this device, and on no other should it be missing; cuda:0,cuda:1 share the work. Default: "
+    "the first of the provider.",
+)
 threads_option = click.option(
     "--threads", type=COUNT, metavar="N", help="Default: all cores this process may use."
 )

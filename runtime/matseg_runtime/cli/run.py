@@ -80,7 +80,7 @@ _EXAMPLES = """
 @flag("--dry-run", "Print the plan and write nothing.")
 @json_option
 @excludes("watch", "dask", "part", "finish")
-@excludes("dask", "part")
+@excludes("dask", "part", "devices")
 @excludes("overwrite", "finish")
 @excludes("label", "path", "pyramid", "probabilities")
 @excludes("consensus", "axis", "slices", "watch", "uncertain", "channel_files")
@@ -274,7 +274,7 @@ def _speed_lines(report: Report) -> list[str]:
     if report.stages is not None:
         lines.append(
             f"{report.stages.seconds:.1f} s, {report.megapixels_per_second:.2f} Mpixel/s on "
-            f"{report.provenance.provider} ({report.provider_reason}); the slowest stage was {report.stages.bottleneck}"
+            f"{report.place} ({report.provider_reason}); the slowest stage was {report.stages.bottleneck}"
         )
     for count, text in (
         (report.constant_pixels, "needed no network: constant regions"),

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from matseg_runtime.cli.options import provider_option, sha256_option, source_options, threads_option
+from matseg_runtime.cli.options import (
+    device_option,
+    provider_option,
+    sha256_option,
+    source_options,
+    threads_option,
+)
 from matseg_shared.console.options import COUNT, PATH, Choice, Range, flag, parsed
 
 if TYPE_CHECKING:
@@ -155,6 +161,7 @@ measure_options = cloup.option_group(
 machine_options = cloup.option_group(
     "Machine and parts",
     provider_option,
+    device_option,
     click.option(
         "--accept-difference",
         type=Range(0, 100),
@@ -167,7 +174,8 @@ machine_options = cloup.option_group(
         "--memory",
         type=parsed("matseg_runtime.units:parse_size"),
         metavar="SIZE",
-        help="Most memory to take, such as 2GB. Default: 60 % of what is free.",
+        help="Most memory to take, such as 2GB; of a GPU's own as much. Default: 60 % of what is free, and what a GPU "
+        "has.",
     ),
     click.option(
         "--tile",

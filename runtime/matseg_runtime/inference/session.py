@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.inference import providers
-from matseg_runtime.inference.providers import Provider, ProviderChoice
+from matseg_runtime.inference import nvidia, providers
+from matseg_runtime.inference.providers import Devices, Provider, ProviderChoice
 from matseg_runtime.model.file import Model, ModelFile, check_graph, read_model
 from matseg_runtime.model.trust import Trust
 from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME, PROBABILITIES_NAME, ModelMetadata
@@ -32,9 +36,12 @@ fp16 rounds to three digits, and an int8 graph is exact arithmetic.
 ENSEMBLE_TIE_MARGIN = 1e-5
 """The same for int8 files that average several networks: integers as each may be, the mean is one of floats."""
 
+_ROOM_ON_GPU = (
+    "use a smaller --tile or --batch, name another GPU with --device, or wait until other jobs there are done"
+)
 _UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
-_DEVICE_PROVIDERS = ("cuda", "tensorrt")
-_ERRORS_ONLY = 3
+_NOTHING_BUT_FATAL = 4
+"""Of what onnxruntime logs: its errors are raised too, and told in a sentence."""
 
 
 def tie_margin(metadata: ModelMetadata) -> float:
@@ -88,6 +95,10 @@ class Session:
     """Threads of one call of `predict`."""
     runtime_version: str
     _session: Any
+    devices: tuple[str, ...] = ()
+    """GPUs that share the calls, as in `cuda:0 NVIDIA A100`; empty: the CPU computes."""
+    _idle: SimpleQueue[tuple[str, Any]] | None = None
+    """Of several GPUs those that have nothing to do, each with its session; None: all calls go to one session."""
 
     @classmethod
     def open(
@@ -98,6 +109,8 @@ class Session:
         threads: int | None = None,
         streams: int = 1,
         trust: Trust | None = None,
+        devices: Devices | None = None,
+        memory: int | None = None,
     ) -> Session:
         """Load a model file on the provider asked for, or fail.
 
@@ -107,26 +120,47 @@ class Session:
             threads: for all streams together; None: all cores this process may use.
             streams: calls of `predict` that run at a time on cpu and openvino; the threads are shared out between them.
             trust: what a file that is read here must prove; None: what the site asks for.
+            devices: those that a user named; of several GPUs each call goes to one that has nothing to do.
+            memory: bytes that may be taken of each GPU; None: any.
 
         Raises:
             ModelError: the file cannot be used, or does not prove what it must.
-            UsageError: the lists that it is measured by cannot be used.
+            UsageError: the lists that it is measured by cannot be used, or provider and devices do not go together.
             ProviderError: the provider cannot be had here.
-            UnsupportedError: onnxruntime is missing or installed twice.
+            UnsupportedError: onnxruntime is missing or installed twice, or there is no such device.
         """
         file = model if isinstance(model, ModelFile) else read_model(model, trust)
         runtime = providers.load_onnxruntime()
         threads = threads or available_cpus()
-        session, chosen, reason = _create(runtime, file, provider, threads, streams)
+        if devices is not None:
+            provider = devices.provider(provider)
+            devices.require()
+        gpus = (devices.gpus if devices is not None else ()) or (0,)
+        make = partial(_create_on, runtime, file, threads=threads, streams=streams, memory=memory)
+        session, chosen, reason = _create(runtime, provider, partial(make, gpu=gpus[0]))
         check_graph(file.model, session)
+        names = _gpu_names(gpus) if chosen in providers.ON_GPU else ()
+        idle: SimpleQueue[tuple[str, Any]] | None = None
+        if len(gpus) > 1:
+            idle = SimpleQueue()
+            others = [make(chosen, gpu=gpu) for gpu in gpus[1:]]
+            for each in zip(names, (session, *others), strict=True):
+                idle.put(each)
         return cls(
             model=file.model,
             provider=chosen,
             reason=reason,
             threads=_threads_per_call(chosen, threads, streams),
             runtime_version=runtime.__version__,
+            devices=names,
             _session=session,
+            _idle=idle,
         )
+
+    @property
+    def place(self) -> str:
+        """Provider and GPUs, for a person."""
+        return ", ".join((self.provider, *self.devices))
 
     @property
     def fixed_shapes(self) -> bool:
@@ -151,7 +185,11 @@ class Session:
         return labels, np.asarray(probabilities, dtype=np.float32)
 
     def self_test(self) -> SelfTestResult:
-        """Replay the self-test that travels in the model file."""
+        """Replay the self-test that travels in the model file; of several GPUs the worst result counts."""
+        results = [self._replayed() for _ in self.devices or (self.provider,)]  # calls go round
+        return max(results, key=lambda result: result.mismatches)
+
+    def _replayed(self) -> SelfTestResult:
         test = self.model.self_test
         started = time.perf_counter()
         labels = self.predict(test.image)
@@ -194,15 +232,16 @@ class Session:
         )
 
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
-        try:
-            if self.provider in _DEVICE_PROVIDERS:
-                outputs = self._run_bound(names, batch)
-            else:
-                outputs = self._session.run(list(names), {INPUT_NAME: batch})
-        except (MemoryError, MatsegError):
-            raise
-        except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            raise _run_error(self, batch, error) from error
+        with self._idle_session() as (device, session):
+            try:
+                if self.provider in providers.ON_GPU:
+                    outputs = run_bound(session, names, batch)
+                else:
+                    outputs = session.run(list(names), {INPUT_NAME: batch})
+            except (MemoryError, MatsegError):
+                raise
+            except Exception as error:  # onnxruntime's exceptions have no common base of their own
+                raise _run_error(self.model.path, device, batch, error) from error
         count, _, height, width = batch.shape
         shapes = {
             LABELS_NAME: (count, height, width),
@@ -216,36 +255,65 @@ class Session:
                 )
         return outputs
 
-    def _run_bound(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
-        """One copy to the device and one back for each output asked for."""
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(INPUT_NAME, np.ascontiguousarray(batch))
-        for name in names:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        outputs: Sequence[Any] = binding.copy_outputs_to_cpu()
-        return outputs
+    @contextmanager
+    def _idle_session(self) -> Iterator[tuple[str, Any]]:
+        """The session for a call, and where it computes."""
+        if self._idle is None:
+            yield self.devices[0] if self.devices else f"provider {self.provider}", self._session
+            return
+        found = self._idle.get()
+        try:
+            yield found
+        finally:
+            self._idle.put(found)
 
 
-def _run_error(session: Session, batch: NDArray[Any], error: Exception) -> MatsegError:
+def _gpu_names(gpus: Sequence[int]) -> tuple[str, ...]:
+    """`cuda:0 NVIDIA A100` of each, or its number alone where the driver does not say more."""
+    driver = nvidia.find_driver()
+    known = dict(enumerate(() if driver is None else driver.gpus))
+    return tuple(f"cuda:{gpu} {known.get(gpu, '')}".strip() for gpu in gpus)
+
+
+def run_bound(session: Any, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
+    """One copy to the device and one back for each output asked for."""
+    binding = session.io_binding()
+    binding.bind_cpu_input(INPUT_NAME, np.ascontiguousarray(batch))
+    for name in names:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    outputs: Sequence[Any] = binding.copy_outputs_to_cpu()
+    return outputs
+
+
+def _run_error(path: Path, device: str, batch: NDArray[Any], error: Exception) -> MatsegError:
     shape = " x ".join(str(length) for length in batch.shape)
-    where, text = f"{session.model.path}: ", _first_line(error)
-    if any(word in text.lower() for word in ("alloc", "out of memory")):
+    text = providers.failure(_first_line(error))
+    if _is_out_of_memory(text):
+        remedy = _ROOM_ON_GPU if device.startswith("cuda") else "use a smaller --tile or --batch"
         return ProviderError(
-            f"{where}a batch of {shape} does not fit into the memory of provider {session.provider}; use a smaller "
-            f"--tile or --batch ({text})"
+            f"{path}: a batch of {shape} does not fit into the memory of {device}; {remedy} ({text})"
         )
-    return ProviderError(f"{where}provider {session.provider} failed on a batch of {shape}: {text}")
+    if "no kernel image" in text:
+        text += "; the extra for another CUDA may have code for this GPU: docs/facility.md lists which"
+    return ProviderError(f"{path}: {device} failed on a batch of {shape}: {text}")
+
+
+def _is_out_of_memory(text: str) -> bool:
+    return (
+        re.search(r"out of memory|available memory|failed to alloc|bad.alloc|alloc_failed", text.lower())
+        is not None
+    )
 
 
 def _create(
-    runtime: ModuleType, file: ModelFile, choice: ProviderChoice, threads: int, streams: int
+    runtime: ModuleType, choice: ProviderChoice, make: Callable[[Provider], Any]
 ) -> tuple[Any, Provider, str]:
     """The first provider of the choice that really comes up, and the reason for it."""
     refusals: list[str] = []
     for provider, reason in providers.candidates(choice, runtime):
         try:
-            session = _create_on(runtime, file, provider, threads, streams)
+            session = make(provider)
         except ProviderError as error:
             if choice != "auto" or provider == "cpu":
                 raise
@@ -262,28 +330,38 @@ def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
     return max(1, threads // streams) if provider in providers.COMPUTE_ON_CPU else threads
 
 
-def _create_on(runtime: ModuleType, file: ModelFile, provider: Provider, threads: int, streams: int) -> Any:
-    if provider in _DEVICE_PROVIDERS and hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()  # CUDA and cuDNN from the pip packages of the extra, where they are installed
+def _create_on(
+    runtime: ModuleType,
+    file: ModelFile,
+    provider: Provider,
+    *,
+    threads: int,
+    streams: int,
+    gpu: int,
+    memory: int | None,
+) -> Any:
+    providers.load_gpu_libraries(provider, runtime)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a provider that is missing; checked below, in our words
             session = runtime.InferenceSession(
                 file.content,
-                _session_options(runtime, _threads_per_call(provider, threads, streams)),
-                providers=providers.provider_list(provider, threads, streams),
+                _session_options(runtime, provider, _threads_per_call(provider, threads, streams)),
+                providers=providers.provider_list(provider, threads, streams, gpu, memory),
                 enable_fallback=0,  # which tries the CPU, and prints so where our JSON belongs
                 read_config_from_model=0,  # a variable could ask for it
             )
     except Exception as error:
-        raise _creation_error(runtime, file.model.path, provider, error) from error
+        raise _creation_error(runtime, file.model.path, provider, gpu, error) from error
     session.disable_fallback()
     if session.get_providers()[:1] != [providers.EXECUTION_PROVIDERS[provider]]:
         raise providers.not_available(provider, runtime, "onnxruntime could not start it on this machine")
     return session
 
 
-def _creation_error(runtime: ModuleType, path: Path, provider: Provider, error: Exception) -> MatsegError:
+def _creation_error(
+    runtime: ModuleType, path: Path, provider: Provider, gpu: int, error: Exception
+) -> MatsegError:
     kind, text = type(error).__name__, _first_line(error)
     if kind in _UNREADABLE:
         return ModelError(
@@ -292,14 +370,19 @@ def _creation_error(runtime: ModuleType, path: Path, provider: Provider, error: 
         )
     if provider == "cpu":
         return ModelError(f"{path}: onnxruntime {runtime.__version__} cannot load this model: {text}")
+    if provider in providers.ON_GPU and _is_out_of_memory(text := providers.failure(text)):
+        return ProviderError(
+            f"{path}: the model does not fit into the memory of cuda:{gpu}; {_ROOM_ON_GPU} ({text})"
+        )
     return providers.not_available(provider, runtime, text)
 
 
-def _session_options(runtime: ModuleType, threads: int) -> Any:
+def _session_options(runtime: ModuleType, provider: Provider, threads: int) -> Any:
     options = providers.exact_options(runtime)
+    options.use_deterministic_compute = provider in providers.ON_GPU
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _NOTHING_BUT_FATAL
     # bytes can be of both of the formats that onnxruntime reads; those that were looked through are ONNX
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # threads that spin while they wait take the time of those that read and write

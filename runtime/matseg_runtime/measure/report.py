@@ -83,6 +83,8 @@ class Report(BaseModel):
     output: str
     provenance: Provenance
     provider_reason: str = ""
+    devices: tuple[str, ...] = ()
+    """GPUs that shared the work, as in `cuda:0 NVIDIA A100`; empty: the CPU did it."""
     self_test: SelfTestResult | None = None
     threads: int
     started: str
@@ -132,6 +134,11 @@ class Report(BaseModel):
     page: str | None = None
     """The report for people, where one was made."""
 
+    @property
+    def place(self) -> str:
+        """Provider and GPUs, for a person."""
+        return ", ".join((self.provenance.provider, *self.devices))
+
     @field_serializer("skipped")
     def _skipped_as_text(self, skipped: tuple[Skipped, ...]) -> list[dict[str, str]]:
         return [{"path": as_text(item.path), "reason": item.reason} for item in skipped]
@@ -139,8 +146,8 @@ class Report(BaseModel):
     def measured_by(self, earlier: Report) -> Report:
         """This report with the figures of an earlier run of the job, which labelled what this one found done."""
         measured = (
-            "provenance", "provider_reason", "self_test", "threads", "started", "finished", "platform", "part",
-            "pixels", "constant_pixels", "clipped_pixels", "megapixels_per_second", "stages",
+            "provenance", "provider_reason", "devices", "self_test", "threads", "started", "finished", "platform",
+            "part", "pixels", "constant_pixels", "clipped_pixels", "megapixels_per_second", "stages",
         )  # fmt: skip
         done = self.labelled + self.labelled_before
         labelled = min(earlier.labelled, done)  # images may have been taken away since

@@ -183,7 +183,7 @@ class RunContent:
             Fact(name="model SHA-256", value=key.model_sha256, code=True),
             Fact(name="input", value=report.input if manifest is None else manifest.input, code=True),
             Fact(name="input kind", value=key.input_kind),
-            Fact(name="provider", value=key.provider, note=report.provider_reason),
+            Fact(name="provider", value=report.place, note=report.provider_reason),
             Fact(name="threads", value=str(report.threads)),
             Fact(name="tiles", value=tile, note=f"{key.unit} slice(s) written together"),
             Fact(name="started", value=readable(report.started)),

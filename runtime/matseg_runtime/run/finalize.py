@@ -215,6 +215,7 @@ def _report(
         output=str(run.sink.path),
         provenance=provenance_of(run.key),
         provider_reason=run.session.reason,
+        devices=run.session.devices,
         self_test=run.self_test,
         threads=run.session.threads * run.plan.workers.inferrers,
         started=run.started,

@@ -44,7 +44,7 @@ def plan_job(options: RunOptions) -> list[str]:
         lines = [
             f"input: {source.location} ({source.identity.kind})",
             f"output: {run.target.path} ({run.target.format})",
-            f"model: {run.key.model_name} on {session.provider} ({session.reason}), "
+            f"model: {run.key.model_name} on {session.place} ({session.reason}), "
             f"{session.threads} thread(s) per stream",
             *run.plan.lines(len(source.slices)),
             *(() if options.consensus is None else consensus_lines(run, part)),

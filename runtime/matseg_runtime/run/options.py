@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from matseg_runtime.inference.providers import ProviderChoice
+from matseg_runtime.inference.providers import Devices, ProviderChoice
 from matseg_runtime.ledger import Part
 from matseg_runtime.measure.measurer import MeasureOptions
 from matseg_runtime.model.trust import Trust
@@ -53,6 +53,8 @@ class RunOptions:
     source: SourceOptions = field(default_factory=SourceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     provider: ProviderChoice = "auto"
+    devices: Devices | None = None
+    """That the user named; None: the first of the provider."""
     accepted_difference: float = 0.0
     """Share of the self-test's pixels, 0 to 1, that may get another label than at export."""
     threads: int | None = None
@@ -60,7 +62,7 @@ class RunOptions:
     """Edge length of the largest tile in pixels; None: as large as memory allows."""
     batch: int = 1
     memory: int | None = None
-    """Bytes this process may take in all; None: some of what is free."""
+    """Bytes this process may take in all, and as many of each GPU; None: some of what is free, and any."""
     no_data: NoDataOptions = field(default_factory=NoDataOptions)
     window: Window | None = None
     accept_intensities: bool = False

@@ -208,12 +208,13 @@ def refuse_combinations(options: RunOptions) -> None:
         "--watch": options.watch is not None,
         "--dask": options.dask is not None,
         "--part": options.part.total > 1,
+        "--device": options.devices is not None,
         "--finish": options.finish,
         "--overwrite": options.output.overwrite,
     }
     excluded = {
         "--watch": ("--dask", "--part", "--finish"),
-        "--dask": ("--part",),
+        "--dask": ("--part", "--device"),
         "--overwrite": ("--finish",),
     }
     for first, second in ((first, second) for first, others in excluded.items() for second in others):
@@ -307,7 +308,7 @@ def _plan(
         shape=shape,
         probe=probe(session, shape, options.memory or default_budget()),
         constraints=constraints,
-        streams=most if on_cpu else 1,
+        streams=most if on_cpu else max(1, len(session.devices)),
         on_cpu=on_cpu,
     ).plan()
     streams = plan.workers.inferrers
@@ -320,17 +321,17 @@ def _plan(
 def _tested_session(options: RunOptions, file: ModelFile, streams: int) -> tuple[Session, SelfTestResult]:
     """The model on a provider that passes its self-test; `auto` goes on to the CPU where another one fails."""
     accepted = options.accepted_difference
-    session = Session.open(file, provider=options.provider, threads=options.threads, streams=streams)
+    open_on = functools.partial(Session.open, file, threads=options.threads, streams=streams)
+    session = open_on(provider=options.provider, devices=options.devices, memory=options.memory)
     result = session.self_test()
     if (
         options.provider == "auto"
+        and options.devices is None
         and session.provider != "cpu"
         and result.mismatches > accepted * result.pixels
     ):
         failure = f"{session.provider} fails the self-test in {result.mismatches} of {result.pixels} pixels"
-        reason = f"{session.reason}; {failure}"
-        session = Session.open(file, provider="cpu", threads=options.threads, streams=streams)
-        session = replace(session, reason=reason)
+        session = replace(open_on(provider="cpu"), reason=f"{session.reason}; {failure}")
         result = session.self_test()
     session.require_passed(result, accepted)
     return session, result
