@@ -393,6 +393,34 @@ def test_profile_of_a_graph(tmp_path: Path) -> None:
     assert "other.onnx: expected an ONNX file" in refused.stderr
 
 
+def test_gpu_with_the_cpu_in_its_place(tmp_path: Path) -> None:
+    done = call("gpu.py", "--dry", "--only", "ways", "--only", "failures", "--scratch", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "DRY: the CPU stands for the GPU" in done.stdout
+    rows = {row[1]: row for row in table_rows(done.stdout)}
+    assert float(rows["as matseg-run does"][2]) > 0
+    assert rows["CUDA graph"][8] == "left out: an option of the CUDA provider"
+    assert float(rows["patchunet fp32, 4 of 128 x 128 pixels"][2]) > 0
+    assert "exit code 3: Error: " in rows["an unknown GPU"][8]
+    assert rows["a GPU whose memory another job has"][8] == "left out: needs a GPU"
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("print('{\"milliseconds\": 1.5}', flush=True); import time; time.sleep(60)", "not done after 1 s"),
+        ("print('{\"milliseconds\": 1.5}'); raise SystemExit('CUDA is lost')", "CUDA is lost"),
+    ],
+)
+def test_gpu_rows_before_a_failure_count(program: str, reason: str) -> None:
+    gpu = load_benchmark("gpu")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert gpu._rows(process, 1.0) == [{"milliseconds": 1.5}, {"left_out": reason}]
+
+
 def test_front(tmp_path: Path) -> None:
     points = tmp_path / "front.json"
     base = {"network": "net", "way": "ONNX fp32"}

@@ -339,7 +339,9 @@ def test_a_job_on_two_gpus(
     plan = run(model, slices, "-o", tmp_path / "gpu", "--device", "cuda:0,cuda:1", "--dry-run")
     assert "on cuda, cuda:0 NVIDIA A100, cuda:1 NVIDIA H200 (as asked for)" in plan.output
     assert "2 streams of inference" in plan.output
-    done = run(model, slices, "-o", tmp_path / "gpu", "--device", "cuda:0,cuda:1", "--memory", "2GB")
+    done = run(
+        model, slices, "-o", tmp_path / "gpu", "--device", "cuda:0,cuda:1", "--memory", "2GB", "--report"
+    )
     assert done.exit_code == 0, done.output
     assert "on cuda, cuda:0 NVIDIA A100, cuda:1 NVIDIA H200 (as asked for)" in done.output
     assert {0, 1} <= set(runtime.calls)
