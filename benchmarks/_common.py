@@ -58,6 +58,7 @@ class Report:
 @contextmanager
 def reporting(title: str, path: Path | None) -> Iterator[Report]:
     """A report that begins with the machine and ends with what disturbed it; saved only if all went well."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # installed commands do not compile at each start
     report = Report(path=path)
     report.say(f"# {title}\n\n`{_command_line()}`, {datetime.now(UTC).date().isoformat()}\n")
     for line in machine_lines():
