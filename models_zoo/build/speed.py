@@ -7,10 +7,9 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
+from matseg_runtime.inference.timing import mirrored_sample
 from models_zoo.build.figures import Speed
 
 _EDGE = 1024
@@ -23,12 +22,9 @@ _SECONDS = 3.0
 def measure_speed(session: Session) -> Speed:
     """Label an image again and again, for three seconds and at least seven times.
 
-    The image is the self-test's, mirrored until it is large enough: real intensities, and the time of a convolution
-    does not depend on them.
+    The image is the self-test's, mirrored until it is large enough.
     """
-    sample = session.model.self_test.image[0]
-    missing = [(0, max(0, _EDGE - length)) for length in sample.shape[1:]]
-    image = np.pad(sample, [(0, 0), *missing], mode="symmetric")[:, :_EDGE, :_EDGE]
+    image = mirrored_sample(session, _EDGE)
     for _ in range(_WARM_UP):
         segment_image(session, image)
     times: list[float] = []

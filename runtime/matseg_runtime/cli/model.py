@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
+from matseg_runtime.cli.completion import complete_model
 from matseg_runtime.cli.options import (
     device_option,
     model_argument,
@@ -19,10 +21,14 @@ from matseg_runtime.cli.options import (
 from matseg_runtime.inference.providers import PROVIDER_CHOICES
 from matseg_shared.console.command import console, debug_option, json_option, plain, print_json
 from matseg_shared.console.help import Command
+from matseg_shared.console.options import PATH, applies_with, flag
+from matseg_shared.console.progress import shown_progress
 from matseg_shared.system.names import printable
 
 if TYPE_CHECKING:
     from matseg_runtime.inference.providers import Devices, ProviderChoice
+    from matseg_runtime.inference.session import SelfTestResult, Session
+    from matseg_runtime.inference.timing import Timed
     from matseg_runtime.model.file import Model
     from matseg_shared.contract.metadata import ModelMetadata
 
@@ -63,30 +69,43 @@ def inspect_main(model: Path, sha256: str | None, as_json: bool) -> None:
     _print_model(found)
 
 
-@click.command(
+@cloup.command(
     name="matseg-verify",
     cls=Command,
     examples="""
         matseg-verify steel.onnx  # does this machine give the labels that were right at export?
         matseg-verify steel.onnx --provider cuda  # does its GPU?
+        matseg-verify steel.onnx steel_int8.onnx --time --input raw/  # which is faster here?
     """,
 )
-@model_argument
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=PATH, shell_complete=complete_model
+)
 @provider_option
 @device_option
 @threads_option
 @sha256_option
+@flag("--time", "Label slices with each MODEL in turn: how fast is each, and how far do their labels differ?")
+@click.option(
+    "--input",
+    "location",
+    metavar="INPUT",
+    help="Images or a volume for --time. Default: the image of the first MODEL's self-test, mirrored to 1024 x 1024.",
+)
 @json_option
+@applies_with("time", "location")
 @debug_option
 def verify_main(
-    model: Path,
+    models: tuple[Path, ...],
     provider: ProviderChoice,
     devices: Devices | None,
     threads: int | None,
     sha256: str | None,
+    time: bool,
+    location: str | None,
     as_json: bool,
 ) -> None:
-    """Replay the self-test that travels in MODEL.
+    """Replay the self-test that travels in each MODEL.
 
     MODEL is a file, or zoo:NAME. Ends with 3 when the labels are others than at export.
     """
@@ -94,23 +113,97 @@ def verify_main(
 
     from matseg_runtime.inference.session import Session
     from matseg_runtime.model.file import choose_model
+    from matseg_runtime.run.plan import LARGEST_STREAMS
+    from matseg_shared.system.machine import available_cpus
 
-    path, trust = choose_model(model, sha256)
-    session = Session.open(path, provider=provider, devices=devices, threads=threads, trust=trust)
-    result = session.self_test()
-    if as_json:
-        facts = {"model": model, "sha256": session.model.sha256, "proofs": session.model.proofs}
-        print_json({**facts, "passed": result.passed, **dataclasses.asdict(result)})
-    session.require_passed(result)
-    if not as_json:
-        click.echo(
-            f"{model}: passed on {session.place} ({session.reason}): {result.pixels} pixels, "
-            f"{result.ties} decided by rounding, {result.seconds * 1e3:.1f} ms"
+    streams = min(threads or available_cpus(), LARGEST_STREAMS) if time else 1
+    sessions: list[Session] = []
+    facts: list[dict[str, Any]] = []
+    for model in models:
+        path, trust = choose_model(model, sha256)
+        session = Session.open(
+            path, provider=provider, devices=devices, threads=threads, streams=streams, trust=trust
         )
-        for proof in session.model.proofs:
-            click.echo(printable(f"trusted: {proof}"))
-        if warning := session.model.metadata.precision_warning(session.provider):
-            click.echo(f"warning: {warning}")
+        sessions.append(session)
+        result = session.self_test()
+        proofs = {"model": model, "sha256": session.model.sha256, "proofs": session.model.proofs}
+        facts.append({**proofs, "passed": result.passed, **dataclasses.asdict(result)})
+        if as_json:
+            print_json(facts[0] if len(models) == 1 else {"models": facts})
+        session.require_passed(result)
+        if not as_json:
+            _print_passed(model, session, result)
+    if time:
+        timed = _time(models, sessions, location, streams)
+        for fact, found in zip(facts, timed, strict=True):
+            fact.update(milliseconds=found.milliseconds, compared=found.pixels, unlike=found.unlike)
+        if as_json:
+            print_json(facts[0] if len(models) == 1 else {"models": facts})
+        else:
+            _print_times(models, sessions, timed)
+
+
+def _print_passed(model: Path, session: Session, result: SelfTestResult) -> None:
+    click.echo(
+        f"{model}: passed on {session.place} ({session.reason}): {result.pixels} pixels, "
+        f"{result.ties} decided by rounding, {result.seconds * 1e3:.1f} ms"
+    )
+    for proof in session.model.proofs:
+        click.echo(printable(f"trusted: {proof}"))
+    if warning := session.model.metadata.precision_warning(session.provider):
+        click.echo(f"warning: {warning}")
+
+
+def _time(
+    models: Sequence[Path], sessions: Sequence[Session], location: str | None, streams: int
+) -> list[Timed]:
+    from matseg_runtime.inference.timing import (
+        EDGE,
+        ROUNDS,
+        mirrored_sample,
+        read_sample,
+        require_alike,
+        time_side_by_side,
+    )
+
+    named = {str(model): session.model.metadata for model, session in zip(models, sessions, strict=True)}
+    require_alike(named)
+    first = sessions[0]
+    images = (
+        [mirrored_sample(first, EDGE)] if location is None else read_sample(location, first.model.metadata)
+    )
+    with shown_progress() as progress:
+        progress.stage("labelling in turn", ROUNDS * len(sessions), unit="turns")
+        return time_side_by_side(sessions, images, streams=streams, advance=progress.advance)
+
+
+def _print_times(models: Sequence[Path], sessions: Sequence[Session], timed: Sequence[Timed]) -> None:
+    """The fastest first; how sure that order is, and labels that differ from those of the first that was named."""
+    from rich.table import Column, Table
+
+    headings = ["precision", "network", "ms a slice", "times as long", "other labels"]
+    title = f"medians of {len(timed[0].milliseconds)} rounds, {sessions[0].place}"
+    table = Table(Column("model", overflow="fold"), *headings, title=title)
+    rows = sorted(zip(models, sessions, timed, strict=True), key=lambda row: row[2].median)
+    best = rows[0][2]
+    for model, session, found in rows:
+        low, high = min(found.milliseconds), max(found.milliseconds)
+        data = session.model.metadata
+        table.add_row(
+            plain(str(model)),
+            data.export.precision,
+            data.network,
+            f"{found.median:.1f} ({low:.1f} to {high:.1f})",
+            f"{found.median / best.median:.2f}",
+            "reference" if found is timed[0] else f"{found.unlike / found.pixels:.4%}",
+        )
+    out = console()
+    out.print(table)
+    equal = [str(model) for model, _, found in rows if min(found.milliseconds) <= max(best.milliseconds)]
+    told = f"fastest here: {equal[0]}"
+    if len(equal) > 1:
+        told = f"no difference that these rounds could show: {', '.join(equal)}"
+    out.print(plain(told), soft_wrap=True)
 
 
 def _print_zoo(as_json: bool) -> None:
