@@ -227,7 +227,7 @@ class Planner:
         return max(1, min(max(chunk, self.constraints.batch), len(self.source.slices)))
 
     def _blocks_bytes(self, workers: WorkerCounts, depth: int) -> int:
-        """Bytes of all blocks in flight: as they are stored, as the model takes them, and their labels."""
+        """Bytes of all blocks in memory; of what is read also those as it is stored, and the network's input."""
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
@@ -235,17 +235,17 @@ class Planner:
         own, taken = given.of_slice.channels, given.channels
         # a grey image may be stored as RGB; decoders and encoders work on copies
         read = max(3, own if volume is None else volume.channels)
-        per_pixel = read * stored + (own + taken) * itemsize + 3
+        per_pixel = own * itemsize + 3
+        in_work = workers.readers * depth * read * stored + workers.inferrers * self._piece * taken * itemsize
         if self.constraints.probabilities:
             per_pixel += 6 * len(self.metadata.classes)
-        area, in_work = self.shape[0] * self.shape[1], 0
         if self.constraints.votes is not None:  # probabilities of a slice, and votes of a block
             classes = len(self.metadata.classes)
-            in_work = workers.inferrers * (6 * classes + TOGETHER * (classes - 1) * self.constraints.votes)
+            in_work += workers.inferrers * (6 * classes + TOGETHER * (classes - 1) * self.constraints.votes)
             per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
         if given.context:
             in_work += kept_blocks(given.context, depth, workers.readers) * depth * (own * itemsize + 1)
-        return (workers.blocks * depth * per_pixel + in_work) * area
+        return (workers.blocks * depth * per_pixel + in_work) * self.shape[0] * self.shape[1]
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)

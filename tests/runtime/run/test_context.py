@@ -484,11 +484,11 @@ def test_the_plan_counts_what_is_kept(tmp_path: Path, seeing: Path, values: NDAr
     options = RunOptions(model=seeing, input=_zarr(tmp_path, values), provider="cpu", part=Part())
     with open_run(options, SILENT) as run:
         plan = run.plan
-        per_pixel = 3 + (1 + 3) + 3
-        kept = 2 + plan.workers.readers
+        workers, seen = plan.workers, 3
+        kept = 2 + workers.readers
         assert plan.depth == 4
-        blocks = plan.workers.blocks * per_pixel + 2 * kept
-        assert plan.block_bytes == blocks * plan.depth * SHAPE[0] * SHAPE[1]
+        slices = workers.blocks * (1 + 3) + workers.readers * 3 + kept * 2
+        assert plan.block_bytes == (slices * plan.depth + workers.inferrers * seen) * SHAPE[0] * SHAPE[1]
 
 
 @pytest.mark.parametrize(
