@@ -4,7 +4,7 @@ place."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,10 @@ from matseg_shared.system.machine import available_cpus
 
 BUDGET = 9_000_000
 """Characters of all pictures together; a page of them, the charts and their library stays below 15 MB."""
+_TRIED = 2
+"""Pictures, or some more, by which a size is judged before all are made in it."""
+_FAR = 1.05
+"""Share of the budget from which on such a size is left out."""
 _LARGE_SLICE = 64 << 20
 """Pixels from which on slices are read one at a time, for the memory's sake."""
 
@@ -119,10 +123,14 @@ def take_pictures(
             loaded = list(pool.map(reader.load, choices))
             images = [item.image for item in loaded if item.image is not None]
             window = GreyWindow.of(images) if images else None
+            some = loaded[:: max(1, len(loaded) // _TRIED)]
+            most = _FAR * BUDGET * len(some) / max(1, len(loaded))
             for edge in edges:
                 shown = partial(_shown, window=window, edge=edge, colours=distinct(colours), maps=maps)
+                if edge != edges[-1] and _size(pool.map(shown, some)) > most:
+                    continue
                 slices = tuple(pool.map(shown, loaded))
-                if sum(len(item.image) + len(item.labels) + len(item.doubt) for item in slices) <= BUDGET:
+                if _size(slices) <= BUDGET:
                     break
     histogram, outside = _pooled(loaded)
     return Pictures(slices=slices, window=window, histogram=histogram, outside=outside, edge=edge)
@@ -276,6 +284,11 @@ def _shown(
         doubt=doubt,
         problems=tuple(problems),
     )
+
+
+def _size(slices: Iterable[ShownSlice]) -> int:
+    """Characters of their pictures."""
+    return sum(len(item.image) + len(item.labels) + len(item.doubt) for item in slices)
 
 
 def _pooled(loaded: Sequence[_Loaded]) -> tuple[tuple[float, ...] | None, float]:

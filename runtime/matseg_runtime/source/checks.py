@@ -149,8 +149,9 @@ def _sample(source: Source, transform: Transform) -> list[_Sampled]:
             return None  # it is excluded in its turn
 
     first = look(places[0])
-    is_small = first is not None and first.shape[0] * first.shape[1] <= _SMALL
-    with ThreadPoolExecutor(available_cpus() if is_small else 1) as pool:
+    # several threads decode the chunks of a volume already
+    together = source.volume is None and first is not None and first.shape[0] * first.shape[1] <= _SMALL
+    with ThreadPoolExecutor(available_cpus() if together else 1) as pool:
         sample = [found for found in (first, *pool.map(look, places[1:])) if found is not None]
     if not any(wanted in (None, item.dtype) for item in sample):
         sample.insert(0, _first_readable(source, transform))
