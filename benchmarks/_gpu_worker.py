@@ -33,6 +33,9 @@ from matseg_shared.contract.metadata import INPUT_NAME, LABELS_NAME
 
 Label = Callable[[NDArray[Any]], NDArray[np.uint8]]
 
+_LEFT_BYTES = 256 * 2**20
+"""Memory of a GPU that a job finds free which is to find too little."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -109,7 +112,7 @@ def measure_session(job: Job) -> None:
         np.save(job.cpu_labels, labels)
     elif job.cpu_labels.exists():
         row["unlike"] = int((labels[:1] != np.load(job.cpu_labels)).sum())
-    if job.provider != "cpu":
+    if job.provider == "cuda":  # TensorRT would build its engine once more
         row["note"] = _parts_on_the_cpu(job)
     say(**row)
 
@@ -214,7 +217,7 @@ def measure_full(job: Job) -> None:
     import torch
 
     free, _ = torch.cuda.mem_get_info()
-    other = torch.empty(int(free * 0.995) - 600 * 2**20, dtype=torch.uint8, device="cuda")
+    other = torch.empty(free - _LEFT_BYTES, dtype=torch.uint8, device="cuda")
     model = Path(job.folder) / f"run_{job.network}_fp32.onnx"
     command = [matseg_run_command().replace("matseg-run", "matseg-verify"), model, "--provider", job.provider]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)

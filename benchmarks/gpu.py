@@ -7,6 +7,7 @@ Each row is a process of its own with a time limit. A row that cannot be measure
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ _HERE = Path(__file__).parent
 _LEAST_SECONDS = 5.0
 """Less than that is not worth a start."""
 _ENDING_SECONDS = 5.0
+_SCRATCH_BYTES = 8 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +292,12 @@ def _settings(folder: Path, *, dry: bool) -> Settings:
     )
 
 
+def _disk_in_memory() -> Path | None:
+    """Where files take no disk's time; None without, or with too little space there, as in some containers."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free > _SCRATCH_BYTES else None
+
+
 def _print_machine(report: Report, *, dry: bool) -> None:
     driver = find_driver()
     runtime = load_onnxruntime()
@@ -332,10 +340,9 @@ def main(dry: bool, only: tuple[str, ...], minutes: float, scratch: Path | None,
         "failures": (measure_failures, 0.05),
     }
     chosen = only or PARTS
-    memory = Path("/dev/shm")
     with (
         reporting("GPU", save or (None if dry else ROOT / "benchmarks" / "results" / "gpu.md")) as report,
-        scratch_folder(scratch or (memory if memory.is_dir() else None)) as folder,
+        scratch_folder(scratch or _disk_in_memory()) as folder,
     ):
         _print_machine(report, dry=dry)
         settings = _settings(folder, dry=dry)
