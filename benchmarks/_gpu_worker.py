@@ -57,7 +57,7 @@ class Job:
     reference: bool = False
     """Its labels are kept, for all others to be compared with; of the CPU."""
     way: str = ""
-    """Of a training: `fp32`, `bf16`, `fp16`, then words such as `compile`, `contiguous`."""
+    """Of a training `fp32`, `bf16` or `fp16`, then `compile` or `contiguous`; of models `files`, or nothing."""
 
     def file(self, precision: str | None = None) -> Path:
         """The graph, without metadata."""
@@ -77,7 +77,7 @@ def say(**row: Any) -> None:
 
 
 def make_models(job: Job) -> None:
-    """Write the graphs in fp32, fp16 and int8, with random weights, and each as a whole model file too."""
+    """Write the graphs in fp32, fp16 and int8, with random weights; as whole model files too where `way` says so."""
     import onnx
     from _full_width import Files, make, phantom_crops
     from _workload import wrapped
@@ -89,11 +89,12 @@ def make_models(job: Job) -> None:
     make(Files(folder=Path(job.folder), name=job.network, width=job.width), job.size)
     fp32 = onnx.load(job.file("fp32"))
     onnx.save(to_half(fp32, list(phantom_crops()[:, None])), job.file("fp16"))
-    network = build_network(job.network, in_channels=1, n_class=2, width=job.width).eval()
-    halo = measure_halo(network, 1)
-    for precision in ("fp32", "fp16", "int8"):
-        target = Path(job.folder) / f"run_{job.network}_{precision}.onnx"
-        wrapped(onnx.load(job.file(precision)), target, precision, network.stride, halo)
+    if job.way == "files":
+        network = build_network(job.network, in_channels=1, n_class=2, width=job.width).eval()
+        halo = measure_halo(network, 1)
+        for precision in ("fp32", "fp16", "int8"):
+            target = Path(job.folder) / f"run_{job.network}_{precision}.onnx"
+            wrapped(onnx.load(job.file(precision)), target, precision, network.stride, halo)
     say(made=True)
 
 

@@ -162,7 +162,10 @@ def _ways_of(names: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 
 def make_models(settings: Settings, table: Table, names: Sequence[str]) -> list[str]:
     """Write the graphs of networks, all at a time; returns those that were made, and says in a row what was not."""
-    running = {name: _start(_job(settings, name, kind="models")) for name in names}
+    running = {
+        name: _start(_job(settings, name, kind="models", way="files" if name == FAST else ""))
+        for name in names
+    }
     until = time.monotonic() + table.left(150)
     made = []
     for name, process in running.items():
