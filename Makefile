@@ -49,12 +49,16 @@ fuzz: install ## ten thousand mutated inputs through the commands, then each par
 	  PYTHONPATH=tests/support $(BIN)/python -m fuzzing.coverage $$target --minutes $(or $(MINUTES),1) || exit 1; \
 	done
 
-bench: install ## time all networks side by side on this machine, which should have nothing else to do; a quarter of an hour
+bench: install ## time all networks and engines side by side on this machine, which should have nothing else to do; half an hour
 	$(BIN)/python benchmarks/networks.py $(BENCH)
 	$(BIN)/python benchmarks/front.py
+	$(BIN)/python benchmarks/engines.py $(ENGINES)
+	$(BIN)/python benchmarks/end_to_end.py --model models_zoo/tomography-fast/model.onnx --save benchmarks/results/end_to_end.md
+	$(BIN)/python benchmarks/peers.py --model models_zoo/tomography/model.onnx --save benchmarks/results/peers.md
+	$(BIN)/python benchmarks/overview.py
 
 bench-runtime: install ## time the runtime on this machine, which should have nothing else to do; reports in benchmarks/results/
-	for name in startup end_to_end parts context memory consensus peers; do \
+	for name in startup parts context memory consensus; do \
 	  $(BIN)/python benchmarks/$$name.py --save benchmarks/results/$$name.md || exit 1; \
 	done
 

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import click
 
+from matseg_shared.errors import UnsupportedError
 from matseg_shared.system.files import write_text
 from matseg_shared.system.machine import available_cpus
 
@@ -198,6 +200,23 @@ def common_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def run_program(name: str, *arguments: str, python: str = sys.executable) -> str:
+    """Run one of the programs beside this one to its end.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        UnsupportedError: it failed; with the last that it said.
+    """
+    command = [python, str(ROOT / "benchmarks" / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        raise UnsupportedError(f"{name} {arguments[0]}: ended with {done.returncode}: {reason}")
+    return done.stdout
 
 
 def _command_line() -> str:

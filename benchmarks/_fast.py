@@ -59,19 +59,20 @@ def _trained(workspace: Path, *, quick: bool) -> dict[str, Path]:
     workspace.mkdir()
     settings = {"width": 4, "crop": 64, "epochs": 4} if quick else {"width": 32, "crop": 128, "epochs": 20}
     (workspace / "config.toml").write_text(_CONFIG.format(**settings), encoding="utf-8")
-    _run(workspace, "matseg-prep", "demo", "bench")
-    _run(workspace, "matseg-prep", "labels", "bench", "train", "validate", "test")
-    _run(workspace, "matseg-train", "bench", "v1")
+    run_command(workspace, "matseg-prep", "demo", "bench")
+    run_command(workspace, "matseg-prep", "labels", "bench", "train", "validate", "test")
+    run_command(workspace, "matseg-train", "bench", "v1")
     models = {}
     for precision in ("fp32", "int8"):
         models[precision] = workspace / f"patchunet{settings['width']}_{precision}.onnx"
-        _run(
+        run_command(
             workspace, "matseg-export", "bench", "v1", "--precision", precision, "-o", str(models[precision])
         )
     return models
 
 
-def _run(workspace: Path, name: str, *arguments: str) -> None:
+def run_command(workspace: Path, name: str, *arguments: str) -> None:
+    """Run one of the commands in a workspace to its end, or raise UnsupportedError with what it said."""
     program = Path(sysconfig.get_path("scripts")) / name
     done = subprocess.run(
         [str(program), *arguments], cwd=workspace, capture_output=True, text=True, check=False

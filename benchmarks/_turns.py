@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -32,6 +33,10 @@ class Contestant:
     job: Job
     fresh: bool = False
     """A new process for every turn, for those that hold more memory between turns than the machine can spare."""
+    python: str = sys.executable
+    """Of the environment that has the engine."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Of the process, beside those of this one."""
 
 
 @dataclass(kw_only=True)
@@ -46,12 +51,16 @@ class Outcome:
 class Worker:
     """A contestant's process."""
 
-    def __init__(self, job: Job) -> None:
-        command = [sys.executable, str(_WORKER), json.dumps(asdict(job))]
+    def __init__(self, contestant: Contestant) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [contestant.python, str(_WORKER), json.dumps(asdict(contestant.job))],
+            env={**os.environ, **contestant.variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
-        self._streams = job.streams
+        self._streams = contestant.job.streams
         self.seconds = 0.0
 
     def __enter__(self) -> Self:
@@ -108,7 +117,7 @@ def take_turns(contestants: Sequence[Contestant], repeats: int, least: float) ->
         waiting: dict[str, Worker] = {}
         for contestant in contestants:
             if not contestant.fresh:
-                worker = stack.enter_context(Worker(contestant.job))
+                worker = stack.enter_context(Worker(contestant))
                 waiting[contestant.name] = worker
                 _attempt(outcomes[contestant.name], worker.wait_until_ready)
         for _ in range(repeats):
@@ -123,7 +132,7 @@ def _one_turn(contestant: Contestant, waiting: dict[str, Worker], outcome: Outco
     if not contestant.fresh:
         outcome.milliseconds.append(waiting[contestant.name].turn(least))
         return
-    with Worker(contestant.job) as worker:
+    with Worker(contestant) as worker:
         worker.wait_until_ready()
         outcome.milliseconds.append(worker.turn(least))
 

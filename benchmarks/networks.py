@@ -7,19 +7,17 @@ file and leaves the others; the Markdown table beside it is made of all. See REA
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from _common import ROOT, Report, busy_warning, interleaved, machine_lines, scratch_folder
+from _common import ROOT, Report, busy_warning, interleaved, machine_lines, run_program, scratch_folder
 from _fast import fast_models
 from _full_width import Facts, Files
 from _measured import Measured, Row, Section, load, print_rates, print_section, rows_of, save
-from _network_worker import Job
+from _network_worker import STRIDE, Job
 from _profile import count_operations, grey_image
 from _turns import Contestant, take_turns
 from _workload import Slices, real_slices, synthetic_slices, write_folder, write_zarr
@@ -36,8 +34,6 @@ GOALS = {"unet": 8.0, "segnet": 6.0, "pixelnet": 30.0}
 TITLES = {"unet": "U-Net", "segnet": "SegNet", "pixelnet": "PixelNet"}
 EAGER = "torch eager fp32, image by image (the guide's way)"
 NAIVE = "torch eager fp32, all maps upsampled, MLP per pixel (the guide's way)"
-STRIDE = 32
-"""Every network's, at most; slices are padded to it, as matseg-run does."""
 _FAST_GOAL = 690.0
 """Times the eager U-Net: 1000 times the program of 2019, which takes 11.0 s where our eager U-Net takes 7.6 s."""
 
@@ -70,14 +66,14 @@ def measure_rates(settings: Settings) -> dict[str, dict[str, float]]:
     rates = {}
     for threads in sorted({1, settings.threads}):
         seconds = "0" if settings.quick else "0.3"
-        rates[str(threads)] = json.loads(_program("_rates.py", str(threads), seconds))
+        rates[str(threads)] = json.loads(run_program("_rates.py", str(threads), seconds))
     return rates
 
 
 def measure_network(name: str, settings: Settings) -> Section:
     """One of the guide's networks at full width in every way."""
     files = Files(folder=settings.folder, name=name, width=settings.width)
-    _program("_full_width.py", name, str(settings.width), str(settings.size), str(settings.folder))
+    run_program("_full_width.py", name, str(settings.width), str(settings.size), str(settings.folder))
     facts = files.facts()
     contestants, limits = _contestants(files, facts, settings)
     outcomes = take_turns(contestants, settings.repeats, settings.least)
@@ -142,7 +138,7 @@ def measure_fast(settings: Settings) -> Section:
     models = fast_models(settings.fast, settings.folder, quick=settings.quick)
     files = Files(folder=settings.folder, name="unet", width=settings.width)
     if not files.weights.exists():
-        _program("_full_width.py", "unet", str(settings.width), str(settings.size), str(settings.folder))
+        run_program("_full_width.py", "unet", str(settings.width), str(settings.size), str(settings.folder))
     facts = files.facts()
     eager = _contestants(files, facts, settings)[0][0]
     title = f"U-Net, width {settings.width}, {EAGER}"
@@ -206,16 +202,6 @@ def _section(
         notes=[f"{settings.threads} thread(s), {settings.repeats} round(s).", *notes],
         goals={} if settings.quick else goals,
     )
-
-
-def _program(name: str, *arguments: str) -> str:
-    """Run one of the programs beside this one to its end; what it printed."""
-    command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-        raise UnsupportedError(f"{name} {arguments[0]}: ended with {done.returncode}: {reason}")
-    return done.stdout
 
 
 def render(measured: Measured, path: Path | None) -> None:

@@ -1,0 +1,199 @@
+"""One page of all that was measured: the project, other programs, and the machine's limit side by side.
+
+`python benchmarks/overview.py` reads what the other benchmarks left in `results/`, measures nothing, and writes
+`overview.html` and the same as a table, `overview.md`. What was not measured yet is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import click
+from _common import ROOT, Report, median
+from engines import FP32, OURS, Comparison, better, load
+
+from matseg_shared.console.command import debug_option
+from matseg_shared.errors import UsageError
+from matseg_shared.pages.charts import BLUE, GREEN, ORANGE, SKY
+from matseg_shared.pages.page import require_report_extra
+from matseg_shared.system.files import write_text
+
+PARTS = {
+    "products at the machine's limit": GREEN,
+    "rest of the network": SKY,
+    "reading, tiling, stitching, writing": ORANGE,
+    "start, checks, page": BLUE,
+}
+"""Parts of a slice's time and their colours; each bar has some of them, in this order."""
+_TEMPLATE = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<style>{{ style | safe }}
+main { max-width: 70rem; margin: auto; padding: 1rem }
+.row { display: grid; grid-template-columns: 21rem 1fr 5.5rem; gap: .6rem; align-items: center; margin: .25rem 0 }
+.stack { display: flex; height: 1.1rem } .stack span { min-width: 1px } .ms, .faster { text-align: right }
+.key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em }
+</style></head><body><main>
+<h1>{{ title }}</h1>
+<p>{{ said }}</p>
+<p class="key">
+{% for name, colour in parts.items() %}<span style="background: {{ colour }}"></span>{{ name }}{% endfor %}
+</p>
+{% for group in groups %}
+<h2>{{ group.title }}</h2>
+{% for bar in group.bars %}
+<div class="row"><div>{{ bar.name }}</div>
+<div class="stack">
+{%- for name, length in bar.parts.items() if length -%}
+<span style="background: {{ parts[name] }}; width: {{ 100 * length / longest }}%" title="{{ name }}"></span>
+{%- endfor %}</div><div class="ms">{{ '%.3g' % bar.total }} ms</div></div>
+{% endfor %}
+<p class="note">{{ group.note }}</p>
+{% endfor %}
+{% for line in missing %}<p class="notice warn">{{ line }}</p>{% endfor %}
+</main></body></html>
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One way to label a slice."""
+
+    name: str
+    parts: dict[str, float]
+    """Milliseconds of a slice, by names of PARTS."""
+
+    @classmethod
+    def of(cls, name: str, *ends: float) -> Bar:
+        """A bar whose parts end after so many milliseconds; noise may leave nothing of a part."""
+        starts = (0.0, *ends)
+        lengths = (max(end - max(starts[: place + 1]), 0.0) for place, end in enumerate(ends))
+        return cls(name=name, parts=dict(zip(PARTS, lengths, strict=False)))
+
+    @property
+    def total(self) -> float:
+        """Milliseconds."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Bars that were measured in one run."""
+
+    title: str
+    bars: list[Bar]
+    note: str
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The first table of a Markdown report, by its headings."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+
+def source_of(path: Path) -> str:
+    """The command and date under a report's title, and its processor."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    machine = next((line for line in lines if line.startswith("- processor: ")), "- processor: not told")
+    return f"{lines[2].replace('`', '')}; {machine.removeprefix('- processor: ')}."
+
+
+def network_group(name: str, found: Comparison) -> Group:
+    """The network alone in each engine, and the limit."""
+    limits = {kind: seconds * 1e3 for kind, seconds in found.limits.items()}
+    bars = [Bar.of(f"limit, {kind}", limit) for kind, limit in sorted(limits.items())]
+    times = {row.name: median(better(row)) for row in found.rows if row.one}
+    for row, spent in sorted(times.items(), key=lambda item: item[1]):
+        bars.append(Bar.of(row, min(limits["int8" if "int8" in row else "fp32"], spent), spent))
+    machine = next((line for line in found.machine if line.startswith("processor: ")), "")
+    note = f"benchmarks/engines.py, {found.date}, {found.threads} thread(s), one call or a call on each. {machine}"
+    return Group(title=f"The network alone: {name}", bars=bars, note=note)
+
+
+def command_group(path: Path, limit: float) -> Group:
+    """matseg-run and what of it is not the network."""
+    rows = rows_of(path)
+    bare = min(float(row["ms a slice"]) for row in rows if row["what"].startswith("bare"))
+    bars = [Bar.of("the same network, in memory", min(limit, bare), bare)]
+    for row in (row for row in rows if row["what"].startswith("matseg-run")):
+        inside = float(row["ms a slice"])
+        slices = float(row["seconds"].split()[0]) * 1e3 / inside
+        whole = float(row["whole command, s"]) * 1e3 / slices
+        bars.append(Bar.of(row["what"], min(limit, bare), bare, max(inside, bare), max(whole, inside)))
+    return Group(title="From files to files", bars=bars, note=source_of(path))
+
+
+def peers_group(path: Path, limit: float) -> Group:
+    """Other programs around the same fp32 file."""
+    rows = [(row["what"], float(row["ms a slice"].split()[0])) for row in rows_of(path)]
+    bare = next(spent for what, spent in rows if what.startswith("bare"))
+    bars = [Bar.of(what, min(limit, bare), min(bare, spent), spent) for what, spent in rows]
+    return Group(title="Other programs around the same file", bars=bars, note=source_of(path))
+
+
+def groups_of(results: Path) -> Iterator[Group | str]:
+    """All that was measured; a text for what was not."""
+    measured = load(results / "engines.json")
+    if not measured:
+        raise UsageError(
+            f"{results}: expected engines.json, found none; run `python benchmarks/engines.py` first"
+        )
+    name = "zoo:tomography" if "zoo:tomography" in measured else next(iter(measured))
+    limits = {kind: seconds * 1e3 for kind, seconds in measured[name].limits.items()}
+    for report, make, kind in (("end_to_end", command_group, "int8"), ("peers", peers_group, "fp32")):
+        path, missing = results / f"{report}.md", f"not measured: python benchmarks/{report}.py --save FILE"
+        yield make(path, limits[kind]) if path.exists() else missing
+    yield network_group(name, measured[name])
+
+
+def sentence(groups: list[Group]) -> str:
+    """What a reader should take along."""
+    bars = {bar.name: bar.total for group in groups for bar in group.bars}
+    return (
+        f"Milliseconds of one slice of 852 x 852. onnxruntime takes {bars[OURS]:.3g} in int8 and {bars[FP32]:.3g} in "
+        f"fp32; as many products alone take {bars['limit, int8']:.3g} and {bars['limit, fp32']:.3g} at the best."
+    )
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "results")
+@debug_option
+def main(results: Path) -> None:
+    """Put the page together."""
+    require_report_extra("overview.html")
+    from jinja2 import Environment
+
+    found = list(groups_of(results))
+    groups = [item for item in found if isinstance(item, Group)]
+    missing = [item for item in found if isinstance(item, str)]
+    report = Report(path=results / "overview.md")
+    report.say(f"# Overview\n\n{sentence(groups)}\n")
+    for group in groups:
+        report.say(f"## {group.title}\n\n{group.note}\n")
+        rows = [(bar.name, bar.total, *(bar.parts.get(part, 0) for part in PARTS)) for bar in group.bars]
+        cells = [[name, *(f"{value:.3g}" for value in values)] for name, *values in rows]
+        report.table(["what", "ms a slice", *PARTS], cells)
+    for line in missing:
+        report.say(line)
+    report.save()
+    text = Environment(autoescape=True).from_string(_TEMPLATE)
+    page = text.render(
+        title="MatSeg: where the time of a slice goes",
+        said=sentence(groups),
+        groups=groups,
+        missing=missing,
+        parts=PARTS,
+        longest=max(bar.total for group in groups for bar in group.bars),
+        style=(files("matseg_shared.pages") / "static" / "page.css").read_text(encoding="utf-8"),
+    )
+    write_text(results / "overview.html", page)
+    click.echo(f"written: {results / 'overview.html'}")
+
+
+if __name__ == "__main__":
+    main()
