@@ -28,8 +28,8 @@ EXECUTION_PROVIDERS: Mapping[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-_AUTO_ORDER: tuple[Provider, ...] = ("cuda", "openvino", "cpu")
-# TensorRT is not in it: it builds an engine for minutes, which nobody should meet unasked.
+_AUTO_ORDER: tuple[Provider, ...] = ("cuda", "cpu")
+# Not in it: TensorRT, which builds an engine for minutes, and OpenVINO, which gains nothing that int8 does not.
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 """Read by onnxruntime when it is loaded: with "1" it collects and sends nothing, and writes no identifier."""

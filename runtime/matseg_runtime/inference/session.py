@@ -116,7 +116,7 @@ class Session:
 
         Args:
             model: a file that matseg-export wrote, or what `read_model` made of it.
-            provider: `auto` takes the first of cuda, openvino and cpu that works, and says why.
+            provider: `auto` takes the first of cuda and cpu that works, and says why.
             threads: for all streams together; None: all cores this process may use.
             streams: calls of `predict` that run at a time on cpu and openvino; the threads are shared out between them.
             trust: what a file that is read here must prove; None: what the site asks for.

@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_auto_takes_it_and_the_self_test_passes(model: Path) -> None:
-    session = Session.open(model, threads=2)
+def test_it_is_taken_when_it_is_asked_for_and_the_self_test_passes(model: Path) -> None:
+    assert Session.open(model, threads=2).provider == "cpu"
+    session = Session.open(model, provider="openvino", threads=2)
     assert session.provider == "openvino"
     assert session.require_self_test().mismatches == 0
 

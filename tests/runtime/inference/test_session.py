@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import types
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ def test_auto_says_why_it_took_the_cpu(model: Path) -> None:
     opened = Session.open(model)
     assert opened.provider == "cpu"
     assert "no cuda" in opened.reason
+
+
+def test_auto_does_not_take_openvino() -> None:
+    """Whoever has it may still ask for it."""
+    offered = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+    runtime = types.SimpleNamespace(get_available_providers=lambda: offered)
+    assert [name for name, _ in providers.candidates("auto", runtime)] == ["cpu"]  # type: ignore[arg-type]
+    assert [name for name, _ in providers.candidates("openvino", runtime)] == ["openvino"]  # type: ignore[arg-type]
 
 
 def test_only_the_outputs_needed_are_computed(session: Session) -> None:
