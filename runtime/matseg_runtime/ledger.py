@@ -188,19 +188,22 @@ class Ledger:
                 )
             with output_errors(self.folder):
                 # left by a process that died while it deleted them: they belong to nobody
-                for path in self._blocks():
+                for path in (left := self._blocks()):
                     path.unlink()
-                sync_folder(self.folder)
-            write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
-        self.reload()
+                if left:
+                    sync_folder(self.folder)
         path = self.folder / f"done-{self.part}.jsonl"
         with output_errors(path):
             # without a buffer: what a full disk refused must not be tried again when the file is closed
             self._stream = path.open("a+b", buffering=0)
-            sync_folder(self.folder)
+            if not self.is_new:
+                sync_folder(self.folder)
             if self._stream.tell():
                 self._stream.seek(-1, os.SEEK_END)
                 self._torn = self._stream.read(1) != b"\n"
+        if self.is_new:  # makes the other file durable, too
+            write_text(self.folder / _JOB_NAME, key.model_dump_json(indent=1) + "\n")
+        self.reload()
         return others
 
     def require_alone(self) -> None:
