@@ -125,8 +125,8 @@ class Comparison:
 
     @property
     def limits(self) -> dict[str, float]:
-        """Seconds a slice at these rates."""
-        return {kind: self.operations / rate for kind, rate in self.rates.items()}
+        """Milliseconds a slice at these rates."""
+        return {kind: self.operations / rate * 1e3 for kind, rate in self.rates.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +259,7 @@ def render(measured: Mapping[str, Comparison], path: Path | None) -> None:
         report.say(f"## {name}\n\nMeasured on {comparison.date}.\n")
         for line in comparison.machine:
             report.say(f"- {line}")
-        limits = ", ".join(f"{kind} {limit * 1e3:.3g} ms" for kind, limit in comparison.limits.items())
+        limits = ", ".join(f"{kind} {limit:.3g} ms" for kind, limit in comparison.limits.items())
         report.say(
             f"\nSlices of {comparison.size} x {comparison.size}, {comparison.threads} thread(s); labels of {counts}; "
             f"gate: mean IoU on {SPLITS[0]} at most {LARGEST_LOSS} below fp32's.\n"

@@ -1,7 +1,6 @@
 """One page of all that was measured: the project, other programs, and the machine's limit side by side.
 
-`python benchmarks/overview.py` reads what the other benchmarks left in `results/`, measures nothing, and writes
-`overview.html` and the same as a table, `overview.md`. What was not measured yet is named.
+`python benchmarks/overview.py` measures nothing: it reads `results/` and writes `overview.html` and `.md` there.
 """
 
 from __future__ import annotations
@@ -38,23 +37,18 @@ main { max-width: 70rem; margin: auto; padding: 1rem }
 .stack { display: flex; height: 1.1rem } .stack span { min-width: 1px } .ms, .faster { text-align: right }
 .key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em }
 </style></head><body><main>
-<h1>{{ title }}</h1>
-<p>{{ said }}</p>
-<p class="key">
+<h1>{{ title }}</h1><p>{{ said }}</p><p class="key">
 {% for name, colour in parts.items() %}<span style="background: {{ colour }}"></span>{{ name }}{% endfor %}
 </p>
-{% for group in groups %}
-<h2>{{ group.title }}</h2>
+{% for group in groups %}<h2>{{ group.title }}</h2>
 {% for bar in group.bars %}
 <div class="row"><div>{{ bar.name }}</div>
 <div class="stack">
 {%- for name, length in bar.parts.items() if length -%}
 <span style="background: {{ parts[name] }}; width: {{ 100 * length / longest }}%" title="{{ name }}"></span>
 {%- endfor %}</div><div class="ms">{{ '%.3g' % bar.total }} ms</div></div>
+{% endfor %}<p class="note">{{ group.note }}</p>
 {% endfor %}
-<p class="note">{{ group.note }}</p>
-{% endfor %}
-{% for line in missing %}<p class="notice warn">{{ line }}</p>{% endfor %}
 </main></body></html>
 """
 
@@ -105,27 +99,31 @@ def source_of(path: Path) -> str:
 
 def network_group(name: str, found: Comparison) -> Group:
     """The network alone in each engine, and the limit."""
-    limits = {kind: seconds * 1e3 for kind, seconds in found.limits.items()}
-    bars = [Bar.of(f"limit, {kind}", limit) for kind, limit in sorted(limits.items())]
+    bars = [Bar.of(f"limit, {kind}", limit) for kind, limit in sorted(found.limits.items())]
     times = {row.name: median(better(row)) for row in found.rows if row.one}
     for row, spent in sorted(times.items(), key=lambda item: item[1]):
-        bars.append(Bar.of(row, min(limits["int8" if "int8" in row else "fp32"], spent), spent))
+        limit = next(
+            (limit for kind, limit in found.limits.items() if kind in row), 0.0
+        )  # none is known of bf16
+        bars.append(Bar.of(row, min(limit, spent), spent))
     machine = next((line for line in found.machine if line.startswith("processor: ")), "")
     note = f"benchmarks/engines.py, {found.date}, {found.threads} thread(s), one call or a call on each. {machine}"
     return Group(title=f"The network alone: {name}", bars=bars, note=note)
 
 
-def command_group(path: Path, limit: float) -> Group:
-    """matseg-run and what of it is not the network."""
-    rows = rows_of(path)
-    bare = min(float(row["ms a slice"]) for row in rows if row["what"].startswith("bare"))
-    bars = [Bar.of("the same network, in memory", min(limit, bare), bare)]
-    for row in (row for row in rows if row["what"].startswith("matseg-run")):
-        inside = float(row["ms a slice"])
-        slices = float(row["seconds"].split()[0]) * 1e3 / inside
-        whole = float(row["whole command, s"]) * 1e3 / slices
-        bars.append(Bar.of(row["what"], min(limit, bare), bare, max(inside, bare), max(whole, inside)))
-    return Group(title="From files to files", bars=bars, note=source_of(path))
+def command_group(path: Path, model: str, *network: float) -> Group:
+    """A short script and matseg-run over the most slices; `network` ends the first parts where it is the same one."""
+    if f"{model.removeprefix('zoo:')}-fast" not in source_of(path):  # the same training in int8
+        network = (0, 0)
+    rows = [(int(row["what"].split()[-2]), row) for row in rows_of(path)]
+    most = max(count for count, _ in rows)
+    bars = []
+    for row in (row for count, row in rows if count == most):
+        script, whole = (float(row[name].split()[0]) * 1e3 / most for name in ("script, s", "matseg-run, s"))
+        around = float(row["before and after the slices, s"]) * 1e3 / most
+        bars.append(Bar.of(f"a short script, {row['what']}", *network, script))
+        bars.append(Bar.of(f"matseg-run, {row['what']}", *network, whole - around, whole))
+    return Group(title="From files to files, int8", bars=bars, note=source_of(path))
 
 
 def peers_group(path: Path, limit: float) -> Group:
@@ -133,22 +131,26 @@ def peers_group(path: Path, limit: float) -> Group:
     rows = [(row["what"], float(row["ms a slice"].split()[0])) for row in rows_of(path)]
     bare = next(spent for what, spent in rows if what.startswith("bare"))
     bars = [Bar.of(what, min(limit, bare), min(bare, spent), spent) for what, spent in rows]
-    return Group(title="Other programs around the same file", bars=bars, note=source_of(path))
+    return Group(title="Other programs around one file in fp32", bars=bars, note=source_of(path))
 
 
-def groups_of(results: Path) -> Iterator[Group | str]:
-    """All that was measured; a text for what was not."""
+def groups_of(results: Path) -> Iterator[Group]:
+    """All that was measured; for what was not, a note."""
     measured = load(results / "engines.json")
     if not measured:
-        raise UsageError(
-            f"{results}: expected engines.json, found none; run `python benchmarks/engines.py` first"
-        )
-    name = "zoo:tomography" if "zoo:tomography" in measured else next(iter(measured))
-    limits = {kind: seconds * 1e3 for kind, seconds in measured[name].limits.items()}
-    for report, make, kind in (("end_to_end", command_group, "int8"), ("peers", peers_group, "fp32")):
-        path, missing = results / f"{report}.md", f"not measured: python benchmarks/{report}.py --save FILE"
-        yield make(path, limits[kind]) if path.exists() else missing
-    yield network_group(name, measured[name])
+        raise UsageError(f"{results}: expected engines.json, found none; run benchmarks/engines.py first")
+    name = max(measured, key=lambda name: measured[name].date)
+    limits, network = measured[name].limits, network_group(name, measured[name])
+    ours = next(bar for bar in network.bars if bar.name == OURS).total
+    makers = {
+        "end_to_end": lambda path: command_group(path, name, limits["int8"], ours),
+        "peers": lambda path: peers_group(path, limits["fp32"]),
+    }
+    for report, make in makers.items():
+        path = results / f"{report}.md"
+        missing = f"Not measured: python benchmarks/{report}.py --save {path.name}"
+        yield make(path) if path.exists() else Group(title=report, bars=[], note=missing)
+    yield network
 
 
 def sentence(groups: list[Group]) -> str:
@@ -168,9 +170,7 @@ def main(results: Path) -> None:
     require_report_extra("overview.html")
     from jinja2 import Environment
 
-    found = list(groups_of(results))
-    groups = [item for item in found if isinstance(item, Group)]
-    missing = [item for item in found if isinstance(item, str)]
+    groups = list(groups_of(results))
     report = Report(path=results / "overview.md")
     report.say(f"# Overview\n\n{sentence(groups)}\n")
     for group in groups:
@@ -178,18 +178,18 @@ def main(results: Path) -> None:
         rows = [(bar.name, bar.total, *(bar.parts.get(part, 0) for part in PARTS)) for bar in group.bars]
         cells = [[name, *(f"{value:.3g}" for value in values)] for name, *values in rows]
         report.table(["what", "ms a slice", *PARTS], cells)
-    for line in missing:
-        report.say(line)
     report.save()
-    text = Environment(autoescape=True).from_string(_TEMPLATE)
-    page = text.render(
-        title="MatSeg: where the time of a slice goes",
-        said=sentence(groups),
-        groups=groups,
-        missing=missing,
-        parts=PARTS,
-        longest=max(bar.total for group in groups for bar in group.bars),
-        style=(files("matseg_shared.pages") / "static" / "page.css").read_text(encoding="utf-8"),
+    page = (
+        Environment(autoescape=True)
+        .from_string(_TEMPLATE)
+        .render(
+            title="MatSeg: where the time of a slice goes",
+            said=sentence(groups),
+            groups=groups,
+            parts=PARTS,
+            longest=max(bar.total for group in groups for bar in group.bars),
+            style=(files("matseg_shared.pages") / "static" / "page.css").read_text(encoding="utf-8"),
+        )
     )
     write_text(results / "overview.html", page)
     click.echo(f"written: {results / 'overview.html'}")

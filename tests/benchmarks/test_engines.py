@@ -29,12 +29,12 @@ PEERS = """# Peers
 """
 END_TO_END = """# End to end
 
-`python benchmarks/end_to_end.py`, 2026-11-29
+`python benchmarks/end_to_end.py --model one-fast.onnx`, 2026-11-29
 
-| what                  | seconds     | ms a slice | whole command, s |
-|-----------------------|-------------|------------|------------------|
-| bare session          | 1 (1 to 1)  | 10         |                  |
-| matseg-run, to zarr   | 2 (2 to 2)  | 20         | 2.5              |
+| what                  | script, s  | matseg-run, s   | before and after the slices, s |
+|-----------------------|------------|-----------------|--------------------------------|
+| zarr to zarr, 10 slices  | 9 (8 to 9) | 9 (8 to 9)      | 1                              |
+| zarr to zarr, 100 slices | 2 (2 to 2) | 2.5 (2.4 to 2.6) | 0.5                            |
 """
 
 
@@ -115,7 +115,7 @@ def test_the_page_puts_all_side_by_side(engines: ModuleType, tmp_path: Path) -> 
     results.write_text(json.dumps({"zoo:one": engines.asdict(comparison(engines))}))
     done = overview(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "not measured: python benchmarks/peers.py" in done.stdout
+    assert "Not measured: python benchmarks/peers.py" in done.stdout
     (tmp_path / "peers.md").write_text(PEERS)
     (tmp_path / "end_to_end.md").write_text(END_TO_END)
     done = overview(tmp_path)
@@ -125,7 +125,8 @@ def test_the_page_puts_all_side_by_side(engines: ModuleType, tmp_path: Path) -> 
     assert numbers["limit, int8"] == [6, 6, 0, 0, 0]
     assert numbers[engines.OURS] == [13, 6, 7, 0, 0]
     assert numbers["another <program>"] == [100, 24, 16, 60, 0]
-    assert numbers["matseg-run, to zarr"] == [25, 6, 4, 10, 5]
+    assert numbers["a short script, zarr to zarr, 100 slices"] == [20, 6, 7, 7, 0]
+    assert numbers["matseg-run, zarr to zarr, 100 slices"] == [25, 6, 7, 7, 5]
     page = (tmp_path / "overview.html").read_text()
     assert "another &lt;program&gt;" in page
     assert "width: 60.0%" in page
