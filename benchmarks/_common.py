@@ -220,13 +220,13 @@ def run_program(name: str, *arguments: str, python: str = sys.executable) -> str
 
 
 def _command_line() -> str:
-    """The command as typed, without where the report and the scratch files go."""
+    """The command as typed, without where the report, scratch files and environments go."""
     words: list[str] = []
     arguments = iter(sys.argv[1:])
     for word in arguments:
-        if word in ("--save", "--scratch"):
+        if word in ("--save", "--scratch", "--environments"):
             next(arguments, None)
-        elif not word.startswith(("--save=", "--scratch=")):
+        elif not word.startswith(("--save=", "--scratch=", "--environments=")):
             words.append(word)
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
