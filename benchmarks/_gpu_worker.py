@@ -7,7 +7,6 @@ of its own gives its memory back, and leaves behind no CUDA context that an erro
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -233,7 +232,7 @@ def _session(job: Job, options: dict[str, str] | None = None, *, gpu_only: bool 
     settings.use_deterministic_compute = job.provider != "cpu"
     if gpu_only:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    chosen = provider_list(job.provider, os.cpu_count() or 1, 1)
+    chosen = provider_list(job.provider)
     chosen[-1][1].update(options or {})
     session = runtime.InferenceSession(job.file().read_bytes(), settings, providers=chosen, enable_fallback=0)
     if session.get_providers()[0] != chosen[0][0]:

@@ -107,9 +107,6 @@ def _ways(path: Path, session: Session, image: NDArray[Any]) -> Iterator[tuple[s
     yield "in a batch with others", _among_others(session, image)
     yield "two calls at a time", _beside_itself(session, image)
     yield AS_IN_THE_FILE, _unoptimised(path, session, image)
-    if "OpenVINOExecutionProvider" in load_onnxruntime().get_available_providers():
-        opened = Session.open(path, provider="openvino", threads=1)
-        yield "OpenVINO", _segmented(opened, image)
 
 
 def _segmented(session: Session, *images: NDArray[Any], which: int = 0, **options: Any) -> Result:

@@ -1,6 +1,6 @@
 """Label an image, then a folder of images, from Python; in a notebook, each line `# %%` begins a cell.
 
-Needs one of the extras `cpu`, `cuda13`, `cuda12` and `openvino`, and no torch.
+Needs one of the extras `cpu`, `cuda13` and `cuda12`, and no torch.
 """
 
 # %% What is used

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.file import Model
 from matseg_runtime.model.zoo import PREFIX, ZooModel
-from matseg_shared.contract.metadata import ModelMetadata, TrainingInfo, Views, graph_kind
+from matseg_shared.contract.metadata import PAYS_ON, ModelMetadata, TrainingInfo, Views, graph_kind
 from matseg_shared.errors import ModelError
 from matseg_trainer.config.versions import current_names
 from matseg_trainer.evaluate.document import Spread
@@ -116,7 +116,7 @@ def _head(card: Card) -> str:
         ("pixel size", "not known" if size is None else f"{size.value:g} {size.unit}"),
         (
             "precision",
-            f"{metadata.export.precision}, worth its while on {', '.join(metadata.export.pays_on)}",
+            f"{metadata.export.precision}, worth its while on {', '.join(filter(metadata.pays_on, PAYS_ON['fp32']))}",
         ),
         *_views(metadata.export.tta),
         ("tiles", f"stride {metadata.tiling.stride}, halo {metadata.tiling.halo} pixels"),

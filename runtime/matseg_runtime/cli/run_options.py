@@ -162,13 +162,6 @@ machine_options = cloup.option_group(
     "Machine and parts",
     provider_option,
     device_option,
-    click.option(
-        "--accept-difference",
-        type=Range(0, 100),
-        metavar="PERCENT",
-        default=0,
-        help="Go on when at most PERCENT of the self-test's pixels get another label than at export. Default: 0.",
-    ),
     threads_option,
     click.option(
         "--memory",

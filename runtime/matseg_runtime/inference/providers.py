@@ -18,24 +18,21 @@ from matseg_runtime.inference import nvidia
 from matseg_shared.errors import MissingExtraError, ProviderError, UnsupportedError, UsageError
 from matseg_shared.installation import install_command
 
-Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
-ProviderChoice = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
+ProviderChoice = Literal["auto", "cpu", "cuda", "tensorrt"]
 PROVIDER_CHOICES: tuple[str, ...] = get_args(ProviderChoice)
 
 EXECUTION_PROVIDERS: Mapping[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
 }
 _AUTO_ORDER: tuple[Provider, ...] = ("cuda", "cpu")
-# Not in it: TensorRT, which builds an engine for minutes, and OpenVINO, which gains nothing that int8 does not.
+# Not in it: TensorRT, which builds an engine for minutes.
 
 TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 """Read by onnxruntime when it is loaded: with "1" it collects and sends nothing, and writes no identifier."""
 
-COMPUTE_ON_CPU: tuple[Provider, ...] = ("cpu", "openvino")
-"""Their memory is this process's, and its cores are shared out between calls."""
 ON_GPU: tuple[Provider, ...] = ("cuda", "tensorrt")
 _NOTHING_BUT_FATAL = 4
 _FAILURE = re.compile(
@@ -175,14 +172,12 @@ def exact_options(runtime: ModuleType) -> Any:
 
 
 def provider_list(
-    provider: Provider, threads: int, streams: int, gpu: int = 0, memory: int | None = None
+    provider: Provider, gpu: int = 0, memory: int | None = None
 ) -> list[tuple[str, dict[str, Any]]]:
     """Providers with their options, as onnxruntime takes them.
 
     Args:
         provider: the one to use; TensorRT gets CUDA for the operators that it lacks.
-        threads: for all streams together.
-        streams: calls at a time.
         gpu: number of the GPU.
         memory: bytes of the GPU that may be taken; None: any.
     """
@@ -201,13 +196,6 @@ def provider_list(
             "do_copy_in_default_stream": "1",
         },
         "tensorrt": {**on_gpu, "trt_fp16_enable": "0"},
-        # ACCURACY keeps fp32 models in fp32 also on devices whose default is lower
-        "openvino": {
-            "device_type": "CPU",
-            "precision": "ACCURACY",
-            "num_of_threads": str(threads),
-            "num_streams": str(streams),
-        },
     }
     chain: tuple[Provider, ...] = ("tensorrt", "cuda") if provider == "tensorrt" else (provider,)
     return [(EXECUTION_PROVIDERS[name], options[name]) for name in chain]
@@ -216,9 +204,6 @@ def provider_list(
 def _remedy(provider: Provider) -> str:
     if provider == "cpu":
         return "install it again: pip install --force-reinstall onnxruntime"
-    if provider == "openvino":
-        command = install_command("openvino")
-        return f"install the extra `openvino` in an environment of its own ({command}), or use --provider cpu"
     driver = nvidia.find_driver()
     extra = nvidia.extra_for(driver)
     command = install_command(extra)

@@ -118,7 +118,7 @@ class Session:
             model: a file that matseg-export wrote, or what `read_model` made of it.
             provider: `auto` takes the first of cuda and cpu that works, and says why.
             threads: for all streams together; None: all cores this process may use.
-            streams: calls of `predict` that run at a time on cpu and openvino; the threads are shared out between them.
+            streams: calls of `predict` that run at a time on the CPU; the threads are shared out between them.
             trust: what a file that is read here must prove; None: what the site asks for.
             devices: those that a user named; of several GPUs each call goes to one that has nothing to do.
             memory: bytes that may be taken of each GPU; None: any.
@@ -204,32 +204,24 @@ class Session:
             seconds=seconds,
         )
 
-    def require_self_test(self, accepted: float = 0.0) -> SelfTestResult:
+    def require_self_test(self) -> SelfTestResult:
         """Replay the self-test and refuse to go on when it fails.
-
-        Args:
-            accepted: share of the pixels, 0 to 1, that may have another label than at export.
 
         Raises:
             ProviderError: the provider gives other labels than the export did.
         """
         result = self.self_test()
-        self.require_passed(result, accepted)
+        self.require_passed(result)
         return result
 
-    def require_passed(self, result: SelfTestResult, accepted: float = 0.0) -> None:
+    def require_passed(self, result: SelfTestResult) -> None:
         """Raise what `require_self_test` does, for a result at hand."""
-        if result.mismatches <= accepted * result.pixels:
-            return
-        advice = "use another provider, another version of onnxruntime, or (for int8) the fp32 export"
-        if self.provider == "openvino" and self.model.metadata.export.precision == "int8":
-            advice += (
-                "; OpenVINO rounds int8 in its own way, which `matseg-run --accept-difference PERCENT` takes"
+        if not result.passed:
+            raise ProviderError(
+                f"{self.model.path}: its self-test fails on the provider {self.provider}: {result.mismatches} of "
+                f"{result.pixels} pixels get another label than at export; results from here would be wrong; use "
+                "another provider, another version of onnxruntime, or (for int8) the fp32 export"
             )
-        raise ProviderError(
-            f"{self.model.path}: its self-test fails on the provider {self.provider}: {result.mismatches} of "
-            f"{result.pixels} pixels get another label than at export; results from here would be wrong; {advice}"
-        )
 
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> Sequence[Any]:
         with self._idle_session() as (device, session):
@@ -327,7 +319,7 @@ def _create(
 
 
 def _threads_per_call(provider: Provider, threads: int, streams: int) -> int:
-    return max(1, threads // streams) if provider in providers.COMPUTE_ON_CPU else threads
+    return max(1, threads // streams) if provider == "cpu" else threads
 
 
 def _create_on(
@@ -347,7 +339,7 @@ def _create_on(
             session = runtime.InferenceSession(
                 file.content,
                 _session_options(runtime, provider, _threads_per_call(provider, threads, streams)),
-                providers=providers.provider_list(provider, threads, streams, gpu, memory),
+                providers=providers.provider_list(provider, gpu, memory),
                 enable_fallback=0,  # which tries the CPU, and prints so where our JSON belongs
                 read_config_from_model=0,  # a variable could ask for it
             )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matseg_runtime.inference.providers import COMPUTE_ON_CPU
 from matseg_runtime.inference.session import Labels, Session
 from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.source.base import SourceOptions
@@ -160,7 +159,7 @@ def time_side_by_side(
 
 
 def _calls(session: Session, streams: int) -> int:
-    return streams if session.provider in COMPUTE_ON_CPU else max(1, len(session.devices))
+    return streams if session.provider == "cpu" else max(1, len(session.devices))
 
 
 def _label(session: Session, image: PixelArray) -> Labels:

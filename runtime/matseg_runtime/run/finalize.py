@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from matseg_runtime.inference.session import SelfTestResult
 from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.phase_fractions import CSV_NAME as FRACTIONS_NAME
 from matseg_runtime.measure.phase_fractions import DRIFT_WARNING, phase_fractions, write_phase_fractions
@@ -268,7 +267,6 @@ def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
         clipping_warning(records),
         *run.source.warnings(),
         run.metadata.precision_warning(run.session.provider),
-        difference_warning(run.self_test),
         drift_warning(records, DRIFT_WARNING),
         size_warning(records),
         empty_warning(records),
@@ -285,16 +283,6 @@ def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
             f"{len(new)} images, {new[0].name} first, have come since the start; run again to label them, too"
         )
     return found
-
-
-def difference_warning(result: SelfTestResult) -> str | None:
-    """A warning when a provider does not give the export's labels, and that was accepted."""
-    if result.passed:
-        return None
-    return (
-        f"provider {result.provider} gives {result.mismatches} of {result.pixels} pixels of the self-test another "
-        "label than the export did; accepted with --accept-difference"
-    )
 
 
 def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | None:

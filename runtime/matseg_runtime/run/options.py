@@ -55,8 +55,6 @@ class RunOptions:
     provider: ProviderChoice = "auto"
     devices: Devices | None = None
     """That the user named; None: the first of the provider."""
-    accepted_difference: float = 0.0
-    """Share of the self-test's pixels, 0 to 1, that may get another label than at export."""
     threads: int | None = None
     tile: int | None = None
     """Edge length of the largest tile in pixels; None: as large as memory allows."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 
 from matseg_runtime.inference.background import ConstantTileCache
 from matseg_runtime.inference.providers import (
-    COMPUTE_ON_CPU,
     PROVIDER_CHOICES,
     ProviderChoice,
     installed_runtimes,
@@ -147,7 +146,7 @@ def worker_run(options: RunOptions, plan: Plan, key: JobKey, threads: int) -> Ru
             streams=threads,
             trust=Trust.of_site().also(HasSha256(sha256=key.model_sha256, source="the client's model")),
         )
-        self_test = session.require_self_test(options.accepted_difference)
+        self_test = session.require_self_test()
         metadata = session.model.metadata
         source = stack.enter_context(closing(open_input(options, metadata.input)))
         target = choose_target(source, options.output, metadata)
@@ -301,7 +300,7 @@ def _plan(
     # more streams than slices would be idle
     most = min(options.threads or available_cpus(), LARGEST_STREAMS, len(source.slices))
     session, self_test = _tested_session(options, file, most)
-    on_cpu = session.provider in COMPUTE_ON_CPU
+    on_cpu = session.provider == "cpu"
     plan = Planner(
         source=source,
         metadata=file.model.metadata,
@@ -320,7 +319,6 @@ def _plan(
 
 def _tested_session(options: RunOptions, file: ModelFile, streams: int) -> tuple[Session, SelfTestResult]:
     """The model on a provider that passes its self-test; `auto` goes on to the CPU where another one fails."""
-    accepted = options.accepted_difference
     open_on = functools.partial(Session.open, file, threads=options.threads, streams=streams)
     session = open_on(provider=options.provider, devices=options.devices, memory=options.memory)
     result = session.self_test()
@@ -328,12 +326,12 @@ def _tested_session(options: RunOptions, file: ModelFile, streams: int) -> tuple
         options.provider == "auto"
         and options.devices is None
         and session.provider != "cpu"
-        and result.mismatches > accepted * result.pixels
+        and not result.passed
     ):
         failure = f"{session.provider} fails the self-test in {result.mismatches} of {result.pixels} pixels"
         session = replace(open_on(provider="cpu"), reason=f"{session.reason}; {failure}")
         result = session.self_test()
-    session.require_passed(result, accepted)
+    session.require_passed(result)
     return session, result
 
 

@@ -28,9 +28,9 @@ MAX_VALUES = 100_000
 
 Precision = Literal["fp32", "fp16", "int8"]
 PAYS_ON: Mapping[Precision, tuple[str, ...]] = {
-    "fp32": ("cpu", "cuda", "tensorrt", "openvino"),
+    "fp32": ("cpu", "cuda", "tensorrt"),
     "fp16": ("cuda", "tensorrt"),
-    "int8": ("cpu", "openvino"),
+    "int8": ("cpu",),
 }
 """Execution providers on which a precision is worth its while; elsewhere it runs, but no faster than fp32."""
 PixelDtype = Literal["uint8", "uint16", "float32"]
@@ -357,7 +357,7 @@ class ModelMetadata(_Document):
         """A warning for a user whose provider gains nothing from the model's precision; None where it gains."""
         if self.pays_on(provider):
             return None
-        better = ", ".join(self.export.pays_on or PAYS_ON[self.export.precision])
+        better = ", ".join(filter(self.pays_on, PAYS_ON["fp32"]))  # older files name providers that are gone
         lowest = next((name for name in ("int8", "fp16") if provider in PAYS_ON[name]), "fp32")
         return (
             f"{self.export.precision} does not pay on the provider {provider}: it runs there, but no faster than fp32 "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import types
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,6 @@ def test_auto_says_why_it_took_the_cpu(model: Path) -> None:
     opened = Session.open(model)
     assert opened.provider == "cpu"
     assert "no cuda" in opened.reason
-
-
-def test_auto_does_not_take_openvino() -> None:
-    """Whoever has it may still ask for it."""
-    offered = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
-    runtime = types.SimpleNamespace(get_available_providers=lambda: offered)
-    assert [name for name, _ in providers.candidates("auto", runtime)] == ["cpu"]  # type: ignore[arg-type]
-    assert [name for name, _ in providers.candidates("openvino", runtime)] == ["openvino"]  # type: ignore[arg-type]
 
 
 def test_only_the_outputs_needed_are_computed(session: Session) -> None:
@@ -180,7 +171,7 @@ def test_a_wrong_batch_is_one_sentence(session: Session) -> None:
         session.predict(np.zeros((1, 2, 8, 8), np.uint8))
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_here_is_refused(model: Path, provider: Any) -> None:
     runtime = providers.load_onnxruntime()
     if providers.EXECUTION_PROVIDERS[provider] in runtime.get_available_providers():

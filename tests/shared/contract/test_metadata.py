@@ -339,7 +339,7 @@ def with_precision(precision: str, **export: Any) -> ModelMetadata:
 
 @pytest.mark.parametrize(
     ("precision", "provider", "instead"),
-    [("fp16", "cpu", "int8"), ("int8", "cuda", "fp16"), ("fp16", "openvino", "int8")],
+    [("fp16", "cpu", "int8"), ("int8", "cuda", "fp16")],
 )
 def test_a_precision_that_does_not_pay_is_said_with_the_one_that_does(
     precision: str, provider: str, instead: str

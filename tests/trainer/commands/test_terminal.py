@@ -170,7 +170,7 @@ def there(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("prep labels discs ", ["test", "train", "validate"]),
         ("prep labels discs test t", ["train"]),
         ("prep la", ["labels"]),
-        ("verify m.onnx --provider o", ["openvino"]),
+        ("verify m.onnx --provider t", ["tensorrt"]),
         ("completion ", ["bash", "zsh", "fish"]),
         ("tra", ["train"]),
     ],

@@ -270,7 +270,7 @@ def test_the_self_test_is_the_int8_graphs_own(sessions: Callable[[str], Session]
     assert len(metadata.export.calibration.ranges) == 64
     assert metadata.export.accuracy is not None
     assert metadata.export.accuracy.images == 2
-    assert metadata.export.pays_on == ("cpu", "openvino")
+    assert metadata.export.pays_on == ("cpu",)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -578,7 +578,7 @@ def test_the_command_writes_what_is_accurate_enough(make: Make, loose: None, tmp
     result = CliRunner().invoke(export_main, command)
     assert result.exit_code == 0, result.output
     assert "mean IoU on 2 images of validate" in result.output
-    assert "pays on: cpu, openvino" in result.output
+    assert "pays on: cpu\n" in result.output
     for trace in (b"onnx.quantize", b"onnxruntime.quant", b".py", str(tmp_path).encode()):
         assert trace not in Path(target).read_bytes()
 
