@@ -50,13 +50,13 @@ class Job:
     precision: str = "fp32"
     provider: Provider = "cpu"
     seconds: float = 1.0
-    """Of calls that are timed, at least."""
+    """Seconds of calls that are timed, at least."""
     batch: int = 1
     width: int = 0
     reference: bool = False
     """Its labels are kept, for all others to be compared with; of the CPU."""
     way: str = ""
-    """Of a training `fp32`, `bf16` or `fp16`, then `compile` or `contiguous`; of models `files`, or nothing."""
+    """Precision of a training (`fp32`, `bf16`, `fp16`), then `compile` or `contiguous`; of models `files`, or none."""
 
     def file(self, precision: str | None = None) -> Path:
         """The graph, without metadata."""
@@ -118,7 +118,7 @@ def measure_session(job: Job) -> None:
 
 
 def measure_ways(job: Job) -> None:
-    """What might be done otherwise: each against the way of matseg-run, which is the first."""
+    """Ways that might be better, each against the way of matseg-run, which is the first."""
     image = grey_image(job.size)
     on_gpu = job.provider != "cpu"
     ways: dict[str, tuple[dict[str, str], Callable[[Any], Label], int]] = {
@@ -200,7 +200,7 @@ def measure_training(job: Job) -> None:
 
 
 class _Grey:
-    """What a step takes of the metadata."""
+    """Pixels as a step takes them from the metadata."""
 
     mean, std = (128.0,), (40.0,)
 
@@ -241,7 +241,7 @@ def _session(job: Job, options: dict[str, str] | None = None, *, gpu_only: bool 
 
 
 def _parts_on_the_cpu(job: Job) -> str:
-    """Whether the provider has all operators of the graph."""
+    """A word on whether the provider has all operators of the graph."""
     try:
         _session(job, gpu_only=True)
     except Exception:

@@ -34,9 +34,9 @@ class Contestant:
     fresh: bool = False
     """A new process for every turn, for those that hold more memory between turns than the machine can spare."""
     python: str = sys.executable
-    """Of the environment that has the engine."""
+    """Interpreter of the environment that has the engine."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Of the process, beside those of this one."""
+    """Variables of the process, beside those of this one."""
 
 
 @dataclass(kw_only=True)

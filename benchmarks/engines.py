@@ -56,7 +56,7 @@ class Engine:
     way: str
     """As the worker knows it."""
     kind: str
-    """Of `EngineFiles`."""
+    """Attribute of `EngineFiles`."""
     precision: str = "f32"
     most: str | None = None
     """`ONEDNN_MAX_CPU_ISA` of its process."""
@@ -119,7 +119,7 @@ class Comparison:
     """Labelled images per split."""
     rows: list[EngineRow]
     operations: float
-    """Of the network, per slice."""
+    """Operations of the network per slice."""
     rates: dict[str, float]
     """Operations a second of the quickest products, per precision; see _rates.py."""
 
@@ -131,12 +131,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """What all models are measured with."""
+    """Options with which all models are measured."""
 
     workspace: Path
     folder: Path
     python: str | None
-    """Of the environment with OpenVINO."""
+    """Interpreter of the environment with OpenVINO."""
     threads: int
     size: int
     repeats: int

@@ -63,7 +63,7 @@ class Table:
     """Rows as they come, within the time that is left."""
 
     until: float
-    """Of `time.monotonic`."""
+    """Time on the clock `time.monotonic`."""
     rows: list[list[str]] = field(default_factory=list)
     cpu: dict[str, float] = field(default_factory=dict)
     """Milliseconds of each network on the CPU in fp32."""
@@ -253,7 +253,7 @@ def measure_training(settings: Settings, table: Table) -> None:
 
 
 def measure_failures(settings: Settings, table: Table) -> None:
-    """What a user is told who asks for what is not there."""
+    """Messages to a user who asks for what is not there."""
     model = settings.folder / f"run_{FAST}_fp32.onnx"
     verify = matseg_run_command().replace("matseg-run", "matseg-verify")
     for what, options in {
@@ -301,7 +301,7 @@ def _settings(folder: Path, *, dry: bool) -> Settings:
 
 
 def _disk_in_memory() -> Path | None:
-    """Where files take no disk's time; None without, or with too little space there, as in some containers."""
+    """Folder where files take no disk's time; None without, or with too little space there, as in some containers."""
     folder = Path("/dev/shm")
     return folder if folder.is_dir() and shutil.disk_usage(folder).free > _SCRATCH_BYTES else None
 

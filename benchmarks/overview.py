@@ -154,7 +154,7 @@ def groups_of(results: Path) -> Iterator[Group]:
 
 
 def sentence(groups: list[Group]) -> str:
-    """What a reader should take along."""
+    """Sentence that a reader should take along."""
     bars = {bar.name: bar.total for group in groups for bar in group.bars}
     return (
         "Milliseconds of one slice of 852 x 852, each part with a scale of its own. onnxruntime takes "

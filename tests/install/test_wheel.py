@@ -148,7 +148,7 @@ def test_both_onnxruntimes_are_told_apart(with_cpu: Environment, model: Path, fo
 def test_extras_for_gpus_take_one_cuda(
     wheel: Path, tmp_path: Path, extra: str, cuda: str, least: tuple[int, int]
 ) -> None:
-    """What pip would install: an onnxruntime-gpu for it, with its libraries, and no other onnxruntime."""
+    """Let pip say what it would install: an onnxruntime-gpu for it, with its libraries, and no other onnxruntime."""
     report = tmp_path / "report.json"
     command = [
         sys.executable,

@@ -25,7 +25,7 @@ OVER_THE_LIMIT = OUT_OF_MEMORY.replace(
 
 
 def cuda_failure(text: str) -> str:
-    """What onnxruntime 1.26 says of a failed call of CUDA."""
+    """Words of onnxruntime 1.26 on a failed call of CUDA."""
     call = (
         "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:{line} std::conditional_t<THRW, void, "
         "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const char*, "

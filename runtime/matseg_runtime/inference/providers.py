@@ -39,7 +39,7 @@ _FAILURE = re.compile(
     r"(CUDA|CUDNN|CUBLAS) failure \d+: [^;]+|CUDA error cuda\w+: ?.+|(Failed to allocate|Available) memory .+"
 )
 _TENSORRT_MAJOR = 10
-"""Of which onnxruntime's TensorRT provider wants libraries."""
+"""Major version of the libraries that onnxruntime's TensorRT provider wants."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ _ROOM_ON_GPU = (
 )
 _UNREADABLE = ("InvalidProtobuf", "InvalidArgument", "NoModel", "NoSuchFile")
 _NOTHING_BUT_FATAL = 4
-"""Of what onnxruntime logs: its errors are raised too, and told in a sentence."""
+"""Severity from which onnxruntime logs: its errors are raised too, and told in a sentence."""
 
 
 def tie_margin(metadata: ModelMetadata) -> float:
@@ -98,7 +98,7 @@ class Session:
     devices: tuple[str, ...] = ()
     """GPUs that share the calls, as in `cuda:0 NVIDIA A100`; empty: the CPU computes."""
     _idle: SimpleQueue[tuple[str, Any]] | None = None
-    """Of several GPUs those that have nothing to do, each with its session; None: all calls go to one session."""
+    """GPUs that have nothing to do, each with its session; None: all calls go to one session."""
 
     @classmethod
     def open(

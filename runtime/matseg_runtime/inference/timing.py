@@ -26,7 +26,7 @@ ROUNDS = 5
 SLICES = 6
 """Read of an input, evenly spread."""
 EDGE = 1024
-"""Of the image that is labelled without an input; a multiple of all networks' strides."""
+"""Edge in pixels of the image that is labelled without an input; a multiple of all networks' strides."""
 _TILE = 2048
 """Edge in pixels of the largest tile."""
 _LEAST = 0.5
@@ -40,7 +40,7 @@ class Timed:
     milliseconds: tuple[float, ...]
     """A slice, one entry per round."""
     pixels: int
-    """Of all images, each labelled once."""
+    """Pixels of all images, each labelled once."""
     unlike: int
     """Pixels of them with another label than the first model gives."""
 
