@@ -111,6 +111,19 @@ def test_one_image_trains_without_validation_and_everything_says_so(bare: Path, 
     )
 
 
+def test_what_validated_is_evaluated_where_there_is_no_test_folder(bare: Path, train: Run) -> None:
+    assert train().exit_code == 0
+    place = ["discs", "auto", "--workspace", str(bare), "--no-report"]
+    result = CliRunner().invoke(evaluate_main, [*place, "--overlay", "--json"])
+    assert (result.exit_code, "has no test/" in result.stderr) == (0, True)
+    found = json.loads(result.stdout)
+    assert (found["split"], [image["stem"] for image in found["images"]]) == ("validate", ["slice1"])
+    assert [path.name for path in (bare / "data" / "discs").iterdir() if path.is_dir()] == ["train"]
+    shutil.copytree(bare / "data" / "discs" / "train", bare / "data" / "discs" / "test")
+    result = CliRunner().invoke(evaluate_main, [*place, "--json"])
+    assert (json.loads(result.stdout)["split"], "has no test/" in result.stderr) == ("test", False)
+
+
 def test_a_class_of_the_validation_images_alone_is_told(bare: Path, train: Run) -> None:
     arrays = bare / "data" / "discs" / "train" / "labels_npy"
     assert train().exit_code == 0

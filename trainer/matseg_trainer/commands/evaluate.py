@@ -29,6 +29,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 if TYPE_CHECKING:
     from matseg_runtime.model.trust import Trust
     from matseg_shared.contract.metadata import TrainingInfo
+    from matseg_trainer.data.folder import Dataset
     from matseg_trainer.predict.predictor import Predictor
 
 
@@ -56,9 +57,7 @@ if TYPE_CHECKING:
 @click.option(
     "--test-folder",
     metavar="SPLIT",
-    default="test",
-    show_default=True,
-    help="The split to evaluate.",
+    help="The split to evaluate. Default: test; where there is none, the images that validated the training.",
     shell_complete=complete_split,
 )
 @flag("--overlay", "Draw overlays that mark the wrong pixels.")
@@ -88,7 +87,7 @@ def evaluate_main(
     dataset: str,
     version: str,
     other: str | None,
-    test_folder: str,
+    test_folder: str | None,
     overlay: bool,
     gpu: bool,
     model: Path | None,
@@ -122,12 +121,13 @@ def evaluate_main(
         predictor, training = _onnx_predictor(model, name, trust_of(sha256), gpu=gpu)
     if other in (None, dataset):
         data = data.as_trained(training)
+    split = test_folder or _split_of(data)
     with shown_progress() as progress:
-        for note in update_arrays(data, [test_folder], len(predictor.classes), progress):
+        for note in update_arrays(data, [split], len(predictor.classes), progress):
             click.echo(f"note: {note}", err=True)
     request = EvaluationRequest(
         name=name,
-        split=test_folder,
+        split=split,
         model=model or place.saved / f"{name}.pth",
         dataset=None if other in (None, dataset) else other,
         tolerance=tolerance,
@@ -145,6 +145,19 @@ def evaluate_main(
     if page:
         write = partial(write_evaluation_page, show=shown)
         click.echo(page_line(write, outputs.metrics, width=NAME_WIDTH), err=as_json)
+
+
+def _split_of(data: Dataset) -> str:
+    """The split that tells most of unseen images: `test`, or, with a word on it, `validate`."""
+    if "test" in data.splits or "validate" not in data.learned_splits:
+        return "test"
+    if data.validation_images is None and "validate" not in data.splits:
+        return "test"
+    warn(
+        f"{data.root} has no test/: these are figures of the images that validated the training, which flatter it if "
+        "they chose the epoch or the version"
+    )
+    return "validate"
 
 
 def _checkpoint_predictor(
