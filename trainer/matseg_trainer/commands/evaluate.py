@@ -149,13 +149,12 @@ def evaluate_main(
 
 def _split_of(data: Dataset) -> str:
     """The split that tells most of unseen images: `test`, or, with a word on it, `validate`."""
-    if "test" in data.splits or "validate" not in data.learned_splits:
-        return "test"
-    if data.validation_images is None and "validate" not in data.splits:
+    validating = "validate" in data.splits if data.validation_images is None else data.validation_images
+    if "test" in data.splits or not validating:
         return "test"
     warn(
-        f"{data.root} has no test/: these are figures of the images that validated the training, which flatter it if "
-        "they chose the epoch or the version"
+        f"{data.root} has no test/: the images to validate with are evaluated, which flatter a training whose epoch or "
+        "version they chose"
     )
     return "validate"
 
