@@ -133,12 +133,12 @@ def _number(value: float) -> str:
 def interleaved(
     contestants: Mapping[str, Callable[[], Outcome]], repeats: int, *, warm_up: bool = True
 ) -> dict[str, list[Outcome]]:
-    """Run A B C A B C ...; a round before the first, which is not counted, fills caches.
+    """Run A B C A B C ...; a round before the first, which is not counted, fills caches, but for a single round.
 
     Returns:
         What each contestant returned, one entry per round.
     """
-    if warm_up:
+    if warm_up and repeats > 1:
         for run in contestants.values():
             run()
     outcomes: dict[str, list[Outcome]] = {name: [] for name in contestants}

@@ -173,7 +173,7 @@ def _end_to_end(model: Path, settings: Settings) -> list[Row]:
     }
     outputs = {PNG: settings.folder / "labels", ZARR: settings.folder / "labels.zarr"}
     runs = {name: runner(model, scan, outputs[name], settings.threads) for name, scan in scans.items()}
-    times = interleaved(runs, settings.repeats, warm_up=not settings.quick)
+    times = interleaved(runs, settings.repeats)
     return [
         Row(name=name, milliseconds=[entry.inside / len(pixels) * 1e3 for entry in entries])
         for name, entries in times.items()

@@ -8,6 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+_NOTHING_COMPILED = {"PIP_NO_COMPILE": "0"}
+"""Has pip leave compiling to the first import, for most modules never come to one; of this option pip takes the 0."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -30,16 +33,16 @@ class Environment:
     def type(self, line: str, folder: Path) -> None:
         """Run a line in a shell, in `folder`, as a person types it into the activated environment."""
         path = os.pathsep.join([str(self.scripts), os.environ["PATH"]])
+        variables = {
+            "PATH": path,
+            "VIRTUAL_ENV": str(self.folder),
+            "PIP_REQUIRE_VIRTUALENV": "1",
+            "PIP_QUIET": "1",
+        }
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=folder,
-            env=os.environ
-            | {
-                "PATH": path,
-                "PIP_REQUIRE_VIRTUALENV": "1",
-                "PIP_QUIET": "1",
-                "VIRTUAL_ENV": str(self.folder),
-            },
+            env=os.environ | variables | _NOTHING_COMPILED,
             capture_output=True,
             text=True,
             check=False,
@@ -51,6 +54,7 @@ class Environment:
         done = subprocess.run(
             [str(self.scripts / command), *map(str, arguments)],
             cwd=self.folder,
+            env=os.environ | _NOTHING_COMPILED,
             capture_output=True,
             text=True,
             check=False,
