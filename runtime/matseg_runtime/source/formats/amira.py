@@ -11,7 +11,7 @@ import numpy as np
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import DeflatedPixels, require_first_axis
-from matseg_runtime.source.formats.pixels import FilePixels, reading, stored_array, text_header
+from matseg_runtime.source.formats.pixels import FilePixels, array_source, reading, text_header
 from matseg_shared.errors import UsageError
 
 _TYPES = {
@@ -72,16 +72,14 @@ def open_amira(location: str, options: SourceOptions) -> ArraySource:
             )
         edges = _edges(text, shape)
         unit = re.search(r'Coordinates\s+"([^"]+)"', text)
-        return ArraySource(
-            stored_array(
-                "amira",
-                path,
-                array,
-                edges=edges,
-                units=[None if unit is None else unit[1]] * len(edges),
-                axis_names=("z", "y", "x") if many == 1 else ("z", "y", "x", "c"),
-            ),
+        return array_source(
+            "amira",
+            path,
+            array,
             options,
+            edges=edges,
+            units=[None if unit is None else unit[1]] * len(edges),
+            axis_names=("z", "y", "x") if many == 1 else ("z", "y", "x", "c"),
         )
 
 

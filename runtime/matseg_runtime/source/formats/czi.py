@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import require_first_axis
-from matseg_runtime.source.formats.pixels import reading, stored_array
+from matseg_runtime.source.formats.pixels import array_source, reading
 from matseg_shared.errors import UsageError
 from matseg_shared.images.limits import require_memory
 
@@ -174,18 +174,16 @@ def open_czi(location: str, options: SourceOptions) -> ArraySource:
             array = _Slices(path, file)
             require_memory(path, array.shape[1:], array.dtype.itemsize, "slice")
             edges = _edges(file)
-            return ArraySource(
-                stored_array(
-                    "czi",
-                    path,
-                    array,
-                    edges=edges,
-                    units=["um"] * len(edges),
-                    axis_names=("z", "y", "x", "c"),
-                    warnings=array.warnings(path, pending=file.header.update_pending),
-                    closing=file.close,
-                ),
+            return array_source(
+                "czi",
+                path,
+                array,
                 options,
+                edges=edges,
+                units=["um"] * len(edges),
+                axis_names=("z", "y", "x", "c"),
+                warnings=array.warnings(path, pending=file.header.update_pending),
+                closing=file.close,
             )
         except BaseException:
             file.close()

@@ -12,11 +12,11 @@ from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import DeflatedPixels, require_first_axis
 from matseg_runtime.source.formats.pixels import (
     FilePixels,
+    array_source,
     data_file,
     is_several,
     pixel_files,
     reading,
-    stored_array,
     text_header,
 )
 from matseg_shared.errors import UsageError
@@ -47,19 +47,17 @@ def open_metaimage(location: str, options: SourceOptions) -> ArraySource:
         edges = (_numbers(fields, "elementspacing") or _numbers(fields, "elementsize"))[:3]
         matrix = _numbers(fields, "transformmatrix")[::-1]
         unit = fields.get("distanceunits")
-        return ArraySource(
-            stored_array(
-                "metaimage",
-                path,
-                array,
-                data=data,
-                edges=edges[::-1],
-                units=[None if unit in ("?", "UNKNOWN") else unit] * len(edges),
-                origin=(_numbers(fields, "offset") or _numbers(fields, "position"))[::-1],
-                directions=[matrix[:3], matrix[3:6], matrix[6:]] if len(matrix) == 9 else (),
-                axis_names=names,
-            ),
+        return array_source(
+            "metaimage",
+            path,
+            array,
             options,
+            data=data,
+            edges=edges[::-1],
+            units=[None if unit in ("?", "UNKNOWN") else unit] * len(edges),
+            origin=(_numbers(fields, "offset") or _numbers(fields, "position"))[::-1],
+            directions=[matrix[:3], matrix[3:6], matrix[6:]] if len(matrix) == 9 else (),
+            axis_names=names,
         )
 
 

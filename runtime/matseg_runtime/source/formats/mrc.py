@@ -10,7 +10,7 @@ import numpy as np
 
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.formats.pixels import FilePixels, reading, stored_array
+from matseg_runtime.source.formats.pixels import FilePixels, array_source, reading
 from matseg_shared.errors import UsageError
 
 _STACKS_OF_VOLUMES = range(401, 631)
@@ -59,9 +59,8 @@ def open_mrc(location: str, options: SourceOptions) -> ArraySource:
             edges = []
         elif edges[0] == 0:  # a single image, as EPU writes it
             edges = edges[1:]
-        return ArraySource(
-            stored_array("mrc", path, array, edges=edges, units=["nm"] * len(edges), axis_names=names),
-            options,
+        return array_source(
+            "mrc", path, array, options, edges=edges, units=["nm"] * len(edges), axis_names=names
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import GZIP, DeflatedPixels, require_first_axis
-from matseg_runtime.source.formats.pixels import FilePixels, reading, stored_array
+from matseg_runtime.source.formats.pixels import FilePixels, array_source, reading
 from matseg_shared.errors import UsageError
 
 _LONGEST = 540
@@ -71,18 +71,16 @@ def open_nifti(location: str, options: SourceOptions) -> ArraySource:
         edges = [float(edge) for edge in header.get_zooms()][:3][::-1]
         origin, directions = _place(header)
         unit = header.get_xyzt_units()[0]
-        return ArraySource(
-            stored_array(
-                "nifti",
-                path,
-                array,
-                edges=edges,
-                units=[None if unit == "unknown" else unit] * len(edges),
-                origin=origin,
-                directions=directions,
-                axis_names=tuple("tzyx"[4 - len(shape) :]) if len(shape) <= 4 else None,
-            ),
+        return array_source(
+            "nifti",
+            path,
+            array,
             options,
+            edges=edges,
+            units=[None if unit == "unknown" else unit] * len(edges),
+            origin=origin,
+            directions=directions,
+            axis_names=tuple("tzyx"[4 - len(shape) :]) if len(shape) <= 4 else None,
         )
 
 

@@ -14,11 +14,11 @@ from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import DeflatedPixels, require_first_axis
 from matseg_runtime.source.formats.pixels import (
     FilePixels,
+    array_source,
     data_file,
     is_several,
     pixel_files,
     reading,
-    stored_array,
     text_header,
 )
 from matseg_shared.errors import UsageError
@@ -73,19 +73,17 @@ def open_nrrd(location: str, options: SourceOptions) -> ArraySource:
         names = _axis_names(fields.get("kinds"), len(shape))
         edges, units = _edges(fields, len(shape))
         spatial = [place for place, name in enumerate(names) if name in ("z", "y", "x")]
-        return ArraySource(
-            stored_array(
-                "nrrd",
-                path,
-                array,
-                data=data,
-                edges=[edges[place] for place in spatial] if edges else (),
-                units=[units[place] for place in spatial] if edges else (),
-                origin=_as_itk(fields, [fields["space origin"]])[0] if "space origin" in fields else (),
-                directions=_directions(fields),
-                axis_names=names,
-            ),
+        return array_source(
+            "nrrd",
+            path,
+            array,
             options,
+            data=data,
+            edges=[edges[place] for place in spatial] if edges else (),
+            units=[units[place] for place in spatial] if edges else (),
+            origin=_as_itk(fields, [fields["space origin"]])[0] if "space origin" in fields else (),
+            directions=_directions(fields),
+            axis_names=names,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.source.array import MOST_SLICES, StoredArray
+from matseg_runtime.source.array import MOST_SLICES, ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions, Spacing, file_identity
 from matseg_runtime.units import ome_unit, unit_of, voxel_of_scale
 from matseg_shared.errors import MatsegError, UsageError
@@ -157,10 +157,11 @@ def pixel_files(
     return PixelFiles(layers)
 
 
-def stored_array(
+def array_source(
     kind: str,
     path: Path,
     array: Any,
+    options: SourceOptions,
     *,
     data: Path | None = None,
     edges: Sequence[float] = (),
@@ -169,13 +170,14 @@ def stored_array(
     directions: Sequence[Sequence[float]] = (),
     axis_names: tuple[str, ...] | None = None,
     **more: Any,
-) -> StoredArray:
-    """Put together what is known of a volume.
+) -> ArraySource:
+    """Slices of a volume, with all that is known of it.
 
     Args:
         kind: of the format.
         path: the file that the user named.
         array: its pixels, indexed like a numpy array.
+        options: how they are cut.
         data: the file that they lie in; None: `path`.
         edges: of a voxel along (z, y, x), or (y, x); empty: not known.
         units: of each of them, as the file spells them; None where it names none.
@@ -203,7 +205,7 @@ def stored_array(
         )
     files = [path] if data is None or data == path else [path, data]
     more_content = [array.content] if isinstance(array, PixelFiles) else []
-    return StoredArray(
+    stored = StoredArray(
         kind=kind,
         location=str(path),
         path=path,
@@ -214,6 +216,7 @@ def stored_array(
         chunk_shape=getattr(array, "chunk_shape", None),
         **more,
     )
+    return ArraySource(stored, options)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import RawShape, SourceOptions
-from matseg_runtime.source.formats.pixels import FilePixels, stored_array
+from matseg_runtime.source.formats.pixels import FilePixels, array_source
 from matseg_shared.errors import UsageError
 
 _ORDERS = {"little", "big", "C", "F"}
@@ -60,4 +60,4 @@ def open_raw(location: str, options: SourceOptions) -> ArraySource:
     told = options.raw
     array = FilePixels(path, told.shape, np.dtype(told.dtype), order=told.order)
     names = tuple("tzyx"[4 - len(told.shape) :])
-    return ArraySource(stored_array("raw", path, array, axis_names=names), options)
+    return array_source("raw", path, array, options, axis_names=names)

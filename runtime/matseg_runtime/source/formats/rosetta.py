@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.formats.pixels import reading, stored_array
+from matseg_runtime.source.formats.pixels import array_source, reading
 from matseg_shared.errors import UnsupportedError, UsageError
 
 
@@ -62,13 +62,5 @@ def open_rosetta(location: str, options: SourceOptions) -> ArraySource:
         axes = [axis for axis in images[0]["axes"] if "scale" in axis][-3:]
         units = [str(axis.get("units") or "") or None for axis in axes]
         known = len(axes) == len(array.shape) and all(units)
-        return ArraySource(
-            stored_array(
-                "rosettasciio",
-                path,
-                array,
-                edges=[axis["scale"] for axis in axes] if known else (),
-                units=units if known else (),
-            ),
-            options,
-        )
+        edges = [axis["scale"] for axis in axes] if known else ()
+        return array_source("rosettasciio", path, array, options, edges=edges, units=units if known else ())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.formats.deflate import require_first_axis
-from matseg_runtime.source.formats.pixels import reading, stored_array
+from matseg_runtime.source.formats.pixels import array_source, reading
 from matseg_shared.errors import UsageError
 from matseg_shared.images.limits import require_memory
 
@@ -74,17 +74,15 @@ def open_txm(location: str, options: SourceOptions) -> ArraySource:
             array = _Images(ole, (depth, rows, columns), np.dtype(_TYPES[int(code)]))
             require_memory(path, array.shape[1:], array.dtype.itemsize, "slice")
             edge = float(_number(ole, "PixelSize", "<f4")) if ole.exists("ImageInfo/PixelSize") else 0.0
-            return ArraySource(
-                stored_array(
-                    "txm",
-                    path,
-                    array,
-                    edges=[edge] * 3,
-                    units=["um"] * 3,
-                    axis_names=("z", "y", "x"),
-                    closing=ole.close,
-                ),
+            return array_source(
+                "txm",
+                path,
+                array,
                 options,
+                edges=[edge] * 3,
+                units=["um"] * 3,
+                axis_names=("z", "y", "x"),
+                closing=ole.close,
             )
         except BaseException:
             ole.close()

@@ -9,7 +9,7 @@ import numpy as np
 
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import SourceOptions
-from matseg_runtime.source.formats.pixels import FilePixels, data_file, reading, stored_array, text_header
+from matseg_runtime.source.formats.pixels import FilePixels, array_source, data_file, reading, text_header
 from matseg_shared.errors import UsageError
 
 _TYPES = {"unsigned integer": "u", "signed integer": "i", "integer": "i", "float": "f"}
@@ -47,17 +47,15 @@ def open_vgi(location: str, options: SourceOptions) -> ArraySource:
         array = FilePixels(data, shape, dtype, offset=skip, described_by=header)
         geometry = sections.get("geometry", {})
         edges = [float(edge) for edge in geometry.get("resolution", "").split()]
-        return ArraySource(
-            stored_array(
-                "vgi",
-                path,
-                array,
-                data=data,
-                edges=edges[::-1],
-                units=[geometry.get("unit")] * len(edges),
-                axis_names=("z", "y", "x"),
-            ),
+        return array_source(
+            "vgi",
+            path,
+            array,
             options,
+            data=data,
+            edges=edges[::-1],
+            units=[geometry.get("unit")] * len(edges),
+            axis_names=("z", "y", "x"),
         )
 
 
