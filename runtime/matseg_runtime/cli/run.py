@@ -194,15 +194,18 @@ def _labelled_with_page(run: Run, progress: Progress, shown: Sequence[int]) -> S
         from matseg_runtime.run.run import label
         from matseg_runtime.run.thumbnails import Thumbnails
 
-    with ThreadPoolExecutor(1) as beside:
-        if run.options.memory is None:
-            beside.submit(_prepare_page)  # what fails here fails again below, and is told there
-            run = replace(run, thumbnails=Thumbnails(run, shown))
+    if run.options.memory is None:
+        run = replace(run, thumbnails=Thumbnails(run, shown))
+        with ThreadPoolExecutor(1) as beside:  # what fails there fails again below, and is told there
+            summary = label(run, progress, all_read=lambda: beside.submit(_prepare_page))
+    else:
         summary = label(run, progress)
     if not summary.is_final:
         return summary
     from matseg_runtime.page.build import leave_page
 
+    if run.options.memory is not None:
+        run.session.release_memory()  # the page is made in its place
     progress.stage("making the report")
     return leave_page(run, summary, shown)
 

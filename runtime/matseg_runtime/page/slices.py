@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -88,6 +88,11 @@ class _Loaded:
     pixels: int
     problems: tuple[str, ...]
 
+    def shrunk(self, edge: int) -> _Loaded:
+        image = None if self.image is None else shrink(self.image, edge)
+        labels = None if self.labels is None else shrink_labels(self.labels, edge)
+        return replace(self, image=image, labels=labels)
+
 
 def take_pictures(
     record: RunRecord,
@@ -120,16 +125,23 @@ def take_pictures(
         )
         large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
-            loaded = list(pool.map(reader.load, choices))
-            images = [item.image for item in loaded if item.image is not None]
-            window = GreyWindow.of(images) if images else None
-            some = loaded[:: max(1, len(loaded) // _TRIED)]
-            most = _FAR * BUDGET * len(some) / max(1, len(loaded))
+            shown = partial(_shown, colours=distinct(colours), maps=maps)
+            places = range(0, len(choices), max(1, len(choices) // _TRIED))
+            some = dict(zip(places, pool.map(reader.load, (choices[place] for place in places)), strict=True))
+            most, window = _FAR * BUDGET * len(some) / max(1, len(choices)), _window(some.values())
+            while len(edges) > 1 and (
+                _size(pool.map(partial(shown, window=window, edge=edges[0]), some.values())) > most
+            ):
+                edges = edges[1:]
+
+            def load(place: int) -> _Loaded:
+                """No larger than it can be shown, for the memory's sake."""
+                return (some.pop(place, None) or reader.load(choices[place])).shrunk(edges[0])
+
+            loaded = list(pool.map(load, range(len(choices))))
+            window = _window(loaded)
             for edge in edges:
-                shown = partial(_shown, window=window, edge=edge, colours=distinct(colours), maps=maps)
-                if edge != edges[-1] and _size(pool.map(shown, some)) > most:
-                    continue
-                slices = tuple(pool.map(shown, loaded))
+                slices = tuple(pool.map(partial(shown, window=window, edge=edge), loaded))
                 if _size(slices) <= BUDGET:
                     break
     histogram, outside = _pooled(loaded)
@@ -284,6 +296,11 @@ def _shown(
         doubt=doubt,
         problems=tuple(problems),
     )
+
+
+def _window(loaded: Iterable[_Loaded]) -> GreyWindow | None:
+    images = [item.image for item in loaded if item.image is not None]
+    return GreyWindow.of(images) if images else None
 
 
 def _size(slices: Iterable[ShownSlice]) -> int:

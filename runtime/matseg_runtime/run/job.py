@@ -8,6 +8,7 @@ from dataclasses import replace
 from matseg_runtime.run.consensus import consensus_lines, deciding_run, open_consensus
 from matseg_runtime.run.finalize import Summary
 from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.plan import seconds_per_pixel
 from matseg_runtime.run.run import done_before, label
 from matseg_runtime.run.setup import Run, open_run, refuse_combinations
 from matseg_shared.console.progress import SILENT, Progress
@@ -46,7 +47,7 @@ def plan_job(options: RunOptions) -> list[str]:
             f"output: {run.target.path} ({run.target.format})",
             f"model: {run.key.model_name} on {session.place} ({session.reason}), "
             f"{session.threads} thread(s) per stream",
-            *run.plan.lines(len(source.slices)),
+            *run.plan.lines(len(source.slices), seconds_per_pixel(session, run.plan.shape)),
             *(() if options.consensus is None else consensus_lines(run, part)),
             *([] if run.voxel is None else [f"voxels: {run.voxel} ({run.voxel.origin} says so)"]),
             *(f"warning: {text}" for text in (*run.warnings, *source.warnings())),

@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.votes import TOGETHER
@@ -43,10 +45,9 @@ _SPARE = 1.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The cost of one tile's pixels in one stream."""
+    """The memory of one tile's pixels in one stream."""
 
     bytes_per_pixel: float
-    seconds_per_pixel: float
     base: int
     """Bytes this process holds apart from tiles: interpreter, libraries, weights."""
 
@@ -82,20 +83,20 @@ class Plan:
     tile_bytes: int
     """Memory of all streams."""
     budget: int
-    seconds_per_slice: float
-    """Seconds of inference, over all streams."""
+    pixels_read: int
+    """By the network, of a slice."""
 
     @property
     def memory(self) -> int:
         """The most bytes the job is expected to take."""
         return self.base_bytes + self.block_bytes + self.tile_bytes
 
-    def lines(self, slices: int) -> list[str]:
-        """For a person."""
+    def lines(self, slices: int, seconds_per_pixel: float) -> list[str]:
+        """For a person; `seconds_per_pixel` of one stream."""
         tile = "the whole slice" if self.tile is None else f"{self.tile[0]} x {self.tile[1]} pixels"
         workers, streams = self.workers, self.workers.inferrers
         busiest = min(-(-slices // (streams * self.piece)) * self.piece, slices)
-        seconds = self.seconds_per_slice * streams * busiest
+        seconds = seconds_per_pixel * self.pixels_read
         return [
             f"slices: {slices} of {self.shape[0]} x {self.shape[1]} pixels, {self.depth} to a block; "
             f"{-(-slices // self.depth)} block(s)",
@@ -105,8 +106,8 @@ class Plan:
             f"memory: {format_size(self.memory)} of {format_size(self.budget)} (program and weights "
             f"{format_size(self.base_bytes)}, blocks {format_size(self.block_bytes)}, network "
             f"{format_size(self.tile_bytes)})",
-            f"inference: about {format_seconds(seconds)} for at most {busiest} slices in each stream "
-            f"({self.seconds_per_slice * 1e3:.0f} ms a slice over all streams, from a short probe)",
+            f"inference: about {format_seconds(seconds * busiest)} for at most {busiest} slices in each stream "
+            f"({seconds / streams * 1e3:.0f} ms a slice over all streams, from a short probe)",
         ]
 
 
@@ -188,7 +189,7 @@ class Planner:
             block_bytes=self._blocks_bytes(workers, depth),
             tile_bytes=workers.inferrers * self._tile_bytes(tile),
             budget=budget,
-            seconds_per_slice=self.probe.seconds_per_pixel * read / workers.inferrers,
+            pixels_read=read,
         )
 
     def _choices(self, free: int) -> Iterator[tuple[WorkerCounts, int]]:
@@ -203,8 +204,12 @@ class Planner:
             streams //= 2
         for workers in (*counts, WorkerCounts()):
             depth = preferred
-            # all blocks in flight are to take no more than half of what is free
-            while is_free and depth > 1 and self._blocks_bytes(workers, depth) > free / 2:
+            # all blocks in flight are to take no more than half of what is free beside the decoders
+            while (
+                is_free
+                and depth > 1
+                and self._blocks_bytes(workers, depth) > (free + self._decoding_bytes(workers, depth)) / 2
+            ):
                 depth = math.ceil(depth / 2)
             yield workers, depth
         while is_free and depth > 1:
@@ -227,7 +232,7 @@ class Planner:
         return max(1, min(max(chunk, self.constraints.batch), len(self.source.slices)))
 
     def _blocks_bytes(self, workers: WorkerCounts, depth: int) -> int:
-        """Bytes of all blocks in memory; of what is read also those as it is stored, and the network's input."""
+        """Bytes of all blocks in memory; of what is read also as it is stored and decoded, and the network's input."""
         itemsize = np.dtype(self.metadata.input.dtype).itemsize
         volume = self.source.volume
         stored = itemsize if volume is None else np.dtype(volume.dtype).itemsize
@@ -245,7 +250,17 @@ class Planner:
             per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
         if given.context:
             in_work += kept_blocks(given.context, depth, workers.readers) * depth * (own * itemsize + 1)
-        return (workers.blocks * depth * per_pixel + in_work) * self.shape[0] * self.shape[1]
+        return (workers.blocks * depth * per_pixel + in_work) * self.shape[0] * self.shape[
+            1
+        ] + self._decoding_bytes(workers, depth)
+
+    def _decoding_bytes(self, workers: WorkerCounts, depth: int) -> int:
+        """Bytes that readers take besides their blocks: chunks at work, and slices that a thinner block leaves."""
+        volume = self.source.volume
+        if volume is None:
+            return 0
+        is_thinner = depth < min(volume.slices_per_chunk, len(self.source.slices))
+        return workers.readers * volume.decoding_bytes + is_thinner * volume.kept_bytes
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)
@@ -342,22 +357,29 @@ def probe(session: Session, shape: tuple[int, int], budget: int) -> Probe:
 
 
 def _measure(session: Session, shape: tuple[int, int], edge: int, base: int) -> Probe:
-    rows, columns = _padded(session, shape, edge)
-    sample = session.model.self_test.image[:1]
-    repeats = (1, 1, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
-    tile = np.ascontiguousarray(np.tile(sample, repeats)[:, :, :rows, :columns])
+    tile = _sample_tile(session, shape, edge)
     before = base if reset_peak_memory() else peak_memory()
     session.predict(tile)
     growth = peak_memory() - before
+    pixels = tile.shape[2] * tile.shape[3]
+    return Probe(bytes_per_pixel=max(growth / pixels, _LEAST_BYTES_PER_PIXEL), base=base)
+
+
+def seconds_per_pixel(session: Session, shape: tuple[int, int]) -> float:
+    """Seconds of the network in one stream, on a tile of slices of that (H, W) shape."""
+    tile = _sample_tile(session, shape, _PROBE_EDGE)
+    session.predict(tile)
     started = time.perf_counter()
     session.predict(tile)
-    seconds = time.perf_counter() - started
-    pixels = rows * columns
-    return Probe(
-        bytes_per_pixel=max(growth / pixels, _LEAST_BYTES_PER_PIXEL),
-        seconds_per_pixel=seconds / pixels,
-        base=base,
-    )
+    return (time.perf_counter() - started) / int(tile.shape[2] * tile.shape[3])
+
+
+def _sample_tile(session: Session, shape: tuple[int, int], edge: int) -> NDArray[Any]:
+    """(1, C, rows, columns) of the self-test's image, again and again."""
+    rows, columns = _padded(session, shape, edge)
+    sample = session.model.self_test.image[:1]
+    repeats = (1, 1, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
+    return np.ascontiguousarray(np.tile(sample, repeats)[:, :, :rows, :columns])
 
 
 def _padded(session: Session, shape: tuple[int, int], edge: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from matseg_runtime.ledger import Ledger
@@ -27,8 +27,13 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import MissingExtraError, UsageError
 
 
-def label(run: Run, progress: Progress = SILENT) -> Summary:
+def label(run: Run, progress: Progress = SILENT, all_read: Callable[[], object] = lambda: None) -> Summary:
     """Label what is left to do, and complete the output when nothing is.
+
+    Args:
+        run: the open job.
+        progress: told of each step.
+        all_read: called when the last block is read, and a core may have nothing to do; of a run in this process.
 
     Raises:
         UsageError: the output is another job's, or an input has changed.
@@ -42,7 +47,7 @@ def label(run: Run, progress: Progress = SILENT) -> Summary:
     else:
         with ledger.exclusive():
             _start(run, ledger)
-            stages = _label_blocks(run, ledger, progress)
+            stages = _label_blocks(run, ledger, progress, all_read)
     return finalize(run, ledger, stages, tables, progress)
 
 
@@ -79,7 +84,9 @@ def remove_results(run: Run, ledger: Ledger) -> None:
     ledger.clear()
 
 
-def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None:
+def _label_blocks(
+    run: Run, ledger: Ledger, progress: Progress, all_read: Callable[[], object]
+) -> Stages | None:
     """Pass what is left to do through the stages; None when there was nothing, or a person ended the watching."""
     recorder, source = _Recorder(run, ledger, progress), run.source
     blocks: Iterable[Block]
@@ -99,7 +106,7 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None
         return label_on_dask(run, blocks, recorder.record, progress, run.options.dask)
     try:
         return run_pipeline(
-            blocks,
+            _until_read(blocks, all_read),
             read=partial(read_block, run),
             infer=partial(infer_piece, run),
             write=recorder.write,
@@ -111,6 +118,11 @@ def _label_blocks(run: Run, ledger: Ledger, progress: Progress) -> Stages | None
         if on_interrupt is None:
             raise
         return None  # Ctrl-C is how watching ends
+
+
+def _until_read(blocks: Iterable[Block], all_read: Callable[[], object]) -> Iterator[Block]:
+    yield from blocks
+    all_read()
 
 
 def _stage_name(run: Run) -> str:

@@ -114,6 +114,8 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
             info=metadata.input.of_slice, window=options.window, stored_dtype=before, no_data=no_data
         )
         found = check_input(source, transform, accept=options.accept_intensities)
+        if options.memory is not None:
+            source.keep_little()
         shape = found.shape
         if target.is_volume and earlier is not None:
             shape = _shape_before(target.ledger_folder, source) or shape

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from matseg_runtime.source.base import (
     refuse_growing_file,
     require_output_name,
 )
-from matseg_runtime.source.layout import last_axis_doubt, layout_of
+from matseg_runtime.source.layout import chunk_ranges, last_axis_doubt, layout_of
 from matseg_runtime.units import VoxelSize, ome_unit
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.limits import require_memory
@@ -29,6 +32,8 @@ from matseg_shared.images.read import PixelArray
 
 MOST_SLICES = 500_000
 """Each has a name and a line in the record of what is done."""
+_KEPT_BYTES = 128 << 20
+"""Of decoded slices that are kept, because they lie in the chunks of others that were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +57,10 @@ class StoredArray:
     chunk_shape: tuple[int, ...] | None = None
     piece_shape: tuple[int, ...] | None = None
     """Shape of what is decoded at a time: a chunk, also within a shard."""
+    decoders: int = 1
+    """Stored chunks that one read decodes at the same time, at most."""
+    copies: int = 2
+    """Times that a stored chunk is in memory while it is decoded."""
     axis_names: tuple[str, ...] | None = None
     spacing: Spacing | None = None
     """None: `voxel` says all that is known."""
@@ -71,7 +80,11 @@ class StoredArray:
 
 
 class ArraySource(Source):
-    """Slices of one array along one of its axes."""
+    """Slices of one array along one of its axes.
+
+    Where fewer slices are read than lie in a layer of chunks, all of the layer is kept, or as large a part of it as may
+    be, so that each chunk is decoded once whoever reads slice by slice.
+    """
 
     def __init__(self, stored: StoredArray, options: SourceOptions) -> None:
         """Lay out the slices; a UsageError for an empty array, unclear axes, or a range outside of it."""
@@ -98,13 +111,20 @@ class ArraySource(Source):
         self.identity = InputIdentity(kind=stored.kind, name=stored.path.name, content=content)
         self.slices = tuple(self._slice(number) for number in range(self._start, stop))
         require_output_name(stored.location, self.slices[-1].name)
+        self._chunk = 1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis]
+        plane = math.prod(one) * dtype.itemsize
+        self._part = math.ceil(self._chunk / math.ceil(self._chunk / max(_KEPT_BYTES // plane, 1)))
+        self._kept: dict[int, Sequence[PixelArray]] = {}
+        self._most_kept, self._keeping = max(_KEPT_BYTES // (self._part * plane), 1), threading.Lock()
         self.volume = Volume(
             shape=tuple(shape[number] for number in self._layout.spatial),
             axis=self._layout.axis,
             start=self._start,
             dtype=dtype.name,
             channels=self._layout.channels,
-            slices_per_chunk=1 if axis is None or stored.chunk_shape is None else stored.chunk_shape[axis],
+            slices_per_chunk=self._chunk,
+            decoding_bytes=_decoding_bytes(stored, whole, dtype.itemsize),
+            kept_bytes=min(self._part, self._depth) * plane,
             spacing=_spacing(stored, len(self._layout.spatial)),
         )
         is_told = options.axis is not None or options.axes or stored.axis_names is not None
@@ -131,6 +151,40 @@ class ArraySource(Source):
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         """See `Source.read`; also of slices beyond the range, whose indices are negative or go on after the last."""
+        if self._part == 1 or stop - start > self._part:
+            return self._decoded(start, stop)
+        images: list[PixelArray] = []
+        while (place := start + len(images)) < stop:
+            images += self._read_in_part(place, stop)
+        return images
+
+    def _read_in_part(self, start: int, stop: int) -> Sequence[PixelArray]:
+        """Slices as far as the part of a layer that the first one lies in; they are kept until all are read at once."""
+        layer, place = divmod(self._start + start, self._chunk)
+        begin = layer * self._chunk + place // self._part * self._part
+        end = min(begin + self._part, (layer + 1) * self._chunk, self._depth) - self._start
+        begin, stop = begin - self._start, min(stop, end)
+        with self._keeping:
+            if stop - start == end - begin and (images := self._kept.pop(begin, None)):
+                return images
+        if stop - start == end - begin:
+            return self._decoded(begin, end)
+        with self._keeping:
+            if begin not in self._kept:
+                while len(self._kept) >= self._most_kept:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[begin] = ()
+                with suppress(ImageError):  # of one slice; the others are read without it
+                    self._kept[begin] = self._decoded(begin, end)
+            found = self._kept[begin][start - begin : stop - begin]
+        return [np.array(image) for image in found] or self._decoded(start, stop)
+
+    def keep_little(self) -> None:
+        with self._keeping:
+            self._kept.clear()
+            self._most_kept = 1
+
+    def _decoded(self, start: int, stop: int) -> Sequence[PixelArray]:
         index = self._layout.index(self._start + start, self._start + stop)
         where = self._slice(self._start + start).where
         try:
@@ -179,6 +233,14 @@ def _require_memory(stored: StoredArray, one: tuple[int, ...]) -> None:
         if min(piece, default=1) < 1:
             raise UsageError(f"{stored.location}: its chunks have the shape {piece}, which holds nothing")
         require_memory(stored.location, piece, itemsize, "chunk")
+
+
+def _decoding_bytes(stored: StoredArray, one: tuple[slice | int, ...], itemsize: int) -> int:
+    """Bytes of the chunks that are decoded at a time to read what one slice's index touches."""
+    if (chunk := stored.chunk_shape) is None or stored.piece_shape is None:
+        return 0
+    touched = math.prod(map(len, chunk_ranges(one, stored.array.shape, chunk)))
+    return min(touched, stored.decoders) * math.prod(chunk) * itemsize * stored.copies
 
 
 def _spacing(stored: StoredArray, axes: int) -> Spacing | None:

@@ -93,6 +93,10 @@ class Volume:
     """Values per pixel, as they are read."""
     slices_per_chunk: int
     """Slices that are decoded together; reading whole multiples of it is cheapest."""
+    decoding_bytes: int = 0
+    """Taken by the decoders of one read, besides the slices that are read."""
+    kept_bytes: int = 0
+    """Taken by the slices that are kept where fewer are read than lie in a chunk."""
     spacing: Spacing | None = None
     """None: the file does not tell."""
 
@@ -217,6 +221,9 @@ class Source(ABC):
             return None
         spacing = self.volume.spacing
         return voxel_of_scale(spacing.scale, spacing.units, self.volume.axis, "the input")
+
+    def keep_little(self) -> None:  # noqa: B027 (most sources keep nothing)
+        """Let go of decoded slices, and keep no more than `Volume.kept_bytes` from now on."""
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""

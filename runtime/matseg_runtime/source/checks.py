@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_runtime.source.base import Slice, Source
+from matseg_runtime.source.layout import COLOURS
 from matseg_runtime.source.transform import Transform
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
+from matseg_shared.images.channels import PixelArray
 from matseg_shared.images.data_bar import data_bar_rows
 from matseg_shared.system.machine import available_cpus
 
@@ -75,7 +77,7 @@ class SliceStats:
     """Pixels that have them."""
     pixels: int
     means: tuple[float, ...]
-    """Per channel."""
+    """Of each colour; empty where there are none."""
     clipped: float
     """Share of the pixels beyond the window."""
     bar: int
@@ -148,11 +150,13 @@ def _sample(source: Source, transform: Transform) -> list[_Sampled]:
         except ImageError:
             return None  # it is excluded in its turn
 
-    first = look(places[0])
-    # several threads decode the chunks of a volume already
-    together = source.volume is None and first is not None and first.shape[0] * first.shape[1] <= _SMALL
+    # several threads decode the chunks of a volume already; those of its first slices are the next that are needed
+    first = look(places[0]) if source.volume is None else None
+    together = first is not None and first.shape[0] * first.shape[1] <= _SMALL
     with ThreadPoolExecutor(available_cpus() if together else 1) as pool:
-        sample = [found for found in (first, *pool.map(look, places[1:])) if found is not None]
+        others = places[1:] if source.volume is None else places[::-1]
+        looked = [first, *pool.map(look, others)]
+    sample = [found for found in (looked if source.volume is None else looked[::-1]) if found is not None]
     if not any(wanted in (None, item.dtype) for item in sample):
         sample.insert(0, _first_readable(source, transform))
     return sample
@@ -213,20 +217,26 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
     ends = image.min(), image.max()
     histogram = transform.info.histogram
     # as far again on either side is another exposure, farther is another scale
-    reach = histogram.high - histogram.low
-    outside = (image < histogram.low - reach) | (image > histogram.high + reach)
+    reach, outside = histogram.high - histogram.low, 0
+    if ends[0] < histogram.low - reach or ends[1] > histogram.high + reach:
+        beyond = (image < histogram.low - reach) | (image > histogram.high + reach)
+        outside = int(np.count_nonzero(beyond))
     stats = SliceStats(
         low=float(low),
         high=float(high),
         ends=(float(ends[0]), float(ends[1])),
         at_ends=(int(np.count_nonzero(image == ends[0])), int(np.count_nonzero(image == ends[1]))),
         pixels=image.size,
-        means=tuple(image.reshape(len(image), -1).mean(axis=1, dtype=np.float64).tolist()),
+        means=_means(image) if len(image) == COLOURS else (),
         clipped=transform.clipped(stored, absent) / image[0].size,
         bar=0 if transform.is_told_of_bar(item) else data_bar_rows(stored),
-        far_outside=float(np.mean(outside)),
+        far_outside=outside / image.size,
     )
     return replace(found, stats=stats)
+
+
+def _means(image: PixelArray) -> tuple[float, ...]:
+    return tuple(image.reshape(len(image), -1).mean(axis=1, dtype=np.float64).tolist())
 
 
 def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | None:
@@ -262,7 +272,7 @@ def _nothing_left(stats: Sequence[SliceStats], transform: Transform) -> str | No
 
 def _reversed_colours(stats: Sequence[SliceStats], info: InputInfo) -> str | None:
     """Files cannot tell RGB from BGR; a training set with more red than blue, or less, can."""
-    if info.channels != 3 or info.channel_names or not stats:
+    if info.channels != COLOURS or info.channel_names or not stats:
         return None
     means = np.mean([item.means for item in stats], axis=0)
     trained, found = info.mean[0] - info.mean[2], float(means[0] - means[2])

@@ -1,4 +1,4 @@
-"""`.npy` files, memory-mapped; pickled objects in them are never loaded."""
+"""`.npy` files, mapped for each read; pickled objects in them are never loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.formats.pixels import FilePixels
 from matseg_shared.errors import UsageError
 
 
@@ -24,4 +25,5 @@ def open_npy(location: str, options: SourceOptions) -> ArraySource:
             f"{location}: expected a whole .npy file with an array of numbers, found {error}; save it again with "
             "numpy.save"
         ) from error
-    return ArraySource(StoredArray(kind="npy", location=location, path=Path(location), array=array), options)
+    stored = StoredArray(kind="npy", location=location, path=Path(location), array=FilePixels.of(array))
+    return ArraySource(stored, options)

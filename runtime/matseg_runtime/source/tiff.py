@@ -16,6 +16,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from matseg_runtime.source.array import ArraySource, StoredArray
 from matseg_runtime.source.base import SourceOptions
+from matseg_runtime.source.formats.pixels import FilePixels
 from matseg_runtime.source.layout import last_axis_doubt
 from matseg_runtime.source.sem_tags import sem_tags
 from matseg_runtime.source.tiff_scale import tiff_voxel_size
@@ -166,11 +167,8 @@ def _array(
                 f"{path}: its last axis is z: {depth} slices of {rows} x {columns} pixels; label them with --axis 2"
             )
         _check_mappable(path, tiff, series, numbers)
-        return tifffile.memmap(path, mode="r"), (
-            "z",
-            "y",
-            "x",
-        )  # whatever they are called, they are cut along the last
+        # whatever its axes are called, it is cut along the last
+        return FilePixels.of(tifffile.memmap(path, mode="r")), tuple("zyx")
     stacked = [
         (axis, length)
         for axis, length in zip(series.axes, series.shape, strict=True)
@@ -186,7 +184,7 @@ def _array(
         known = dict(zip((axis for axis, _ in stacked), name, strict=False))
         names = tuple(_AXES.get(axis, known.get(axis, "t")) for axis in series.axes)
         mapped = tifffile.memmap(path, series=tiff.series.index(series), mode="r")
-        return mapped, names if name else None
+        return FilePixels.of(mapped), names if name else None
     shape = tuple(length for _, length in stacked) if len(stacked) > 1 else (len(numbers),)
     pages = _Pages(path, tiff, np.array(numbers).reshape(shape), options)
     names = (*(name if stacked else "z"), *"yxc"[: len(pages.shape) - len(shape)])

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.base import Slice, Source, SourceOptions, file_identity
 from matseg_runtime.source.open import open_source
-from matseg_runtime.source.slice_reader import SliceReader
 from matseg_runtime.units import exact
 from matseg_shared.contract.metadata import InputInfo
 from matseg_shared.errors import ImageError, UsageError
@@ -108,7 +107,7 @@ class Mask:
     """Changes when its content does."""
     image: PixelArray | None = None
     """0 where there is no sample; None: each slice has its own."""
-    slices: SliceReader | None = None
+    slices: Source | None = None
 
     @classmethod
     def open(cls, location: str, source: Source, axis: int | None) -> Mask:
@@ -143,11 +142,11 @@ class Mask:
                 f"--mask {location}: expected one image, or {expected} as {source.location} has, found {has}; give a "
                 "mask of the whole input, whatever --range takes of it"
             )
-        return cls(location=location, identity=identity, slices=SliceReader(found))
+        return cls(location=location, identity=identity, slices=found)
 
     def beyond(self, position: int, shape: tuple[int, int], where: str) -> Absent:
         """(H, W) where the slice at a position of the whole input is no sample; an ImageError where it does not fit."""
-        found = self.slices.read(position) if self.slices is not None else self.image
+        found = self.image if self.slices is None else self.slices.read(position, position + 1)[0]
         assert found is not None, "it is one or the other"
         if found.shape[:2] != shape:
             expected, has = (" x ".join(map(str, size)) for size in (shape, found.shape[:2]))
@@ -212,7 +211,7 @@ class NoData:
     def close(self) -> None:
         """Release the mask's files."""
         if self.mask is not None and self.mask.slices is not None:
-            self.mask.slices.source.close()
+            self.mask.slices.close()
 
     def rows_cut(self, item: Slice) -> int:
         """Rows at the foot of a slice that are no sample: as the user says, else its file, else the model."""

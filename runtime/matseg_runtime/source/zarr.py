@@ -57,6 +57,7 @@ def open_zarr(location: str, options: SourceOptions) -> ArraySource:
         content=f"{array.path} {hashlib.sha256(document.encode()).hexdigest()}",
         chunk_shape=stored_chunks(array),
         piece_shape=tuple(array.chunks),
+        decoders=zarr.config.get("async.concurrency"),
         axis_names=axis_names,
         spacing=spacing,
         check=ChunkCheck(where=where, array=array, fill_missing=options.fill_missing_chunks),

@@ -41,9 +41,9 @@ def data_bar_rows(pixels: PixelArray) -> int:
     ground = float(np.median(grey[-least:]))
     span = _NEAR * (high - low)
     foot = grey[-2 * most :].astype(np.float32)
-    shares = (np.abs(foot - ground) <= span).mean(axis=1)
-    if shares[-1] < _FLAT and shares[-3:].max() < _FLAT:
+    if (np.abs(foot[-3:] - ground) <= span).mean(axis=1).max() < _FLAT:  # as in nearly all pictures
         return 0
+    shares = (np.abs(foot - ground) <= span).mean(axis=1)
     flat = np.flatnonzero(shares[::-1][: most + 1] >= _FLAT)
     rows = int(flat[-1]) + 1  # up to the last row of nothing but ground
     while rows < min(height, most) and np.ptp(foot[-rows - 1]) <= span:  # and the line above it

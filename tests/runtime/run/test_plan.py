@@ -24,12 +24,19 @@ BASE = 100_000_000
 class _Volume(Source):
     """Slices that are never read."""
 
-    def __init__(self, depth: int, shape: tuple[int, int], chunk: int) -> None:
+    def __init__(self, depth: int, shape: tuple[int, int], chunk: int, decoding: int) -> None:
         self.location, self.beside = "scan.zarr", Path("scan")
         self.identity = InputIdentity(kind="zarr", name="scan.zarr", content="")
         self.slices = tuple(Slice(index=n, name=str(n), where="", identity="") for n in range(depth))
         self.volume = Volume(
-            shape=(depth, *shape), axis=0, start=0, dtype="uint8", channels=1, slices_per_chunk=chunk
+            shape=(depth, *shape),
+            axis=0,
+            start=0,
+            dtype="uint8",
+            channels=1,
+            slices_per_chunk=chunk,
+            decoding_bytes=decoding,
+            kept_bytes=chunk * shape[0] * shape[1],
         )
 
     def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:  # noqa: ARG002 (the base class's)
@@ -45,14 +52,15 @@ def _plan(
     *,
     depth: int = 100,
     chunk: int = 1,
+    decoding: int = 0,
     streams: int = 2,
     **constraints: object,
 ) -> Plan:
     return Planner(
-        source=_Volume(depth, shape, chunk),
+        source=_Volume(depth, shape, chunk, decoding),
         metadata=onnx_models.build_metadata(),
         shape=shape,
-        probe=Probe(bytes_per_pixel=1000, seconds_per_pixel=1e-7, base=BASE),
+        probe=Probe(bytes_per_pixel=1000, base=BASE),
         constraints=PlanConstraints(memory=memory, **constraints),  # type: ignore[arg-type]
         streams=streams,
         on_cpu=True,
@@ -64,19 +72,26 @@ def _plan(
     width=st.integers(1, 3000),
     memory=st.integers(200, 20_000),
     chunk=st.integers(1, 40),
+    decoding=st.integers(0, 500),
     streams=st.integers(1, 4),
 )
-def test_no_plan_exceeds_its_memory(height: int, width: int, memory: int, chunk: int, streams: int) -> None:
+def test_no_plan_exceeds_its_memory(
+    height: int, width: int, memory: int, chunk: int, decoding: int, streams: int
+) -> None:
     try:
-        plan = _plan((height, width), memory * 10**6, chunk=chunk, streams=streams)
+        plan = _plan((height, width), memory * 10**6, chunk=chunk, decoding=decoding * 10**6, streams=streams)
     except UsageError as error:
         assert "give at least --memory" in str(error)  # noqa: PT017 (either outcome is right)
         return
     assert plan.memory <= memory * 10**6
+    assert plan.block_bytes >= decoding * 10**6
     assert plan.tiles == len(plan_tiles((height, width), plan.largest_tile, halo=16, stride=4))
 
 
-@pytest.mark.parametrize("constraints", [{}, {"chunk": 40}, {"batch": 40}, {"chunked_output": True}])
+@pytest.mark.parametrize(
+    "constraints",
+    [{}, {"chunk": 40}, {"chunk": 48, "decoding": 300 * 10**6}, {"batch": 40}, {"chunked_output": True}],
+)
 def test_the_memory_that_an_error_asks_for_suffices(constraints: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--memory") as caught:
         _plan((2000, 2000), 110_000_000, **constraints)
@@ -102,6 +117,17 @@ def test_chunks_decide_the_unit_unless_memory_is_short() -> None:
     assert _plan((500, 500), 10**10, chunk=24, chunked_output=True).depth == 24
     assert 1 <= _plan((500, 500), 200 * 10**6, chunk=20).depth < 20
     assert _plan((500, 500), 10**10, depth=5, chunk=20).depth == 5
+
+
+def test_deep_chunks_are_read_in_thinner_blocks_beside_which_decoders_and_the_rest_of_a_layer_fit() -> None:
+    """Of 48 slices of 1024 x 1024 pixels, 16 bit, as one chunk: it is held twice, and once more what is kept of it."""
+    layer = 48 * 1024 * 1024
+    plan = _plan((1024, 1024), 900 * 10**6, depth=96, chunk=48, decoding=2 * layer, tile=(256, 256))
+    assert plan.depth < 48
+    assert plan.memory <= 900 * 10**6
+    assert plan.block_bytes > 3 * layer
+    with pytest.raises(UsageError, match="give at least --memory"):
+        _plan((1024, 1024), BASE + 3 * layer, depth=96, chunk=48, decoding=2 * layer, tile=(256, 256))
 
 
 def test_an_earlier_run_decides_how_the_job_is_cut() -> None:

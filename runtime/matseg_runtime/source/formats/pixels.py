@@ -68,6 +68,15 @@ class FilePixels:
                 f"of them{where}, found {found}; check its sizes and data type, and whether the file is whole"
             )
 
+    @classmethod
+    def of(cls, mapped: NDArray[Any]) -> NDArray[Any] | FilePixels:
+        """The pixels of an array that numpy has mapped; of an empty one the array itself."""
+        if not isinstance(mapped, np.memmap) or not mapped.size or mapped.filename is None:
+            return mapped
+        order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
+        place = Path(mapped.filename)
+        return cls(place, mapped.shape, mapped.dtype, offset=mapped.offset, order=order, tail=math.inf)
+
     def __getitem__(self, index: tuple[slice | int, ...]) -> NDArray[Any]:
         first = index[0]
         if not isinstance(first, slice) or self._order == "F":

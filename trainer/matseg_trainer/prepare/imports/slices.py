@@ -13,7 +13,6 @@ import numpy as np
 
 from matseg_runtime.source.base import SourceOptions, no_neighbours
 from matseg_runtime.source.open import open_source
-from matseg_runtime.source.slice_reader import SliceReader
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import ImageError
 from matseg_shared.images.channels import is_grey
@@ -95,7 +94,7 @@ class Slices:
             names=names,
             paths=paths,
             shape=None if source.volume is None else source.volume.shape,
-            read=SliceReader(source).read,
+            read=lambda n: source.read(n, n + 1)[0],
             voxel=None if source.volume is None else source.voxel_size(),
             around=(lambda n: [item.index for item in source.neighbours(n, context)]) if context else None,
         )
