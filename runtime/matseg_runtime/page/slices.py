@@ -126,11 +126,15 @@ def take_pictures(
         large = any(choice.record.shape[0] * choice.record.shape[1] > _LARGE_SLICE for choice in choices)
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
             shown = partial(_shown, colours=distinct(colours), maps=maps)
-            places = range(0, len(choices), max(1, len(choices) // _TRIED))
+            step = max(1, len(choices) // _TRIED)
+            places = range(
+                0, len(choices), step if thumbnails is None else 1
+            )  # those take their memory already
             some = dict(zip(places, pool.map(reader.load, (choices[place] for place in places)), strict=True))
-            most, window = _FAR * BUDGET * len(some) / max(1, len(choices)), _window(some.values())
+            window, tried = _window(some.values()), [some[place] for place in places if place % step == 0]
+            most = _FAR * BUDGET * len(tried) / max(1, len(choices))
             while len(edges) > 1 and (
-                _size(pool.map(partial(shown, window=window, edge=edges[0]), some.values())) > most
+                _size(pool.map(partial(shown, window=window, edge=edges[0]), tried)) > most
             ):
                 edges = edges[1:]
 
@@ -139,7 +143,7 @@ def take_pictures(
                 return (some.pop(place, None) or reader.load(choices[place])).shrunk(edges[0])
 
             loaded = list(pool.map(load, range(len(choices))))
-            window = _window(loaded)
+            window = window if len(places) == len(loaded) else _window(loaded)
             for edge in edges:
                 slices = tuple(pool.map(partial(shown, window=window, edge=edge), loaded))
                 if _size(slices) <= BUDGET:

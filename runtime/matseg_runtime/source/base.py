@@ -175,6 +175,10 @@ class Source(ABC):
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
         """Slices `start` to `stop` (exclusive), each (H, W) or (H, W, C) in its stored dtype, or an ImageError."""
 
+    def look(self, index: int) -> PixelArray:
+        """One slice of a sample, as `read` gives it; it may be kept for whoever reads it next."""
+        return self.read(index, index + 1)[0]
+
     def read_unchanged(self, slices: Sequence[Slice]) -> list[tuple[PixelArray, str]]:
         """Consecutive slices as `read` gives them, with their files' identities; an ImageError where one changes."""
         start, stop = slices[0].index, slices[-1].index + 1
@@ -223,7 +227,7 @@ class Source(ABC):
         return voxel_of_scale(spacing.scale, spacing.units, self.volume.axis, "the input")
 
     def keep_little(self) -> None:  # noqa: B027 (most sources keep nothing)
-        """Let go of decoded slices, and keep no more than `Volume.kept_bytes` from now on."""
+        """Let go of what a sample has left, and keep no more than `Volume.kept_bytes` from now on."""
 
     def close(self) -> None:  # noqa: B027 (a source without open files has nothing to do)
         """Release files."""

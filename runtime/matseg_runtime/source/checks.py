@@ -150,13 +150,17 @@ def _sample(source: Source, transform: Transform) -> list[_Sampled]:
         except ImageError:
             return None  # it is excluded in its turn
 
-    # several threads decode the chunks of a volume already; those of its first slices are the next that are needed
-    first = look(places[0]) if source.volume is None else None
-    together = first is not None and first.shape[0] * first.shape[1] <= _SMALL
-    with ThreadPoolExecutor(available_cpus() if together else 1) as pool:
-        others = places[1:] if source.volume is None else places[::-1]
-        looked = [first, *pool.map(look, others)]
-    sample = [found for found in (looked if source.volume is None else looked[::-1]) if found is not None]
+    looked: list[_Sampled | None]
+    if (
+        source.volume is not None
+    ):  # several threads decode its chunks already; those of its first slices are kept last
+        looked = [look(place) for place in reversed(places)][::-1]
+    else:
+        first = look(places[0])
+        together = first is not None and first.shape[0] * first.shape[1] <= _SMALL
+        with ThreadPoolExecutor(available_cpus() if together else 1) as pool:
+            looked = [first, *pool.map(look, places[1:])]
+    sample = [found for found in looked if found is not None]
     if not any(wanted in (None, item.dtype) for item in sample):
         sample.insert(0, _first_readable(source, transform))
     return sample
@@ -200,7 +204,7 @@ def _most_common(sample: Sequence[_Sampled], wanted: str | None) -> _Sampled:
 
 def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
     """Read one slice, or raise its ImageError."""
-    stored = source.read(item.index, item.index + 1)[0]
+    stored = source.look(item.index)
     found = _Sampled(where=item.where, dtype=stored.dtype.name, shape=stored.shape)
     try:
         absent = transform.absent(stored, item)

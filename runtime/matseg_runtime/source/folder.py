@@ -35,6 +35,8 @@ from matseg_shared.images.read import (
 
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Ends the name of the file with a slice's class probabilities, beside its label image."""
+_KEPT_BYTES = 64 << 20
+"""Of images that a sample has read, for the run that reads them next."""
 _GONE = "missing"
 """Identity of a file that is not there: reading it tells."""
 
@@ -95,15 +97,28 @@ class FolderSource(Source):
             )
             for index, (name, files) in enumerate(pictures)
         )
+        self._looked: dict[int, tuple[PixelArray, str]] = {}
         newest = max(states, key=lambda path: states[path].changed)
         refuse_growing_file(newest, states[newest])
 
     def read(self, start: int, stop: int) -> Sequence[PixelArray]:
-        if self._as_labels:
-            return [read_stored(files[0]).pixels for files in self._files[start:stop]]
-        return [self._read(files) for files in self._files[start:stop]]
+        return [self._read(index) for index in range(start, min(stop, len(self.slices)))]
 
-    def _read(self, files: Sequence[Path]) -> PixelArray:
+    def look(self, index: int) -> PixelArray:
+        ((pixels, identity),) = self.read_unchanged([self.slices[index]])
+        if sum(kept.nbytes for kept, _ in list(self._looked.values())) + pixels.nbytes <= _KEPT_BYTES:
+            self._looked[index] = pixels, identity
+        return pixels
+
+    def keep_little(self) -> None:
+        self._looked.clear()
+
+    def _read(self, index: int) -> PixelArray:
+        files, kept = self._files[index], self._looked.pop(index, None)
+        if kept is not None and kept[1] == self.current_identity(index):
+            return kept[0]
+        if self._as_labels:
+            return read_stored(files[0]).pixels
         if len(files) == 1:
             return read_any_dtype(files[0], self._channels)
         return pick_channels(read_channel_files(files), self._channels, files[0])

@@ -105,7 +105,9 @@ def write_page(
 
 def prepare_page(template: Template) -> None:
     """Do the longer half of `write_page` beforehand: the part that is the same whatever the content."""
-    _environment(template.package).get_template(template.name)
+    environment = _environment(template.package)
+    for name in environment.list_templates():
+        environment.get_template(name)
     packed_library()
 
 
