@@ -42,7 +42,7 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
                 content=content + references_digest(where, path, dataset, options),
                 chunk_shape=dataset.chunks,
                 piece_shape=dataset.chunks,
-                copies=3,  # filters hand on whole chunks, and inflating makes room by doubling it
+                copies=4,  # as it is stored, inflated, which makes room by doubling it, and shuffled back
                 axis_names=names,
                 voxel=nodes.voxel(name, dataset, names),
                 warnings=tuple(_doubts(where, doubt, nodes.projection_signs(name, dataset))),
