@@ -74,12 +74,13 @@ def write_inputs(folder: Path, volume: NDArray[np.uint16], only: tuple[str, ...]
     import zarr
 
     plane = volume.shape[1:]
+    small = tuple(min(256, length) for length in plane)
     chunks = {
         "zarr, a layer of 48 slices in one chunk": (_DEEP, *plane),
-        "zarr, 48 x 256 x 256": (_DEEP, 256, 256),
-        "zarr, 4 x 256 x 256": (4, 256, 256),
+        "zarr, 48 x 256 x 256": (_DEEP, *small),
+        "zarr, 4 x 256 x 256": (4, *small),
         "HDF5, gzip, a layer of 48 slices in one chunk": (_DEEP, *plane),
-        "HDF5, gzip, 48 x 256 x 256": (_DEEP, 256, 256),
+        "HDF5, gzip, 48 x 256 x 256": (_DEEP, *small),
         "TIFF": None,
         "numpy": None,
         "PNG folder": None,

@@ -289,6 +289,33 @@ def test_memory(tmp_path: Path, extra: tuple[str, ...]) -> None:
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not account for memory")
+def test_memory_of_containers(tmp_path: Path) -> None:
+    words = (
+        "--repeats",
+        1,
+        "--slices",
+        49,
+        "--size",
+        32,
+        "--only",
+        "HDF5",
+        "--only",
+        "PNG",
+        "--memory",
+        "2GB",
+    )
+    done = call("memory_inputs.py", *words, "--scratch", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table_rows(done.stdout)
+    assert [row[:2] for row in rows] == [
+        ["HDF5, gzip, a layer of 48 slices in one chunk", "2GB"],
+        ["HDF5, gzip, 48 x 256 x 256", "2GB"],
+        ["PNG folder", "2GB"],
+    ]
+    assert all("met" in row[3] for row in rows)
+
+
 def test_memory_needs_volumes_of_enough_slices(tmp_path: Path) -> None:
     if not hasattr(os, "wait4"):
         pytest.skip("this system does not account for memory")
