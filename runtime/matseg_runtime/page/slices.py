@@ -127,9 +127,8 @@ def take_pictures(
         with ThreadPoolExecutor(1 if large else min(4, available_cpus())) as pool:
             shown = partial(_shown, colours=distinct(colours), maps=maps)
             step = max(1, len(choices) // _TRIED)
-            places = range(
-                0, len(choices), step if thumbnails is None else 1
-            )  # those take their memory already
+            # what the run has taken takes its memory already
+            places = range(0, len(choices), step if thumbnails is None else 1)
             some = dict(zip(places, pool.map(reader.load, (choices[place] for place in places)), strict=True))
             window, tried = _window(some.values()), [some[place] for place in places if place % step == 0]
             most = _FAR * BUDGET * len(tried) / max(1, len(choices))

@@ -208,7 +208,7 @@ class Planner:
             while (
                 is_free
                 and depth > 1
-                and self._blocks_bytes(workers, depth) > (free + self._decoding_bytes(workers, depth)) / 2
+                and (2 * self._blocks_bytes(workers, depth) > free + self._decoding_bytes(workers, depth))
             ):
                 depth = math.ceil(depth / 2)
             yield workers, depth
@@ -250,9 +250,8 @@ class Planner:
             per_pixel += 2 * (classes - 1) if self.constraints.votes == 0 else 1
         if given.context:
             in_work += kept_blocks(given.context, depth, workers.readers) * depth * (own * itemsize + 1)
-        return (workers.blocks * depth * per_pixel + in_work) * self.shape[0] * self.shape[
-            1
-        ] + self._decoding_bytes(workers, depth)
+        pixels = self.shape[0] * self.shape[1]
+        return (workers.blocks * depth * per_pixel + in_work) * pixels + self._decoding_bytes(workers, depth)
 
     def _decoding_bytes(self, workers: WorkerCounts, depth: int) -> int:
         """Bytes that readers take besides their blocks: chunks at work, and slices that a thinner block leaves."""
@@ -349,20 +348,16 @@ def probe(session: Session, shape: tuple[int, int], budget: int) -> Probe:
     """
     session.predict(session.model.self_test.image[:1])
     base = used_memory()
-    found = _measure(session, shape, _SMALL_PROBE_EDGE, base)
-    large = _padded(session, shape, _PROBE_EDGE)
-    if base + found.tile_bytes(large[0] * large[1]) < budget:
-        found = _measure(session, shape, _PROBE_EDGE, base)
-    return found
+    found = _measure(session, _sample_tile(session, shape, _SMALL_PROBE_EDGE), base)
+    large = _sample_tile(session, shape, _PROBE_EDGE)
+    return _measure(session, large, base) if base + found.tile_bytes(_pixels(large)) < budget else found
 
 
-def _measure(session: Session, shape: tuple[int, int], edge: int, base: int) -> Probe:
-    tile = _sample_tile(session, shape, edge)
+def _measure(session: Session, tile: NDArray[Any], base: int) -> Probe:
     before = base if reset_peak_memory() else peak_memory()
     session.predict(tile)
     growth = peak_memory() - before
-    pixels = tile.shape[2] * tile.shape[3]
-    return Probe(bytes_per_pixel=max(growth / pixels, _LEAST_BYTES_PER_PIXEL), base=base)
+    return Probe(bytes_per_pixel=max(growth / _pixels(tile), _LEAST_BYTES_PER_PIXEL), base=base)
 
 
 def seconds_per_pixel(session: Session, shape: tuple[int, int]) -> float:
@@ -371,18 +366,16 @@ def seconds_per_pixel(session: Session, shape: tuple[int, int]) -> float:
     session.predict(tile)
     started = time.perf_counter()
     session.predict(tile)
-    return (time.perf_counter() - started) / int(tile.shape[2] * tile.shape[3])
+    return (time.perf_counter() - started) / _pixels(tile)
 
 
 def _sample_tile(session: Session, shape: tuple[int, int], edge: int) -> NDArray[Any]:
     """(1, C, rows, columns) of the self-test's image, again and again."""
-    rows, columns = _padded(session, shape, edge)
-    sample = session.model.self_test.image[:1]
+    stride, sample = session.model.metadata.tiling.stride, session.model.self_test.image[:1]
+    rows, columns = (padded_length(min(length, edge), stride) for length in shape)
     repeats = (1, 1, -(-rows // sample.shape[2]), -(-columns // sample.shape[3]))
     return np.ascontiguousarray(np.tile(sample, repeats)[:, :, :rows, :columns])
 
 
-def _padded(session: Session, shape: tuple[int, int], edge: int) -> tuple[int, int]:
-    stride = session.model.metadata.tiling.stride
-    rows, columns = (padded_length(min(length, edge), stride) for length in shape)
-    return rows, columns
+def _pixels(tile: NDArray[Any]) -> int:
+    return int(tile.shape[2] * tile.shape[3])

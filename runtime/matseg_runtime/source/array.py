@@ -164,11 +164,10 @@ class ArraySource(Source):
         begin = layer * self._chunk + place // self._part * self._part
         end = min(begin + self._part, (layer + 1) * self._chunk, self._depth) - self._start
         begin, stop = begin - self._start, min(stop, end)
-        with self._keeping:
-            if stop - start == end - begin and (images := self._kept.pop(begin, None)):
-                return images
         if stop - start == end - begin:
-            return self._decoded(begin, end)
+            with self._keeping:
+                images = self._kept.pop(begin, ())
+            return images or self._decoded(begin, end)
         with self._keeping:
             if begin not in self._kept:
                 while len(self._kept) >= self._most_kept:

@@ -20,7 +20,6 @@ from matseg_runtime.source.layout import COLOURS
 from matseg_runtime.source.transform import Transform
 from matseg_shared.contract.metadata import Histogram, InputInfo
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.channels import PixelArray
 from matseg_shared.images.data_bar import data_bar_rows
 from matseg_shared.system.machine import available_cpus
 
@@ -231,16 +230,12 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
         ends=(float(ends[0]), float(ends[1])),
         at_ends=(int(np.count_nonzero(image == ends[0])), int(np.count_nonzero(image == ends[1]))),
         pixels=image.size,
-        means=_means(image) if len(image) == COLOURS else (),
+        means=() if len(image) != COLOURS else tuple(float(plane.mean(dtype=np.float64)) for plane in image),
         clipped=transform.clipped(stored, absent) / image[0].size,
         bar=0 if transform.is_told_of_bar(item) else data_bar_rows(stored),
         far_outside=outside / image.size,
     )
     return replace(found, stats=stats)
-
-
-def _means(image: PixelArray) -> tuple[float, ...]:
-    return tuple(image.reshape(len(image), -1).mean(axis=1, dtype=np.float64).tolist())
 
 
 def _another_scale(stats: Sequence[SliceStats], histogram: Histogram) -> str | None:
