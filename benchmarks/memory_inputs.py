@@ -15,6 +15,7 @@ from PIL import Image
 
 from matseg_runtime.units import parse_size
 from matseg_shared.console.command import debug_option
+from matseg_shared.errors import UnsupportedError
 
 _DEEP = 48
 """Slices of a deep chunk."""
@@ -57,7 +58,11 @@ def main(
                     peak = peak_of([*command, "--window", "0,65535", "--memory", limit, "--provider", "cpu"])
                     return peak / 1e6, time.perf_counter() - started
 
-                found = interleaved({"run": run}, repeats, warm_up=False)["run"]
+                try:
+                    found = interleaved({"run": run}, repeats, warm_up=False)["run"]
+                except UnsupportedError:  # said by the command itself
+                    rows.append([name, limit, "refused", "", ""])
+                    continue
                 peaks, seconds = zip(*found, strict=True)
                 goal = verdict(max(peaks), parse_size(limit) / 1e6)
                 rows.append([name, limit, spread(peaks), goal, f"{median(seconds):.1f}"])
