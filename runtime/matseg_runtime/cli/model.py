@@ -281,6 +281,8 @@ def _origins(data: ModelMetadata) -> Iterator[tuple[str, str]]:
         yield "  epoch that was kept", f"{training.epoch}, validation mean IoU {mean_iou}"
     if not data.ensemble:
         yield "pretrained encoder", str(data.training.pretrained or "none")
+        if start := data.training.init:
+            yield "started from", f"{start.name} (weights with SHA-256 {start.sha256})"
         yield "epoch that was kept", str(data.training.epoch)
         for name, value in data.training.metrics.items():
             yield f"validation {name}", _number(value)

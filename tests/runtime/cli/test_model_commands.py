@@ -16,6 +16,7 @@ from matseg_runtime.cli.run import run_main
 from matseg_runtime.inference import timing
 from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.tiles import segment_image
+from matseg_shared.contract.metadata import InitInfo
 from matseg_shared.contract.onnx_properties import SelfTest, encode
 
 
@@ -38,6 +39,18 @@ def test_inspect_as_json_is_the_document(model: Path) -> None:
     assert document["schema_version"] == 2
     assert document["tiling"] == {"stride": 4, "halo": 16}
     assert len(document["sha256"]) == 64
+
+
+def test_inspect_names_the_weights_that_a_training_started_from(tmp_path: Path) -> None:
+    metadata = onnx_models.build_metadata()
+    start = InitInfo(name="steel_v3", sha256="ab" * 32)
+    training = metadata.training.model_copy(update={"init": start})
+    metadata = metadata.model_copy(update={"training": training})
+    graph = onnx_models.build_graph()
+    properties = encode(metadata, onnx_models.self_test_of(graph, 1, "uint8"))
+    path = onnx_models.save(graph, properties, tmp_path / "m.onnx")
+    printed = " ".join(CliRunner().invoke(inspect_main, [str(path)], terminal_width=200).output.split())
+    assert "started from │ steel_v3 (weights with SHA-256 abab" in printed
 
 
 def test_verify_passes_on_the_cpu(model: Path) -> None:

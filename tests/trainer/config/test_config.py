@@ -263,6 +263,12 @@ def test_what_cannot_be_inherited_is_named_with_its_place(
     assert len(found) == (2 if "cannot inherit" in words and len(tables) > 1 else 1)
 
 
+def test_what_a_missing_base_would_give_is_not_missed() -> None:
+    """n_class comes with the plan, which is not made yet."""
+    assert list(problems({"set": {"v1": {"preset": "auto"}}})) == ["set.v1.preset"]
+    assert list(problems({"set": {"v1": {"preset": "guide2020", "model": "unet"}}})) == ["set.v1.n_class"]
+
+
 OLD_NAMES = {"repeat": 6, "focus": 0.5, "samples": 99, "keep": "last", "precision": "fp32"}
 NEW_NAMES = {
     "crops_per_image": 6,

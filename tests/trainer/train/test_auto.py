@@ -139,6 +139,29 @@ def test_a_class_of_the_validation_images_alone_is_told(bare: Path, train: Run) 
     )
 
 
+def test_a_validate_folder_that_came_later_is_told(bare: Path, train: Run) -> None:
+    assert train().exit_code == 0
+    for kind in ("images", "labels"):
+        (bare / "data" / "discs" / "validate" / kind).mkdir(parents=True)
+        for path in (bare / "data" / "discs" / "train" / kind).glob("slice0*"):
+            path.rename(path.parents[2] / "validate" / kind / path.name)
+    result = train("--overwrite")
+    assert result.exit_code == 0, result.output
+    assert "made before there was a validate/, whose images train now" in result.output
+    assert "`matseg-prep config discs --overwrite` makes it anew" in result.output
+
+
+def test_an_image_of_the_plan_that_is_gone_is_told_with_the_remedy(bare: Path, train: Run) -> None:
+    assert train().exit_code == 0
+    for kind in ("images", "labels"):
+        for path in (bare / "data" / "discs" / "train" / kind).glob("slice1*"):
+            path.unlink()
+    result = train("--overwrite")
+    assert result.exit_code == 2
+    assert "found none of slice1" in result.output
+    assert "`matseg-prep config discs --overwrite`" in result.output
+
+
 def test_what_cannot_be_learned_leaves_no_plan(bare: Path, train: Run) -> None:
     shutil.rmtree(bare / "data" / "discs" / "train" / "labels")
     result = train()

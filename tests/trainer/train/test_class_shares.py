@@ -73,6 +73,23 @@ def test_fewer_pixels_are_wrong_with_the_shift_and_no_data_is_not_looked_at() ->
     assert np.mean(right != classes) < 0.6 * wrong
 
 
+def test_parts_of_an_image_tell_what_the_whole_tells() -> None:
+    _, logits = measurements(_SHARES, 40_000)
+    logits = logits.reshape(3, 200, 200)
+    labels = np.full((200, 200), IGNORED, np.uint8)
+    labels[:, 50] = 1
+    absent = np.zeros((200, 200), bool)
+    absent[:100, :30] = True
+    whole = Example(pixels=np.zeros((1, 200, 200), np.uint8), labels=labels, absent=absent)
+    places = [
+        (rows, columns) for rows in (slice(0, 96), slice(96, 200)) for columns in (slice(60), slice(60, 200))
+    ]
+    parts = [(logits[:, *place], whole.part(place)) for place in places]
+    np.testing.assert_allclose(
+        logit_shift(parts, _EVEN, labels.size), logit_shift([(logits, whole)], _EVEN, labels.size), atol=1e-4
+    )
+
+
 @pytest.fixture
 def strokes(tmp_path: Path) -> Path:
     """Noisy pictures with 5 % of a brighter class, of which as much is labelled as of the other."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +246,27 @@ def test_an_interruption_after_the_trainings_is_told_how_to_go_on(
     monkeypatch.setattr(folds_module, "evaluate_parts", interrupted)
     result = run(place, "--folds", "2", "--resume")
     assert (result.exit_code, "go on with --resume" in result.output) == (130, True)
+
+
+def test_two_processes_train_all_folds_and_one_evaluates(place: Path) -> None:
+    for split in ("train", "validate"):
+        shutil.rmtree(place / "data" / "discs" / split / "labels_npy")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    program = "from matseg_trainer.commands.train import train_main; train_main()"
+    done = subprocess.run(
+        [sys.executable, *torchrun, sys.executable, "-c", program, "discs", "v1", "--folds", "2"],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("2 process(es)") == 2
+    assert done.stdout.count("worst images first") == 1
+    document = document_of(place)
+    assert document.folds is not None
+    assert [(one.fold, one.seed) for one in document.folds.trainings] == [(1, 0), (2, 0)]
 
 
 def test_a_class_that_only_one_fold_has_is_told(place: Path) -> None:

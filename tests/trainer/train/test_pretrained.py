@@ -223,7 +223,10 @@ def test_what_cannot_be_started_from_is_named(fine_tuning: Path) -> None:
         ("dics_v1", "did you mean 'discs_v1'?"),
         ("steel.pth", r"steel\.pth: expected the checkpoint of --weights"),
         ("saved/discs_v1.onnx", "there is no such model file"),
-        ("zoo:uhcs-fast", "found int8, whose weights are rounded"),
+        (
+            "zoo:uhcs-fast",
+            "found int8, whose weights are rounded; name its checkpoint, or zoo:uhcs, the fp32",
+        ),
     ):
         with pytest.raises(UsageError, match=text):
             PretrainedWeights.load(Workspace(fine_tuning), choice)

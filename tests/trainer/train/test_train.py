@@ -34,9 +34,10 @@ from matseg_trainer.data.statistics import SplitStatistics, representative_crop
 from matseg_trainer.overview.state import VersionState
 from matseg_trainer.overview.survey import survey
 from matseg_trainer.predict.checkpoint import Checkpoint, load_checkpoint, save_tensors
-from matseg_trainer.train import loop, training
+from matseg_trainer.train import distributed, loop, training
 from matseg_trainer.train.console import Progress
 from matseg_trainer.train.device import choose_compute
+from matseg_trainer.train.distributed import DistributedContext
 from matseg_trainer.train.losses import weighted_cross_entropy
 from matseg_trainer.train.schedule import LearningRate
 from matseg_trainer.train.step import RunningScore
@@ -492,6 +493,23 @@ def test_bad_data_is_named(workspace: Path) -> None:
     assert result.exit_code == 2
     assert "slice1.png" in result.output
     assert "Traceback" not in result.output
+
+
+def test_images_of_one_value_are_refused(workspace: Path) -> None:
+    for path in (workspace / "data" / "discs" / "train" / "images").iterdir():
+        Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
+    result = run(workspace, "discs", "v1")
+    assert result.exit_code == 2
+    assert "found one and the same value in all their pixels" in " ".join(result.output.split())
+
+
+def test_the_main_process_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(distributed.dist, "barrier", lambda: done.append("met"))
+    for rank in (0, 1):
+        with DistributedContext(rank=rank, size=2).main_first():
+            done.append(f"through {rank}")
+    assert done == ["through 0", "met", "met", "through 1"]
 
 
 def test_validation_images_have_the_size_of_the_version_too(workspace: Path) -> None:

@@ -24,6 +24,8 @@ from matseg_trainer.commands.options import (
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
+    from matseg_trainer.config.versions import VersionConfig
+    from matseg_trainer.data.folder import Dataset
     from matseg_trainer.train.distributed import DistributedContext
     from matseg_trainer.train.folds import FoldsRequest
     from matseg_trainer.train.log import TrainingLog
@@ -126,11 +128,7 @@ def train_main(
     from matseg_trainer.config.load import AUTO_VERSION
 
     version = version or AUTO_VERSION
-    if version == AUTO_VERSION:
-        require_train_extra("matseg-train")
-        _make_auto(place, dataset, as_json=as_json)
-    config = version_config(place, dataset, version)
-    data = place.dataset(dataset, config.validation_images if folds is None else ())
+    found = None if version == AUTO_VERSION else _config_and_data(place, dataset, version, folds)
     require_train_extra("matseg-train")
     from matseg_trainer.pages.places import page_line
     from matseg_trainer.pages.training import write_training_page
@@ -145,12 +143,17 @@ def train_main(
     from matseg_trainer.train.pretrained import PretrainedWeights
     from matseg_trainer.train.training import TrainingJob
 
-    with shown_progress() as shown:
-        notes = update_arrays(data, data.learned_splits, config.n_class, shown)
     with join_processes(gpu=gpu) as context:
         if device is not None and context.size > 1:
             raise UsageError("--device: of several processes each takes a GPU of its own; give --gpu instead")
-        for note in notes if context.is_main else ():
+        with context.main_first():  # which makes what is missing; the others find it
+            if found is None:
+                _make_auto(place, dataset, as_json=as_json)
+                found = _config_and_data(place, dataset, version, folds)
+            config, data = found
+            with shown_progress() as shown:
+                notes = update_arrays(data, data.learned_splits, config.n_class, shown)
+        for note in notes:
             click.echo(f"note: {note}", err=True)
         compute = choose_compute(gpu=gpu, amp=config.amp, local_rank=context.local_rank, device=device)
         if gpu and compute.device.type == "cpu" and context.is_main:
@@ -192,6 +195,13 @@ def train_main(
         except KeyboardInterrupt as error:
             hint = "go on with --resume" if resume else "nothing was saved yet"
             raise KeyboardInterrupt(str(error) or hint) from error
+
+
+def _config_and_data(
+    place: Workspace, dataset: str, version: str, folds: int | None
+) -> tuple[VersionConfig, Dataset]:
+    config = version_config(place, dataset, version)
+    return config, place.dataset(dataset, config.validation_images if folds is None else ())
 
 
 def _cross_validate(

@@ -152,7 +152,7 @@ def _check_dataset(
     named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
     has_encoder = {True: "effunet", False: "vggunet"}[defaults.get("encoder") in EFFICIENTNETS]
     placeholders: dict[str, Any] = {"model": has_encoder if "encoder" in defaults else "unet"}
-    if any("n_class" in table for table in named.values()):
+    if any({"n_class", *_INHERITING} & table.keys() for table in named.values()):
         placeholders["n_class"] = 2
     versions: dict[str, VersionConfig] = {}
     problems: list[Problem] = []

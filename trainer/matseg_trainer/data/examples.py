@@ -48,8 +48,12 @@ class Example:
     def bands(self) -> Iterator[Example]:
         """The whole image in bands of rows, of which temporary copies are small."""
         for rows in row_bands(self.labels.shape):
-            absent = None if self.absent is None else self.absent[rows]
-            yield Example(pixels=self.pixels[:, rows], labels=self.labels[rows], absent=absent)
+            yield self.part((rows, slice(None)))
+
+    def part(self, place: tuple[slice, slice]) -> Example:
+        """Some of its rows and columns, as views."""
+        absent = None if self.absent is None else self.absent[place]
+        return Example(pixels=self.pixels[(slice(None), *place)], labels=self.labels[place], absent=absent)
 
     def map(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Example:
         """Apply the same change to pixels and labels; it acts on the last two axes."""

@@ -186,7 +186,8 @@ class Dataset:
         if unknown:
             raise DatasetError(
                 f"{folder}: expected the images that `validation_images` of config.toml names, found none of "
-                f"{shorten(unknown)}{did_you_mean(unknown[0], groups)}"
+                f"{shorten(unknown)}{did_you_mean(unknown[0], groups)}; name others there, or make the version `auto` "
+                f"anew (`matseg-prep config {self.name} --overwrite`)"
             )
         if split == "validate" and not self.validation_images:
             raise DatasetError(

@@ -115,7 +115,12 @@ class SplitStatistics:
         channels, dtype = next(iter(self.kinds))
         found = self._intensities
         low, high = float(found.lowest.min()), float(found.highest.max())
-        edges = (low, high) if high > low else (low, low + 1.0)
+        if low == high:
+            raise DatasetError(
+                f"{self._examples.samples[0].image.parent}: expected images that show something, found one and the "
+                "same value in all their pixels; save them again from where they came from"
+            )
+        edges = (low, high)
         # what a constant channel differs from its mean is a rounding, and nothing to divide by
         std = np.where(found.highest > found.lowest, np.sqrt(found.squares / found.pixels), 1.0)
         context = self._examples.context

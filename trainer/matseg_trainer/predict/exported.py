@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from matseg_runtime.model.file import Model, choose_model, read_model
+from matseg_runtime.model.zoo import PREFIX, read_index
 from matseg_shared.contract.metadata import graph_kind
 from matseg_shared.errors import ModelError, UsageError
 from matseg_trainer.config.versions import VersionConfig, current_names
@@ -47,7 +48,7 @@ def load_exported(choice: str) -> tuple[Path, Checkpoint]:
     if export.precision != "fp32":
         raise UsageError(
             f"--weights {choice}: expected a model in fp32, found {graph_kind(export.precision, export.tta)}, whose "
-            "weights are rounded; name its checkpoint, or the fp32 model of the same training"
+            f"weights are rounded; name its checkpoint, or {_in_fp32(choice)}"
         )
     stored = {
         item.name.removeprefix(_PREFIX): torch.from_numpy(onnx.numpy_helper.to_array(item).copy())
@@ -64,6 +65,16 @@ def load_exported(choice: str) -> tuple[Path, Checkpoint]:
             f"others ({error}); name the checkpoint it was exported from"
         ) from error
     return path, checkpoint
+
+
+def _in_fp32(choice: str) -> str:
+    """The model of the same training whose weights are not rounded, in words."""
+    models = read_index().models if choice.startswith(PREFIX) else ()
+    trainings = {item.name: (item.dataset, item.version) for item in models}
+    for item in models:
+        if item.precision == "fp32" and trainings[item.name] == trainings[choice.removeprefix(PREFIX)]:
+            return f"{PREFIX}{item.name}, the fp32 model of the same training"
+    return "the fp32 model of the same training"
 
 
 def _checkpoint(model: Model, weights: Mapping[str, Tensor]) -> Checkpoint:

@@ -15,7 +15,8 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError
 from matseg_shared.images.read import PixelArray, list_images
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.examples import IGNORED, Example, Examples, context_of_set
+from matseg_trainer.data.class_positions import ClassPositions
+from matseg_trainer.data.examples import Example, Examples, context_of_set
 from matseg_trainer.data.folder import Dataset, shorten
 from matseg_trainer.prepare.structures import Structure, measure_structures
 
@@ -23,6 +24,8 @@ LOOKED_AT = 8
 """Images, spread evenly, in which structures and directions are measured."""
 WHOLE = 0.5
 """Labelled share of an image, or of all, below which labels are strokes, whose size says nothing of the structures."""
+_MIDDLE = 2048
+"""Edge in pixels of the middle of an image whose gradients are looked at."""
 _SMOOTHING = 2.0
 """Standard deviation in pixels of the smoothing before gradients, so that noise has no say."""
 
@@ -67,7 +70,7 @@ class DataFacts:
     @property
     def words(self) -> str:
         """Images, classes and structures, for a person."""
-        sizes = sorted({f"{height} x {width}" for height, width in self.shapes})
+        sizes = [f"{height} x {width}" for height, width in sorted({*self.shapes})]
         number = "one image" if len(self.stems) == 1 else f"{len(self.stems)} images"
         channels = "one channel" if self.channels == 1 else f"{self.channels} channels"
         if self.context:
@@ -113,11 +116,11 @@ def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT
     progress.stage("looking at the data", len(samples), unit="images")
     for number in range(len(samples)):
         example: Example = images[number]
-        counts.append(np.bincount(example.labels.ravel(), minlength=IGNORED + 1)[: len(names)])
+        counts.append(ClassPositions(example.labels).counts[: len(names)])
         shapes.append((example.labels.shape[0], example.labels.shape[1]))
         values.update((example.data.min().item(), example.data.max().item()))
         if number in chosen:
-            if np.mean(example.labels != IGNORED) >= WHOLE:
+            if counts[-1].sum() >= WHOLE * example.labels.size:
                 looked_at.append(example.labels)
             directions.append(_direction(example.pixels))
         progress.advance()
@@ -157,12 +160,14 @@ def _images_in(folder: Path) -> int:
 def _direction(pixels: PixelArray) -> NDArray[np.float64]:
     """(2,) direction of the gradients of (C, H, W) pixels, as a vector at twice its angle, of length 0 to 1.
 
-    The angle and coherence of the structure tensor (Bigun and Granlund 1987) over the whole image. Turned by a quarter
-    the image has the opposite vector.
+    The angle and coherence of the structure tensor (Bigun and Granlund 1987) over the image, or its middle. Turned by a
+    quarter the image has the opposite vector.
     """
     from scipy import ndimage  # of the extra `train`
 
-    grey = ndimage.gaussian_filter(pixels.mean(axis=0, dtype=np.float32), _SMOOTHING)
+    top, left = ((full - min(full, _MIDDLE)) // 2 for full in pixels.shape[1:])
+    middle = pixels[:, top : top + _MIDDLE, left : left + _MIDDLE]
+    grey = ndimage.gaussian_filter(middle.mean(axis=0, dtype=np.float32), _SMOOTHING)
     down, right = np.gradient(grey) if min(grey.shape) > 1 else (np.zeros(1), np.zeros(1))
     total = float(np.mean(right**2 + down**2))
     if not math.isfinite(total) or total == 0:

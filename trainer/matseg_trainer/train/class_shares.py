@@ -29,7 +29,7 @@ def logit_shift(
     """Logits to add so that classes are as frequent as they are, and not as they are labelled.
 
     Args:
-        predictions: (K, H, W) logits of some images, each with that image.
+        predictions: (K, H, W) logits of some images, or of parts of them, each with that image or part.
         trained: (K,) class shares among the labelled pixels.
         pixels: of all these images.
 

@@ -9,11 +9,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+
+_TIMEOUT = timedelta(hours=2)
+"""Processes wait for the main one, while it makes the label arrays of a large set, at most this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,15 @@ class DistributedContext:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main process go through a block before the others, which then find the files that it has made."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -68,7 +81,7 @@ def join_processes(*, gpu: bool) -> Iterator[DistributedContext]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
     try:
         yield DistributedContext(rank=dist.get_rank(), size=size, local_rank=local_rank)
     finally:

@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch, zipfile and pickle raise many kinds for damaged files
         raise ModelError(
             f"{path}: expected weights as torch.save(network.state_dict(), ...) writes them, found a damaged file, or "
-            "one that holds more than tensors"
+            "one that holds more than tensors and plain values; save its state_dict() alone"
         ) from error
     for key in _WRAPPERS:
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):

@@ -158,6 +158,12 @@ def _facts(training: Training) -> dict[str, str]:
             f"{len(decoded)} images lie decoded in {training.decoded} ({sum(decoded) / 1e6:.0f} MB), {why}; TMPDIR "
             "names another disk"
         )
+    folders = {sample.image.parent.parent.name for sample in training.train_images.samples}
+    if job.version == AUTO_VERSION and "validate" in folders:
+        facts["plan"] = (
+            "made before there was a validate/, whose images train now, as `validation_images` names those that "
+            f"measure; `matseg-prep config {job.dataset.name} --overwrite` makes it anew"
+        )
     if job.version == AUTO_VERSION and training.context.size == 1:
         device = "GPU" if compute.device.type == "cuda" else "CPU"
         facts["time"] = time_words(expected_seconds(training), device)

@@ -253,7 +253,11 @@ class Training:
         chosen = np.linspace(0, len(self.train_images) - 1, count).round().astype(int).tolist()
         pixels = sum(math.prod(statistics.shapes[index]) for index in chosen)
         examples = (self.train_images[index] for index in chosen)
-        predictions = ((self._predictor.logits(example.pixels), example) for example in examples)
+        predictions = (
+            (logits, example.part(place))
+            for example in examples
+            for place, logits in self._predictor.tiles(example.pixels)
+        )
         return logit_shift(predictions, statistics.class_shares, pixels)[:, np.newaxis, np.newaxis]
 
     def validate(self, epoch: int, progress: Progress) -> RunningScore:
