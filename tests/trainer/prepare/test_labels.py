@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from matseg_trainer.data import mapped
 from matseg_trainer.data.folder import Dataset
 from matseg_trainer.prepare import console
 
@@ -50,6 +51,20 @@ def test_every_form_gives_the_same_indices(small, prep, label, first_colour):
     assert Dataset.open(small.root).classes[0].colour == first_colour
     assert "normalised" in result.output
     assert "4 of 4" in result.output
+
+
+@pytest.mark.parametrize("label", [GREY, RGB[INDICES]], ids=["grey", "colour"])
+def test_large_images_are_encoded_and_compared_in_bands(small, prep, monkeypatch, label):
+    monkeypatch.setattr(mapped, "BAND_PIXELS", 12)  # three rows, and two
+    label = np.concatenate([label] * 4)[:5]
+    small.add("train", "a", label)
+    assert prep("labels", "steel", "train", "--classes", 4).exit_code == 0
+    expected = np.concatenate([INDICES] * 4)[:5]
+    np.testing.assert_array_equal(small.array("train", "a"), expected)
+    expected[4, 0] = (expected[4, 0] + 1) % 4
+    np.save(small.root / "train" / "labels_npy" / "a.npy", expected)
+    (small.root / "train" / "labels_npy.json").unlink()
+    assert "found 1 pixel(s) of others" in " ".join(prep("check", "steel").output.split())
 
 
 def test_an_image_that_lacks_classes_keeps_the_indices_of_the_set(small, prep):

@@ -21,7 +21,8 @@ from matseg_shared.contract.metadata import ClassInfo
 from matseg_shared.errors import DatasetError, problems_of
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_trainer.data.folder import shorten
-from matseg_trainer.data.labels import LabelKind, LabelScan, Values, packed, unpack
+from matseg_trainer.data.labels import LabelKind, LabelScan, Values, is_counted, packed, unpack
+from matseg_trainer.data.mapped import row_bands
 
 Distances = NDArray[np.float64]
 
@@ -90,20 +91,38 @@ class ClassTable:
 
     def encode(self, values: Values) -> NDArray[np.uint8]:
         """(H, W) values to (H, W) uint8 class indices, 255 for unlabelled; a value of no class goes to the nearest."""
-        known, rest = self.known, self.legend.rest
+        labels = np.empty(values.shape, np.uint8)
+        for rows in row_bands(values.shape):
+            labels[rows] = self._encode(values[rows])
+        return labels
+
+    def _encode(self, values: Values) -> NDArray[np.uint8]:
+        if is_counted(values):
+            present = np.flatnonzero(np.bincount(values.ravel()))
+            table = np.zeros(present[-1] + 1, np.uint8)
+            table[present] = self._indices(present)
+            return table[values]
         present, inverse = np.unique(values, return_inverse=True)
-        others = self.nearest(present)[0].tolist() if rest is None else [rest] * len(present)
-        indices = [known.get(value, other) for value, other in zip(present.tolist(), others, strict=True)]
-        return np.array(indices, np.uint8)[inverse].reshape(values.shape)
+        return self._indices(present)[inverse].reshape(values.shape)
+
+    def _indices(self, values: Values) -> NDArray[np.uint8]:
+        """(N,) class indices of different values."""
+        known, rest = self.known, self.legend.rest
+        others = self.nearest(values)[0].tolist() if rest is None else [rest] * len(values)
+        found = [known.get(value, other) for value, other in zip(values.tolist(), others, strict=True)]
+        return np.array(found, np.uint8)
 
     def differing(self, values: Values, labels: NDArray[np.uint8]) -> int:
         """Pixels of a label array that are not what their (H, W) values stand for; values of no class say nothing."""
         if values.shape != labels.shape:
             return values.size
-        changed = self.encode(values) != labels
-        if self.legend.rest is None:
-            changed &= np.isin(values, list(self.known))
-        return int(changed.sum())
+        total = 0
+        for rows in row_bands(values.shape):
+            changed = self._encode(values[rows]) != labels[rows]
+            if self.legend.rest is None:
+                changed &= np.isin(values[rows], list(self.known))
+            total += int(changed.sum())
+        return total
 
     def _vectors(self, values: Values) -> NDArray[np.float64]:
         if self.kind in ("grey", "value"):

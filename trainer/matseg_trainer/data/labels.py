@@ -22,6 +22,7 @@ from matseg_shared.images.palette import Colour
 from matseg_shared.images.read import read_stored
 from matseg_shared.images.stored import StoredImage
 from matseg_trainer.data.folder import shorten
+from matseg_trainer.data.mapped import row_bands
 
 LabelKind = Literal["grey", "palette", "colour", "value"]
 """`value`: grey values and palette indices that mean the same."""
@@ -83,8 +84,10 @@ def scan_label(path: Path) -> LabelScan:
     """
     stored, kind = _read(path)
     pixels = _values_of(stored, kind)
-    if pixels.min() >= 0 and pixels.max() < _MOST_COUNTED:
-        histogram = np.bincount(pixels.ravel())
+    if is_counted(pixels):
+        bands = (pixels[rows] for rows in row_bands(pixels.shape))
+        largest = int(pixels.max())
+        histogram = np.sum([np.bincount(band.ravel(), minlength=largest + 1) for band in bands], axis=0)
         values = np.flatnonzero(histogram)
         counts = histogram[values]
     else:
@@ -98,6 +101,11 @@ def scan_label(path: Path) -> LabelScan:
         counts=counts.astype(np.int64),
         colours=tuple(palette[value] for value in values if palette),
     )
+
+
+def is_counted(values: NDArray[np.integer]) -> bool:
+    """True where so few different values are possible that a table of them is faster than sorting."""
+    return bool(values.min() >= 0 and values.max() < _MOST_COUNTED)
 
 
 def read_values(path: Path, kind: LabelKind) -> Values:
