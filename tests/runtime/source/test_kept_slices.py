@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import zarr
+from PIL import Image
 
-from matseg_runtime.source import array
+from matseg_runtime.source import array, folder
 from matseg_runtime.source.array import ArraySource
 from matseg_runtime.source.base import Source, SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_shared.errors import ImageError
+from matseg_shared.images.read import read_any_dtype
 
 SHAPE, CHUNK = (13, 10, 17), (4, 5, 8)
 VALUES = np.random.default_rng(0).integers(0, 255, SHAPE, dtype=np.uint8)
@@ -141,3 +144,27 @@ def test_decoders_are_counted_by_their_chunks(volume: Path, tmp_path: Path) -> N
         "volume.h5::data": (chunk * 4, layer),
         "volume.h5::plain": (0, PLANE),
     }
+
+
+def test_an_image_that_a_sample_has_read_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        Image.fromarray(VALUES[number]).save(tmp_path / f"s{number}.png")
+        os.utime(tmp_path / f"s{number}.png", (1, 1))
+    source, reads = open_source(str(tmp_path)), []
+
+    def told(path: Path, *channels: object) -> object:
+        reads.append(path.stem)
+        return read_any_dtype(path, *channels)
+
+    monkeypatch.setattr(folder, "read_any_dtype", told)
+    assert np.array_equal(source.look(0), VALUES[0])
+    assert np.array_equal(source.look(1), VALUES[1])
+    Image.fromarray(VALUES[7]).save(tmp_path / "s1.png")
+    assert np.array_equal(np.stack(source.read(0, 2)), VALUES[[0, 7]])
+    assert reads == ["s0", "s1", "s1"], "the second has changed meanwhile"
+    source.look(0)
+    source.keep_little()
+    source.read(0, 1)
+    assert reads[3:] == ["s0", "s0"]
