@@ -405,12 +405,12 @@ def test_an_unknown_step_between_slices_is_asked_for(tmp_path: Path) -> None:
 
 def test_labels_that_change_meanwhile_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", VOLUME)
-    original = regions_3d._numbers
+    original = regions_3d.class_numbers
 
     def others(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
         return original(np.where(labels == 1, 0, labels).astype(labels.dtype), values)
 
-    monkeypatch.setattr(regions_3d, "_numbers", others)
+    monkeypatch.setattr(regions_3d, "class_numbers", others)
     result = quantify(tmp_path / "a.npy", "--regions", "3d", "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "its labels have changed while they were measured" in result.output

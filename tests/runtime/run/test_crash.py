@@ -19,7 +19,7 @@ import zarr
 from folders import snapshot
 from PIL import Image
 
-SLICES = 60
+SLICES = 40
 COMMAND = [sys.executable, "-c", "from matseg_runtime.cli.run import run_main; run_main()"]
 
 
@@ -42,6 +42,26 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     array[:] = volume
     return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    slow_model: Path, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """The folder of an undisturbed run, made once of each command."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def of(source: str, output: str, *extra: str) -> Path:
+        command = (source, output, *extra)
+        if command not in made:
+            made[command] = tmp_path_factory.mktemp("whole")
+            target = made[command] / output
+            with _start(slow_model, inputs / source, "-o", target, *extra, "--threads", 1) as process:
+                printed, _ = process.communicate()
+            assert process.returncode == 0, printed
+        return made[command]
+
+    return of
 
 
 def _results(root: Path) -> dict[str, bytes]:
@@ -81,16 +101,16 @@ def _lines(ledger: Path) -> int:
     ],
 )
 def test_killed_again_and_again(
-    slow_model: Path, inputs: Path, tmp_path: Path, source: str, output: str, extra: list[str]
+    slow_model: Path,
+    inputs: Path,
+    tmp_path: Path,
+    undisturbed: Callable[..., Path],
+    source: str,
+    output: str,
+    extra: list[str],
 ) -> None:
     dice = random.Random(f"{source} {output} {extra}")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    with _start(slow_model, inputs / source, "-o", whole / output, *extra, "--threads", 1) as undisturbed:
-        printed, _ = undisturbed.communicate()
-    assert undisturbed.returncode == 0, printed
-    out = killed / output
+    out = tmp_path / output
     ledger = out / ".matseg" if output == "out" else out.with_name(f"{output}.matseg")
     kills = 0
     for _ in range(3):
@@ -105,8 +125,8 @@ def test_killed_again_and_again(
         printed, _ = last.communicate()
     assert last.returncode == 0, printed
     # a killed process may leave unfinished files, whose names say so, beside the label images
-    found = {n: c for n, c in _results(killed).items() if not Path(n).name.startswith(".matseg-")}
-    assert found == _results(whole)
+    found = {n: c for n, c in _results(tmp_path).items() if not Path(n).name.startswith(".matseg-")}
+    assert found == _results(undisturbed(source, output, *extra))
     assert max(_times_done(ledger).values()) == 1
 
 
@@ -121,7 +141,9 @@ def _times_done(ledger: Path) -> Counter[str]:
     return done
 
 
-def test_parts_of_which_some_are_killed(slow_model: Path, inputs: Path, tmp_path: Path) -> None:
+def test_parts_of_which_some_are_killed(
+    slow_model: Path, inputs: Path, tmp_path: Path, undisturbed: Callable[..., Path]
+) -> None:
     out = tmp_path / "out.zarr"
     common = [slow_model, inputs / "scan.zarr", "-o", out, "--threads", 1]
     parts = {number: _start(*common, "--part", f"{number}/4") for number in range(1, 5)}
@@ -137,16 +159,12 @@ def test_parts_of_which_some_are_killed(slow_model: Path, inputs: Path, tmp_path
         with _start(*common, "--part", f"{number}/4") as again:
             printed, _ = again.communicate()
         assert again.returncode == 0, printed
-    (tmp_path / "one").mkdir()
-    with _start(
-        slow_model, inputs / "scan.zarr", "-o", tmp_path / "one" / "out.zarr", "--threads", 1
-    ) as single:
-        single.communicate()
+    single = undisturbed("scan.zarr", "out.zarr") / "out.zarr"
     np.testing.assert_array_equal(
         zarr.open_array(str(out), path="0", mode="r")[:],
-        zarr.open_array(str(tmp_path / "one" / "out.zarr"), path="0", mode="r")[:],
+        zarr.open_array(str(single), path="0", mode="r")[:],
     )
-    assert snapshot(out) == snapshot(tmp_path / "one" / "out.zarr")
+    assert snapshot(out) == snapshot(single)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -194,21 +212,23 @@ def small_disk(tmp_path: Path) -> Callable[[int], Path]:
 @pytest.mark.skipif(sys.platform != "linux", reason="uses tmpfs")
 @pytest.mark.parametrize("output", ["out", "out.zarr", "out.tif"])
 def test_a_disk_that_fills_up(
-    slow_model: Path, inputs: Path, tmp_path: Path, small_disk: Callable[[int], Path], output: str
+    slow_model: Path,
+    inputs: Path,
+    small_disk: Callable[[int], Path],
+    undisturbed: Callable[..., Path],
+    output: str,
 ) -> None:
-    size = 120 if output == "out" else 300
+    size = 120 if output == "out" else 200
     disk = small_disk(size)
-    source = inputs / ("folder" if output == "out" else "scan.zarr")
-    with _start(slow_model, source, "-o", disk / output, "--threads", 1) as process:
+    source = "scan.zarr" if output == "out.zarr" else "folder"
+    command = (slow_model, inputs / source, "-o", disk / output, "--threads", 1)
+    with _start(*command) as process:
         printed, _ = process.communicate()
     assert process.returncode == 1, printed
     assert "no space is left on that disk" in printed
     assert "Traceback" not in printed
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-    with _start(slow_model, source, "-o", disk / output, "--threads", 1) as process:
+    with _start(*command) as process:
         printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    (tmp_path / "whole").mkdir()
-    with _start(slow_model, source, "-o", tmp_path / "whole" / output, "--threads", 1) as process:
-        process.communicate()
-    assert _results(disk) == _results(tmp_path / "whole")
+    assert _results(disk) == _results(undisturbed(source, output))
