@@ -357,6 +357,20 @@ def test_overwrite_keeps_the_earlier_result_until_the_first_epoch_is_done(
     assert {path: path.read_bytes() for path in files} == before
 
 
+def test_curves_are_drawn_at_the_end_and_in_a_long_training_meanwhile(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        loop, "plot_training", lambda _path, _title, log, _classes: drawn.append(len(log.epochs))
+    )
+    run(workspace, "discs", "v1")
+    assert drawn == [3]
+    monkeypatch.setattr(loop, "_DRAWN_AGAIN", 0.0)
+    run(workspace, "discs", "v1", "--overwrite")
+    assert drawn == [3, 1, 2, 3, 3]
+
+
 def test_an_existing_result_is_kept_without_overwrite(workspace: Path) -> None:
     run(workspace, "discs", "v2")
     before = (workspace / "saved" / "discs_v2.pth").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from matseg_trainer.train.record import SplitFacts, TrainingRecord, write_record
 from matseg_trainer.train.resume import restore, save_resume_state
 from matseg_trainer.train.training import Training, TrainingJob
 
+_DRAWN_AGAIN = 10.0
+"""Seconds after which the curves are drawn anew: that takes longer than a short epoch."""
 _SHARES = (
     "how frequent each class is where nothing is labelled is estimated, and used where validation gains by it"
 )
@@ -56,20 +59,26 @@ def run_training(
         progress.start(job.name, job.config.epoch, record.facts)
         log = TrainingLog(epochs=training.records, checkpoint=job.config.checkpoint)
         last = min(until or job.config.epoch, job.config.epoch)
+        drawn = time.monotonic()
         while len(training.records) < last and not log.is_done(job.config):
             training.run_epoch(progress)
             if context.is_main:
                 save_epoch(training, outputs, log, record)
+                if time.monotonic() - drawn > _DRAWN_AGAIN:
+                    plot_training(outputs.plot, job.name, log, training.classes)
+                    drawn = time.monotonic()
                 _call_hooks(training, outputs)
             progress.epoch(training.records, log.best.epoch)
             context.barrier()
-        if context.is_main and job.save and last == job.config.epoch:
-            outputs.resume.unlink(missing_ok=True)
+        if context.is_main:
+            plot_training(outputs.plot, job.name, log, training.classes)
+            if job.save and last == job.config.epoch:
+                outputs.resume.unlink(missing_ok=True)
     return log
 
 
 def save_epoch(training: Training, outputs: Outputs, log: TrainingLog, record: TrainingRecord) -> None:
-    """Write checkpoint, log, resume state and curves after an epoch, each whole or not at all.
+    """Write checkpoint, log and resume state after an epoch, each whole or not at all.
 
     The checkpoint comes first: where a disk is full, an earlier one keeps its log.
     """
@@ -79,7 +88,6 @@ def save_epoch(training: Training, outputs: Outputs, log: TrainingLog, record: T
     write_log(outputs.log, log.epochs)
     if training.job.save:
         save_resume_state(outputs.resume, training)
-    plot_training(outputs.plot, training.job.name, log, training.classes)
 
 
 def _call_hooks(training: Training, outputs: Outputs) -> None:
