@@ -96,14 +96,24 @@ def _dense(labels: NDArray[np.integer], unlabelled: int | None) -> tuple[Sequenc
     values = [value for value in found.tolist() if value != unlabelled]
     if len(values) > MOST_CLASSES:
         raise TooManyClassesError(f"{len(values)} values")
-    if found.size == 0 or found[-1] <= _LARGEST_TABLE:
-        table = np.full(int(found.max(initial=0)) + 1, UNLABELLED_NUMBER, np.uint8)
+    return values, class_numbers(labels, values)
+
+
+def class_numbers(labels: NDArray[np.integer], values: Sequence[int]) -> NDArray[np.uint8]:
+    """The position of each pixel's value among ascending values, or `UNLABELLED_NUMBER`."""
+    largest = int(labels.max(initial=0))
+    values = [value for value in values if value <= largest]
+    if not values:
+        return np.full(labels.shape, UNLABELLED_NUMBER, np.uint8)
+    if largest <= _LARGEST_TABLE:
+        table = np.full(largest + 1, UNLABELLED_NUMBER, np.uint8)
         table[values] = np.arange(len(values))
-        return values, table[labels]
-    numbers = np.array(
-        [UNLABELLED_NUMBER if value == unlabelled else values.index(value) for value in found.tolist()]
-    )
-    return values, numbers.astype(np.uint8)[np.searchsorted(found, labels)]
+        numbers: NDArray[np.uint8] = table[labels]
+    else:
+        known = np.array(values, labels.dtype)
+        place = np.minimum(np.searchsorted(known, labels), len(values) - 1)
+        numbers = np.where(known[place] == labels, place, UNLABELLED_NUMBER).astype(np.uint8)
+    return numbers
 
 
 def _goes_on(regions: NDArray[np.integer], areas: NDArray[np.integer]) -> NDArray[np.bool_]:

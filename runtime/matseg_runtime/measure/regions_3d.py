@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from matseg_runtime.measure.blocks_3d import (
     measure_block,
 )
 from matseg_runtime.measure.label_input import as_labels
-from matseg_runtime.measure.regions import UNLABELLED_NUMBER
+from matseg_runtime.measure.regions import UNLABELLED_NUMBER, class_numbers
 from matseg_runtime.records import Connectivity
 from matseg_runtime.source.base import Source
 from matseg_shared.console.progress import SILENT, Progress
@@ -243,7 +243,7 @@ def dense_slices(
                 missing += 1
                 continue
             where = source.slices[place].where
-            dense = _numbers(as_labels(next(found), where), values)
+            dense = class_numbers(as_labels(next(found), where), values)
             shape = shape or dense.shape
             if dense.shape != shape:
                 raise UsageError(
@@ -274,19 +274,3 @@ def _read(source: Source, places: Sequence[int]) -> Sequence[PixelArray]:
         return [source.read(place, place + 1)[0] for place in places]
     except ImageError as error:
         raise UsageError(f"{error}; it could be read before") from error
-
-
-def _numbers(labels: NDArray[np.integer[Any]], values: Sequence[int]) -> NDArray[np.uint8]:
-    """The number of each pixel's value among the classes, or `UNLABELLED_NUMBER`."""
-    largest = int(np.iinfo(labels.dtype).max)
-    values = [value for value in values if value <= largest]
-    numbers: NDArray[np.uint8]
-    if labels.dtype.kind == "u" and labels.dtype.itemsize <= 2:
-        table = np.full(largest + 1, UNLABELLED_NUMBER, np.uint8)
-        table[values] = np.arange(len(values))
-        numbers = table[labels]
-        return numbers
-    known = np.array(values, labels.dtype)
-    place = np.minimum(np.searchsorted(known, labels), len(values) - 1)
-    numbers = np.where(known[place] == labels, place, UNLABELLED_NUMBER).astype(np.uint8)
-    return numbers

@@ -9,10 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from matseg_runtime.measure.report import QUANTITIES_NAME, SIZES_NAME, SUMMARY_NAME
-from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, quantities
+from matseg_runtime.measure.stereology import QUANTILES, ClassQuantities, Diameters, Quantity, quantities
 from matseg_runtime.records import Connectivity, SliceRegions
 from matseg_runtime.units import PIXELS, VoxelSize
 from matseg_shared.system.files import write_csv, write_text
@@ -36,10 +34,8 @@ class SliceRow:
     """Pixels that have no label."""
 
 
-class RegionSummary(BaseModel):
+class RegionSummary(Quantity):
     """`quantities.json`: all slices together."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     labels: str
     """Location of the labels that were measured."""
@@ -54,10 +50,6 @@ class RegionSummary(BaseModel):
     methods: dict[str, str] = _METHODS
     """Definition of the quantities."""
     classes: tuple[ClassQuantities, ...]
-
-    def document(self) -> dict[str, Any]:
-        """As the file holds it."""
-        return self.model_dump(mode="json", by_alias=True)
 
     def lines(self) -> list[str]:
         """Lines for a person, one per class."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 
 from matseg_runtime.measure.blocks_3d import NEIGHBOURS, Crossings, Regions
 from matseg_runtime.measure.regions_3d import (
@@ -73,8 +72,6 @@ class ClassVolumes(Quantity):
 class VolumeSummary(Quantity):
     """`quantities_3d.json`: all regions of a volume."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
     labels: str
     """Location of the labels that were measured."""
     shape: tuple[int, int, int]
@@ -89,10 +86,6 @@ class VolumeSummary(Quantity):
     methods: dict[str, str] = _METHODS
     """Definition of the quantities."""
     classes: tuple[ClassVolumes, ...]
-
-    def document(self) -> dict[str, Any]:
-        """As the file holds it."""
-        return self.model_dump(mode="json", by_alias=True)
 
     def lines(self) -> list[str]:
         """Lines for a person, one per class."""
