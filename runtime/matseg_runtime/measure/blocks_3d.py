@@ -164,16 +164,10 @@ def measure_block(
     connectivity: Connectivity,
     areas: NDArray[np.int64],
 ) -> BlockRegions:
-    """Measure the regions of a block.
+    """Measure the regions of a block whose first slice has the place `start`.
 
-    Args:
-        dense: (D, H, W) class numbers below `classes`, or `UNLABELLED_NUMBER`; unless `is_last`, the last slice is
-            the first of the next block.
-        start: place of its first slice.
-        is_last: nothing follows.
-        classes: how many there are.
-        connectivity: which voxels belong together, see `NEIGHBOURS`.
-        areas: of `Crossings`.
+    `dense` has (D, H, W) class numbers below `classes`, or `UNLABELLED_NUMBER`; unless `is_last`, the last slice is the
+    first of the next block. `areas` are those of `Crossings`.
     """
     from skimage import measure
 

@@ -82,17 +82,10 @@ def measure_volume(
     finished: Callable[[Regions], None],
     progress: Progress = SILENT,
 ) -> VolumeTotals:
-    """Measure slices as one volume.
+    """Measure slices, (H, W) class numbers below `classes` or `UNLABELLED_NUMBER` each, as one volume.
 
-    Args:
-        slices: (H, W) class numbers below `classes`, or `UNLABELLED_NUMBER`, each.
-        classes: how many there are.
-        depth: slices of a block; results do not depend on it.
-        connectivity: which voxels belong together, see `blocks_3d.NEIGHBOURS`.
-        crossings: what a crossing of the boundary stands for.
-        workers: blocks that are measured at a time.
-        finished: gets the regions that end, in the order of their last slices, then of their first voxels.
-        progress: counts slices.
+    Results do not depend on `depth`, the slices of a block, or on `workers`, the blocks that are measured at a time.
+    `finished` gets the regions that end, in the order of their last slices, then of their first voxels.
     """
     totals = VolumeTotals(
         classes=tuple(ClassTotals() for _ in range(classes)),

@@ -127,6 +127,7 @@ def _quantities(
         sizes.update(dict(item.sizes))
     areas, counts = np.array(sorted(sizes.items()), np.int64).reshape(-1, 2).T
     pixels = sum(item.pixels for item in found)
+    smallest = float(equivalent_diameter(np.array([1]), pixel)[0])
     return ClassQuantities(
         value=value,
         name=name,
@@ -139,7 +140,7 @@ def _quantities(
         diameter=diameter_statistics(equivalent_diameter(areas, pixel), counts) if areas.size else None,
         boundary_per_area=math.pi / 2 * per_length,
         specific_surface=2 * per_length,
-        histogram=size_histogram(areas, counts, _smallest(pixel), dimensions=2) if areas.size else (),
+        histogram=size_histogram(areas, counts, smallest, dimensions=2) if areas.size else (),
     )
 
 
@@ -160,10 +161,6 @@ def _intersections_per_length(
 def equivalent_diameter(area: NDArray[np.integer], pixel: VoxelSize) -> NDArray[np.float64]:
     """Diameter of the circle with as much area as so many pixels, in the unit of length."""
     return np.sqrt(4 / math.pi * pixel.area * area.astype(np.float64))
-
-
-def _smallest(pixel: VoxelSize) -> float:
-    return float(equivalent_diameter(np.array([1]), pixel)[0])
 
 
 def diameter_statistics(diameters: NDArray[np.float64], counts: NDArray[np.int64]) -> Diameters:

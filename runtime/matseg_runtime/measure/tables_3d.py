@@ -111,18 +111,10 @@ def write_volume_tables(
     workers: int,
     progress: Progress = SILENT,
 ) -> VolumeSummary:
-    """Measure labels as one volume, and write the three files.
+    """Measure labels as one volume, and write the three files, about classes given by value and name.
 
-    Args:
-        folder: theirs.
-        source: labels.
-        classes: value and name of each.
-        pixels: so many have each value that occurs; ascending values.
-        voxel: with a known step; None: cubes, and lengths are in pixels.
-        connectivity: which voxels belong together, see `NEIGHBOURS`.
-        excluded: places of slices that cannot be read.
-        workers: threads at most.
-        progress: counts slices.
+    `pixels` has the pixels of each value that occurs, ascending; `excluded` the places of slices that cannot be read.
+    Without a voxel size, whose step is known, voxels are cubes, and lengths are in pixels.
 
     Raises:
         UsageError: slices differ in shape, can no longer be read, or hold other labels than `pixels` says.

@@ -38,9 +38,7 @@ def unsureness(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
 def doubtful_places(unsure: NDArray[np.uint8], absent: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """(H, W) whether the confidence around a pixel is below `LEAST_CONFIDENCE` on average.
 
-    Args:
-        unsure: (H, W) as above; 0 where there are no data.
-        absent: (H, W) where that is; None: nowhere.
+    `unsure` is 0 where there are no data, which is where `absent` is true.
     """
     limit, reach = round((1 - LEAST_CONFIDENCE) * FULL), NEIGHBOURHOOD // 2
     sums = _around(unsure)

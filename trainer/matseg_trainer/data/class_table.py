@@ -146,15 +146,9 @@ def table_from_scans(
     *,
     nearest: bool = False,
 ) -> ClassTable:
-    """The `n_class` most frequent values in ascending order.
+    """The `n_class` most frequent values of the label images of all splits, but the `unlabelled`, in ascending order.
 
-    Args:
-        kind: of all `scans`.
-        scans: the label images of all splits.
-        n_class: number of classes.
-        where: the data set, named in errors.
-        unlabelled: values that stand for no class.
-        nearest: codes of one class that differ a little from image to image are all taken for it.
+    With `nearest`, codes of one class that differ a little from image to image are all taken for it.
 
     Raises:
         DatasetError: there are fewer values than classes, and they are not class indices already.
@@ -202,12 +196,7 @@ def main_values(scans: Sequence[LabelScan]) -> dict[int, set[int]]:
 
 
 def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
-    """Main values, those together that are nearly the same and never in one image, under the most frequent of them.
-
-    Args:
-        scans: label images of grey values.
-        blank: values that stand for no class.
-    """
+    """Main grey values but the `blank`, those that are alike and never in one image under the most frequent of them."""
     places, totals = main_values(scans), total_counts(scans)
     alike = (max(totals) - min(totals)) * _ALIKE
     groups: dict[int, list[int]] = {}

@@ -81,12 +81,7 @@ def depth_in_arms(
 ) -> NDArray[np.float64]:
     """Depth of each pixel of the slice at `z` within the nearest arm; exact down to `margin` outside.
 
-    Args:
-        arms: of all dendrites.
-        axis: (N,) coordinates of pixel columns and of pixel rows.
-
-    Returns:
-        (N, N) float64, positive inside, `-margin` or less outside.
+    (N, N) float64, positive inside, `-margin` or less outside, for (N,) coordinates of columns and of rows.
     """
     depth = np.full((axis.size, axis.size), -margin)
     for arm in arms:

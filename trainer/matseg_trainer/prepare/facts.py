@@ -90,12 +90,7 @@ class DataFacts:
 
 
 def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT) -> DataFacts:
-    """Go through the images of train/ and their label arrays.
-
-    Args:
-        dataset: with its class table and label arrays.
-        config: of which the keys that say what the data are count.
-        progress: told of each image.
+    """Go through the images of train/ and their label arrays; of `config`, the keys that say what the data are count.
 
     Raises:
         DatasetError: see `Dataset.samples` and `load_array`; or there is nothing to learn: labels of one class, images

@@ -86,12 +86,7 @@ def make_table(
 ) -> ClassTable:
     """The classes of a data set: as `legend` has them, as the request names them, or the most frequent values.
 
-    Args:
-        request: what is said of them.
-        kind: of all `scans`.
-        scans: the label images of all splits.
-        legend: what a `classes.toml` says; None without one.
-        where: the `classes.toml`, named in errors.
+    `legend` is what the `classes.toml` at `where` says, None without one; `scans` are those of all splits.
 
     Raises:
         DatasetError: the label images have other values than that, or request and legend contradict each other.

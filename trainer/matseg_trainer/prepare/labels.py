@@ -150,11 +150,7 @@ def update_arrays(
     differs from its label image and is older. So what a person did to an array stays, and arrays without a label image
     are used.
 
-    Args:
-        dataset: its `labels/` and `labels_npy/`.
-        splits: whose arrays are needed.
-        n_class: number of classes, where there is no class table yet.
-        progress: told of each image.
+    `n_class` counts where there is no class table yet.
 
     Raises:
         DatasetError: an array is needed that cannot be made; see `plan_labels`.

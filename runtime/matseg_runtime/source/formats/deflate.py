@@ -77,13 +77,7 @@ class DeflatedPixels:
     def __init__(
         self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], *, offset: int = 0, skip: int = 0
     ) -> None:
-        """Describe the array.
-
-        Args:
-            path: the file.
-            shape, dtype: of the array.
-            offset: bytes of the file before the stream.
-            skip: unpacked bytes before the first pixel.
+        """Describe the array: the stream begins at byte `offset` of the file, and the first pixel `skip` bytes into it.
 
         Raises:
             UsageError: the stream is too short to become so many pixels, whatever is in it.

@@ -44,13 +44,7 @@ _TOOLS = (
 def open_export(
     request: ImportRequest, known: Sequence[ClassInfo], opened: ExitStack, progress: Progress
 ) -> Export:
-    """The pictures of an export, whose files `opened` closes.
-
-    Args:
-        request: the export, and how it is meant.
-        known: classes of a data set that it becomes a split of.
-        opened: closes the files.
-        progress: told of each slice of labels.
+    """The pictures of an export, whose files `opened` closes; `known` has the classes of what it becomes a split of.
 
     Raises:
         UsageError: nothing is there, it is of no tool that is known, or of several; or as the tool's reader.

@@ -37,12 +37,8 @@ def is_roi_set(path: Path) -> bool:
 def read_imagej(files: Sequence[Path], finder: ImageFinder, stack: Slices | None) -> Export:
     """The pictures of sets of ROIs, each of the set's name; or those slices of a stack that ROIs lie in.
 
-    A ROI's class is its group, where any has one; else its name without a number at its end.
-
-    Args:
-        files: sets and single ROIs.
-        finder: of pictures.
-        stack: that the ROIs' positions count in; None: single pictures.
+    A ROI's class is its group, where any has one; else its name without a number at its end. Positions of ROIs count in
+    the `stack`.
 
     Raises:
         MissingExtraError: roifile is not installed.

@@ -63,12 +63,7 @@ def read_volumes(
 ) -> Export:
     """The labelled slices of some volumes: those that hold another value than 0, or than `request.unlabelled`.
 
-    Args:
-        pairs: locations of images and labels, each as `matseg-run` takes them.
-        request: names axes, channels, classes, and the values that are no class.
-        known: classes of a data set that these become a split of.
-        opened: closes the files.
-        progress: told of each slice of labels.
+    `pairs` has locations of images and labels, as `matseg-run` takes them; `known` and `opened` see `open_export`.
 
     Raises:
         DatasetError: images and labels do not fit, or hold no labels, or values that stand for no class.

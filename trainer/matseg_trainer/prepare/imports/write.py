@@ -63,13 +63,7 @@ class ImportResult:
 def import_labels(
     target: Path, request: ImportRequest, *, overwrite: bool, progress: Progress = SILENT
 ) -> ImportResult:
-    """Make a data set, or one more split of it, of what another tool exported.
-
-    Args:
-        target: the data set's folder; where it has other splits, the import becomes one more, of the same classes.
-        request: the export, and how it is meant.
-        overwrite: replace the split, or the data set that consists of it.
-        progress: told of each picture.
+    """Make a data set of what another tool exported; where `target` has other splits, one more, of the same classes.
 
     Raises:
         UsageError: the split exists; the export is of no known tool, contradicts itself, or does not fit its pictures.
