@@ -63,7 +63,7 @@ def read_volumes(
 ) -> Export:
     """The labelled slices of some volumes: those that hold another value than 0, or than `request.unlabelled`.
 
-    `pairs` has locations of images and labels, as `matseg-run` takes them; `known` and `opened` see `open_export`.
+    `pairs` has locations of images and labels, as `matseg-run` takes them; all else is as in `open_export`.
 
     Raises:
         DatasetError: images and labels do not fit, or hold no labels, or values that stand for no class.
