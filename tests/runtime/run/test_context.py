@@ -488,7 +488,9 @@ def test_the_plan_counts_what_is_kept(tmp_path: Path, seeing: Path, values: NDAr
         kept = 2 + workers.readers
         assert plan.depth == 4
         slices = workers.blocks * (1 + 3) + workers.readers * 3 + kept * 2
-        assert plan.block_bytes == (slices * plan.depth + workers.inferrers * seen) * SHAPE[0] * SHAPE[1]
+        pixels = (slices * plan.depth + workers.inferrers * seen) * SHAPE[0] * SHAPE[1]
+        assert run.source.volume is not None
+        assert plan.block_bytes == pixels + workers.readers * run.source.volume.decoding_bytes
 
 
 @pytest.mark.parametrize(
