@@ -75,7 +75,7 @@ def test_each_rule_answers_to_what_was_found() -> None:
     assert planned(facts(validation=5))["checkpoint"] == "best"
     assert planned(facts(counts=np.full((10, 2), [200_000, 10_000])))["oversample_classes"] == 0.5
     assert planned(facts(direction=0.5))["aug"] is False
-    long = Structure(thickness=9, extent=150, largest=400)
+    long = Structure(thickness=3, extent=300, largest=400)
     assert planned(facts(structures=(long, long)))["crop"] == 384
     assert planned(facts(shapes=((150, 600),) * 10))["crop"] == 144
     assert planned(facts(shapes=((150, 600),) * 10))["batch_size"] == 8

@@ -18,9 +18,9 @@ ENCODER, WIDTH = "lite0", 16
 CROPS = (256, 384, 512)
 """Edges in pixels."""
 _STROKES = "strokes do not tell how large the structures are"
-CROP_PER_EXTENT, CROP_PER_LARGEST = 2.0, 0.5
-"""Edge of a crop, over the extent of the regions that it must show with their surroundings; and of the largest crop, at
-the resolution that the network works on, over that of the largest region."""
+CROP_PER_LARGEST = 0.25
+"""Share of the largest region that the smallest crop shows at least, at the resolution that the network works on; of
+usual regions it shows all."""
 SCALES, THINNEST = (1, 2, 4), 4
 """Pixels along the edge of the squares whose means the network works on; and what thin places must keep of theirs."""
 BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
@@ -29,7 +29,7 @@ FEW_STROKED, STROKED_CROP, STROKED_BATCH = 3, 64, 16
 """Images below which strokes on them show so few places that a network must not see far: it would learn the places."""
 STEPS, STEPS_AT = (600, 1000), (1e5, 1e7)
 """Steps of a training, the fewest and the most, and the labelled pixels at which they are reached."""
-MOST_PIXELS = 5.4e8
+MOST_PIXELS = 3e8
 """Pixels that all crops of a training have, about, at most; larger crops take fewer steps."""
 EPOCHS = 20
 LEARNING_RATE = 0.002
@@ -126,8 +126,8 @@ def _scale(facts: DataFacts) -> tuple[int, str]:
     usual, largest = _extents(facts)
     thin = min((item.thickness for item in facts.structures if item.thickness is not None), default=0)
     kept = [scale for scale in SCALES if scale == 1 or thin >= THINNEST * scale]
-    wanted = max(CROP_PER_EXTENT * usual, CROP_PER_LARGEST * largest)
-    scale = next((scale for scale in kept if CROPS[-1] * scale >= wanted), kept[-1])
+    wanted = max(usual, CROP_PER_LARGEST * largest)
+    scale = next((scale for scale in kept if CROPS[0] * scale >= wanted), kept[-1])
     found = f"the largest region is {largest:.0f} pixels long" if largest else "no region is whole"
     return scale, f"{found}, thin places are {thin} pixels thick"
 
@@ -135,7 +135,7 @@ def _scale(facts: DataFacts) -> tuple[int, str]:
 def _crop(facts: DataFacts, scale: int) -> tuple[int, str]:
     usual, _ = _extents(facts)
     edges = [edge * scale for edge in CROPS]
-    crop = next((edge for edge in edges if edge >= CROP_PER_EXTENT * usual), edges[-1])
+    crop = next((edge for edge in edges if edge >= usual), edges[-1])
     why = f"regions are {usual:.0f} pixels long" if usual else "the regions are longer than the images"
     if facts.has_strokes:
         crop, why = edges[0], _STROKES
