@@ -33,7 +33,7 @@ from matseg_shared.images.read import PixelArray
 MOST_SLICES = 500_000
 """Each has a name and a line in the record of what is done."""
 _KEPT_BYTES = 128 << 20
-"""Of decoded slices that are kept, because they lie in the chunks of others that were read."""
+"""Memory for decoded slices that are kept, because they lie in the chunks of others that were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

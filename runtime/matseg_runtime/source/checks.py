@@ -76,7 +76,7 @@ class SliceStats:
     """Pixels that have them."""
     pixels: int
     means: tuple[float, ...]
-    """Of each colour; empty where there are none."""
+    """One for each colour; empty where there are none."""
     clipped: float
     """Share of the pixels beyond the window."""
     bar: int

@@ -36,7 +36,7 @@ from matseg_shared.images.read import (
 PROBABILITIES_SUFFIX = "_probabilities.tif"
 """Ends the name of the file with a slice's class probabilities, beside its label image."""
 _KEPT_BYTES = 64 << 20
-"""Of images that a sample has read, for the run that reads them next."""
+"""Memory for images that a sample has read, for the run that reads them next."""
 _GONE = "missing"
 """Identity of a file that is not there: reading it tells."""
 

@@ -120,7 +120,7 @@ def test_chunks_decide_the_unit_unless_memory_is_short() -> None:
 
 
 def test_deep_chunks_are_read_in_thinner_blocks_beside_which_decoders_and_the_rest_of_a_layer_fit() -> None:
-    """Of 48 slices of 1024 x 1024 pixels, 16 bit, as one chunk: it is held twice, and once more what is kept of it."""
+    """A chunk of 48 slices of 1024 x 1024 pixels, 16 bit, is held twice, and once more what is kept of it."""
     layer = 48 * 1024 * 1024
     plan = _plan((1024, 1024), 900 * 10**6, depth=96, chunk=48, decoding=2 * layer, tile=(256, 256))
     assert plan.depth < 48
