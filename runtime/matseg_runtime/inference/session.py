@@ -185,7 +185,9 @@ class Session:
         return labels, np.asarray(probabilities, dtype=np.float32)
 
     def release_memory(self) -> None:
-        """Give back what past calls have taken of this process's memory, and onnxruntime keeps for the next."""
+        """Give back what calls on the CPU have taken, which onnxruntime keeps for the next."""
+        if self.provider in providers.ON_GPU:
+            return
         options = providers.load_onnxruntime().RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         options.log_severity_level = _NOTHING_BUT_FATAL
