@@ -173,7 +173,8 @@ def meet(
         parts.run(1)
         parts.run(2)
         assert small_jobs.results(parts.folder) == clean, steps[place]
-    assert len(done) >= 0.75 * len(places)  # threads do not make the same number of calls each time
+    # threads do not make the same number of calls each time, so that the last step may not come
+    assert len(places) - len(done) <= max(1, len(places) // 10)
 
 
 def _job(name: str) -> SmallJob:
