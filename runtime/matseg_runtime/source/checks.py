@@ -150,9 +150,8 @@ def _sample(source: Source, transform: Transform) -> list[_Sampled]:
             return None  # it is excluded in its turn
 
     looked: list[_Sampled | None]
-    if (
-        source.volume is not None
-    ):  # several threads decode its chunks already; those of its first slices are kept last
+    if source.volume is not None:
+        # several threads decode its chunks already; those of its first slices, which come next, are kept
         looked = [look(place) for place in reversed(places)][::-1]
     else:
         first = look(places[0])

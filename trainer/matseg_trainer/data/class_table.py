@@ -196,7 +196,12 @@ def main_values(scans: Sequence[LabelScan]) -> dict[int, set[int]]:
 
 
 def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
-    """Main grey values but the `blank`, those that are alike and never in one image under the most frequent of them."""
+    """Main values, those together that are nearly the same and never in one image, under the most frequent of them.
+
+    Args:
+        scans: label images of grey values.
+        blank: values that stand for no class.
+    """
     places, totals = main_values(scans), total_counts(scans)
     alike = (max(totals) - min(totals)) * _ALIKE
     groups: dict[int, list[int]] = {}

@@ -20,7 +20,12 @@ def told_bar(image: Path) -> int | None:
 
 
 def absent_of(image: Path, pixels: PixelArray, no_data: NoDataOptions) -> Absent | None:
-    """(H, W) where an image, of which the (H, W) or (H, W, C) pixels are as stored, is no sample; None: nowhere.
+    """(H, W) where an image is no sample; None where all of it is one.
+
+    Args:
+        image: whose tags may tell of a bar of data.
+        pixels: (H, W) or (H, W, C) as they are stored.
+        no_data: as the version says.
 
     Raises:
         ImageError: nothing is left of it.

@@ -230,7 +230,11 @@ def array_source(
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a damaged header makes a parser raise into one sentence; `what` the file should be, with article.
+    """Turn whatever a damaged header makes a parser raise into one sentence.
+
+    Args:
+        path: the file.
+        what: that it should be, with its article.
 
     Raises:
         UsageError: the header cannot be read.
@@ -245,7 +249,11 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def text_header(path: Path, end: bytes) -> tuple[str, int]:
-    """The text at the start of a file until what the regular expression `end` finds, included; its length in bytes.
+    """The text at the start of a file, and its length in bytes.
+
+    Args:
+        path: the file.
+        end: regular expression for what the header ends with; it is part of it.
 
     Raises:
         ValueError: there is no such end within `LONGEST_HEADER`.

@@ -43,7 +43,12 @@ class ImportTable:
 
 
 def import_table(export: Export, request: ImportRequest, present: Path | None) -> ImportTable:
-    """The classes of an export in its order, behind that of what lies outside; or those of a `classes.toml` `present`.
+    """The classes of an export in its order, behind that of what lies outside; or those that a data set has already.
+
+    Args:
+        export: has the names.
+        request: says which of them are no classes, and what lies outside.
+        present: the data set's `classes.toml`; None: there is none.
 
     Raises:
         UsageError: options name what the export does not have.
