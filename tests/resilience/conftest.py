@@ -20,14 +20,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_jobs.make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.fixture(autouse=True)
-def _quick_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs written a moment ago are looked at twice; tests need not wait long in between."""
-    from matseg_runtime.source import base
-
-    monkeypatch.setattr(base, "_SETTLE_SECONDS", 0.001)
-
-
 @pytest.fixture(scope="session")
 def clean(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Clean:
     """The files of an undisturbed run of a job."""

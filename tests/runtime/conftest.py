@@ -85,11 +85,3 @@ def expected(model: Path) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
         return onnx_models.run_graph(graph, padded[None, None])[0][0, :height, :width]
 
     return labels
-
-
-@pytest.fixture(autouse=True)
-def _quick_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs written a moment ago are looked at twice; tests need not wait long in between."""
-    from matseg_runtime.source import base
-
-    monkeypatch.setattr(base, "_SETTLE_SECONDS", 0.001)

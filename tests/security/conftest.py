@@ -25,11 +25,3 @@ def slices(tmp_path: Path) -> Path:
         pixels: np.ndarray = onnx_models.random_pixels((40, 52), "uint8", number)
         Image.fromarray(pixels).save(folder / f"s{number}.png")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _quick_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs written a moment ago are looked at twice; tests need not wait long in between."""
-    from matseg_runtime.source import base
-
-    monkeypatch.setattr(base, "_SETTLE_SECONDS", 0.001)
