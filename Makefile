@@ -31,10 +31,10 @@ $(NEIGHBOURS)/.installed: tests/neighbours/requirements.txt
 	touch $@
 
 test: install neighbours ## the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25
+	$(BIN)/python -m pytest --numprocesses 2 --durations 25
 
 thorough: install neighbours ## what the suite leaves out for its time: every fault, every combination; hours; one part: TESTS=tests/resilience
-	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25 $(or $(TESTS),tests)
+	MATSEG_THOROUGH=1 $(BIN)/python -m pytest --numprocesses 2 --durations 25 $(or $(TESTS),tests)
 
 lint: install ## style, types, layers
 	$(BIN)/ruff check .

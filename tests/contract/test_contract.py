@@ -29,7 +29,6 @@ from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 from matseg_trainer.predict.tiled import TorchPredictor
 
 Get = Callable[[str], Exported]
-pytestmark = pytest.mark.xdist_group("contract")  # one process, so that each network is exported once
 _sessions: dict[tuple[str, int], Session] = {}
 
 

@@ -15,12 +15,9 @@ from thoroughness import THOROUGH
 CASES = 500 if THOROUGH else 200
 SEED = 0
 
-pytestmark = [
-    pytest.mark.skipif(
-        sys.platform != "linux", reason="memory is limited and measured with what Linux offers"
-    ),
-    pytest.mark.xdist_group("fuzz"),  # one worker process for all
-]
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="memory is limited and measured with what Linux offers"
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from PIL import Image
 from thoroughness import slow
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.install, pytest.mark.xdist_group("install")]  # one process: environments are dear
+pytestmark = pytest.mark.install
 
 
 def documented(source: str) -> str:

@@ -15,7 +15,6 @@ from matseg_runtime.cli.run import run_main
 from matseg_runtime.source.open import open_source
 
 Ask = Callable[..., Any]
-pytestmark = pytest.mark.xdist_group("neighbours")
 PLAIN = ("scan.mhd", "scan.mha", "scan.nrrd", "scan.nhdr", "scan.nii")
 PACKED = ("packed.mhd", "packed.mha", "packed.nrrd", "packed.nhdr", "packed.nii.gz")
 

@@ -15,7 +15,6 @@ from ome_images import VOLUME, make_image
 from matseg_runtime.cli.run import run_main
 
 Ask = Callable[..., Any]
-pytestmark = pytest.mark.xdist_group("neighbours")
 
 
 @pytest.fixture(scope="module")
