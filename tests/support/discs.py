@@ -80,12 +80,17 @@ def write_discs(root: Path, counts: dict[str, int], shape: tuple[int, int] = (48
     )
 
 
+def write_workspace(root: Path) -> Path:
+    """Write the data set `discs` and three versions of it."""
+    (root / "config.toml").write_text(CONFIG, encoding="utf-8")
+    write_discs(root, {"train": 5, "validate": 2, "test": 2})
+    return root
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A workspace with the data set `discs` and three versions of it."""
-    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
-    write_discs(tmp_path, {"train": 5, "validate": 2, "test": 2})
-    return tmp_path
+    return write_workspace(tmp_path)
 
 
 def unlabel(root: Path, share: float = 0.1) -> None:

@@ -22,7 +22,6 @@ from matseg_shared.errors import ExportError
 from matseg_shared.images.read import read_image
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.export import export_main
-from matseg_trainer.commands.train import train_main
 from matseg_trainer.evaluate.overlay import FALSE_NEGATIVE, FALSE_POSITIVE
 from matseg_trainer.export import export
 from matseg_trainer.export.bioimageio.texts import documentation
@@ -31,12 +30,6 @@ from matseg_trainer.predict.checkpoint import load_checkpoint, save_checkpoint
 
 def invoke(command: object, workspace: Path, *arguments: str) -> object:
     return CliRunner().invoke(command, [*arguments, "--workspace", str(workspace)])  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def trained(workspace: Path) -> Path:
-    assert invoke(train_main, workspace, "discs", "v1").exit_code == 0
-    return workspace
 
 
 def test_export_writes_one_self_contained_file(trained: Path) -> None:

@@ -25,9 +25,10 @@ from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.export import export_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.export import export
-from matseg_trainer.export.export import export_checkpoint
+from matseg_trainer.export.export import export_checkpoint, exported_before
 from matseg_trainer.export.graph import DeployedNetwork, Graph
 from matseg_trainer.export.half import to_half
+from matseg_trainer.predict.checkpoint import load_checkpoint
 
 Turn = tuple[Callable[[NDArray[Any]], NDArray[Any]], Callable[[NDArray[Any]], NDArray[Any]]]
 """There and back."""
@@ -170,14 +171,11 @@ def invoke(command: object, workspace: Path, *arguments: str) -> Any:
 
 
 def test_the_command_writes_it_says_it_and_measures_it(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("matseg_trainer.export.accuracy_check.LARGEST_LOSS", 1.0)
-    assert invoke(train_main, workspace, "discs", "v1").exit_code == 0
-    path = workspace / "saved" / "tta.onnx"
-    result = invoke(
-        export_main, workspace, "discs", "v1", "--tta", "8", "--precision", "fp16", "-o", str(path)
-    )
+    path = trained / "saved" / "tta.onnx"
+    result = invoke(export_main, trained, "discs", "v1", "--tta", "8", "--precision", "fp16", "-o", str(path))
     assert result.exit_code == 0, result.output
     assert "mean of 8 views, 8 times the work" in result.output
     metadata = ModelMetadata.model_validate_json(
@@ -186,16 +184,16 @@ def test_the_command_writes_it_says_it_and_measures_it(
     assert (metadata.export.tta, metadata.export.precision) == (8, "fp16")
     shown = CliRunner().invoke(inspect_main, [str(path)])
     assert "mean of 8 views" in shown.output
-    measured = invoke(evaluate_main, workspace, "discs", "v1", "--model", str(path), "--json")
+    measured = invoke(evaluate_main, trained, "discs", "v1", "--model", str(path), "--json")
     assert measured.exit_code == 0, measured.output
     validated = invoke(
-        evaluate_main, workspace, "discs", "v1", "--model", str(path), "--json", "--test-folder", "validate"
+        evaluate_main, trained, "discs", "v1", "--model", str(path), "--json", "--test-folder", "validate"
     )
     assert metadata.export.accuracy is not None
     assert json.loads(validated.stdout)["mean_iou"] == pytest.approx(metadata.export.accuracy.mean_iou)
 
 
-def test_a_training_without_turned_crops_is_warned_of(workspace: Path) -> None:
+def test_a_training_without_turned_crops_is_warned_of_and_its_file_known_again(workspace: Path) -> None:
     config = workspace / "config.toml"
     config.write_text(
         config.read_text(encoding="utf-8").replace("aug = true", "aug = false"), encoding="utf-8"
@@ -204,22 +202,14 @@ def test_a_training_without_turned_crops_is_warned_of(workspace: Path) -> None:
     result = invoke(export_main, workspace, "discs", "v1", "--tta", "4")
     assert result.exit_code == 0, result.output
     assert "discs_v1 was trained without aug" in result.output
+    checkpoint = load_checkpoint(workspace / "saved" / "discs_v1.pth")
+    path = workspace / "saved" / "discs_v1.onnx"
+    assert exported_before(path, checkpoint, "fp32", 4).metadata.export.tta == 4
+    with pytest.raises(UsageError, match="1 view"):
+        exported_before(path, checkpoint, "fp32", 1)
 
 
 def test_other_numbers_are_refused(workspace: Path) -> None:
     result = invoke(export_main, workspace, "discs", "v1", "--tta", "3")
     assert result.exit_code == 2
     assert "'1', '4', '8'" in result.output
-
-
-def test_an_earlier_file_with_other_views_is_not_taken(workspace: Path) -> None:
-    from matseg_trainer.export.export import exported_before
-    from matseg_trainer.predict.checkpoint import load_checkpoint
-
-    assert invoke(train_main, workspace, "discs", "v1").exit_code == 0
-    assert invoke(export_main, workspace, "discs", "v1", "--tta", "4").exit_code == 0
-    checkpoint = load_checkpoint(workspace / "saved" / "discs_v1.pth")
-    path = workspace / "saved" / "discs_v1.onnx"
-    assert exported_before(path, checkpoint, "fp32", 4).metadata.export.tta == 4
-    with pytest.raises(UsageError, match="1 view"):
-        exported_before(path, checkpoint, "fp32", 1)
