@@ -12,9 +12,10 @@ export ORT_DISABLE_TELEMETRY := 1
 
 install: $(VENV)/.installed ## make .venv with all that development needs
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt # pip compiles on one core only; templates in some packages are no Python
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -W ignore -m compileall -qq --workers 0 $(VENV)/lib || true
 	touch $@
 
 wheel: ## $(DIST)/matseg-<version>-py3-none-any.whl, to install where there is no clone
