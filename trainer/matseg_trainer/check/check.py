@@ -18,13 +18,13 @@ from matseg_shared.contract.classes import UNLABELLED, Legend
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.channels import is_grey
 from matseg_shared.images.context import of_slice
-from matseg_shared.images.read import list_images, read_image
+from matseg_shared.images.read import read_image
 from matseg_shared.images.tiff import stored_context
 from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.class_table import MAX_MOVED, ClassTable, Strays, table_from_legend
-from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, load_array, shorten
+from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, images_in, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import absent_of, note_on
 from matseg_trainer.data.pixel_size import pixel_sizes
@@ -249,7 +249,7 @@ class _Check:
             if len(found) > 1:
                 self.problems.append(f"{root}: expected images of one {what}, found {', '.join(found)}")
         folders = [self.dataset.folder(split, "images") for split in self.dataset.splits]
-        images = [image for folder in folders for image in list_images(folder)[0]]
+        images = [image for folder in folders for image in images_in(folder)]
         sizes = [size for size in pixel_sizes(images) if size is not None]
         if len(sizes) > 1:  # a network knows structures by their size in pixels
             listing = shorten([f"{size.row:g} x {size.column:g} {size.unit}" for size in sizes])

@@ -327,6 +327,11 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + rest
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder, in natural order; none where it is not there."""
+    return list_images(folder)[0] if folder.is_dir() else []
+
+
 def _listed(folder: Path, what: str) -> tuple[list[Path], list[Path]]:
     """The images in a folder, at least one, and what else is in it."""
     images, others = list_images(folder) if folder.is_dir() else ([], [])

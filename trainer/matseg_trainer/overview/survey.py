@@ -9,9 +9,8 @@ from pathlib import Path
 
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.errors import ConfigError, DatasetError
-from matseg_shared.images.read import list_images
 from matseg_trainer.config.versions import VersionConfig
-from matseg_trainer.data.folder import SPLITS, Dataset, is_unsplit, unsplit_words
+from matseg_trainer.data.folder import SPLITS, Dataset, images_in, is_unsplit, unsplit_words
 from matseg_trainer.overview.models import exported_models, runs
 from matseg_trainer.overview.state import DatasetState, RunState, SplitState, WorkspaceState
 from matseg_trainer.overview.versions import DataChanges, version_state
@@ -94,9 +93,7 @@ def _dataset(
 
 def _split(dataset: Dataset, split: str) -> SplitState:
     folder = dataset.root / split
-    images, labels = (
-        len(list_images(folder / kind)[0]) if (folder / kind).is_dir() else 0 for kind in ("images", "labels")
-    )
+    images, labels = (len(images_in(folder / kind)) for kind in ("images", "labels"))
     arrays = len(list((folder / "labels_npy").glob("*.npy")))
     return SplitState(split=split, images=images, labels=labels, arrays=arrays)
 

@@ -11,7 +11,6 @@ from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import MissingExtraError, UsageError
 from matseg_trainer.config.edit import read_document, write_version
 from matseg_trainer.config.load import AUTO_VERSION, DATA_KEYS, DEFAULT_VERSION, parse_config
-from matseg_trainer.data.folder import Dataset
 from matseg_trainer.prepare.facts import DataFacts, look_at
 from matseg_trainer.prepare.labels import found_classes, update_arrays
 from matseg_trainer.prepare.plan import Choice, make_plan
@@ -74,7 +73,7 @@ def write_auto(
     number = n_class or found_classes(dataset, progress)
     table = {name: {AUTO_VERSION: {**said, "model": "unet", "n_class": number}}}
     config = parse_config(table, place.config_path).version(name, AUTO_VERSION)
-    splits = [split for split in ("train", "validate") if _has_images(dataset, split)]
+    splits = [split for split in ("train", "validate") if any((dataset.root / split / "images").glob("*"))]
     notes = update_arrays(dataset, splits or ["train"], number, progress)
     facts = look_at(dataset, config, progress)
     choices = make_plan(facts)
@@ -92,8 +91,3 @@ def _said_of_the_data(place: Workspace, name: str) -> dict[str, Any]:
     defaults = tables.get(DEFAULT_VERSION) if isinstance(tables, dict) else None
     known = defaults.items() if isinstance(defaults, dict) else ()
     return {key: value for key, value in known if key in DATA_KEYS}
-
-
-def _has_images(dataset: Dataset, split: str) -> bool:
-    folder = dataset.root / split / "images"
-    return folder.is_dir() and any(folder.iterdir())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import DatasetError
-from matseg_shared.images.read import PixelArray, list_images
+from matseg_shared.images.read import PixelArray
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.class_positions import ClassPositions
 from matseg_trainer.data.examples import Example, Examples, context_of_set
-from matseg_trainer.data.folder import Dataset, shorten
+from matseg_trainer.data.folder import Dataset, images_in, shorten
 from matseg_trainer.prepare.structures import Structure, measure_structures
 
 LOOKED_AT = 8
@@ -128,7 +127,7 @@ def look_at(dataset: Dataset, config: VersionConfig, progress: Progress = SILENT
         counts=np.array(counts, np.int64),
         structures=measure_structures(looked_at, len(names)),
         direction=_shared(directions),
-        validation=_images_in(dataset.root / "validate" / "images"),
+        validation=len(images_in(dataset.root / "validate" / "images")),
     )
     _require_contrast(facts, dataset, is_constant=len(values) == 1)
     return facts
@@ -146,10 +145,6 @@ def _require_contrast(facts: DataFacts, dataset: Dataset, *, is_constant: bool) 
             f"{dataset.folder('train', 'images')}: expected images that show something, found one and the same value "
             "in all their pixels; save them again from where they came from"
         )
-
-
-def _images_in(folder: Path) -> int:
-    return len(list_images(folder)[0]) if folder.is_dir() else 0
 
 
 def _direction(pixels: PixelArray) -> NDArray[np.float64]:

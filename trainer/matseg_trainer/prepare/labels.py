@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, add_unlabelled, write_legend
 from matseg_shared.errors import DatasetError, ImageError
-from matseg_shared.images.read import list_images, read_image
+from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.data.class_table import ClassTable, Strays, codes, main_values
-from matseg_trainer.data.folder import Dataset, Pairing, Sample, load_array, shorten
+from matseg_trainer.data.folder import Dataset, Pairing, Sample, images_in, load_array, shorten
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import note_on
 from matseg_trainer.prepare.label_request import LabelRequest, make_table
@@ -238,8 +238,7 @@ def add_class_table(dataset: Dataset, n_class: int, progress: Progress = SILENT)
 
 def _drawn(dataset: Dataset, splits: Sequence[str]) -> list[str]:
     """Splits with label images."""
-    folders = {split: dataset.folder(split, "labels") for split in splits}
-    return [split for split, folder in folders.items() if folder.is_dir() and list_images(folder)[0]]
+    return [split for split in splits if images_in(dataset.folder(split, "labels"))]
 
 
 def _hints(plan: LabelPlan) -> list[str]:
@@ -303,7 +302,7 @@ def _other_labels(dataset: Dataset, splits: Sequence[str]) -> list[Path]:
     labels: list[Path] = []
     for split in dataset.splits:
         folders = [dataset.folder(split, kind) for kind in ("images", "labels")]
-        if split not in splits and all(folder.is_dir() and list_images(folder)[0] for folder in folders):
+        if split not in splits and all(map(images_in, folders)):
             labels += [pair.labels for pair in dataset.pairing(split).pairs]
     return labels
 
