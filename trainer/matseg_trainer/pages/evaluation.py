@@ -34,20 +34,20 @@ class EvaluationContent:
     files: tuple[Fact, ...]
 
 
-def write_evaluation_page(metrics: Path, path: Path | None = None, show: Sequence[int] | None = None) -> Path:
+def write_evaluation_page(metrics: Path, show: Sequence[int] | None = None) -> Path:
     """Make the page of an evaluation, from its JSON document; only the images it shows are read.
 
     `show`: channels of the images, one or three; None: colours, else the first.
 
     Returns:
-        The page: `path`, or else `page_path`.
+        The page, see `page_path`.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
         MetadataError: the document is missing, or none of this version.
         OutputError: the page cannot be written.
     """
-    target = path or page_path(metrics)
+    target = page_path(metrics)
     require_report_extra(target.name)
     document = read_evaluation(metrics)
     shown = take_pictures(document, metrics.parent, show or ())
@@ -82,12 +82,9 @@ def write_evaluation_page(metrics: Path, path: Path | None = None, show: Sequenc
 def _tiles(document: EvaluationDocument) -> tuple[Fact, ...]:
     boundary = document.boundary
     displaced = "–" if boundary.displacement is None else f"{boundary.displacement:.2f} px"
-    folds = document.folds
-    spread = (
-        ""
-        if folds is None
-        else f"folds {folds.mean_iou.minimum:.3f} to {folds.mean_iou.maximum:.3f}; images "
-    )
+    spread = ""
+    if (folds := document.folds) is not None:
+        spread = f"folds {folds.mean_iou.minimum:.3f} to {folds.mean_iou.maximum:.3f}; images "
     rows = (
         ("mean IoU", figure(document.mean_iou), spread + _range(document.spread.mean_iou)),
         ("accuracy", percent(document.accuracy), "share of pixels with the right class"),

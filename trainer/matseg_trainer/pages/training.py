@@ -39,18 +39,18 @@ class TrainingContent:
     data: tuple[Fact, ...]
 
 
-def write_training_page(log: Path, path: Path | None = None) -> Path:
+def write_training_page(log: Path) -> Path:
     """Make the page of a training, finished or not, from `log/<dataset>_<version>.jsonl`.
 
     Returns:
-        The page: `path`, or else `page_path`.
+        The page, see `page_path`.
 
     Raises:
         MissingExtraError: the extra `report` is not installed.
         UsageError: the log is missing or none.
         OutputError: the page cannot be written.
     """
-    target = path or page_path(log)
+    target = page_path(log)
     require_report_extra(target.name)
     epochs = read_log(log)
     record, missing = _read_record(log, epochs)

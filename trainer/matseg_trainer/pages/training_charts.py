@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matseg_shared.images.palette import Colour, default_colours
 from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
 from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import visible_colours
+from matseg_trainer.train.curves import late_range
 from matseg_trainer.train.log import TrainingLog
 from matseg_trainer.train.record import TrainingRecord
 
@@ -36,7 +36,7 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
             Series(name="validate", x=x, y=validate, colour=VERMILION),
         ][: 1 + epochs.is_validated]
 
-    def chart(name: str, title: str, y_title: str, series: Sequence[Series], **y_axis: Any) -> Chart:
+    def chart(name: str, title: str, y_title: str, series: Sequence[Series], *, y_log: bool = False) -> Chart:
         ends = [f"{line.name} {line.y[-1]:.4g}" for line in series if line.y[-1] is not None]
         return Chart(
             id=name,
@@ -47,7 +47,8 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
             series=series,
             marks=marks,
             height=320,
-            **y_axis,
+            y_log=y_log,
+            y_range=None if y_log else late_range(line.y for line in series),
         )
 
     measured = "Validation" if epochs.is_validated else "Training"
@@ -56,20 +57,13 @@ def curves(epochs: TrainingLog, record: TrainingRecord | None) -> list[Chart]:
         y = [epoch.measured.iou[index] for epoch in all_]
         by_class.append(Series(name=name, x=x, y=y, colour=css_colour(colour), width=1.5))
     rates = [epoch.lr if epoch.lr > 0 else None for epoch in all_]
-    rate, ious = [Series(name="learning rate", x=x, y=rates)], both("mean_iou")
+    rate = [Series(name="learning rate", x=x, y=rates)]
     return [
         chart("loss", "Loss", "cross-entropy (nats)", both("loss"), y_log=True),
-        chart("mean-iou", "Mean IoU", "mean IoU", ious, y_range=_late_range(ious)),
-        chart("class-iou", f"{measured} IoU per class", "IoU", by_class, y_range=_late_range(by_class)),
+        chart("mean-iou", "Mean IoU", "mean IoU", both("mean_iou")),
+        chart("class-iou", f"{measured} IoU per class", "IoU", by_class),
         chart("rate", "Learning rate", "learning rate", rate, y_log=True),
     ]
-
-
-def _late_range(series: Sequence[Series]) -> tuple[float, float]:
-    """Begin where the curves are after the first quarter, so that their ends can be told apart."""
-    late = [value for line in series for value in line.y[len(line.y) // 4 :] if value is not None]
-    lowest = min(late, default=0.0)
-    return max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest)
 
 
 def intensities(record: TrainingRecord | None) -> list[Chart]:

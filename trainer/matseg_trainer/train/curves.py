@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from matseg_shared.contract.metadata import ClassInfo
 from matseg_trainer.evaluate.plots import save_figure
 from matseg_trainer.train.log import TrainingLog
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _TRAIN = "#0072b2"
 _VALIDATE = "#d55e00"
@@ -38,17 +34,16 @@ def plot_training(path: Path, title: str, log: TrainingLog, classes: Sequence[Cl
             values = [getattr(score, name) for score in scores]
             axes.plot(epochs, values, color=colour, marker=".", label=split)
         axes.legend(frameon=False)
-    _forget_the_start(accuracy, [[score.accuracy for score in scores] for scores in (train, measured)])
+    accuracy.set_ylim(late_range([[score.accuracy for score in scores] for scores in (train, measured)]))
     loss.set_ylabel("cross-entropy (nats)")
     loss.set_yscale("log")
     accuracy.set_ylabel("global accuracy")
-    for item in classes:
-        values = [score.iou[item.index] for score in measured]
-        iou.plot(epochs, [np.nan if v is None else v for v in values], marker=".", lw=1, label=item.name)
+    by_class = [[score.iou[item.index] for score in measured] for item in classes]
+    for item, curve in zip(classes, by_class, strict=True):
+        iou.plot(epochs, [np.nan if v is None else v for v in curve], marker=".", lw=1, label=item.name)
     iou.plot(epochs, [score.mean_iou for score in train], color=_TRAIN, ls=":", label="mean, train")
     iou.plot(epochs, [score.mean_iou for score in measured], color="black", lw=2, label="mean")
-    shown = [[value for value in score.iou if value is not None] for score in measured]
-    _forget_the_start(iou, [[min(values) for values in shown if values], [score.mean_iou for score in train]])
+    iou.set_ylim(late_range([*by_class, [score.mean_iou for score in train]]))
     text = f"{log.checkpoint}: {kept.measured.mean_iou:.4f} in epoch {kept.epoch}"
     iou.axvline(kept.epoch, color="grey", lw=0.8, ls="--", label=text)
     iou.set_ylabel("validation IoU" if log.is_validated else "training IoU")
@@ -64,7 +59,8 @@ def plot_training(path: Path, title: str, log: TrainingLog, classes: Sequence[Cl
     save_figure(figure, path)
 
 
-def _forget_the_start(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
-    """Let the axis begin where the curves are after the first quarter, so that their ends can be told apart."""
-    lowest = min(min(values[len(values) // 4 :]) for values in curves if values)
-    axes.set_ylim(max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest))
+def late_range(curves: Iterable[Sequence[float | None]]) -> tuple[float, float]:
+    """Range of an axis that begins where shares are after the first quarter, so that their ends can be told apart."""
+    late = [value for curve in curves for value in curve[len(curve) // 4 :] if value is not None]
+    lowest = min(late, default=0.0)
+    return max(0.0, lowest - 0.25 * (1 - lowest) - 0.002), 1 + 0.02 * (1 - lowest)
