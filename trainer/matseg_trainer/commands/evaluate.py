@@ -21,7 +21,7 @@ from matseg_trainer.commands.options import (
     dataset_argument,
     gpu_option,
     require_train_extra,
-    trained_config,
+    trained_checkpoint,
     version_argument,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
@@ -162,15 +162,10 @@ def _split_of(data: Dataset) -> str:
 def _checkpoint_predictor(
     place: Workspace, dataset: str, version: str, *, gpu: bool
 ) -> tuple[Predictor, TrainingInfo]:
-    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
     from matseg_trainer.predict.predictor import Predictor
     from matseg_trainer.train.device import choose_compute
 
-    config = trained_config(place, dataset, version)
-    path = place.saved / f"{dataset}_{version}.pth"
-    checkpoint = load_checkpoint(path)
-    if (note := check_config(path, checkpoint, config)) is not None:
-        warn(note)
+    checkpoint = trained_checkpoint(place, dataset, version)
     compute = choose_compute(gpu=gpu, amp="fp32")
     if gpu and compute.device.type == "cpu":
         warn(f"evaluating on the CPU: {compute.device_reason}")

@@ -15,7 +15,7 @@ from matseg_shared.console.options import Choice, applies_with, flag
 from matseg_shared.console.progress import shown_progress
 from matseg_shared.errors import UsageError
 from matseg_trainer.commands.completion import complete_version
-from matseg_trainer.commands.options import dataset_argument, require_train_extra, trained_config
+from matseg_trainer.commands.options import dataset_argument, require_train_extra, trained_checkpoint
 from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
@@ -174,13 +174,7 @@ def _checkpoint(
     place: Workspace, dataset: str, version: str, tta: Views, pixel_size: PixelSize | None
 ) -> Checkpoint:
     """A trained version, with warnings of what its export cannot know."""
-    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
-
-    path = place.saved / f"{dataset}_{version}.pth"
-    config = trained_config(place, dataset, version)
-    checkpoint = load_checkpoint(path)
-    if (note := check_config(path, checkpoint, config)) is not None:
-        warn(note)
+    checkpoint = trained_checkpoint(place, dataset, version)
     if tta > 1 and not checkpoint.config.aug:
         warn(
             f"{dataset}_{version} was trained without aug, on views that are neither flipped nor turned: the mean of "

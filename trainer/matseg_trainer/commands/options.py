@@ -16,6 +16,7 @@ from matseg_trainer.workspace import Workspace, workspace_option
 
 if TYPE_CHECKING:
     from matseg_trainer.config.versions import VersionConfig
+    from matseg_trainer.predict.checkpoint import Checkpoint
 
 dataset_argument = click.argument("dataset", shell_complete=complete_dataset)
 version_argument = click.argument("version", shell_complete=complete_version)
@@ -24,6 +25,12 @@ device_option = click.option(
     "--device",
     metavar="cpu|cuda|cuda:N",
     help="Train on this device, and on no other should it be missing. Default: the CPU, or as --gpu says.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Seed of all random draws, instead of the version's own.",
 )
 replace_option = flag("--overwrite", "Replace a data set of that name.")
 
@@ -87,15 +94,24 @@ def version_config(place: Workspace, dataset: str, version: str) -> VersionConfi
     return config.version(dataset, version)
 
 
-def trained_config(place: Workspace, dataset: str, version: str) -> VersionConfig:
-    """Read the hyperparameters of a version; `v1.fold2.seed0`, a training of a cross-validation, has those of `v1`.
+def trained_checkpoint(place: Workspace, dataset: str, version: str) -> Checkpoint:
+    """Read a trained version, with a warning where config.toml has other hyperparameters now.
+
+    `v1.fold2.seed0`, a training of a cross-validation, has those of `v1`.
 
     Raises:
         ConfigError: see `version_config`.
+        ModelError: see `load_checkpoint` and `check_config`.
     """
     from matseg_trainer.config.versions import base_version
+    from matseg_trainer.predict.checkpoint import check_config, load_checkpoint
 
-    return version_config(place, dataset, base_version(version))
+    path = place.saved / f"{dataset}_{version}.pth"
+    config = version_config(place, dataset, base_version(version))
+    checkpoint = load_checkpoint(path)
+    if (note := check_config(path, checkpoint, config)) is not None:
+        warn(note)
+    return checkpoint
 
 
 def require_train_extra(command: str) -> None:

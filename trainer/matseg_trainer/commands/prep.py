@@ -172,12 +172,12 @@ def crop(
 
     N_TRAIN crops are of images of train, N_VALIDATE of images of validate, each of SIZE x SIZE pixels.
     """
-    from matseg_trainer.prepare.crop import crop_dataset, default_name
+    from matseg_trainer.prepare.crop import crop_dataset
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
     size, n_train, n_validate = request.size, request.n_train, request.n_validate
-    name = rename or default_name(dataset, size, n_train)
+    name = rename or f"{dataset}_{size}pix{n_train}num"
     target = place.dataset_root(name)
     with shown_progress() as progress:
         crop_dataset(opened, target, request, overwrite=overwrite, progress=progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from matseg_trainer.commands.options import (
     device_option,
     gpu_option,
     require_train_extra,
+    seed_option,
     usual_options,
     version_argument,
     version_config,
@@ -53,12 +53,7 @@ if TYPE_CHECKING:
     help="A key of config.toml and the values to try; repeatable. "
     "Default: lr, weight_decay, loss, aug and oversample_classes, around those of the version.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Seed of all random draws, instead of the version's own.",
-)
+@seed_option
 @gpu_option
 @device_option
 @flag("--overwrite", "Search anew, instead of going on with an earlier search.")
@@ -124,12 +119,12 @@ def search_command(
 
 def _version_table(dataset: str, version: str, best: TrialResult) -> str | None:
     """The best trial as a table of config.toml; None: it is the version itself."""
+    from matseg_trainer.config.edit import table_header
+
     if not best.changes:
         return None
-    names = (dataset, f"{version}b")
-    keys = [name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name) for name in names]
     lines = [f"{key} = {json.dumps(value)}" for key, value in best.changes.items()]
-    return "\n".join([f"[{'.'.join(keys)}]", f"base = {json.dumps(version)}", *lines])
+    return "\n".join([table_header(dataset, f"{version}b"), f"base = {json.dumps(version)}", *lines])
 
 
 def _table(name: str, results: Sequence[TrialResult]) -> Table:

@@ -19,6 +19,7 @@ from matseg_trainer.commands.options import (
     device_option,
     gpu_option,
     require_train_extra,
+    seed_option,
     version_config,
 )
 from matseg_trainer.workspace import Workspace, workspace_option
@@ -52,12 +53,7 @@ if TYPE_CHECKING:
 @gpu_option
 @device_option
 @flag("--no-save", "Keep no checkpoint; log and plot are still written.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Seed of all random draws, instead of the version's own.",
-)
+@seed_option
 @click.option(
     "--weights",
     metavar="NAME|FILE",
@@ -171,16 +167,12 @@ def train_main(
             overwrite=overwrite,
             on_epoch={name: epoch_hook(name) for name in hooks},
         )
-        if folds is not None:
-            request = FoldsRequest(folds=folds, seeds=seeds or 1, blocks=blocks)
-            try:
-                _cross_validate(job, request, context, page=page, as_json=as_json)
-            except KeyboardInterrupt as error:
-                raise KeyboardInterrupt("go on with --resume") from error
-            return
         outputs = Outputs(place, job.name)
         try:
-            if context.is_main:
+            if folds is not None:
+                request = FoldsRequest(folds=folds, seeds=seeds or 1, blocks=blocks)
+                _cross_validate(job, request, context, page=page, as_json=as_json)
+            elif context.is_main:
                 out = console(stderr=as_json)
                 with terminal_progress(out) as progress:
                     log = run_training(job, context, progress)
@@ -193,8 +185,9 @@ def train_main(
             else:
                 run_training(job, context, Progress())
         except KeyboardInterrupt as error:
-            hint = "go on with --resume" if resume else "nothing was saved yet"
-            raise KeyboardInterrupt(str(error) or hint) from error
+            if resume or folds is not None:
+                raise KeyboardInterrupt("go on with --resume") from error
+            raise KeyboardInterrupt(str(error) or "nothing was saved yet") from error
 
 
 def _config_and_data(

@@ -37,11 +37,6 @@ class CropRequest:
     seed: int = 0
 
 
-def default_name(dataset: str, size: int, n_train: int) -> str:
-    """The user guide's name for a cropped data set."""
-    return f"{dataset}_{size}pix{n_train}num"
-
-
 def crop_dataset(
     dataset: Dataset,
     target: Path,
