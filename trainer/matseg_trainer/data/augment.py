@@ -122,11 +122,8 @@ def _change_values(
     if sigma > 0:
         values = ndimage.gaussian_filter(values, (0, sigma, sigma), mode="reflect")
     mean = values.mean(axis=(1, 2), keepdims=True)
-    contrast, brightness = (
-        np.exp(rng.uniform(-1, 1) * options.intensity),
-        rng.uniform(-1, 1) * options.intensity,
-    )
-    values = mean + (values - mean) * np.float32(contrast) + spread * np.float32(brightness)
+    contrast, brightness = rng.uniform(-1, 1, 2) * options.intensity
+    values = mean + (values - mean) * np.float32(np.exp(contrast)) + spread * np.float32(brightness)
     if options.noise:
         strength = np.float32(rng.uniform(0, options.noise))
         values += rng.standard_normal(values.shape, np.float32) * spread * strength

@@ -62,7 +62,7 @@ class ClassTable:
 
     def shown(self, value: int) -> str:
         """A value as its user knows it."""
-        return _shown(self.kind, value)
+        return str(_label_value(self.kind, value))
 
     def strays(self, scans: Sequence[LabelScan]) -> tuple[LabelScan, ...]:
         """Every label image that holds values of no class, with these values alone."""
@@ -133,8 +133,8 @@ class ClassTable:
         return np.array([known.get(value, (0, 0, 0)) for value in values.tolist()], np.float64)
 
 
-def _shown(kind: LabelKind, value: int) -> str:
-    return str(unpack(value)) if kind == "colour" else str(value)
+def _label_value(kind: LabelKind, value: int) -> LabelValue:
+    return unpack(value) if kind == "colour" else value
 
 
 def table_from_scans(
@@ -165,7 +165,7 @@ def table_from_scans(
     elif kind != "colour" and set(values) <= set(indices):
         values = indices
     elif len(values) < n_class:
-        shown = ", ".join(_shown(kind, value) for value in values)
+        shown = ", ".join(str(_label_value(kind, value)) for value in values)
         raise DatasetError(
             f"{where}: expected {n_class} classes in its label images, found only {len(values)} value(s): {shown}; "
             f"use --classes {len(values)}, or write a classes.toml with all {n_class} classes"
@@ -213,10 +213,6 @@ def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
         ]
         groups.setdefault(min(same, key=lambda first: abs(first - value), default=value), []).append(value)
     return groups
-
-
-def _label_value(kind: LabelKind, value: int) -> LabelValue:
-    return unpack(value) if kind == "colour" else value
 
 
 def make_legend(

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -170,7 +170,6 @@ class BatchLoader:
             batches,
             sampler=sampler,
             batch_size=None,  # each item is a batch already
-            collate_fn=_as_it_is,
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
             persistent_workers=workers > 0,
@@ -219,7 +218,3 @@ def _told_of_dead_workers() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, outside or signal.SIG_DFL)  # None: a library's own in C
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

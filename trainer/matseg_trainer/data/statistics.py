@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from matseg_trainer.data.class_positions import ClassPositions
 from matseg_trainer.data.examples import IGNORED, Example, Examples
 
 HISTOGRAM_BINS = 256
+_AS_GREY = ", or set `channels = 1` for this version in config.toml, which takes a coloured scale bar or mark as grey"
 
 
 class SplitStatistics:
@@ -192,14 +192,8 @@ def require_one_kind(train: SplitStatistics, validate: SplitStatistics, where: P
         )
         raise DatasetError(
             f"{where}: expected images of one kind, found several ({examples}); convert them to the same colour mode "
-            f"and dtype{_as_grey(kinds)}"
+            f"and dtype{_AS_GREY if {channels for channels, _ in kinds} == {1, 3} else ''}"
         )
-
-
-def _as_grey(kinds: Iterable[tuple[int, str]]) -> str:
-    if {channels for channels, _ in kinds} != {1, 3}:
-        return ""
-    return ", or set `channels = 1` for this version in config.toml, which takes a coloured scale bar or mark as grey"
 
 
 def representative_crop(

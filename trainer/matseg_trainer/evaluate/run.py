@@ -215,10 +215,8 @@ def _evaluate_image(
     colours: Sequence[Colour] = [item.colour for item in predictor.classes]
     palette = colours
     if image.absent is not None:
-        predictions, palette = (
-            np.where(image.absent, np.uint8(UNLABELLED), predictions),
-            full_palette(colours),
-        )
+        predictions = np.where(image.absent, np.uint8(UNLABELLED), predictions)
+        palette = full_palette(colours)
     prediction = outputs.predictions / f"{sample.stem}.png"
     with atomic_write(prediction) as stream:
         write_label_png(stream, predictions, palette)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-_TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
 _LARGEST_CONSTANT = 1 << 30
 """Bytes of a constant that may be computed at export."""
 
@@ -90,18 +89,14 @@ def decide(scores: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         scores: (N, K, H, W) logits, or (N, 1, H, W) differences of the logits of two classes.
     """
-    if scores.shape[1] <= 2:
-        return _decide_between_two(scores if scores.shape[1] == 1 else scores[:, 1:2] - scores[:, 0:1])
+    if scores.shape[1] <= 2:  # the same as below, without int64 indices
+        margin = scores if scores.shape[1] == 1 else scores[:, 1:2] - scores[:, 0:1]
+        labels = (margin > 0).to(torch.uint8).squeeze(1)  # a view; to select the channel first would copy it
+        second = torch.sigmoid(margin)
+        return labels, torch.cat([1 - second, second], dim=1)
     # not torch.softmax: onnxruntime turns the channels to the last axis for it, and back
     powers = torch.exp(scores - scores.amax(dim=1, keepdim=True))
     return scores.argmax(dim=1).to(torch.uint8), powers / powers.sum(dim=1, keepdim=True)
-
-
-def _decide_between_two(margin: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as argmax (whose first class wins a tie) and softmax, without int64 indices."""
-    labels = (margin > 0).to(torch.uint8).squeeze(1)  # a view; to select the channel first would copy it
-    second = torch.sigmoid(margin)
-    return labels, torch.cat([1 - second, second], dim=1)
 
 
 def with_one_score(network: SegmentationNetwork, single: SegmentationNetwork) -> SegmentationNetwork:
@@ -138,7 +133,7 @@ def to_onnx(deployed: Deployed, channels: int, dtype: str) -> onnx.ModelProto:
 
     stride = deployed.stride
     # Two and three strides, so that no dimension is taken for a constant or for another one
-    example = torch.zeros(2, channels, 2 * stride, 3 * stride).to(_TORCH_DTYPES[dtype])
+    example = torch.zeros(2, channels, 2 * stride, 3 * stride).to(getattr(torch, dtype))
     batch, rows, columns = (Dim(name, min=1, max=1 << 16) for name in ("batch", "rows", "columns"))
     with _quiet():
         program = torch.onnx.export(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import importlib.util
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from matseg_shared.errors import MissingExtraError, UsageError
-from matseg_shared.system.files import write_text
+from matseg_shared.system import files
 
 EpochHook: TypeAlias = Callable[[Path, list[dict[str, Any]]], object]
 """Function of the log's path, `log/<name>.jsonl`, and all epochs so far, as its lines have them."""
@@ -46,11 +44,7 @@ def epoch_hook(text: str) -> EpochHook:
 def write_csv(log: Path, epochs: list[dict[str, Any]]) -> None:
     """Write `log/<name>.csv` anew: a row per epoch."""
     rows = [{"epoch": epoch["epoch"], **_figures(epoch)} for epoch in epochs]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(log.with_suffix(".csv"), text.getvalue())
+    files.write_csv(log.with_suffix(".csv"), [[*rows[0]], *([*row.values()] for row in rows)])
 
 
 def write_tensorboard(log: Path, epochs: list[dict[str, Any]]) -> None:

@@ -7,7 +7,6 @@ import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,11 +161,6 @@ def rungs_of(trials: int, epochs: int) -> list[tuple[int, int]]:
     ]
 
 
-def search_folder(place: Workspace, name: str) -> Path:
-    """Folder of a search's trials, a workspace of its own."""
-    return place.root / "search" / name
-
-
 def search(job: TrainingJob, request: SearchRequest, shown: Shown) -> list[TrialResult]:
     """Train trials of a version, rung by rung; what an earlier call has trained is not trained again.
 
@@ -180,7 +174,7 @@ def search(job: TrainingJob, request: SearchRequest, shown: Shown) -> list[Trial
         UsageError: see `draw_trials`, or an earlier search was over other trials, seeds or data.
     """
     drawn = draw_trials(job.config, request, job.seed)
-    root = search_folder(job.workspace, job.name)
+    root = job.workspace.root / "search" / job.name  # a workspace of its own
     if request.overwrite:
         shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)

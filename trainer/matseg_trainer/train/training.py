@@ -220,7 +220,8 @@ class Training:
 
     def train_epoch(self, epoch: int, progress: Progress) -> RunningScore:
         """One pass over the training images."""
-        torch.manual_seed(hash_seed(self.job.seed, epoch, self.context.rank))
+        seeds = np.random.SeedSequence((self.job.seed, epoch, self.context.rank))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))  # 63 bits
         self.step.train()
         score = RunningScore(n_class=self.job.config.n_class, device=self.job.compute.device)
         fetched = -math.inf
@@ -333,8 +334,3 @@ class Training:
     def _representative_crop(self) -> PixelArray:
         stride = self.step.network.stride
         return representative_crop(self.train_images, self.train_statistics.shapes, stride)
-
-
-def hash_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
