@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add, attrgetter
 
@@ -14,43 +14,29 @@ from matseg_shared.contract.classes import UNLABELLED
 from matseg_trainer.evaluate.boundary import BoundaryAccumulator, BoundaryEdges, compare_boundaries
 from matseg_trainer.evaluate.calibration import CalibrationAccumulator, calibration
 from matseg_trainer.evaluate.document import Figures, ImageResult, Spread, SpreadOfImages
-from matseg_trainer.evaluate.metrics import ConfusionMatrix, confusion_matrix, or_none, segmentation_metrics
+from matseg_trainer.evaluate.metrics import ConfusionMatrix, Sums, confusion_matrix, segmentation_metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Accumulator:
+class Accumulator(Sums):
     """Counts that add up over images."""
 
     matrix: ConfusionMatrix
     calibration: CalibrationAccumulator
     boundary: BoundaryAccumulator
-    class_boundaries: tuple[BoundaryAccumulator, ...]
+    class_boundaries: NDArray[np.object_]
+    """(K,) `BoundaryAccumulator`."""
     unlabelled: int
     """Pixels that are in none of the others."""
 
-    def __add__(self, other: Accumulator) -> Accumulator:
-        return Accumulator(
-            matrix=self.matrix + other.matrix,
-            calibration=self.calibration + other.calibration,
-            boundary=self.boundary + other.boundary,
-            class_boundaries=tuple(map(add, self.class_boundaries, other.class_boundaries)),
-            unlabelled=self.unlabelled + other.unlabelled,
-        )
-
     def figures(self) -> Figures:
         """Undefined ones are None."""
-        metrics = segmentation_metrics(self.matrix)
         pixels = int(self.matrix.sum())
         labelled, predicted = (self.matrix.sum(axis=axis) / pixels for axis in (1, 0))
         return Figures(
             pixels=pixels,
             unlabelled=self.unlabelled,
-            accuracy=or_none(metrics.accuracy),
-            mean_iou=or_none(metrics.mean_iou),
-            iou=tuple(map(or_none, metrics.iou)),
-            precision=tuple(map(or_none, metrics.precision)),
-            recall=tuple(map(or_none, metrics.recall)),
-            f1=tuple(map(or_none, metrics.f1)),
+            **asdict(segmentation_metrics(self.matrix)),
             loss=self.calibration.mean_loss,
             brier=self.calibration.mean_brier,
             calibration_error=self.calibration.expected_error,
@@ -88,7 +74,7 @@ def accumulate_image(
         matrix=confusion_matrix(labels, predictions, n_class),
         calibration=calibration(labels, predictions, probabilities),
         boundary=whole,
-        class_boundaries=tuple(by_class),
+        class_boundaries=np.array(by_class, dtype=object),
         unlabelled=int(unlabelled.sum()),
     )
 
@@ -103,16 +89,9 @@ def spread_of(values: Sequence[float | None]) -> Spread | None:
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if not known.size:
         return None
-    minimum, lower, median, upper, maximum = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
-    return Spread(
-        images=known.size,
-        mean=float(known.mean()),
-        median=median,
-        lower_quartile=lower,
-        upper_quartile=upper,
-        minimum=minimum,
-        maximum=maximum,
-    )
+    names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
+    quantiles = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    return Spread(images=known.size, mean=float(known.mean()), **dict(zip(names, quantiles, strict=True)))
 
 
 def spread_of_images(images: Sequence[ImageResult]) -> SpreadOfImages:

@@ -46,17 +46,17 @@ def confusion_matrix(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationMetrics:
-    """Figures between 0 and 1; NaN where a class is in neither labels nor predictions."""
+    """Figures between 0 and 1; None where a class is in neither labels nor predictions."""
 
-    iou: tuple[float, ...]
+    iou: tuple[float | None, ...]
     """Intersection over union (Jaccard index) per class."""
-    precision: tuple[float, ...]
-    recall: tuple[float, ...]
-    f1: tuple[float, ...]
+    precision: tuple[float | None, ...]
+    recall: tuple[float | None, ...]
+    f1: tuple[float | None, ...]
     """Per class; the Dice coefficient."""
-    accuracy: float
+    accuracy: float | None
     """Share of pixels with the right class (global accuracy)."""
-    mean_iou: float
+    mean_iou: float | None
     """Mean over the classes that occur."""
 
 
@@ -65,23 +65,17 @@ def segmentation_metrics(matrix: ConfusionMatrix) -> SegmentationMetrics:
     hit = np.diag(matrix).astype(np.float64)
     labelled = matrix.sum(axis=1)
     predicted = matrix.sum(axis=0)
-    iou = _ratio(hit, labelled + predicted - hit)
+    iou = _ratios(hit, labelled + predicted - hit)
     return SegmentationMetrics(
-        iou=tuple(iou.tolist()),
-        precision=tuple(_ratio(hit, predicted).tolist()),
-        recall=tuple(_ratio(hit, labelled).tolist()),
-        f1=tuple(_ratio(2 * hit, labelled + predicted).tolist()),
-        accuracy=float(hit.sum() / matrix.sum()) if matrix.sum() else float("nan"),
-        mean_iou=float(np.nanmean(iou)) if not np.isnan(iou).all() else float("nan"),
+        iou=iou,
+        precision=_ratios(hit, predicted),
+        recall=_ratios(hit, labelled),
+        f1=_ratios(2 * hit, labelled + predicted),
+        accuracy=float(hit.sum() / matrix.sum()) if matrix.sum() else None,
+        mean_iou=float(np.nanmean(np.array(iou, np.float64))) if matrix.sum() else None,
     )
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.number]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
-
-
-def or_none(value: float) -> float | None:
-    """A figure for JSON, which has no NaN."""
-    return None if np.isnan(value) else float(value)
+def _ratios(parts: NDArray[np.float64], wholes: NDArray[np.number]) -> tuple[float | None, ...]:
+    pairs = zip(parts.tolist(), wholes.tolist(), strict=True)
+    return tuple(part / whole if whole else None for part, whole in pairs)

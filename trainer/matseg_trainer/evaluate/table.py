@@ -22,12 +22,8 @@ def _cells(image: ImageResult, classes: Sequence[ClassInfo]) -> Iterator[tuple[s
     why = image.disagreement
     yield "rank", why.rank
     yield "image", image.stem
-    yield "mean_iou", image.mean_iou
-    yield "labelled_share", image.labelled_share
-    yield "accuracy", image.accuracy
-    yield "loss", image.loss
-    yield "brier", image.brier
-    yield "calibration_error", image.calibration_error
+    for name in ("mean_iou", "labelled_share", "accuracy", "loss", "brier", "calibration_error"):
+        yield name, getattr(image, name)
     yield "boundary_displacement_px", image.boundary.displacement
     yield "boundary_f1", image.boundary.f1
     yield "wrong_pixels", why.wrong_pixels
@@ -35,10 +31,8 @@ def _cells(image: ImageResult, classes: Sequence[ClassInfo]) -> Iterator[tuple[s
     for item in classes:
         boundary = image.class_boundaries[item.index]
         mark = f"{item.index}:{item.name}"
-        yield f"iou {mark}", image.iou[item.index]
-        yield f"precision {mark}", image.precision[item.index]
-        yield f"recall {mark}", image.recall[item.index]
-        yield f"f1 {mark}", image.f1[item.index]
+        for name in ("iou", "precision", "recall", "f1"):
+            yield f"{name} {mark}", getattr(image, name)[item.index]
         yield f"fraction_labelled {mark}", image.labelled_fraction[item.index]
         yield f"fraction_error {mark}", image.fraction_error[item.index]
         yield f"boundary_displacement_px {mark}", boundary.displacement

@@ -13,7 +13,7 @@ from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.model.trust import MADE_HERE
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.contract.metadata import AccuracyInfo
-from matseg_trainer.data.examples import Example, Examples
+from matseg_trainer.data.examples import Examples
 from matseg_trainer.evaluate.metrics import confusion_matrix, segmentation_metrics
 from matseg_trainer.predict.predictor import TILE
 
@@ -60,9 +60,8 @@ def _mean_iou(images: Examples, n_class: int, content: bytes, progress: Progress
         path.write_bytes(content)
         session = Session.open(path, provider="cpu", trust=MADE_HERE)
     matrix = np.zeros((n_class, n_class), dtype=np.int64)
-    for number in range(len(images)):
-        image: Example = images[number]
+    for image in images:
         labels = segment_image(session, image.pixels, tile=(TILE, TILE)).labels
         matrix += confusion_matrix(image.labels, labels, n_class)
         progress.advance()
-    return segmentation_metrics(matrix).mean_iou
+    return segmentation_metrics(matrix).mean_iou or 0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,7 @@ class RunningScore:
 
     def summary(self) -> SplitScore:
         """The figures of these counts."""
-        metrics = segmentation_metrics(self.matrix)
-        iou = tuple(None if math.isnan(value) else value for value in metrics.iou)
-        return SplitScore(loss=self.loss, accuracy=metrics.accuracy, mean_iou=metrics.mean_iou, iou=iou)
+        return SplitScore.model_validate({"loss": self.loss, **asdict(segmentation_metrics(self.matrix))})
 
     @property
     def loss(self) -> float:
