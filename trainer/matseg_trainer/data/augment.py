@@ -159,14 +159,8 @@ def _warp(
     # only what the crop is interpolated from; where that ends at the image's border, both reflect alike
     first_y, first_x = (max(0, math.floor(source.min()) - 1) for source in (source_y, source_x))
     part = _cut(example, first_y, first_x, math.ceil(source_y.max()) + 2, math.ceil(source_x.max()) + 2)
-    part_height, part_width = part.labels.shape
-    grid = np.stack(
-        [
-            (source_x - first_x + 0.5) / part_width * 2 - 1,
-            (source_y - first_y + 0.5) / part_height * 2 - 1,
-        ],
-        axis=-1,
-    )
+    axes = ((source_x, first_x, part.labels.shape[1]), (source_y, first_y, part.labels.shape[0]))
+    grid = np.stack([(source - first + 0.5) / length * 2 - 1 for source, first, length in axes], axis=-1)
     grid_tensor = torch.from_numpy(grid.astype(np.float32)).unsqueeze(0)
 
     def sample(array: NDArray[np.generic], mode: str) -> NDArray[np.float32]:

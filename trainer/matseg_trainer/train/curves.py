@@ -34,10 +34,9 @@ def plot_training(path: Path, title: str, log: TrainingLog, classes: Sequence[Cl
             values = [getattr(score, name) for score in scores]
             axes.plot(epochs, values, color=colour, marker=".", label=split)
         axes.legend(frameon=False)
-    accuracy.set_ylim(late_range([[score.accuracy for score in scores] for scores in (train, measured)]))
-    loss.set_ylabel("cross-entropy (nats)")
-    loss.set_yscale("log")
-    accuracy.set_ylabel("global accuracy")
+    late = late_range([[score.accuracy for score in scores] for scores in (train, measured)])
+    loss.set(ylabel="cross-entropy (nats)", yscale="log")
+    accuracy.set(ylabel="global accuracy", ylim=late)
     by_class = [[score.iou[item.index] for score in measured] for item in classes]
     for item, curve in zip(classes, by_class, strict=True):
         iou.plot(epochs, [np.nan if v is None else v for v in curve], marker=".", lw=1, label=item.name)
@@ -49,8 +48,7 @@ def plot_training(path: Path, title: str, log: TrainingLog, classes: Sequence[Cl
     iou.set_ylabel("validation IoU" if log.is_validated else "training IoU")
     iou.legend(frameon=False, fontsize="small")
     rate.plot(epochs, [record.lr for record in records], color="black", marker=".")
-    rate.set_ylabel("learning rate")
-    rate.set_yscale("log")
+    rate.set(ylabel="learning rate", yscale="log")
     for axes in (loss, accuracy, iou, rate):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)
