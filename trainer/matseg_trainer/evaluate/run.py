@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -56,12 +56,8 @@ class EvaluationRequest:
     """The trainings, where the model is those of a cross-validation."""
 
 
-class Part(NamedTuple):
-    """Images that one predictor is for."""
-
-    samples: Sequence[Sample]
-    open: Callable[[], Predictor]
-    """Called when their turn comes, so that only the models of one part are in memory."""
+Part = tuple[Sequence[Sample], Callable[[], Predictor]]
+"""Images and the predictor for them, made when their turn comes, so that only the models of one part are in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +116,7 @@ def evaluate(
     progress: Callable[[int, int], None],
 ) -> EvaluationDocument:
     """Score every labelled image of a split; see `evaluate_parts`."""
-    parts = [Part(dataset.samples(request.split), lambda: predictor)]
+    parts = [(dataset.samples(request.split), lambda: predictor)]
     return evaluate_parts(dataset, request, parts, outputs, progress)
 
 
@@ -167,7 +163,7 @@ def evaluate_parts(
             one, result = _evaluate_image(sample, known, predictor, request, outputs, label_images)
             counts.append(one)
             results.append(result)
-            progress(len(results), sum(len(part.samples) for part in parts))
+            progress(len(results), sum(len(part) for part, _ in parts))
     if request.folds is not None:
         results.sort(key=lambda result: natural_key(result.stem))
     total = pool(counts)

@@ -13,13 +13,7 @@ from matseg_trainer.config.versions import fold_version
 from matseg_trainer.data.folder import Sample, load_array
 from matseg_trainer.evaluate.document import FOLDS, CrossValidation, EvaluationDocument, FoldTraining
 from matseg_trainer.evaluate.figures import spread_of
-from matseg_trainer.evaluate.run import (
-    EvaluationOutputs,
-    EvaluationRequest,
-    Part,
-    evaluate_parts,
-    relative_path,
-)
+from matseg_trainer.evaluate.run import EvaluationOutputs, EvaluationRequest, evaluate_parts, relative_path
 from matseg_trainer.predict.checkpoint import load_checkpoint
 from matseg_trainer.predict.checkpoint_header import read_training
 from matseg_trainer.predict.predictor import Predictor
@@ -208,7 +202,7 @@ def evaluate_folds(
             ]
         )
 
-    parts = [Part(fold, opener(number)) for number, fold in enumerate(plan.folds, start=1)]
+    parts = [(fold, opener(number)) for number, fold in enumerate(plan.folds, start=1)]
     return evaluate_parts(plan.job.dataset, request, parts, outputs, progress), outputs
 
 

@@ -140,13 +140,12 @@ def _facts(training: Training) -> dict[str, str]:
     """Network, data and machine, for a person, before the first epoch."""
     job, found = training.job, training.input
     compute, config = job.compute, job.config
-    splits = [training.train_statistics, training.validation_statistics]
-    if not len(training.validation_images):
-        splits = splits[:1]
+    is_validated = len(training.validation_images) > 0
+    splits = [training.train_statistics, training.validation_statistics][: 1 + is_validated]
     shares = [split.labelled_share for split in splits]
     no_data, bars = sum(split.no_data for split in splits), [bar for split in splits for bar in split.bars]
     apart = ", no data apart" if no_data else ""
-    validate = f", {shares[-1]:.2%} of those to validate" if len(shares) > 1 else ""
+    validate = f", {shares[-1]:.2%} of those to validate" if is_validated else ""
     labels = f"{shares[0]:.2%} of the pixels to train{validate}{apart}"
     facts = {
         "network": f"{config.model}, {count_parameters(training.step.network) / 1e6:.2f} M parameters",
@@ -178,7 +177,7 @@ def _facts(training: Training) -> dict[str, str]:
     if no_data:
         pixels = sum(height * width for split in splits for height, width in split.shapes)
         facts["no data"] = f"{no_data / pixels:.2%} of the pixels; their labels do not count"
-    if validate == "":
+    if not is_validated:
         facts["validation"] = "none: nothing measures what the network does on images that it has not learned"
     facts |= _unlearned(training)
     if bars:
