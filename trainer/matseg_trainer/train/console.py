@@ -35,9 +35,6 @@ class TerminalProgress(Progress):
 
     def __init__(self, out: Console, shown: progress.Progress) -> None:
         self._out, self._shown = out, shown
-        self._epochs = 0
-        self._left = ""
-        self._headed = False
 
     def start(self, name: str, epochs: int, facts: dict[str, str]) -> None:
         self._epochs, self._left, self._headed = epochs, "", False

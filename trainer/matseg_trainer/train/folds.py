@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -191,18 +192,14 @@ def evaluate_folds(
         place, plan.job.dataset, request, plan.job.config.model, exported=False, overlays=False
     )
 
-    def opener(number: int) -> Callable[[], Predictor]:
-        jobs = [job for fold, job in plan.trainings if fold == number]
-        return lambda: Predictor.mean_of(
-            [
-                Predictor.of_checkpoint(
-                    load_checkpoint(Outputs(place, job.name).checkpoint), job.compute.device
-                )
-                for job in jobs
-            ]
+    def mean_predictor(number: int) -> Predictor:
+        jobs = (job for fold, job in plan.trainings if fold == number)
+        checkpoints = (load_checkpoint(Outputs(place, job.name).checkpoint) for job in jobs)
+        return Predictor.mean_of(
+            [Predictor.of_checkpoint(one, plan.job.compute.device) for one in checkpoints]
         )
 
-    parts = [(fold, opener(number)) for number, fold in enumerate(plan.folds, start=1)]
+    parts = [(fold, partial(mean_predictor, number)) for number, fold in enumerate(plan.folds, start=1)]
     return evaluate_parts(plan.job.dataset, request, parts, outputs, progress), outputs
 
 

@@ -16,7 +16,7 @@ from matseg_shared.contract.metadata import InputInfo
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.dataset import Batch
 from matseg_trainer.data.examples import IGNORED
-from matseg_trainer.evaluate.metrics import ConfusionMatrix, segmentation_metrics
+from matseg_trainer.evaluate.metrics import segmentation_metrics
 from matseg_trainer.networks.base import SegmentationNetwork, decide, normalise
 from matseg_trainer.train.device import ComputeChoice
 from matseg_trainer.train.distributed import DistributedContext
@@ -29,8 +29,6 @@ class RunningScore:
 
     loss_sum: float
     """Weighted cross-entropy, in nats, as last fetched."""
-    weight_sum: float
-    matrix: ConfusionMatrix
 
     def __init__(self, *, n_class: int, device: torch.device | None = None) -> None:
         self.n_class = n_class
