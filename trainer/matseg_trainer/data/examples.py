@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,13 +122,9 @@ class Examples(Sequence[Example]):
     def fill(self, mean: Sequence[float]) -> None:
         """Feed this mean of each channel from now on where images are no sample."""
         self._mean = mean
-        for example in self._cache.values():
+        in_our_files = (mapped.open("r+") for mapped in self._mapped.values() if mapped.absent is not None)
+        for example in itertools.chain(self._cache.values(), in_our_files):
             if example.absent is not None:
-                fill_absent(example.pixels, example.absent, mean)
-        for mapped in self._mapped.values():
-            if mapped.absent is not None:  # so it lies in our own files
-                example = mapped.open("r+")
-                assert example.absent is not None
                 fill_absent(example.pixels, example.absent, mean)
 
     @property

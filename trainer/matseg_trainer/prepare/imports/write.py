@@ -277,8 +277,7 @@ def _write_image(item: LabelledImage, stem: Path, request: ImportRequest) -> tup
         with atomic_write(path) as stream:
             _write_tiff(stream, pixels, item.voxel, request.context)
     height, width = pixels.shape[:2]
-    if item.size not in (None, (height, width)):
-        assert item.size is not None
+    if item.size is not None and item.size != (height, width):
         raise DatasetError(
             f"{where}: expected {item.size[0]} x {item.size[1]} pixels (rows x columns) as the export says, found "
             f"{height} x {width}; name the folder of the pictures that were labelled with --images"
