@@ -24,8 +24,6 @@ from matseg_trainer.data.folder import shorten
 from matseg_trainer.data.labels import LabelKind, LabelScan, Values, is_counted, packed, unpack
 from matseg_trainer.data.mapped import row_bands
 
-Distances = NDArray[np.float64]
-
 MAX_MOVED = 2.0
 """Percentage of an image's pixels that may be taken for the nearest class, unless another is asked for."""
 _BRIGHT = 128
@@ -75,7 +73,7 @@ class ClassTable:
             if which.any()
         )
 
-    def nearest(self, values: Values) -> tuple[NDArray[np.uint8], Distances, NDArray[np.bool_]]:
+    def nearest(self, values: Values) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_]]:
         """Nearest class of each of (K,) values, how far its value is, and if that is near.
 
         Distance is Euclidean, between values or colours; near is at most half of the way from the known value to the

@@ -64,18 +64,13 @@ class TrainingRecord(BaseModel):
     packages: dict[str, str]
 
 
-def record_path(log: Path) -> Path:
-    """Beside the log of a training."""
-    return log.with_name(f"{log.stem}{SUFFIX}")
-
-
 def write_record(log: Path, record: TrainingRecord) -> None:
     """Write it beside the log.
 
     Raises:
         OutputError: it cannot be written.
     """
-    write_text(record_path(log), record.model_dump_json(indent=1, by_alias=True) + "\n")
+    write_text(log.with_name(f"{log.stem}{SUFFIX}"), record.model_dump_json(indent=1, by_alias=True) + "\n")
 
 
 def read_record(log: Path) -> TrainingRecord | None:
@@ -84,7 +79,7 @@ def read_record(log: Path) -> TrainingRecord | None:
     Raises:
         UsageError: it is damaged, or of a later version.
     """
-    path = record_path(log)
+    path = log.with_name(f"{log.stem}{SUFFIX}")
     try:
         return TrainingRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError:
