@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.inference.tiles import segment_image
 from matseg_runtime.source.transform import NoDataOptions
-from matseg_shared.contract.metadata import ClassInfo, InputInfo
+from matseg_shared.contract.metadata import ClassInfo, InputInfo, ModelMetadata
 from matseg_shared.images.read import PixelArray
 from matseg_trainer.data.no_data import no_data_of
 from matseg_trainer.predict.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from matseg_trainer.predict.tiled import TorchPredictor
 if TYPE_CHECKING:
     from matseg_runtime.inference.session import Session
 
+Predict = Callable[[PixelArray], tuple[NDArray[np.uint8], NDArray[np.float32]]]
 TILE = 1024
 """Edge of the largest tile for an exported model, in pixels; results do not depend on it."""
 
@@ -31,7 +32,7 @@ class Predictor:
 
     classes: tuple[ClassInfo, ...]
     input: InputInfo
-    predict: Callable[[PixelArray], tuple[NDArray[np.uint8], NDArray[np.float32]]]
+    predict: Predict
     """(C, H, W) raw pixels to (H, W) labels and (K, H, W) probabilities."""
     no_data: NoDataOptions = field(default_factory=NoDataOptions)
     """Pixels that its training took for no sample."""
@@ -40,13 +41,7 @@ class Predictor:
     def of_checkpoint(cls, checkpoint: Checkpoint, device: torch.device) -> Predictor:
         """The torch network, in fp32."""
         network = checkpoint.network().to(device)
-        predictor = TorchPredictor.of(network, checkpoint.input, device)
-        return cls(
-            classes=checkpoint.classes,
-            input=checkpoint.input,
-            no_data=no_data_of(checkpoint.training),
-            predict=predictor.predict,
-        )
+        return cls._of(checkpoint, TorchPredictor.of(network, checkpoint.input, device).predict)
 
     @classmethod
     def mean_of(cls, predictors: Sequence[Predictor]) -> Predictor:
@@ -64,16 +59,16 @@ class Predictor:
     @classmethod
     def of_session(cls, session: Session) -> Predictor:
         """An exported model, tiled as `matseg-run` does."""
-        metadata = session.model.metadata
 
         def predict(pixels: PixelArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
             found = segment_image(session, pixels, tile=(TILE, TILE), probabilities=True)
             assert found.probabilities is not None, "they were asked for"
             return found.labels, found.probabilities
 
+        return cls._of(session.model.metadata, predict)
+
+    @classmethod
+    def _of(cls, model: Checkpoint | ModelMetadata, predict: Predict) -> Predictor:
         return cls(
-            classes=metadata.classes,
-            input=metadata.input,
-            no_data=no_data_of(metadata.training),
-            predict=predict,
+            classes=model.classes, input=model.input, no_data=no_data_of(model.training), predict=predict
         )
