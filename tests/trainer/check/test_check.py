@@ -53,6 +53,20 @@ def test_everything_wrong_is_named(small, prep):
         assert words in result.output
 
 
+def test_a_split_without_its_folder_of_images_is_one_problem_of_several(small, prep):
+    small.add("train", "a", LABEL)
+    prep("labels", "steel", "train", "--classes", 2)
+    (small.root / "test").mkdir()
+    result = prep("check", "steel")
+    assert result.exit_code == 2
+    for words in (
+        "1: 25.00%",
+        "expected the images of the split 'test', found no such folder",
+        "1 problem(s)",
+    ):
+        assert words in result.output
+
+
 def test_a_bad_class_table(small, prep):
     small.add("train", "a", LABEL)
     prep("labels", "steel", "train", "--classes", 2)
