@@ -18,9 +18,7 @@ EFFICIENTNETS = ("lite0", "lite1", "lite2")
 _VGG16_NETWORKS = ("segnet", "pixelnet", "vggunet")
 """Networks with the encoder of VGG-16, of its own width unless `width` says another."""
 Optimizer = Literal["Adam", "SGD", "AdamW"]
-Amp = Literal["auto", "fp32", "bf16", "fp16"]
 KeptEpoch = Literal["best", "last"]
-Schedule = Literal["plateau", "cosine", "polynomial"]
 Loss = Literal["cross_entropy", "dice", "focal", "tversky"]
 Pixels = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -106,7 +104,7 @@ class VersionConfig(BaseModel):
     """Weight of each class's loss; None: all alike, or as `balance` says."""
     pixels_per_image: int = Field(default=2048, ge=1)
     """PixelNet: training pixels sampled per image."""
-    schedule: Schedule = "plateau"
+    schedule: Literal["plateau", "cosine", "polynomial"] = "plateau"
     """`plateau` is the guide's (see `patience`); `cosine` and `polynomial` fall to zero at the last epoch."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """L2 penalty on the weights."""
@@ -128,7 +126,7 @@ class VersionConfig(BaseModel):
     """Images of train/, without suffix, that validate instead of training; None: those of validate/; (): none."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that load training images ahead; 0: the training loads each batch when it needs it."""
-    amp: Amp = "auto"
+    amp: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Automatic mixed precision; `auto`: bf16 or fp16 where the device is faster with it, else fp32."""
     seed: int = Field(default=0, ge=0, lt=2**63)
 

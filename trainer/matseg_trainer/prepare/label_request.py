@@ -20,8 +20,6 @@ from matseg_trainer.data.class_table import (
 )
 from matseg_trainer.data.labels import LabelKind, LabelScan
 
-Existing = Literal["refuse", "append", "overwrite"]
-"""Treatment of label arrays that are there already."""
 _REST = "rest"
 
 
@@ -34,7 +32,8 @@ class LabelRequest:
     """Names, in the order of the classes, each with a value that stands for it (None: all other values); empty: the
     most frequent values are the classes."""
     unlabelled: tuple[LabelValue, ...] = ()
-    existing: Existing = "refuse"
+    existing: Literal["refuse", "append", "overwrite"] = "refuse"
+    """Treatment of label arrays that are there already."""
     nearest: bool = False
     """Take a value of no class for the nearest class, where that is near."""
     max_moved: float = MAX_MOVED
