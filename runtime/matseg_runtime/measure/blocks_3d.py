@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matseg_runtime.measure.regions import UNLABELLED_NUMBER
+from matseg_runtime.measure.regions import UNLABELLED_NUMBER, cut_off, numbered, partners
 from matseg_runtime.records import Connectivity
 from matseg_runtime.units import VoxelSize
 
@@ -169,12 +168,7 @@ def measure_block(
     `dense` has (D, H, W) class numbers below `classes`, or `UNLABELLED_NUMBER`; unless `is_last`, the last slice is the
     first of the next block. `areas` are those of `Crossings`.
     """
-    from skimage import measure
-
-    label: Any = measure.label  # untyped
-    found: NDArray[np.int32] = label(
-        dense, background=UNLABELLED_NUMBER, connectivity=1 if connectivity == 4 else 3
-    ).astype(np.int32)
+    found = numbered(dense, connectivity).astype(np.int32)
     depth, size = len(dense) if is_last else len(dense) - 1, dense[0].size
     voxels = np.bincount(found[:depth].ravel(), minlength=int(found.max(initial=0)) + 1)
     first, last = np.zeros(voxels.size, np.int64), np.zeros(voxels.size, np.int64)
@@ -190,7 +184,7 @@ def measure_block(
         voxels=voxels,
         first=first,
         last=last,
-        at_border=_cut_off(found, voxels.size, top=start == 0, bottom=is_last),
+        at_border=cut_off(found, voxels.size, [*[0] * (start == 0), *[-1] * is_last]),
         surface=surface,
     )
     return BlockRegions(
@@ -201,31 +195,6 @@ def measure_block(
         pairs=pairs,
         crossings=crossings,
     )
-
-
-def _partners(offset: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Both partners of every pair of neighbours at an offset."""
-    sides = {0: (slice(None), slice(None)), 1: (slice(None, -1), slice(1, None))}
-    sides[-1] = sides[1][::-1]
-    return tuple(sides[step][0] for step in offset), tuple(sides[step][1] for step in offset)
-
-
-def _cut_off(found: NDArray[np.int32], count: int, *, top: bool, bottom: bool) -> NDArray[np.bool_]:
-    """True for the numbers of the regions that touch the frame, or a voxel without a label (region 0)."""
-    at_border = np.zeros(count, np.bool_)
-    for face in (found[:, 0], found[:, -1], found[:, :, 0], found[:, :, -1]):
-        at_border[face] = True
-    if top:
-        at_border[found[0]] = True
-    if bottom:
-        at_border[found[-1]] = True
-    unlabelled = found == 0
-    if unlabelled.any():
-        for offset in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-            first, second = _partners(offset)
-            at_border[found[first][unlabelled[second]]] = True
-            at_border[found[second][unlabelled[first]]] = True
-    return at_border
 
 
 def _boundaries(
@@ -246,7 +215,7 @@ def _boundaries(
     crossings = np.zeros((classes, len(OFFSETS)), np.int64)
     surface = np.zeros(owner.size, np.int64)
     for direction, offset in enumerate(OFFSETS):
-        first, second = _partners(offset)
+        first, second = partners(offset)
         if offset[0] == 0:
             first, second = (slice(depth), *first[1:]), (slice(depth), *second[1:])
         differs = dense[first] != dense[second]

@@ -6,7 +6,7 @@ What the counts mean in lengths is decided in `stereology`: it depends on the vo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,8 @@ DEFAULT_CONNECTIVITY: Connectivity = 8
 UNLABELLED_NUMBER = 255
 """Among the dense class numbers in this module; 0 to 254 are classes."""
 _LARGEST_TABLE = 65535
-_ALL, _FIRST, _LAST = slice(None), slice(None, -1), slice(1, None)
-_NEIGHBOURS = (
-    ((_ALL, _FIRST), (_ALL, _LAST)),
-    ((_FIRST, _ALL), (_LAST, _ALL)),
-    ((_FIRST, _FIRST), (_LAST, _LAST)),
-    ((_FIRST, _LAST), (_LAST, _FIRST)),
-)
-"""Both partners of every pair of neighbours: along rows, columns, falling and rising diagonals."""
+_OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))
+"""(row, column) steps to neighbours: along rows, columns, falling and rising diagonals."""
 
 
 class TooManyClassesError(ValueError):
@@ -58,17 +52,12 @@ def measure_regions(
     Raises:
         TooManyClassesError: more than 255 values.
     """
-    from skimage import measure
-
     values, dense = _dense(labels, unlabelled)
-    label: Any = measure.label  # untyped
-    regions: NDArray[np.integer] = label(
-        dense, background=UNLABELLED_NUMBER, connectivity=1 if connectivity == 4 else 2
-    )
+    regions = numbered(dense, connectivity)
     areas = np.bincount(regions.ravel(), minlength=1)
     owner = np.full(areas.size, UNLABELLED_NUMBER, np.uint8)
     owner[regions] = dense  # all pixels of a region say the same
-    at_edge = _goes_on(regions, areas)
+    at_edge = cut_off(regions, areas.size)
     pairs, crossings = _boundaries(dense, len(values))
     classes = []
     for number, value in enumerate(values):
@@ -85,6 +74,17 @@ def measure_regions(
             )
         )
     return SliceRegions(connectivity=connectivity, pairs=tuple(pairs.tolist()), classes=tuple(classes))
+
+
+def numbered(dense: NDArray[np.uint8], connectivity: Connectivity) -> NDArray[np.integer]:
+    """The region of each pixel or voxel of class numbers, from 1; 0 where there is no label."""
+    from skimage import measure
+
+    label: Any = measure.label  # untyped
+    numbers: NDArray[np.integer] = label(
+        dense, background=UNLABELLED_NUMBER, connectivity=1 if connectivity == 4 else dense.ndim
+    )
+    return numbers
 
 
 def _dense(labels: NDArray[np.integer], unlabelled: int | None) -> tuple[Sequence[int], NDArray[np.uint8]]:
@@ -116,25 +116,38 @@ def class_numbers(labels: NDArray[np.integer], values: Sequence[int]) -> NDArray
     return numbers
 
 
-def _goes_on(regions: NDArray[np.integer], areas: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """True for the numbers of the regions that touch the frame, or a pixel without a label (region 0)."""
-    cut = [regions[0], regions[-1], regions[:, 0], regions[:, -1]]
-    if areas[0]:
-        for first, second in _NEIGHBOURS[:2]:
-            one, other = regions[first], regions[second]
-            cut += [one[other == 0], other[one == 0]]
-    found = np.zeros(areas.size, np.bool_)
-    found[np.concatenate(cut)] = True
+def partners(offset: Iterable[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Both partners of every pair of neighbours at an offset of -1, 0 or 1 along each axis."""
+    sides = {0: (slice(None), slice(None)), 1: (slice(None, -1), slice(1, None))}
+    sides[-1] = sides[1][::-1]
+    first, second = zip(*(sides[step] for step in offset), strict=True)
+    return first, second
+
+
+def cut_off(regions: NDArray[np.integer], count: int, ends: Sequence[int] = (0, -1)) -> NDArray[np.bool_]:
+    """True for the numbers, below `count`, of the regions that touch the frame, or what has no label (region 0).
+
+    Of the first axis only `ends`, 0 for the first layer and -1 for the last, belong to the frame.
+    """
+    found = np.zeros(count, np.bool_)
+    has_gaps = not regions.all()
+    for axis, step in enumerate(np.eye(regions.ndim, dtype=int)):
+        for end in (0, -1) if axis else ends:
+            found[np.take(regions, end, axis)] = True
+        if has_gaps:
+            one, other = (regions[side] for side in partners(step))
+            found[one[other == 0]] = found[other[one == 0]] = True
     return found
 
 
 def _boundaries(dense: NDArray[np.uint8], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(4,) labelled pairs of neighbours along each direction; (classes, 4) those between a class and another."""
     labelled = dense != UNLABELLED_NUMBER
-    known = [labelled[first] & labelled[second] for first, second in _NEIGHBOURS]
+    sides = [partners(offset) for offset in _OFFSETS]
+    known = [labelled[first] & labelled[second] for first, second in sides]
     crossings = np.zeros((classes, 4), np.int64)
     for number in range(classes):
         mask = dense == number
-        for direction, (first, second) in enumerate(_NEIGHBOURS):
+        for direction, (first, second) in enumerate(sides):
             crossings[number, direction] = np.count_nonzero((mask[first] != mask[second]) & known[direction])
     return np.array([np.count_nonzero(both) for both in known]), crossings

@@ -6,12 +6,10 @@ slice so far, and of all others how many there are of each size.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +27,13 @@ from matseg_runtime.records import Connectivity
 from matseg_runtime.source.base import Source
 from matseg_shared.console.progress import SILENT, Progress
 from matseg_shared.errors import ImageError, UsageError
-from matseg_shared.images.read import PixelArray
 
 MEMORY = 3 << 29
-"""Bytes that blocks may take while they are measured, all threads together, and half as many while they are read."""
+"""Bytes that blocks may take while they are measured, all threads together."""
 _SHALLOWEST, _DEEPEST = 4, 64
 """Slices of a block, the next one's first included: with fewer too much is done twice, more gain nothing."""
+_Block = tuple[int, list[NDArray[np.uint8]], bool]
+"""Place of the first slice, all that are measured together with the next block's first behind them, is it the last?"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,10 +98,11 @@ def measure_volume(
         finished(regions)
 
     def measure(block: _Block) -> BlockRegions:
+        start, together, is_last = block
         return measure_block(
-            np.stack(block.slices),
-            start=block.start,
-            is_last=block.is_last,
+            np.stack(together),
+            start=start,
+            is_last=is_last,
             classes=classes,
             connectivity=connectivity,
             areas=crossings.areas,
@@ -117,15 +117,6 @@ def measure_volume(
     return totals
 
 
-class _Block(NamedTuple):
-    """Slices that are measured together."""
-
-    start: int
-    slices: list[NDArray[np.uint8]]
-    """Slices with the first one of the next block behind them."""
-    is_last: bool
-
-
 def plan_blocks(size: int, workers: int) -> tuple[int, int]:
     """Slices of a block, of so many pixels each, and how many blocks `MEMORY` allows to be measured at a time."""
     most = MEMORY // (BYTES_PER_VOXEL * size)
@@ -135,13 +126,13 @@ def plan_blocks(size: int, workers: int) -> tuple[int, int]:
 
 def _blocks(slices: Iterable[NDArray[np.uint8]], depth: int) -> Iterator[_Block]:
     """Blocks of `depth` slices; the last has what is left."""
-    start, held = 0, []
+    start, held = 0, list[NDArray[np.uint8]]()
     for item in slices:
         held.append(item)
         if len(held) > depth:
-            yield _Block(start, held, False)
+            yield start, held, False
             start, held = start + depth, [item]
-    yield _Block(start, held, True)
+    yield start, held, True
 
 
 def _side_by_side(
@@ -216,7 +207,7 @@ def _connected(count: int, one: NDArray[np.int64], other: NDArray[np.int64]) -> 
 def dense_slices(
     source: Source, values: Sequence[int], excluded: frozenset[int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """(H, W) class numbers of each slice; as many are read at once as lie in one chunk, if memory allows.
+    """(H, W) class numbers of each slice.
 
     Args:
         source: labels.
@@ -228,42 +219,23 @@ def dense_slices(
     """
     shape: tuple[int, ...] | None = None
     missing = 0
-    for group in _groups(source):
-        readable = [place for place in group if place not in excluded]
-        found = iter(_read(source, readable)) if readable else iter(())
-        for place in group:
-            if place in excluded:
-                missing += 1
-                continue
-            where = source.slices[place].where
-            dense = class_numbers(as_labels(next(found), where), values)
-            shape = shape or dense.shape
-            if dense.shape != shape:
-                raise UsageError(
-                    f"{where}: expected a slice of {shape[0]} x {shape[1]} pixels, as those before, found "
-                    f"{dense.shape[0]} x {dense.shape[1]}; regions in three dimensions need slices of one shape"
-                )
-            yield from (np.full(shape, UNLABELLED_NUMBER, np.uint8) for _ in range(missing))
-            missing = 0
-            yield dense
+    for item in source.slices:
+        if item.index in excluded:
+            missing += 1
+            continue
+        try:
+            stored = source.read(item.index, item.index + 1)[0]
+        except ImageError as error:
+            raise UsageError(f"{error}; it could be read before") from error
+        dense = class_numbers(as_labels(stored, item.where), values)
+        shape = shape or dense.shape
+        if dense.shape != shape:
+            raise UsageError(
+                f"{item.where}: expected a slice of {shape[0]} x {shape[1]} pixels, as those before, found "
+                f"{dense.shape[0]} x {dense.shape[1]}; regions in three dimensions need slices of one shape"
+            )
+        yield from (np.full(shape, UNLABELLED_NUMBER, np.uint8) for _ in range(missing))
+        missing = 0
+        yield dense
     assert shape is not None, "some slices can be read"
     yield from (np.full(shape, UNLABELLED_NUMBER, np.uint8) for _ in range(missing))
-
-
-def _groups(source: Source) -> Iterator[range]:
-    count, volume = len(source.slices), source.volume
-    together = 1
-    if volume is not None:
-        size = math.prod(volume.shape) // volume.shape[volume.axis] * np.dtype(volume.dtype).itemsize
-        together = max(1, min(volume.slices_per_chunk, MEMORY // 2 // size))
-    for start in range(0, count, together):
-        yield range(start, min(start + together, count))
-
-
-def _read(source: Source, places: Sequence[int]) -> Sequence[PixelArray]:
-    try:
-        if len(places) == places[-1] - places[0] + 1:
-            return source.read(places[0], places[-1] + 1)
-        return [source.read(place, place + 1)[0] for place in places]
-    except ImageError as error:
-        raise UsageError(f"{error}; it could be read before") from error

@@ -153,11 +153,8 @@ def write_volume_tables(
                 f"{source.location}: its labels have changed while they were measured; run again when they are complete"
             )
     labelled = sum(pixels.values())
-    found = {
-        value: _volumes(value, names[value], of_class, totals.pairs, met, labelled, cube, crossings)
-        for value, of_class, met in zip(values, totals.classes, totals.crossings, strict=True)
-    }
-    nothing = ClassTotals(), totals.pairs, np.zeros_like(totals.pairs), labelled, cube, crossings
+    found = dict(zip(values, zip(totals.classes, totals.crossings, strict=True), strict=True))
+    nothing = ClassTotals(), np.zeros_like(totals.pairs)
     shape = (len(source.slices), height, width)
     summary = VolumeSummary(
         labels=source.location,
@@ -167,7 +164,10 @@ def write_volume_tables(
         unit=cube.unit,
         voxel_size=voxel,
         connectivity=NEIGHBOURS[connectivity],
-        classes=tuple(found.get(value) or _volumes(value, name, *nothing) for value, name in classes),
+        classes=tuple(
+            _volumes(value, name, *found.get(value, nothing), totals.pairs, labelled, cube, crossings)
+            for value, name in classes
+        ),
     )
     write_csv(folder / QUANTITIES_3D_NAME, _table(summary))
     write_text(folder / SUMMARY_3D_NAME, json.dumps(summary.document(), indent=1) + "\n")
@@ -178,8 +178,8 @@ def _volumes(
     value: int,
     name: str,
     found: ClassTotals,
-    pairs: NDArray[np.int64],
     met: NDArray[np.int64],
+    pairs: NDArray[np.int64],
     labelled: int,
     voxel: VoxelSize,
     crossings: Crossings,
