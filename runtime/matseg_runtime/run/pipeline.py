@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from matseg_runtime.measure.report import Stages
@@ -109,53 +109,6 @@ def run_pipeline(
     return stages_of(pipeline.busy, workers.threads, time.perf_counter() - started)
 
 
-class _Stopped(Exception):  # noqa: N818 (not an error: the way a stage learns that the work is over)
-    """Another stage has failed, or the caller has given up."""
-
-
-class _Queue:
-    """A queue that can end (no more items) and can be aborted (wake everybody)."""
-
-    def __init__(self, producers: int) -> None:
-        self._items: deque[Any] = deque()
-        self._producers = producers
-        self._aborted = False
-        self._changed = threading.Condition()
-
-    def put(self, *items: Any) -> None:
-        """Add items."""
-        with self._changed:
-            self._items.extend(items)
-            self._changed.notify_all()
-
-    def __iter__(self) -> _Queue:
-        """Items until every producer has finished."""
-        return self
-
-    def __next__(self) -> Any:
-        """The next item; a generator would hold it in memory while the one behind it is waited for."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or not self._producers or self._aborted)
-            if self._aborted:
-                raise _Stopped
-            if not self._items:
-                raise StopIteration
-            return self._items.popleft()
-
-    def producer_done(self) -> None:
-        """Note that one producer will put nothing more."""
-        with self._changed:
-            self._producers -= 1
-            self._changed.notify_all()
-
-    def abort(self) -> None:
-        """Make every waiting or later iteration raise `_Stopped`."""
-        with self._changed:
-            self._aborted = True
-            self._items.clear()
-            self._changed.notify_all()
-
-
 @dataclass(slots=True, eq=False)
 class _Unit:
     """A block between the first stage and the last."""
@@ -177,14 +130,14 @@ class _Pipeline:
         self._workers = workers
         self._watch = watch
         self._room = threading.Semaphore(workers.blocks)
-        self._to_infer = _Queue(workers.readers)
-        self._to_write = _Queue(workers.inferrers)
+        self._queues: dict[str, SimpleQueue[Any]] = {"inference": SimpleQueue(), "writing": SimpleQueue()}
+        """That each stage takes from; they end with a None for each of its threads."""
         self.busy = {"reading": 0.0, "inference": 0.0, "writing": 0.0}
         self._error: BaseException | None = None
         self._is_fed = True
         self._feeding = threading.Lock()
         self._changed = threading.Condition()
-        self._running = workers.readers + workers.inferrers + workers.writers
+        self._running = dict(workers.threads)
 
     def start(
         self,
@@ -201,7 +154,7 @@ class _Pipeline:
         for name, function in work.items():
             for number in range(self._workers.threads[name]):
                 label = f"matseg-{name}-{number}"
-                threading.Thread(target=self._run, args=(function,), name=label, daemon=True).start()
+                threading.Thread(target=self._run, args=(name, function), name=label, daemon=True).start()
 
     def fail(self, error: BaseException) -> None:
         """Stop all stages for an error; only the first one counts."""
@@ -210,8 +163,8 @@ class _Pipeline:
             self._changed.notify_all()
         self._is_fed = False
         self._room.release()
-        self._to_infer.abort()
-        self._to_write.abort()
+        for stage in self._queues:
+            self._end(stage)
 
     def wait(self, interruptions: Callable[[], int], on_interrupt: Callable[[], bool] | None) -> None:
         """Wait for all threads, and raise what went wrong."""
@@ -231,42 +184,53 @@ class _Pipeline:
         if interruptions():
             raise KeyboardInterrupt
 
-    def _run(self, work: Callable[[], None]) -> None:
-        """One thread of a stage."""
+    def _run(self, stage: str, work: Callable[[], None]) -> None:
+        """One thread of a stage; the last one lets the stage behind it end."""
         try:
             work()
-        except _Stopped:
-            pass
         except BaseException as error:  # handed to the caller's thread, whatever it is
             self.fail(error)
         finally:
             with self._changed:
-                self._running -= 1
+                self._running[stage] -= 1
+                is_last = not self._running[stage]
                 self._changed.notify_all()
+            if is_last and stage != "writing":
+                self._end("inference" if stage == "reading" else "writing")
+
+    def _end(self, stage: str) -> None:
+        """Let the threads of a stage end when they have taken what is there; at once where something has failed."""
+        for _ in range(self._workers.threads[stage]):
+            self._queues[stage].put(None)
+
+    def _next(self, stage: str) -> Any:
+        """The next item for a stage; None where there will be no more, or something has failed."""
+        item = self._queues[stage].get()
+        return item if self._error is None else None
 
     def _read(self, read: Callable[[Any], Sequence[Any]]) -> None:
         for block in self._feed():
             with self._timed("reading"):
                 pieces = read(block)
             unit = _Unit(block, [None] * len(pieces), len(pieces))
-            self._to_infer.put(*((unit, number, piece) for number, piece in enumerate(pieces)))
-            del pieces, unit  # they are not to take memory while the next block is waited for
-        self._to_infer.producer_done()
+            for number, piece in enumerate(pieces):
+                self._queues["inference"].put((unit, number, piece))
+            del pieces, unit, piece  # they are not to take memory while the next block is waited for
 
     def _infer(self, infer: Callable[[Any], Any]) -> None:
-        for unit, number, piece in self._to_infer:
+        while (item := self._next("inference")) is not None:
+            unit, number, piece = item
             with self._timed("inference"):
                 unit.inferred[number] = infer(piece)
             with self._changed:
                 unit.left -= 1
                 is_whole = not unit.left
             if is_whole:
-                self._to_write.put(unit)
-            del unit, piece
-        self._to_write.producer_done()
+                self._queues["writing"].put(unit)
+            del unit, piece, item
 
     def _write(self, write: Callable[[Any, Sequence[Any]], None]) -> None:
-        for unit in self._to_write:
+        while (unit := self._next("writing")) is not None:
             with self._timed("writing"):
                 write(unit.block, unit.inferred)
             del unit
@@ -297,6 +261,6 @@ class _Pipeline:
     def _is_at_work(self) -> bool:
         """Wait a moment, shorter when a thread ends or fails; whether any is still running."""
         with self._changed:
-            if self._running:
+            if any(self._running.values()):
                 self._changed.wait(_STEP_SECONDS)
-            return self._running > 0
+            return any(self._running.values())
