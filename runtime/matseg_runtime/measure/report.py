@@ -49,10 +49,6 @@ class Provenance(JobKey):
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that compute the labels."""
 
-    def is_of(self, other: Provenance) -> bool:
-        """True where both are of one job, whatever versions worked on it."""
-        return self.model_copy(update={"versions": other.versions}) == other
-
     def text(self) -> str:
         """Compact JSON, for the outputs themselves."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from matseg_runtime.measure.report import (
 )
 from matseg_runtime.records import Connectivity, ExcludedSlice, SliceRecord
 from matseg_runtime.run.setup import Run, now, provenance_of
-from matseg_runtime.source.base import Source
+from matseg_runtime.source.base import Slice, Source
 from matseg_runtime.source.open import absolute_location
 from matseg_runtime.suggest.choose import SCORES_NAME
 from matseg_runtime.units import PIXEL
@@ -106,7 +106,7 @@ def finalize(
     """
     progress.stage("completing the output")
     ledger.reload()
-    warnings = _warnings(run, ledger)
+    warnings = list(_warnings(run, ledger))
     quantities: tuple[str, ...] = ()
     proposals: Proposals | None = None
     with ledger.job_lock():
@@ -167,15 +167,19 @@ def finalize(
     )
 
 
+def done_slices(source: Source, ledger: Ledger) -> list[tuple[Slice, SliceRecord]]:
+    """All slices that are labelled, in order, and what the ledger has noted of each."""
+    return [(item, ledger.done[item.name]) for item in source.slices if item.name in ledger.done]
+
+
 def labelled_slices(source: Source, ledger: Ledger) -> list[SliceRecord]:
     """Records of all labelled slices, in order, with the place that each has now.
 
     Images that came to a folder since, or a folder that was moved, give other places than the ledger noted.
     """
     return [
-        ledger.done[item.name].model_copy(update={"index": item.index, "where": item.where})
-        for item in source.slices
-        if item.name in ledger.done
+        record.model_copy(update={"index": item.index, "where": item.where})
+        for item, record in done_slices(source, ledger)
     ]
 
 
@@ -256,33 +260,65 @@ def _with_earlier_figures(report: Report, path: Path) -> Report:
         earlier = read_report(path)
     except (OSError, ValidationError):
         return report
-    same = earlier.labelled and earlier.provenance.is_of(report.provenance)
-    return report.measured_by(earlier) if same else report
+    own = report.provenance  # of one job, whatever versions worked on it
+    same = earlier.provenance.model_copy(update={"versions": own.versions}) == own
+    return report.measured_by(earlier) if earlier.labelled and same else report
 
 
-def _warnings(run: Run, ledger: Ledger) -> list[str | None]:
+def _warnings(run: Run, ledger: Ledger) -> Iterator[str | None]:
     records = labelled_slices(run.source, ledger)
-    found = [
-        *run.warnings,
-        clipping_warning(records),
-        *run.source.warnings(),
-        run.metadata.precision_warning(run.session.provider),
-        drift_warning(records, DRIFT_WARNING),
-        size_warning(records),
-        empty_warning(records),
-        _model_crop_warning(run, records),
-        _idle_parts_warning(run),
-        _changed_warning(run.source, ledger),
-    ]
+    yield from run.warnings
+    if much := [item for item in records if item.clipped >= MUCH_CLIPPED * item.shape[0] * item.shape[1]]:
+        yield (
+            f"in {len(much)} of {len(records)} slices half of the pixels or more lie beyond --window and were clipped: "
+            f"{_named(much)}; look at their labels before you trust them"
+        )
+    yield from run.source.warnings()
+    yield run.metadata.precision_warning(run.session.provider)
+    yield drift_warning(records, DRIFT_WARNING)
+    shapes = Counter(record.shape for record in records)
+    usual, count = shapes.most_common(1)[0] if shapes else ((0, 0), 0)
+    others = [record for record in records if record.shape != usual]
+    if others and count >= max(_MANY, _MOSTLY * len(records)):  # as a picture has that lies among slices
+        yield (
+            f"{len(others)} of {len(records)} slices have another size than the {usual[0]} x {usual[1]} pixels of the "
+            f"others: {_named(others)}; do they belong to this scan?"
+        )
+    if empty := [record for record in records if not any(record.counts)]:
+        yield f"{len(empty)} of {len(records)} slices hold no data at all and have no labels: {_named(empty)}"
+    yield from _circumstances(run, ledger, records)
+
+
+def _circumstances(run: Run, ledger: Ledger, records: Sequence[SliceRecord]) -> Iterator[str]:
+    """Warnings of what lies in options, files and the disk, and not in the slices."""
+    source, part = run.source, run.options.part
+    rows = run.metadata.input.crop_bottom if run.options.no_data.crop_bottom is None else 0
+    cut = [item for item in records if rows and item.rows_cut == rows and source.data_bar(item.index) is None]
+    if cut:
+        yield (
+            f"the lowest {rows} rows of {len(cut)} slices were left out as those of the model's training pictures, "
+            "without the files saying that they are a bar of data; --crop-bottom 0 keeps them"
+        )
+    slices, depth = len(source.slices), run.plan.depth
+    blocks = -(-slices // depth)
+    if part.total > max(blocks, 1):
+        has = "part has" if blocks == 1 else "parts have"
+        at_a_time = f"{slices} slices are written {depth} at a time to {run.target.path}"
+        yield f"only {blocks} of the {part.total} {has} work: {at_a_time}"
+    changed = []
+    for item, record in done_slices(source, ledger):
+        with suppress(ImageError):  # gone: there is nothing that its label could disagree with
+            if source.current_identity(item.index) != record.identity:
+                changed.append(item.where)
+    if changed:
+        yield (
+            f"{len(changed)} images, {changed[0]} first, have changed since they were labelled; their labels are those "
+            "of the earlier content"
+        )
     if not ledger.locks_supported:
-        found.append(
-            f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
-        )
-    if new := run.source.new_files():
-        found.append(
-            f"{len(new)} images, {new[0].name} first, have come since the start; run again to label them, too"
-        )
-    return found
+        yield f"{ledger.folder}: this disk knows no file locks; see to it yourself that no two runs share an output"
+    if new := source.new_files():
+        yield f"{len(new)} images, {new[0].name} first, have come since the start; run again to label them, too"
 
 
 def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | None:
@@ -307,84 +343,9 @@ def drift_warning(records: Sequence[SliceRecord], threshold: float) -> str | Non
     )
 
 
-def clipping_warning(records: Sequence[SliceRecord]) -> str | None:
-    """A warning when a window leaves out much of some slices."""
-    much = [
-        record for record in records if record.clipped >= MUCH_CLIPPED * record.shape[0] * record.shape[1]
-    ]
-    if not much:
-        return None
-    return (
-        f"in {len(much)} of {len(records)} slices half of the pixels or more lie beyond --window and were clipped: "
-        f"{_named(much)}; look at their labels before you trust them"
-    )
-
-
-def empty_warning(records: Sequence[SliceRecord]) -> str | None:
-    """A warning when slices hold no data at all."""
-    empty = [record for record in records if not any(record.counts)]
-    if not empty:
-        return None
-    return f"{len(empty)} of {len(records)} slices hold no data at all and have no labels: {_named(empty)}"
-
-
-def size_warning(records: Sequence[SliceRecord]) -> str | None:
-    """A warning when a few of many slices have another size than the rest, as a picture that lies among them has."""
-    shapes = Counter(record.shape for record in records)
-    usual, count = shapes.most_common(1)[0] if shapes else ((0, 0), 0)
-    others = [record for record in records if record.shape != usual]
-    if not others or count < max(_MANY, _MOSTLY * len(records)):
-        return None
-    return (
-        f"{len(others)} of {len(records)} slices have another size than the {usual[0]} x {usual[1]} pixels of the "
-        f"others: {_named(others)}; do they belong to this scan?"
-    )
-
-
 def _named(records: Sequence[SliceRecord], limit: int = 3) -> str:
     names = ", ".join(record.name for record in records[:limit])
     return names if len(records) <= limit else f"{names} and {len(records) - limit} more"
-
-
-def _model_crop_warning(run: Run, records: Sequence[SliceRecord]) -> str | None:
-    """A warning where rows were left out because the model was trained so, and neither user nor files say it."""
-    rows = run.metadata.input.crop_bottom
-    if not rows or run.options.no_data.crop_bottom is not None:
-        return None
-    cut = [item for item in records if item.rows_cut == rows and run.source.data_bar(item.index) is None]
-    if not cut:
-        return None
-    return (
-        f"the lowest {rows} rows of {len(cut)} slices were left out as those of the model's training pictures, without "
-        "the files saying that they are a bar of data; --crop-bottom 0 keeps them"
-    )
-
-
-def _idle_parts_warning(run: Run) -> str | None:
-    """A warning where parts have nothing to do because there are more of them than blocks."""
-    slices, depth, part = len(run.source.slices), run.plan.depth, run.options.part
-    blocks = -(-slices // depth)
-    if part.total <= max(blocks, 1):
-        return None
-    has = "part has" if blocks == 1 else "parts have"
-    at_a_time = f"{slices} slices are written {depth} at a time to {run.target.path}"
-    return f"only {blocks} of the {part.total} {has} work: {at_a_time}"
-
-
-def _changed_warning(source: Source, ledger: Ledger) -> str | None:
-    """A warning where files were written again after they were read, and before the run was over."""
-    changed = []
-    for item in source.slices:
-        if (record := ledger.done.get(item.name)) is not None:
-            with suppress(ImageError):  # gone: there is nothing that its label could disagree with
-                if source.current_identity(item.index) != record.identity:
-                    changed.append(item.where)
-    if not changed:
-        return None
-    return (
-        f"{len(changed)} images, {changed[0]} first, have changed since they were labelled; their labels are those of "
-        "the earlier content"
-    )
 
 
 def _measured_with(records: Sequence[SliceRecord]) -> Connectivity | None:

@@ -9,9 +9,9 @@ from functools import partial
 
 from matseg_runtime.ledger import Ledger
 from matseg_runtime.measure.report import Stages
-from matseg_runtime.records import SliceRecord
 from matseg_runtime.run.finalize import (
     Summary,
+    done_slices,
     finalize,
     labelled_slices,
     remove_tables,
@@ -62,10 +62,10 @@ def _start(run: Run, ledger: Ledger) -> None:
             run.sink.clean(is_new=ledger.is_new or not ledger.done)
         if not isinstance(run.source, WatchSource):  # whose slices are compared as they come
             _lose_what_is_gone(run, ledger, others)
-        for item in run.source.slices:  # probabilities are not kept, so what was not scored is labelled again
-            record = ledger.done.get(item.name)
-            if record is not None and not run.options.measure.is_scored(record):
-                del ledger.done[item.name]
+        # probabilities are not kept, so what was not scored is labelled again
+        for _, record in done_slices(run.source, ledger):
+            if not run.options.measure.is_scored(record):
+                del ledger.done[record.name]
         if any(item.name not in ledger.done for item in run.source.slices):
             run.sink.start()
 
@@ -201,8 +201,7 @@ def done_before(run: Run) -> set[str]:
 def _lose_what_is_gone(run: Run, ledger: Ledger, others: list[str]) -> None:
     """Do again what somebody deleted; refuse inputs that changed after they were labelled."""
     _refuse_changed(run, ledger)
-    records = [ledger.done[item.name] for item in run.source.slices if item.name in ledger.done]
-    lost = run.sink.lost(records)
+    lost = run.sink.lost([record for _, record in done_slices(run.source, ledger)])
     ledger.lose(_seen_with_others(run, ledger))
     if lost and others and run.target.is_volume:
         raise UsageError(
@@ -216,18 +215,13 @@ def _seen_with_others(run: Run, ledger: Ledger) -> list[str]:
     """Names of labelled images that have other neighbours now, as the last one has when more have come."""
     if run.neighbours is None:
         return []
-    records = ((ledger.done.get(item.name), item) for item in run.source.slices)
-    return [
-        item.name
-        for record, item in records
-        if record is not None and run.neighbours.are_others(record, item)
-    ]
+    done = done_slices(run.source, ledger)
+    return [item.name for item, record in done if run.neighbours.are_others(record, item)]
 
 
 def _refuse_changed(run: Run, ledger: Ledger) -> None:
-    for item in run.source.slices:
-        record: SliceRecord | None = ledger.done.get(item.name)
-        if record is not None and record.identity != item.identity:
+    for item, record in done_slices(run.source, ledger):
+        if record.identity != item.identity:
             raise UsageError(
                 f"{item.where}: has changed since it was labelled (then {record.identity}, now {item.identity}); label "
                 "everything again with --overwrite, or choose another output with -o"
