@@ -141,6 +141,8 @@ def run_main(
         from matseg_runtime.units import parse_voxel_size
 
     path, trust = choose_model(model, sha256)
+    # that slices, or those of the deciding run, are cut along
+    axis = (source.axis or 0) if consensus is None else consensus.axes[0]
     asked = RunOptions(
         model=path,
         input=input_,
@@ -149,7 +151,7 @@ def run_main(
         output=output,
         part=part or Part(),
         watch=ending if watch else None,
-        voxel=None if voxel_size is None else parse_voxel_size(voxel_size, _axis(source, consensus)),
+        voxel=None if voxel_size is None else parse_voxel_size(voxel_size, axis),
         consensus=consensus,
         measure=replace(measure, regions=(connectivity or DEFAULT_CONNECTIVITY) if quantify else None),
         **options,  # the others are called as their fields are
@@ -220,11 +222,6 @@ def _warn(text: str) -> None:
     click.echo(printable(f"warning: {text}"), err=True)
 
 
-def _axis(source: SourceOptions, consensus: Consensus | None) -> int:
-    """The spatial axis that slices, or those of the deciding run, are cut along."""
-    return (source.axis or 0) if consensus is None else consensus.axes[0]
-
-
 def summary_lines(summary: Summary) -> list[str]:
     """The summary for a person, one fact a line."""
     report, labelled = summary.report, summary.labelled
@@ -241,10 +238,13 @@ def summary_lines(summary: Summary) -> list[str]:
         return [*lines[1:], f"part {report.part} of the passes is done; {summary.waits}"]
     if labelled:
         lines += _speed_lines(report)
-    lines += _no_data_lines(report)
+    if report.no_data_pixels:
+        share = f"{report.no_data_pixels / report.all_pixels:.2%} of the pixels ({report.no_data_pixels})"
+        rows = f", the lowest {report.rows_cut} rows (a data bar) among them" if report.rows_cut else ""
+        lines.append(f"{share} are no data{rows}: label 255, in no fraction")
     if report.disagreeing_pixels is not None:
-        share = report.disagreeing_pixels / max(1, report.all_pixels - report.no_data_pixels)
-        lines.append(f"the axes disagree in {share:.2%} of the voxels")
+        part = report.disagreeing_pixels / max(1, report.all_pixels - report.no_data_pixels)
+        lines.append(f"the axes disagree in {part:.2%} of the voxels")
     # what is said of the regions begins with the fraction
     lines += summary.quantities or [f"{item.name}: {item.fraction:.4%}" for item in report.phase_fractions]
     if report.uncertain is not None:
@@ -260,14 +260,6 @@ def summary_lines(summary: Summary) -> list[str]:
     if report.page is not None:
         lines.append(f"report: {report.page}")
     return lines if summary.no_page is None else [*lines, f"no report: {summary.no_page}"]
-
-
-def _no_data_lines(report: Report) -> list[str]:
-    if not report.no_data_pixels:
-        return []
-    share = f"{report.no_data_pixels / report.all_pixels:.2%} of the pixels ({report.no_data_pixels})"
-    rows = f", the lowest {report.rows_cut} rows (a data bar) among them" if report.rows_cut else ""
-    return [f"{share} are no data{rows}: label 255, in no fraction"]
 
 
 def _speed_lines(report: Report) -> list[str]:

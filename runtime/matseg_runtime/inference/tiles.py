@@ -57,7 +57,14 @@ def segment_images(
     tiling = session.model.metadata.tiling
     padded = [_pad(image, tiling.stride) for image in images]
     n_class, asks = len(session.model.metadata.classes), probabilities or votes
-    results = [_empty(image, n_class, probabilities=probabilities, votes=votes) for image in images]
+    results = [
+        Segmentation(
+            labels=np.empty(image.shape[1:], np.uint8),
+            probabilities=np.empty((n_class, *image.shape[1:]), np.float32) if probabilities else None,
+            votes=np.empty((n_class - 1, *image.shape[1:]), np.uint8) if votes else None,
+        )
+        for image in images
+    ]
     pieces: list[_Piece] = []
     for number, (image, whole) in enumerate(zip(images, padded, strict=True)):
         shape, most = (image.shape[1], image.shape[2]), tile or (whole.shape[1], whole.shape[2])
@@ -119,15 +126,6 @@ def _paste(output: Segmentation, tile: Tile, result: Segmentation) -> None:
 def _pad(image: PixelArray, stride: int) -> PixelArray:
     """(C, H, W), padded to multiples of the stride."""
     return np.moveaxis(pad_to_stride(np.moveaxis(image, 0, -1), stride), -1, 0)
-
-
-def _empty(image: PixelArray, n_class: int, *, probabilities: bool, votes: bool) -> Segmentation:
-    shape = image.shape[1:]
-    return Segmentation(
-        labels=np.empty(shape, np.uint8),
-        probabilities=np.empty((n_class, *shape), np.float32) if probabilities else None,
-        votes=np.empty((n_class - 1, *shape), np.uint8) if votes else None,
-    )
 
 
 def _batches(pieces: Sequence[_Piece], batch: int) -> Iterator[Sequence[_Piece]]:

@@ -6,10 +6,12 @@ import itertools
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -52,24 +54,19 @@ class Timed:
 
 def require_alike(models: Mapping[str, ModelMetadata]) -> None:
     """Refuse with a UsageError models, by name, that are not for the same input and classes."""
-    first, *others = models
+    told = {}
+    for name, model in models.items():
+        info, classes = model.input, ", ".join(item.name for item in model.classes)
+        taken = f"{info.channels} channel(s) of {info.dtype}, {info.context} slices on either side"
+        told[name] = {"input": taken, "classes": classes}
+    first, *others = told
     for other in others:
-        for what, shown in (("input", _shown_input), ("classes", _shown_classes)):
-            expected, found = shown(models[first]), shown(models[other])
-            if expected != found:
+        for what, expected in told[first].items():
+            if (found := told[other][what]) != expected:
                 raise UsageError(
                     f"{other}: expected the {what} of {first} ({expected}), found {found}; compare files for the same "
                     "images and classes"
                 )
-
-
-def _shown_input(model: ModelMetadata) -> str:
-    info = model.input
-    return f"{info.channels} channel(s) of {info.dtype}, {info.context} slices on either side"
-
-
-def _shown_classes(model: ModelMetadata) -> str:
-    return ", ".join(item.name for item in model.classes)
 
 
 def mirrored_sample(session: Session, edge: int) -> PixelArray:
@@ -144,11 +141,8 @@ def time_side_by_side(
         for session, count, entries in zip(sessions, counts, times, strict=True):
             with ThreadPoolExecutor(_calls(session, streams)) as pool:
                 started = time.perf_counter()
-                for _labels in pool.map(
-                    lambda image, session=session: _label(session, image),
-                    itertools.islice(itertools.cycle(images), count),
-                ):
-                    pass
+                repeated = itertools.islice(itertools.cycle(images), count)
+                deque(pool.map(partial(_label, session), repeated), maxlen=0)  # waits for all, and keeps none
                 entries.append((time.perf_counter() - started) / count * 1e3)
             advance()
     pixels = sum(labels.size for labels in expected)

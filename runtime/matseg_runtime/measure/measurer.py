@@ -12,14 +12,6 @@ from matseg_shared.contract.classes import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """The measurements of one slice; None: not asked for."""
-
-    regions: SliceRegions | None = None
-    uncertainty: SliceUncertainty | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
     """The measurements that were asked for."""
 
@@ -39,8 +31,10 @@ class MeasureOptions:
             return found is not None
         return found.edge == self.crop and found.most >= self.uncertain
 
-    def measure(self, segmentation: Segmentation, absent: Absent | None) -> Measurement:
-        """Measure one slice; `absent` is (H, W) where it has no label, or None."""
+    def measure(
+        self, segmentation: Segmentation, absent: Absent | None
+    ) -> tuple[SliceRegions | None, SliceUncertainty | None]:
+        """Regions and uncertainty of one slice, None where not asked for; `absent` is (H, W) where it has no label."""
         regions = uncertainty = None
         if self.regions is not None:
             from matseg_runtime.measure.regions import measure_regions
@@ -51,4 +45,4 @@ class MeasureOptions:
             uncertainty = measure_uncertainty(
                 segmentation.probabilities, absent, edge=self.crop, most=self.uncertain
             )
-        return Measurement(regions=regions, uncertainty=uncertainty)
+        return regions, uncertainty

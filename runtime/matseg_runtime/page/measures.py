@@ -63,13 +63,12 @@ def read_measures(record: RunRecord, kind: type[Summary], problems: list[str]) -
     path = record.places.report.with_name(SUMMARY_NAME if kind is RegionSummary else SUMMARY_3D_NAME)
     try:
         return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except (OSError, ValidationError):
-        problems.append(
-            f"{path}: cannot be read as the measurements of the regions; run matseg-quantify again."
-        )
-    return None
+    except (OSError, ValidationError) as error:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(
+                f"{path}: cannot be read as the measurements of the regions; run matseg-quantify again."
+            )
+        return None
 
 
 def size_charts(summary: RegionSummary | VolumeSummary, colours: Sequence[Colour]) -> list[Chart]:

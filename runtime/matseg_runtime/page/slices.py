@@ -118,7 +118,6 @@ def take_pictures(
             record=record,
             source=source,
             labels=labels,
-            n_class=len(colours),
             show=show,
             edge=edges[0],
             thumbnails=thumbnails,
@@ -176,7 +175,6 @@ class _Reader:
     record: RunRecord
     source: Source | None
     labels: Source | MatsegError | None
-    n_class: int
     show: Sequence[int]
     edge: int
     """Longest of a picture in pixels."""
@@ -200,7 +198,7 @@ class _Reader:
             whole = self._read_labels(choice)
             absent = whole == UNLABELLED if choice.record.no_data else None
             labels = shrink_labels(whole, self.edge)
-            if class_counts(whole, self.n_class) != choice.record.counts:
+            if class_counts(whole, len(choice.record.counts)) != choice.record.counts:
                 problems.append("its labels have changed since the run counted them")
         except MatsegError as error:
             problems.append(f"its labels: {error}")
@@ -255,19 +253,18 @@ class _Reader:
             if choice.record.index >= len(self.labels.slices):
                 raise ImageError(where, f"has only {len(self.labels.slices)} slices")
             labels = np.asarray(self.labels.read(choice.record.index, choice.record.index + 1)[0])
-        if labels.dtype != np.uint8 or labels.ndim != 2 or self._has_strays(labels, choice):
+        known = labels < (n_class := len(self.record.classes))
+        if choice.record.no_data:
+            known |= labels == UNLABELLED
+        if labels.dtype != np.uint8 or labels.ndim != 2 or not known.all():
             raise ImageError(
-                where, f"expected class indices below {self.n_class}, found others; they have changed"
+                where, f"expected class indices below {n_class}, found others; they have changed"
             )
         if labels.shape != choice.record.shape:
             raise ImageError(
                 where, f"expected {choice.record.shape} pixels, found {labels.shape}; they have changed"
             )
         return labels
-
-    def _has_strays(self, labels: NDArray[np.uint8], choice: Choice) -> bool:
-        allowed = labels < self.n_class
-        return not (allowed | (labels == UNLABELLED) if choice.record.no_data else allowed).all()
 
 
 def _shown(
@@ -312,9 +309,11 @@ def _size(slices: Iterable[ShownSlice]) -> int:
 
 
 def _pooled(loaded: Sequence[_Loaded]) -> tuple[tuple[float, ...] | None, float]:
-    counted = [item for item in loaded if item.bins is not None]
-    pixels = sum(item.pixels for item in counted)
+    bins, pixels = (
+        [item.bins for item in loaded if item.bins is not None],
+        sum(item.pixels for item in loaded),
+    )
     if not pixels:
         return None, 0.0
-    total = np.sum([item.bins for item in counted if item.bins is not None], axis=0)
+    total = np.sum(bins, axis=0)
     return tuple((total / pixels).tolist()), float(1 - total.sum() / pixels)

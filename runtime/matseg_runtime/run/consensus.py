@@ -81,8 +81,10 @@ def open_consensus(
             )
         with open_run(deciding, progress) as run:
             yield replace(run, warnings=(*run.warnings, *_doubts(run), *silent))
-            if not _left(run):
-                _remove_passes(run.target.ledger_folder)
+            ledger = Ledger(run.target.ledger_folder, Part())
+            ledger.reload()
+            if all(item.name in ledger.done or item.name in ledger.excluded for item in run.source.slices):
+                _remove_passes(ledger.folder)
 
 
 def deciding_run(options: RunOptions) -> RunOptions:
@@ -257,14 +259,6 @@ def _is_anything_left(run: Run) -> bool:
             continue
         return True
     return False
-
-
-def _left(run: Run) -> int:
-    """Slices that are neither decided on nor excluded."""
-    ledger = Ledger(run.target.ledger_folder, Part())
-    ledger.reload()
-    known = ledger.done.keys() | ledger.excluded.keys()
-    return sum(item.name not in known for item in run.source.slices)
 
 
 def _require_disk(run: Run, passes: Sequence[RunOptions]) -> tuple[int, int]:

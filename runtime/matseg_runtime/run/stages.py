@@ -6,15 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby, zip_longest
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.inference.tiles import segment_images
 from matseg_runtime.inference.votes import TOGETHER, Ballot, decide
-from matseg_runtime.measure.measurer import Measurement
 from matseg_runtime.measure.phase_fractions import class_counts, drift
 from matseg_runtime.records import ExcludedSlice, SliceRecord
 from matseg_runtime.run.neighbours import ReadSlice
@@ -59,21 +56,15 @@ def infer_piece(run: Run, piece: Piece) -> tuple[Result, ...]:
 
 
 def write_block(run: Run, block: Block, labelled: Iterable[Sequence[Result]]) -> WrittenBlock:
-    """Measure a block's labels and make them durable."""
+    """Make a block's labels durable, and measure them."""
     results = tuple(chain.from_iterable(labelled))
-    measured = [
-        run.measure.measure(result.segmentation, result.absent)
-        if run.measure and result.segmentation
-        else Measurement()
-        for result in results
-    ]
     sizes = run.sink.write(block, results)
     if run.thumbnails is not None:
         run.thumbnails.add_labels(results)
     return WrittenBlock(
         done=tuple(
-            _record(run, result, result.segmentation, size, found)
-            for result, size, found in zip(results, sizes, measured, strict=True)
+            _record(run, result, result.segmentation, size)
+            for result, size in zip(results, sizes, strict=True)
             if result.segmentation is not None
         ),
         excluded=tuple(
@@ -90,7 +81,14 @@ def _result(seen: Sequence[ReadSlice]) -> Result:
 def _segmented(run: Run, piece: Piece) -> Sequence[Segmentation]:
     return segment_images(
         run.session,
-        [_joined(run, seen) for seen in piece],
+        [
+            join_converted(
+                [one.image for one in seen if one.image is not None],
+                [one.result.absent for one in seen],
+                run.metadata.input.mean,
+            )
+            for seen in piece
+        ],
         tile=run.plan.largest_tile,
         batch=run.plan.batch,
         probabilities=run.probabilities and run.options.consensus is None,
@@ -133,12 +131,6 @@ def consecutive(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
 def excluded(item: Slice, reason: str) -> ExcludedSlice:
     """The record of a slice without labels."""
     return ExcludedSlice(name=item.name, index=item.index, where=item.where, reason=reason)
-
-
-def _joined(run: Run, seen: Sequence[ReadSlice]) -> NDArray[Any]:
-    """(C, H, W) input of the model for a slice amid its neighbours."""
-    images = [one.image for one in seen if one.image is not None]
-    return join_converted(images, [one.result.absent for one in seen], run.metadata.input.mean)
 
 
 def _read(run: Run, part: Sequence[Slice]) -> list[ReadSlice]:
@@ -197,11 +189,10 @@ def _labelled(run: Run, result: Result, segmentation: Segmentation) -> Result:
     return replace(result, disagreement=int(np.count_nonzero((differ > 0) & (differ < UNLABELLED))))
 
 
-def _record(
-    run: Run, result: Result, segmentation: Segmentation, size: int, found: Measurement
-) -> SliceRecord:
+def _record(run: Run, result: Result, segmentation: Segmentation, size: int) -> SliceRecord:
     height, width = segmentation.labels.shape
     no_data, absent = run.transform.no_data, result.absent
+    regions, uncertainty = (None, None) if run.measure is None else run.measure.measure(segmentation, absent)
     return SliceRecord(
         name=result.slice.name,
         index=result.slice.index,
@@ -216,7 +207,7 @@ def _record(
         no_data=0 if absent is None else int(np.count_nonzero(absent)),
         neighbours=result.neighbours,
         rows_cut=0 if absent is None or no_data is None else no_data.rows_cut(result.slice),
-        regions=found.regions,
-        uncertainty=found.uncertainty,
+        regions=regions,
+        uncertainty=uncertainty,
         disagreement=result.disagreement,
     )

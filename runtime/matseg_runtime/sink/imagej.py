@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from matseg_runtime.sink.base import LabelInfo
 from matseg_shared.contract.classes import UNLABELLED
-from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.images.palette import full_palette
 
 _WRITTEN_BY = "ImageJ=1.11a"
@@ -35,17 +33,13 @@ def tiff_tags(info: LabelInfo, *, slices: int) -> dict[str, Any]:
             lines.append(f"spacing={voxel.step:.9g}")
         tags = {"resolution": (1 / voxel.column, 1 / voxel.row), "resolutionunit": "NONE"}
     lines.append(f"matseg={info.provenance}")
+    # (3, 256) 16-bit RGB, as TIFF stores palettes; the last one is that of no data
+    colours, palette = info.metadata.colours, np.zeros((3, 256), np.uint16)
+    palette[:, : len(colours)] = np.asarray(colours, np.uint16).T * 257
+    palette[:, UNLABELLED] = np.asarray(full_palette(colours)[UNLABELLED], np.uint16) * 257
     return tags | {
         "photometric": "palette",
-        "colormap": _palette(info.metadata),
+        "colormap": palette,
         "description": "\n".join([*lines, ""]),
         "metadata": None,
     }
-
-
-def _palette(metadata: ModelMetadata) -> NDArray[np.uint16]:
-    """(3, 256) 16-bit RGB, as TIFF stores palettes; the last one is that of no data."""
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(metadata.classes)] = np.asarray(metadata.colours, np.uint16).T * 257
-    table[:, UNLABELLED] = np.asarray(full_palette(metadata.colours)[UNLABELLED], np.uint16) * 257
-    return table

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,7 @@ class VoteSink(ZarrSink):
 
     def write(self, block: Block, results: Sequence[Result]) -> tuple[int, ...]:
         start, axis = block.slices[0].index, self.volume.axis
-        shape = (len(self.info.metadata.classes) - 1, len(results), *self.volume.slice_shape)
-        votes = np.zeros(shape, np.uint8)
-        for number, result in enumerate(results):
-            if result.segmentation is not None:
-                assert result.segmentation.votes is not None, "the network was not asked for them"
-                votes[:, number] = result.segmentation.votes
+        votes = self._layers(results, len(self.info.metadata.classes) - 1, lambda found: found.votes)
         with output_errors(self.path):
             size = self._store("0", slice(start, start + len(results)), np.moveaxis(votes, 1, axis + 1))
         return (size,) * len(results)
@@ -75,19 +70,17 @@ class StoredVotes:
     """Spatial axis of the pass."""
     axis: int
     """Spatial axis of the decision."""
-    _opened: list[tuple[Any, NDArray[np.bool_] | None]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, start: int, stop: int) -> Votes:
         """(K - 1, n, H, W) of the slices `start` to `stop` of the decision."""
-        array, _ = self._open()
+        array, _ = self._opened
         index: list[slice] = [slice(None)] * 4
         index[self.axis + 1] = slice(start, stop)
         return np.moveaxis(np.asarray(array[tuple(index)]), self.axis + 1, 1)
 
     def ballot(self, votes: Votes, index: int) -> Ballot:
         """Votes (K - 1, H, W) on the slice at `index` of the decision, with where the pass has any."""
-        _, read = self._open()
+        _, read = self._opened
         if read is None:
             return Ballot(votes=votes)
         shape = votes.shape[1:]
@@ -96,16 +89,14 @@ class StoredVotes:
         first = [axis for axis in range(3) if axis != self.axis].index(self.own) == 0
         return Ballot(votes=votes, cast=np.broadcast_to(read[:, np.newaxis] if first else read, shape))
 
-    def _open(self) -> tuple[Any, NDArray[np.bool_] | None]:
+    @cached_property
+    def _opened(self) -> tuple[Any, NDArray[np.bool_] | None]:
         """The array, and for each slice of the pass whether it could be read; None: all could."""
-        with self._lock:
-            if not self._opened:
-                array = zarr.open_array(str(self.path), path="0", mode="r")
-                ledger = Ledger(side_folder(self.path), Part())
-                ledger.reload()
-                read = None
-                if ledger.excluded:
-                    read = np.ones(array.shape[self.own + 1], np.bool_)
-                    read[[item.index for item in ledger.excluded.values()]] = False
-                self._opened.append((array, read))
-            return self._opened[0]
+        array = zarr.open_array(str(self.path), path="0", mode="r")
+        ledger = Ledger(side_folder(self.path), Part())
+        ledger.reload()
+        if not ledger.excluded:
+            return array, None
+        read = np.ones(array.shape[self.own + 1], np.bool_)
+        read[[item.index for item in ledger.excluded.values()]] = False
+        return array, read

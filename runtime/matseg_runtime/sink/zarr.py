@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numcodecs import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from matseg_runtime.inference.session import Segmentation
 from matseg_runtime.inference.tiles import scaled_probabilities
 from matseg_runtime.records import SliceRecord
 from matseg_runtime.sink.base import Block, Result
@@ -56,8 +57,8 @@ class ZarrSink(VolumeSink):
         with output_errors(self.path):
             size = self._store("0", region, np.moveaxis(self.labels(results), 0, axis))
             if self.probabilities:
-                scaled = np.moveaxis(self._scaled(results), 1, axis + 1)
-                size += self._store("probabilities", region, scaled)
+                scaled = self._layers(results, len(self.info.metadata.classes), scaled_probabilities)
+                size += self._store("probabilities", region, np.moveaxis(scaled, 1, axis + 1))
         return (size,) * len(results)
 
     def _store(self, name: str, slices: slice, values: NDArray[np.uint8]) -> int:
@@ -148,14 +149,20 @@ class ZarrSink(VolumeSink):
                     )
             return self._arrays[name]
 
-    def _scaled(self, results: Sequence[Result]) -> NDArray[np.uint8]:
-        """(K, n, H, W) probabilities from 0 to 255; those of a slice that was excluded are 0."""
-        shape = (len(self.info.metadata.classes), len(results), *self.volume.slice_shape)
-        scaled = np.zeros(shape, np.uint8)
+    def _layers(
+        self,
+        results: Sequence[Result],
+        count: int,
+        values: Callable[[Segmentation], NDArray[np.uint8] | None],
+    ) -> NDArray[np.uint8]:
+        """(`count`, n, H, W) values from 0 to 255, such as probabilities; those of a slice that was excluded are 0."""
+        layers = np.zeros((count, len(results), *self.volume.slice_shape), np.uint8)
         for number, result in enumerate(results):
             if result.segmentation is not None:
-                scaled[:, number] = scaled_probabilities(result.segmentation)
-        return scaled
+                found = values(result.segmentation)
+                assert found is not None, "the network was not asked for them"
+                layers[:, number] = found
+        return layers
 
     def _create(self, path: Path) -> None:
         shown = self.multiscale.attributes(self.path.stem, self.info.metadata)

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +52,6 @@ class Proposals:
     """None: there are none."""
     count: int = 0
     warning: str | None = None
-
-
-class _Seen(NamedTuple):
-    """One slice, as it is stored and as the model takes it."""
-
-    stored: PixelArray
-    absent: Absent | None
-    image: PixelArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -148,16 +140,20 @@ class Proposer:
 
     def _write_item(self, folder: Path, chosen: Chosen) -> UncertainItem:
         record, name, metadata = chosen.record, self._name(chosen), self.session.model.metadata
-        seen = [self._read(item) for item in self._around(record.index)]
+        context = metadata.input.context  # slices that the model sees on either side
+        around = (
+            self.source.neighbours(record.index, context) if context else (self.source.slices[record.index],)
+        )
+        stored, absences, images = zip(*map(self._read, around), strict=True)
         if self.source.current_identity(record.index) != record.identity:
             raise ImageError(record.where, "has changed since it was labelled")
-        absent = seen[len(seen) // 2].absent
-        image = join_converted([one.image for one in seen], [one.absent for one in seen], metadata.input.mean)
+        absent = absences[context]
+        image = join_converted(images, absences, metadata.input.mean)
         # again, because the probabilities of all slices would fill the disk
         found = segment_image(self.session, image, tile=self.tile, batch=self.batch, probabilities=True)
         assert found.probabilities is not None, "they were asked for"
         place = ... if chosen.box is None else chosen.box.slices()
-        suffix, content = self._image(chosen, [one.stored for one in seen], image)
+        suffix, content = self._image(chosen, stored, image)
         most = 1 - 1 / len(found.probabilities)  # of a pixel for which all classes are equally probable
         doubt = np.minimum(np.rint(unsureness(found.probabilities) / most), FULL).astype(np.uint8)
         if absent is not None:
@@ -181,15 +177,11 @@ class Proposer:
                 stream.write(written)
         return item
 
-    def _around(self, index: int) -> Sequence[Slice]:
-        """Slices that the model sees to label one."""
-        context = self.session.model.metadata.input.context
-        return self.source.neighbours(index, context) if context else (self.source.slices[index],)
-
-    def _read(self, item: Slice) -> _Seen:
+    def _read(self, item: Slice) -> tuple[PixelArray, Absent | None, PixelArray]:
+        """A slice as it is stored, where it is no sample, and as the model takes it."""
         stored = self.source.read(item.index, item.index + 1)[0]
         absent = self.transform.absent(stored, item)
-        return _Seen(stored, absent, self.transform.convert(stored, item.where, absent))
+        return stored, absent, self.transform.convert(stored, item.where, absent)
 
     def _image(
         self, chosen: Chosen, seen: Sequence[PixelArray], mapped: NDArray[np.generic]
