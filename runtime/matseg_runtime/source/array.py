@@ -102,7 +102,9 @@ class ArraySource(Source):
         )
         _require_memory(stored, one)
         self.location = stored.location
-        self.beside = stored.path.absolute().with_name(_bare_name(stored.path))
+        # `scan` of `scan.ome.zarr`, `scan.nii.zarr` and `scan.h5`
+        name = stored.path.stem.removesuffix(".ome").removesuffix(".nii")
+        self.beside = stored.path.absolute().with_name(name)
         self._depth = 1 if axis is None else shape[axis]
         self._start, stop = _range(stored.location, options.slices, self._depth)
         state = file_state(stored.data or stored.path) if stored.is_file else None
@@ -270,8 +272,3 @@ def _range(location: str, asked: tuple[int | None, int | None] | None, depth: in
             "part with --range START:STOP, or check the shape in its header"
         )
     return start, stop
-
-
-def _bare_name(path: Path) -> str:
-    """`scan` of `scan.ome.zarr`, `scan.nii.zarr` and `scan.h5`."""
-    return path.stem.removesuffix(".ome").removesuffix(".nii")

@@ -223,6 +223,7 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
     if ends[0] < histogram.low - reach or ends[1] > histogram.high + reach:
         beyond = (image < histogram.low - reach) | (image > histogram.high + reach)
         outside = int(np.count_nonzero(beyond))
+    is_told = transform.no_data is not None and transform.no_data.is_told_of_bar(item)
     stats = SliceStats(
         low=float(low),
         high=float(high),
@@ -231,7 +232,7 @@ def _sampled(source: Source, item: Slice, transform: Transform) -> _Sampled:
         pixels=image.size,
         means=() if len(image) != COLOURS else tuple(float(plane.mean(dtype=np.float64)) for plane in image),
         clipped=transform.clipped(stored, absent) / image[0].size,
-        bar=0 if transform.is_told_of_bar(item) else data_bar_rows(stored),
+        bar=0 if is_told else data_bar_rows(stored),
         far_outside=outside / image.size,
     )
     return replace(found, stats=stats)

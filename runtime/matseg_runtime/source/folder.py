@@ -18,7 +18,7 @@ from matseg_runtime.source.base import (
     refuse_growing_file,
     require_output_name,
 )
-from matseg_runtime.source.order import around, consecutive_runs, numbering_gaps
+from matseg_runtime.source.order import around, by_place, consecutive_runs, numbering_gaps
 from matseg_runtime.units import VoxelSize
 from matseg_shared.errors import UsageError
 from matseg_shared.images.channel_files import read_channel_files
@@ -151,8 +151,7 @@ class FolderSource(Source):
     @cached_property
     def _runs(self) -> dict[int, tuple[list[int], int]]:
         """Run of consecutive images that each is in, and its position there."""
-        runs = consecutive_runs([item.name for item in self.slices])
-        return {place: (run, position) for run in runs for position, place in enumerate(run)}
+        return by_place(consecutive_runs([item.name for item in self.slices]))
 
     def voxel_size(self) -> VoxelSize | None:
         """The size in its TIFFs, when the first and the last agree."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,6 +33,12 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
                 where, dataset, fill_missing=options.fill_missing_chunks, may_end=doubt is not None
             )
             names = nodes.axis_names(name, dataset)
+            doubts = [] if doubt is None else [f"{where}: {doubt}"]
+            if signs := nodes.projection_signs(name, dataset):
+                doubts.append(
+                    f"{where}: looks like raw projections and not like reconstructed slices, as {', '.join(signs)} "
+                    "beside it are of projections; name the reconstruction instead"
+                )
             stored = StoredArray(
                 kind="hdf5",
                 location=where,
@@ -45,7 +50,7 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
                 copies=4,  # as it is stored, inflated, which makes room by doubling it, and shuffled back
                 axis_names=names,
                 voxel=nodes.voxel(name, dataset, names),
-                warnings=tuple(_doubts(where, doubt, nodes.projection_signs(name, dataset))),
+                warnings=tuple(doubts),
                 check=check,
                 closing=file.close,
             )
@@ -56,13 +61,3 @@ def open_hdf5(location: str, options: SourceOptions) -> ArraySource:
         source = ArraySource(stored, options)
         opened.pop_all()
     return source
-
-
-def _doubts(where: str, not_closed: str | None, projection_signs: Sequence[str]) -> Iterator[str]:
-    if not_closed is not None:
-        yield f"{where}: {not_closed}"
-    if projection_signs:
-        yield (
-            f"{where}: looks like raw projections and not like reconstructed slices, as {', '.join(projection_signs)} "
-            "beside it are of projections; name the reconstruction instead"
-        )

@@ -190,8 +190,11 @@ class Nodes:
             others = [(group, other) for other in group if other in _ANGLES or _FIELDS.fullmatch(other)]
             others += [(entry, other) for entry in above for other in _OF_ENTRY]
             for parent, other in others:
-                node, field = self._node(parent, other), _FIELDS.fullmatch(other) is not None
-                if node is not None and node != dataset and _fits(node.shape, dataset.shape, field=field):
+                node, shape = self._node(parent, other), dataset.shape
+                if node is None or node == dataset:
+                    continue
+                # a picture without a sample has the size of projections, and there is one angle for each of them
+                if (node.shape[-2:] == shape[-2:]) if _FIELDS.fullmatch(other) else (node.shape == shape[:1]):
                     found.add(posixpath.basename(other))
         return sorted(found)
 
@@ -240,11 +243,6 @@ class Nodes:
         except (_MissingError, UsageError):
             return None
         return node if isinstance(node, h5py.Dataset) and node.shape and node.dtype.kind in "uif" else None
-
-
-def _fits(shape: tuple[int, ...], projections: tuple[int, ...], *, field: bool) -> bool:
-    """True where there is one angle for each projection, or a picture without a sample has their size."""
-    return shape[-2:] == projections[-2:] if field else shape == projections[:1]
 
 
 def _called(link: Any) -> str:

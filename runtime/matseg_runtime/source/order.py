@@ -37,6 +37,11 @@ def consecutive_runs(names: Sequence[str]) -> list[list[int]]:
     return runs
 
 
+def by_place(runs: Sequence[list[int]]) -> dict[int, tuple[list[int], int]]:
+    """Of each image of some runs, in their order, its run and its position there."""
+    return {place: (run, position) for run in runs for position, place in enumerate(run)}
+
+
 def around(run: Sequence[int], middle: int, context: int) -> list[int]:
     """Members of a run around the one at a position of it, `context` on either side; at its ends the last one again."""
     return [run[min(max(middle + step, 0), len(run) - 1)] for step in range(-context, context + 1)]

@@ -64,16 +64,20 @@ def picture_bar(path: Path, identity: str) -> int | None:  # noqa: ARG001 (anoth
 
 
 def _fei(page: TiffPage, sections: Mapping[str, Any]) -> SemTags:
-    image, scan, private = (_section(sections, name) for name in ("Image", "Scan", "PrivateFei"))
-    rows, columns = _number(image.get("ResolutionY")), _number(image.get("ResolutionX"))
+    found = (sections.get(name) for name in ("Image", "Scan", "PrivateFei"))
+    image, scan, private = (section if isinstance(section, Mapping) else {} for section in found)
+    rows, columns = finite(image.get("ResolutionY")), finite(image.get("ResolutionX"))
     bar = _rows_below(page, rows, columns)
-    if rows is None and (height := _number(private.get("DatabarHeight"))) is not None:
+    if rows is None and (height := finite(private.get("DatabarHeight"))) is not None:
         bar = _bar(page, height)
     return SemTags(data_bar=bar, pixel=_pixel(scan.get("PixelHeight"), scan.get("PixelWidth"), "m"))
 
 
 def _zeiss(page: TiffPage, values: Mapping[str, Any]) -> SemTags:
-    stored = re.fullmatch(r"(\d+)\s*\*\s*(\d+)", str(_second(values.get("dp_image_store"))))
+    shape = values.get("dp_image_store")
+    stored = re.fullmatch(
+        r"(\d+)\s*\*\s*(\d+)", str(shape[1]) if isinstance(shape, tuple) and shape[1:] else ""
+    )
     bar = None if stored is None else _rows_below(page, float(stored[2]), float(stored[1]))
     # rows that are not below the picture but drawn over it have no tag
     size: tuple[Any, ...] = values.get("ap_image_pixel_size") or values.get("ap_pixel_size") or ()
@@ -92,7 +96,7 @@ def _tescan(page: TiffPage, value: bytes | str) -> SemTags:
     bar, *edges = (
         parser.get("MAIN", key, fallback=None) for key in ("imagestripsize", "pixelsizey", "pixelsizex")
     )
-    rows = _number(bar)
+    rows = finite(bar)
     return SemTags(data_bar=None if rows is None else _bar(page, rows), pixel=_pixel(edges[0], edges[1], "m"))
 
 
@@ -108,7 +112,7 @@ def _bar(page: TiffPage, rows: float) -> int | None:
 
 
 def _pixel(row: object, column: object, unit: str) -> tuple[float, float, str] | None:
-    height, width = _number(row), _number(column)
+    height, width = finite(row), finite(column)
     if height is None or width is None or min(height, width) <= 0:
         return None
     if unit == "m":  # as microscopes have it, far from what anybody reads
@@ -117,18 +121,10 @@ def _pixel(row: object, column: object, unit: str) -> tuple[float, float, str] |
     return height, width, unit
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
+    """A number, or the number in a text; None for anything else."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _section(sections: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = sections.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _second(value: object) -> object:
-    return value[1] if isinstance(value, tuple) and len(value) > 1 else None

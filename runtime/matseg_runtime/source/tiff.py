@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -56,20 +56,15 @@ class _Pages:
     def __getitem__(self, index: tuple[slice | int, ...]) -> PixelArray:
         pages, within = index[: self._numbers.ndim], index[self._numbers.ndim :]
         numbers = self._numbers[pages]
-        with self._borrowed() as tiff:
-            read = [self._read(tiff, int(number))[within] for number in numbers.flat]
-        return np.stack(read).reshape(*numbers.shape, *read[0].shape)
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[TiffFile]:
         try:
             tiff = self._idle.get_nowait()
         except Empty:
             tiff = TiffFile(self._path)
         try:
-            yield tiff
+            read = [self._read(tiff, int(number))[within] for number in numbers.flat]
         finally:
             self._idle.put(tiff)
+        return np.stack(read).reshape(*numbers.shape, *read[0].shape)
 
     def _read(self, tiff: TiffFile, number: int) -> PixelArray:
         page: Any = tiff.pages[number]
@@ -175,8 +170,11 @@ def _array(
         if axis not in "YXS" and length > 1
     ]
     name = "" if options.axes else _stack_names(path, series, stacked, options)
-    if tiff.is_ome:
-        _check_planes(path, tiff, series, numbers)
+    if tiff.is_ome and indices_of(series, tiff) != numbers:  # pages are what is read, in their order
+        raise UsageError(
+            f"{path}: its OME-XML names planes that are in other files, in another order or nowhere; name the folder "
+            "where each file holds one plane, else save it as one plain stack"
+        )
     first: TiffPage = tiff.pages[numbers[0]].aspage()
     behind_one_page = len(numbers) == 1 and math.prod(series.shape) > math.prod(first.shape)
     if behind_one_page or (options.axis or 0) != 0:
@@ -225,15 +223,6 @@ def _stack_names(
     if several and found in ("Q", "I") and not has_samples and options.axis is None:
         return ""
     return found.replace(others, "z") if others else found
-
-
-def _check_planes(path: Path, tiff: TiffFile, series: TiffPageSeries, numbers: list[int]) -> None:
-    """Make sure that an OME-TIFF's planes are this file's pages in their order, as pages are what is read."""
-    if indices_of(series, tiff) != numbers:
-        raise UsageError(
-            f"{path}: its OME-XML names planes that are in other files, in another order or nowhere; name the folder "
-            "where each file holds one plane, else save it as one plain stack"
-        )
 
 
 def _check_mappable(path: Path, tiff: TiffFile, series: TiffPageSeries, numbers: list[int]) -> None:

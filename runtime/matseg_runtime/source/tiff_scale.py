@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
-from matseg_runtime.source.sem_tags import sem_tags
+from matseg_runtime.source.sem_tags import finite, sem_tags
 from matseg_runtime.units import VoxelSize, unit_of, voxel_of_scale
+from matseg_shared.images.ome_names import ome_pixels
 from matseg_shared.images.read import TIFF_SUFFIXES
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def image_voxel_size(path: Path) -> VoxelSize | None:
 def tiff_voxel_size(tiff: TiffFile) -> VoxelSize | None:
     """The size in an open file, of slices along its pages; None where it says nothing that can be relied on."""
     if tiff.is_ome:
-        return _ome_voxel(tiff.ome_metadata or "")
+        if (pixels := ome_pixels(tiff)) is None:
+            return None
+        edges = [_positive(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"]
+        # the unit of a length that OME-XML gives without one is the micrometre
+        return _voxel(edges, [pixels.get(f"PhysicalSize{axis}Unit", "um") for axis in "ZYX"])
     microscope = sem_tags(tiff.pages.first)
     if microscope is not None and microscope.pixel is not None:
         height, width, edge_unit = microscope.pixel
@@ -80,22 +84,6 @@ def _resolution(tiff: TiffFile) -> tuple[float, float, str] | None:
     return edges[0], edges[1], _UNITS.get(2 if unit is None else int(unit.value), "")
 
 
-def _ome_voxel(text: str) -> VoxelSize | None:
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return None
-    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None:
-        return None
-    edges = [_positive(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"]
-    # the unit of a length that OME-XML gives without one is the micrometre
-    return _voxel(edges, [pixels.get(f"PhysicalSize{axis}Unit", "um") for axis in "ZYX"])
-
-
 def _positive(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
+    number = finite(value)
+    return number if number is not None and number > 0 else None

@@ -29,8 +29,8 @@ from matseg_shared.images.read import (
     TIFF_SUFFIXES,
     PixelArray,
     check_dtype,
-    infinite,
     read_stored,
+    refuse_infinite,
 )
 
 Absent = NDArray[np.bool_]
@@ -223,7 +223,7 @@ class NoData:
         return self.model_crop if own is None else own
 
     def is_told_of_bar(self, item: Slice) -> bool:
-        """See `Transform.is_told_of_bar`."""
+        """True where file, user or model say how many rows of a slice are a bar of data, or that none are."""
         given, own = self.options.crop_bottom, self.source.data_bar(item.index)
         return given is not None or own is not None or self.model_crop > 0
 
@@ -259,7 +259,7 @@ def absent_pixels(
             found.append(_outside_circle(height, width))
         elif not np.isnan(kind):
             value = int(kind) if pixels.dtype.kind in "ui" and float(kind).is_integer() else float(kind)
-            found.append(_all_channels(pixels == value))
+            found.append(~_any_channel(pixels != value))
     if rows >= height:
         raise ImageError(where, f"is {height} rows high, of which the lowest {rows} are to be cut off")
     if rows:
@@ -297,8 +297,6 @@ def join_converted(
             hold the training mean where the slice itself is none.
         mean: of each channel of the joined image.
     """
-    if len(images) == 1:
-        return images[0]
     joined = join_slices(images, absent)
     if (own := absent[len(images) // 2]) is not None:
         fill_absent(joined, own, mean)
@@ -342,10 +340,6 @@ class Transform:
         """(H, W) where a slice, as it is stored, is no sample; see `NoData.of`."""
         return None if self.no_data is None else self.no_data.of(pixels, item)
 
-    def is_told_of_bar(self, item: Slice) -> bool:
-        """True where file, user or model say how many rows of a slice are a bar of data, or that none are."""
-        return self.no_data is not None and self.no_data.is_told_of_bar(item)
-
     def convert(self, pixels: PixelArray, where: str, absent: Absent | None = None) -> PixelArray:
         """Make slices of any dtype what the model takes.
 
@@ -364,7 +358,7 @@ class Transform:
             check_dtype(pixels if absent is None else pixels[~absent], self.info.dtype, where)
         if absent is not None:
             pixels = zeroed(pixels, absent)
-        _refuse_infinite(pixels, where)
+        refuse_infinite(pixels, where)
         if self.window is not None:
             pixels = self._map(pixels, where)
         image = to_channels(pixels, self.info.channels, where)
@@ -383,8 +377,7 @@ class Transform:
             return 0
         if pixels.dtype == np.float16:
             pixels = pixels.astype(np.float32)  # the window's ends may lie beyond the largest half
-        beyond = (pixels < self.window.low) | (pixels > self.window.high)
-        beyond = beyond if beyond.ndim == 2 else np.any(beyond, axis=-1)
+        beyond = _any_channel((pixels < self.window.low) | (pixels > self.window.high))
         return int(np.count_nonzero(beyond if absent is None else beyond & ~absent))
 
     def _map(self, pixels: PixelArray, where: str) -> PixelArray:
@@ -408,11 +401,6 @@ class Transform:
         return values.astype(dtype)
 
 
-def _refuse_infinite(pixels: PixelArray, where: str) -> None:
-    if pixels.dtype.kind == "f" and np.isinf(pixels).any():
-        raise ImageError(where, infinite(pixels))
-
-
 @functools.lru_cache(maxsize=4)
 def _outside_circle(height: int, width: int) -> Absent:
     """Pixels whose centres lie outside the circle inscribed in a slice."""
@@ -424,7 +412,3 @@ def _outside_circle(height: int, width: int) -> Absent:
 
 def _any_channel(pixels: NDArray[Any]) -> Absent:
     return pixels if pixels.ndim == 2 else np.any(pixels, axis=-1)
-
-
-def _all_channels(pixels: NDArray[Any]) -> Absent:
-    return pixels if pixels.ndim == 2 else np.all(pixels, axis=-1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matseg_runtime.source.base import InputIdentity, Skipped, Slice, Source, file_identity, neighbours_digest
 from matseg_runtime.source.folder import skip_reason
-from matseg_runtime.source.order import around, consecutive_runs
+from matseg_runtime.source.order import around, by_place, consecutive_runs
 from matseg_runtime.source.sem_tags import picture_bar
 from matseg_shared.errors import ImageError, UsageError
 from matseg_shared.images.channels import ChannelChoice
@@ -39,26 +39,6 @@ class WatchOptions:
     idle_seconds: float | None = None
     """Without a new slice."""
     poll_seconds: float = POLL_SECONDS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """Numbers of slices in the order of the numbers in their names."""
-
-    places: list[int]
-    positions: dict[int, int]
-    """Position of each in `places`."""
-    runs: dict[int, tuple[list[int], int]]
-    """Run of consecutive ones that each is in, and its position there."""
-
-    @classmethod
-    def of(cls, runs: Sequence[list[int]]) -> _Order:
-        places = [place for run in runs for place in run]
-        return cls(
-            places=places,
-            positions={place: position for position, place in enumerate(places)},
-            runs={place: (run, position) for run in runs for position, place in enumerate(run)},
-        )
 
 
 class WatchSource(Source):
@@ -95,8 +75,8 @@ class WatchSource(Source):
         self.slices: list[Slice] = []
         self._version = 0
         """Counts the images that have come and gone."""
-        self._order: tuple[int, _Order] | None = None
-        """Order of the images that were there at a version."""
+        self._runs: tuple[int, dict[int, tuple[list[int], int]]] = -1, {}
+        """Run of consecutive images, by the numbers in their names, that each is in that was there at a version."""
 
     def arrivals(self, outcome: Outcome | None = None) -> Iterator[Slice]:
         """Slices as they become whole, again when they change; ends as the options say, or after `stop`.
@@ -177,8 +157,7 @@ class WatchSource(Source):
         return file_identity(Path(self.slices[index].where))
 
     def neighbours(self, index: int, context: int) -> tuple[Slice, ...]:
-        runs = self._current_order().runs
-        run, position = runs.get(index, ([index], 0))
+        run, position = self._current_runs().get(index, ([index], 0))
         return tuple(self.slices[place] for place in around(run, position, context))
 
     def _seen_with(self, place: int) -> str:
@@ -186,20 +165,19 @@ class WatchSource(Source):
 
     def _waiting_for(self, place: int) -> list[int]:
         """Slices that may be handed out, or again, now that one has come."""
-        order, context = self._current_order(), self._context
-        if place not in order.positions:
+        places, context = list(self._current_runs()), self._context
+        if place not in places:
             return []
-        position, last = order.positions[place], len(order.places) - context
-        return order.places[max(position - context, 0) : min(position + context + 1, max(last, 0))]
+        position, last = places.index(place), len(places) - context
+        return places[max(position - context, 0) : min(position + context + 1, max(last, 0))]
 
-    def _current_order(self) -> _Order:
-        version, known = self._version, self._order
-        if known is not None and known[0] == version:
-            return known[1]
-        there = [item.index for item in self.slices if item.identity != _GONE]
-        runs = consecutive_runs([self.slices[place].name for place in there])
-        found = _Order.of([[there[place] for place in run] for run in runs])
-        self._order = version, found
+    def _current_runs(self) -> dict[int, tuple[list[int], int]]:
+        (known, found), version = self._runs, self._version
+        if known != version:
+            there = [item.index for item in self.slices if item.identity != _GONE]
+            runs = consecutive_runs([self.slices[place].name for place in there])
+            found = by_place([[there[place] for place in run] for run in runs])
+            self._runs = version, found
         return found
 
     def data_bar(self, index: int) -> int | None:
@@ -216,7 +194,12 @@ class WatchSource(Source):
             [Skipped(path=path, reason=skip_reason(path)) for path in others]
             + [entry for entry in self.skipped if entry.path in present]
         )
-        self._forget_gone(present)
+        for path in self._damaged.keys() - present:
+            del self._damaged[path]
+        # a file that comes back is another file, even when it looks the same
+        for path in self._numbers.keys() - present:
+            if self.slices[self._numbers[path]].identity != _GONE:
+                self._renew(path, _GONE)
         again = []
         for path in images:
             if path in self._refused or (identity := self._settled(path)) is None:
@@ -227,14 +210,6 @@ class WatchSource(Source):
             elif self._is_stale(path, identity, outcome) and self._decodable(path, identity):
                 again.append(self._renew(path, identity))
         return again
-
-    def _forget_gone(self, present: Set[Path]) -> None:
-        """A file that comes back is another file, even when it looks the same."""
-        for path in self._damaged.keys() - present:
-            del self._damaged[path]
-        for path in self._numbers.keys() - present:
-            if self.slices[self._numbers[path]].identity != _GONE:
-                self._renew(path, _GONE)
 
     def _is_stale(self, path: Path, identity: str, outcome: Outcome | None) -> bool:
         """True for an image that is other than what became of it."""

@@ -28,7 +28,8 @@ class ChannelFiles:
         """Read a pattern, or raise a UsageError."""
         match = re.fullmatch(r"([^{}/\\]*)\{([^{}/\\*]+)\}([^{}/\\]*)", text)
         names = tuple(part.strip() for part in match[2].split(",")) if match else ()
-        if match is None or (match[1] + match[3]).count("*") != 1 or not _are_names(names):
+        are_names = 1 < len(names) == len(set(names)) <= MAX_CHANNELS and all(names)
+        if match is None or (match[1] + match[3]).count("*") != 1 or not are_names:
             raise UsageError(
                 f"{text}: expected a pattern with one * for the picture and its 2 to {MAX_CHANNELS} channels in "
                 "braces, such as '*_{Fe,Ni,Cr}.tif'"
@@ -55,10 +56,6 @@ class ChannelFiles:
     def _files(self, folder: Path, picture: str) -> tuple[Path, ...]:
         before, after = (part.replace("*", picture) for part in (self.before, self.after))
         return tuple(folder / f"{before}{channel}{after}" for channel in self.channels)
-
-
-def _are_names(names: Sequence[str]) -> bool:
-    return 1 < len(names) == len(set(names)) <= MAX_CHANNELS and all(names)
 
 
 def read_channel_files(files: Sequence[Path]) -> PixelArray:

@@ -39,15 +39,10 @@ def shown_choice(choice: ChannelChoice) -> str:
     return choice if choice == GREY else ",".join(map(str, choice))
 
 
-def count_of(choice: ChannelChoice) -> int | None:
-    """Channels that a choice leaves; None: as many as there are."""
-    return 1 if choice == GREY else len(choice) or None
-
-
 def require_count(choice: ChannelChoice, info: InputInfo) -> None:
     """Refuse with a UsageError a choice of another number of channels than a model takes."""
-    found = count_of(choice)
-    if found not in (None, info.channels):
+    found = 1 if choice == GREY else len(choice)
+    if choice and found != info.channels:
         raise UsageError(
             f"--channels {shown_choice(choice)}: expected {described(info)}, which this model takes, found {found}"
         )

@@ -30,10 +30,15 @@ def foreign_file_problem(tiff: TiffFile) -> str | None:
 
 def ome_channel_names(tiff: TiffFile) -> tuple[str, ...]:
     """Names of the channels of its first image, those that have one."""
-    root = _document(tiff)
-    pixels = None if root is None else root.find(".//{*}Pixels")
+    pixels = ome_pixels(tiff)
     channels = () if pixels is None else pixels.findall("{*}Channel")
     return tuple(channel.attrib["Name"] for channel in channels if channel.attrib.get("Name"))
+
+
+def ome_pixels(tiff: TiffFile) -> ElementTree.Element | None:
+    """The element that describes its first image; None where there is none."""
+    root = _document(tiff)
+    return None if root is None else root.find(".//{*}Pixels")
 
 
 def _document(tiff: TiffFile) -> ElementTree.Element | None:

@@ -113,23 +113,20 @@ def read_image(path: Path, choice: ChannelChoice = ()) -> PixelArray:
             f"expected pixels of {', '.join(PIXEL_DTYPES[:-1])} or {PIXEL_DTYPES[-1]}, found {pixels.dtype}; "
             "convert it to one of these (the same way for every image of the set)",
         )
-    if pixels.dtype == np.float32 and np.isinf(pixels).any():
-        raise ImageError(path, infinite(pixels))
+    refuse_infinite(pixels, path)
     return pixels
 
 
-def infinite(pixels: PixelArray) -> str:
-    """The refusal of real pixels of which some are infinite.
-
-    Args:
-        pixels: (H, W) or (H, W, 3).
-    """
-    places = np.argwhere(np.isinf(pixels))
-    row, column = places[0][:2]
-    return (
-        f"holds infinite pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; replace "
-        "them, with NaN where there are no data"
-    )
+def refuse_infinite(pixels: PixelArray, path: Path | str) -> None:
+    """Refuse with an ImageError (H, W) or (H, W, 3) pixels of which some are infinite."""
+    if pixels.dtype.kind == "f" and np.isinf(pixels).any():
+        places = np.argwhere(np.isinf(pixels))
+        row, column = places[0][:2]
+        raise ImageError(
+            path,
+            f"holds infinite pixels, {len(places)} of {pixels.size}, the first at row {row}, column {column}; replace "
+            "them, with NaN where there are no data",
+        )
 
 
 def read_any_dtype(path: Path, choice: ChannelChoice = ()) -> PixelArray:

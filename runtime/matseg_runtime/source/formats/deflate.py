@@ -105,7 +105,7 @@ class DeflatedPixels:
         length, *inner = self.shape[-len(index) :]
         layer = math.prod(inner) * self.dtype.itemsize
         numbers = range(length)[first] if isinstance(first, slice) else range(first, first + 1)
-        if others and len(range(inner[0])[_as_slice(others[0])]) < inner[0]:
+        if others and np.size(np.arange(inner[0])[others[0]]) < inner[0]:
             part = np.stack([self._part(tuple(others), start + number * layer) for number in numbers])
         else:
             content = self.read(start + numbers.start * layer, start + numbers.stop * layer)
@@ -120,7 +120,10 @@ class DeflatedPixels:
         """
         content = bytearray()
         with self._lock, self._path.open("rb") as file:
-            self._go_before(start)
+            # the last place before, where the one of now is no nearer
+            kept = max((place for place in self._kept if place.made <= start), key=lambda place: place.made)
+            if not kept.made <= self._now.made <= start:
+                self._now = kept.copy()
             while (missing := stop - self._now.made) > 0:
                 at = self._now.made
                 until = start if at < start else stop
@@ -134,16 +137,6 @@ class DeflatedPixels:
             if stop == self._end and self._now.copy().advance(file, 1):
                 raise ValueError("its compressed data become more than its header promises")
         return content
-
-    def _go_before(self, start: int) -> None:
-        """Take the last place that lies before `start`."""
-        kept = max((place for place in self._kept if place.made <= start), key=lambda place: place.made)
-        if not kept.made <= self._now.made <= start:
-            self._now = kept.copy()
-
-
-def _as_slice(part: slice | int) -> slice:
-    return part if isinstance(part, slice) else slice(part, part + 1)
 
 
 def require_first_axis(path: Path, options: SourceOptions) -> None:
