@@ -137,7 +137,7 @@ def test_kills(tmp_path: Path) -> None:
 
 def test_kills_of_a_consensus(tmp_path: Path) -> None:
     model = onnx_models.save_model(tmp_path / "model.onnx")
-    np.save(tmp_path / "scan.npy", onnx_models.random_pixels((40, 60, 50), "uint8", 1))
+    np.save(tmp_path / "scan.npy", onnx_models.random_pixels((20, 36, 34), "uint8", 1))
     done = call("kills.py", model, tmp_path / "scan.npy", "--kills", 2, "--consensus")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 failure(s)" in done.stdout
