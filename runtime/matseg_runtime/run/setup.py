@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -113,13 +114,18 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
         transform = Transform(
             info=metadata.input.of_slice, window=options.window, stored_dtype=before, no_data=no_data
         )
-        found = check_input(source, transform, accept=options.accept_intensities)
+        # more streams than slices would be idle
+        most = min(options.threads or available_cpus(), LARGEST_STREAMS, len(source.slices))
+        with ThreadPoolExecutor(1) as beside:  # neither keeps a whole core at work
+            tested = beside.submit(_tested_session, options, file, most)
+            found = check_input(source, transform, accept=options.accept_intensities)
         if options.memory is not None:
             source.keep_little()
         shape = found.shape
         if target.is_volume and earlier is not None:
             shape = _shape_before(target.ledger_folder, source) or shape
-        session, self_test, plan = _plan(options, source, file, shape, target, earlier)
+        session, self_test = tested.result()
+        session, plan = _plan(options, source, file, session, shape, target, earlier, most)
         transform = replace(transform, stored_dtype=None if options.window is None else found.dtype)
         run = _assembled(options, source, session, self_test, plan, target, transform, started)
         run.sink.check_place(overwrite=options.output.overwrite)
@@ -281,11 +287,13 @@ def _plan(
     options: RunOptions,
     source: Source,
     file: ModelFile,
+    session: Session,
     shape: tuple[int, int],
     target: OutputTarget,
     earlier: JobKey | None,
-) -> tuple[Session, SelfTestResult, Plan]:
-    """The model on a provider, and how the job is cut up there: as before, unless the user says otherwise."""
+    most: int,
+) -> tuple[Session, Plan]:
+    """How the job is cut up on a session for `most` streams: as before, unless the user says otherwise."""
     tile, consensus = None if earlier is None else earlier.tile, options.consensus
     constraints = PlanConstraints(
         tile=tile if options.tile is None else (options.tile, options.tile),
@@ -299,9 +307,6 @@ def _plan(
         or target.format == "zarr"
         or (target.keeps_axes and bool(options.source.axis)),
     )
-    # more streams than slices would be idle
-    most = min(options.threads or available_cpus(), LARGEST_STREAMS, len(source.slices))
-    session, self_test = _tested_session(options, file, most)
     on_cpu = session.provider == "cpu"
     plan = Planner(
         source=source,
@@ -316,7 +321,7 @@ def _plan(
     if on_cpu and streams < most:  # for lack of memory, or of slices
         again = Session.open(file, provider=session.provider, threads=options.threads, streams=streams)
         session = replace(again, reason=session.reason)
-    return session, self_test, plan
+    return session, plan
 
 
 def _tested_session(options: RunOptions, file: ModelFile, streams: int) -> tuple[Session, SelfTestResult]:
