@@ -139,6 +139,8 @@ def origins(training: TrainingInfo) -> list[tuple[str, str]]:
     rows = []
     if training.init is not None:
         rows.append(("fine-tuned from", f"{training.init.name} (weights `{training.init.sha256[:16]}`)"))
+    if training.pretrained is not None:
+        rows.append(("encoder begun from", str(training.pretrained)))
     return rows
 
 
@@ -230,10 +232,12 @@ def _speed(speed: Speed) -> str:
 def _data(description: Description, metadata: ModelMetadata) -> str:
     data = description.data
     cite = f"\n- to cite: {data.citation}" if data.citation else ""
+    begun = metadata.training.pretrained
+    others = "" if begun is None else f"; the weights that its encoder began from are under {begun.licence}"
     return (
         f"## Data\n\n{data.source.strip()}\n\n- licence of the data: {data.licence}{cite}\n"
         "- fingerprint of the training and validation images and label arrays (SHA-256): "
-        f"`{metadata.training.fingerprint}`\n\nThe model is MIT licensed, as MatSeg is."
+        f"`{metadata.training.fingerprint}`\n\nThe model is MIT licensed, as MatSeg is{others}."
     )
 
 

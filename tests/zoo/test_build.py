@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from matseg_runtime.inference.session import Session
 from matseg_runtime.model.zoo import ZooIndex
-from matseg_shared.contract.metadata import InitInfo
+from matseg_shared.contract.metadata import InitInfo, PretrainedInfo
 from matseg_shared.errors import ConfigError, MatsegError, ModelError, UsageError
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.export import export_main
@@ -243,6 +243,10 @@ def test_a_card_names_where_the_weights_come_from() -> None:
     assert origins(training) == []
     further = training.model_copy(update={"init": InitInfo(name="steel_v1", sha256="1" * 64)})
     assert origins(further) == [("fine-tuned from", "steel_v1 (weights `1111111111111111`)")]
+    begun = training.model_copy(
+        update={"pretrained": PretrainedInfo(origin="lite0 1.0", licence="Apache-2.0")}
+    )
+    assert origins(begun) == [("encoder begun from", "lite0 1.0, licence Apache-2.0")]
 
 
 def test_wrong_names_are_told_before_any_work(
