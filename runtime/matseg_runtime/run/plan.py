@@ -15,7 +15,7 @@ from matseg_runtime.inference.session import Session
 from matseg_runtime.inference.votes import TOGETHER
 from matseg_runtime.run.neighbours import kept_blocks
 from matseg_runtime.run.pipeline import WorkerCounts
-from matseg_runtime.source.base import Source
+from matseg_runtime.source.base import Source, Volume
 from matseg_runtime.units import format_size
 from matseg_shared.contract.metadata import ModelMetadata
 from matseg_shared.contract.tiling import padded_length, plan_tiles, smallest_tile
@@ -141,6 +141,8 @@ class Planner:
     """The most calls of the network at a time."""
     on_cpu: bool
     """True where the network's memory is this process's."""
+    mask: Volume | None = None
+    """A mask that is read beside the source, slice by slice; None: there is no such volume."""
 
     def plan(self) -> Plan:
         """Decide.
@@ -255,11 +257,14 @@ class Planner:
 
     def _decoding_bytes(self, workers: WorkerCounts, depth: int) -> int:
         """Bytes that readers take besides their blocks: chunks at work, and slices that a thinner block leaves."""
-        volume = self.source.volume
-        if volume is None:
-            return 0
-        is_thinner = depth < min(volume.slices_per_chunk, len(self.source.slices))
-        return workers.readers * volume.decoding_bytes + is_thinner * volume.kept_bytes
+        taken, volume, mask = 0, self.source.volume, self.mask
+        if volume is not None:
+            is_thinner = depth < min(volume.slices_per_chunk, len(self.source.slices))
+            taken += workers.readers * volume.decoding_bytes + is_thinner * volume.kept_bytes
+        if mask is not None:
+            plane = math.prod(self.shape) * mask.channels * np.dtype(mask.dtype).itemsize
+            taken += workers.readers * (mask.decoding_bytes + plane) + mask.kept_bytes
+        return taken
 
     def _tile_bytes(self, tile: tuple[int, int]) -> int:
         return self.probe.tile_bytes(tile[0] * tile[1] * self.constraints.batch)

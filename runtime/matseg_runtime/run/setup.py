@@ -121,11 +121,13 @@ def open_run(options: RunOptions, progress: Progress) -> Iterator[Run]:
             found = check_input(source, transform, accept=options.accept_intensities)
         if options.memory is not None:
             source.keep_little()
+            if no_data.mask_slices is not None:
+                no_data.mask_slices.keep_little()
         shape = found.shape
         if target.is_volume and earlier is not None:
             shape = _shape_before(target.ledger_folder, source) or shape
         session, self_test = tested.result()
-        session, plan = _plan(options, source, file, session, shape, target, earlier, most)
+        session, plan = _plan(options, source, no_data, file, session, shape, target, earlier, most)
         transform = replace(transform, stored_dtype=None if options.window is None else found.dtype)
         run = _assembled(options, source, session, self_test, plan, target, transform, started)
         run.sink.check_place(overwrite=options.output.overwrite)
@@ -277,7 +279,7 @@ def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) 
     found = open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
     if options.output.votes is not None:
         found = replace(found, across=options.output.votes)
-    if options.watch is not None and found.mask is not None and found.mask.slices is not None:
+    if options.watch is not None and found.mask_slices is not None:
         found.close()
         raise UsageError(f"--mask {options.no_data.mask}: --watch takes a --mask of one image for all slices")
     return found
@@ -286,6 +288,7 @@ def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) 
 def _plan(
     options: RunOptions,
     source: Source,
+    no_data: NoData,
     file: ModelFile,
     session: Session,
     shape: tuple[int, int],
@@ -316,6 +319,7 @@ def _plan(
         constraints=constraints,
         streams=most if on_cpu else max(1, len(session.devices)),
         on_cpu=on_cpu,
+        mask=None if no_data.mask_slices is None else no_data.mask_slices.volume,
     ).plan()
     streams = plan.workers.inferrers
     if on_cpu and streams < most:  # for lack of memory, or of slices

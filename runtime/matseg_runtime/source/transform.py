@@ -182,11 +182,16 @@ class NoData:
         beyond, kinds = None, self.options.no_data
         if self.across is not None and self._is_across:
             beyond, kinds = self._crossed(item), tuple(kind for kind in kinds if kind != "circle")
-        if self.mask is not None and (beyond is None or self.mask.slices is not None):
+        if self.mask is not None and (beyond is None or self.mask_slices is not None):
             shape = (pixels.shape[0], pixels.shape[1])
             masked = self.mask.beyond(self.source.first + item.index, shape, item.where)
             beyond = masked if beyond is None else masked | beyond
         return absent_pixels(pixels, item.where, kinds, self.rows_cut(item), beyond)
+
+    @property
+    def mask_slices(self) -> Source | None:
+        """The mask where each slice has its own; it is read slice by slice."""
+        return None if self.mask is None else self.mask.slices
 
     @property
     def _is_across(self) -> bool:
@@ -210,8 +215,8 @@ class NoData:
 
     def close(self) -> None:
         """Release the mask's files."""
-        if self.mask is not None and self.mask.slices is not None:
-            self.mask.slices.close()
+        if self.mask_slices is not None:
+            self.mask_slices.close()
 
     def rows_cut(self, item: Slice) -> int:
         """Rows at the foot of a slice that are no sample: as the user says, else its file, else the model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from PIL import Image
 
 from matseg_runtime import open_model, segment
 from matseg_runtime.cli.quantify import quantify_main
+from matseg_runtime.run.options import RunOptions
+from matseg_runtime.run.setup import open_run
+from matseg_runtime.source.array import ArraySource
+from matseg_runtime.source.transform import NoDataOptions
+from matseg_shared.console.progress import SILENT
 
 EDGE = 72
 CIRCLE = np.hypot(*(np.mgrid[:EDGE, :EDGE] - (EDGE - 1) / 2)) > EDGE / 2
@@ -166,6 +172,34 @@ def test_a_volume_is_a_mask_along_any_axis(models: Path, tmp_path: Path) -> None
         options = ("--mask", tmp_path / "mask.zarr", "--axis", axis, "--range", "5:9")
         run(models / "uint8_v1.onnx", tmp_path / "scan.tif", out, *options)
         assert np.array_equal(labels_of(out) == 255, ~np.take(mask, range(5, 9), axis))
+
+
+def test_a_mask_in_chunks_counts_within_memory(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = volume("uint8", slices=12)
+    np.save(tmp_path / "scan.npy", pixels)
+    zarr.create_array(str(tmp_path / "mask.zarr"), data=np.ones_like(pixels), chunks=(4, EDGE, EDGE))
+    options = RunOptions(
+        model=models / "uint8_v1.onnx", input=f"{tmp_path / 'scan.npy'}", provider="cpu", memory=10**9
+    )
+    with open_run(options, SILENT) as opened:
+        without = opened.plan
+    ranges: list[tuple[int, int]] = []
+    with open_run(
+        replace(options, no_data=NoDataOptions(mask=f"{tmp_path / 'mask.zarr'}")), SILENT
+    ) as opened:
+        assert opened.transform.no_data is not None
+        mask, plan = opened.transform.no_data.mask_slices, opened.plan
+        assert isinstance(mask, ArraySource)
+        assert plan.workers == without.workers
+        decode = mask._decoded
+        monkeypatch.setattr(mask, "_decoded", lambda *range_: ranges.append(range_) or decode(*range_))
+        for number in (0, 4, 1):
+            mask.read(number, number + 1)
+    layer = 4 * EDGE * EDGE  # of one reader: decoded and as it is stored, a slice of it; and what is kept
+    assert plan.block_bytes - without.block_bytes == plan.workers.readers * (2 * layer + EDGE * EDGE) + layer
+    assert ranges == [(0, 4), (4, 8), (0, 4)], "nothing is left of the sample, and one layer is kept"
 
 
 def test_a_mask_of_another_size_is_refused_in_a_sentence(models: Path, tmp_path: Path) -> None:
