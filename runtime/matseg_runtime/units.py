@@ -192,6 +192,19 @@ def voxel_of_model(size: PixelSize) -> VoxelSize | None:
     return voxel_of_scale((size.value,) * 2, (size.unit,) * 2, 0, "the model")
 
 
+def choose_voxel_size(
+    asked: VoxelSize | None, found: VoxelSize | None, model: VoxelSize | None
+) -> tuple[VoxelSize | None, str | None]:
+    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels."""
+    chosen = asked or found or model
+    if chosen is None or model is None or chosen.agrees_with(model):
+        return chosen, None
+    return chosen, (
+        f"the model was trained on pixels of {model.column:g} {model.unit}, these are of {chosen.row:g} x "
+        f"{chosen.column:g} {chosen.unit} ({chosen.origin} says so): look at some labels before you trust them"
+    )
+
+
 def oblong_warning(size: VoxelSize) -> str | None:
     """A warning where a pixel is not as high as it is wide: the sign of a volume cut along another axis than meant."""
     if math.isclose(size.row, size.column, rel_tol=_TOLERANCE):

@@ -13,13 +13,13 @@ import pytest
 import tifffile
 import zarr
 
-from matseg_runtime.run.setup import choose_voxel_size
 from matseg_runtime.sink.base import LabelInfo
 from matseg_runtime.sink.imagej import tiff_tags
 from matseg_runtime.source.base import SourceOptions
 from matseg_runtime.source.open import open_source
 from matseg_runtime.units import (
     VoxelSize,
+    choose_voxel_size,
     ome_unit,
     parse_voxel_size,
     uneven_warning,

@@ -42,9 +42,9 @@ from matseg_runtime.sink.target import (
 from matseg_runtime.source.base import Source
 from matseg_runtime.source.checks import check_input
 from matseg_runtime.source.open import open_source, require_text
-from matseg_runtime.source.transform import NoData, Transform, open_no_data
+from matseg_runtime.source.transform import Mask, NoData, Transform
 from matseg_runtime.source.watch import WatchSource
-from matseg_runtime.units import VoxelSize, oblong_warning, voxel_of_model
+from matseg_runtime.units import VoxelSize, choose_voxel_size, oblong_warning, voxel_of_model
 from matseg_shared.console.progress import Progress
 from matseg_shared.contract.metadata import InputInfo, ModelMetadata
 from matseg_shared.errors import UsageError
@@ -194,19 +194,6 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def choose_voxel_size(
-    asked: VoxelSize | None, found: VoxelSize | None, model: VoxelSize | None
-) -> tuple[VoxelSize | None, str | None]:
-    """The user's word, else the input's, else the model's; and a warning where the model saw other pixels."""
-    chosen = asked or found or model
-    if chosen is None or model is None or chosen.agrees_with(model):
-        return chosen, None
-    return chosen, (
-        f"the model was trained on pixels of {model.column:g} {model.unit}, these are of {chosen.row:g} x "
-        f"{chosen.column:g} {chosen.unit} ({chosen.origin} says so): look at some labels before you trust them"
-    )
-
-
 def refuse_combinations(options: RunOptions) -> None:
     """Name options that exclude each other, before anything is opened.
 
@@ -275,13 +262,17 @@ def _check_channel_files(files: ChannelFiles, choice: ChannelChoice, info: Input
 
 
 def _open_no_data(options: RunOptions, source: Source, metadata: ModelMetadata) -> NoData:
-    model_crop = metadata.input.crop_bottom
-    found = open_no_data(options.no_data, source, options.source.axis, model_crop=model_crop)
-    if options.output.votes is not None:
-        found = replace(found, across=options.output.votes)
+    given = options.no_data
+    found = NoData(
+        source=source,
+        options=given,
+        mask=None if given.mask is None else Mask.open(given.mask, source, options.source.axis),
+        model_crop=metadata.input.crop_bottom,
+        across=options.output.votes,
+    )
     if options.watch is not None and found.mask_slices is not None:
         found.close()
-        raise UsageError(f"--mask {options.no_data.mask}: --watch takes a --mask of one image for all slices")
+        raise UsageError(f"--mask {given.mask}: --watch takes a --mask of one image for all slices")
     return found
 
 

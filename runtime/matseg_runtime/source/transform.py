@@ -316,20 +316,6 @@ def not_numbers(pixels: PixelArray) -> Absent | None:
     return found if found.any() else None
 
 
-def open_no_data(options: NoDataOptions, source: Source, axis: int | None, *, model_crop: int = 0) -> NoData:
-    """Open the mask, if there is one, and see that it fits.
-
-    Args:
-        axis: that the source is sliced along, as the user gave it.
-        model_crop: see `NoData`.
-
-    Raises:
-        UsageError: it cannot be opened, or has another shape than the input.
-    """
-    mask = None if options.mask is None else Mask.open(options.mask, source, axis)
-    return NoData(source=source, options=options, mask=mask, model_crop=model_crop)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
     """Turns slices as they are stored into the model's input."""
