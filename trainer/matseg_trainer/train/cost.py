@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+import timeit
 
 import numpy as np
 import torch
@@ -49,10 +48,10 @@ def expected_seconds(training: Training) -> float:
         score.fetch()  # waits for a GPU
 
     one_step()  # the first allocates and chooses kernels
-    of_step = _seconds(one_step)
+    of_step = timeit.timeit(one_step, number=1)
     step.network.eval()
     predictor = TorchPredictor.of(step.network, training.input, compute.device)
-    of_pixel = _seconds(lambda: predictor.logits(images[0])) / (height * width)
+    of_pixel = timeit.timeit(lambda: predictor.logits(images[0]), number=1) / (height * width)
     validated = sum(rows * columns for rows, columns in training.validation_statistics.shapes)
     return config.epoch * (training.steps * of_step + validated * of_pixel)
 
@@ -64,9 +63,3 @@ def time_words(seconds: float, device: str) -> str:
     if seconds > LONG:
         words += "; `epoch`, `steps` and `crop` in config.toml shorten it, or --gpu where there is one"
     return words
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
