@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def complete_dataset(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Names of data sets that are there, or that `config.toml` has versions of."""
     place = _workspace(ctx)
-    folders = _folders(place.data)
-    sets = {folder.name for folder in folders if (folder / "train").is_dir()}
+    sets = {folder.parent.name for folder in place.data.glob("*/train/")}
     return _starting(dict.fromkeys(sorted(sets | set(_tables(place)))), incomplete)
 
 
@@ -45,7 +44,7 @@ def complete_split(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     names = ["train", "validate", "test"]
     if dataset is not None:
         root = _workspace(ctx).data / str(dataset)
-        names = sorted(folder.name for folder in _folders(root) if (folder / "images").is_dir())
+        names = sorted(folder.parent.name for folder in root.glob("*/images/"))
     return _starting({name: None for name in names if name not in given}, incomplete)
 
 
@@ -61,13 +60,6 @@ def _tables(place: Workspace) -> dict[str, Any]:
         return tomllib.loads(place.config_path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
-
-
-def _folders(parent: Path) -> Iterable[Path]:
-    try:
-        return [path for path in parent.iterdir() if path.is_dir()]
-    except OSError:
-        return []
 
 
 def _starting(names: Mapping[str, str | None], incomplete: str) -> list[CompletionItem[str]]:

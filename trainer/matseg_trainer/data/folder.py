@@ -393,11 +393,8 @@ def unsplit_words(path: Path) -> str:
 
 
 def _near(path: Path) -> str:
-    try:
-        known = sorted(folder.name for folder in path.parent.iterdir() if (folder / "train").is_dir())
-    except OSError:
-        return ""
-    known = [name for name in known if name != path.name]
+    found = (folder.parent.name for folder in path.parent.glob("*/train/"))
+    known = sorted(name for name in found if name != path.name)
     return f"{did_you_mean(path.name, known)}; data sets there: {shorten(known)}" if known else ""
 
 

@@ -55,7 +55,7 @@ def next_words(place: Workspace, name: str) -> str:
 def _dataset_folders(place: Workspace) -> list[str]:
     return sorted(
         folder.name
-        for folder in (place.data.iterdir() if place.data.is_dir() else ())
+        for folder in place.data.glob("*")
         if any((folder / split / "images").is_dir() for split in SPLITS) or is_unsplit(folder)
     )
 

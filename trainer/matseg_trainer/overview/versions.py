@@ -19,7 +19,6 @@ from matseg_trainer.workspace import Workspace
 
 _HASHED_BYTES = 1 << 30
 """A larger data set is not compared with what a version was trained on."""
-_TRAINING_SPLITS = ("train", "validate")
 
 
 class DataChanges:
@@ -41,7 +40,9 @@ class DataChanges:
     @cached_property
     def _paths(self) -> list[Path]:
         """Files that are learned from, and their folders; not predictions and overlays, which lie beside them."""
-        splits = () if self._dataset is None else [self._dataset.root / split for split in _TRAINING_SPLITS]
+        splits = (
+            () if self._dataset is None else [self._dataset.root / split for split in ("train", "validate")]
+        )
         folders = [split / kind for split in splits for kind in ("images", "labels_npy")]
         return [path for folder in folders if folder.is_dir() for path in (folder, *folder.iterdir())]
 
