@@ -270,11 +270,11 @@ def _in_fp16(fp32: _ModelFile, dataset: Dataset, progress: Progress) -> _ModelFi
 
 def _in_int8(fp32: _ModelFile, dataset: Dataset, progress: Progress) -> _ModelFile:
     """The model in int8, if it is accurate enough with few layers in fp32."""
-    result = quantise_within_loss(
+    graph, accuracy, fp32_layers = quantise_within_loss(
         in_integer_operators(fp32.graph),
         _calibration_crops(fp32, dataset),
         _accuracy_check(fp32, dataset, progress),
-        lambda graph: fp32.with_precision("int8", graph).content(),
+        lambda found: fp32.with_precision("int8", found).content(),
     )
     calibration = CalibrationInfo(
         method=METHOD,
@@ -282,11 +282,11 @@ def _in_int8(fp32: _ModelFile, dataset: Dataset, progress: Progress) -> _ModelFi
         crops=crops.CROPS,
         crop=crops.CROP,
         seed=crops.SEED,
-        ranges=ranges_digest(result.model),
+        ranges=ranges_digest(graph),
         weight_levels=WEIGHT_LEVELS,
-        fp32_layers=result.fp32_layers,
+        fp32_layers=fp32_layers,
     )
-    return fp32.with_precision("int8", result.model, accuracy=result.accuracy, calibration=calibration)
+    return fp32.with_precision("int8", graph, accuracy=accuracy, calibration=calibration)
 
 
 def _calibration_crops(model: _ModelFile, dataset: Dataset) -> list[crops.Crop]:

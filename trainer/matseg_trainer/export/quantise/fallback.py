@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,21 +25,12 @@ _PROBES = 4
 _NAMED = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Quantised:
-    """An int8 graph that passed the accuracy check."""
-
-    model: onnx.ModelProto
-    accuracy: AccuracyInfo
-    fp32_layers: tuple[str, ...]
-
-
 def quantise_within_loss(
     model: onnx.ModelProto,
     crops: Sequence[NDArray[Any]],
     check: AccuracyCheck,
     finish: Callable[[onnx.ModelProto], bytes],
-) -> Quantised:
+) -> tuple[onnx.ModelProto, AccuracyInfo, tuple[str, ...]]:
     """The int8 graph of an fp32 graph; while it loses too much, those layers go back to fp32 that bring most back.
 
     Args:
@@ -48,6 +38,9 @@ def quantise_within_loss(
         crops: (N, C, H, W) raw pixels each, for calibration.
         check: of the accuracy.
         finish: makes the content of a model file of a graph.
+
+    Returns:
+        The graph, its accuracy, and the names of the layers that stay in fp32.
 
     Raises:
         ExportError: the check is not passed with `MOST_KEPT` layers in fp32; names the costliest.
@@ -65,7 +58,7 @@ def quantise_within_loss(
         quantised = upsample_integers(quantise(model, ranges, keep=keep))
         accuracy = check.measure(finish(quantised))
         if passes(accuracy):
-            return Quantised(model=quantised, accuracy=accuracy, fp32_layers=keep)
+            return quantised, accuracy, keep
     blamed = ", ".join(f"{name} ({gains[name]:.1e})" for name in ranked[:_NAMED])
     raise ExportError(
         f"int8 loses too much: mean IoU {accuracy.mean_iou:.4f} on {accuracy.images} images of {accuracy.split} "
