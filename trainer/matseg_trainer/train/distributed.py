@@ -14,7 +14,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 _TIMEOUT = timedelta(hours=2)
 """Processes wait for the main one, while it makes the label arrays of a large set, at most this long."""
@@ -43,11 +42,6 @@ class DistributedContext:
         values = values.clone()
         dist.all_reduce(values)
         return values
-
-    def total(self, values: Tensor) -> Tensor:
-        """Sum of a tensor over all processes, through which gradients go back to each."""
-        result: Tensor = all_reduce(values)
-        return result
 
     def share_statistics(self, network: nn.Module) -> None:
         """Give every process the batch norm statistics of the first, whose network is kept."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -119,16 +119,13 @@ def train_folds(plan: FoldsPlan, context: DistributedContext, progress: Progress
         UsageError: there are earlier results, and neither `resume` nor `overwrite` was given; or see `run_training`.
         ModelError: a finished training was of other hyperparameters, seed or data.
     """
-    fingerprints: dict[int, str] = {}
+    fingerprint = functools.cache(lambda data: data.fingerprint(("train", "validate")))
     if context.is_main and not (plan.job.resume or plan.job.overwrite):
         _refuse_earlier(plan)
-    for fold, job in plan.trainings:
+    for _, job in plan.trainings:
         begun = Outputs(job.workspace, job.name).resume.exists()
-        if job.resume and not begun:
-            if fold not in fingerprints:
-                fingerprints[fold] = job.dataset.fingerprint(("train", "validate"))
-            if _is_finished(job, fingerprints[fold]):
-                continue
+        if job.resume and not begun and _is_finished(job, fingerprint(job.dataset)):
+            continue
         one = replace(job, resume=job.resume and begun, overwrite=job.overwrite or job.resume)
         run_training(one, context, progress)
 
@@ -199,7 +196,9 @@ def evaluate_folds(
             [Predictor.of_checkpoint(one, plan.job.compute.device) for one in checkpoints]
         )
 
-    parts = [(fold, partial(mean_predictor, number)) for number, fold in enumerate(plan.folds, start=1)]
+    parts = [
+        (fold, functools.partial(mean_predictor, number)) for number, fold in enumerate(plan.folds, start=1)
+    ]
     return evaluate_parts(plan.job.dataset, request, parts, outputs, progress), outputs
 
 

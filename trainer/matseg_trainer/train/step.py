@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -181,7 +182,8 @@ class TrainStep:
         everywhere = local[1].double()
         if processes > 1:
             everywhere = self._context.sum(everywhere)
-        kind, over_processes = self._config.loss, None if processes == 1 else self._context.total
+        # the sum over all processes, through which gradients go back to each
+        kind, over_processes = self._config.loss, None if processes == 1 else all_reduce
         each = focal_loss(logits, labels, self.weights) if kind == "focal" else local[0]
         loss = each * (processes / everywhere.clamp(min=1e-12)).float()
         if kind == "dice":
