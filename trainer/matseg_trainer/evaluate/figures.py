@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add, attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,15 +104,11 @@ def spread_of_images(images: Sequence[ImageResult]) -> SpreadOfImages:
     def per_class(values: Callable[[ImageResult], Sequence[float | None]]) -> tuple[Spread | None, ...]:
         return tuple(spread_of(column) for column in zip(*map(values, images), strict=True))
 
+    of_all = ("accuracy", "mean_iou", "loss", "brier", "calibration_error")
+    figures: dict[str, Any] = {name: one(name) for name in of_all}
+    figures |= {name: per_class(attrgetter(name)) for name in ("iou", "f1", "fraction_error")}
     return SpreadOfImages(
-        accuracy=one("accuracy"),
-        mean_iou=one("mean_iou"),
-        iou=per_class(lambda image: image.iou),
-        f1=per_class(lambda image: image.f1),
-        loss=one("loss"),
-        brier=one("brier"),
-        calibration_error=one("calibration_error"),
-        fraction_error=per_class(lambda image: image.fraction_error),
+        **figures,
         absolute_fraction_error=per_class(lambda image: [abs(value) for value in image.fraction_error]),
         boundary_displacement=one("boundary.displacement"),
         boundary_f1=one("boundary.f1"),

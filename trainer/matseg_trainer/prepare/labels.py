@@ -66,7 +66,7 @@ class LabelPlan:
 def existing_arrays(dataset: Dataset, splits: Sequence[str]) -> tuple[Path, ...]:
     """The label arrays that are there already."""
     folders = [dataset.folder(split, "labels_npy") for split in splits]
-    return tuple(path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.npy")))
+    return tuple(path for folder in folders for path in sorted(folder.glob("*.npy")))
 
 
 def plan_labels(
