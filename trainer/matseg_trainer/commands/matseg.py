@@ -37,8 +37,7 @@ class _Commands(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = commands().get(cmd_name)
-        loaded: click.Command | None = super().get_command(ctx, cmd_name) if entry is None else entry.load()
-        return loaded
+        return super().get_command(ctx, cmd_name) if entry is None else entry.load()
 
 
 @click.group(

@@ -167,8 +167,7 @@ def _warp(
         values = np.require(array, dtype=np.float32, requirements=("C", "W"))
         tensor = torch.from_numpy(values).unsqueeze(0)
         warped = F.grid_sample(tensor, grid_tensor, mode=mode, padding_mode="reflection", align_corners=False)
-        result: NDArray[np.float32] = warped.squeeze(0).numpy()
-        return result
+        return warped.squeeze(0).numpy()
 
     labels = sample(part.labels[np.newaxis], "nearest")[0].astype(np.uint8)
     if is_partial:
@@ -188,5 +187,4 @@ def _displacements(height: int, width: int, rng: np.random.Generator, most: floa
     full = [(points - 1) * ELASTIC_MESH + 1 for points in mesh]
     field = F.interpolate(points, size=full, mode="bicubic", align_corners=True)[0, 0]
     start = ELASTIC_MESH
-    result: NDArray[np.float64] = field[start : start + height, start : start + width].numpy()
-    return result
+    return field[start : start + height, start : start + width].numpy()

@@ -151,8 +151,7 @@ def require_whole(pixels: NDArray[Any], where: Path | str) -> None:
 def _values_of(stored: StoredImage, kind: LabelKind) -> NDArray[np.integer]:
     if kind == "colour":
         return pack(stored.pixels)
-    grey: NDArray[np.integer] = stored.pixels if stored.pixels.ndim == 2 else stored.pixels[..., 0]
-    return grey
+    return stored.pixels if stored.pixels.ndim == 2 else stored.pixels[..., 0]
 
 
 def _as_kind(

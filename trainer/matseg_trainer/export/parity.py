@@ -88,8 +88,7 @@ def check_parity(deployed: nn.Module, graph: Graph, inputs: Sequence[NDArray[Any
 def top_margin(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Best minus second best: (N, K, H, W) probabilities to (N, H, W)."""
     best = np.partition(probabilities, -2, axis=1)[:, -2:]
-    margin: NDArray[np.float32] = best[:, 1] - best[:, 0]
-    return margin
+    return best[:, 1] - best[:, 0]
 
 
 def confirm_halo(graph: Graph, checkpoint: Checkpoint, stride: int, halo: int) -> None:
