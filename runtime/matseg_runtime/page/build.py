@@ -28,7 +28,7 @@ from matseg_shared.images.channel_files import ChannelFiles
 from matseg_shared.images.channels import parse_channels
 from matseg_shared.images.palette import default_colours
 from matseg_shared.installation import install_command
-from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Series, thinned
+from matseg_shared.pages.charts import BLUE, VERMILION, Chart, Series, thinned, training_set
 from matseg_shared.pages.page import (
     Template,
     count,
@@ -277,11 +277,7 @@ def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
     if record.manifest is None or pictures.histogram is None:
         return []
     expected = record.manifest.model.input.histogram
-    width = (expected.high - expected.low) / len(expected.counts)
-    centres = thinned([expected.low + (bin_ + 0.5) * width for bin_ in range(len(expected.counts))])
-    total = max(1, sum(expected.counts))
-    trained = thinned([number / total for number in expected.counts], 4)
-    found = thinned(pictures.histogram, 4)
+    trained, found = training_set(expected), thinned(pictures.histogram, 4)
     outside = (
         f" {pictures.outside:.2%} of the run's pixels lie beyond it." if pictures.outside >= 5e-5 else ""
     )
@@ -294,8 +290,8 @@ def _histogram(record: RunRecord, pictures: Pictures) -> list[Chart]:
             y_title="share of the pixels",
             y_percent=True,
             series=[
-                Series(name="training set", x=centres, y=trained, kind="bars", colour=SKY),
-                Series(name="this run", x=centres, y=found, kind="steps", colour=VERMILION),
+                trained,
+                Series(name="this run", x=trained.x, y=found, kind="steps", colour=VERMILION),
             ],
         )
     ]

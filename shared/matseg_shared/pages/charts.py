@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from matseg_shared.images.palette import OKABE_ITO
+
+if TYPE_CHECKING:
+    from matseg_shared.contract.metadata import Histogram
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in OKABE_ITO
@@ -66,6 +69,15 @@ class Chart:
     marks: Sequence[Mark] = ()
     square: bool = False
     """One unit is as long on both axes."""
+
+
+def training_set(histogram: Histogram) -> Series:
+    """Intensities of a training set, as the share of its pixels in each bin."""
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    middles = [histogram.low + (number + 0.5) * width for number in range(len(histogram.counts))]
+    total = max(1, sum(histogram.counts))
+    shares = thinned([count / total for count in histogram.counts], 4)
+    return Series(name="training set", x=thinned(middles), y=shares, kind="bars", colour=SKY)
 
 
 def thinned(values: Sequence[float], digits: int = 6) -> list[Number]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matseg_shared.images.palette import Colour, default_colours
-from matseg_shared.pages.charts import BLUE, SKY, VERMILION, Chart, Mark, Series, thinned
+from matseg_shared.pages.charts import BLUE, VERMILION, Chart, Mark, Series, thinned, training_set
 from matseg_shared.pages.page import css_colour
 from matseg_shared.pages.pictures import visible_colours
 from matseg_trainer.train.curves import late_range
@@ -71,16 +71,6 @@ def intensities(record: TrainingRecord | None) -> list[Chart]:
     if record is None:
         return []
     histogram = record.input.histogram
-    width = (histogram.high - histogram.low) / len(histogram.counts)
-    total = max(1, sum(histogram.counts))
-    middles = [histogram.low + (bin_ + 0.5) * width for bin_ in range(len(histogram.counts))]
-    shares = Series(
-        name="training set",
-        x=thinned(middles),
-        y=thinned([number / total for number in histogram.counts], 4),
-        kind="bars",
-        colour=SKY,
-    )
     return [
         Chart(
             id="histogram",
@@ -89,7 +79,7 @@ def intensities(record: TrainingRecord | None) -> list[Chart]:
             x_title="intensity",
             y_title="share of the pixels",
             y_percent=True,
-            series=[shares],
+            series=[training_set(histogram)],
             height=260,
         )
     ]
