@@ -39,13 +39,12 @@ class _Region(Document):
     region_attributes: dict[str, Any]
 
 
-def _listed(found: Any) -> Any:
-    return list(found.values()) if isinstance(found, dict) else found
-
-
 class _Picture(Document):
     filename: str
-    regions: Annotated[list[_Region], BeforeValidator(_listed)]
+    regions: Annotated[
+        list[_Region],
+        BeforeValidator(lambda found: list(found.values()) if isinstance(found, dict) else found),
+    ]
     """VIA 1 numbers them."""
 
 
