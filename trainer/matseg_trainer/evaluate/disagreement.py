@@ -77,28 +77,25 @@ def _largest_region(
 ) -> WrongRegion:
     from scipy import ndimage
 
-    best: WrongRegion | None = None
+    largest, pixels = confusions[0], np.empty((0, 2), np.intp)
     for item in confusions:
-        if best is not None and item.pixels <= best.pixels:
+        if item.pixels <= len(pixels):
             break  # no later confusion has that many pixels at all
         regions, _ = ndimage.label((labels == item.labelled) & (predictions == item.predicted))
         sizes = np.bincount(regions.ravel())
         sizes[0] = 0
-        largest = int(sizes.argmax())
-        if best is None or sizes[largest] > best.pixels:
-            pixels = np.argwhere(regions == largest)
-            y, x = pixels[np.square(pixels - pixels.mean(axis=0)).sum(axis=1).argmin()].tolist()
-            confidence = probabilities[item.predicted, pixels[:, 0], pixels[:, 1]].mean(dtype=np.float64)
-            best = WrongRegion(
-                labelled=item.labelled,
-                predicted=item.predicted,
-                pixels=int(sizes[largest]),
-                x=x,
-                y=y,
-                confidence=min(1.0, float(confidence)),
-            )
-    assert best is not None  # there is a wrong pixel
-    return best
+        if sizes.max() > len(pixels):
+            largest, pixels = item, np.argwhere(regions == sizes.argmax())
+    y, x = pixels[np.square(pixels - pixels.mean(axis=0)).sum(axis=1).argmin()].tolist()
+    confidence = float(probabilities[largest.predicted, pixels[:, 0], pixels[:, 1]].mean(dtype=np.float64))
+    return WrongRegion(
+        labelled=largest.labelled,
+        predicted=largest.predicted,
+        pixels=len(pixels),
+        x=x,
+        y=y,
+        confidence=min(1.0, confidence),
+    )
 
 
 def ranked(images: Sequence[ImageResult]) -> tuple[ImageResult, ...]:
