@@ -216,14 +216,12 @@ def _own(table: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(problem: Problem, table: Mapping[str, Any], where: str) -> Problem:
     key = problem.where.split(".")[0]
     place = f"{where}.{key}" if key else where
-    if problem.kind == "extra_forbidden" and key in RENAMED:
-        message = f"is the earlier name of {RENAMED[key]!r}, which is there too; leave one of them out"
-        return Problem(where=place, message=message, kind="unknown_key")
-    if problem.kind == "extra_forbidden" and key in _INHERITING:
-        message = "stands in the defaults of all versions; move it into one version"
-        return Problem(where=place, message=message, kind="unknown_key")
     if problem.kind == "extra_forbidden":
         message = f"unknown key; {_choices(key, VersionConfig.model_fields)}"
+        if key in RENAMED:
+            message = f"is the earlier name of {RENAMED[key]!r}, which is there too; leave one of them out"
+        elif key in _INHERITING:
+            message = "stands in the defaults of all versions; move it into one version"
         return Problem(where=place, message=message, kind="unknown_key")
     if problem.kind == "missing":
         needed = {

@@ -111,13 +111,11 @@ def draw_trials(config: VersionConfig, request: SearchRequest, seed: int) -> lis
     total = math.prod(len(values) for values in request.values.values())
     seen: set[tuple[int, ...]] = set()
     while len(drawn) < request.trials and len(seen) < total:
-        chosen = tuple(int(rng.integers(len(values))) for values in request.values.values())
-        if chosen in seen:
+        chosen = {key: int(rng.integers(len(values))) for key, values in request.values.items()}
+        if tuple(chosen.values()) in seen:
             continue
-        seen.add(chosen)
-        trial = {
-            key: values[index] for (key, values), index in zip(request.values.items(), chosen, strict=True)
-        }
+        seen.add(tuple(chosen.values()))
+        trial = {key: request.values[key][index] for key, index in chosen.items()}
         changed = {key: value for key, value in trial.items() if value != getattr(config, key)}
         if changed not in drawn:
             drawn.append(changed)
