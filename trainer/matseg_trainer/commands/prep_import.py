@@ -111,9 +111,8 @@ def import_command(
     lines += [
         f"  {item.index}: {item.name}, {item.pixels / pixels:.2%} of the pixels" for item in result.classes
     ]
-    lines += (
-        [f"  nobody labelled {result.unlabelled / pixels:.2%} of the pixels"] if result.unlabelled else []
-    )
+    if result.unlabelled:
+        lines.append(f"  nobody labelled {result.unlabelled / pixels:.2%} of the pixels")
     lines += [f"note: {note}" for note in result.notes]
     lines.append(f"next: {next_words(place, name)}")
     show(result, lines, as_json=as_json)

@@ -336,9 +336,8 @@ def _heavy(table: ClassTable, totals: dict[int, int]) -> frozenset[int]:
     """Values of no class with many pixels beside the smallest class, what would be moved to it included."""
     values, counts = np.array([*totals]), np.array([*totals.values()])
     sizes = np.bincount(table.nearest(values)[0], weights=counts)[: len(table.classes)]
-    return frozenset(values[counts > _HEAVY * sizes[sizes > 0].min(initial=np.inf)].tolist()) - set(
-        table.known
-    )
+    smallest = sizes[sizes > 0].min(initial=np.inf)
+    return frozenset(values[counts > _HEAVY * smallest].tolist()) - set(table.known)
 
 
 def _look_unlabelled(
@@ -348,14 +347,8 @@ def _look_unlabelled(
     if table.legend.unlabelled or table.legend.rest is not None:
         return []
     indices = set(totals) - {UNLABELLED}
-    looks = []
-    if (
-        table.kind != "colour"
-        and UNLABELLED in totals
-        and len(indices) > 1
-        and indices == set(range(len(indices)))
-    ):
-        looks.append(UNLABELLED)
+    is_numbered = len(indices) > 1 and indices == set(range(len(indices)))
+    looks = [UNLABELLED] if table.kind != "colour" and UNLABELLED in totals and is_numbered else []
     values = np.array([*totals])
     far = set(values[~table.nearest(values)[2]].tolist())
     sparse = [scan for scan in scans if scan.shares[scan.values == 0].sum() > 1 - _SPARSE]

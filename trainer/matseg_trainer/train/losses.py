@@ -27,10 +27,8 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
         return total, known.sum().to(total.dtype)
     if labels.device.type == "cpu":
         return total, weights[labels[known]].sum()
-    by_label = F.pad(
-        weights, (0, IGNORED + 1 - len(weights))
-    )  # no GPU is waited for to know how many are known
-    return total, by_label[labels].sum()
+    # no GPU is waited for to know how many are known
+    return total, F.pad(weights, (0, IGNORED + 1 - len(weights)))[labels].sum()
 
 
 def focal_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
@@ -76,10 +74,8 @@ def _overlaps(
     """(K,) pixels of each class, in probabilities: given and wanted, given, wanted."""
     known = (labels != IGNORED).unsqueeze(1)
     probabilities = torch.softmax(logits.float(), dim=1) * known
-    labelled = torch.zeros_like(probabilities).scatter_(
-        1, labels.clamp(max=logits.shape[1] - 1).unsqueeze(1), 1.0
-    )
-    labelled = labelled * known
+    indices = labels.clamp(max=logits.shape[1] - 1).unsqueeze(1)
+    labelled = torch.zeros_like(probabilities).scatter_(1, indices, 1.0) * known
     over = [0, *range(2, logits.dim())]
     sums = (probabilities * labelled).sum(over), probabilities.sum(over), labelled.sum(over)
     if everywhere is not None:
