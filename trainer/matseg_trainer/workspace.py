@@ -92,28 +92,28 @@ class Workspace:
 
         return Dataset.open(self.dataset_root(name), validation_images)
 
-    def n_class_of(self, dataset: Dataset) -> int:
+    def n_class_of(self, dataset: Dataset) -> int | None:
         """The number of classes in `config.toml`; where that says nothing of the data set, in its `classes.toml`.
+
+        None: neither says it.
 
         Raises:
             ConfigError: the configuration is wrong.
-            DatasetError: neither gives a number, or the versions give several.
+            DatasetError: the versions give several numbers.
         """
         name, path = dataset.name, self.config_path
         versions = self.config().versions if path.exists() else {}
-        if name not in versions and dataset.classes_path.exists():
-            return len(dataset.classes)
-        numbers = {version.n_class for version in versions.get(name, {}).values()}
-        if name in versions and not versions[name]:
+        if name not in versions:
+            return len(dataset.classes) if dataset.classes_path.exists() else None
+        numbers = {version.n_class for version in versions[name].values()}
+        if not versions[name]:
             document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             numbers = {int(document[name]["default"]["n_class"])}  # checked by load_config
         if len(numbers) == 1:
             return numbers.pop()
-        found = f"its versions differ ({sorted(numbers)})" if numbers else "found none"
-        found = found if path.exists() else "found no such file"
         raise DatasetError(
-            f"{path}: expected the number of classes of {name!r}, {found}; write a table [{name}.default] with "
-            "n_class, or give the number with --classes"
+            f"{path}: expected one number of classes of {name!r}, found that its versions differ ({sorted(numbers)}); "
+            "make them agree, or give the number with --classes"
         )
 
     def known_classes(self, name: str) -> int | None:

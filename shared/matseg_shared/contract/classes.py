@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def read_legend(path: Path) -> Legend:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{path}: expected the class table there, found nothing; run `matseg-prep labels {path.parent.name} train "
-            "--append`, which keeps label arrays that are there"
+            f"{path}: expected the class table there, found nothing; run `matseg-prep labels "
+            f"{shlex.quote(path.parent.name)} train --append`, which keeps label arrays that are there"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         # ValueError: broken UTF-8, broken TOML, or a whole number of more digits than Python reads

@@ -295,3 +295,54 @@ def test_classes_are_counted_in_label_images_where_nothing_says_them(
     assert prep("config", "steel").exit_code == 0
     document = tomllib.loads((workspace / "config.toml").read_text(encoding="utf-8"))
     assert document["steel"]["auto"]["n_class"] == 3
+
+
+def test_labels_whose_names_are_not_the_images_are_told_with_a_remedy(small: SmallSet, prep: Prep) -> None:
+    image, labels = discs(1)
+    small.add("train", "s1", labels, image=image, mark="_labels")
+    for result in (prep("config", "steel"), prep("labels", "steel", "train"), prep("check", "steel")):
+        assert result.exit_code == 2, result.output
+        assert "no label image for s1.png" in result.output
+        assert "matseg-prep import IMAGES NAME --labels LABELS" in result.output
+    assert "1 problem(s)" in result.output
+
+
+def test_the_labels_command_and_the_check_count_classes_too(
+    workspace: Path, small: SmallSet, prep: Prep
+) -> None:
+    fill(small, 2, classes=3)
+    found = prep("check", "steel")
+    assert found.exit_code == 0, found.output
+    assert "2: " in found.output
+    assert "add --unlabelled 0 to matseg-prep labels, and remove classes.toml before" in found.output
+    (small.root / "classes.toml").unlink()
+    result = prep("labels", "steel", "train", "--unlabelled", "0")
+    assert result.exit_code == 0, result.output
+    assert set(np.unique(small.array("train", "s0"))) == {0, 1, 255}
+    assert not (workspace / "config.toml").exists()
+
+
+def test_labels_that_number_particles_are_told_with_a_remedy(small: SmallSet, prep: Prep) -> None:
+    label = np.repeat(np.arange(40, dtype=np.uint8), 40).reshape(40, 40)
+    small.add("train", "s1", label)
+    result = prep("check", "steel")
+    assert result.exit_code == 2
+    assert "found 40 values that are common" in result.output
+    assert "--class matrix=0 --class particle=rest" in result.output
+    words = ("--class", "matrix=0", "--class", "particle=rest")
+    assert prep("labels", "steel", "train", *words).exit_code == 0
+    assert prep("check", "steel").exit_code == 0
+
+
+def test_commands_in_messages_can_be_typed_as_they_stand(workspace: Path, prep: Prep) -> None:
+    spaced = SmallSet(workspace / "data" / "Stahl Größe 2")
+    label = np.repeat(np.arange(40, dtype=np.uint8), 40).reshape(40, 40)
+    spaced.add("train", "Probe 1 (Rückseite)", label)
+    assert "`matseg-prep labels 'Stahl Größe 2' train --class" in prep("config", "Stahl Größe 2").output
+
+
+def test_reasons_are_true_of_images_of_several_sizes() -> None:
+    reasons = {item.key: item.reason for item in make_plan(facts(shapes=((150, 600), (90, 600)) * 5))}
+    assert "half of the images have at most 120 rows or columns" in reasons["crop"]
+    reasons = {item.key: item.reason for item in make_plan(facts(counts=np.full((10, 2), [300, 45])))}
+    assert "3,400 pixels are labelled" in reasons["steps"]

@@ -156,11 +156,13 @@ def test_unlabelled_pixels_of_the_class_table(small, prep):
 
 def test_whoever_reads_labels_first_writes_the_class_table(small, prep, workspace):
     small.add("train", "a", FIRST)
+    (workspace / "config.toml").write_text("[steel.default]\nn_class = 3\n")
     result = prep("check", "steel")
-    assert result.exit_code == 2  # nothing says how many classes there are
+    assert result.exit_code == 2
+    assert "expected 3 classes in its label images, found only 2 value(s)" in result.output
     assert not (small.root / "classes.toml").exists()
-    (workspace / "config.toml").write_text("[steel.default]\nn_class = 2\n")
-    result = prep("check", "steel")
+    (workspace / "config.toml").unlink()
+    result = prep("check", "steel")  # which counts them where nothing says how many there are
     assert result.exit_code == 0, result.output
     assert "50.00%" in result.output
     assert [item.label_value for item in Dataset.open(small.root).classes] == [0, 255]

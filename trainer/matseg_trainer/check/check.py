@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from matseg_runtime.source.transform import NoDataOptions
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import UNLABELLED, Legend
+from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend
 from matseg_shared.errors import DatasetError, ImageError, MissingExtraError
 from matseg_shared.images.channels import is_grey
 from matseg_shared.images.context import of_slice
@@ -24,12 +25,21 @@ from matseg_trainer.check.label_agreement import LabelAgreement, label_agreement
 from matseg_trainer.check.label_help import Finding, LabelHelp
 from matseg_trainer.check.similarity import Neighbour
 from matseg_trainer.data.class_table import MAX_MOVED, ClassTable, Strays, table_from_legend
-from matseg_trainer.data.folder import SPLITS, Dataset, Pairing, images_in, load_array, shorten
+from matseg_trainer.data.folder import (
+    PAIRING_REMEDY,
+    SPLITS,
+    Dataset,
+    Pairing,
+    images_in,
+    load_array,
+    shorten,
+)
 from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
 from matseg_trainer.data.no_data import absent_of, note_on
 from matseg_trainer.data.pixel_size import pixel_sizes
 
 _MOST_CLASSES = 255
+_NOTES = 5
 _T = TypeVar("_T")
 
 
@@ -73,18 +83,25 @@ class CheckResult:
 
 
 def check_dataset(
-    dataset: Dataset, progress: Progress = SILENT, *, with_agreement: bool = False
+    dataset: Dataset,
+    progress: Progress = SILENT,
+    *,
+    with_agreement: bool = False,
+    no_table: str | None = None,
 ) -> CheckResult:
     """Read every file of every split and list what is wrong; writes nothing.
 
-    `with_agreement` adds the agreement of the labels with themselves, which needs the extra `train`.
+    `with_agreement` adds the agreement of the labels with themselves, which needs the extra `train`; `no_table` is why
+    there is no class table.
     """
     has_scipy = importlib.util.find_spec("scipy") is not None
     if with_agreement and not has_scipy:
         raise MissingExtraError("train", "the agreement of labels")
-    check = _Check(dataset, progress, with_help=has_scipy)
+    check = _Check(dataset, progress, with_help=has_scipy, no_table=no_table)
     splits = [check.split(split) for split in dataset.splits]
     check.compare_splits(splits)
+    if no_table is not None and not check.problems:  # else it is for these
+        check.problems.append(no_table)
     neighbours = check.attempt(check.help.finish) if check.help else None
     classes = check.classes or ()
     agreement: list[LabelAgreement] = []
@@ -105,13 +122,16 @@ def check_dataset(
 class _Check:
     """A data set, and what is wrong with the splits looked at so far."""
 
-    def __init__(self, dataset: Dataset, progress: Progress, *, with_help: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, progress: Progress, *, with_help: bool, no_table: str | None
+    ) -> None:
         self.dataset = dataset
         self.progress = progress
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.scans: list[tuple[LabelScan, Path]] = []  # of label images of the right size, with their arrays
-        self.legend = self.attempt(lambda: dataset.legend)
+        self.drawn: list[LabelScan] = []  # of all label images of the right size
+        self.legend = None if no_table else self.attempt(lambda: dataset.legend)
         self.classes = self.legend.classes if self.legend else None
         self.help = LabelHelp(self.classes) if with_help else None
         if not with_help:
@@ -147,6 +167,7 @@ class _Check:
             )
         kinds: dict[tuple[tuple[int, int], str, int], None] = {}  # in the order in which they occur
         counts, pixels_in_all = np.zeros(n_class, dtype=np.int64), 0
+        told: list[str | None] = []
         self.progress.stage(f"checking {split}", len(images), unit="images")
         for image in images:
             self.progress.advance()
@@ -158,6 +179,7 @@ class _Check:
             kinds[shape, pixels.dtype.name, 1 if not context and is_grey(pixels) else pixels.shape[-1]] = None
             pixels = of_slice(pixels, context)
             scan = self._check_label(labels.get(image), image, shape)
+            self.drawn += [scan] if scan is not None else []
             if image in arrays:
                 array = self._check_array(image, shape, n_class)
                 if array is not None and scan is not None:
@@ -165,8 +187,7 @@ class _Check:
             else:
                 array = self.attempt(partial(self._read_label, scan)) if scan and self.legend else None
             absent = self.attempt(partial(absent_of, image, pixels, NoDataOptions()))
-            if (note := self.attempt(partial(note_on, image, pixels))) is not None:
-                self.notes.append(f"{image.parent}: {note}")
+            told.append(self.attempt(partial(note_on, image, pixels)))
             if array is not None and absent is not None:
                 array = np.where(absent, np.uint8(UNLABELLED), array)
                 pixels_in_all -= int(np.count_nonzero(absent))
@@ -179,6 +200,7 @@ class _Check:
                     )
             if self.help is not None:
                 self.help.examine(split, image, pixels, array)
+        self._report_no_data(dataset.root / split / "images", [note for note in told if note])
         total = counts.sum()
         return SplitSummary(
             split=split,
@@ -194,10 +216,15 @@ class _Check:
 
     def _report_pairing(self, split: str, pairing: Pairing) -> None:
         place = self.dataset.root / split
-        self.problems += [f"{place}: {words}" for words in pairing.problems]
+        self.problems += [f"{place}: {words}; {PAIRING_REMEDY}" for words in pairing.problems]
         for words, paths in (("no image for", pairing.labels_alone), ("not an image:", pairing.others)):
             if paths:
                 self.notes.append(f"{place}: {words} {shorten([path.name for path in paths])}")
+
+    def _report_no_data(self, place: Path, told: Sequence[str]) -> None:
+        self.notes += [f"{place}: {note}" for note in told[:_NOTES]]
+        if len(told) > _NOTES:
+            self.notes.append(f"{place}: {len(told) - _NOTES} more images have such pixels")
 
     def _check_label(self, label: Path | None, image: Path, shape: tuple[int, int]) -> LabelScan | None:
         """The scan of a label image of the right size."""
@@ -254,15 +281,17 @@ class _Check:
         if len(sizes) > 1:  # a network knows structures by their size in pixels
             listing = shorten([f"{size.row:g} x {size.column:g} {size.unit}" for size in sizes])
             self.notes.append(f"{root}: the images say that their pixels are of several sizes: {listing}")
-        if self.legend and self.scans:
+        if self.legend and self.drawn:
             self.progress.stage("comparing arrays with label images", len(self.scans), unit="images")
-            self.attempt(partial(self._compare_arrays, self.legend))
+            self.attempt(partial(self._compare_labels, self.legend))
         self.progress.stage("comparing images with each other")
 
-    def _compare_arrays(self, legend: Legend) -> None:
-        """Find arrays that were not made again after their label image was changed."""
-        kind, scans = unify([scan for scan, _ in self.scans], legend.numbers, in_colours=legend.has_colours)
+    def _compare_labels(self, legend: Legend) -> None:
+        """Find classes that may be unlabelled pixels, and arrays that were not made again after their label image."""
+        kind, scans = unify(self.drawn, legend.numbers, in_colours=legend.has_colours)
         table = table_from_legend(kind, scans, legend, self.dataset.classes_path)
+        hints = Strays.find(table, scans, MAX_MOVED).hints
+        self.notes += [f"{hint} to matseg-prep labels, and remove {CLASSES_NAME} before" for hint in hints]
         n_class, unlabelled = len(legend.classes), bool(legend.unlabelled)
         for scan, path in self.scans:
             self.progress.advance()
@@ -271,5 +300,5 @@ class _Check:
                 split = path.parent.parent.name
                 self.problems.append(
                     f"{path}: expected the classes of {scan.path.name}, found {changed} pixel(s) of others; "
-                    f"run `matseg-prep labels {self.dataset.name} {split} --overwrite`"
+                    f"run `matseg-prep labels {shlex.quote(self.dataset.name)} {split} --overwrite`"
                 )

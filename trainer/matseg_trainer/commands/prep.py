@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -96,7 +95,7 @@ def labels(
     """
     from matseg_trainer.prepare.console import is_interactive, print_labels
     from matseg_trainer.prepare.label_request import LabelRequest
-    from matseg_trainer.prepare.labels import existing_arrays, plan_labels, write_labels
+    from matseg_trainer.prepare.labels import existing_arrays, found_classes, plan_labels, write_labels
 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
@@ -107,8 +106,11 @@ def labels(
     if found and existing is None and may_ask:
         question = f"There are {len(found)} label arrays already. Make them all anew (no: keep them)?"
         mode = "overwrite" if click.confirm(question) else "append"
+    with shown_progress() as progress:
+        number = classes or len(dict(named)) or place.n_class_of(opened)
+        number = number or found_classes(opened, progress, unlabelled)
     request = LabelRequest(
-        n_class=classes or len(dict(named)) or place.n_class_of(opened),
+        n_class=number,
         classes=named,
         unlabelled=unlabelled,
         existing=mode,
@@ -276,10 +278,12 @@ def check(dataset: str, label_agreement: bool, workspace: Path | None, as_json: 
     place = Workspace.find(workspace)
     opened = place.dataset(dataset)
     with shown_progress() as progress:
-        with suppress(DatasetError, ConfigError):  # the check tells what is wrong
-            for note in add_class_table(opened, place.n_class_of(opened), progress):
-                click.echo(f"note: {note}", err=True)
-        result = check_dataset(opened, progress, with_agreement=label_agreement)
+        no_table = None
+        try:
+            add_class_table(opened, place.n_class_of(opened), progress)
+        except (DatasetError, ConfigError) as error:
+            no_table = None if opened.classes_path.exists() else str(error)
+        result = check_dataset(opened, progress, with_agreement=label_agreement, no_table=no_table)
     if as_json:
         print_json(result)
     else:

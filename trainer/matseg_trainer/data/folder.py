@@ -30,6 +30,10 @@ from matseg_trainer.data.mapped import row_bands
 SPLITS = ("train", "validate", "test")
 LABEL_MARK = "_L"
 """Suffix that a label image's stem may have behind the image's."""
+PAIRING_REMEDY = (
+    "rename them or take them out, or let `matseg-prep import IMAGES NAME --labels LABELS` make another data set of "
+    "the images that have labels, whose names may go on after the image's"
+)
 _PUBLISHED = {
     "tomography": "\nthe published set is to be had under doi 10.18126/M2RM08 and doi 10.18126/M2W93J"
 }
@@ -187,7 +191,7 @@ class Dataset:
             raise DatasetError(
                 f"{folder}: expected the images that `validation_images` of config.toml names, found none of "
                 f"{shorten(unknown)}{did_you_mean(unknown[0], groups)}; name others there, or make the version `auto` "
-                f"anew (`matseg-prep config {self.name} --overwrite`)"
+                f"anew (`matseg-prep config {shlex.quote(self.name)} --overwrite`)"
             )
         if split == "validate" and not self.validation_images:
             raise DatasetError(
@@ -222,8 +226,8 @@ class Dataset:
             folder = self.array_path(missing[0]).parent
             raise DatasetError(
                 f"{folder}: expected a label array for every image, found none for "
-                f"{shorten([image.name for image in missing])}; run `matseg-prep labels {self.name} "
-                f"{folder.parent.name}`"
+                f"{shorten([image.name for image in missing])}; run `matseg-prep labels "
+                f"{shlex.quote(self.name)} {folder.parent.name}`"
             )
         unlabelled = self.has_unlabelled
         return tuple(

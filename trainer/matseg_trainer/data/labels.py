@@ -252,5 +252,6 @@ def _require_one_palette(scans: Sequence[LabelScan]) -> None:
             if known != colour:
                 raise DatasetError(
                     f"{scan.path}: expected the palette of {path.name}, with {known} at index {value}, found {colour}; "
-                    "save the label images with one palette, or as RGB without one"
+                    "save the label images with one palette, or as RGB without one, or let `matseg-prep import IMAGES "
+                    "NAME --labels LABELS` go by the numbers alone"
                 )

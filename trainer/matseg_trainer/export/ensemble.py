@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ def _trainings(workspace: Workspace, dataset: str, version: str) -> list[str]:
     if not names:
         raise UsageError(
             f"{workspace.saved}: expected trainings of a cross-validation of {version}, found none; make them with "
-            f"matseg-train {dataset} {version} --folds 5"
+            f"{shlex.join(['matseg-train', dataset, version, '--folds', '5'])}"
         )
     return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)[::-1][:2]])
 

@@ -179,7 +179,7 @@ def _settings(config: VersionConfig | None) -> tuple[Fact, ...]:
 
 
 def _shown(value: object) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

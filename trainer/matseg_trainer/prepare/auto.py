@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,10 @@ def write_auto(
     notes = update_arrays(dataset, splits or ["train"], number, progress)
     facts = look_at(dataset, config, progress)
     choices = make_plan(facts)
+    word = shlex.quote(name)
     heading = (
-        f"Made from the data by `matseg-prep config {name}`, and yours to change. {facts.words}. "
-        f"matseg-train {name} trains it."
+        f"Made from the data by `matseg-prep config {word}`, and yours to change. {facts.words}. "
+        f"matseg-train {word} trains it."
     )
     write_version(place.config_path, name, AUTO_VERSION, choices, heading)
     return AutoVersion(dataset=name, config=place.config_path, facts=facts, choices=choices, notes=notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -138,7 +139,8 @@ def _require_contrast(facts: DataFacts, dataset: Dataset, *, is_constant: bool) 
     if len(there) == 1:
         raise DatasetError(
             f"{dataset.folder('train', 'labels')}: expected labels of two classes at least, found "
-            f"{facts.names[there[0]]!r} alone; label some of another class, or see `matseg-prep check {dataset.name}`"
+            f"{facts.names[there[0]]!r} alone; label some of another class, or see `matseg-prep check "
+            f"{shlex.quote(dataset.name)}`"
         )
     if is_constant:
         raise DatasetError(

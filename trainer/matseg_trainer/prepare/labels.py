@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matseg_shared.console.progress import SILENT, Progress
-from matseg_shared.contract.classes import CLASSES_NAME, UNLABELLED, Legend, add_unlabelled, write_legend
+from matseg_shared.contract.classes import (
+    CLASSES_NAME,
+    UNLABELLED,
+    LabelValue,
+    Legend,
+    add_unlabelled,
+    write_legend,
+)
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write, write_text
 from matseg_trainer.data.class_table import ClassTable, Strays, codes, main_values
-from matseg_trainer.data.folder import Dataset, Pairing, Sample, images_in, load_array, shorten
-from matseg_trainer.data.labels import LabelScan, read_values, scan_label, unify
+from matseg_trainer.data.folder import (
+    PAIRING_REMEDY,
+    Dataset,
+    Pairing,
+    Sample,
+    images_in,
+    load_array,
+    shorten,
+)
+from matseg_trainer.data.labels import LabelScan, packed, read_values, scan_label, unify
 from matseg_trainer.data.no_data import note_on
-from matseg_trainer.prepare.label_request import LabelRequest, make_table
+from matseg_trainer.prepare.label_request import LabelRequest, as_kind, make_table
 
 MOST_FOUND = 20
 """More values than this in label images are not taken for classes unless somebody says so."""
@@ -97,6 +113,11 @@ def plan_labels(
     in_colours = legend.has_colours if legend else any(not isinstance(value, int) for value in said)
     kind, scans = unify(scans, legend.numbers if legend else frozenset(), in_colours=in_colours)
     table = make_table(request, kind, scans, legend, dataset.classes_path)
+    strays = Strays.find(table, scans, request.max_moved)
+    if strays.images and legend is None and not request.nearest:  # say what --nearest would make of them
+        joined = make_table(replace(request, nearest=True), kind, scans, legend, dataset.classes_path)
+        moved = Strays.find(joined, scans, request.max_moved)
+        table, strays = (joined, moved) if moved.images else (table, strays)
     _refuse_unlabelled(dataset, table, scans)
     for pair in kept:
         _load(dataset, pair, table.legend)
@@ -106,7 +127,7 @@ def plan_labels(
         new_table=legend is None,
         pairs=tuple(written),
         kept=tuple(kept),
-        strays=Strays.find(table, scans, request.max_moved),
+        strays=strays,
         notes=notes,
         labels_alone=tuple(label for pairing in pairings for label in pairing.labels_alone),
     )
@@ -163,7 +184,8 @@ def update_arrays(
         return ()
     n_class = len(legend.classes) if legend else n_class
     plan = plan_labels(dataset, drawn, LabelRequest(n_class=n_class, existing="append"), progress)
-    notes = _hints(plan)
+    hints = plan.strays.hints if plan.new_table else ()
+    notes = [f"{hint} to matseg-prep labels, and remove {CLASSES_NAME} before" for hint in hints]
     stale = []
     for pair in plan.kept:
         path, legend = dataset.array_path(pair.image), plan.table.legend
@@ -178,13 +200,13 @@ def update_arrays(
         elif differing:
             notes.append(
                 f"{path}: is used, though {differing} pixel(s) are others than in {pair.labels.name}; "
-                f"`matseg-prep labels {dataset.name} {path.parent.parent.name} --overwrite` makes it anew"
+                f"`{_command(dataset, [path.parent.parent.name])} --overwrite` makes it anew"
             )
     plan = replace(plan, pairs=(*plan.pairs, *stale), kept=())
     if plan.written_strays:
         raise DatasetError(
-            f"{replace(plan.strays, images=plan.written_strays).message(dataset.root)}; so run `matseg-prep labels "
-            f"{dataset.name} {' '.join(drawn)} --append` with one of these"
+            f"{replace(plan.strays, images=plan.written_strays).message(dataset.root)}; so run "
+            f"`{_command(dataset, drawn)} --append` with one of these"
         )
     progress.stage("making label arrays", len(plan.pairs), unit="arrays")
     for _ in write_labels(plan):
@@ -195,8 +217,10 @@ def update_arrays(
     return tuple(notes)
 
 
-def found_classes(dataset: Dataset, progress: Progress = SILENT) -> int:
-    """Number of classes that the label images of all splits show, where nothing says it.
+def found_classes(
+    dataset: Dataset, progress: Progress = SILENT, unlabelled: Sequence[LabelValue] = ()
+) -> int:
+    """Number of classes that the label images of all splits show beside the `unlabelled`, where nothing says it.
 
     Raises:
         DatasetError: there are no label images, or they show one class alone, or more than `MOST_FOUND`.
@@ -207,43 +231,50 @@ def found_classes(dataset: Dataset, progress: Progress = SILENT) -> int:
             f"{dataset.root}: expected label images, or a {CLASSES_NAME}, that tell the classes, found none; put label "
             "images in labels/ of each split"
         )
-    scans, _ = _scan_all(dataset, [], _other_labels(dataset, []), progress)
-    kind, scans = unify(scans, frozenset(), in_colours=False)
-    number = len(codes(scans, set()) if kind in ("grey", "value") else main_values(scans))
+    labels = _other_labels(dataset, [])
+    if not labels:
+        _refuse_unpaired(dataset, drawn, [dataset.pairing(split) for split in drawn])
+    scans, _ = _scan_all(dataset, [], labels, progress)
+    kind, scans = unify(scans, in_colours=any(not isinstance(value, int) for value in unlabelled))
+    blank = {packed(as_kind(value, kind)) for value in unlabelled}
+    number = len(codes(scans, blank) if kind in ("grey", "value") else main_values(scans).keys() - blank)
     if not 2 <= number <= MOST_FOUND:
-        found = "one value alone" if number == 1 else f"{number} values that are common in some image"
+        found = f"{number} values that are common in some image" if number > 1 else "one value alone"
+        hint = "; where they number single particles, with `--class matrix=0 --class particle=rest`"
+        if kind == "colour":
+            hint = ", and add --nearest where the brush was anti-aliased"
         raise DatasetError(
             f"{dataset.root}: expected label images of two to {MOST_FOUND} classes, found {found}; say what stands for "
-            f"each class with `matseg-prep labels {dataset.name} {' '.join(drawn)} --class NAME=VALUE`"
+            f"each class with `{_command(dataset, drawn)} --class NAME=VALUE`{hint if number > 1 else ''}"
         )
     return number
 
 
-def add_class_table(dataset: Dataset, n_class: int, progress: Progress = SILENT) -> list[str]:
-    """Write the class table where there is none, from label images alone; notes on what deserves a look.
+def add_class_table(dataset: Dataset, n_class: int | None, progress: Progress = SILENT) -> None:
+    """Write the class table where there is none, from label images alone.
+
+    `n_class` is None where nothing says how many classes there are.
 
     Raises:
         DatasetError: it cannot be made; see `plan_labels`.
         OutputError: it cannot be written.
     """
     if dataset.classes_path.exists():
-        return []
-    drawn = _drawn(dataset, dataset.splits)
-    plan = plan_labels(dataset, drawn, LabelRequest(n_class=n_class, existing="append"), progress)
+        return
+    drawn, number = _drawn(dataset, dataset.splits), n_class or found_classes(dataset, progress)
+    plan = plan_labels(dataset, drawn, LabelRequest(n_class=number, existing="append"), progress)
     if plan.strays.images:
         raise DatasetError(plan.strays.message(dataset.root))
     write_legend(dataset.classes_path, plan.table.legend)
-    return _hints(plan)
+
+
+def _command(dataset: Dataset, splits: Sequence[str]) -> str:
+    return shlex.join(["matseg-prep", "labels", dataset.name, *splits])
 
 
 def _drawn(dataset: Dataset, splits: Sequence[str]) -> list[str]:
     """Splits with label images."""
     return [split for split in splits if images_in(dataset.folder(split, "labels"))]
-
-
-def _hints(plan: LabelPlan) -> list[str]:
-    hints = plan.strays.hints if plan.new_table else ()
-    return [f"{hint} to matseg-prep labels, and remove {CLASSES_NAME} before" for hint in hints]
 
 
 def _unsure(dataset: Dataset, split: str, legend: Legend) -> bool:
@@ -283,7 +314,7 @@ def _refuse_unpaired(dataset: Dataset, splits: Sequence[str], pairings: Sequence
         listing = "\n".join(lines)
         raise DatasetError(
             f"{dataset.root}: expected one label image for every image, in labels/, with the image's stem or "
-            f"<stem>_L; nothing was written\n{listing}"
+            f"<stem>_L, found others; {PAIRING_REMEDY}; nothing was written\n{listing}"
         )
 
 

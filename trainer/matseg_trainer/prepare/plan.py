@@ -147,7 +147,12 @@ def _crop(facts: DataFacts, scale: int) -> tuple[int, str]:
     shortest = int(np.median([min(shape) for shape in facts.shapes]))
     if crop > shortest:
         unit = 16 * scale
-        return max(unit, shortest // unit * unit), f"{why}, and the images have {shortest} rows or columns"
+        have = (
+            "the images have"
+            if len({min(shape) for shape in facts.shapes}) == 1
+            else "half of the images have at most"
+        )
+        return max(unit, shortest // unit * unit), f"{why}, and {have} {shortest} rows or columns"
     return crop, why
 
 
@@ -155,7 +160,7 @@ def _steps(facts: DataFacts, pixels: int) -> tuple[int, str]:
     """Steps of a training, a multiple of `EPOCHS`, of which each shows so many pixels."""
     share = float(np.interp(np.log(max(facts.labelled, 1)), np.log(STEPS_AT), (0, 1)))
     total = STEPS[0] + share * (STEPS[1] - STEPS[0])
-    why = f"{facts.labelled / 1e6:.2g} million pixels are labelled"
+    why = f"{float(f'{facts.labelled:.2g}'):,.0f} pixels are labelled"
     if total * pixels > MOST_PIXELS:
         total, why = MOST_PIXELS / pixels, f"{why}, and crops are large"
     return max(round(total / EPOCHS), 1) * EPOCHS, why
@@ -185,7 +190,10 @@ def _augmentation(facts: DataFacts) -> Choice:
 def _validation(facts: DataFacts) -> Iterator[Choice]:
     held = () if facts.validation else held_out(facts)
     if not facts.validation:
-        reason = f"{len(held)} of {len(facts.stems)} images measure, for there is no validate/"
+        reason = (
+            f"{len(held)} of {len(facts.stems)} images measure, for there is no validate/; their figures flatter "
+            "where images overlap or are neighbouring slices: then make one of another place"
+        )
         if not held:
             reason = "no image can be spared to measure it: label another one, or judge by eye"
         yield Choice("validation_images", list(held), reason)

@@ -194,7 +194,7 @@ def _copy(
         has = ", ".join(map(str, list(stored)[:_NAMED])) or "nothing"
         raise ModelError(
             f"{path}: expected the weights of {kind}, found {', '.join(wrong[:_NAMED])}{more}; the file's keys begin "
-            f"with {has}"
+            f"with {has}; name a file with these weights, or leave `encoder` out"
         )
     encoder.load_state_dict(state)
 

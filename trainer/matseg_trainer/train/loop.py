@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -169,7 +170,7 @@ def _facts(training: Training) -> dict[str, str]:
     if job.version == AUTO_VERSION and "validate" in folders:
         facts["plan"] = (
             "made before there was a validate/, whose images train now, as `validation_images` names those that "
-            f"measure; `matseg-prep config {job.dataset.name} --overwrite` makes it anew"
+            f"measure; `matseg-prep config {shlex.quote(job.dataset.name)} --overwrite` makes it anew"
         )
     if job.version == AUTO_VERSION and training.context.size == 1:
         device = "GPU" if compute.device.type == "cuda" else "CPU"

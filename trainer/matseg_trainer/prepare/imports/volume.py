@@ -222,7 +222,7 @@ def _matched(pictures: Slices, labels: Slices, notes: list[str]) -> Iterator[tup
             return
         raise DatasetError(
             f"{labels.location}: expected one label image each for images in {pictures.location}, found {found}; "
-            "their names begin with the images', or have their numbers"
+            "names of label images begin with the images', or have their numbers: rename or take out the others"
         )
     if len(labels.names) != len(pictures.names):
         raise DatasetError(
