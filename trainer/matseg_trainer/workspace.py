@@ -95,20 +95,22 @@ class Workspace:
     def n_class_of(self, dataset: Dataset) -> int | None:
         """The number of classes in `config.toml`; where that says nothing of the data set, in its `classes.toml`.
 
-        None: neither says it.
+        None: neither says it; the version `auto` does not, for it follows from the labels.
 
         Raises:
             ConfigError: the configuration is wrong.
             DatasetError: the versions give several numbers.
         """
+        from matseg_trainer.config.load import AUTO_VERSION
+
         name, path = dataset.name, self.config_path
-        versions = self.config().versions if path.exists() else {}
-        if name not in versions:
+        versions = self.config().versions.get(name, {}) if path.exists() else {}
+        numbers = {item.n_class for version, item in versions.items() if version != AUTO_VERSION}
+        if not numbers and path.exists():
+            default = tomllib.loads(path.read_text(encoding="utf-8-sig")).get(name, {}).get("default", {})
+            numbers = {int(default["n_class"])} if "n_class" in default else numbers  # checked by load_config
+        if not numbers:
             return len(dataset.classes) if dataset.classes_path.exists() else None
-        numbers = {version.n_class for version in versions[name].values()}
-        if not versions[name]:
-            document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-            numbers = {int(document[name]["default"]["n_class"])}  # checked by load_config
         if len(numbers) == 1:
             return numbers.pop()
         raise DatasetError(

@@ -346,3 +346,15 @@ def test_reasons_are_true_of_images_of_several_sizes() -> None:
     assert "half of the images have at most 120 rows or columns" in reasons["crop"]
     reasons = {item.key: item.reason for item in make_plan(facts(counts=np.full((10, 2), [300, 45])))}
     assert "3,400 pixels are labelled" in reasons["steps"]
+
+
+def test_what_is_unlabelled_may_be_said_after_the_plan_was_made(small: SmallSet, prep: Prep) -> None:
+    fill(small, 2, classes=3)
+    assert prep("config", "steel").exit_code == 0
+    (small.root / "classes.toml").unlink()
+    result = prep("labels", "steel", "train", "--unlabelled", "0", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert set(np.unique(small.array("train", "s0"))) == {0, 1, 255}
+    assert "class 2" not in (small.root / "classes.toml").read_text(encoding="utf-8")
+    assert prep("config", "steel", "--overwrite").exit_code == 0
+    assert json.loads(prep("config", "steel", "--overwrite", "--json").stdout)["version"]["n_class"] == 2
