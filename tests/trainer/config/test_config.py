@@ -269,6 +269,37 @@ def test_what_a_missing_base_would_give_is_not_missed() -> None:
     assert list(problems({"set": {"v1": {"preset": "guide2020", "model": "unet"}}})) == ["set.v1.n_class"]
 
 
+def test_a_version_of_another_network_leaves_the_encoder_that_it_would_inherit() -> None:
+    plan = {"model": "effunet", "encoder": "lite0", "encoder_lr": 0.3, "n_class": 3, "steps": 40}
+    vgg = {"model": "segnet", "encoder": "vgg16.pth", "encoder_licence": "MIT", "n_class": 3}
+    config = parse_config(
+        {
+            "set": {
+                "auto": plan,
+                "mine": {"preset": "auto", "model": "UNet"},
+                "longer": {"base": "mine", "epoch": 7},
+                "narrow": {"preset": "auto", "width": 8},
+                "vgg": vgg,
+                "pixels": {"base": "vgg", "model": "pixelnet"},
+            }
+        },
+        SOURCE,
+    )
+    for name in ("mine", "longer"):
+        found = config.version("set", name)
+        assert (found.model, found.encoder, found.encoder_lr, found.steps) == ("unet", None, 1.0, 40)
+    assert config.version("set", "narrow").encoder == "lite0"
+    assert config.version("set", "pixels").encoder_licence == "MIT"
+
+
+def test_an_inherited_key_that_is_wrong_in_the_heir_alone_is_told() -> None:
+    tables = {
+        "vgg": {"model": "segnet", "encoder": "vgg16.pth", "n_class": 3},
+        "v2": {"base": "vgg", "width": 32},
+    }
+    assert "expected width = 64" in problems({"set": tables})["set.v2.encoder"]
+
+
 OLD_NAMES = {"repeat": 6, "focus": 0.5, "samples": 99, "keep": "last", "precision": "fp32"}
 NEW_NAMES = {
     "crops_per_image": 6,

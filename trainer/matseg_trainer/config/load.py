@@ -29,7 +29,14 @@ from pydantic import ValidationError
 from matseg_shared.console.help import did_you_mean
 from matseg_shared.errors import ConfigError, Problem, problems_of
 from matseg_shared.system.names import portable_name_problem
-from matseg_trainer.config.versions import EFFICIENTNETS, RENAMED, Network, VersionConfig, current_names
+from matseg_trainer.config.versions import (
+    EFFICIENTNETS,
+    RENAMED,
+    Network,
+    VersionConfig,
+    current_names,
+    takes_encoder,
+)
 
 DEFAULT_VERSION = "default"
 AUTO_VERSION = "auto"
@@ -156,6 +163,7 @@ def _check_dataset(
         placeholders["n_class"] = 2
     versions: dict[str, VersionConfig] = {}
     problems: list[Problem] = []
+    repeated: list[Problem] = []
     reported: set[str] = set()
     for name, table in {DEFAULT_VERSION: placeholders | dict(defaults), **named}.items():
         try:
@@ -163,7 +171,7 @@ def _check_dataset(
         except _InheritanceError as error:
             problems.append(replace(error.problem, where=f"{dataset}.{error.problem.where}"))
             continue
-        whole = {**defaults, **inherited, **(table if name == DEFAULT_VERSION else _own(table))}
+        whole = {**defaults, **_over(inherited, table if name == DEFAULT_VERSION else _own(table))}
         try:
             versions[name] = VersionConfig.model_validate(whole)
         except ValidationError as error:
@@ -171,10 +179,13 @@ def _check_dataset(
             # one problem per key: both numbers of a bad `size` are one mistake
             found = {problem.where.removeprefix(f"{dataset}.{name}."): problem for problem in explained}
             known = reported | inherited.keys() - table.keys()
-            problems += [item for key, item in found.items() if key in table or key not in known]
+            for key, item in found.items():
+                (problems if key in table or key not in known else repeated).append(item)
             reported |= found.keys() if name == DEFAULT_VERSION else set()
     versions.pop(DEFAULT_VERSION, None)
-    return versions, list(dict.fromkeys(problems))
+    return versions, list(
+        dict.fromkeys(problems or repeated)
+    )  # an inherited key may be wrong in the heir alone
 
 
 class _InheritanceError(Exception):
@@ -205,7 +216,15 @@ def _inherited(name: str, tables: Mapping[str, Mapping[str, Any]], heirs: tuple[
     if base in (*heirs, name):
         circle = " -> ".join((*heirs, name, base))
         raise _InheritanceError(place, f"a version cannot inherit from itself: {circle}", "circle")
-    return {**_inherited(base, tables, (*heirs, name)), **_own(tables[base])}
+    return _over(_inherited(base, tables, (*heirs, name)), _own(tables[base]))
+
+
+def _over(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A version's own keys over those that it inherits, but an encoder that its own network does not take."""
+    model, encoder = own.get("model"), inherited.get("encoder")
+    left_out = isinstance(model, str) and encoder is not None and not takes_encoder(model.lower(), encoder)
+    kept = {key: value for key, value in inherited.items() if not (left_out and key.startswith("encoder"))}
+    return {**kept, **own}
 
 
 def _own(table: Mapping[str, Any]) -> dict[str, Any]:

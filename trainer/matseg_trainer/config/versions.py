@@ -281,6 +281,11 @@ def base_version(version: str) -> str:
     return re.sub(r"\.fold\d+\.seed\d+$", "", version)
 
 
+def takes_encoder(model: str, encoder: object) -> bool:
+    """True for a network whose encoder may have these weights, one of `EFFICIENTNETS` or a file of VGG-16."""
+    return model == "effunet" if encoder in EFFICIENTNETS else model in _VGG16_NETWORKS
+
+
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters under the names they have now; an old name beside the new one stays as it is."""
     return {
