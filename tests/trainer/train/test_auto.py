@@ -14,6 +14,7 @@ from discs import write_discs
 
 from matseg_trainer.commands.evaluate import evaluate_main
 from matseg_trainer.commands.export import export_main
+from matseg_trainer.commands.prep import main as prep_main
 from matseg_trainer.commands.train import train_main
 from matseg_trainer.overview.survey import survey
 from matseg_trainer.pages.training import write_training_page
@@ -174,3 +175,14 @@ def test_long_trainings_are_told_how_to_be_shortened() -> None:
     assert time_words(20, "CPU") == "under a minute on this CPU"
     assert time_words(540, "CPU") == "about 9 min on this CPU"
     assert time_words(cost.LONG + 60, "CPU").startswith("about 21 min on this CPU; `epoch`, `steps`")
+
+
+def test_a_plan_of_other_classes_than_the_labels_have_now_is_to_be_made_anew(bare: Path, train: Run) -> None:
+    prep = ["labels", "discs", "train", "--workspace", str(bare)]
+    assert CliRunner().invoke(prep_main, prep).exit_code == 0
+    (bare / "config.toml").write_text(
+        '[discs.auto]\nmodel = "unet"\nwidth = 2\nn_class = 9\nvalidation_images = []\n', encoding="utf-8"
+    )
+    result = train()
+    assert result.exit_code == 2
+    assert "the version's n_class is 9; `matseg-prep config discs --overwrite` makes it anew" in result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from matseg_shared.errors import DatasetError, MatsegError, UsageError
 from matseg_shared.images.read import PixelArray
 from matseg_shared.images.tiff import channel_names
 from matseg_shared.system import interruption
+from matseg_trainer.config.load import AUTO_VERSION
 from matseg_trainer.config.versions import VersionConfig
 from matseg_trainer.data.dataset import BatchLoader, EpochSampler, Step, TrainingBatches
 from matseg_trainer.data.examples import Example, Examples, context_of_set
@@ -138,9 +140,12 @@ class Training:
         """Look at every image and label once, and refuse what cannot be trained on."""
         job, config = self.job, self.job.config
         if len(self.classes) != config.n_class:
+            remedy = f"change config.toml, or run matseg-prep labels --classes {config.n_class} again"
+            if job.version == AUTO_VERSION:
+                remedy = f"`matseg-prep config {shlex.quote(job.dataset.name)} --overwrite` makes it anew"
             raise DatasetError(
                 f"{job.dataset.root}: its label arrays have {len(self.classes)} classes, the version's n_class is "
-                f"{config.n_class}; change config.toml, or run matseg-prep labels --classes {config.n_class} again"
+                f"{config.n_class}; {remedy}"
             )
         samples = {split: job.dataset.samples(split) for split in job.dataset.learned_splits}
         context = context_of_set(samples["train"], config)
