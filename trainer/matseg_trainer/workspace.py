@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -128,10 +128,9 @@ class Workspace:
             return None
 
 
-def workspace_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--workspace`; the command's argument `workspace` (Path or None) goes to `Workspace.find`."""
-    return click.option(
-        "--workspace",
-        type=click.Path(path_type=Path),
-        help=f"The folder that holds config.toml and data/ (default: ${WORKSPACE_VARIABLE}, else here).",
-    )(command)
+workspace_option = click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    help=f"The folder that holds config.toml and data/ (default: ${WORKSPACE_VARIABLE}, else here).",
+)
+"""The command's argument `workspace` (Path or None) goes to `Workspace.find`."""

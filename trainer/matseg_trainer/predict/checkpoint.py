@@ -133,7 +133,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelError: the file is missing, damaged, not ours, or its weights do not fit its configuration.
     """
-    document = _load_document(path)
+    document = load_document(path)
     try:
         size = document.get("pixel_size")  # missing in checkpoints of earlier versions
         checkpoint = Checkpoint(
@@ -157,19 +157,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def load_training(path: Path) -> TrainingInfo:
-    """Read where a checkpoint's weights come from, whatever they are.
+def load_document(path: Path) -> dict[str, Any]:
+    """Read the whole of a checkpoint, unchecked.
 
     Raises:
-        ModelError: the file is missing, damaged, not ours, or its description is not valid.
+        ModelError: the file is missing, damaged, or not ours.
     """
-    try:
-        return TrainingInfo.model_validate(_load_document(path).get("training"))
-    except ValidationError as error:
-        raise ModelError(f"{path}: its description is not valid; train this version again") from error
-
-
-def _load_document(path: Path) -> dict[str, Any]:
     document = load_tensors(path)
     if document.get("matseg_checkpoint") != FORMAT:
         raise ModelError(f"{path}: expected a checkpoint written by matseg-train, found something else")

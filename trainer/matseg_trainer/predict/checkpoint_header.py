@@ -32,6 +32,15 @@ def read_training(path: Path) -> TrainingInfo:
         with zipfile.ZipFile(path) as archive:
             if _MEMBER in archive.namelist():
                 return TrainingInfo.model_validate_json(archive.read(_MEMBER))
+        from matseg_trainer.predict.checkpoint import load_document
+
+        return TrainingInfo.model_validate(load_document(path).get("training"))
+    except ModelError:
+        raise
+    except ImportError as error:
+        raise ModelError(
+            f"{path}: was written by an earlier version of matseg, and reading it takes torch, which is not installed"
+        ) from error
     except ValidationError as error:
         raise ModelError(f"{path}: its description is not valid; train this version again") from error
     except OSError as error:
@@ -40,10 +49,3 @@ def read_training(path: Path) -> TrainingInfo:
         raise ModelError(
             f"{path}: expected a checkpoint written by matseg-train, found a damaged or foreign file"
         ) from error
-    try:
-        from matseg_trainer.predict.checkpoint import load_training
-    except ImportError as error:
-        raise ModelError(
-            f"{path}: was written by an earlier version of matseg, and reading it takes torch, which is not installed"
-        ) from error
-    return load_training(path)
