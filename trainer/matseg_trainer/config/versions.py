@@ -301,9 +301,8 @@ def config_differences(trained: Mapping[str, Any], config: VersionConfig) -> lis
     """
     now = config.model_dump(mode="json")
     fields = VersionConfig.model_fields
-    then = {key: field.default for key, field in fields.items() if not field.is_required()} | current_names(
-        trained
-    )
+    defaults = {key: field.default for key, field in fields.items() if not field.is_required()}
+    then = defaults | current_names(trained)
     return [
         Problem(
             where=key,

@@ -382,9 +382,8 @@ def pair_images(
 
 def is_unsplit(path: Path) -> bool:
     """True for a folder of images and labels that are not shared out to splits yet."""
-    if any((path / split).is_dir() for split in SPLITS):
-        return False
-    return all((path / kind).is_dir() for kind in ("images", "labels"))
+    is_split = any((path / split).is_dir() for split in SPLITS)
+    return not is_split and all((path / kind).is_dir() for kind in ("images", "labels"))
 
 
 def unsplit_words(path: Path) -> str:

@@ -158,9 +158,8 @@ class _Intensities:
         if self.counts is not None:
             self.counts += np.bincount(values.ravel(), minlength=len(self.counts))
         count = values.shape[1]
-        total = np.array(
-            [channel.astype(np.float64).sum() for channel in values]
-        )  # one at a time, for the memory
+        # one channel at a time, for the memory
+        total = np.array([channel.astype(np.float64).sum() for channel in values])
         mean = total / count
         self.squares += [
             np.square(channel.astype(np.float64) - middle).sum()

@@ -126,9 +126,8 @@ def export_checkpoint(
     progress.stage("comparing with torch")
     parity = check_parity(deployed, graph, parity_inputs(checkpoint, stride))
     progress.stage("measuring the halo")
-    halo = padded_length(
-        max(measure_halo(network, checkpoint.input.channels) for network in networks), stride
-    )
+    largest = max(measure_halo(network, checkpoint.input.channels) for network in networks)
+    halo = padded_length(largest, stride)
     confirm_halo(graph, checkpoint, stride, halo)
     metadata = ModelMetadata(
         name=name or f"{checkpoint.training.dataset}_{checkpoint.training.version}",

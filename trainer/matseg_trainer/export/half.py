@@ -79,9 +79,8 @@ def _require_range(graph: ir.Graph, found: Any) -> None:
         if node.op_type in _COMPUTED and output in found:
             largest = float(np.abs(found[output].range_value).max())
             if not largest <= LARGEST:
-                wide.append(
-                    f"{layer_name(node) if node.op_type.startswith('Conv') else output} ({largest:.3g})"
-                )
+                name = layer_name(node) if node.op_type.startswith("Conv") else output
+                wide.append(f"{name} ({largest:.3g})")
     if wide:
         raise ExportError(
             f"activations come near the largest number of fp16, {np.finfo(np.float16).max:.0f}: "

@@ -58,11 +58,10 @@ def check_parity(deployed: nn.Module, graph: Graph, inputs: Sequence[NDArray[Any
     """
     worst, ties, pixels = 0.0, 0, 0
     for image in inputs:
+        pixels_in = np.ascontiguousarray(image)
         with torch.inference_mode():
-            expected_labels, expected = (
-                output.numpy() for output in deployed(torch.from_numpy(np.ascontiguousarray(image)))
-            )
-        labels, probabilities = graph(np.ascontiguousarray(image))
+            expected_labels, expected = (output.numpy() for output in deployed(torch.from_numpy(pixels_in)))
+        labels, probabilities = graph(pixels_in)
         difference = float(np.abs(probabilities - expected).max())
         differs = labels != expected_labels
         tied = top_margin(expected) < TIE_MARGIN

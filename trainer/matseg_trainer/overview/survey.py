@@ -32,7 +32,11 @@ def survey(place: Workspace) -> WorkspaceState:
         except ConfigError as error:
             problems.insert(0, str(error))
     outputs = runs(place)
-    folders = _dataset_folders(place)
+    folders = sorted(
+        folder.name
+        for folder in place.data.glob("*")
+        if any((folder / split / "images").is_dir() for split in SPLITS) or is_unsplit(folder)
+    )
     names = list(dict.fromkeys([*folders, *config]))
     datasets = tuple(_dataset(place, name, config, models, outputs) for name in names)
     taken = {run.output for item in datasets for run in item.runs}
@@ -50,14 +54,6 @@ def survey(place: Workspace) -> WorkspaceState:
 def next_words(place: Workspace, name: str) -> str:
     """The next step of one data set, for a command that has just made it."""
     return next(item.step for item in survey(place).datasets if item.name == name)
-
-
-def _dataset_folders(place: Workspace) -> list[str]:
-    return sorted(
-        folder.name
-        for folder in place.data.glob("*")
-        if any((folder / split / "images").is_dir() for split in SPLITS) or is_unsplit(folder)
-    )
 
 
 def _dataset(
@@ -151,9 +147,8 @@ def _model_step(place: Workspace, state: DatasetState) -> tuple[str | None, str]
     if best.is_stale:
         return f"matseg-train {words} --overwrite", "train again, for hyperparameters or data have changed"
     tests = {item.split for item in best.evaluations if item.dataset is None and not item.is_stale}
-    if "test" not in tests and any(
-        item.split == "test" and item.labels + item.arrays for item in state.splits
-    ):
+    can_test = any(item.split == "test" and item.labels + item.arrays for item in state.splits)
+    if can_test and "test" not in tests:
         return f"matseg-evaluate {words} --overlay", "measure it on the test images"
     fresh = [model for model in best.models if not model.is_stale]
     if not fresh:

@@ -83,9 +83,8 @@ class TrainingLog:
     def is_done(self, config: VersionConfig) -> bool:
         """True behind the last epoch, and after `stop_after` epochs that were no better than an earlier one."""
         done = len(self.epochs)
-        if config.stop_after and done and done - self.best.epoch >= config.stop_after:
-            return True
-        return done >= config.epoch
+        is_stopped = config.stop_after and done and done - self.best.epoch >= config.stop_after
+        return bool(is_stopped) or done >= config.epoch
 
 
 def write_log(path: Path, epochs: Sequence[EpochRecord]) -> None:

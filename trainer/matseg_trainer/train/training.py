@@ -337,5 +337,4 @@ class Training:
 
     @cached_property
     def _representative_crop(self) -> PixelArray:
-        stride = self.step.network.stride
-        return representative_crop(self.train_images, self.train_statistics.shapes, stride)
+        return representative_crop(self.train_images, self.train_statistics.shapes, self.step.network.stride)

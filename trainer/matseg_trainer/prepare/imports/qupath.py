@@ -79,10 +79,8 @@ def read_qupath(documents: Sequence[tuple[Path, Any]], finder: ImageFinder) -> E
             name = properties.objectType if kind is None else kind.name or ": ".join(kind.names)
             if kind is not None and kind.colour is not None:
                 colours.setdefault(name.strip(), kind.colour)
-            parts = [
-                [np.array([point[:2] for point in ring]) for ring in rings]
-                for rings in item.geometry.coordinates
-            ]
+            areas = item.geometry.coordinates
+            parts = [[np.array([point[:2] for point in ring]) for ring in rings] for rings in areas]
             shapes.append(Shape(name=name, where=f"{path}: object {number} ({name})", parts=parts))
         drawings.append(Drawing(name=path.stem, image=finder.find(path.stem, path), shapes=shapes))
     return export_of("QuPath GeoJSON", drawings, colours=colours, ignored=_IGNORED)

@@ -79,9 +79,8 @@ def import_table(export: Export, request: ImportRequest, present: Path | None) -
         blank, classes, others = UNLABELLED, _new_classes(names, outside, export, request), []
     else:
         blank, classes = _present_classes(names, request, present, options)
-        others = [
-            label for split in SPLITS for label in sorted((present.parent / split / "labels").glob("*.*"))
-        ]
+        folders = (present.parent / split / "labels" for split in SPLITS)
+        others = [label for folder in folders for label in sorted(folder.glob("*.*"))]
     values = {item.name: item.label_value for item in classes if isinstance(item.label_value, int)}
     indices = values | dict.fromkeys(unlabelled, blank) | {OUTSIDE: values.get(outside or OUTSIDE, blank)}
     return ImportTable(

@@ -117,9 +117,8 @@ def _groups(
     if numbers:
         return {number: groups[number] for number in numbers}
     others = sum(totals.values()) - sum(totals[value] for some in groups.values() for value in some)
-    if len(groups) > _MOST_VALUES or (
-        len(totals) > _MOST_VALUES and 100 * others > MAX_MOVED * sum(totals.values())
-    ):
+    are_many = len(totals) > _MOST_VALUES and 100 * others > MAX_MOVED * sum(totals.values())
+    if are_many or len(groups) > _MOST_VALUES:
         raise DatasetError(
             f"{where}: expected at most {_MOST_VALUES} values, one per class, found {len(totals)}; are they numbers of "
             "single particles? Label phases instead"
