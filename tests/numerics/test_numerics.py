@@ -13,6 +13,9 @@ from matseg_runtime.model.file import choose_model
 from matseg_runtime.model.zoo import ZooModel, read_index
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+ROUNDED = {"patchunet": 1e-3, "unet": 1e-3, "effunet": 5e-3}
+"""Share of the pixels of an int8 model that halves rounded the other way decide, by network. Those of the 51 layers
+of an effunet add up to 0.36 % on sandstone, where each of both ways differs from fp32 in 0.2 %."""
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +35,8 @@ def test_every_way_gives_the_same_labels(numerics: ModuleType, model: ZooModel) 
     if model.precision == "int8":
         assert {item.others for item in found.values()} == {0}
         assert max(item.largest for item in found.values()) == 0
-        assert (
-            as_in_the_file.others < 1e-3 * as_in_the_file.pixels
-        )  # roundings of halves, not another function
+        # roundings of halves, not another function
+        assert as_in_the_file.others < ROUNDED[model.network] * as_in_the_file.pixels
     else:
         assert as_in_the_file.is_right
 

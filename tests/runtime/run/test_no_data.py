@@ -181,7 +181,7 @@ def test_a_mask_in_chunks_counts_within_memory(
     np.save(tmp_path / "scan.npy", pixels)
     zarr.create_array(str(tmp_path / "mask.zarr"), data=np.ones_like(pixels), chunks=(4, EDGE, EDGE))
     options = RunOptions(
-        model=models / "uint8_v1.onnx", input=f"{tmp_path / 'scan.npy'}", provider="cpu", memory=10**9
+        model=models / "uint8_v1.onnx", input=f"{tmp_path / 'scan.npy'}", provider="cpu", memory=10**10
     )
     with open_run(options, SILENT) as opened:
         without = opened.plan
