@@ -85,13 +85,14 @@ def test_strokes_do_not_tell_how_large_structures_are(small: SmallSet, prep: Pre
     few = facts(
         counts=np.full((10, 2), 50_000), structures=(Structure(thickness=9, extent=190, largest=5000),) * 2
     )
-    reasons = {item.key: (item.value, item.reason) for item in make_plan(few)}
+    of_ten = planned(few)
+    assert [of_ten[key] for key in ("model", "crop", "batch_size")] == ["unet", 64, 16]
+    many = dataclasses.replace(
+        few, stems=(*few.stems, "t0", "t1"), shapes=few.shapes[:1] * 12, counts=np.full((12, 2), 50_000)
+    )
+    reasons = {item.key: (item.value, item.reason) for item in make_plan(many)}
     told = "strokes do not tell how large the structures are"
     assert (reasons["scale"], reasons["crop"]) == ((1, told), (256, told))
-    of_two = planned(
-        dataclasses.replace(few, stems=("s0", "s1"), shapes=few.shapes[:2], counts=few.counts[:2])
-    )
-    assert [of_two[key] for key in ("model", "crop", "batch_size")] == ["unet", 64, 16]
     image, labels = discs(0)
     labels[np.random.default_rng(0).random(labels.shape) < 0.9] = 255
     small.add("train", "s0", labels, image=image)

@@ -25,7 +25,7 @@ SCALES, THINNEST = (1, 2, 4), 4
 """Pixels along the edge of the squares whose means the network works on; and what thin places must keep of theirs."""
 BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
 """Crops of a step; and of one whose crops are no larger."""
-FEW_STROKED, STROKED_CROP, STROKED_BATCH = 3, 64, 16
+FEW_STROKED, STROKED_CROP, STROKED_BATCH = 12, 64, 16
 """Images below which strokes on them show so few places that a network must not see far: it would learn the places."""
 STEPS, STEPS_AT = (600, 1000), (1e5, 1e7)
 """Steps of a training, the fewest and the most, and the labelled pixels at which they are reached."""
