@@ -37,14 +37,10 @@ def make(choice: str, workspace: Path, folder: Path) -> None:
         workspace: its data set, with label arrays; that of the demo is drawn where it is missing.
         folder: for the files.
     """
-    import onnx
-
     from matseg_shared.contract.tiling import pad_to_stride
     from matseg_shared.errors import UsageError
     from matseg_trainer.export.crops import calibration_crops, split_images
-    from matseg_trainer.export.quantise.rewrite import in_integer_operators
-    from matseg_trainer.export.quantise.static import activation_ranges, quantise
-    from matseg_trainer.export.quantise.upsample import upsample_integers
+    from matseg_trainer.export.export import export_checkpoint
     from matseg_trainer.predict.exported import load_exported
     from matseg_trainer.workspace import Workspace
 
@@ -61,10 +57,8 @@ def make(choice: str, workspace: Path, folder: Path) -> None:
             truth[name] = image.labels
     crops = calibration_crops(split_images(checkpoint, dataset, "train"), stride)
     files = EngineFiles(folder)
-    graph = onnx.load(path)
     files.model("fp32").write_bytes(path.read_bytes())
-    ready = in_integer_operators(graph)
-    onnx.save(upsample_integers(quantise(ready, activation_ranges(ready, crops))), files.model("int8"))
+    export_checkpoint(checkpoint, files.model("int8"), precision="int8", dataset=dataset)
     _quantize_static(files.model("fp32"), files.model("static"), crops)
     np.savez(folder / CROPS, *crops)
     np.savez(folder / TRUTH, **truth)
