@@ -50,7 +50,7 @@ fuzz: install ## ten thousand mutated inputs through the commands, then each par
 	  PYTHONPATH=tests/support $(BIN)/python -m fuzzing.coverage $$target --minutes $(or $(MINUTES),1) || exit 1; \
 	done
 
-bench: install ## time all networks and engines side by side on this machine, which should have nothing else to do; half an hour
+bench: install ## time all networks and engines side by side on this machine, which should have nothing else to do; an hour
 	$(BIN)/python benchmarks/networks.py $(BENCH)
 	$(BIN)/python benchmarks/front.py
 	$(BIN)/python benchmarks/engines.py $(ENGINES)

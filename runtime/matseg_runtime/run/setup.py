@@ -287,7 +287,7 @@ def _plan(
     earlier: JobKey | None,
     most: int,
 ) -> tuple[Session, Plan]:
-    """How the job is cut up on a session for `most` streams: as before, unless the user says otherwise."""
+    """The plan of the job on a session for `most` streams: as before, unless the user says otherwise."""
     tile, consensus = None if earlier is None else earlier.tile, options.consensus
     constraints = PlanConstraints(
         tile=tile if options.tile is None else (options.tile, options.tile),

@@ -38,7 +38,7 @@ def consecutive_runs(names: Sequence[str]) -> list[list[int]]:
 
 
 def by_place(runs: Sequence[list[int]]) -> dict[int, tuple[list[int], int]]:
-    """Of each image of some runs, in their order, its run and its position there."""
+    """Run of each image, and its position there, in the order of the runs."""
     return {place: (run, position) for run in runs for position, place in enumerate(run)}
 
 
