@@ -6,7 +6,9 @@ FOLDER holds the data sets as matseg-prep expects them. The file names a data se
 share (`[base]`), and the arms (`[arms.NAME]`: what differs). Besides hyperparameters an arm may have `images = N` (only
 so many training slices, evenly spread), `folds = K` (cross-validation over all labelled images, those of test/ as well,
 by `matseg-train --folds`; each training is a row's figure, on the fold that it has not seen), `init` (for `--weights`,
-with {seed} in it). `"none"` leaves a hyperparameter out. Finished trainings are not repeated.
+with {seed} in it). With `preset = "auto"` the plan is made first, as `matseg-prep config` makes it. Images that nobody
+has split are drawn at random, unless an arm names its `validation_images`; those are its test as well. `"none"` leaves
+a hyperparameter out. Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -109,20 +111,19 @@ def arms_of(path: Path) -> list[Arm]:
 
 
 def prepare(work: Path, data: Path, trials: Sequence[Trial]) -> None:
-    """Data sets, their variants, and a config.toml with one version per trial."""
-    tables: dict[str, list[str]] = {}
-    for trial in trials:
-        table = tables.setdefault(
-            trial.dataset, [f"[{trial.dataset}.default]", f"n_class = {trial.arm.n_class}"]
-        )
-        table.append(f"[{trial.dataset}.{trial.version}]")
-        table += [f"{key} = {json.dumps(value)}" for key, value in trial.arm.settings.items()]
-        tables.setdefault(
-            trial.arm.dataset, [f"[{trial.arm.dataset}.default]", f"n_class = {trial.arm.n_class}"]
-        )
-    write_text(work / "config.toml", "\n".join(line for table in tables.values() for line in table) + "\n")
+    """Data sets, their variants and plans, and a config.toml with one version per trial."""
+    counts = {name: trial.arm.n_class for trial in trials for name in (trial.dataset, trial.arm.dataset)}
+    defaults = [f"[{name}.default]\nn_class = {count}\n" for name, count in counts.items()]
+    write_text(work / "config.toml", "".join(defaults))
     for trial in trials:
         _make_dataset(work, data / trial.arm.dataset, trial)
+    planned = [trial.dataset for trial in trials if trial.arm.settings.get("preset") == "auto"]
+    for name in dict.fromkeys(planned):
+        command("matseg-prep", "config", name, "--workspace", str(work))
+    for trial in trials:
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in trial.arm.settings.items()]
+        with (work / "config.toml").open("a", encoding="utf-8") as file:
+            file.write("".join([f"\n[{trial.dataset}.{trial.version}]\n", *lines]))
 
 
 def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
@@ -133,7 +134,8 @@ def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
     if not root.exists():
         copy_images(work, original, root, trial.arm)
     splits = [folder.name for folder in sorted(root.iterdir()) if (folder / "labels").is_dir()]
-    command("matseg-prep", "labels", trial.dataset, *splits, "--nearest", "--workspace", str(work))
+    nearest = ("--nearest", "--max-moved", "5%")
+    command("matseg-prep", "labels", trial.dataset, *splits, *nearest, "--workspace", str(work))
 
 
 def copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
@@ -143,6 +145,9 @@ def copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
             (root / "train" / kind).mkdir(parents=True)
             for path in (*original.glob(f"{kind}/*"), *original.glob(f"*/{kind}/*")):
                 shutil.copy2(path, root / "train" / kind / path.name)
+    elif (original / "images").is_dir() and "validation_images" in arm.settings:
+        for kind in ("images", "labels"):
+            shutil.copytree(original / kind, root / "train" / kind)
     elif (original / "images").is_dir():  # labelled images that nobody has split yet
         command("matseg-prep", "split", str(original), root.name, "--workspace", str(work))
     else:
