@@ -132,15 +132,23 @@ def test_large_coarse_regions_are_seen_at_a_lower_resolution(
     assert (found["scale"], found["crop"] % (16 * scale)) == (scale, 0)
 
 
-@pytest.mark.parametrize("is_there", [False, True])
-def test_the_pretrained_encoder_is_taken_where_it_is_installed(
-    is_there: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("is_there", "extent", "network"),
+    [
+        (False, 200, "unet"),
+        (True, 200, "effunet"),
+        (True, plan.FINE + 1, "effunet"),
+        (True, plan.FINE, "unet"),
+        (True, None, "effunet"),
+    ],
+)
+def test_the_pretrained_encoder_is_taken_where_it_is_installed_and_structures_are_not_fine(
+    is_there: bool, extent: int | None, network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "has_encoder", lambda: is_there)
-    found = planned(facts())
-    assert (found["model"], "encoder" in found, "width" in found) == (
-        ("effunet", True, False) if is_there else ("unet", False, True)
-    )
+    found = planned(facts(structures=(Structure(thickness=9, extent=extent, largest=extent),) * 2))
+    deep = network == "effunet"
+    assert (found["model"], "encoder" in found, "width" in found) == (network, deep, not deep)
 
 
 def test_held_out_images_are_spread_and_leave_every_class_to_train_on() -> None:

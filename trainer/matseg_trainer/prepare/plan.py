@@ -25,6 +25,8 @@ SCALES, THINNEST = (1, 2, 4), 4
 """Pixels along the edge of the squares whose means the network works on; and what thin places must keep of theirs."""
 BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
 """Crops of a step; and of one whose crops are no larger."""
+FINE = 48
+"""Pixels that usual regions are long, at most, where a U-Net draws them better than an encoder that knows pictures."""
 FEW_STROKED, STROKED_CROP, STROKED_BATCH = 12, 64, 16
 """Images below which strokes on them show so few places that a network must not see far: it would learn the places."""
 STEPS, STEPS_AT = (600, 1000), (1e5, 1e7)
@@ -88,19 +90,20 @@ def _sees_few_places(facts: DataFacts) -> bool:
 
 
 def _network(facts: DataFacts) -> Iterator[Choice]:
+    usual, _ = _extents(facts)
     if _sees_few_places(facts):
-        yield Choice(
-            "model", "unet", "from random weights: on so few strokes deeper networks learn where they lie"
-        )
-        yield Choice("width", WIDTH, "a quarter of the paper's is enough for a few classes")
-    elif has_encoder():
-        yield Choice(
-            "model", "effunet", "starts from an encoder that knows pictures (ImageNet), which is installed"
-        )
-        yield Choice("encoder", ENCODER, "the smallest of them")
+        why = "from random weights: on so few strokes deeper networks learn where they lie"
+    elif 0 < usual <= FINE and not facts.has_strokes:
+        why = f"regions are {usual:.0f} pixels long: such fine ones it draws better than deeper networks"
+    elif not has_encoder():
+        why = "from random weights; with the extra `pretrained` it would be effunet"
     else:
-        yield Choice("model", "unet", "from random weights; with the extra `pretrained` it would be effunet")
-        yield Choice("width", WIDTH, "a quarter of the paper's is enough for a few classes")
+        why = "starts from an encoder that knows pictures (ImageNet), which is installed"
+        yield Choice("model", "effunet", why)
+        yield Choice("encoder", ENCODER, "the smallest of them")
+        return
+    yield Choice("model", "unet", why)
+    yield Choice("width", WIDTH, "a quarter of the paper's is enough for a few classes")
 
 
 def has_encoder() -> bool:
