@@ -120,10 +120,10 @@ def prepare(work: Path, data: Path, trials: Sequence[Trial]) -> None:
     planned = [trial.dataset for trial in trials if trial.arm.settings.get("preset") == "auto"]
     for name in dict.fromkeys(planned):
         command("matseg-prep", "config", name, "--workspace", str(work))
-    for trial in trials:
-        lines = [f"{key} = {json.dumps(value)}\n" for key, value in trial.arm.settings.items()]
-        with (work / "config.toml").open("a", encoding="utf-8") as file:
-            file.write("".join([f"\n[{trial.dataset}.{trial.version}]\n", *lines]))
+    with (work / "config.toml").open("a", encoding="utf-8") as file:
+        for trial in trials:
+            keys = [f"{key} = {json.dumps(value)}\n" for key, value in trial.arm.settings.items()]
+            file.writelines([f"\n[{trial.dataset}.{trial.version}]\n", *keys])
 
 
 def _make_dataset(work: Path, original: Path, trial: Trial) -> None:
