@@ -248,7 +248,6 @@ def test_the_preset_of_2020_is_what_a_version_of_the_guide_has(shipped: Config) 
             "cannot inherit from itself: v1 -> v2 -> v1",
         ),
         ({"v1": {"preset": "2020"}}, "v1.preset", 'expected "auto" or "guide2020", found \'2020\''),
-        ({"v1": {"preset": "auto"}}, "v1.preset", "`matseg-prep config` makes the version 'auto'"),
         ({"v1": {"base": "v2", "preset": "auto"}, "v2": {}}, "v1.base", "stands beside `preset`"),
         ({"default": {"base": "v1"}, "v1": {}}, "default.base", "move it into one version"),
         ({"v1": {"base": "v2"}, "v2": {"lr": -1}}, "v2.lr", "greater than 0"),
@@ -263,9 +262,26 @@ def test_what_cannot_be_inherited_is_named_with_its_place(
     assert len(found) == (2 if "cannot inherit" in words and len(tables) > 1 else 1)
 
 
+def test_a_version_whose_plan_is_not_made_yet_holds_up_itself_alone() -> None:
+    tables = {
+        "mine": {"preset": "auto", "lr": 0.1},
+        "heir": {"base": "mine"},
+        "v1": {"model": "unet", "n_class": 2},
+    }
+    config = parse_config({"steel": tables}, SOURCE)
+    assert config.version("steel", "v1").model == "unet"
+    for name in ("mine", "heir"):
+        with pytest.raises(
+            ConfigError, match=f"steel.{name} starts .* not made yet; .*`matseg-prep config steel`"
+        ):
+            config.version("steel", name)
+    planned = {**tables, "auto": {"model": "effunet", "encoder": "lite0", "n_class": 3}}
+    assert parse_config({"steel": planned}, SOURCE).version("steel", "heir").lr == 0.1
+
+
 def test_what_a_missing_base_would_give_is_not_missed() -> None:
     """n_class comes with the plan, which is not made yet."""
-    assert list(problems({"set": {"v1": {"preset": "auto"}}})) == ["set.v1.preset"]
+    assert parse_config({"set": {"v1": {"preset": "auto"}}}, SOURCE).versions == {"set": {}}
     assert list(problems({"set": {"v1": {"preset": "guide2020", "model": "unet"}}})) == ["set.v1.n_class"]
 
 

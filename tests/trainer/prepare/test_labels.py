@@ -501,6 +501,13 @@ def test_the_number_of_classes_comes_from_the_configuration(small, prep, workspa
     assert "[3, 4]" in result.output
 
 
+def test_labels_of_which_a_plan_will_be_made_do_not_wait_for_it(small, prep, workspace):
+    small.add("train", "a", GREY)
+    (workspace / "config.toml").write_text('[steel.mine]\npreset = "auto"\nlr = 0.001\n')
+    assert prep("labels", "steel", "train").exit_code == 0
+    assert len(np.unique(small.array("train", "a"))) == 4
+
+
 @pytest.mark.parametrize("words", [("stel", "train"), ("steel", "trian"), ("..", "train"), ("a/b", "train")])
 def test_wrong_names(small, prep, words):
     small.add("train", "a", GREY)

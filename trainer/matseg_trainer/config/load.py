@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -61,6 +61,8 @@ class Config:
     source: Path
     versions: Mapping[str, Mapping[str, VersionConfig]]
     """Data set name -> version name -> hyperparameters."""
+    unplanned: Mapping[str, Collection[str]]
+    """Data set name -> versions that start from `auto`, which is not made yet; they are not among `versions`."""
     note: str | None = None
     """A sentence on keys that have another name now, where there are any."""
 
@@ -68,7 +70,7 @@ class Config:
         """The hyperparameters of one version.
 
         Raises:
-            ConfigError: no such data set or version; names the nearest.
+            ConfigError: no such data set or version (names the nearest), or its plan is not made yet.
         """
         if dataset not in self.versions:
             raise ConfigError(
@@ -76,6 +78,11 @@ class Config:
                 f"add a table [{dataset}.{version}]"
             )
         versions = self.versions[dataset]
+        if version in self.unplanned[dataset]:
+            raise ConfigError(
+                f"{self.source}: {dataset}.{version} starts from the version {AUTO_VERSION!r}, which is not made yet; "
+                f"make it with `matseg-prep config {dataset}`"
+            )
         if version not in versions:
             raise ConfigError(
                 f"{self.source}: data set {dataset!r} has no version {version!r}; {_choices(version, versions)}"
@@ -110,20 +117,21 @@ def parse_config(document: Mapping[str, Any], source: Path) -> Config:
     """
     problems: list[Problem] = []
     versions: dict[str, Mapping[str, VersionConfig]] = {}
+    unplanned: dict[str, Collection[str]] = {}
     old: set[str] = set()
     for dataset, tables in document.items():
         found = _layout_problems(dataset, tables)
         if not found:
             old.update(*(RENAMED.keys() & table.keys() for table in tables.values()))
             named = {name: current_names(table) for name, table in tables.items()}
-            versions[dataset], found = _check_dataset(dataset, named)
+            versions[dataset], unplanned[dataset], found = _check_dataset(dataset, named)
         problems += found
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{source}: {count} to mend", problems)
     listed = ", ".join(f"`{key}` (now `{RENAMED[key]}`)" for key in sorted(old))
     note = f"{source}: has keys under earlier names, which are read as before: {listed}" if old else None
-    return Config(source=source, versions=versions, note=note)
+    return Config(source=source, versions=versions, unplanned=unplanned, note=note)
 
 
 def _layout_problems(dataset: str, tables: object) -> list[Problem]:
@@ -153,8 +161,11 @@ def _bad_name(where: str) -> Problem:
 
 def _check_dataset(
     dataset: str, tables: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, VersionConfig], list[Problem]]:
-    """A mistake in the defaults is reported once, there, and not again for every version."""
+) -> tuple[dict[str, VersionConfig], set[str], list[Problem]]:
+    """Versions, names of those whose plan is not made yet, and problems.
+
+    A mistake in the defaults is reported once, there, and not again for every version.
+    """
     defaults = tables.get(DEFAULT_VERSION, {})
     named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
     has_encoder = {True: "effunet", False: "vggunet"}[defaults.get("encoder") in EFFICIENTNETS]
@@ -165,11 +176,15 @@ def _check_dataset(
     problems: list[Problem] = []
     repeated: list[Problem] = []
     reported: set[str] = set()
+    unplanned: set[str] = set()
     for name, table in {DEFAULT_VERSION: placeholders | dict(defaults), **named}.items():
         try:
             inherited = {} if name == DEFAULT_VERSION else _inherited(name, named, ())
         except _InheritanceError as error:
             problems.append(replace(error.problem, where=f"{dataset}.{error.problem.where}"))
+            continue
+        except _UnplannedError:
+            unplanned.add(name)
             continue
         whole = {**defaults, **_over(inherited, table if name == DEFAULT_VERSION else _own(table))}
         try:
@@ -183,14 +198,17 @@ def _check_dataset(
                 (problems if key in table or key not in known else repeated).append(item)
             reported |= found.keys() if name == DEFAULT_VERSION else set()
     versions.pop(DEFAULT_VERSION, None)
-    return versions, list(
-        dict.fromkeys(problems or repeated)
-    )  # an inherited key may be wrong in the heir alone
+    # an inherited key may be wrong in the heir alone
+    return versions, unplanned, list(dict.fromkeys(problems or repeated))
 
 
 class _InheritanceError(Exception):
     def __init__(self, where: str, message: str, kind: str) -> None:
         self.problem = Problem(where=where, message=message, kind=kind)
+
+
+class _UnplannedError(Exception):
+    """A version starts from `auto`, which is not there."""
 
 
 def _inherited(name: str, tables: Mapping[str, Mapping[str, Any]], heirs: tuple[str, ...]) -> dict[str, Any]:
@@ -208,11 +226,12 @@ def _inherited(name: str, tables: Mapping[str, Mapping[str, Any]], heirs: tuple[
         message = f'expected "{AUTO_VERSION}" or "{GUIDE_PRESET}", found {_show(base)}'
         raise _InheritanceError(place, message, "unknown_preset")
     if not isinstance(base, str) or base not in tables:
+        if base == AUTO_VERSION:
+            raise _UnplannedError
         message = (
             f"expected another version of this data set, found {_show(base)}; {_choices(str(base), tables)}"
         )
-        makes = f"; `matseg-prep config` makes the version {AUTO_VERSION!r}" if base == AUTO_VERSION else ""
-        raise _InheritanceError(place, message + makes, "unknown_version")
+        raise _InheritanceError(place, message, "unknown_version")
     if base in (*heirs, name):
         circle = " -> ".join((*heirs, name, base))
         raise _InheritanceError(place, f"a version cannot inherit from itself: {circle}", "circle")
