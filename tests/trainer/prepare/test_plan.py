@@ -133,20 +133,26 @@ def test_large_coarse_regions_are_seen_at_a_lower_resolution(
 
 
 @pytest.mark.parametrize(
-    ("is_there", "extent", "network"),
+    ("is_there", "extents", "network"),
     [
-        (False, 200, "unet"),
-        (True, 200, "effunet"),
-        (True, plan.FINE + 1, "effunet"),
-        (True, plan.FINE, "unet"),
-        (True, None, "effunet"),
+        (False, (None, 200), "unet"),
+        (True, (None, 200), "effunet"),
+        (True, (None, plan.FINE + 1), "effunet"),
+        (True, (None, plan.FINE), "unet"),
+        (True, (plan.FINE, 300, 20), "unet"),
+        (True, (None, None, 20), "effunet"),
+        (True, (plan.FINE + 1, 300, 20), "effunet"),
+        (True, (None, None), "effunet"),
     ],
 )
 def test_the_pretrained_encoder_is_taken_where_it_is_installed_and_structures_are_not_fine(
-    is_there: bool, extent: int | None, network: str, monkeypatch: pytest.MonkeyPatch
+    is_there: bool, extents: tuple[int | None, ...], network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "has_encoder", lambda: is_there)
-    found = planned(facts(structures=(Structure(thickness=9, extent=extent, largest=extent),) * 2))
+    structures = tuple(Structure(thickness=9, extent=extent, largest=extent) for extent in extents)
+    counts = np.full((10, len(extents)), 100_000)
+    names = ("matrix", "grain", "crack")[: len(extents)]
+    found = planned(facts(structures=structures, counts=counts, names=names))
     deep = network == "effunet"
     assert (found["model"], "encoder" in found, "width" in found) == (network, deep, not deep)
 

@@ -26,7 +26,8 @@ SCALES, THINNEST = (1, 2, 4), 4
 BATCH, SMALL_BATCH, SMALL_CROP = 4, 8, 192
 """Crops of a step; and of one whose crops are no larger."""
 FINE = 48
-"""Pixels that usual regions are long, at most, where a U-Net draws them better than an encoder that knows pictures."""
+"""Pixels that regions of all classes but one, the matrix, are long, at most, where a U-Net draws them better than an
+encoder that knows pictures. Where two are coarse, the boundary between them must be seen from afar."""
 FEW_STROKED, STROKED_CROP, STROKED_BATCH = 12, 64, 16
 """Images below which strokes on them show so few places that a network must not see far: it would learn the places."""
 STEPS, STEPS_AT = (600, 1000), (1e5, 1e7)
@@ -90,11 +91,11 @@ def _sees_few_places(facts: DataFacts) -> bool:
 
 
 def _network(facts: DataFacts) -> Iterator[Choice]:
-    usual, _ = _extents(facts)
+    fine = _longest_but_one(facts)
     if _sees_few_places(facts):
         why = "from random weights: on so few strokes deeper networks learn where they lie"
-    elif 0 < usual <= FINE and not facts.has_strokes:
-        why = f"regions are {usual:.0f} pixels long: such fine ones it draws better than deeper networks"
+    elif fine <= FINE and not facts.has_strokes:
+        why = f"regions outside the matrix are {fine:.0f} pixels long: it draws such fine ones better than effunet"
     elif not has_encoder():
         why = "from random weights; with the extra `pretrained` it would be effunet"
     else:
@@ -121,6 +122,13 @@ def _extents(facts: DataFacts) -> tuple[float, float]:
     usual = [item.extent for item in facts.structures if item.extent is not None]
     largest = [item.largest for item in facts.structures if item.largest is not None]
     return float(np.median(usual or [0])), float(max(largest, default=0))
+
+
+def _longest_but_one(facts: DataFacts) -> float:
+    """Second largest extent of the classes; regions that are cut by the window's edges have no end."""
+    found = [item for item in facts.structures if item.thickness is not None]
+    extents = sorted(np.inf if item.extent is None else float(item.extent) for item in found)
+    return extents[-2] if len(extents) > 1 else np.inf
 
 
 def _scale(facts: DataFacts) -> tuple[int, str]:
