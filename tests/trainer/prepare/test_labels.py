@@ -501,6 +501,22 @@ def test_the_number_of_classes_comes_from_the_configuration(small, prep, workspa
     assert "[3, 4]" in result.output
 
 
+def test_an_anti_aliased_image_does_not_decide_how_many_classes_there_are(small, prep):
+    """Its blends are many, some of more than 0.1 % of the image; a slip of the hand makes no blends."""
+    drawn = np.zeros((100, 100), np.uint8)
+    drawn[20:60, 30:70] = 255
+    rare = drawn.copy()
+    rare[80:84, 10:20], rare[0, 0] = 128, 7  # a class of this image alone, and a slip
+    blurred = drawn.copy()
+    blurred[20:23, 30:60] = np.array([[60], [190], [240]])
+    blurred[59, 30:37] = np.arange(20, 160, 20)
+    for name, label in {"a": drawn, "b": blurred, "c": rare}.items():
+        small.add("train", name, label)
+    result = prep("labels", "steel", "train")
+    assert result.exit_code == 2
+    assert "expected 3 classes (values 0, 128, 255), found other values in 2 label image(s)" in result.output
+
+
 def test_labels_of_which_a_plan_will_be_made_do_not_wait_for_it(small, prep, workspace):
     small.add("train", "a", GREY)
     (workspace / "config.toml").write_text('[steel.mine]\npreset = "auto"\nlr = 0.001\n')

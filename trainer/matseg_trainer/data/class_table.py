@@ -30,6 +30,8 @@ _BRIGHT = 128
 """Grey labels whose largest value is at least this are meant to be looked at; 0, 1, 2 are not."""
 _STRAY = 0.001
 """Values with at most this share of an image's pixels may be slips there."""
+_SLIPS = 4
+"""Values of hardly any pixels in an image, at most, that are slips and not blends of an anti-aliased brush."""
 _ALIKE = 0.02
 """Codes of one class lie at most this part of the span of all values apart."""
 _HEAVY = 0.1
@@ -191,6 +193,12 @@ def main_values(scans: Sequence[LabelScan]) -> dict[int, set[int]]:
         for value in scan.values[scan.shares > _STRAY].tolist():
             places.setdefault(value, set()).add(number)
     return places
+
+
+def sharp_scans(scans: Sequence[LabelScan]) -> list[LabelScan]:
+    """Label images but those drawn with an anti-aliased brush, which leaves many values of hardly any pixels."""
+    main = list(main_values(scans))
+    return [scan for scan in scans if np.isin(scan.values, main, invert=True).sum() <= _SLIPS]
 
 
 def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
