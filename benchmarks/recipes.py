@@ -153,13 +153,14 @@ def copy_images(work: Path, original: Path, root: Path, arm: Arm) -> None:
     else:
         shutil.copytree(original, root)
     if arm.images is not None:
-        _thin_out(root / "train", arm.images)
+        _thin_out(root / "train", arm.images, arm.settings.get("validation_images", []))
 
 
-def _thin_out(split: Path, count: int) -> None:
-    """Keep so many images of a split, evenly spread in the order of their names."""
-    stems = sorted(path.stem for path in (split / "images").iterdir())
-    chosen = {stems[int(i)] for i in np.linspace(0, len(stems) - 1, count + 2)[1:-1].round()}
+def _thin_out(split: Path, count: int, validation: Sequence[str]) -> None:
+    """Keep so many images of a split, evenly spread in the order of their names, besides those that validate."""
+    stems = sorted({path.stem for path in (split / "images").iterdir()}.difference(validation))
+    spread = np.linspace(0, len(stems) - 1, count + 2)[1:-1].round()
+    chosen = {*validation, *(stems[int(place)] for place in spread)}
     for path in [*(split / "images").iterdir(), *(split / "labels").iterdir()]:
         if path.stem not in chosen and path.stem.removesuffix("_L") not in chosen:
             path.unlink()
