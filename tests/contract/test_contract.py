@@ -191,7 +191,7 @@ def test_a_broken_unpooling_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     ("name", "channels"), [("unet", 2), ("segnet", 4), ("pixelnet", 7), ("patchunet", 64)]
 )
 def test_any_number_of_channels_is_exported_and_run(name: str, channels: int, tmp_path: Path) -> None:
-    """Tiled is whole, and the PNGs are the torch network's labels, for a folder of pictures of so many channels."""
+    """Tiled is whole, and the PNGs are the torch network's labels, but for ties, for pictures of so many channels."""
     checkpoint = make_checkpoint(name, channels=channels)
     path = export.export_checkpoint(checkpoint, tmp_path / "model.onnx").path
     session = Session.open(path, provider="cpu", threads=1)
@@ -200,8 +200,8 @@ def test_any_number_of_channels_is_exported_and_run(name: str, channels: int, tm
     edge = smallest_tile(tiling.halo, tiling.stride)
     image = np.random.default_rng(1).integers(0, 256, (channels, edge + 90, 45), dtype=np.uint8)
     whole, probabilities = segment_image(session, image, probabilities=True)
-    differs = whole != segment_image(session, image, tile=(edge, edge))
-    assert not (differs & (top_margin(probabilities[np.newaxis])[0] >= TIE_MARGIN)).any()
+    tied = top_margin(probabilities[np.newaxis])[0] < TIE_MARGIN
+    assert ((whole == segment_image(session, image, tile=(edge, edge))) | tied).all()
     folder = tmp_path / "raw"
     folder.mkdir()
     tifffile.imwrite(folder / "a.tif", image, photometric="minisblack", planarconfig="separate")
@@ -212,4 +212,5 @@ def test_any_number_of_channels_is_exported_and_run(name: str, channels: int, tm
     predictor = TorchPredictor.of(checkpoint.network(), checkpoint.input, torch.device("cpu"))
     expected = predictor.predict(image)[0]
     assert len(np.unique(expected)) > 1
-    np.testing.assert_array_equal(read_stored(tmp_path / "out" / "a.png").pixels, expected)
+    assert ((read_stored(tmp_path / "out" / "a.png").pixels == expected) | tied).all()
+    assert tied.mean() < 0.001
