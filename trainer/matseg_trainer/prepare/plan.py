@@ -91,11 +91,11 @@ def _sees_few_places(facts: DataFacts) -> bool:
 
 
 def _network(facts: DataFacts) -> Iterator[Choice]:
-    fine = _longest_but_one(facts)
+    coarse = [item for item in facts.structures if item.extent is None or item.extent > FINE]
     if _sees_few_places(facts):
         why = "from random weights: on so few strokes deeper networks learn where they lie"
-    elif fine <= FINE and not facts.has_strokes:
-        why = f"regions outside the matrix are {fine:.0f} pixels long: it draws such fine ones better than effunet"
+    elif len(coarse) <= 1 and not facts.has_strokes:
+        why = f"regions outside the matrix are {FINE} pixels long at most: it draws such better than effunet"
     elif not has_encoder():
         why = "from random weights; with the extra `pretrained` it would be effunet"
     else:
@@ -122,13 +122,6 @@ def _extents(facts: DataFacts) -> tuple[float, float]:
     usual = [item.extent for item in facts.structures if item.extent is not None]
     largest = [item.largest for item in facts.structures if item.largest is not None]
     return float(np.median(usual or [0])), float(max(largest, default=0))
-
-
-def _longest_but_one(facts: DataFacts) -> float:
-    """Second largest extent of the classes; regions that are cut by the window's edges have no end."""
-    found = [item for item in facts.structures if item.thickness is not None]
-    extents = sorted(np.inf if item.extent is None else float(item.extent) for item in found)
-    return extents[-2] if len(extents) > 1 else np.inf
 
 
 def _scale(facts: DataFacts) -> tuple[int, str]:
