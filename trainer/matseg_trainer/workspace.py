@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +103,14 @@ class Workspace:
         from matseg_trainer.config.load import AUTO_VERSION
 
         name, path = dataset.name, self.config_path
-        versions = self.config().versions.get(name, {}) if path.exists() else {}
-        numbers = {item.n_class for version, item in versions.items() if version != AUTO_VERSION}
-        if not numbers and path.exists():
-            default = tomllib.loads(path.read_text(encoding="utf-8-sig")).get(name, {}).get("default", {})
-            numbers = {int(default["n_class"])} if "n_class" in default else numbers  # checked by load_config
+        numbers: set[int] = set()
+        if path.exists():
+            config = self.config()
+            versions, tables = config.versions.get(name, {}), config.tables.get(name, {})
+            numbers = {item.n_class for version, item in versions.items() if version != AUTO_VERSION}
+            # else what the defaults say, or versions whose plan is not made yet
+            said = [table.get("n_class") for version, table in tables.items() if version != AUTO_VERSION]
+            numbers = numbers or {number for number in said if isinstance(number, int)}
         if not numbers:
             return len(dataset.classes) if dataset.classes_path.exists() else None
         if len(numbers) == 1:

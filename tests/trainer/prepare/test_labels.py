@@ -522,6 +522,10 @@ def test_labels_of_which_a_plan_will_be_made_do_not_wait_for_it(small, prep, wor
     (workspace / "config.toml").write_text('[steel.mine]\npreset = "auto"\nlr = 0.001\n')
     assert prep("labels", "steel", "train").exit_code == 0
     assert len(np.unique(small.array("train", "a"))) == 4
+    (small.root / "classes.toml").unlink()
+    (workspace / "config.toml").write_text('[steel.mine]\npreset = "auto"\nn_class = 3\n')
+    result = prep("labels", "steel", "train", "--overwrite")
+    assert "expected 3 classes" in result.output
 
 
 @pytest.mark.parametrize("words", [("stel", "train"), ("steel", "trian"), ("..", "train"), ("a/b", "train")])

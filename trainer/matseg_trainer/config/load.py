@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,8 +61,8 @@ class Config:
     source: Path
     versions: Mapping[str, Mapping[str, VersionConfig]]
     """Data set name -> version name -> hyperparameters."""
-    unplanned: Mapping[str, Collection[str]]
-    """Data set name -> versions that start from `auto`, which is not made yet; they are not among `versions`."""
+    tables: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(compare=False)
+    """As written; a version that starts from `auto`, which is not made yet, is here and not among `versions`."""
     note: str | None = None
     """A sentence on keys that have another name now, where there are any."""
 
@@ -78,7 +78,7 @@ class Config:
                 f"add a table [{dataset}.{version}]"
             )
         versions = self.versions[dataset]
-        if version in self.unplanned[dataset]:
+        if version not in (DEFAULT_VERSION, *versions) and version in self.tables[dataset]:
             raise ConfigError(
                 f"{self.source}: {dataset}.{version} starts from the version {AUTO_VERSION!r}, which is not made yet; "
                 f"make it with `matseg-prep config {dataset}`"
@@ -117,21 +117,20 @@ def parse_config(document: Mapping[str, Any], source: Path) -> Config:
     """
     problems: list[Problem] = []
     versions: dict[str, Mapping[str, VersionConfig]] = {}
-    unplanned: dict[str, Collection[str]] = {}
     old: set[str] = set()
     for dataset, tables in document.items():
         found = _layout_problems(dataset, tables)
         if not found:
             old.update(*(RENAMED.keys() & table.keys() for table in tables.values()))
             named = {name: current_names(table) for name, table in tables.items()}
-            versions[dataset], unplanned[dataset], found = _check_dataset(dataset, named)
+            versions[dataset], found = _check_dataset(dataset, named)
         problems += found
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{source}: {count} to mend", problems)
     listed = ", ".join(f"`{key}` (now `{RENAMED[key]}`)" for key in sorted(old))
     note = f"{source}: has keys under earlier names, which are read as before: {listed}" if old else None
-    return Config(source=source, versions=versions, unplanned=unplanned, note=note)
+    return Config(source=source, versions=versions, tables=document, note=note)
 
 
 def _layout_problems(dataset: str, tables: object) -> list[Problem]:
@@ -161,11 +160,8 @@ def _bad_name(where: str) -> Problem:
 
 def _check_dataset(
     dataset: str, tables: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, VersionConfig], set[str], list[Problem]]:
-    """Versions, names of those whose plan is not made yet, and problems.
-
-    A mistake in the defaults is reported once, there, and not again for every version.
-    """
+) -> tuple[dict[str, VersionConfig], list[Problem]]:
+    """A mistake in the defaults is reported once, there, and not again for every version."""
     defaults = tables.get(DEFAULT_VERSION, {})
     named = {name: table for name, table in tables.items() if name != DEFAULT_VERSION}
     has_encoder = {True: "effunet", False: "vggunet"}[defaults.get("encoder") in EFFICIENTNETS]
@@ -176,7 +172,6 @@ def _check_dataset(
     problems: list[Problem] = []
     repeated: list[Problem] = []
     reported: set[str] = set()
-    unplanned: set[str] = set()
     for name, table in {DEFAULT_VERSION: placeholders | dict(defaults), **named}.items():
         try:
             inherited = {} if name == DEFAULT_VERSION else _inherited(name, named, ())
@@ -184,7 +179,6 @@ def _check_dataset(
             problems.append(replace(error.problem, where=f"{dataset}.{error.problem.where}"))
             continue
         except _UnplannedError:
-            unplanned.add(name)
             continue
         whole = {**defaults, **_over(inherited, table if name == DEFAULT_VERSION else _own(table))}
         try:
@@ -199,7 +193,7 @@ def _check_dataset(
             reported |= found.keys() if name == DEFAULT_VERSION else set()
     versions.pop(DEFAULT_VERSION, None)
     # an inherited key may be wrong in the heir alone
-    return versions, unplanned, list(dict.fromkeys(problems or repeated))
+    return versions, list(dict.fromkeys(problems or repeated))
 
 
 class _InheritanceError(Exception):
