@@ -3,15 +3,26 @@
 Python raises KeyboardInterrupt wherever the main thread happens to be. In a destructor or a callback of C code that
 only prints a line, and the work goes on as if nobody had asked; in the middle of an import it may come out as an
 ImportError. So requests are counted as well as raised, and long work asks for the count.
+
+Python's own import functions are worse: raised between their taking a lock and the `try` that gives it back, it leaves
+the lock taken, and every thread that imports something waits for ever. There the exception waits for a millisecond.
 """
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+_DELAY_SECONDS = 0.001
+_IMPORTS = "<frozen importlib._bootstrap>"
+"""The file of the functions that take these locks, as their frames have it."""
 
 
 class _Requests:
@@ -21,14 +32,31 @@ class _Requests:
         self.asked = 0
         self.answered = 0
         self.held_back = False
+        self.is_delayed = False
+        """True while a thread is about to deliver the last one again."""
         self.replaced: dict[signal.Signals, Any] = {}
         """Handlers to be put back; not empty while requests are counted."""
 
-    def receive(self, number: int, frame: object) -> None:
-        del number, frame
-        self.asked += 1
-        if not self.held_back:
-            raise KeyboardInterrupt
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if not self.is_delayed:  # or it was counted
+            self.asked += 1
+        self.is_delayed = False
+        if self.held_back:
+            return
+        if frame is not None and frame.f_code.co_filename == _IMPORTS:
+            self.is_delayed = True
+            _thread.start_new_thread(self._deliver_again, (number,))  # threading would take a lock of its own
+            return
+        raise KeyboardInterrupt
+
+    def _deliver_again(self, number: int) -> None:
+        time.sleep(_DELAY_SECONDS)
+        if not self.is_delayed:
+            return
+        if sys.platform == "win32":
+            _thread.interrupt_main(number)
+        else:  # which a call that waits hears as well
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     def listen(self, kind: signal.Signals) -> None:
         before = signal.getsignal(kind)
@@ -56,6 +84,7 @@ def counted() -> Iterator[None]:
         yield
     finally:
         _requests.asked = _requests.answered = 0
+        _requests.is_delayed = False
         for kind, handler in _requests.replaced.items():
             signal.signal(kind, handler)
         _requests.replaced.clear()
@@ -79,6 +108,7 @@ def check() -> None:
         KeyboardInterrupt: an interruption was asked for that nobody has acted upon.
     """
     if _is_main() and not _requests.held_back and is_pending():
+        _requests.is_delayed = False
         raise KeyboardInterrupt
 
 
@@ -95,6 +125,7 @@ def held_back() -> Iterator[Callable[[], int]]:
         before = _requests.held_back
         answered = _requests.answered
         _requests.held_back = True
+        _requests.is_delayed = False
         try:
             yield lambda: _requests.asked - answered
         finally:

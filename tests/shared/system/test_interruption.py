@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import _imp
+import contextlib
+import importlib
+import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -61,6 +67,80 @@ def test_an_interruption_that_a_destructor_drops_is_raised_at_the_next_check(
 def test_one_that_is_not_lost_is_raised_where_the_work_is() -> None:
     with pytest.raises(KeyboardInterrupt), interruption.counted():
         signal.raise_signal(signal.SIGINT)
+
+
+class Finder:
+    """Finds no module, and is where Ctrl-C arrives, as if in Python's own function that asks it."""
+
+    is_done = False
+
+    def find_spec(self, *_: object) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        assert callable(handler)
+        handler(signal.SIGINT, sys._getframe(1))
+        self.is_done = True
+
+
+@pytest.fixture
+def finder(monkeypatch: pytest.MonkeyPatch) -> Finder:
+    finder = Finder()
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    return finder
+
+
+def test_one_in_a_function_that_imports_is_raised_soon_after(finder: Finder) -> None:
+    def import_and_wait() -> None:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("matseg_nowhere")
+        time.sleep(10)
+
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), interruption.counted():
+        import_and_wait()
+    assert finder.is_done
+    assert time.monotonic() - before < 9
+
+
+def test_one_that_is_to_be_raised_soon_is_held_back(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_DELAY_SECONDS", 0.3)
+    with interruption.counted():
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("matseg_nowhere")
+        with interruption.held_back() as number:
+            time.sleep(0.5)
+            assert number() == 1
+    assert finder.is_done
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such timer")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the file that was being read
+def test_none_leaves_the_lock_of_imports_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many that arrive at any place of an import, as those of threads would not: these wait for the import."""
+    (tmp_path / "matseg_one.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def import_again_and_again(interrupted_after: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, interrupted_after)
+        for _ in range(10_000):
+            sys.modules.pop("matseg_one", None)
+            importlib.import_module("matseg_one")
+
+    dice, raised, until = random.Random(0), 0, time.monotonic() + 2
+    with interruption.counted():
+        receive = signal.getsignal(signal.SIGINT)
+        before = signal.signal(signal.SIGALRM, receive)
+        try:
+            while time.monotonic() < until and not _imp.lock_held():
+                with pytest.raises(KeyboardInterrupt):
+                    import_again_and_again(dice.uniform(0.0002, 0.001))
+                raised += 1
+            is_taken = _imp.lock_held()
+            while _imp.lock_held():
+                _imp.release_lock()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+    assert raised > 100
+    assert not is_taken
 
 
 def test_held_back_they_are_counted_with_those_lost_before_and_then_done_with(
