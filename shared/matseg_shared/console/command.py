@@ -27,6 +27,7 @@ EXIT_DONE = 0
 EXIT_EXCLUDED = 4
 """Finished, but some inputs were excluded; each is named with the reason."""
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted; run the same command again to go on"
 
 _DOCUMENT = "matseg_shared.console.command.document"
 """Key in click's context of a command's JSON document, until the command ends."""
@@ -157,8 +158,8 @@ def _summary(error: BaseException) -> dict[str, Any]:
     """The JSON document's `error`: kind, the sentence for a person, exit code, problems."""
     kind = type(error).__name__
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):  # click's own: Ctrl-C at a question
-        hint = error.args[0] if error.args else "run the same command again to go on"
-        message, code = f"interrupted; {hint}", EXIT_INTERRUPTED
+        message = f"interrupted; {error.args[0]}" if error.args else INTERRUPTED
+        code = EXIT_INTERRUPTED
         kind = "Interrupted"
     elif isinstance(error, click.ClickException):
         message, code = error.format_message(), error.exit_code

@@ -16,7 +16,7 @@ import click
 import cloup
 from cloup.constraints import ConstraintViolated
 
-from matseg_shared.console.command import EXIT_INTERRUPTED, print_error
+from matseg_shared.console.command import EXIT_INTERRUPTED, INTERRUPTED, print_error
 from matseg_shared.errors import MatsegError
 from matseg_shared.system.interruption import counted, is_pending
 
@@ -80,7 +80,9 @@ class Command(cloup.Command):
             try:
                 return super().main(*args, **kwargs)
             except SystemExit as end:
-                if end.code == 1 and is_pending():  # Ctrl-C around the command itself, for which click has 1
+                # Ctrl-C around the command itself, for which click says "Aborted!" and has 1
+                if end.code == 1 and is_pending():
+                    click.echo(f"Error: {INTERRUPTED}", err=True)
                     end.code = EXIT_INTERRUPTED
                 raise
 

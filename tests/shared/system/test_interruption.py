@@ -242,7 +242,7 @@ def test_an_interruption_keeps_its_hint_and_does_not_reach_the_next_command() ->
     assert runner.invoke(command(failing), []).exit_code == 3
 
 
-def test_one_while_the_command_line_is_read_has_the_same_exit_code() -> None:
+def test_one_while_the_command_line_is_read_has_the_same_exit_code_and_sentence() -> None:
     def slow(*read: object) -> None:
         del read
         signal.raise_signal(signal.SIGINT)
@@ -255,3 +255,4 @@ def test_one_while_the_command_line_is_read_has_the_same_exit_code() -> None:
 
     result = CliRunner().invoke(made, ["--name", "x"])
     assert result.exit_code == EXIT_INTERRUPTED
+    assert result.stderr.endswith("Error: interrupted; run the same command again to go on\n")
