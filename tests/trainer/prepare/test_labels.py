@@ -517,6 +517,32 @@ def test_an_anti_aliased_image_does_not_decide_how_many_classes_there_are(small,
     assert "expected 3 classes (values 0, 128, 255), found other values in 2 label image(s)" in result.output
 
 
+@pytest.mark.parametrize(
+    ("rare", "options", "outcome"),
+    [
+        ({3: 9}, (), [0, 1, 2, 3]),
+        ({3: 9, 4: 1}, (), [0, 1, 2, 3, 4]),
+        ({3: 9}, ("--unlabelled", "0"), [0, 1, 2, 255]),
+        ({4: 9}, (), "expected 3 classes (values 0, 1, 2), found other values"),
+        ({3: 9, 4: 9, 5: 9}, (), "expected 3 classes (values 0, 1, 2), found other values"),
+    ],
+    ids=["one", "two", "unlabelled", "gap", "particles"],
+)
+def test_rare_values_are_classes_where_all_count_from_0(small, prep, rare, options, outcome):
+    label = np.zeros((100, 200), np.uint8)
+    label[:40], label[40:50] = 1, 2
+    for value, pixels in rare.items():
+        label[60 + value, :pixels] = value
+    small.add("train", "a", label)
+    result = prep("labels", "steel", "train", *options)
+    if isinstance(outcome, str):
+        assert result.exit_code == 2
+        assert outcome in result.output
+    else:
+        assert result.exit_code == 0, result.output
+        assert np.unique(small.array("train", "a")).tolist() == outcome
+
+
 def test_labels_of_which_a_plan_will_be_made_do_not_wait_for_it(small, prep, workspace):
     small.add("train", "a", GREY)
     (workspace / "config.toml").write_text('[steel.mine]\npreset = "auto"\nlr = 0.001\n')

@@ -195,6 +195,16 @@ def main_values(scans: Sequence[LabelScan]) -> dict[int, set[int]]:
     return places
 
 
+def count_numbered(scans: Sequence[LabelScan], blank: set[int]) -> int:
+    """Number of classes where values count up from 0 and most are main values: the others are rare classes.
+
+    0 where there is a gap, as slips leave one, or where most are rare, as where they number particles.
+    """
+    values, main = total_counts(scans).keys() - blank, main_values(scans).keys() - blank
+    has_gap = max(values, default=0) >= len(values) + (0 in blank)
+    return 0 if has_gap or len(values) >= 2 * len(main) else len(values)
+
+
 def sharp_scans(scans: Sequence[LabelScan]) -> list[LabelScan]:
     """Label images but those drawn with an anti-aliased brush, which leaves many values of hardly any pixels."""
     main = list(main_values(scans))

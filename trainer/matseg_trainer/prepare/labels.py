@@ -24,7 +24,14 @@ from matseg_shared.contract.classes import (
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write, write_text
-from matseg_trainer.data.class_table import ClassTable, Strays, codes, main_values, sharp_scans
+from matseg_trainer.data.class_table import (
+    ClassTable,
+    Strays,
+    codes,
+    count_numbered,
+    main_values,
+    sharp_scans,
+)
 from matseg_trainer.data.folder import (
     PAIRING_REMEDY,
     Dataset,
@@ -239,7 +246,11 @@ def found_classes(
     blank = {packed(as_kind(value, kind)) for value in unlabelled}
     sharp = sharp_scans(scans)
     counted = sharp if len(main_values(sharp).keys() - blank) > 1 else scans
-    number = len(codes(counted, blank) if kind in ("grey", "value") else main_values(counted).keys() - blank)
+    number = 0 if kind == "colour" else count_numbered(scans, blank)
+    if not number:
+        number = len(
+            codes(counted, blank) if kind in ("grey", "value") else main_values(counted).keys() - blank
+        )
     if not 2 <= number <= MOST_FOUND:
         found = f"{number} values that are common in some image" if number > 1 else "one value alone"
         hint = "; where they number single particles, with `--class matrix=0 --class particle=rest`"
