@@ -195,22 +195,6 @@ def main_values(scans: Sequence[LabelScan]) -> dict[int, set[int]]:
     return places
 
 
-def count_numbered(scans: Sequence[LabelScan], blank: set[int]) -> int:
-    """Number of classes where values count up from 0 and most are main values: the others are rare classes.
-
-    0 where there is a gap, as slips leave one, or where most are rare, as where they number particles.
-    """
-    values, main = total_counts(scans).keys() - blank, main_values(scans).keys() - blank
-    has_gap = max(values, default=0) >= len(values) + (0 in blank)
-    return 0 if has_gap or len(values) >= 2 * len(main) else len(values)
-
-
-def sharp_scans(scans: Sequence[LabelScan]) -> list[LabelScan]:
-    """Label images but those drawn with an anti-aliased brush, which leaves many values of hardly any pixels."""
-    main = list(main_values(scans))
-    return [scan for scan in scans if np.isin(scan.values, main, invert=True).sum() <= _SLIPS]
-
-
 def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
     """Main values, those together that are nearly the same and never in one image, under the most frequent of them.
 
@@ -229,6 +213,22 @@ def codes(scans: Sequence[LabelScan], blank: set[int]) -> dict[int, list[int]]:
         ]
         groups.setdefault(min(same, key=lambda first: abs(first - value), default=value), []).append(value)
     return groups
+
+
+def count_classes(kind: LabelKind, scans: Sequence[LabelScan], blank: set[int]) -> int:
+    """Number of classes that label images show: their main values, codes of one class counted once.
+
+    Where values count up from 0 without a gap (slips leave one) and most are main ones (numbers of particles are not),
+    the rarer ones are classes, too. Images drawn with an anti-aliased brush, which leaves many values of hardly any
+    pixels, do not count among others.
+    """
+    values, main = total_counts(scans).keys() - blank, main_values(scans).keys() - blank
+    has_gap = max(values, default=0) >= len(values) + (0 in blank)
+    if kind != "colour" and not has_gap and len(values) < 2 * len(main):
+        return len(values)
+    sharp = [scan for scan in scans if np.isin(scan.values, list(main | blank), invert=True).sum() <= _SLIPS]
+    counted = sharp if len(main_values(sharp).keys() - blank) > 1 else scans
+    return len(codes(counted, blank) if kind in ("grey", "value") else main_values(counted).keys() - blank)
 
 
 def make_legend(

@@ -24,14 +24,7 @@ from matseg_shared.contract.classes import (
 from matseg_shared.errors import DatasetError, ImageError
 from matseg_shared.images.read import read_image
 from matseg_shared.system.files import atomic_write, write_text
-from matseg_trainer.data.class_table import (
-    ClassTable,
-    Strays,
-    codes,
-    count_numbered,
-    main_values,
-    sharp_scans,
-)
+from matseg_trainer.data.class_table import ClassTable, Strays, count_classes
 from matseg_trainer.data.folder import (
     PAIRING_REMEDY,
     Dataset,
@@ -244,13 +237,7 @@ def found_classes(
     scans, _ = _scan_all(dataset, [], labels, progress)
     kind, scans = unify(scans, in_colours=any(not isinstance(value, int) for value in unlabelled))
     blank = {packed(as_kind(value, kind)) for value in unlabelled}
-    sharp = sharp_scans(scans)
-    counted = sharp if len(main_values(sharp).keys() - blank) > 1 else scans
-    number = 0 if kind == "colour" else count_numbered(scans, blank)
-    if not number:
-        number = len(
-            codes(counted, blank) if kind in ("grey", "value") else main_values(counted).keys() - blank
-        )
+    number = count_classes(kind, scans, blank)
     if not 2 <= number <= MOST_FOUND:
         found = f"{number} values that are common in some image" if number > 1 else "one value alone"
         hint = "; where they number single particles, with `--class matrix=0 --class particle=rest`"
