@@ -5,7 +5,7 @@ only prints a line, and the work goes on as if nobody had asked; in the middle o
 ImportError. So requests are counted as well as raised, and long work asks for the count.
 
 Python's own import functions are worse: raised between their taking a lock and the `try` that gives it back, it leaves
-the lock taken, and every thread that imports something waits for ever. There the exception waits for a millisecond.
+the lock taken, and every thread that imports something waits for ever. A signal that comes there is sent again.
 """
 
 from __future__ import annotations
@@ -32,37 +32,30 @@ class _Requests:
         self.asked = 0
         self.answered = 0
         self.held_back = False
-        self.is_delayed = False
-        """True while a thread is about to deliver the last one again."""
         self.replaced: dict[signal.Signals, Any] = {}
         """Handlers to be put back; not empty while requests are counted."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        if not self.is_delayed:  # or it was counted
-            self.asked += 1
-        self.is_delayed = False
-        if self.held_back:
+        if not self.held_back and frame is not None and frame.f_code.co_filename == _IMPORTS:
+            _thread.start_new_thread(_send_again, (number,))  # threading would take a lock of its own
             return
-        if frame is not None and frame.f_code.co_filename == _IMPORTS:
-            self.is_delayed = True
-            _thread.start_new_thread(self._deliver_again, (number,))  # threading would take a lock of its own
-            return
-        raise KeyboardInterrupt
-
-    def _deliver_again(self, number: int) -> None:
-        time.sleep(_DELAY_SECONDS)
-        if not self.is_delayed:
-            return
-        if sys.platform == "win32":
-            _thread.interrupt_main(number)
-        else:  # which a call that waits hears as well
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        self.asked += 1
+        if not self.held_back:
+            raise KeyboardInterrupt
 
     def listen(self, kind: signal.Signals) -> None:
         before = signal.getsignal(kind)
         if before in (signal.SIG_DFL, signal.default_int_handler):  # not one that is ignored, as by `nohup`
             self.replaced[kind] = before
             signal.signal(kind, self.receive)
+
+
+def _send_again(number: int) -> None:
+    time.sleep(_DELAY_SECONDS)
+    if sys.platform == "win32":
+        _thread.interrupt_main(number)
+    else:  # which a call that waits hears as well
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 _requests = _Requests()
@@ -84,7 +77,6 @@ def counted() -> Iterator[None]:
         yield
     finally:
         _requests.asked = _requests.answered = 0
-        _requests.is_delayed = False
         for kind, handler in _requests.replaced.items():
             signal.signal(kind, handler)
         _requests.replaced.clear()
@@ -108,7 +100,6 @@ def check() -> None:
         KeyboardInterrupt: an interruption was asked for that nobody has acted upon.
     """
     if _is_main() and not _requests.held_back and is_pending():
-        _requests.is_delayed = False
         raise KeyboardInterrupt
 
 
@@ -125,7 +116,6 @@ def held_back() -> Iterator[Callable[[], int]]:
         before = _requests.held_back
         answered = _requests.answered
         _requests.held_back = True
-        _requests.is_delayed = False
         try:
             yield lambda: _requests.asked - answered
         finally:
